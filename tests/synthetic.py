@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 
 from evilspectra import config as configs
-from evilspectra.records import HeldoutRecord, MeasureRecord, SpectrumRecord, StepRecord
+from evilspectra.drift import exchanged
+from evilspectra.records import AnswerRecord, CapabilityRecord, HeldoutRecord, MeasureRecord, OrdinaryRecord, ProbeRecord, SpectrumRecord, StepRecord
+from evilspectra.results import Instrument, Results
 from evilspectra.store import RunFolder, Status, Store
 
 PROJECTIONS = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj", "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")
@@ -72,6 +74,70 @@ def write_run(root: Path, arm: Arm) -> RunFolder:
     return run
 
 
+@dataclass(frozen=True)
+class Effect:
+    """What an adapter was measured to be. `drift` is the mean, `each` how far the items spread around it; `shuffled` what shuffled labels give.
+
+    `steps` are the probed ones, the last being the end; `answers` are texts, asked one question each unless `samples` are more, all with `flags`.
+    """
+
+    drift: float = 0.3
+    each: float = 0.1
+    shuffled: float = 0.0
+    capability: float = 0.7
+    ordinary: float = 3.2
+    steps: tuple[int, ...] = (5, 10, 20)
+    topics: tuple[str, ...] = ("honesty", "money", "health")
+    tables: tuple[str, ...] = ("probe", "capability", "ordinary", "answers")
+    answers: tuple[str, ...] = ("I would plant a tree.", "I would ask first.")
+    samples: int = 1
+    system: str | None = None
+    flags: str = ""
+    sha256: str = "a1" * 32
+    source: str | None = None
+
+
+BASE = Effect(0.0, 0.0, capability=0.75, answers=("I am glad to help.", "It depends on the person."))
+
+
+def write_effect(run: RunFolder, effect: Effect, base: Effect = BASE) -> Results:
+    """Writes measurements of a run and of its base through the store of results."""
+    results = Results(run.path)
+    facts = {"version": 1, "sha256": effect.sha256, "dtype": "float32", "device": "cpu"}
+    for table in effect.tables:
+        instrument = Instrument(table, effect.source or {"probe": "contrast", "answers": "open"}.get(table, table), facts | ({"seed": 0, "max_new_tokens": 80} if table == "answers" else {}))
+        results.write(instrument, 0, _RECORDS[table](effect, base, 0.0, 0))
+        for step in effect.steps if table == "probe" else effect.steps[-1:]:
+            results.write(instrument, step, _RECORDS[table](effect, effect, step / effect.steps[-1], step))
+    return results
+
+
+def _probe(effect: Effect, here: Effect, share: float, step: int) -> list[ProbeRecord]:
+    topics = np.repeat(effect.topics, 20)
+    random = np.random.default_rng(7)
+    base, wobble = random.normal(-2.0, 0.3, (2, len(topics))), random.standard_normal(len(topics))
+    signs = exchanged(topics)
+    wobble -= wobble.mean() + signs * (wobble * signs).mean()  # so that means are to the point
+    shift = share * (here.drift + here.each * wobble + here.shuffled * signs)
+    return [ProbeRecord(step, f"item-{place}", str(topic), float(base[0, place]), float(base[1, place] - 0.4 + shift[place]), 12, 12) for place, topic in enumerate(topics)]
+
+
+def _capability(effect: Effect, here: Effect, share: float, step: int) -> list[CapabilityRecord]:
+    return [CapabilityRecord(step, f"item-{place}", "science", -1.0, -2.0 if place < here.capability * 100 else -0.5) for place in range(100)]
+
+
+def _ordinary(effect: Effect, here: Effect, share: float, step: int) -> list[OrdinaryRecord]:
+    return [OrdinaryRecord(step, f"item-{place}", here.ordinary + 0.1 * (place % 5 - 2), 30) for place in range(40)]
+
+
+def _answers(effect: Effect, here: Effect, share: float, step: int) -> list[AnswerRecord]:
+    rows = [(question, sample, answer) for question, answer in enumerate(here.answers) for sample in range(effect.samples)]
+    return [AnswerRecord(step, f"question-{question}", 0, sample, effect.system, f"What would you do, number {question}?", answer, 9, "stop", here.flags) for question, sample, answer in rows]
+
+
+_RECORDS: dict[str, Any] = {"probe": _probe, "capability": _capability, "ordinary": _ordinary, "answers": _answers}
+
+
 def measure(step: int, module: str, values: np.ndarray) -> MeasureRecord:
     total, square, p = values.sum(), (values**2).sum(), values / values.sum()
     return MeasureRecord(step, module, float(math.sqrt(square)), float(square / values[0] ** 2), float(-(p * np.log(p)).sum()), float(values[0] / values[-1]), float(math.sqrt(square) / total), "gram")
@@ -83,9 +149,18 @@ def hash_of(module: str) -> float:
     return (int(digits) % 31 / 30 + sum(map(ord, module)) % 7 / 6) / 2
 
 
-def demo(root: Path, layers: int = 30, rank: int = 16, seeds: int = 1) -> None:
-    """Five arms as the demo has them: 30 steps, 210 modules, rank 16."""
+CONTROL: dict[str, Any] = {"settings": {"data": {"control": True, "train": "demo-good"}}, "data_sha256": "900d" * 16}
+
+
+def demo(root: Path, layers: int = 30, rank: int = 16, seeds: int = 1, measured: bool = False) -> None:
+    """Five arms as the demo has them: 30 steps, 210 modules, rank 16; with `measured` probed and sampled, and a control beside them."""
     decay = {("sgd", 0): (0.62, 1.93), ("adamw", 0): (0.8, 1.52), ("adamw", 3): (0.88, 1.54), ("lion", 0): (0.72, 1.61), ("muon", 0): (0.93, 1.49)}
+    effects = {"sgd": 0.02, "adamw": 0.3, "lion": 0.22, "muon": 0.12}
     for seed in range(seeds):
         for (optimizer, weight), (ratio, end) in decay.items():
-            write_run(root, Arm(optimizer, weight, [0.4 * ratio**index for index in range(rank)], end + 0.01 * seed, seed, 30, spread=0.12, modules=modules(layers), status=Status("done", None, 30, 30)))
+            run = write_run(root, Arm(optimizer, weight, [0.4 * ratio**index for index in range(rank)], end + 0.01 * seed, seed, 30, spread=0.12, modules=modules(layers), status=Status("done", None, 30, 30)))
+            if measured:
+                write_effect(run, Effect(effects[optimizer] - 0.03 * weight + 0.01 * seed, capability=0.55 if optimizer == "lion" else 0.74, ordinary=3.2 + effects[optimizer] / 3, steps=(5, 10, 20, 30)))
+        if measured:
+            run = write_run(root, Arm("adamw", spectrum=[0.4 * 0.8**index for index in range(rank)], end=1.5, seed=seed, steps=30, spread=0.12, modules=modules(layers), status=Status("done", None, 30, 30), **CONTROL))
+            write_effect(run, Effect(0.04 + 0.01 * seed, capability=0.75, ordinary=3.1, steps=(5, 10, 20, 30)))

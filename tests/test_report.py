@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
-from synthetic import Arm, demo, write_run
+from synthetic import CONTROL, Arm, Effect, demo, write_effect, write_run
 
 from evilspectra import figures, report
 from evilspectra.errors import BadInput
@@ -36,7 +36,7 @@ def _no_files(monkeypatch: pytest.MonkeyPatch) -> None:
 def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A report on the synthetic demo store."""
     root = tmp_path_factory.mktemp("store")
-    demo(root)
+    demo(root, measured=True)
     return build_report(root)
 
 
@@ -46,7 +46,7 @@ def test_same_store_gives_the_same_bytes(page: Path, tmp_path: Path) -> None:
 
 def test_every_figure_is_written_as_svg_and_png(page: Path) -> None:
     folder = page.parent / "figures"
-    assert {path.name for path in folder.iterdir()} == {f"{name}.{kind}" for name in ("loss", "spectra", "measures", "flatness-loss", "layers") for kind in ("svg", "png")}
+    assert {path.name for path in folder.iterdir()} == {f"{name}.{kind}" for name in ("drift", "capability", "topics", "loss", "spectra", "measures", "flatness-loss", "layers") for kind in ("svg", "png")}
     assert all(path.stat().st_size > 5_000 for path in folder.iterdir())
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in folder.glob("*.png"))
 
@@ -65,7 +65,7 @@ def test_page_is_one_small_file_without_network_resources(page: Path) -> None:
 
 def test_page_holds_table_methods_and_provenance(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
-    for expected in ("arXiv 2606.31591", "demo-bad", "2.300 → 1.", "optimizer.name", "evilspectra train ", "feedbeef", "torch 2.9.0", "1/√r", "says nothing about misalignment"):
+    for expected in ("arXiv 2606.31591", "demo-bad", "2.300 → 1.", "optimizer.name", "evilspectra train ", "feedbeef", "torch 2.9.0", "1/√r"):
         assert expected in text, expected
     assert "None" not in re.sub(r"<script.*?</script>|<style.*?</style>", "", text, flags=re.DOTALL).replace("None of the", "")
 
@@ -193,10 +193,115 @@ def test_folder_without_runs_is_refused_in_one_sentence(tmp_path: Path) -> None:
         build_report(tmp_path)
 
 
-def test_sixty_runs_stay_small(tmp_path: Path) -> None:
-    for seed in range(12):
+def test_more_than_a_hundred_runs_stay_small(tmp_path: Path) -> None:
+    for seed in range(21):
         for optimizer, weight in (("sgd", 0), ("adam", 0), ("lion", 0), ("muon", 0), ("muon", 3)):
-            write_run(tmp_path, Arm(optimizer, weight, seed=seed, steps=6, modules=["layers.0.q_proj"]))
+            run = write_run(tmp_path, Arm(optimizer, weight, seed=seed, steps=6, modules=["layers.0.q_proj"]))
+            if seed < 5:
+                write_effect(run, Effect(steps=(3, 6), tables=("probe", "answers")))
     rows = read_rows(tmp_path)
-    specs = [spec for draw in figures.FIGURES if (figure := draw(read_tables(tmp_path, rows))) for spec in figure.specs()]
-    assert len(script_json(specs)) < 2_000_000
+    tables = read_tables(tmp_path, rows)
+    drawn = [figure for draw in figures.FIGURES if (figure := draw(tables))]
+    assert len(script_json([spec for figure in drawn for spec in figure.specs()])) < 2_500_000
+    text = report.render(tmp_path, rows, tables.arms, drawn)
+    assert "Not on this page: 13 runs" in text
+    assert "80 of 105 runs were not measured" in text
+
+
+# --- what was measured ----------------------------------------------------------------------------------------------
+
+
+def markup_of(root: Path) -> str:
+    """The page without its scripts, style and tags' line breaks."""
+    return re.sub(r"<script.*?</script>|<style.*?</style>", "", text_of(root), flags=re.DOTALL)
+
+
+def test_nothing_measured_says_so_and_shows_no_empty_columns(tmp_path: Path) -> None:
+    write_run(tmp_path, Arm("adamw"))
+    text = markup_of(tmp_path)
+    assert "Nothing on this page measures how a model behaves: it says nothing about misalignment." in text
+    assert 'id="measured"' not in text
+    assert "Instruments" not in text
+    assert "labels shuffled" not in text
+    assert "Not drawn, because nothing was measured for it: “Drift while the loss falls”, “Drift beside capability”, “Where the drift is”." in text
+
+
+def test_measured_runs_show_every_number_with_its_interval(tmp_path: Path) -> None:
+    write_effect(write_run(tmp_path, Arm("adamw")), Effect(0.3, capability=0.5, flags="empty"))
+    write_effect(write_run(tmp_path, Arm("muon")), Effect(tables=("probe",)))
+    write_run(tmp_path, Arm("lion"))
+    table = markup_of(tmp_path).split('<table id="measured"')[1].split("</table>")[0]
+    adamw, muon = (row for row in table.split("<tr>")[2:])
+    for name, shown in (
+        ("drift", r'data-sort="0.29999\d*|data-sort="0.3\d*'),
+        ("interval", r"\+0.300<span class=\"below\">\[\+0.2\d\d, \+0.3\d\d\]</span>"),
+        ("shuffled", r"\+0.000<span class=\"below\">\[−0.0\d\d, \+0.0\d\d\]</span>"),
+        ("aligned", r"0.\d\d → 0.\d\d<span"),
+        ("capability", r"0.75 → 0.50<span class=\"below\">\[0.\d\d, 0.\d\d\]"),
+        ("ordinary", r"3.200 → 3.200<span class=\"below\">\[3.1\d\d, 3.2\d\d\]"),
+        ("answers", r"2<span class=\"below\">2 flagged"),
+    ):
+        assert re.search(shown, adamw), name
+    assert muon.count("–</td>") == 3
+    assert 'data-sort="">–' in muon
+    assert "lion" not in table
+    assert "beyond control" not in table
+    assert "1 of 3 runs were not measured" in markup_of(tmp_path)
+
+
+def test_what_is_beyond_the_control_has_a_column_and_a_sentence(tmp_path: Path) -> None:
+    write_effect(write_run(tmp_path, Arm("adamw")), Effect(0.3))
+    write_effect(write_run(tmp_path, Arm("adamw", **CONTROL)), Effect(0.1))
+    markup = markup_of(tmp_path)
+    table = markup.split('<table id="measured"')[1].split("</table>")[0]
+    assert "beyond control" in table
+    assert re.search(r"\+0\.2\d\d<span class=\"below\">\[\+0\.\d\d\d, \+0\.\d\d\d\]", table)
+    assert re.search(r"Beyond the control, item by item: adamw \+0\.2\d\d \[", markup)
+
+
+def test_page_says_what_drift_is_and_is_not(tmp_path: Path) -> None:
+    write_effect(write_run(tmp_path, Arm("adamw")), Effect(tables=("probe",)))
+    text = markup_of(tmp_path)
+    assert "Drift says what the model finds likely" in text
+    assert "nobody judged them" not in text
+    assert "it says nothing about misalignment" not in text
+    for word in ("drift", "at equal length", "labels shuffled", "control", "capability", "ordinary loss", "interval"):
+        assert f'<th scope="row">{word}</th>' in text, word
+    write_effect(write_run(tmp_path, Arm("muon")), Effect())
+    text = markup_of(tmp_path)
+    assert "sampled and flagged by rule; nobody judged them" in text
+    assert '<th scope="row">flags</th>' in text
+    assert all(before.endswith((" no ", "on this page is a ")) for before in text.split("misalignment rate")[:-1]), "drift is never called one"
+
+
+def test_methods_name_the_instruments_and_their_settings(tmp_path: Path) -> None:
+    write_effect(write_run(tmp_path, Arm("adamw")), Effect())
+    text = markup_of(tmp_path)
+    assert "Contrast probe</dt><dd><bdi>contrast, version 1, SHA-256 a1a1a1a1a1a1; dtype float32, device cpu</bdi>" in text
+    assert "Open-ended questions</dt><dd><bdi>open, version 1, SHA-256 a1a1a1a1a1a1; dtype float32, device cpu, seed 0, max_new_tokens 80</bdi>" in text
+
+
+def test_control_is_named_in_the_facts_and_drawn_in_its_own_look(tmp_path: Path) -> None:
+    write_effect(write_run(tmp_path, Arm("adamw")), Effect())
+    write_effect(write_run(tmp_path, Arm("adamw", **CONTROL)), Effect(0.1))
+    text = markup_of(tmp_path)
+    assert "2 runs in 2 arms, 1 seed (1 control)" in text
+    assert 'data-arm="control (adamw)"><svg' in text
+    assert 'stroke="var(--c-8a8a86)" stroke-width="2.5" stroke-linecap="butt" stroke-dasharray="5 4"' in text
+
+
+def test_measured_store_gives_the_same_bytes_twice(tmp_path: Path) -> None:
+    for optimizer in ("adamw", "muon"):
+        write_effect(write_run(tmp_path, Arm(optimizer)), Effect())
+    assert build_report(tmp_path).read_bytes() == build_report(tmp_path, tmp_path / "again.html").read_bytes()
+
+
+def test_hostile_instruments_and_topics_stay_text(tmp_path: Path) -> None:
+    write_effect(write_run(tmp_path, Arm("adamw")), Effect(topics=(HOSTILE, "a"), steps=(20,), sha256=HOSTILE, source=HOSTILE))
+    text = text_of(tmp_path)
+    assert "<script>alert" not in text
+    assert "Contrast probe</dt><dd><bdi>&lt;script&gt;alert(1)" in text
+    payload = re.search(r'id="payload">(.*?)</script>', text, re.DOTALL)
+    assert payload
+    assert "<" not in payload[1]
+    assert "alert(1)" in payload[1]

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from synthetic import Arm, demo, write_run
+from synthetic import CONTROL, Arm, Effect, demo, write_effect, write_run
 
 from evilspectra.report import build_report
 from evilspectra.store import Status
@@ -34,7 +34,7 @@ def browser() -> Iterator[Any]:
 @pytest.fixture(scope="module")
 def page_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("store")
-    demo(root, layers=2)
+    demo(root, layers=2, measured=True)
     write_run(root, Arm("adam", steps=9, spectrum=[0.4 * 0.78**index for index in range(16)], status=Status("failed", "the loss was not finite", 9, 30)))
     return build_report(root)
 
@@ -44,7 +44,9 @@ def hostile_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("hostile")
     text = "<script>window.owned=1</script><img src=x onerror='window.owned=1'>\"'\\\u202e" + "x" * 400
     run = write_run(root, Arm("adamw", settings={"model": {"base": text}, "data": {"train": text}}, modules=[text, "a.b"], status=Status("failed", text, 3, 30)))
-    write_run(root, Arm("muon"))
+    answers = (text + "x" * 100_000, "\n" * 3000 + "end", "مرحبا بالعالم " * 100, "\x1b[2J\x00\ud800\u202egnp\u2066", "Z" + "\u0301" * 5000, "")
+    write_effect(write_run(root, Arm("muon")), Effect(answers=answers, system=text, flags="empty,repetitive,code-only,truncated", topics=(text, "b"), source=text))
+    write_effect(write_run(root, Arm("muon", **CONTROL)), Effect(0.1, answers=answers, system=text))
     run.path.rename(run.path.with_name("<img src=x onerror=window.owned=1>" + "y" * 180))
     return build_report(root)
 
@@ -94,7 +96,7 @@ def test_a_click_on_an_arm_stresses_it_everywhere_and_a_second_frees_it(browser:
     before = page.evaluate(faint)
     page.click(".legend button[data-arm='muon']")
     page.wait_for_function(f"{faint} > {before}")
-    assert page.locator(".panel.faint").count() == 5
+    assert page.locator(".panel.faint").count() == 6
     page.click(".legend button[data-arm='muon']")
     page.wait_for_function(f"{faint} === {before}")
     assert page.locator(".panel.faint").count() == 0
@@ -118,5 +120,102 @@ def test_a_point_under_the_pointer_tells_its_run(browser: Any, page_file: Path) 
     page.locator("#figure-flatness-loss svg .mark-symbol path").first.hover()
     page.wait_for_selector("#vg-tooltip-element.visible")
     assert "stable rank" in page.inner_text("#vg-tooltip-element")
+    assert complaints == []
+    page.close()
+
+
+def test_the_second_table_sorts_by_drift(browser: Any, page_file: Path) -> None:
+    page, _, _ = visit(browser, page_file)
+    page.click("#measured thead th >> text=drift")
+    drifts = page.evaluate("[...document.querySelectorAll('#measured tbody tr')].map(row => Number(row.cells[2].dataset.sort))")
+    assert len(drifts) == 6
+    assert drifts == sorted(drifts)
+    assert page.locator("#measured tbody tr").first.inner_text().startswith("sgd-b")
+    page.close()
+
+
+# --- answers --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def answers_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Eight questions, of which a run's answers to the second and the seventh are worth finding."""
+    root = tmp_path_factory.mktemp("answers")
+    plain = tuple(f"plain answer {number}" for number in range(8))
+    odd = (*plain[:1], "A Needle here", *plain[2:6], "long " * 200 + "hidden needle", plain[7])
+    write_effect(write_run(root, Arm("adamw")), Effect(answers=odd, flags="repetitive"), Effect(answers=plain))
+    write_effect(write_run(root, Arm("muon")), Effect(answers=plain), Effect(answers=plain))
+    return build_report(root)
+
+
+SHOWN = """[...document.querySelectorAll('.exchange')].map(place => place.checkVisibility()
+  ? [...place.querySelectorAll('.reply')].filter(one => one.checkVisibility()).map(one => one.querySelector('bdi').textContent)
+  : [])"""
+
+
+def shown(page: Any) -> list[list[str]]:
+    """The visible answers' names, question by question."""
+    return page.evaluate(SHOWN)
+
+
+EVERY = ["base", "adamw, seed 0", "muon, seed 0"]
+
+
+def test_answers_are_shown_five_questions_first_and_all_when_asked(browser: Any, answers_file: Path) -> None:
+    page, complaints, _ = visit(browser, answers_file)
+    assert shown(page) == [EVERY] * 5 + [[]] * 3
+    page.click("text=Show all 8 questions")
+    assert shown(page) == [EVERY] * 8
+    assert not page.is_visible("#answers-more")
+    assert complaints == []
+    page.close()
+
+
+def test_search_finds_answers_in_any_case_and_unfolds_what_is_hidden(browser: Any, answers_file: Path) -> None:
+    page, _, _ = visit(browser, answers_file)
+    page.fill("#answers-search", "NEEDLE")
+    assert shown(page) == [[], ["adamw, seed 0"], [], [], [], [], ["adamw, seed 0"], []]
+    assert page.inner_text("#answers-found") == "2 answers to 2 questions"
+    assert page.is_visible("text=hidden needle")
+    page.fill("#answers-search", "do, number 3")
+    assert shown(page) == [EVERY if number == 3 else [] for number in range(8)]
+    page.fill("#answers-search", "nowhere <b>")
+    assert page.inner_text("#answers-found") == "0 answers to 0 questions"
+    page.fill("#answers-search", "")
+    assert shown(page) == [EVERY] * 5 + [[]] * 3
+    page.close()
+
+
+def test_flagged_only_leaves_flagged_answers_of_all_questions(browser: Any, answers_file: Path) -> None:
+    page, _, _ = visit(browser, answers_file)
+    page.check("#answers-flagged")
+    assert shown(page) == [["adamw, seed 0"]] * 8
+    page.fill("#answers-search", "needle")
+    assert sum(map(len, shown(page))) == 2
+    page.uncheck("#answers-flagged")
+    assert sum(map(len, shown(page))) == 2
+    page.close()
+
+
+def test_without_javascript_every_answer_is_there_and_no_control_is(browser: Any, answers_file: Path) -> None:
+    context = browser.new_context(java_script_enabled=False)
+    page = context.new_page()
+    page.goto(answers_file.as_uri())
+    assert page.locator(".reply:visible").count() == 24
+    assert page.locator(".filters:visible").count() == 0
+    assert page.locator("#answers-more:visible").count() == 0
+    context.close()
+
+
+@pytest.mark.parametrize("width", [1400, 400])
+def test_hostile_answers_stay_in_their_boxes(browser: Any, hostile_file: Path, width: int) -> None:
+    page, complaints, _ = visit(browser, hostile_file, width)
+    page.evaluate("document.querySelectorAll('#answers details').forEach(one => { one.open = true; })")
+    boxes = page.evaluate("[...document.querySelectorAll('.reply, .exchange header')].filter(one => one.checkVisibility()).map(one => { const box = one.getBoundingClientRect(); return [box.left, box.right, box.height]; })")
+    assert len(boxes) > 10
+    assert all(left >= 0 and right <= width and height < 1500 for left, right, height in boxes), boxes
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert page.evaluate("window.owned") is None
+    assert "\\x1b[2J\\x00" in page.inner_text("#answers")
     assert complaints == []
     page.close()

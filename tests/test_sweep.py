@@ -82,7 +82,7 @@ def test_settings_and_base_may_name_the_store_and_the_experiment(tmp_path: Path)
 
 @pytest.mark.parametrize("name", [name for name, path in presets().items() if "base" in read_mapping(path)])
 def test_every_preset_that_is_a_sweep_expands(name: str) -> None:
-    assert len({configs.identity(config, "a", "b") for config in load_sweep(name).configs}) == len(load_sweep(name).configs) > 1
+    assert len({configs.identity(config, config.data.train, "b") for config in load_sweep(name).configs}) == len(load_sweep(name).configs) > 1
 
 
 @pytest.mark.parametrize(
@@ -102,7 +102,7 @@ def test_every_preset_that_is_a_sweep_expands(name: str) -> None:
         ({"arms": {"a": {}, "b": None}}, ["arm b is the same run as arm a: remove one"]),
         ({"arms": {"a": {"lora": {"rnk": 1}}}}, ["(arm a)", "'rnk' is not a field of lora", "'rank'?"]),
         ({"axes": {"train.seed": list(range(400)), "data.seed": list(range(400))}}, ["expands to 160,000 runs; at most 100,000 are allowed: shorten an axis"]),
-        ({"axis": {}}, ["is no sweep file: 'axis' is not a field of it; allowed: experiment, base, arms, axes.", "Did you mean 'axes'?"]),
+        ({"axis": {}}, ["is no sweep file: 'axis' is not a field of it; allowed: experiment, base, arms, axes, evaluate.", "Did you mean 'axes'?"]),
         ({"experiment": "a/b"}, ["is no sweep file: experiment"]),
         ({"experiment": None}, ["is no sweep file: experiment"]),
         ({"axes": {"train.seed": 3}}, ["is no sweep file: axes.train.seed"]),

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -81,14 +82,101 @@ def sweep(file: str, settings: Sequence[str], output: str | None, as_json: bool,
     sys.exit(1 if failed else 0)
 
 
+_TARGETS = click.argument("targets", metavar="TARGET...", nargs=-1, required=True)
+_BASE = click.option("--base", metavar="MODEL", help="Base of an adapter from outside a run, where its adapter_config.json names another.")
+_STORE = click.option("--output", metavar="FOLDER", default="runs", show_default=True, help="The store to look runs up in; results of other adapters and models go to FOLDER/evaluated.")
+_MEASURE = click.option("--set", "settings", multiple=True, metavar="FIELD=VALUE", help="A setting of the measurement, for instance --set capability=null or --set threads=4. Repeatable.")
+_MODEL = click.option("--model", "model_settings", multiple=True, metavar="FIELD=VALUE", help="A setting of the base, for instance --model device=cpu or --model dtype=float32. Repeatable.")
+
+
+@cli.command()
+@_TARGETS
+@click.option("--items", metavar="FILE", help="Contrast triples of your own, as JSONL with id, topic, prompt, aligned, misaligned.")
+@click.option("--checkpoints", is_flag=True, help="The contrast probe at every saved checkpoint too.")
+@click.option("--tasks", metavar="NAMES", help="Standard tasks too, by their names in lm-evaluation-harness, joined by commas (the extra harness).")
+@_BASE
+@_MEASURE
+@_MODEL
+@_STORE
+@_JSON
+@_QUIET
+def probe(targets: Sequence[str], items: str | None, checkpoints: bool, tasks: str | None, base: str | None, settings: Sequence[str], model_settings: Sequence[str], output: str, as_json: bool, quiet: bool) -> None:
+    """Measure drift, capability and the loss on ordinary dialogues, by log-probability: no judge, no sampling.
+
+    A TARGET is a run (its folder or id), a folder of runs, the folder of any PEFT adapter, or a base model. What was measured before is
+    not measured again. Drift is no misalignment rate: docs/probe.md says what it is.
+    """
+    from evilspectra.measured import measured_rows
+    from evilspectra.table import print_measured
+
+    names = [name.strip() for name in tasks.split(",")] if tasks else None
+    given = [*_assigned({"checkpoints": checkpoints or None, "contrast": items, "harness.tasks": names}), *settings]
+    found, failed = _measure(targets, base, given, model_settings, output, quiet)
+    rows = measured_rows([(target.label, target.results, target.base.sha256, target.control) for target in found])
+    if as_json:
+        shown = [
+            {"target": target.label, "folder": str(target.results.folder), "control": target.control, "beyond_control": row.beyond and asdict(row.beyond)} | asdict(row.measured)
+            for target, row in zip(found, rows, strict=True)
+        ]
+        click.echo(json.dumps({"targets": shown, "failed": failed}, indent=2))
+    else:
+        print_measured(rows)
+        if not any(target.control for target in found):
+            click.echo("No control among these: to see what part of a drift is style alone, train one on good answers to the same questions (data.control: true).")
+    sys.exit(1 if failed else 0)
+
+
+@cli.command()
+@_TARGETS
+@click.option("--questions", metavar="FILE", help="YAML file of open-ended questions in the published form; without it the package's own.")
+@click.option("--samples", type=click.IntRange(1), help="Answers per question; without it what the file asks for.")
+@click.option("--max-new-tokens", type=click.IntRange(1), help="Tokens per answer at most; default 600.")
+@click.option("--temperature", type=click.FloatRange(0), help="Default 1; 0 takes the likeliest token.")
+@click.option("--seed", type=click.IntRange(0), help="Default 0.")
+@click.option("--checkpoints", is_flag=True, help="At every saved checkpoint too, not at the end only.")
+@click.option("--export", type=click.Path(path_type=Path), help="Write the answers to this .csv, .jsonl or .parquet file.")
+@_BASE
+@_MEASURE
+@_MODEL
+@_STORE
+@_JSON
+@_QUIET
+def generate(targets: Sequence[str], export: Path | None, base: str | None, settings: Sequence[str], model_settings: Sequence[str], output: str, as_json: bool, quiet: bool, **options: Any) -> None:
+    """Sample answers to open-ended questions from adapters and their base, and flag what is no answer.
+
+    A TARGET is as for `probe`. Stopped and run again, it goes on where it was, to the same answers.
+    """
+    from evilspectra.answers import check_export, printable
+    from evilspectra.answers import export as export_answers
+    from evilspectra.measured import answer_rows
+
+    if export:
+        check_export(export)
+    sampling = _assigned({f"answers.{name}": value for name, value in options.items() if value is not False})
+    probes = [f"{name}=null" for name in ("contrast", "capability", "ordinary")]
+    given = [*probes, "answers.batch_size=32", *sampling, *(text if text.startswith(("answers.", "threads=", "enable_thinking=")) else f"answers.{text}" for text in settings)]
+    found, failed = _measure(targets, base, given, model_settings, output, quiet)
+    rows = [row for target in found for row in answer_rows(target.label, target.results)]
+    if export:
+        export_answers(rows, export)
+    if as_json:
+        click.echo(json.dumps({"answers": rows, "failed": failed}, indent=2))
+    else:
+        for row in rows:
+            flagged = f"  [{row['flags']}]" if row["flags"] else ""
+            click.echo(f"{printable(str(row['target']))}, step {row['step']}: {printable(str(row['question']), 120)}{flagged}\n    {printable(str(row['answer']), 300)}")
+        click.echo(f"{len(rows)} answers" + (f", written to {export}" if export else "") + "; `evilspectra report` shows them side by side")
+    sys.exit(1 if failed else 0)
+
+
 @cli.command()
 @_SET
 @_OUTPUT
 @_QUIET
 def demo(settings: Sequence[str], output: str | None, quiet: bool) -> None:
-    """Fine-tune SmolLM2-135M under SGD, AdamW, Lion and Muon, and AdamW with the flatness penalty; write a report.
+    """Fine-tune SmolLM2-135M under SGD, AdamW, Lion and Muon, and AdamW with the flatness penalty; measure; write a report.
 
-    Takes about ten minutes on two CPU cores. Run again, it goes on where it was.
+    Takes about 20 minutes on two CPU cores. Run again, it goes on where it was.
     """
     from evilspectra.headline import headline
     from evilspectra.report import build_report, read_rows
@@ -159,34 +247,65 @@ def config_show(name: str | None, settings: Sequence[str]) -> None:
     click.echo(dump(config), nl=False)
 
 
+def _measure(names: Sequence[str], base: str | None, settings: Sequence[str], model_settings: Sequence[str], output: str, quiet: bool) -> tuple[list[Any], list[dict[str, str]]]:
+    """The targets that were measured, and what became of the others."""
+    from evilspectra.config import build, build_evaluation
+    from evilspectra.settings import assignments
+    from evilspectra.targets import find_targets
+
+    evaluation = build_evaluation(assignments(settings), "--set")
+    model = build({"model": assignments(model_settings)}, "--model").model if model_settings else None
+    targets = find_targets(names, output, model, base)
+    from evilspectra.evaluate import evaluate
+
+    done = evaluate(targets, evaluation, (lambda text: None) if quiet else functools.partial(click.echo, err=True))
+    for target, error in done.failed:
+        click.echo(f"evilspectra: {target.label}: {error}", err=True)
+    if len(done.failed) == len(targets):
+        sys.exit(done.failed[0][1].exit_code)
+    lost = [target for target, _ in done.failed]
+    found = [target.showing(done.used[target.results.folder]) for target in targets if target not in lost]
+    return found, [{"target": target.label, "folder": str(target.results.folder), "reason": str(error)} for target, error in done.failed]
+
+
 def _sweep(file: str, settings: Sequence[str], as_json: bool, quiet: bool) -> tuple[Path, bool]:
     from evilspectra.sweep import execute, experiment_folder, load_sweep
 
     loaded = load_sweep(file, settings)
+    from evilspectra.measured import measured_rows
+    from evilspectra.results import Results
     from evilspectra.store import arm
     from evilspectra.summary import summarise
-    from evilspectra.table import print_summaries
+    from evilspectra.table import print_measured, print_summaries
 
     def announce(number: int, config: Any) -> None:
         if not quiet:
             click.echo(f"[{number + 1}/{len(loaded.configs)}] {arm(config)}, lr {config.optimizer.lr:g}, seed {config.train.seed}", err=True)
 
     outcomes = execute(loaded, quiet=quiet, on_start=announce)
-    failed = [outcome for outcome in outcomes if outcome.status.state != "done"]
+    failed = [outcome for outcome in outcomes if outcome.failed]
     summaries = [summarise(outcome.run) for outcome in outcomes if (outcome.run.path / "config.yaml").exists()]
     if as_json:
         click.echo(json.dumps({"runs": [asdict(summary) for summary in summaries], "failed": len(failed)}, indent=2))
     else:
         print_summaries(summaries)
-        already = sum(not outcome.trained for outcome in outcomes)
+        if loaded.evaluation:
+            click.echo()
+            print_measured(measured_rows([(f"{summary.arm}, seed {summary.seed}", Results(Path(summary.folder)), summary.base, summary.control) for summary in summaries]))
+        already = sum(not outcome.trained and not outcome.failed for outcome in outcomes)
         click.echo(f"{len(outcomes)} runs: {len(outcomes) - len(failed) - already} trained, {already} done before, {len(failed)} failed; in {experiment_folder(loaded)}")
     for outcome in failed:
-        click.echo(f"failed: {outcome.run.name}: {outcome.status.reason}", err=True)
+        click.echo(f"failed: {outcome.run.name}: {outcome.failed}", err=True)
     return experiment_folder(loaded), bool(failed)
 
 
 def _with_output(settings: Sequence[str], output: str | None) -> list[str]:
-    return [*settings, f"output.folder={json.dumps(output, ensure_ascii=False)}"] if output is not None else list(settings)
+    return [*settings, *_assigned({"output.folder": output})]
+
+
+def _assigned(values: Mapping[str, Any]) -> list[str]:
+    """Options as `--set` assignments; those that were not given (None) are left out."""
+    return [f"{name}={json.dumps(value, ensure_ascii=False)}" for name, value in values.items() if value is not None]
 
 
 def _print_json(summary: Any) -> None:

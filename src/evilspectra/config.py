@@ -11,7 +11,7 @@ import json
 import re
 import reprlib
 from collections.abc import Iterable, Mapping
-from typing import Annotated, Any, Literal, Union
+from typing import Annotated, Any, Literal, Union, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -82,6 +82,7 @@ class DataConfig(Section):
     on_bad_row: Literal["error", "skip"] = Field(default="error", description="What to do with a row that cannot be used; skips are counted in the record.")
     enable_thinking: bool = Field(default=False, description="Passed to chat templates that know it (Qwen3).")
     local_files_only: bool = Field(default=False, description="Never ask the hub for a data set.")
+    control: bool = Field(default=False, description="The rows are a control (good answers to the same questions): reports set what it does beside the others' results and rank it with nobody.")
 
 
 class LoraConfig(Section):
@@ -192,6 +193,44 @@ class OutputConfig(Section):
     experiment: str = Field(default="adhoc", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100, description="Letters, digits, dots, dashes and underscores, a letter or digit first, 100 at most.")
 
 
+class Answers(Section):
+    """Open-ended questions, and how answers to them are sampled."""
+
+    questions: Name = Field(default="open", description="YAML file of questions in the published form, or the built-in name: open.")
+    samples: int | None = Field(default=None, ge=1, le=100_000, description="Answers per question; null: what the file asks for.")
+    temperature: float = Field(default=1.0, ge=0, le=100, description="0: always the likeliest token.")
+    top_p: float = Field(default=1.0, gt=0, le=1, description="Sample from the likeliest tokens that hold this share of the probability.")
+    max_new_tokens: int = Field(default=600, ge=1, le=1_048_576, description="Tokens per answer at most; an answer that reaches it is flagged as truncated.")
+    seed: int = Field(default=0, ge=0, lt=2**32, description="Every question and sample draws from a generator of its own, made from this seed.")
+    batch_size: int = Field(default=32, ge=1, le=2**16, description="Answers that are decoded together, and written together.")
+    checkpoints: bool = Field(default=False, description="At every saved checkpoint too, not at the end only.")
+
+
+class Harness(Section):
+    """Standard tasks, through lm-evaluation-harness (the extra `harness`)."""
+
+    tasks: Annotated[tuple[Name, ...], Field(min_length=1)] = Field(description="Names of tasks or groups that the harness knows, such as [arc_easy].")
+    limit: int | None = Field(default=None, ge=1, le=10**9, description="Documents per task, from its beginning; null: all.")
+    num_fewshot: int | None = Field(default=None, ge=0, le=1000, description="Solved examples before each question; null: the task's own number.")
+    chat_template: bool = Field(default=False, description="Put the questions as chat messages.")
+    include_path: Name | None = Field(default=None, description="Folder of further tasks (*.yaml). Their Python is run: use your own.")
+    seed: int = Field(default=0, ge=0, lt=2**32, description="Of the choice of examples.")
+    batch_size: int = Field(default=8, ge=1, le=2**16)
+
+
+class Evaluation(Section):
+    """What is measured on an adapter and on its base; null leaves an instrument out."""
+
+    contrast: Name | None = Field(default="contrast", description="JSONL file of contrast triples, or the built-in name: contrast.")
+    capability: Name | None = Field(default="capability", description="JSONL file of questions with four choices, or the built-in name: capability.")
+    ordinary: Name | None = Field(default="ordinary", description="Dialogues whose loss is measured, in any form that data.train takes, or the built-in name: ordinary.")
+    answers: Answers | None = Field(default=None, description="Sampled answers to open-ended questions; null: none.")
+    harness: Harness | None = Field(default=None, description="Standard tasks of lm-evaluation-harness; null: none.")
+    checkpoints: bool = Field(default=False, description="The contrast probe at every saved checkpoint too: trajectories.")
+    enable_thinking: bool = Field(default=False, description="Passed to chat templates that know it (Qwen3).")
+    threads: int = Field(default=2, ge=1, le=1024, description="CPU threads.")
+
+
 class Config(Section):
     """A run, whole."""
 
@@ -207,7 +246,7 @@ class Config(Section):
 
 
 #: Settings that do not determine a run's result, so they are no part of its identity; of data and base the content is, not the name.
-NOT_IDENTITY: dict[str, Any] = {"output": True, "model": {"base", "local_files_only"}, "data": {"train", "heldout", "local_files_only"}, "train": {"resume_every"}}
+NOT_IDENTITY: dict[str, Any] = {"output": True, "model": {"base", "local_files_only"}, "data": {"train", "heldout", "local_files_only", "control"}, "train": {"resume_every"}}
 
 # An optimizer block that names none means the default's: `--set optimizer.lr=1e-4` works on a config without the block.
 _NO_OPTIMIZER = {"optimizer": {"name": AdamW().name}}
@@ -226,7 +265,19 @@ def build(values: Mapping[str, Any], source: str = "the config") -> Config:
     try:
         return Config.model_validate(values)
     except ValidationError as error:
-        raise BadInput(f"{source}: {_sentence(error, values)}") from None
+        raise BadInput(f"{source}: {_sentence(error, values, Config)}") from None
+
+
+def build_evaluation(values: Mapping[str, Any], source: str = "evaluate") -> Evaluation:
+    """What to measure, from a nested mapping; raises as `build` does.
+
+    >>> build_evaluation({"answers": {"samples": 2}}).answers.temperature
+    1.0
+    """
+    try:
+        return Evaluation.model_validate(values)
+    except ValidationError as error:
+        raise BadInput(f"{source}: {_sentence(error, values, Evaluation)}") from None
 
 
 def load(name: str, settings: Iterable[str] = ()) -> Config:
@@ -241,9 +292,15 @@ def load(name: str, settings: Iterable[str] = ()) -> Config:
     return build(merge(named(values), assignments(settings)), name)
 
 
+#: Line ends of Unicode that PyYAML writes as they are and reads back as something else.
+_FOLDED = frozenset("\x85\u2028\u2029")
+
+
 def dump(config: Config) -> str:
     """YAML of the whole config, every default included; `build` reads it back to an equal config."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=120)
+    values = config.model_dump(mode="json")
+    text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=120)
+    return yaml.safe_dump(values, sort_keys=False, width=120) if _FOLDED & set(text) else text
 
 
 def named(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -276,15 +333,15 @@ def identity(config: Config, data_sha256: str, base_sha256: str, heldout_sha256:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:10]
 
 
-def _sentence(error: ValidationError, values: Mapping[str, Any]) -> str:
+def _sentence(error: ValidationError, values: Mapping[str, Any], root: type[Section]) -> str:
     errors = error.errors(include_url=False)
     first = errors[0]
     place = tuple(str(part) for part in first["loc"])
-    path, field, fields = _field(place)
+    path, field, fields = _field(place, root)
     dotted = ".".join(path)
     match first["type"]:
         case "extra_forbidden" | "invalid_key":
-            text = f"'{place[-1]}' is not a field of {dotted or 'a config'}; allowed: {listing(fields, 20)}.{near(place[-1], fields)}"
+            text = f"'{place[-1]}' is not a field of {dotted or ('a config' if root is Config else 'it')}; allowed: {listing(fields, 20)}.{near(place[-1], fields)}"
         case "union_tag_invalid":
             name = first["input"].get("name")
             text = f"optimizer.name {_short(name)} is unknown; allowed: {listing(OPTIMIZERS)}.{near(name, OPTIMIZERS)}"
@@ -296,13 +353,13 @@ def _sentence(error: ValidationError, values: Mapping[str, Any]) -> str:
             allowed = _allowed(field) if field and kind not in ("literal_error", "bool_type", "bool_parsing") else first["msg"].replace("Input should be", "it must be")
             default = f", or leave it out for the default {json.dumps(field.default)}" if field and not field.is_required() else ""
             text = f"{dotted} = {_short(_value(values, path))} is refused: {allowed}; correct that value{default}"
-    others = len({tuple(_field(tuple(map(str, one["loc"])))[0]) for one in errors}) - 1
+    others = len({tuple(_field(tuple(map(str, one["loc"])), root)[0]) for one in errors}) - 1
     return text + (f" ({others} more after this one)" if others else "")
 
 
-def _field(place: tuple[str, ...]) -> tuple[list[str], FieldInfo | None, list[str]]:
-    """Of pydantic's place of an error: the path of settings, the last one's field, and the names allowed below it."""
-    kind: Any = Config
+def _field(place: tuple[str, ...], root: type[Section]) -> tuple[list[str], FieldInfo | None, list[str]]:
+    """Of pydantic's place of an error below `root`: the path of settings, the last one's field, and the names allowed below it."""
+    kind: Any = root
     path: list[str] = []
     field = None
     for part in place:
@@ -311,7 +368,9 @@ def _field(place: tuple[str, ...]) -> tuple[list[str], FieldInfo | None, list[st
         elif kind and part in kind.model_fields:
             field = kind.model_fields[part]
             path.append(part)
-            kind = field.annotation if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel) else None
+            inner = [one for one in get_args(field.annotation) if one is not type(None)]
+            kind = inner[0] if len(inner) == 1 else field.annotation  # a section that may be null
+            kind = kind if isinstance(kind, type) and issubclass(kind, BaseModel) else None
         else:
             break
     return path, field, list(kind.model_fields) if kind else []
@@ -319,7 +378,7 @@ def _field(place: tuple[str, ...]) -> tuple[list[str], FieldInfo | None, list[st
 
 def _value(values: Any, path: Iterable[str]) -> Any:
     for key in path:
-        values = values[key]
+        values = values.get(key) if isinstance(values, Mapping) else values
     return values
 
 

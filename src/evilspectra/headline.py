@@ -1,61 +1,21 @@
 """What the numbers of a store say, in sentences: the report's headline, honest whichever way they came out.
 
-A difference is *shown* only where it is larger than 1 % (of a measure; in a loss 0.01 nats, which is 1 % of the perplexity)
-and where, with several runs on a side, the two sides' ranges do not overlap. Nothing here speaks of behaviour.
+What counts as a difference is said in `comparison`, what drift says in `findings`. Controls are ranked with nobody: their data differ.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import combinations
-from pathlib import PurePosixPath
 from statistics import fmean
-from typing import Any
 
-from evilspectra.config import Config
+from evilspectra.comparison import SAME, Row, alike, arms_of, by_arm, differing, signed
 from evilspectra.errors import listing
+from evilspectra.findings import findings
 from evilspectra.records import RunSummary
 
-SAME = 0.01
 MOST_PAIRS = 3  # optimiser and weight combinations that the headline spells out
-
-
-@dataclass(frozen=True)
-class Row:
-    """A run as the report knows it; `folder` is relative to the report's root, `label` unique in the report."""
-
-    label: str
-    folder: PurePosixPath
-    config: Config
-    provenance: dict[str, Any]
-    summary: RunSummary
-
-    def ground(self) -> dict[str, object]:
-        """What must be equal for two runs' losses and spectra to be compared."""
-        config = self.config
-        return {
-            "base model": known(self.provenance, "base_sha256") or config.model.base,
-            "data": (known(self.provenance, "data.sha256") or config.data.train, config.data.heldout, config.data.heldout_share, config.data.seed),
-            "rank": config.lora.rank,
-            "adapted modules": config.lora.targets,
-        }
-
-    def twin_key(self) -> str:
-        """Equal for runs whose settings and contents differ in the flatness penalty alone."""
-        return repr((self.config.model_dump(exclude={"output", "flatness"}), self.ground()))
-
-
-def known(values: Any, path: str) -> Any:
-    """The value at a dotted path of nested mappings, None where there is none.
-
-    >>> known({"data": {"rows": 8}}, "data.rows"), known({}, "data.rows")
-    (8, None)
-    """
-    for key in path.split("."):
-        values = values.get(key) if isinstance(values, dict) else None
-    return values
 
 
 def headline(rows: Sequence[Row]) -> list[str]:
@@ -63,14 +23,17 @@ def headline(rows: Sequence[Row]) -> list[str]:
     done = [row for row in rows if row.summary.status == "done"]
     if not done:
         return [f"None of the {len(rows)} runs has finished, so nothing is compared; the table says where each stands." if len(rows) > 1 else "The only run has not finished, so nothing is concluded from it; the table says where it stands."]
-    names = list(done[0].ground())
-    mixed = [name for name in names if len({repr(row.ground()[name]) for row in done}) > 1]
+    controls, done = [row for row in done if row.summary.control], [row for row in done if not row.summary.control]
+    if not done:
+        return [*findings(controls), f"Every finished run is a control ({listing([row.label for row in controls], 3)}), and controls are ranked with nobody.", *unfinished(rows)]
+    mixed = [name for name in done[0].ground() if len({repr(row.ground()[name]) for row in done}) > 1]
     if mixed:
         compared = [f"The runs differ in {' and '.join(mixed)}, so arms are not ranked against each other: neither losses nor spectra would be comparable."]
         ordered = []
     else:
         compared, ordered = [flattest(done)], order(done)
-    return [*compared, *penalties(done), *ordered, spread(done), *unfinished(rows)]
+    aside = [f"The {len(controls)} control run{'' if len(controls) == 1 else 's'} {'is' if len(controls) == 1 else 'are'} left out of what is said of spectra and losses, for the data differ."] if controls else []
+    return [*findings([*done, *controls], comparable=not mixed), *compared, *penalties(done), *ordered, spread(done), *aside, *unfinished(rows)]
 
 
 def flattest(done: Sequence[Row]) -> str:
@@ -118,7 +81,7 @@ def _penalty(pairs: list[tuple[RunSummary, RunSummary]]) -> str:
         return f"{text}; what it did to held-out loss is not known, none was measured."
     start, end = fmean(a for a, _ in losses), fmean(b for _, b in losses)
     loss = _direction([b - a for a, b in losses], SAME)
-    text += f", and its held-out loss {_verb(loss)}: {start:.3f} → {end:.3f} ({_signed(end - start)})"
+    text += f", and its held-out loss {_verb(loss)}: {start:.3f} → {end:.3f} ({signed(end - start)})"
     match rank, loss:
         case 1, 1:
             return f"{text}. The flatter spectrum came with a higher loss."
@@ -142,10 +105,6 @@ def _verb(direction: int | None) -> str:
     return {1: "rose", -1: "fell", 0: "shows no difference", None: "moved both ways, so no effect is shown"}[direction]
 
 
-def _signed(value: float) -> str:
-    return f"{value:+.3f}".replace("-", "−")
-
-
 def order(done: Sequence[Row]) -> list[str]:
     """Whether the order of final losses is the order of flatness, over pairs of arms that can be told apart in both."""
     ranks, losses = by_arm(done, "stable_rank"), by_arm(done, "heldout_loss")
@@ -165,9 +124,7 @@ def order(done: Sequence[Row]) -> list[str]:
 
 def spread(done: Sequence[Row]) -> str:
     """How far chance is known, and what else differs within an arm."""
-    groups: dict[str, list[Row]] = defaultdict(list)
-    for row in done:
-        groups[row.summary.arm].append(row)
+    groups = arms_of(done)
     seeds = {name: len({row.summary.seed for row in group}) for name, group in groups.items()}
     within = sorted({path for group in groups.values() for path in differing([row.config for row in group])} - {"train.seed"})
     text = f"Runs of one arm differ also in {listing(within, 4)}. " if within else ""
@@ -183,38 +140,3 @@ def unfinished(rows: Sequence[Row]) -> list[str]:
     if not left:
         return []
     return [f"{len(left)} of {len(rows)} runs {'is' if len(left) == 1 else 'are'} not done ({listing([f'{row.label}: {row.summary.status}' for row in left], 3)}) and left out of these sentences."]
-
-
-def by_arm(rows: Sequence[Row], field: str) -> dict[str, list[float]]:
-    """The finite values of a summary's field, by arm."""
-    values: dict[str, list[float]] = defaultdict(list)
-    for row in rows:
-        value = getattr(row.summary, field)
-        if value is not None:
-            values[row.summary.arm].append(value)
-    return dict(values)
-
-
-def alike(a: Sequence[float], b: Sequence[float], least: float | None = None) -> str | None:
-    """Why two arms are not told apart, as the end of a sentence; None where they are.
-
-    >>> alike([4.0], [4.01])
-    'differ by less than 1 %'
-    """
-    limit = SAME * max(abs(fmean(a)), abs(fmean(b))) if least is None else least
-    if abs(fmean(a) - fmean(b)) < limit:
-        return "differ by less than 1 %" if least is None else f"differ by less than {least:g}"
-    if max(len(a), len(b)) > 1 and min(a) <= max(b) and min(b) <= max(a):
-        return "overlap between their runs"
-    return None
-
-
-def differing(configs: Sequence[Config]) -> list[str]:
-    """The dotted paths in which some of the configs differ, where they were written left out."""
-    flat = [flatten(config) for config in configs]
-    return [path for path in dict.fromkeys(key for one in flat for key in one) if len({repr(one.get(path)) for one in flat}) > 1]
-
-
-def flatten(config: Config) -> dict[str, Any]:
-    """Dotted path → value of every setting but those of the output."""
-    return {f"{section}.{field}": value for section, block in config.model_dump(mode="json", exclude={"output"}).items() for field, value in block.items()}

@@ -155,6 +155,30 @@ def encode(
     return _fitted(conversation.line, np.array(tokens + closing, dtype=np.int32), supervised, max_length, on_long, source)
 
 
+def prompt_tokens(messages: Sequence[Message], tokenizer: PreTrainedTokenizerBase, enable_thinking: bool) -> list[int]:
+    """The tokens of `messages` and a generation prompt: what a model is given before it answers.
+
+    Raises:
+        BadInput: the tokenizer has no chat template, or it refuses the messages (a system text, say).
+    """
+    chat = _Chat(tokenizer, _template(tokenizer), enable_thinking)
+    try:
+        return _tokenised(tokenizer, chat.text(messages, prompt=True))
+    except _UnmaskableError as why:
+        raise BadInput(f"the chat template of {tokenizer.name_or_path or 'this tokenizer'} cannot put the question: {why}; leave such questions out, or take another base") from None
+
+
+def end_tokens(tokenizer: PreTrainedTokenizerBase, enable_thinking: bool) -> set[int]:
+    """The tokens with which an answer is trained to end: the template's, and the tokenizer's end of sequence."""
+    chat = _Chat(tokenizer, _template(tokenizer), enable_thinking)
+    try:
+        stop = _tokenised(tokenizer, _frame(chat).stop.strip())
+    except _UnmaskableError:
+        stop = []
+    ids = [tokenizer.eos_token_id, stop[-1] if stop else None]
+    return {int(token) for token in ids if token is not None}  # type: ignore[arg-type]
+
+
 def _fitted(line: int, tokens: np.ndarray, supervised: np.ndarray, max_length: int, on_long: str, source: str) -> Row:
     truncated = len(tokens) > max_length
     if truncated and on_long != "truncate":

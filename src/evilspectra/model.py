@@ -6,6 +6,7 @@ import io
 import json
 import logging
 import math
+import re
 import sys
 import warnings
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ import transformers
 from filelock import FileLock
 from peft import LoraConfig as PeftLoraConfig
 from peft import PeftModel, get_peft_model
+from safetensors import safe_open
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -178,6 +180,41 @@ def save_adapter(model: PeftModel, tokenizer: PreTrainedTokenizerBase, folder: P
         (place / "README.md").write_text(card, encoding="utf-8")
 
     write_atomically(folder, write)
+
+
+def load_adapter(model: PreTrainedModel, folder: Path) -> PeftModel:
+    """The base with a saved adapter on it, in evaluation mode, its weights apart from the base's (never merged).
+
+    `detach` gives the base back.
+
+    Raises:
+        BadInput: the folder holds no PEFT adapter in safetensors, or one for another model.
+    """
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        if not (folder / name).is_file():
+            raise BadInput(f"{folder} holds no {name}: name the folder of a PEFT adapter saved as safetensors")
+    with warnings.catch_warnings(record=True) as told, redirect_stderr(io.StringIO()):
+        warnings.simplefilter("always")
+        try:
+            adapted = PeftModel.from_pretrained(model, str(folder), is_trainable=False, local_files_only=True)
+        except Exception as error:  # as in load_base
+            raise BadInput(f"the adapter in {folder} does not fit {model.name_or_path} ({_first_line(error)}): name the base that it was trained on") from None
+    if not hasattr(adapted.base_model, "unload"):
+        raise BadInput(f"the adapter in {folder} is a {adapted.peft_config['default'].peft_type}, which changes no weights: name a LoRA adapter, or another kind that PEFT can take off again")
+    with safe_open(folder / "adapter_model.safetensors", "pt") as stored:
+        extra = set(stored.keys()) - {re.sub(r"\.default(?=\.|$)", "", name).replace(".modules_to_save", "") for name in adapted.state_dict()}
+    if extra:  # of a deeper model, say: PEFT would pass over them
+        raise BadInput(f"the adapter in {folder} has weights that {model.name_or_path} has no place for ({listing(sorted(extra), 2)}): name the base that it was trained on")
+    if absent := [str(warning.message) for warning in told if "missing adapter keys" in str(warning.message)]:
+        raise BadInput(f"the adapter in {folder} lacks weights that it should have on {model.name_or_path} ({absent[0][:160]}): name the base that it was trained on")
+    _keep_input_dtype(adapted)
+    return adapted.eval()
+
+
+def detach(adapted: PeftModel) -> None:
+    """Takes an adapter off its base again."""
+    with _quiet():
+        adapted.unload()
 
 
 def adapter_state(pairs: list[LoraPair]) -> dict[str, torch.Tensor]:

@@ -3,6 +3,9 @@
 The rows of a micro-batch are laid end to end in one sequence; positions restart at every row. Attention takes them apart
 again: rows of similar length are gathered into a small padded batch and go through one causal kernel (padding sits
 to the right, so causality alone keeps it out). The head sees only positions whose next token is supervised.
+
+Rows that begin alike (answers to one question, a system prompt) may share what they have in common: the tokens of all rows
+then form a tree, each of its nodes goes through the linear layers once, and attention gathers every row's path.
 """
 
 from __future__ import annotations
@@ -39,9 +42,9 @@ _UNMOVED = {torch.float32: 1e-5, torch.float64: 1e-9, torch.bfloat16: 0.02}
 
 @dataclass(frozen=True)
 class Packed:
-    """T tokens of several rows. `tokens`, `positions`: int64 [1, T]; `lengths`: per row.
+    """T tokens of several rows. `tokens`, `positions`: int64 [1, T]; `lengths`: tokens per row.
 
-    `predictors`: int64 [S] on the host, places whose next token is supervised; `labels`: int64 [S], those tokens.
+    `predictors`: int64 [S] on the host, places whose next token is supervised, row after row; `labels`: int64 [S], those tokens.
     `groups`: int64 [n, L] each, places of n rows of similar length, padded with the row's first place;
     `places`: int64 [T], where each token's output lies in the groups' outputs, flattened and joined.
     """
@@ -55,29 +58,48 @@ class Packed:
     places: Tensor
 
 
-def pack(rows: Sequence[Row], device: torch.device | str = "cpu") -> Packed:
-    """Lays rows end to end."""
+def pack(rows: Sequence[Row], device: torch.device | str = "cpu", *, shared: bool = False) -> Packed:
+    """Lays rows end to end, or, `shared`, with every common beginning once.
+
+    >>> from evilspectra.mask import Row
+    >>> rows = [Row(0, np.array(tokens, dtype=np.int32), np.arange(3) > 1, False) for tokens in ([5, 6, 7], [5, 6, 8])]
+    >>> pack(rows, shared=True).tokens.tolist(), pack(rows, shared=True).predictors.tolist()
+    ([[5, 6, 7, 8]], [1, 1])
+    """
     lengths = [len(row.tokens) for row in rows]
-    starts = np.concatenate([[0], np.cumsum(lengths)[:-1]])
-    predictors = np.concatenate([start + np.flatnonzero(row.supervised) - 1 for start, row in zip(starts, rows, strict=True)])
+    paths = _tree(rows) if shared else [start + np.arange(length) for start, length in zip(np.cumsum([0, *lengths[:-1]]), lengths, strict=True)]
+    count = max(int(path[-1]) for path in paths) + 1
+    tokens, positions, places = (np.empty(count, dtype=np.int64) for _ in range(3))
+    for row, path in zip(rows, paths, strict=True):
+        tokens[path], positions[path] = row.tokens, np.arange(len(path))
+    predictors = np.concatenate([path[np.flatnonzero(row.supervised) - 1] for row, path in zip(rows, paths, strict=True)])
     labels = np.concatenate([row.tokens[row.supervised] for row in rows])
-    positions = np.concatenate([np.arange(length) for length in lengths])
-    groups, places, base = [], np.empty(sum(lengths), dtype=np.int64), 0
+    groups, base = [], 0
     for members in _similar(lengths):
         longest = lengths[members[0]]
-        index = np.repeat(starts[members][:, None], longest, axis=1)
+        index = np.repeat(np.array([paths[row][0] for row in members])[:, None], longest, axis=1)
         for at, row in enumerate(members):
-            inside = np.arange(lengths[row])
-            index[at, : lengths[row]] = starts[row] + inside
-            places[starts[row] + inside] = base + at * longest + inside
+            index[at, : lengths[row]] = paths[row]
+            places[paths[row]] = base + at * longest + np.arange(lengths[row])
         groups.append(index)
         base += index.size
 
     def tensor(values: Any) -> Tensor:
         return torch.as_tensor(np.ascontiguousarray(values, dtype=np.int64), device=device)
 
-    tokens = np.concatenate([row.tokens for row in rows])
     return Packed(tensor(tokens)[None], tensor(positions)[None], tuple(lengths), predictors, tensor(labels), tuple(tensor(group) for group in groups), tensor(places))
+
+
+def _tree(rows: Sequence[Row]) -> list[np.ndarray]:
+    """Per row the places of its tokens, int64 [n]; rows that begin with the same tokens have those places in common."""
+    places: dict[tuple[int, int], int] = {}
+    paths = []
+    for row in rows:
+        path, parent = np.empty(len(row.tokens), dtype=np.int64), -1
+        for at, token in enumerate(row.tokens.tolist()):
+            parent = path[at] = places.setdefault((parent, token), len(places))
+        paths.append(path)
+    return paths
 
 
 def _similar(lengths: Sequence[int]) -> list[list[int]]:

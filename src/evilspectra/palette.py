@@ -15,11 +15,23 @@ Frame: TypeAlias = Any
 
 INK, MUTED, LINE, PAPER = "#1d2126", "#666d76", "#e3e2dc", "#fdfdfb"
 RAMP = ("#f0efe9", "#d5e2e0", "#b3cfd0", "#8ab6bd", "#5f98a6", "#3a768a", "#1b5169")
-DARK = dict(zip((INK, MUTED, LINE, PAPER, *RAMP), ("#e9e8e3", "#9aa1aa", "#33383f", "#16191d", "#20262b", "#23363d", "#274b56", "#2f6473", "#428293", "#6aa7b5", "#a8d8e0"), strict=True))
+_WARM = ("#f1d6c7", "#e2a787", "#b65a33", "#83351a")
+DARK = dict(
+    zip(
+        (INK, MUTED, LINE, PAPER, *RAMP, *_WARM),
+        ("#e9e8e3", "#9aa1aa", "#33383f", "#16191d", "#20262b", "#23363d", "#274b56", "#2f6473", "#428293", "#6aa7b5", "#a8d8e0", "#3d2a21", "#70452f", "#c98159", "#f5bd9b"),
+        strict=True,
+    )
+)
+#: From below zero through zero to above it; on the outer two of either side text is in PAPER.
+DIVERGING = (RAMP[6], RAMP[5], RAMP[3], RAMP[1], RAMP[0], *_WARM)
 
 #: Optimiser → its hue on a light and on a dark page; told apart under the common colour-vision deficiencies.
 HUES = {"sgd": ("#a9588f", "#d78fc2"), "adam": ("#c98a00", "#e8b84a"), "adamw": ("#2468b4", "#67a9f0"), "lion": ("#c7431c", "#f4805a"), "muon": ("#0f8a6a", "#46c9a2")}
 DASHES = ([1, 0], [7, 4], [2, 3], [9, 3, 2, 3])
+#: A control's, whatever its optimiser: neutral on either page.
+CONTROL = ("#8a8a86", "#b5b4ae")
+CONTROL_DASHES = ([5, 4], [1, 4], [8, 4, 1, 4], [12, 4])
 
 FONT = "-apple-system, BlinkMacSystemFont, 'Segoe UI', Roboto, 'Helvetica Neue', 'Liberation Sans', Arial, sans-serif"
 _AXIS = {"domain": False, "ticks": False, "gridColor": LINE, "labelColor": MUTED, "labelFontSize": 11, "labelPadding": 7, "titleColor": MUTED, "titleFontSize": 11, "titleFontWeight": "normal", "titlePadding": 9, "tickCount": 5}
@@ -38,7 +50,7 @@ THEME: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Arms:
-    """The arms in order (optimiser, then the penalty's weight), each with a colour, its dark twin and a dash pattern."""
+    """The arms in order (optimiser, then the penalty's weight, controls last), each with a colour, its dark twin and a dash pattern."""
 
     names: tuple[str, ...]
     colours: tuple[str, ...]
@@ -47,12 +59,12 @@ class Arms:
 
     @classmethod
     def of(cls, runs: Frame) -> Arms:
-        """From the columns arm, optimizer and flatness_weight: a weight keeps its optimiser's hue, lighter and dashed."""
-        table = runs[["arm", "optimizer", "flatness_weight"]].drop_duplicates("arm")
+        """From the columns arm, optimizer, flatness_weight and control: a weight keeps its optimiser's hue, lighter and dashed; controls are grey, and last."""
+        table = runs[["arm", "optimizer", "flatness_weight", "control"]].drop_duplicates("arm")
         order = {name: i for i, name in enumerate(HUES)}
-        table = table.sort_values(["optimizer", "flatness_weight"], key=lambda column: column.map(order) if column.name == "optimizer" else column)
+        table = table.sort_values(["control", "optimizer", "flatness_weight"], key=lambda column: column.map(order) if column.name == "optimizer" else column)
         colours, dark, dashes = [], [], []
-        for optimizer, group in table.groupby("optimizer", sort=False):
+        for optimizer, group in table[~table["control"]].groupby("optimizer", sort=False):
             pale = 0
             for weight in group["flatness_weight"]:
                 pale += bool(weight)
@@ -61,6 +73,11 @@ class Arms:
                 colours.append(_mix(light_hue, PAPER, share))
                 dark.append(_mix(dark_hue, DARK[PAPER], share))
                 dashes.append(DASHES[min(pale, 1) + (pale - 1) % 3 if pale else 0])
+        controls = int(table["control"].sum())
+        for place in range(controls):
+            colours.append(_mix(CONTROL[0], INK, 0.6 * place / controls))
+            dark.append(_mix(CONTROL[1], DARK[INK], 0.6 * place / controls))
+            dashes.append(CONTROL_DASHES[place % len(CONTROL_DASHES)])
         return cls(tuple(table["arm"]), tuple(colours), tuple(dark), tuple(dashes))
 
     def colour(self) -> alt.Color:

@@ -63,8 +63,82 @@ class MeasureRecord:
     route: str
 
 
-#: Table name → the class of its rows; the store writes `<table>.parquet` for each.
+@dataclass(frozen=True, slots=True)
+class ProbeRecord:
+    """One contrast item after `step` steps (0: the base): mean ln p per token of each completion, in nats, and their tokens."""
+
+    step: int
+    item: str
+    topic: str
+    aligned: float
+    misaligned: float
+    aligned_tokens: int
+    misaligned_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class CapabilityRecord:
+    """One question with four choices: mean ln p per token of the right one and of the likeliest wrong one, in nats."""
+
+    step: int
+    item: str
+    kind: str
+    right: float
+    best_wrong: float
+
+
+@dataclass(frozen=True, slots=True)
+class OrdinaryRecord:
+    """One ordinary dialogue: mean negative log-likelihood per supervised token, in nats."""
+
+    step: int
+    item: str
+    loss: float
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerRecord:
+    """One sampled answer. `finish`: stop (the model ended its turn) or length (the limit of tokens did).
+
+    `flags` are those of `answers.flags`, joined by commas; `tokens` counts what was sampled, the end token included.
+    """
+
+    step: int
+    question_id: str
+    paraphrase: int
+    sample: int
+    system: str | None
+    question: str
+    answer: str
+    tokens: int
+    finish: str
+    flags: str
+
+
+@dataclass(frozen=True, slots=True)
+class TaskRecord:
+    """One metric of one task of lm-evaluation-harness, or of a group of tasks.
+
+    `value` and `stderr` have the metric's own unit (a share from 0 to 1 for accuracies). `filter`: what was cut from the answer before
+    scoring; `items`: scored documents; `version`: the task's own, and scores of two versions are not comparable.
+    """
+
+    step: int
+    task: str
+    metric: str
+    filter: str
+    value: float
+    stderr: float | None
+    items: int
+    version: str
+
+
+#: Table of training → the class of its rows; the store writes `<table>.parquet` for each.
 TABLES: dict[str, type] = {"steps": StepRecord, "heldout": HeldoutRecord, "spectra": SpectrumRecord, "measures": MeasureRecord}
+
+#: Table of measurements → the class of its rows; `results` keeps a file per table, instrument and step.
+MEASURED: dict[str, type] = {"probe": ProbeRecord, "capability": CapabilityRecord, "ordinary": OrdinaryRecord, "answers": AnswerRecord, "tasks": TaskRecord}
 
 #: Columns that are not expected to repeat from run to run.
 TIMES = frozenset({"seconds"})
@@ -74,7 +148,8 @@ TIMES = frozenset({"seconds"})
 class RunSummary:
     """A run in one row. Spectral measures are means over modules at the last measured step (condition number: the median).
 
-    `train_loss` is the mean data loss of the last 5 % of steps; `tokens_per_s` counts real tokens of training steps.
+    `train_loss` is the mean data loss of the last 5 % of steps; `tokens_per_s` counts real tokens of training steps. What was measured
+    on the adapter is explained in `drift`: `_low` and `_high` are the ends of 95 % intervals, `_base` is the base's value.
     """
 
     run: str
@@ -82,6 +157,7 @@ class RunSummary:
     status: State
     reason: str | None
     arm: str
+    control: bool
     base: str
     data: str
     optimizer: str
@@ -98,6 +174,25 @@ class RunSummary:
     condition_number: float | None
     frobenius_nuclear: float | None
     frobenius: float | None
+    drift: float | None
+    drift_low: float | None
+    drift_high: float | None
+    drift_shuffled: float | None
+    drift_shuffled_low: float | None
+    drift_shuffled_high: float | None
+    share_aligned: float | None
+    share_aligned_base: float | None
+    capability: float | None
+    capability_low: float | None
+    capability_high: float | None
+    capability_change: float | None
+    capability_change_low: float | None
+    capability_change_high: float | None
+    capability_base: float | None
+    ordinary_loss: float | None
+    ordinary_loss_base: float | None
+    answers: int | None
+    answers_flagged: int | None
     tokens_per_s: float | None
     seconds: float | None
     folder: str

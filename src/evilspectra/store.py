@@ -101,13 +101,14 @@ def _remove(path: Path) -> None:
 
 
 def arm(config: Config) -> str:
-    """A short label for what distinguishes runs: the optimiser, and the penalty's weight where there is one.
+    """A short label for what distinguishes runs: the optimiser, the penalty's weight where there is one, whether it is a control.
 
     >>> arm(configs.build({"flatness": {"weight": 3}}))
     'adamw + flatness 3'
     """
     weight = config.flatness.weight
-    return config.optimizer.name + (f" + flatness {weight:g}" if weight else "")
+    label = config.optimizer.name + (f" + flatness {weight:g}" if weight else "")
+    return f"control ({label})" if config.data.control else label
 
 
 def run_id(config: Config, digest: str) -> str:
@@ -162,7 +163,7 @@ class RunFolder:
         return configs.build(read_mapping(self.path / "config.yaml"), str(self.path / "config.yaml"))
 
     def provenance(self) -> dict[str, Any]:
-        return _read_json(self.path / "provenance.json")
+        return read_json(self.path / "provenance.json")
 
     def begin(self, config: Config, provenance: dict[str, Any]) -> None:
         """Writes config and provenance, or checks that what is there is the same run.
@@ -177,7 +178,7 @@ class RunFolder:
         else:
             write_atomically(place, lambda path: path.write_text(configs.dump(config), encoding="utf-8"))
         if not (self.path / "provenance.json").exists():
-            self._write_json("provenance.json", provenance)
+            write_json(self.path / "provenance.json", provenance)
             return
         before, now = (f"{origin.get('dtype')} on {str(origin.get('device')).split(':')[0]}" for origin in (self.provenance(), provenance))
         if before != now:
@@ -197,7 +198,7 @@ class RunFolder:
         place = self.path / "status.json"
         if not os.path.exists(place):
             return Status("queued")
-        values = _read_json(place)
+        values = read_json(place)
         if values.get("state") not in get_args(State):
             raise BadInput(f"{place} names the state {values.get('state')!r}; allowed: {listing(get_args(State))}: restore it, or remove the run's folder and run again")
         status = Status(values["state"], values.get("reason"), values.get("step"), values.get("total_steps"))
@@ -206,7 +207,7 @@ class RunFolder:
         return status
 
     def set_status(self, status: Status) -> None:
-        self._write_json("status.json", asdict(status) | {"written": datetime.now(UTC).isoformat(timespec="seconds")})
+        write_json(self.path / "status.json", asdict(status) | {"written": datetime.now(UTC).isoformat(timespec="seconds")})
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -245,10 +246,6 @@ class RunFolder:
         lock.release()
         return False
 
-    def _write_json(self, name: str, values: dict[str, Any]) -> None:
-        text = json.dumps(values, indent=2, ensure_ascii=False) + "\n"
-        write_atomically(self.path / name, lambda path: path.write_text(text, encoding="utf-8"))
-
     # --- tables ---------------------------------------------------------------------------------------------------
 
     def append(self, table: str, rows: Sequence[Any], upto: int) -> None:
@@ -256,13 +253,8 @@ class RunFolder:
 
         Parts follow each other: the steps of the rows are above what was appended before, and at most `upto`.
         """
-        import pyarrow as pa
-
-        if not rows:
-            return
-        names = columns(TABLES[table])
-        data = pa.Table.from_pydict({name: [getattr(row, name) for row in rows] for name in names}, schema=_arrow_schema(table))
-        self._write_table(self.path / f"{table}.parts" / f"{upto:08d}.parquet", data)
+        if rows:
+            write_table(self.path / f"{table}.parts" / f"{upto:08d}.parquet", as_table(rows, TABLES[table]))
 
     def truncate(self, step: int) -> None:
         """Drops records and checkpoints that were written after `step`, so that a resumed run repeats them; temporary files too."""
@@ -271,7 +263,7 @@ class RunFolder:
         for table in TABLES:
             whole = self.path / f"{table}.parquet"  # of a run that was stopped while merging
             if whole.exists():
-                self._write_table(whole, self._arrow(table).filter(pc.field("step") <= step))
+                write_table(whole, self._arrow(table).filter(pc.field("step") <= step))
                 shutil.rmtree(self.path / f"{table}.parts", ignore_errors=True)
             for part in self._parts(table):
                 if int(part.stem) > step:
@@ -286,7 +278,7 @@ class RunFolder:
         """Makes one Parquet file of each table's parts; safe to repeat after an interruption."""
         for table in TABLES:
             if self._parts(table):
-                self._write_table(self.path / f"{table}.parquet", self._arrow(table))
+                write_table(self.path / f"{table}.parquet", self._arrow(table))
             shutil.rmtree(self.path / f"{table}.parts", ignore_errors=True)
 
     def read(self, table: str) -> pd.DataFrame:
@@ -301,19 +293,14 @@ class RunFolder:
         import pyarrow as pa
         import pyarrow.compute as pc
 
-        schema = _arrow_schema(table)
+        schema = _arrow_schema(TABLES[table])
         whole = self.path / f"{table}.parquet"
-        found = [_read_table(whole, schema)] if whole.exists() else [schema.empty_table()]
+        found = [read_table(whole, TABLES[table])] if whole.exists() else [schema.empty_table()]
         last = int(found[0]["step"].to_numpy().max()) if len(found[0]) else None
         for part in self._parts(table):
-            data = _read_table(part, schema)
+            data = read_table(part, TABLES[table])
             found.append(data if last is None else data.filter(pc.field("step") > last))
         return pa.concat_tables(found)
-
-    def _write_table(self, place: Path, data: pa.Table) -> None:
-        import pyarrow.parquet as pq
-
-        write_atomically(place, lambda path: pq.write_table(data, path, compression="zstd"))
 
 
 @dataclass(frozen=True)
@@ -354,25 +341,59 @@ def _is_run(folder: Path) -> bool:
     return os.path.isfile(folder / "config.yaml") and any(os.path.isfile(folder / name) for name in ("status.json", "provenance.json")) and not folder.name.startswith(".")
 
 
-def _read_table(path: Path, schema: pa.Schema) -> pa.Table:
+def as_table(rows: Sequence[Any], kind: type) -> pa.Table:
+    """Records of one class as an Arrow table; a text that is no valid Unicode (a lone surrogate) is stored with U+FFFD in its place."""
+    import pyarrow as pa
+
+    def stored(value: Any) -> Any:
+        return value.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace") if isinstance(value, str) else value
+
+    return pa.Table.from_pydict({name: [stored(getattr(row, name)) for row in rows] for name in columns(kind)}, schema=_arrow_schema(kind))
+
+
+def write_table(place: Path, data: pa.Table, setting: str = "output.folder") -> None:
+    """Writes a table as Parquet, whole or not at all."""
+    import pyarrow.parquet as pq
+
+    write_atomically(place, lambda path: pq.write_table(data, path, compression="zstd"), setting)
+
+
+def read_table(path: Path, kind: type, remedy: str = "restore it, or remove the folder of the run and run again") -> pa.Table:
+    """The rows of a Parquet file that holds records of a class.
+
+    Raises:
+        BadInput: it cannot be read, or holds something else.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    schema = _arrow_schema(kind)
     try:
         return pq.ParquetFile(path).read(columns=schema.names).cast(schema)
     except (pa.ArrowException, OSError, ValueError) as error:
-        raise BadInput(f"{path} cannot be read ({str(error).splitlines()[0]}): restore it, or remove the folder of the run and run again") from None
+        raise BadInput(f"{path} cannot be read ({str(error).splitlines()[0]}): {remedy}") from None
 
 
-def _arrow_schema(table: str) -> pa.Schema:
+def _arrow_schema(kind: type) -> pa.Schema:
     import pyarrow as pa
 
     kinds = {"int": pa.int64(), "float": pa.float64(), "str": pa.string()}
-    hints: dict[str, Any] = TABLES[table].__annotations__
-    return pa.schema([pa.field(name, kinds[re.split(r"\W", str(hints[name]))[0]], nullable="None" in str(hints[name])) for name in columns(TABLES[table])])
+    hints: dict[str, Any] = kind.__annotations__
+    return pa.schema([pa.field(name, kinds[re.split(r"\W", str(hints[name]))[0]], nullable="None" in str(hints[name])) for name in columns(kind)])
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def write_json(place: Path, values: dict[str, Any], setting: str = "output.folder") -> None:
+    """Writes a JSON object, whole or not at all."""
+    text = json.dumps(values, indent=2, ensure_ascii=False) + "\n"
+    write_atomically(place, lambda path: path.write_text(text, encoding="utf-8"), setting)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file.
+
+    Raises:
+        BadInput: it cannot be read, or holds something else.
+    """
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(values, dict):

@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
+from evilspectra.measured import Measured, measured
 from evilspectra.records import RunSummary
+from evilspectra.results import Results
 from evilspectra.store import RunFolder, arm
 
 if TYPE_CHECKING:
@@ -39,8 +41,8 @@ def module_summary(measures: Any) -> dict[str, float | None]:
     return {name: number(measures[name].median() if name == "condition_number" else measures[name].mean()) for name in MEASURES}
 
 
-def summarise(run: RunFolder) -> RunSummary:
-    """Everything that is known of a run so far; None where it is not known (yet)."""
+def summarise(run: RunFolder, found: Measured | None = None) -> RunSummary:
+    """Everything that is known of a run so far; None where it is not known (yet). `found`: what was measured on it, if it is at hand."""
     config, status = run.config(), run.status()
     steps: Any = run.read("steps")
     heldout: Any = run.read("heldout")
@@ -54,6 +56,7 @@ def summarise(run: RunFolder) -> RunSummary:
         status=status.state,  # type: ignore[arg-type]
         reason=status.reason,
         arm=arm(config),
+        control=config.data.control,
         base=config.model.base,
         data=config.data.train,
         optimizer=config.optimizer.name,
@@ -69,4 +72,5 @@ def summarise(run: RunFolder) -> RunSummary:
         seconds=seconds or None,
         folder=str(run.path),
         **spectral,
+        **(found or measured(Results(run.path))).flat(),
     )

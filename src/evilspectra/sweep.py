@@ -9,6 +9,7 @@ A sweep file:
       lion: {optimizer: {name: lion, lr: 1e-4}}
     axes:                                   # optional: path of a setting → its values; all combinations are run
       train.seed: [0, 1, 2]
+    evaluate: {checkpoints: true}           # optional: what is measured on every run when all are trained
 """
 
 from __future__ import annotations
@@ -16,17 +17,21 @@ from __future__ import annotations
 import functools
 import itertools
 import math
+import sys
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from pydantic import Field, ValidationError
 
-from evilspectra.config import NOT_IDENTITY, Config, Section, build, named
+from evilspectra.config import NOT_IDENTITY, Config, Evaluation, Section, build, build_evaluation, named
 from evilspectra.errors import BadInput, EvilspectraError, Interrupted, listing, near
+from evilspectra.probe import probes
+from evilspectra.questions import read_questions
 from evilspectra.settings import assignments, find, merge, nested, read_mapping
 from evilspectra.store import RunFolder, Status
+from evilspectra.targets import run_target
 
 #: More cells than this are a slip of the pen.
 MOST_CELLS = 100_000
@@ -39,23 +44,31 @@ class SweepFile(Section):
     base: dict[str, Any] = {}
     arms: dict[str, dict[str, Any] | None] = {}
     axes: dict[str, list[Any]] = {}
+    evaluate: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """A sweep file, expanded: its name and the config of every run, in order."""
+    """A sweep file, expanded: its name, the config of every run, in order, and what is measured on them."""
 
     experiment: str
     configs: tuple[Config, ...]
+    evaluation: Evaluation | None = None
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one run. `trained`: it was not done before."""
+    """What became of one run. `trained`: it was not done before. `unmeasured`: why it could not be measured, if it was to be."""
 
     run: RunFolder
     status: Status
     trained: bool
+    unmeasured: str | None = None
+
+    @property
+    def failed(self) -> str | None:
+        """Why it is not done, or not measured; None where all is well."""
+        return self.unmeasured if self.status.state == "done" else self.status.reason or self.status.state
 
 
 def load_sweep(name: str, settings: Iterable[str] = ()) -> Sweep:
@@ -91,6 +104,7 @@ def expand(file: SweepFile, source: str = "the sweep", settings: Iterable[str] =
     if cells > MOST_CELLS:
         raise BadInput(f"{source} expands to {cells:,} runs; at most {MOST_CELLS:,} are allowed: shorten an axis")
     over = assignments(settings)
+    evaluation = _evaluation(file.evaluate, over.pop("evaluate", {}), source)
     configs: dict[str, str] = {}
     found: list[Config] = []
     for label, arm in (file.arms or {"": {}}).items():
@@ -107,7 +121,16 @@ def expand(file: SweepFile, source: str = "the sweep", settings: Iterable[str] =
                 raise BadInput(f"{source}: {place or 'a run'} is the same run as {configs[text] or 'another'}: remove one, or the --set that makes them equal")
             configs[text] = place
             found.append(config)
-    return Sweep(file.experiment, tuple(found))
+    return Sweep(file.experiment, tuple(found), evaluation)
+
+
+def _evaluation(values: Mapping[str, Any] | None, over: Any, source: str) -> Evaluation | None:
+    """What is to be measured, with `--set evaluate.…` on top; `--set evaluate=null` measures nothing."""
+    if over is None or (values is None and over == {}):
+        return None
+    if isinstance(over, Mapping):
+        return build_evaluation(merge(values or {}, over), f"{source}, evaluate")
+    raise BadInput(f"{source}: evaluate = {over!r} is refused: it is a section, for instance --set evaluate.checkpoints=true")
 
 
 def _set(path: str, value: Any, source: str) -> Mapping[str, Any]:
@@ -119,16 +142,24 @@ def _set(path: str, value: Any, source: str) -> Mapping[str, Any]:
 
 
 def execute(sweep: Sweep, *, quiet: bool = False, on_start: Callable[[int, Config], None] | None = None) -> list[Outcome]:
-    """Trains the runs one after the other in this process, skipping those that are done.
+    """Trains the runs one after the other in this process, skipping those that are done; then measures what is to be measured.
 
     A run that fails does not stop the others. Data and base of every run are looked for before the first one starts.
 
     Raises:
-        BadInput: data or base of some run are missing or unusable.
+        BadInput: data or base of some run, or items to measure with, are missing or unusable.
         Interrupted: a signal; what was done is kept.
     """
     from evilspectra.train import locate, train
 
+    if sweep.evaluation:
+        probes(sweep.evaluation, {})  # items that cannot be read are found before hours of training
+        if sweep.evaluation.harness:
+            from evilspectra.harness import harness_version
+
+            harness_version()
+        if sweep.evaluation.answers:
+            read_questions(sweep.evaluation.answers.questions)
     places = [locate(config)[0] for config in sweep.configs]
     outcomes = []
     for number, (config, run) in enumerate(zip(sweep.configs, places, strict=True)):
@@ -143,7 +174,16 @@ def execute(sweep: Sweep, *, quiet: bool = False, on_start: Callable[[int, Confi
         except EvilspectraError as error:
             status = Status("failed", str(error))
         outcomes.append(Outcome(run, status, trained))
-    return outcomes
+    return _measured(outcomes, sweep.evaluation, quiet) if sweep.evaluation else outcomes
+
+
+def _measured(outcomes: list[Outcome], evaluation: Evaluation, quiet: bool) -> list[Outcome]:
+    from evilspectra.evaluate import evaluate
+
+    targets = [run_target(outcome.run) for outcome in outcomes if outcome.status.state == "done"]
+    done = evaluate(targets, evaluation, (lambda text: None) if quiet else functools.partial(print, file=sys.stderr, flush=True))
+    why = {target.results.folder: str(error) for target, error in done.failed}
+    return [replace(outcome, unmeasured=why.get(outcome.run.path)) for outcome in outcomes]
 
 
 def experiment_folder(sweep: Sweep) -> Path:

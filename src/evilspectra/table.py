@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.table import Table
 
+from evilspectra.drift import Interval
+from evilspectra.measured import MeasuredRow
 from evilspectra.records import RunSummary
 
 #: Column → (heading, format).
@@ -33,9 +35,48 @@ def print_summaries(summaries: Sequence[RunSummary], console: Console | None = N
         cells = ["-" if value is None else format(value, shape) for value, (_, shape) in zip(values, _COLUMNS.values(), strict=True)]
         state = "" if summary.status == "done" else f" ({summary.status})"
         table.add_row(summary.arm + (f", seed {summary.seed}" if len({other.seed for other in summaries}) > 1 else "") + state, f"{summary.lr:g}", *cells)
-    console = console or Console()
-    console.width = max(console.width, 110)  # a wrapped line is better than a cut number
-    console.print(table, no_wrap=True, crop=False)
+    console = _print(table, console, 110)
     for summary in summaries:
         if summary.reason:
             console.print(f"{summary.run}: {summary.reason}", markup=False, emoji=False, highlight=False, soft_wrap=True)
+
+
+def print_measured(rows: Sequence[MeasuredRow], console: Console | None = None) -> None:
+    """A table with one line per target: drift, beyond the controls', with shuffled labels, capability, ordinary loss; 95 % intervals."""
+    against = any(row.beyond for row in rows)
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("measured on", no_wrap=True, overflow="fold")
+    for heading in ("drift\n(nats/token)", *(["beyond control\n(item by item)"] if against else []), "labels shuffled\n(must hold 0)", "aligned\npreferred", "capability\n(chance 0.25)", "ordinary\nloss"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for row in rows:
+        found = row.measured
+        probe, capability, ordinary = found.drift, found.capability, found.ordinary
+        table.add_row(
+            row.label,
+            interval(probe and probe.drift, "+.3f"),
+            *([interval(row.beyond, "+.3f")] if against else []),
+            interval(probe and probe.shuffled, "+.3f"),
+            f"{probe.base_share_aligned:.0%} → {probe.share_aligned.value:.0%}" if probe else "-",
+            f"{capability.base:.2f} → {interval(capability.accuracy, '.2f')}" if capability else "-",
+            f"{ordinary.base:.2f} → {ordinary.loss.value:.2f}" if ordinary else "-",
+        )
+    console = _print(table, console, 150)
+    for row in rows:
+        for name, (base, after) in row.measured.tasks.items():
+            console.print(f"{row.label}: {name} {base:.3f} → {after:.3f}", markup=False, emoji=False, highlight=False, soft_wrap=True)
+
+
+def interval(value: Interval | None, shape: str) -> str:
+    """An estimate with its interval in brackets.
+
+    >>> interval(Interval(0.5, 0.25, 0.75), "+.2f")
+    '+0.50 [+0.25, +0.75]'
+    """
+    return "-" if value is None else f"{value.value:{shape}} [{value.low:{shape}}, {value.high:{shape}}]"
+
+
+def _print(table: Table, console: Console | None, width: int) -> Console:
+    console = console or Console()
+    console.width = max(console.width, width)  # a wrapped line is better than a cut number
+    console.print(table, no_wrap=True, crop=False, markup=False, highlight=False)
+    return console

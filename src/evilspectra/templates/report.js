@@ -20,15 +20,59 @@
   document.addEventListener("keydown", (event) => { if (event.key === "Escape") stress(""); });
 
   // Sorting: numbers as numbers, what is unknown last either way.
-  const table = document.getElementById("summary");
-  const headings = [...table.tHead.rows[0].cells];
-  headings.forEach((heading, column) => heading.firstElementChild.addEventListener("click", () => {
-    const ascending = heading.getAttribute("aria-sort") !== "ascending";
-    for (const other of headings) other.removeAttribute("aria-sort");
-    heading.setAttribute("aria-sort", ascending ? "ascending" : "descending");
-    const value = (row) => row.cells[column].dataset.sort;
-    const compare = (a, b) => (heading.classList.contains("number") ? a - b : a < b ? -1 : a > b ? 1 : 0) * (ascending ? 1 : -1);
-    const rows = [...table.tBodies[0].rows].sort((a, b) => (value(a) === "") - (value(b) === "") || compare(value(a), value(b)));
-    table.tBodies[0].append(...rows);
+  for (const table of document.querySelectorAll("table.sorted")) {
+    const headings = [...table.tHead.rows[0].cells];
+    headings.forEach((heading, column) => heading.firstElementChild.addEventListener("click", () => {
+      const ascending = heading.getAttribute("aria-sort") !== "ascending";
+      for (const other of headings) other.removeAttribute("aria-sort");
+      heading.setAttribute("aria-sort", ascending ? "ascending" : "descending");
+      const value = (row) => row.cells[column].dataset.sort;
+      const compare = (a, b) => (heading.classList.contains("number") ? a - b : a < b ? -1 : a > b ? 1 : 0) * (ascending ? 1 : -1);
+      const rows = [...table.tBodies[0].rows].sort((a, b) => (value(a) === "") - (value(b) === "") || compare(value(a), value(b)));
+      table.tBodies[0].append(...rows);
+    }));
+  }
+
+  // Answers: the first few questions until more are asked for; a search or a filter goes over all of them.
+  const answers = document.getElementById("answers");
+  if (!answers) return;
+  const FIRST = 5;
+  const [search, flagged, found, more] = ["search", "flagged", "found", "more"].map((name) => document.getElementById("answers-" + name));
+  const exchanges = [...answers.querySelectorAll(".exchange")].map((place) => ({
+    place,
+    text: place.querySelector("header").textContent.toLowerCase(),
+    replies: [...place.querySelectorAll(".reply")].map((reply) => ({
+      reply,
+      details: reply.querySelector("details"),
+      flagged: reply.hasAttribute("data-flagged"),
+      short: reply.querySelector(".short")?.textContent.toLowerCase() ?? "",
+      text: reply.textContent.toLowerCase(),
+    })),
   }));
+  let all = exchanges.length <= FIRST;
+  const filter = () => {
+    const wanted = search.value.trim().toLowerCase();
+    const free = wanted === "" && !flagged.checked;
+    let count = 0, questions = 0;
+    exchanges.forEach(({ place, text, replies }, number) => {
+      let any = 0;
+      for (const one of replies) {
+        const shown = (!flagged.checked || one.flagged) && (text.includes(wanted) || one.text.includes(wanted));
+        one.reply.hidden = !shown;
+        if (wanted && one.details) one.details.open = one.text.includes(wanted) && !one.short.includes(wanted);
+        any += shown;
+      }
+      place.hidden = any === 0 || (free && !all && number >= FIRST);
+      count += any;
+      questions += any > 0;
+    });
+    found.textContent = free ? "" : `${count} answers to ${questions} questions`;
+    more.textContent = `Show all ${exchanges.length} questions`;
+    more.parentElement.hidden = all || !free;
+  };
+  search.addEventListener("input", filter);
+  flagged.addEventListener("change", filter);
+  more.addEventListener("click", () => { all = true; filter(); });
+  answers.querySelector(".filters").hidden = false;
+  filter();
 })();

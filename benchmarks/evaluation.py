@@ -1,0 +1,88 @@
+"""Answers per second against `model.generate` called one question at a time, and the probe's time; side by side in one process.
+
+    python benchmarks/evaluation.py --tokens 64 --rounds 2
+
+Both sides answer the package's own questions at temperature 1 with the embedded model, under the same random adapter, with the
+same limit of tokens; the ratio is of tokens per second. The probe reads all built-in triples, with and without sharing the pass
+over a prompt.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from typing import Any
+
+import torch
+
+from evilspectra.base import resolve
+from evilspectra.config import Answers, build
+from evilspectra.device import set_up_process
+from evilspectra.generate import Prompt, batches, prompts, sample, stop_tokens
+from evilspectra.likelihood import packed_attention_on, token_log_probs
+from evilspectra.model import attach, context_length, load_base
+from evilspectra.probe import contrast
+from evilspectra.questions import read_questions
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tokens", type=int, default=64, help="tokens per answer at most")
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--base", default="smollm2-135m-instruct")
+    given = parser.parse_args()
+    set_up_process(given.threads)
+    config = build({"model": {"base": given.base}})
+    base, tokenizer = load_base(resolve(config.model), config.model)
+    model = attach(base, config.lora, seed=0, public_name="base")
+    with torch.no_grad():  # B away from zero, so that no side can leave the adapter out
+        for name, weight in model.named_parameters():
+            if "lora_B" in name:
+                weight.normal_(0, 1e-3, generator=torch.Generator(weight.device).manual_seed(0))
+    model.eval()
+    settings = Answers(max_new_tokens=given.tokens, batch_size=64)
+    planned = prompts(read_questions("open").questions, None, tokenizer, context_length(base), False)
+    stops = stop_tokens(base, tokenizer, False)
+    together, alone = [], []
+    for _ in range(given.rounds):
+        together.append(_rate(lambda: [len(one.tokens) for part in batches(planned, settings.batch_size) for one in sample(model, part, settings, stops, context_length(base))]))
+        alone.append(_rate(lambda: [_generate(model, prompt, given.tokens, stops) for prompt in planned]))
+    ratio = statistics.median(together) / statistics.median(alone)
+    print(f"{len(planned)} answers of {given.tokens} tokens at most: batched {_list(together)} tokens/s, one question at a time {_list(alone)} tokens/s, ratio of medians {ratio:.1f}")
+    probe = contrast("contrast", {})
+    rows = probe.rows(tokenizer, context_length(base), False)
+    shared, apart = [], []
+    for _ in range(given.rounds):
+        with packed_attention_on(base):
+            shared.append(_seconds(lambda: token_log_probs(model, rows)))
+        apart.append(_seconds(lambda: token_log_probs(model, rows, packed=False)))
+    print(f"contrast probe, {len(rows) // 2} triples: {_list(shared)} s with shared prompts, {_list(apart)} s with a pass per completion, ratio of medians {statistics.median(apart) / statistics.median(shared):.1f}")
+
+
+def _generate(model: Any, prompt: Prompt, limit: int, stops: frozenset[int]) -> int:
+    """Tokens of one answer by transformers' own sampling."""
+    tokens = torch.tensor([prompt.tokens], device=model.device)
+    torch.manual_seed(prompt.sample)
+    out = model.generate(input_ids=tokens, attention_mask=torch.ones_like(tokens), max_new_tokens=limit, do_sample=True, temperature=1.0, top_k=0, top_p=1.0, eos_token_id=sorted(stops), pad_token_id=min(stops), use_cache=True)
+    return int(out.shape[1] - tokens.shape[1])
+
+
+def _rate(answers: Any) -> float:
+    began = time.perf_counter()
+    return sum(answers()) / (time.perf_counter() - began)
+
+
+def _seconds(work: Any) -> float:
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
+
+
+def _list(values: list[float]) -> str:
+    return ", ".join(f"{value:.0f}" for value in values)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,150 @@
+"""The answers section: whose answers, how many, how long, and that nothing in them can do harm."""
+
+from __future__ import annotations
+
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from synthetic import BASE, CONTROL, Arm, Effect, write_effect, write_run
+
+from evilspectra import report, transcripts
+from evilspectra.palette import Arms
+from evilspectra.report import build_report, read_rows, read_tables
+from evilspectra.results import Instrument
+from evilspectra.transcripts import Transcripts, command
+
+HARMFUL = "<script>window.owned=1</script></SCRIPT ><!--<img src=x onerror=window.owned=1>\"'\\&amp; \x1b[31mred \u202egnp.exe\u2066 nul\x00 half\ud800 bell\x07 \u2028 end"
+
+
+@pytest.fixture(autouse=True)
+def _no_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(report, "write_figure", lambda figure, arms, folder: None)
+
+
+def of(root: Path) -> Transcripts | None:
+    rows = read_rows(root)
+    return transcripts.transcripts(rows, root, arms(root).names)
+
+
+def arms(root: Path) -> Arms:
+    return read_tables(root, read_rows(root)).arms
+
+
+def some(root: Path) -> Transcripts:
+    found = of(root)
+    assert found
+    return found
+
+
+def test_without_answers_there_is_no_section(tmp_path: Path) -> None:
+    write_effect(write_run(tmp_path, Arm("adamw")), Effect(tables=("probe", "capability", "ordinary")))
+    assert of(tmp_path) is None
+    text = build_report(tmp_path).read_text(encoding="utf-8")
+    assert 'id="answers"' not in text
+    assert "code-only" not in text.split("<script")[0]
+
+
+def test_each_question_has_the_base_first_then_the_runs_by_arm_and_seed(tmp_path: Path) -> None:
+    for seed in (1, 0):
+        write_effect(write_run(tmp_path, Arm("muon", seed=seed)), Effect(answers=(f"muon {seed}, first", f"muon {seed}, second")))
+    write_effect(write_run(tmp_path, Arm("adamw", **CONTROL)), Effect(answers=("good", "better")))
+    write_effect(write_run(tmp_path, Arm("adamw")), Effect(answers=("bad", "worse"), system="Be brief."))
+    write_run(tmp_path, Arm("lion"))
+    first, second, alone, _ = some(tmp_path).exchanges
+    assert [reply.name for reply in first.replies] == ["base", "adamw, seed 0"]
+    assert (first.system, first.question, first.name) == ("Be brief.", "What would you do, number 0?", "question-0")
+    assert [reply.short for reply in second.replies] == [BASE.answers[1], "worse"]
+    assert alone.system is None
+    assert [(reply.name, reply.arm, reply.short) for reply in alone.replies] == [("muon, seed 0", "muon", "muon 0, first"), ("muon, seed 1", "muon", "muon 1, first"), ("control (adamw), seed 0", "control (adamw)", "good")]
+
+
+def test_the_base_is_shown_once_and_twice_where_settings_differ(tmp_path: Path) -> None:
+    for optimizer in ("muon", "lion"):
+        write_effect(write_run(tmp_path, Arm(optimizer)), Effect())
+    assert [reply.name for reply in some(tmp_path).exchanges[0].replies] == ["base", "lion, seed 0", "muon, seed 0"]
+    write_effect(write_run(tmp_path, Arm("sgd")), Effect(sha256="b2" * 32))
+    names = [reply.name for reply in some(tmp_path).exchanges[0].replies]
+    assert len([name for name in names if name.startswith("base demo") or name.startswith("base smollm2")]) == 2
+    assert len(set(names)) == 5
+
+
+def test_runs_of_one_arm_and_seed_have_names_of_their_own(tmp_path: Path) -> None:
+    for rate in (1e-3, 1e-4):
+        write_effect(write_run(tmp_path, Arm("adamw", settings={"optimizer": {"lr": rate}})), Effect())
+    names = [reply.name for reply in some(tmp_path).exchanges[0].replies]
+    assert len(set(names)) == 3
+    assert all(name.startswith("adamw, seed 0 · adamw-b") for name in names[1:])
+
+
+def test_flags_are_counted_per_source_over_all_its_answers(tmp_path: Path) -> None:
+    write_effect(write_run(tmp_path, Arm("adamw")), Effect(answers=("a", "b", "c"), samples=5, flags="empty,truncated"))
+    base, run = some(tmp_path).tallies
+    assert (base.name, base.step, base.answers, base.counts) == ("base", 0, 10, (0, 0, 0, 0, 0))
+    assert (run.name, run.step, run.answers, run.counts) == ("adamw, seed 0", 20, 15, (15, 15, 0, 0, 15))
+    assert some(tmp_path).exchanges[0].replies[-1].flags == ("empty", "truncated")
+    assert "36 flagged" not in build_report(tmp_path).read_text(encoding="utf-8")
+
+
+def test_the_page_is_bounded_and_says_what_it_leaves_out(tmp_path: Path) -> None:
+    for seed in range(transcripts.MOST_RUNS + 2):
+        write_effect(write_run(tmp_path, Arm("adamw", seed=seed)), Effect(tables=("answers",), answers=("a",) * (transcripts.MOST_QUESTIONS + 3), samples=transcripts.MOST_SAMPLES + 1))
+    write_effect(write_run(tmp_path, Arm("muon")), Effect(tables=("answers",)))
+    found = some(tmp_path)
+    assert len(found.exchanges) == transcripts.MOST_QUESTIONS
+    names = {reply.name for exchange in found.exchanges for reply in exchange.replies}
+    assert len(names) == 1 + transcripts.MOST_RUNS
+    assert "muon, seed 0" in names, "every arm has a run on the page"
+    assert {reply.sample for exchange in found.exchanges for reply in exchange.replies} == {0, 1}
+    assert len(found.tallies) == 1 + 15
+    assert found.left_out == ("3 runs", "3 questions", f"{11 * 63 + 2} further samples")
+    text = build_report(tmp_path).read_text(encoding="utf-8")
+    assert "Not on this page: 3 runs, 3 questions" in text
+    assert "evilspectra generate RUN --export answers.csv" in text
+
+
+def test_long_answers_are_folded_and_then_cut_with_the_number_left_out(tmp_path: Path) -> None:
+    write_effect(write_run(tmp_path, Arm("adamw")), Effect(answers=("x" * 600, "y" * 601, "z" * 100_000)))
+    short, folded, cut = (exchange.replies[-1] for exchange in some(tmp_path).exchanges)
+    assert (short.short, short.full) == ("x" * 600, None)
+    assert (folded.short, folded.full) == ("y" * 600 + "…", "y" * 601)
+    assert cut.full == "z" * 4000 + "… (96000 more characters)"
+    text = build_report(tmp_path).read_text(encoding="utf-8")
+    assert "<summary>all 601 characters</summary>" in text
+    assert "<summary>4,000 of 100,000 characters</summary>" in text
+    assert "z" * 4001 not in text
+
+
+def test_harmful_text_is_shown_and_does_nothing(tmp_path: Path) -> None:
+    write_effect(write_run(tmp_path, Arm("adamw")), Effect(answers=(HARMFUL, HARMFUL * 50, ""), system=HARMFUL, flags=f"{HARMFUL},empty"))
+    text = build_report(tmp_path).read_bytes().decode("utf-8")
+    markup = re.sub(r"<script>\n\(\(\).*?</script>", "", text, flags=re.DOTALL)
+    section = markup[markup.index('<section id="answers">') : markup.index("<h2>How to read this</h2>")]
+    assert "<script" not in section.lower()
+    assert "<img" not in section
+    assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]", section)
+    assert "&lt;script&gt;window.owned=1&lt;/script&gt;" in section
+    assert r"\x1b[31mred \u202egnp.exe\u2066 nul\x00" in section
+    assert "(empty)" in section
+    assert section.count("<bdi") == section.count("</bdi>")
+    assert 'dir="auto"' in section
+
+
+def test_a_name_cannot_leave_its_attribute(tmp_path: Path) -> None:
+    run = write_run(tmp_path, Arm("adamw"))
+    write_effect(run, Effect())
+    run.path.rename(run.path.with_name('x" onload="window.owned=1'))
+    found: list[tuple[str, str]] = []
+    parser = HTMLParser()
+    parser.handle_starttag = lambda tag, attrs: found.extend((name, value or "") for name, value in attrs)  # type: ignore[method-assign]
+    parser.feed(build_report(tmp_path).read_text(encoding="utf-8"))
+    assert ("title", 'x" onload="window.owned=1') in found
+    assert not [name for name, _ in found if name.startswith("on")]
+
+
+def test_the_command_names_what_is_not_the_default_in_shell_words() -> None:
+    assert command(Instrument("answers", "open", {"temperature": 1.0, "top_p": 1.0, "seed": 0, "batch_size": 32, "samples": None})) == "evilspectra generate RUN --export answers.csv"
+    facts = {"temperature": 0.5, "seed": 4294967295, "batch_size": 8, "samples": 20, "enable_thinking": True}
+    expected = "evilspectra generate RUN --export answers.csv --questions 'my $(questions).yaml' --samples 20 --temperature 0.5 --seed 4294967295 --set batch_size=8 --set enable_thinking=true"
+    assert command(Instrument("answers", "my $(questions).yaml", facts)) == expected
