@@ -60,7 +60,7 @@ def print_measured(rows: Sequence[MeasuredRow], console: Console | None = None) 
             f"{capability.base:.2f} → {interval(capability.accuracy, '.2f')}" if capability else "-",
             f"{ordinary.base:.2f} → {ordinary.loss.value:.2f}" if ordinary else "-",
         )
-    console = _print(table, console, 150)
+    console = _print(table, console, 200)
     for row in rows:
         for name, (base, after) in row.measured.tasks.items():
             console.print(f"{row.label}: {name} {base:.3f} → {after:.3f}", markup=False, emoji=False, highlight=False, soft_wrap=True)
