@@ -30,3 +30,12 @@ def cancelling_pair(r: int, d_in: int, d_out: int, condition: float, seed: int =
     A = inner @ torch.diag(sigma) @ orthonormal(d_in, r, generator).T
     B = orthonormal(d_out, r, generator) @ torch.diag(1 / sigma) @ inner.T
     return LoraPair("layer", torch.nn.Parameter(A), torch.nn.Parameter(B), 1.0)
+
+
+def known_pair(r: int, d_in: int, d_out: int, a: torch.Tensor, b: torch.Tensor, seed: int = 0) -> tuple[LoraPair, torch.Tensor]:
+    """A pair whose factors have the singular values a and b (r ≤ d_in, d_out) along the same inner directions, so that B·A has a·b; those, descending."""
+    generator = torch.Generator().manual_seed(seed)
+    inner = orthonormal(r, r, generator)
+    A = inner * a @ orthonormal(d_in, r, generator).T
+    B = orthonormal(d_out, r, generator) * b @ inner.T
+    return LoraPair("layer", torch.nn.Parameter(A), torch.nn.Parameter(B), 1.0), (a * b).sort(descending=True).values

@@ -13,8 +13,8 @@ SOURCE = Path(__file__).parents[1] / "src" / "evilspectra"
 LEVELS = [
     ["", "errors", "records", "settings", "config", "tiny"],
     ["store", "rows", "mask", "data", "base", "items", "questions", "results", "drift", "measured", "summary", "flags", "answers", "probe", "targets"],
-    ["spectrum", "spectrum.pairs", "spectrum.values", "spectrum.measures", "spectrum.flatness"],
-    ["optim", "optim.lion", "optim.muon", "optim.build", "optim.schedule"],
+    ["spectrum", "spectrum.pairs", "spectrum.adapter", "spectrum.grams", "spectrum.values", "spectrum.exact", "spectrum.measures", "spectrum.paper", "spectrum.flatness"],
+    ["optim", "optim.parameters", "optim.orthogonal", "optim.lion", "optim.muon", "optim.extra", "optim.build", "optim.schedule"],
     ["device", "packing", "likelihood", "model", "generate", "harness", "monitor", "progress", "provenance", "card"],
     ["work", "train", "evaluate"],
     ["sweep"],

@@ -1,6 +1,7 @@
 """Lion and Muon against slow twins over many steps, torch's Optimizer semantics, schedules."""
 
 import copy
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,7 +13,8 @@ from evilspectra import config as c
 from evilspectra.errors import BadInput
 from evilspectra.optim.build import build_optimizer
 from evilspectra.optim.lion import Lion
-from evilspectra.optim.muon import LR_RULES, Muon, lr_factor, orthogonalise
+from evilspectra.optim.muon import LR_RULES, Muon, lr_factor
+from evilspectra.optim.orthogonal import orthogonalise
 from evilspectra.optim.schedule import lr_at
 
 #: The Gram form does the published iteration's arithmetic in another order: rounding, amplified by 3.4445⁵ ≈ 485.
@@ -130,9 +132,9 @@ def advance(optimizer: torch.optim.Optimizer, parameters: list[torch.nn.Paramete
 @pytest.mark.parametrize("config", OPTIMIZERS, ids=ids)
 def test_descends_including_one_dimensional_parameters(config):
     parameters, targets = problem()
-    before = [float((parameter - target).norm()) for parameter, target in zip(parameters, targets, strict=True)]
+    before = [float((parameter.detach() - target).norm()) for parameter, target in zip(parameters, targets, strict=True)]
     advance(build_optimizer(config, parameters), parameters, targets, 30)
-    after = [float((parameter - target).norm()) for parameter, target in zip(parameters, targets, strict=True)]
+    after = [float((parameter.detach() - target).norm()) for parameter, target in zip(parameters, targets, strict=True)]
     assert all(a < b for a, b in zip(after, before, strict=True))
 
 
@@ -208,6 +210,13 @@ def test_adam_and_adamw_differ_in_the_decay_alone():
 def test_bad_settings_are_refused(make, message):
     with pytest.raises(BadInput, match=message):
         make([torch.nn.Parameter(torch.zeros(2, 2))])
+
+
+@pytest.mark.parametrize("name", c.OPTIMIZERS)
+def test_every_optimizer_has_a_page(name):
+    page = Path(__file__).parents[1] / "docs" / "optimizers" / f"{'adamw' if name == 'adam' else name}.md"
+    text = page.read_text(encoding="utf-8")
+    assert all(word in text for word in ("**Source**", "**lr rule**", "**When not**"))
 
 
 @pytest.mark.parametrize("name", ["cosine", "linear", "constant"])

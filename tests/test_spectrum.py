@@ -1,22 +1,33 @@
 """Singular values and measures: laws, and agreement with the dense product."""
 
+import json
 import math
 
 import numpy as np
 import pytest
 import torch
-from factors import cancelling_pair, graded_pair
+from factors import cancelling_pair, graded_pair, known_pair
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from peft import LoraConfig, PeftModel, get_peft_model
 from reference.spectra import dense_values
+from safetensors.torch import save_file
+from torch import nn
 
 from evilspectra.errors import BadInput
 from evilspectra.spectrum import measures
-from evilspectra.spectrum.pairs import LoraPair
+from evilspectra.spectrum.adapter import read_pairs
+from evilspectra.spectrum.exact import dora_change, dora_values, minus_initial
+from evilspectra.spectrum.grams import enqueue
+from evilspectra.spectrum.pairs import LoraPair, find_pairs
 from evilspectra.spectrum.values import singular_values
+from evilspectra.tiny import tiny_model
 
 #: Relative error allowed for a singular value of at least 1e-7 of the largest.
 EXACT = 1e-6
+
+#: Share of ‖A‖·‖B‖ from which a value is held to EXACT: QR's absolute error is a few ε = 2e-16 of it.
+RESOLVED = 3e-9
 
 #: Factors of κ 1e8 carry an error of ε·κ each into any algorithm that starts from them.
 CANCELLING = 1e-6
@@ -39,6 +50,80 @@ def test_equal_to_dense_svd(shape, a, b, scale, seed):
     # The dense product in float64 has itself an error of about 1e-16·‖A‖·‖B‖, which counts where both factors are graded.
     if a * b <= 1e8:
         assert largest_error(pair) < EXACT
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    r=st.sampled_from([1, 2, 3, 8, 16, 32, 64, 128]),
+    a=st.sampled_from([1.0, 30.0, 1e4, 1e8]),
+    b=st.sampled_from([1.0, 30.0, 1e4, 1e8]),
+    order=st.sampled_from(["graded", "cancelling", "shuffled"]),
+    seed=st.integers(0, 99),
+)
+def test_values_that_are_known_by_construction(r, a, b, order, seed):
+    """A dense SVD resolves 1e-16 of ‖A‖·‖B‖ only; here the values are a·b, up to what rounding the factors does to them (ε·κ(A) + ε·κ(B))."""
+    down = torch.logspace(0, -math.log10(a), r, dtype=torch.float64)
+    up = torch.logspace(0, -math.log10(b), r, dtype=torch.float64)
+    up = {"graded": up, "cancelling": up.flip(0), "shuffled": up[torch.randperm(r, generator=torch.Generator().manual_seed(seed))]}[order]
+    pair, want = known_pair(r, r + 20, r + 30, down, up, seed)
+    got = singular_values([pair])[0].values
+    # Either route rounds the product of two r × r matrices, so nothing below RESOLVED·‖A‖·‖B‖ is known to 1e-6.
+    counted = (want >= 1e-7 * want[0]) & (want >= RESOLVED)
+    assert not bool(counted.any()) or float(((got - want).abs() / want)[counted].max()) < EXACT
+
+
+@settings(max_examples=40, deadline=None)
+@given(a=st.lists(st.floats(-4.6, 0), min_size=3, max_size=6), data=st.data())
+def test_a_product_small_against_its_factors_is_seen(a, data):
+    """κ(A), κ(B) and κ(BA) may all be below the limit while σ_r is lost against ‖A‖·‖B‖: the route must not be the Gram's then."""
+    b = data.draw(st.lists(st.floats(-4.6, 0), min_size=len(a), max_size=len(a)))
+    pair, want = known_pair(len(a), 30, 40, 10 ** torch.tensor(a, dtype=torch.float64), 10 ** torch.tensor(b, dtype=torch.float64))
+    got = singular_values([pair])[0].values
+    counted = want >= RESOLVED * 10 ** (max(a) + max(b))
+    assert not bool(counted.any()) or float(((got - want).abs() / want)[counted].max()) < EXACT
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_narrow_factors_are_read_without_loss(dtype):
+    plain = graded_pair(8, 40, 50, condition_b=1e3)
+    pair = LoraPair("m", plain.A.detach().to(dtype), plain.B.detach().to(dtype), 1.0)
+    assert largest_error(pair) < EXACT
+
+
+@pytest.mark.parametrize("size", [1e-300, 1e-170, 1e170])
+def test_sizes_whose_squares_leave_float64(size):
+    pair = graded_pair(3, 9, 7, size=size)
+    spectrum = singular_values([pair])[0]
+    assert spectrum.route == "qr"
+    torch.testing.assert_close(spectrum.values / size, singular_values([graded_pair(3, 9, 7)])[0].values, rtol=1e-9, atol=0)
+
+
+class FakeDevice:
+    """A copy engine as a device's is: what it copies arrives when it is waited for, and not before."""
+
+    def __init__(self) -> None:
+        self.waits = 0
+
+    def copy(self, stack: torch.Tensor):
+        host = torch.full_like(stack, math.nan)
+
+        def wait() -> torch.Tensor:
+            self.waits += 1
+            return host.copy_(stack)
+
+        return wait
+
+
+def test_nothing_is_waited_for_until_the_result_is_asked_for():
+    """The path that CUDA takes, with a stand-in for the device: products and copies are enqueued, and the only wait is for the small copy."""
+    device = FakeDevice()
+    pairs = [graded_pair(4, 9, 7), graded_pair(2, 9, 7), graded_pair(4, 12, 5, seed=1)]
+    grams = enqueue(pairs, copy=device.copy)
+    assert device.waits == 0
+    later = singular_values(pairs, grams)
+    assert device.waits == 2
+    for spectrum, want in zip(later, singular_values(pairs), strict=True):
+        assert torch.equal(spectrum.values, want.values)
 
 
 @pytest.mark.parametrize("r", [1, 2, 8, 32, 128])
@@ -100,6 +185,7 @@ def test_non_finite_factor_is_refused_by_name(bad, factor):
 
 spectra = st.lists(st.floats(0, 1e6, allow_subnormal=False), min_size=1, max_size=40).map(lambda values: np.sort(values)[::-1]).filter(lambda values: values[0] > 0)
 FUNCTIONS = [measures.stable_rank, measures.spectral_entropy, measures.condition_number, measures.frobenius_nuclear]
+FUNCTIONS += [measures.effective_rank, measures.participation_ratio, measures.energy_share]
 
 
 @settings(max_examples=200, deadline=None)
@@ -111,6 +197,11 @@ def test_measures_stay_in_their_bounds(sigma):
     assert -slack <= measures.spectral_entropy(sigma) <= math.log(k) + slack
     assert measures.condition_number(sigma) >= 1 - slack
     assert 1 / math.sqrt(k) - slack <= measures.frobenius_nuclear(sigma) <= 1 + slack
+    assert 1 - slack <= measures.effective_rank(sigma) <= k + slack * k
+    assert 1 - slack <= measures.participation_ratio(sigma) <= k + slack * k
+    for top in (1, 4, k, k + 3):
+        assert min(top, k) / k - slack <= measures.energy_share(sigma, top) <= 1 + slack
+    assert measures.energy_share(sigma, 1) == pytest.approx(1 / measures.stable_rank(sigma))
 
 
 @settings(max_examples=100, deadline=None)
@@ -124,13 +215,13 @@ def test_measures_do_not_see_the_scale(sigma, factor):
 @pytest.mark.parametrize("k", [1, 2, 32])
 def test_measures_of_flat_and_of_one_direction(k):
     flat, one = np.full(k, 0.3), np.eye(1, k)[0]
-    assert [float(measure(flat)) for measure in FUNCTIONS] == pytest.approx([k, math.log(k), 1, k**-0.5], abs=1e-12)
-    assert [float(measure(one)) for measure in FUNCTIONS] == pytest.approx([1, 0, 1 if k == 1 else math.inf, 1], abs=1e-12)
+    assert [float(measure(flat)) for measure in FUNCTIONS] == pytest.approx([k, math.log(k), 1, k**-0.5, k, k, min(4, k) / k], abs=1e-12)
+    assert [float(measure(one)) for measure in FUNCTIONS] == pytest.approx([1, 0, 1 if k == 1 else math.inf, 1, 1, 1, 1], abs=1e-12)
 
 
 def test_paper_values_at_rank_32():
     flat = np.ones(32)
-    assert [round(float(measure(flat)), 5) for measure in FUNCTIONS] == [32, 3.46574, 1, 0.17678]
+    assert [round(float(measure(flat)), 5) for measure in FUNCTIONS[:4]] == [32, 3.46574, 1, 0.17678]
 
 
 def test_zero_spectrum_has_no_measures():
@@ -142,3 +233,168 @@ def test_measures_take_batches():
     sigma = np.array([[3.0, 1.0], [2.0, 2.0]])
     for measure in FUNCTIONS:
         np.testing.assert_allclose(measure(sigma), [float(measure(row)) for row in sigma])
+
+
+# --- where pairs come from ------------------------------------------------------------------------------------------------
+
+
+def adapted(**settings) -> PeftModel:
+    torch.manual_seed(0)
+    return get_peft_model(tiny_model(), LoraConfig(target_modules="all-linear", init_lora_weights=settings.pop("init_lora_weights", False), **settings))
+
+
+SCALES = [
+    {"r": 4, "lora_alpha": 8},
+    {"r": 4, "lora_alpha": 8, "use_rslora": True},
+    {"r": 4, "lora_alpha": 8, "rank_pattern": {"q_proj": 2, r"layers\.1\..*v_proj": 3}, "alpha_pattern": {"model.layers.0.mlp.up_proj": 5}},
+    {"r": 4, "lora_alpha": 8, "use_rslora": True, "rank_pattern": {"^model.layers.0.self_attn.k_proj": 1}, "alpha_pattern": {"o_proj": 1}},
+]
+
+
+@pytest.mark.parametrize("settings", SCALES)
+def test_files_give_what_the_live_model_gives(settings, tmp_path):
+    model = adapted(**settings)
+    model.save_pretrained(str(tmp_path))
+    live, read = sorted(find_pairs(model), key=lambda pair: pair.name), read_pairs(tmp_path)
+    assert [(pair.name, pair.scale, pair.shape, pair.part) for pair in live] == [(pair.name, pair.scale, pair.shape, pair.part) for pair in read]
+    for one, two, layer in zip(live, read, live, strict=True):
+        assert torch.equal(one.A.detach(), two.A)
+        assert torch.equal(one.B.detach(), two.B)
+        want = model.get_submodule(f"base_model.model.{layer.name}").get_delta_weight("default").double()
+        torch.testing.assert_close(one.scale * (one.B.double() @ one.A.double()), want, rtol=1e-5, atol=1e-7)
+
+
+class Plain(nn.Module):
+    """A layer of one's own, with factors as tensors or as linear layers."""
+
+    def __init__(self, linear: bool, **scale: float) -> None:
+        super().__init__()
+        self.lora_A = nn.Linear(6, 2, bias=False) if linear else nn.Parameter(torch.randn(2, 6))
+        self.lora_B = nn.Linear(2, 5, bias=False) if linear else nn.Parameter(torch.randn(5, 2))
+        for name, value in scale.items():
+            setattr(self, name, value)
+
+
+@pytest.mark.parametrize("linear", [False, True])
+@pytest.mark.parametrize(("scale", "want"), [({}, 1.0), ({"scaling": 0.5}, 0.5), ({"lora_alpha": 8}, 4.0)])
+def test_modules_of_ones_own_are_found(linear, scale, want):
+    (pair,) = find_pairs(nn.ModuleDict({"layer": Plain(linear, **scale)}))
+    assert (pair.name, pair.scale, pair.shape, pair.part) == ("layer", want, (2, 6, 5), "delta")
+
+
+def test_factors_that_share_no_rank_are_refused_by_name():
+    broken = Plain(False)
+    broken.lora_B = nn.Parameter(torch.randn(5, 3))
+    with pytest.raises(BadInput, match=r"the factors of layer have shapes A 2 × 6 and B 5 × 3: they must be r × d_in and d_out × r"):
+        find_pairs(nn.ModuleDict({"layer": broken}))
+
+
+class Convolution(nn.Conv2d):
+    def __init__(self) -> None:
+        super().__init__(3, 4, 3)
+        self.lora_A, self.lora_B = nn.Parameter(torch.randn(2, 9)), nn.Parameter(torch.randn(12, 2))
+
+
+def test_embeddings_and_convolutions_are_refused_by_name():
+    model = get_peft_model(tiny_model(), LoraConfig(target_modules=["embed_tokens"]))
+    with pytest.raises(BadInput, match=r"^model\.embed_tokens is an adapted embedding, .* leave it out of the LoRA targets"):
+        find_pairs(model)
+    with pytest.raises(BadInput, match=r"^conv is an adapted Conv2d, .* only linear layers"):
+        find_pairs(get_peft_model(nn.ModuleDict({"conv": nn.Conv2d(3, 4, 3)}), LoraConfig(target_modules=["conv"])))
+    with pytest.raises(BadInput, match=r"^conv is an adapted convolution"):
+        find_pairs(nn.ModuleDict({"conv": Convolution()}))
+
+
+def rewrite(folder, tensors=None, **changes) -> None:
+    place = folder / "adapter_config.json"
+    place.write_text(json.dumps(json.loads(place.read_text()) | changes))
+    if tensors is not None:
+        save_file(tensors, folder / "adapter_model.safetensors")
+
+
+KEY = "base_model.model.layer.q_proj.lora_"
+GOOD = {f"{KEY}A.weight": torch.ones(2, 5), f"{KEY}B.weight": torch.ones(3, 2)}
+MALFORMED = [
+    (lambda at: rewrite(at, GOOD | {f"{KEY}B.weight": torch.ones(3, 4)}), "the factors of layer.q_proj have shapes A 2 × 5 and B 3 × 4"),
+    (lambda at: rewrite(at, {f"{KEY}A.weight": torch.ones(2, 5)}), "lacks factor B of layer.q_proj"),
+    (lambda at: rewrite(at, {"x": torch.ones(2)}), "holds no LoRA factors"),
+    (lambda at: rewrite(at, {name: tensor.int() for name, tensor in GOOD.items()}), "must be floating-point numbers"),
+    (lambda at: rewrite(at, {f"{KEY}embedding_A": torch.ones(2, 5), f"{KEY}embedding_B": torch.ones(3, 2)}), "layer.q_proj in .* is an adapted embedding"),
+    (lambda at: rewrite(at, {f"{KEY}A.weight": torch.ones(2, 5, 3, 3), f"{KEY}B.weight": torch.ones(3, 2, 1, 1)}), "layer.q_proj in .* is an adapted convolution"),
+    (lambda at: rewrite(at, GOOD, r=7), "layer.q_proj has rank 2 in .*, but 7 by adapter_config.json"),
+    (lambda at: rewrite(at, lora_alpha="many"), "lora_alpha of layer.q_proj is 'many' .*: it must be a number"),
+    (lambda at: rewrite(at, lora_alpha=None), "has no lora_alpha"),
+    (lambda at: rewrite(at, rank_pattern=[1]), "rank_pattern in .* must be an object"),
+    (lambda at: rewrite(at, alpha_pattern={"(": 2}), "alpha_pattern in .* holds '\\(', which is no regular expression"),
+    (lambda at: rewrite(at, peft_type="IA3"), "is a IA3 adapter: only LORA is supported"),
+    (lambda at: rewrite(at, target_parameters=["mlp.experts"]), "adapts parameters of experts"),
+    (lambda at: (at / "adapter_config.json").write_text("{"), "cannot be read as JSON"),
+    (lambda at: (at / "adapter_config.json").write_text("[1]"), "holds no JSON object"),
+    (lambda at: (at / "adapter_config.json").unlink(), "has no adapter_config.json"),
+    (lambda at: (at / "adapter_model.safetensors").write_bytes(b"\x00" * 40), "is damaged or no safetensors file"),
+    (lambda at: (at / "adapter_model.safetensors").unlink(), "has no adapter_model.safetensors: name a folder that holds one"),
+    (lambda at: (at / "adapter_model.safetensors").rename(at / "adapter_model.bin"), "is a pickle, which can run code"),
+]
+
+
+@pytest.mark.parametrize(("damage", "message"), MALFORMED, ids=[message[:30] for _, message in MALFORMED])
+def test_a_malformed_folder_is_refused_in_a_sentence(damage, message, tmp_path):
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": 2, "lora_alpha": 4}))
+    save_file(GOOD, tmp_path / "adapter_model.safetensors")
+    assert [(pair.name, pair.scale) for pair in read_pairs(tmp_path)] == [("layer.q_proj", 2.0)]
+    damage(tmp_path)
+    with pytest.raises(BadInput, match=message) as caught:
+        read_pairs(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_folder_that_is_none_is_refused(tmp_path):
+    with pytest.raises(BadInput, match="is no folder"):
+        read_pairs(tmp_path / "nowhere")
+
+
+# --- what scale·B·A is ----------------------------------------------------------------------------------------------------
+
+
+def test_dora_is_said_to_be_ba_only_and_exact_with_its_base(tmp_path):
+    model = adapted(r=4, use_dora=True)
+    layer = model.get_submodule("base_model.model.model.layers.0.self_attn.q_proj")
+    with torch.no_grad():
+        layer.lora_magnitude_vector["default"].weight.mul_(1.3)
+    model.save_pretrained(str(tmp_path))
+    live = next(pair for pair in find_pairs(model) if pair.name == "model.layers.0.self_attn.q_proj")
+    read = next(pair for pair in read_pairs(tmp_path) if pair.name == live.name)
+    base = layer.base_layer.weight.detach().clone()
+    x = torch.randn(7, base.shape[1])
+    with torch.no_grad():
+        want = layer(x) - x @ base.T
+    for pair in (live, read):
+        assert (pair.part, singular_values([pair])[0].part) == ("BA only", "BA only")
+        torch.testing.assert_close((x.double() @ dora_change(pair, base).T).float(), want, rtol=1e-4, atol=1e-5)
+        spectrum = dora_values(pair, base)
+        assert (spectrum.route, spectrum.part, len(spectrum.values)) == ("dense", "delta", min(base.shape))
+    with pytest.raises(BadInput, match=r"the base weight of .*q_proj is \(3, 3\)"):
+        dora_change(live, torch.ones(3, 3))
+    with pytest.raises(BadInput, match="is no DoRA adapter"):
+        dora_change(graded_pair(2, 4, 5), torch.ones(5, 4))
+
+
+@pytest.mark.parametrize("kind", ["pissa", "pissa_niter_2", "olora"])
+def test_pissa_is_said_to_be_ba_only_and_exact_with_its_initial_factors(kind, tmp_path):
+    before = {name: weight.clone() for name, weight in tiny_model().state_dict().items()}
+    model = adapted(r=4, init_lora_weights=kind)
+    model.save_pretrained(str(tmp_path))
+    rewrite(tmp_path, init_lora_weights=kind)
+    initial, pairs = read_pairs(tmp_path), find_pairs(model)
+    assert {pair.part for pair in (*initial, *pairs)} == {"BA only"}
+    with torch.no_grad():
+        for pair in pairs:
+            pair.B.add_(0.1 * torch.randn_like(pair.B))
+    (exact, *_) = minus_initial(pairs, initial)
+    layer = model.get_submodule(f"base_model.model.{exact.name}")
+    now = layer.base_layer.weight + layer.get_delta_weight("default")
+    torch.testing.assert_close(exact.scale * (exact.B @ exact.A), now - before[f"{exact.name}.weight"], rtol=1e-3, atol=1e-5)
+    spectrum = singular_values([exact])[0]
+    assert (spectrum.part, len(spectrum.values)) == ("delta", 8)
+    with pytest.raises(BadInput, match="has no initial factors"):
+        minus_initial(pairs, initial[:1])

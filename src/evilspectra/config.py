@@ -21,7 +21,7 @@ from evilspectra.errors import BadInput, listing, near
 from evilspectra.settings import assignments, find, merge, read_mapping
 
 #: Raised whenever a default or the arithmetic of training changes, so that an old run is never taken for a new one.
-RECIPE = 1
+RECIPE = 2
 
 
 class Section(BaseModel):
@@ -132,11 +132,48 @@ class Muon(Section):
     nesterov: bool = True
     ns_steps: int = Field(default=5, ge=1, le=20, description="Newton-Schulz steps (3.4445, -4.7750, 2.0315).")
     weight_decay: float = Field(default=0.0, ge=0, le=10, description="Decoupled; multiplied by lr.")
-    adamw_lr: float = Field(default=2e-4, gt=0, le=1, description="Learning rate of AdamW for 1-D trainables, if there are any.")
+    adamw_lr: float = Field(default=2e-4, gt=0, le=1, description="Learning rate of AdamW for what is not orthogonalised: 1-D trainables, and A under factors b_only.")
+    orthogonalisation: Literal["newton_schulz", "polar_express", "exact"] = Field(default="newton_schulz", description="How near 1 the update's singular values come: 0.7 to 1.2 in ns_steps; 1 in eight steps; 1 by decomposition (slow).")
+    factors: Literal["both", "b_only"] = Field(default="both", description="b_only: B is orthogonalised, A moved by AdamW with adamw_lr.")
 
 
-OptimizerConfig = Annotated[Union[SGD, Adam, AdamW, Lion, Muon], Field(discriminator="name")]
-OPTIMIZERS = {kind.model_fields["name"].default: kind for kind in (SGD, Adam, AdamW, Lion, Muon)}
+class SOAP(Section):
+    name: Literal["soap"] = "soap"
+    lr: float = Field(default=2e-4, gt=0, le=1, description="The first step only sets up the preconditioners.")
+    betas: Betas = (0.95, 0.95)
+    eps: float = Field(default=1e-8, gt=0, le=1)
+    precondition_every: int = Field(default=10, ge=1, le=10**6, description="Steps between renewals of the r × r eigenbases.")
+    weight_decay: float = Field(default=0.0, ge=0, le=1, description="Decoupled; multiplied by lr.")
+
+
+class Scion(Section):
+    name: Literal["scion"] = "scion"
+    lr: float = Field(default=2e-4, gt=0, le=10, description="Times √(rows/columns) for every matrix.")
+    momentum: float = Field(default=0.9, ge=0, lt=1, description="Share of the old momentum; the paper's alpha is 1 less this.")
+
+
+class LoraRite(Section):
+    name: Literal["lora-rite"] = "lora-rite"
+    lr: float = Field(default=2e-4, gt=0, le=1)
+    betas: Betas = (0.9, 0.999)
+    eps: float = Field(default=1e-6, gt=0, le=1)
+    clip: float = Field(default=1.0, ge=0, le=1e9, description="Global norm of the gradients in the factors' own bases; 0: no clipping.")
+    skip: float = Field(default=1.0, ge=0, le=1e9, description="A factor whose gradient in that basis has a larger RMS gets none this step; 0: never.")
+    weight_decay: float = Field(default=0.0, ge=0, le=1, description="Decoupled; multiplied by lr.")
+
+
+class Adafactor(Section):
+    name: Literal["adafactor"] = "adafactor"
+    lr: float = Field(default=2e-4, gt=0, le=1, description="As given: no relative step, no scaling by the parameter.")
+    momentum: float = Field(default=0.0, ge=0, lt=1, description="Of the update, in float32; 0: none.")
+    decay: float = Field(default=0.8, gt=0, le=1, description="The second moment's rate at step t is 1 - t^-decay.")
+    beta2_cap: float = Field(default=0.999, ge=0, lt=1, description="Most that rate grows to.")
+    clip: float = Field(default=1.0, gt=0, le=1e9, description="Largest RMS of a parameter's update, before lr.")
+    weight_decay: float = Field(default=0.0, ge=0, le=1, description="Decoupled; multiplied by lr.")
+
+
+OptimizerConfig = Annotated[Union[SGD, Adam, AdamW, Lion, Muon, SOAP, Scion, LoraRite, Adafactor], Field(discriminator="name")]
+OPTIMIZERS = {kind.model_fields["name"].default: kind for kind in (SGD, Adam, AdamW, Lion, Muon, SOAP, Scion, LoraRite, Adafactor)}
 
 
 class ScheduleConfig(Section):
@@ -147,10 +184,22 @@ class ScheduleConfig(Section):
 
 
 class FlatnessConfig(Section):
-    """The spectral penalty: weight·mean over modules of (‖BA‖_F/‖BA‖_* − 1/√k), k = min(rank, d_in, d_out)."""
+    """The spectral penalty: weight·mean over modules of R, which is 0 where all singular values of B·A are equal (docs/penalty.md)."""
 
     weight: float = Field(default=0.0, ge=0, le=1e6, description="λ; 0 turns the penalty off.")
-    soft_start: float = Field(default=0.01, ge=0, le=1e6, description="τ: a module counts with min(1, ‖BA‖_F/τ), for the gradient is ∝ 1/‖B‖ near B = 0; 0 turns it off.")
+    soft_start: float = Field(default=0.01, ge=0, le=1e6, description="τ: a module counts with min(1, ‖BA‖_F/τ), for the gradient is ∝ 1/‖B‖ near B = 0; 0 turns it off (the paper has none).")
+    measure: Literal["frobenius_nuclear", "entropy", "participation"] = Field(default="frobenius_nuclear", description="R: ‖BA‖_F/‖BA‖_* − 1/√k; ln k − spectral entropy; 1 − participation ratio/k. k = min(rank, d_in, d_out).")
+    recipe: Literal["exact", "paper"] = Field(default="exact", description="exact: closed form in float64. paper: its jittered float32 Cholesky factor and autograd.")
+    products: Literal["float64", "float32"] = Field(default="float64", description="Number type of the products A·Aᵀ and Bᵀ·B on a CPU; float32 is faster and costs 1e-5 of the penalty's gradient.")
+    coupling: Literal["gradient", "decoupled"] = Field(default="gradient", description="gradient: λ∇R joins the data gradient before the optimiser. decoupled: factors −= lr·λ·∇R after its step, as decoupled weight decay.")
+    warmup_steps: int = Field(default=0, ge=0, le=10**7, description="Steps over which λ rises from 0 in equal parts; 0: constant.")
+    modules: Name | Annotated[tuple[Name, ...], Field(min_length=1)] = Field(default="all", description="all, or names, ends of names or patterns of adapted modules, such as [q_proj, 'model.layers.1?.*'].")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> FlatnessConfig:
+        if self.recipe == "paper" and self.measure != "frobenius_nuclear":
+            raise ValueError(f"recipe paper has no measure {self.measure}: set measure: frobenius_nuclear, or recipe: exact")
+        return self
 
 
 class MonitorConfig(Section):

@@ -3,11 +3,25 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+
+import torch
 
 from evilspectra.records import MeasureRecord, SpectrumRecord
 from evilspectra.spectrum import measures
 from evilspectra.spectrum.pairs import LoraPair
-from evilspectra.spectrum.values import singular_values
+from evilspectra.spectrum.values import Spectrum, singular_values
+
+#: Measures by their field of MeasureRecord.
+_MEASURES = {
+    "stable_rank": measures.stable_rank,
+    "spectral_entropy": measures.spectral_entropy,
+    "condition_number": measures.condition_number,
+    "frobenius_nuclear": measures.frobenius_nuclear,
+    "effective_rank": measures.effective_rank,
+    "participation_ratio": measures.participation_ratio,
+    "energy_share": measures.energy_share,
+}
 
 
 def observe(pairs: list[LoraPair], step: int) -> tuple[list[SpectrumRecord], list[MeasureRecord]]:
@@ -16,12 +30,22 @@ def observe(pairs: list[LoraPair], step: int) -> tuple[list[SpectrumRecord], lis
     Raises:
         BadInput: a factor is not finite.
     """
-    values: list[SpectrumRecord] = []
-    rows: list[MeasureRecord] = []
-    for spectrum in singular_values(pairs):
-        sigma = spectrum.values.numpy()
-        values += [SpectrumRecord(step, spectrum.name, index, float(value)) for index, value in enumerate(sigma)]
-        numbers = (float(measure(sigma)) for measure in (measures.stable_rank, measures.spectral_entropy, measures.condition_number, measures.frobenius_nuclear))
-        stable_rank, entropy, condition, ratio = (value if math.isfinite(value) else None for value in numbers)
-        rows.append(MeasureRecord(step, spectrum.name, float(measures.frobenius(sigma)), stable_rank, entropy, condition, ratio, spectrum.route))
-    return values, rows
+    spectra = singular_values(pairs)
+    values = [SpectrumRecord(step, spectrum.name, index, value) for spectrum in spectra for index, value in enumerate(spectrum.values.tolist())]
+    rows: dict[int, MeasureRecord] = {}
+    for places in _by_length(spectra):
+        sigma = torch.stack([spectra[place].values for place in places]).numpy()
+        columns = {name: [value if math.isfinite(value) else None for value in measure(sigma).tolist()] for name, measure in _MEASURES.items()}
+        sizes = measures.frobenius(sigma).tolist()
+        for slot, place in enumerate(places):
+            spectrum = spectra[place]
+            numbers = {name: column[slot] for name, column in columns.items()}
+            rows[place] = MeasureRecord(step, spectrum.name, frobenius=sizes[slot], route=spectrum.route, part=spectrum.part, **numbers)
+    return values, [rows[place] for place in range(len(spectra))]
+
+
+def _by_length(spectra: Sequence[Spectrum]) -> list[list[int]]:
+    groups: dict[int, list[int]] = {}
+    for place, spectrum in enumerate(spectra):
+        groups.setdefault(len(spectrum.values), []).append(place)
+    return list(groups.values())

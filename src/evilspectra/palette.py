@@ -27,7 +27,12 @@ DARK = dict(
 DIVERGING = (RAMP[6], RAMP[5], RAMP[3], RAMP[1], RAMP[0], *_WARM)
 
 #: Optimiser → its hue on a light and on a dark page; told apart under the common colour-vision deficiencies.
-HUES = {"sgd": ("#a9588f", "#d78fc2"), "adam": ("#c98a00", "#e8b84a"), "adamw": ("#2468b4", "#67a9f0"), "lion": ("#c7431c", "#f4805a"), "muon": ("#0f8a6a", "#46c9a2")}
+HUES = {"sgd": ("#a9588f", "#d78fc2"), "adam": ("#c98a00", "#e8b84a"), "adamw": ("#2468b4", "#67a9f0"), "lion": ("#c7431c", "#f4805a"), "muon": ("#0f8a6a", "#46c9a2")} | {
+    "soap": ("#5b5fc7", "#9a9df2"),
+    "scion": ("#0b7f99", "#55bfd6"),
+    "lora-rite": ("#7a6a1f", "#c2b05a"),
+    "adafactor": ("#6b6f76", "#a9aeb6"),
+}
 DASHES = ([1, 0], [7, 4], [2, 3], [9, 3, 2, 3])
 #: A control's, whatever its optimiser: neutral on either page.
 CONTROL = ("#8a8a86", "#b5b4ae")

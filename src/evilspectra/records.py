@@ -16,7 +16,7 @@ class StepRecord:
     """One optimiser step (1-based). `loss`: mean negative log-likelihood per supervised token, in nats, penalty excluded.
 
     `tokens` and `supervised_tokens` count real tokens, no padding. `grad_norm` is the data gradient's, before clipping.
-    `flatness` is the mean over modules of ‖BA‖_F/‖BA‖_* − 1/√k before the step, null where no penalty is set; `penalty` is the weight times it, soft start included.
+    `flatness` is the mean over modules of ‖BA‖_F/‖BA‖_* − 1/√k before the step, null where no penalty is set; `penalty` is the weight times it, soft start included; `flatness_std`, `_min` and `_max` are the spread of R over modules.
     """
 
     step: int
@@ -28,6 +28,9 @@ class StepRecord:
     flatness: float | None
     penalty: float | None
     seconds: float
+    flatness_std: float | None = None
+    flatness_min: float | None = None
+    flatness_max: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +54,10 @@ class SpectrumRecord:
 
 @dataclass(frozen=True, slots=True)
 class MeasureRecord:
-    """The spectrum of one module in numbers (paper, "spectral quantities"); null where ΔW = 0. `route`: gram, qr or zero."""
+    """The spectrum of one module in numbers (paper, "spectral quantities"); null where ΔW = 0. `route`: gram, qr or zero.
+
+    `energy_share` is that of the 4 largest values. `part`: "delta" where the values are ΔW's, "BA only" where ΔW is more than scale·B·A (DoRA, PiSSA).
+    """
 
     step: int
     module: str
@@ -61,6 +67,10 @@ class MeasureRecord:
     condition_number: float | None
     frobenius_nuclear: float | None
     route: str
+    effective_rank: float | None = None
+    participation_ratio: float | None = None
+    energy_share: float | None = None
+    part: str = "delta"
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,7 @@ from evilspectra.data import Batches, prepare
 from evilspectra.device import memory_advice, set_up_process
 from evilspectra.errors import EvilspectraError, Interrupted
 from evilspectra.model import attach, context_length, load_base, save_activations_sparsely
+from evilspectra.optim.extra import require
 from evilspectra.packing import use_packed_attention
 from evilspectra.progress import watching
 from evilspectra.provenance import provenance
@@ -79,6 +80,7 @@ def _is_done(run: RunFolder, config: Config) -> bool:
 
 def _prepare(config: Config, run: RunFolder, base: Base) -> Work:
     """Loads model and data and begins the run's directory; a refusal leaves no trace in it."""
+    require(config.optimizer)
     set_up_process(config.train.threads)
     with memory_advice("set model.device_map: auto to spread the base over several devices, model.dtype: bfloat16, or take a smaller base"):
         model, tokenizer = load_base(base, config.model)

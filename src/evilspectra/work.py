@@ -28,8 +28,9 @@ from evilspectra.optim.build import build_optimizer
 from evilspectra.optim.schedule import lr_at
 from evilspectra.packing import loss_sum, pack, separate_logits, supervised_logits
 from evilspectra.records import HeldoutRecord, MeasureRecord, SpectrumRecord, StepRecord
-from evilspectra.spectrum.flatness import Flatness, add_flatness_gradient
-from evilspectra.spectrum.pairs import LoraPair, find_pairs
+from evilspectra.spectrum.flatness import Flatness, add_flatness_gradient, decay_flatness, weight_at
+from evilspectra.spectrum.grams import Grams, enqueue
+from evilspectra.spectrum.pairs import LoraPair, find_pairs, select
 from evilspectra.store import RunFolder, Status, write_atomically
 
 
@@ -54,8 +55,9 @@ class Work:
         torch.manual_seed(self.config.train.seed)
         self.device = self.model.device
         self.pairs: list[LoraPair] = find_pairs(self.model)
+        self.flattened = select(self.pairs, self.config.flatness.modules) if self.config.flatness.weight else []
         self.parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
-        self.optimizer = build_optimizer(self.config.optimizer, self.parameters)
+        self.optimizer = build_optimizer(self.config.optimizer, [(name, parameter) for name, parameter in self.model.named_parameters() if parameter.requires_grad])
         self.checkpoints = checkpoint_steps(self.config.train.checkpoints, self.batches.total_steps)
 
     def begin(self) -> None:
@@ -72,7 +74,8 @@ class Work:
             RunFailed: non-finite loss or gradient (before it reaches the adapter), or B still zero after two steps.
         """
         began = time.perf_counter()
-        settings = self.config.train
+        settings, flat = self.config.train, self.config.flatness
+        grams = enqueue(self.flattened, flat.products == "float32") if flat.weight and (flat.recipe, flat.coupling) == ("exact", "gradient") else None
         lr = self.config.optimizer.lr * lr_at(self.config.schedule, self.step, self.batches.total_steps)
         rows = [self.data.train[index] for index in self.batches.rows_of(self.step)]
         self.model.train()
@@ -85,15 +88,17 @@ class Work:
             raise RunFailed(f"step {self.step}: loss {loss:g}, gradient norm {norm:g} are not finite; lower optimizer.lr ({self.config.optimizer.lr:g}), or set train.clip_norm")
         if settings.clip == "data":
             self._clip(norm)
-        penalty = self._flatten()
+        penalty = self._flatten(lr, grams) if flat.weight and flat.coupling == "gradient" else None
         if settings.clip == "total":
             self._clip(self._gradient_norm())
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         self.optimizer.step()
+        if flat.weight and flat.coupling == "decoupled":
+            penalty = self._flatten(lr)
         tokens = sum(len(row.tokens) for row in rows)
         seconds = time.perf_counter() - began
-        record = StepRecord(self.step, loss, lr, norm, tokens, supervised, penalty and penalty.value, penalty and penalty.penalty, seconds)
+        record = StepRecord(self.step, loss, lr, norm, tokens, supervised, *_numbers(penalty, seconds))
         self._steps.append(record)
         if self.step == min(2, self.batches.total_steps):
             self._check_moved()
@@ -126,9 +131,15 @@ class Work:
     def _gradients(self) -> list[Tensor]:
         return [parameter.grad for parameter in self.parameters if parameter.grad is not None]
 
-    def _flatten(self) -> Flatness | None:
-        settings = self.config.flatness
-        return add_flatness_gradient(self.pairs, settings.weight, settings.soft_start) if settings.weight else None
+    def _flatten(self, lr: float, grams: Grams | None = None) -> Flatness:
+        flat = self.config.flatness
+        weight = weight_at(flat.weight, flat.warmup_steps, self.step - 1)
+        try:
+            if flat.coupling == "decoupled":
+                return decay_flatness(self.flattened, weight, lr, flat.soft_start, measure=flat.measure, recipe=flat.recipe, products=flat.products)
+            return add_flatness_gradient(self.flattened, weight, flat.soft_start, measure=flat.measure, recipe=flat.recipe, grams=grams)
+        except BadInput as error:
+            raise RunFailed(f"step {self.step}: {error}") from None
 
     def _check_moved(self) -> None:
         if not any(bool(pair.B.detach().any()) for pair in self.pairs):
@@ -214,6 +225,13 @@ class Work:
             raise BadInput(f"{place} is damaged or of another version: remove that file, and the run starts again from its first step") from None
         self.run.truncate(self.step)
         return True
+
+
+def _numbers(found: Flatness | None, seconds: float) -> tuple[float | None, float | None, float, float | None, float | None, float | None]:
+    """StepRecord's fields from `flatness` on."""
+    if found is None:
+        return None, None, seconds, None, None, None
+    return found.value, found.penalty, seconds, found.std, found.smallest, found.largest
 
 
 def checkpoint_steps(wanted: Sequence[int] | str, total: int) -> frozenset[int]:

@@ -2,7 +2,10 @@
 
     update = sign(β₁·m + (1 − β₁)·g)        m ← β₂·m + (1 − β₂)·g        w ← w − lr·(update + decay·w)
 
-Every entry moves by exactly lr, so lr is a third to a tenth of AdamW's. A zero gradient with zero momentum moves nothing.
+Every entry moves by exactly lr, so lr is a third to a tenth of AdamW's. A zero gradient with zero momentum moves nothing. A NaN in a
+gradient stays in that entry's momentum, and as torch takes sign(NaN) for 0, the entry never moves again: whoever trains checks the
+gradient's norm before the step. Differences from the published code: lists of tensors at once, weight decay 0 by default, a tensor
+given twice is refused. The momentum has the parameter's number type.
 """
 
 from __future__ import annotations
@@ -15,13 +18,14 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from evilspectra.errors import BadInput
+from evilspectra.optim.parameters import listed, with_list
 
 
 class Lion(Optimizer):
     """Lion with decoupled weight decay, over lists of tensors at once.
 
     Args:
-        params: tensors, or parameter groups.
+        params: tensors, (name, tensor) pairs, or parameter groups.
         lr: step of every entry, > 0.
         betas: (β₁ of the update, β₂ of the momentum), each in [0, 1).
         weight_decay: decoupled, multiplied by lr.
@@ -38,7 +42,11 @@ class Lion(Optimizer):
             raise BadInput(f"Lion: betas {betas} are not both in [0, 1)")
         if weight_decay < 0:
             raise BadInput(f"Lion: weight_decay {weight_decay} is negative")
-        super().__init__(params, {"lr": lr, "betas": betas, "weight_decay": weight_decay})
+        super().__init__(listed(params, "Lion"), {"lr": lr, "betas": betas, "weight_decay": weight_decay})
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """As in torch; refuses a tensor that is given twice, and an empty group."""
+        super().add_param_group(with_list(param_group, "Lion"))
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:

@@ -1,157 +1,317 @@
-"""The flatness penalty R = ‖BA‖_F/‖BA‖_* − 1/√k and its gradient in closed form (k = min(r, d_in, d_out)).
+"""A penalty on spectra that are not flat, and its gradient in closed form (k = min(r, d_in, d_out) singular values σ of B·A).
 
-R is 0 where all k singular values are equal and 1 − 1/√k where there is one. With G_A = A·Aᵀ, G_B = Bᵀ·B, L·Lᵀ = G_A
-and H = Lᵀ·G_B·L:
+With F = √Σσ², N = Σσ, p = σ/N, S = −Σ p ln p and P = (Σσ²)²/Σσ⁴, each is 0 where all σ are equal:
 
-    F = ‖BA‖_F = √tr H             N = ‖BA‖_* = tr √H
-    ∇_B F = B·G_A/F                ∇_A F = G_B·A/F
-    ∇_B N = B·L·H^{-1/2}·Lᵀ        ∇_A N = L^{-T}·H^{1/2}·L^{-1}·A
-    ∇R = ∇F/N − (F/N²)·∇N
+| measure | R | its derivative g = ∂R/∂σ | one direction |
+|---|---|---|---|
+| frobenius_nuclear | F/N − 1/√k | σ/(F·N) − F/N² | 1 − 1/√k |
+| entropy | ln k − S | (ln p + S)/N | ln k |
+| participation | 1 − P/k | (4/k)·Σσ²/Σσ⁴·(σ³·Σσ²/Σσ⁴ − σ) | 1 − 1/k |
 
-so ∇_B R = B·K_B and ∇_A R = K_A·A with r × r matrices K. It needs no data, hence no backward pass: it is added to
-`.grad` once per optimiser step, whatever accumulation, data-parallel size or loss scaling are. Every singular value has
-the same weight in ∇N however small it is, so all of it is float64, and where the Grams are too ill-conditioned for the
-smallest ones the factors go through QR: with B = Q_B·R_B, Aᵀ = Q_A·R_A and R_B·R_Aᵀ = U·S·Vᵀ,
+With G_A = A·Aᵀ = L·Lᵀ, G_B = Bᵀ·B, H = Lᵀ·G_B·L = Q·σ²·Qᵀ, and U, V the singular vectors of B·A:
 
-    ∇_B N = Q_B·U·Vᵀ·R_A           ∇_A N = R_Bᵀ·U·Vᵀ·Q_Aᵀ
+    ∇_B R = U·g·Vᵀ·Aᵀ = B·K_B,   K_B = L·Q·(g/σ)·Qᵀ·Lᵀ
+    ∇_A R = Bᵀ·U·g·Vᵀ = K_A·A,   K_A = L^{-T}·Q·(g·σ)·Qᵀ·L^{-1}
 
-Source of R: Evil Spectra (arXiv 2606.31591), spectral regularisation. Differences from the paper's recipe: no jitter,
-no Gram of the singular factor B is inverted, float64. At BA = 0 both value and gradient are defined as 0; a direction
-in which BA vanishes to float64 precision has no gradient.
+with r × r matrices K. It needs no data, hence no backward pass: it is added to `.grad` once per optimiser step, whatever
+accumulation, data-parallel size and loss scaling are, or taken off the factors in a step of its own, as decoupled weight decay is.
+
+Every singular value has the same weight in ∇N however small it is, so the Grams and all of the r × r algebra are float64, and
+where the Grams are too ill-conditioned for the smallest values the factors go through QR: with B = Q_B·R_B, Aᵀ = Q_A·R_A and
+R_B·R_Aᵀ = U·σ·Vᵀ,
+
+    ∇_B R = Q_B·U·g·Vᵀ·R_A        ∇_A R = R_Bᵀ·U·g·Vᵀ·Q_Aᵀ
+
+Source of R: Evil Spectra (arXiv 2606.31591), spectral regularisation (frobenius_nuclear). Differences from the paper's recipe
+(which `recipe="paper"` is, in `paper.py`): no jitter, no Gram of the singular factor B is inverted, float64. At B·A = 0 both
+value and gradient are defined as 0; a direction in which B·A vanishes to float64 precision has no gradient.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import NamedTuple
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
-from evilspectra.spectrum.pairs import LoraPair, by_shape, stacked
-from evilspectra.spectrum.values import gram_condition
+from evilspectra.errors import BadInput
+from evilspectra.spectrum.grams import Grams, Group, cancellation, enqueue, float32_is_exact, is_zero, root
+from evilspectra.spectrum.pairs import LoraPair
+from evilspectra.spectrum.paper import paper_flatness
+from evilspectra.spectrum.values import unit
 
-#: Condition number of A, B or BA beyond which the Gram route loses more than about 1e-9 of the gradient.
+#: κ* = ‖A‖·‖B‖/σ_r beyond which the Gram route loses more than about 1e-9 (ε·κ*²) of the gradient.
 GRAM_LIMIT = 3e3
 
-_EPS = torch.finfo(torch.float64).eps
+#: κ* up to which the products B·K_B and K_A·A of float32 factors are made in float32: they lose some ε₃₂·κ* of a gradient
+#: whose entries are rounded to ε₃₂ anyway. The Grams, which would lose ε₃₂·κ*², never are.
+FLOAT32_LIMIT = 64.0
+
+#: κ* up to which Grams of float32 products do where they are asked for (`products="float32"`): they lose some ε₃₂·κ*² of the
+#: gradient, at most the 1e-5 that the tests hold. Beyond it the Grams are made again in float64.
+FLOAT32_GRAM_LIMIT = 16.0
+
+#: Size of K up to which it is safe in float32; beyond it, B is so small that the product goes through float64.
+FLOAT32_LARGEST = 1e30
+
+#: Singular values below this share of the largest are rounding: they count as 0 and have no direction, hence no gradient.
+ROUNDING = torch.finfo(torch.float64).eps
+
+Measure = Literal["frobenius_nuclear", "entropy", "participation"]
+Recipe = Literal["exact", "paper"]
+Products = Literal["float64", "float32"]
 
 
 @dataclass(frozen=True)
 class Flatness:
-    """The penalty at one point. `value`: mean over modules of R; `penalty`: weight × mean of soft start × R."""
+    """The penalty at one point.
+
+    `value`: mean over modules of R; `std` (population), `smallest`, `largest`: its spread over them; `penalty`: weight × mean of
+    soft start × R; `routes`: how many modules went which way (gram, qr, zero; under the paper's recipe: plain, jitter, skipped).
+    """
 
     value: float
     penalty: float
+    std: float = 0.0
+    smallest: float = 0.0
+    largest: float = 0.0
+    routes: Mapping[str, int] = field(default_factory=dict)
 
 
 class _Point(NamedTuple):
-    """R and F of n pairs (n each), ∇_B R (n × d_out × r) and ∇_A R (n × r × d_in); float64."""
+    """R and ‖BA‖_F of one pair, its route, and what gives its gradient: K_B and K_A at `slot` of those of its group (once more in float32 where that will do), or both gradients, or nothing."""
 
-    value: Tensor
-    frobenius: Tensor
-    up: Tensor
-    down: Tensor
+    value: float
+    frobenius: float
+    route: str
+    slot: int = 0
+    inner: tuple[Tensor, Tensor] | None = None
+    single: tuple[Tensor, Tensor] | None = None
+    whole: tuple[Tensor, Tensor] | None = None
 
 
 @torch.no_grad()
-def add_flatness_gradient(pairs: list[LoraPair], weight: float, soft_start: float = 0.0) -> Flatness:
+def add_flatness_gradient(
+    pairs: Sequence[LoraPair],
+    weight: float,
+    soft_start: float = 0.0,
+    *,
+    measure: Measure = "frobenius_nuclear",
+    recipe: Recipe = "exact",
+    products: Products = "float64",
+    grams: Grams | None = None,
+) -> Flatness:
     """Adds weight·∇(mean over pairs of c·R) to `.grad` of every factor that requires one; c = min(1, ‖BA‖_F/soft_start), held constant.
 
     Call it once per optimiser step, after the data gradient is complete (and clipped, if it is).
 
     Args:
-        pairs: A: r × d_in and B: d_out × r, any mix of shapes and ranks; a missing `.grad` is created.
+        pairs: A: r × d_in and B: d_out × r, any mix of shapes and ranks; a missing `.grad` is created; a factor that belongs to several pairs gets the sum.
         weight: λ ≥ 0.
         soft_start: τ ≥ 0 in units of ‖BA‖_F (without the LoRA scale); 0 for none.
+        measure: what R is.
+        recipe: exact, or the paper's (frobenius_nuclear only).
+        products: number type of the Grams of float32 factors on a CPU; float32 is faster, costs 1e-5 of the gradient, and gives way to float64 beyond κ* = FLOAT32_GRAM_LIMIT.
+        grams: what `enqueue(pairs)` returned, where the products were started earlier in the step; the factors must be the same since.
+
+    Raises:
+        BadInput: a factor is not finite; another measure than frobenius_nuclear with the paper's recipe.
 
     >>> A, B = torch.nn.Parameter(torch.eye(2, 3)), torch.nn.Parameter(torch.diag(torch.tensor([3.0, 1.0])))
     >>> round(add_flatness_gradient([LoraPair("m", A, B, 1.0)], weight=1.0).value, 6)
     0.083463
     """
-    value = penalty = 0.0
-    for group in by_shape(pairs):
-        point = _point(*stacked(group), min(group[0].shape))
-        soft = (point.frobenius / soft_start).clamp_max(1.0) if soft_start > 0 else torch.ones_like(point.frobenius)
-        value += float(point.value.sum())
-        penalty += float((soft * point.value).sum())
-        factor = (weight / len(pairs)) * soft[:, None, None]
-        _accumulate([pair.B for pair in group], factor * point.up)
-        _accumulate([pair.A for pair in group], factor * point.down)
-    return Flatness(value / len(pairs), weight * penalty / len(pairs))
+    points = _points(pairs, measure, recipe, grams or (enqueue(pairs, products == "float32") if recipe == "exact" else None))
+    targets: dict[int, Tensor] = {}
+    for factor in _trainable(pairs) if weight else ():
+        if factor.grad is None:
+            factor.grad = torch.zeros_like(factor)
+        targets[id(factor)] = factor.grad
+    _accumulate(targets, pairs, points, weight, soft_start)
+    return _told(points, weight, soft_start)
 
 
 @torch.no_grad()
-def flatness(pairs: list[LoraPair]) -> Tensor:
-    """R of each pair, float64 of shape (n,) on the CPU, in the order given; between 0 and 1 − 1/√k.
+def decay_flatness(
+    pairs: Sequence[LoraPair], weight: float, lr: float, soft_start: float = 0.0, *, measure: Measure = "frobenius_nuclear", recipe: Recipe = "exact", products: Products = "float64"
+) -> Flatness:
+    """The decoupled penalty: every factor that requires a gradient −= lr·weight·∇(mean over pairs of c·R).
+
+    Call it after the optimiser's step: the penalty then passes neither through its moments nor through its preconditioner, as
+    decoupled weight decay does not. Arguments, result and errors as for `add_flatness_gradient`; `lr` is the learning rate of the step.
+
+    >>> A, B = torch.nn.Parameter(torch.eye(2, 3)), torch.nn.Parameter(torch.diag(torch.tensor([3.0, 1.0])))
+    >>> before = decay_flatness([LoraPair("m", A, B, 1.0)], weight=1.0, lr=0.5).value
+    >>> float(flatness([LoraPair("m", A, B, 1.0)])) < before
+    True
+    """
+    points = _points(pairs, measure, recipe, enqueue(pairs, products == "float32") if recipe == "exact" else None)
+    factors = {id(factor): factor for factor in _trainable(pairs)}
+    targets = {key: torch.zeros_like(factor, dtype=torch.promote_types(factor.dtype, torch.float32)) for key, factor in factors.items()}
+    _accumulate(targets, pairs, points, weight, soft_start)
+    for key, factor in factors.items():
+        factor.sub_(targets[key], alpha=lr)
+    return _told(points, weight, soft_start)
+
+
+@torch.no_grad()
+def flatness(pairs: Sequence[LoraPair], measure: Measure = "frobenius_nuclear") -> Tensor:
+    """R of each pair, float64 of shape (n,) on the CPU, in the order given; between 0 and its value for one direction.
 
     >>> flatness([LoraPair("m", torch.eye(2, 3), 5 * torch.eye(4, 2), scale=1.0)]).abs().max() < 1e-12
     tensor(True)
     """
-    found: dict[int, Tensor] = {}
-    for group in by_shape(pairs):
-        values = _point(*stacked(group), min(group[0].shape)).value.cpu()
-        found.update({id(pair): value for pair, value in zip(group, values, strict=True)})
-    return torch.stack([found[id(pair)] for pair in pairs])
+    return torch.tensor([point.value for point in _points(pairs, measure, "exact")], dtype=torch.float64)
 
 
-def _point(down: Tensor, up: Tensor, k: int) -> _Point:
-    point, condition = _by_gram(down, up, k)
-    hard = (condition > GRAM_LIMIT).nonzero().flatten()
-    if len(hard):
-        for whole, part in zip(point, _by_qr(down[hard], up[hard], k), strict=True):
-            whole[hard] = part
-    return point
+def weight_at(weight: float, warmup_steps: int, step: int) -> float:
+    """λ for the step after `step` finished ones: constant, or from 0 in equal parts up to `weight` after `warmup_steps`, as the learning rate's warm-up.
+
+    >>> [weight_at(2.0, 4, step) for step in (0, 1, 4, 9)]
+    [0.0, 0.5, 2.0, 2.0]
+    """
+    return weight * min(1.0, step / warmup_steps) if warmup_steps else weight
 
 
-def _by_gram(down: Tensor, up: Tensor, k: int) -> tuple[_Point, Tensor]:
-    gram_a, gram_b = down @ down.mT, up.mT @ up
-    eig_a, vectors = torch.linalg.eigh(gram_a)
-    root = vectors * eig_a.clamp_min(0).sqrt().unsqueeze(-2)  # L
-    squares, basis = torch.linalg.eigh(root.mT @ gram_b @ root)
-    left = root @ basis
-    right = (vectors * _inverse_sqrt(eig_a).unsqueeze(-2)) @ basis  # L^{-T}, in the basis of H
-    sigma = squares.clamp_min(0).sqrt()
-    f, n, zero = _norms(sigma)
-    a, b = (1 / (f * n))[:, None, None], (f / n**2)[:, None, None]
-    nuclear_up = (left * _inverse_sqrt(squares).unsqueeze(-2)) @ left.mT
-    nuclear_down = (right * sigma.unsqueeze(-2)) @ right.mT
-    keep = (~zero)[:, None, None]
-    grad_up = up @ (keep * (a * gram_a - b * nuclear_up))
-    grad_down = (keep * (a * gram_b - b * nuclear_down)) @ down
-    condition = torch.stack([gram_condition(eig) for eig in (eig_a, torch.linalg.eigvalsh(gram_b), squares)]).amax(0)
-    condition = condition.masked_fill(zero, 1.0)
-    return _Point((f / n - k**-0.5).masked_fill(zero, 0.0), f.masked_fill(zero, 0.0), grad_up, grad_down), condition
+def measured(sigma: Tensor, measure: Measure) -> tuple[Tensor, Tensor]:
+    """R and g = ∂R/∂σ (0 where σ counts as 0) of n × k singular values, float64, with σ > 0 somewhere in each row; shapes n and n × k.
+
+    >>> value, slope = measured(torch.tensor([[2.0, 2.0]], dtype=torch.float64), "entropy")
+    >>> float(value.abs().max()) < 1e-15, float(slope.abs().max()) < 1e-15
+    (True, True)
+    """
+    k = sigma.shape[-1]
+    largest = sigma.amax(-1, keepdim=True)
+    s = sigma / largest
+    alive = s > ROUNDING * k
+    total, squares = s.sum(-1, keepdim=True), s.square().sum(-1, keepdim=True)
+    match measure:
+        case "frobenius_nuclear":
+            norm = squares.sqrt()
+            value, slope = norm / total - k**-0.5, s / (norm * total) - norm / total**2
+        case "entropy":
+            share = s / total
+            logs = torch.where(alive, share, 1.0).log()
+            entropy = -(share * logs).sum(-1, keepdim=True)
+            value, slope = torch.tensor(k, dtype=s.dtype).log() - entropy, (logs + entropy) / total
+        case "participation":
+            ratio = squares / s.pow(4).sum(-1, keepdim=True)
+            value, slope = 1 - squares * ratio / k, (4 / k) * ratio * (s.pow(3) * ratio - s)
+    return value.squeeze(-1), slope * alive / largest
 
 
-def _by_qr(down: Tensor, up: Tensor, k: int) -> _Point:
+# --- what every pair's value and gradient come from ----------------------------------------------------------------------
+
+
+def _points(pairs: Sequence[LoraPair], measure: Measure, recipe: Recipe, grams: Grams | None = None) -> list[_Point]:
+    if recipe == "paper":
+        if measure != "frobenius_nuclear":
+            raise BadInput(f"the paper's recipe has no measure '{measure}': use frobenius_nuclear with it, or recipe exact")
+        return [_Point(found.value, found.frobenius, found.route, whole=found.gradients) for found in (paper_flatness(pair) for pair in pairs)]
+    found: dict[int, _Point] = {}
+    for group in (grams or enqueue(pairs)).result():
+        found.update(_by_gram(group, measure, pairs))
+    if again := [place for place in range(len(pairs)) if place not in found]:  # float32 Grams do not do there
+        for group in enqueue([pairs[place] for place in again]).result():
+            found.update(_by_gram(group._replace(places=[again[place] for place in group.places]), measure, pairs))
+    return [found[place] for place in range(len(pairs))]
+
+
+def _by_gram(group: Group, measure: Measure, pairs: Sequence[LoraPair]) -> dict[int, _Point]:
+    """The points of a group, less those whose float32 Grams do not do."""
+    lower, there = root(group.down)
+    squares, basis = torch.linalg.eigh(lower.mT @ group.up @ lower)
+    lost = cancellation(group.down, group.up, squares[:, 0])
+    easy = ((lost <= GRAM_LIMIT) & there & ~group.extreme).tolist()
+    sigma = squares.clamp_min(torch.finfo(torch.float64).tiny).sqrt()
+    value, slope = measured(sigma, measure)
+    left, right = lower @ basis, torch.linalg.solve_triangular(lower.mT, basis, upper=True)
+    inner_up = (left * (slope / sigma).unsqueeze(-2)) @ left.mT
+    inner_down = (right * (slope * sigma).unsqueeze(-2)) @ right.mT
+    largest = torch.maximum(inner_up.abs().amax((1, 2)), inner_down.abs().amax((1, 2)))
+    single = ((lost <= FLOAT32_LIMIT) & (largest <= FLOAT32_LARGEST)).tolist()
+    values, norms = value.tolist(), torch.linalg.vector_norm(sigma, dim=-1).tolist()
+    double, narrow = (inner_up, inner_down), (inner_up.float(), inner_down.float())
+    found: dict[int, _Point] = {}
+    doubtful = (~(lost <= FLOAT32_GRAM_LIMIT) & group.single).tolist()
+    for slot, place in enumerate(group.places):
+        pair = pairs[place]
+        if doubtful[slot]:
+            continue
+        if not easy[slot] or min(pair.shape) < pair.shape[0]:
+            found[place] = _Point(0.0, 0.0, "zero") if is_zero(pair) else _by_qr(pair, measure)
+        else:
+            found[place] = _Point(values[slot], norms[slot], "gram", slot, double, narrow if single[slot] else double)
+    return found
+
+
+def _by_qr(pair: LoraPair, measure: Measure) -> _Point:
+    (down, a), (up, b) = unit(pair.A), unit(pair.B)
     q_up, r_up = torch.linalg.qr(up)
     q_down, r_down = torch.linalg.qr(down.mT)
-    core = r_up @ r_down.mT
-    u, sigma, vh = torch.linalg.svd(core, full_matrices=False)
-    alive = sigma > sigma[..., :1] * _EPS * sigma.shape[-1]
-    f, n, zero = _norms(sigma)
-    a, b = (1 / (f * n))[:, None, None], (f / n**2)[:, None, None]
-    inner = a * core - b * ((u * alive.unsqueeze(-2)) @ vh)
-    return _Point((f / n - k**-0.5).masked_fill(zero, 0.0), f.masked_fill(zero, 0.0), q_up @ (inner @ r_down), (r_up.mT @ inner) @ q_down.mT)
+    u, sigma, vh = torch.linalg.svd(r_up @ r_down.mT, full_matrices=False)
+    if not bool(sigma[0] > 0):
+        return _Point(0.0, 0.0, "zero")
+    value, slope = measured(sigma[None], measure)
+    inner = (u * slope) @ vh
+    gradients = (q_up @ (inner @ r_down) / b, (r_up.mT @ inner) @ q_down.mT / a)
+    return _Point(float(value), float(torch.linalg.vector_norm(sigma) * a * b), "qr", whole=gradients)
 
 
-def _norms(sigma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Frobenius and nuclear norm from n × k values, 1 where they vanish, and where that is."""
-    f, n = torch.linalg.vector_norm(sigma, dim=-1), sigma.sum(-1)
-    zero = n == 0
-    return f.masked_fill(zero, 1.0), n.masked_fill(zero, 1.0), zero
+# --- from there to the factors -------------------------------------------------------------------------------------------
 
 
-def _inverse_sqrt(eigenvalues: Tensor) -> Tensor:
-    """1/√x, 0 where x is not positive."""
-    return torch.where(eigenvalues > 0, eigenvalues, torch.inf).rsqrt()
+def _trainable(pairs: Sequence[LoraPair]) -> list[Tensor]:
+    return [factor for pair in pairs for factor in (pair.A, pair.B) if factor.requires_grad]
 
 
-def _accumulate(parameters: list[Tensor], gradients: Tensor) -> None:
-    wanted = [(parameter, gradient) for parameter, gradient in zip(parameters, gradients.unbind(0), strict=True) if parameter.requires_grad]
-    for parameter, _ in wanted:
-        if parameter.grad is None:
-            parameter.grad = torch.zeros_like(parameter)
-    if wanted:
-        torch._foreach_add_([parameter.grad for parameter, _ in wanted if parameter.grad is not None], [gradient.to(parameter) for parameter, gradient in wanted])
+def _soft(point: _Point, soft_start: float) -> float:
+    return min(1.0, point.frobenius / soft_start) if soft_start > 0 else 1.0
+
+
+def _told(points: Sequence[_Point], weight: float, soft_start: float) -> Flatness:
+    values = torch.tensor([point.value for point in points], dtype=torch.float64)
+    mean = float(values.mean())
+    penalty = weight * sum(_soft(point, soft_start) * point.value for point in points) / len(points)
+    return Flatness(mean, penalty, float(values.std(correction=0)), float(values.min()), float(values.max()), dict(Counter(point.route for point in points)))
+
+
+def _accumulate(targets: Mapping[int, Tensor], pairs: Sequence[LoraPair], points: Sequence[_Point], weight: float, soft_start: float) -> None:
+    """Adds (weight/n)·c·∇R of each pair to the targets, which are found by the factors' identity; factors without one are left out."""
+    exact = float32_is_exact()
+    for pair, point in zip(pairs, points, strict=True):
+        scale = weight / len(pairs) * _soft(point, soft_start)  # the small matrices stay as they are: the product takes the scale
+        for side, factor in enumerate((pair.B, pair.A)):
+            target = targets.get(id(factor))
+            if target is None:
+                continue
+            if point.whole is not None:
+                _add(target, point.whole[side].mul(scale).to(target.device))
+            elif point.inner is not None and point.single is not None:
+                narrow = exact and factor.device.type == "cpu" and factor.dtype != torch.float64
+                _add_product(target, factor.detach(), (point.single if narrow else point.inner)[side][point.slot], scale, left=side == 1)
+
+
+def _add_product(target: Tensor, factor: Tensor, inner: Tensor, scale: float, left: bool) -> None:
+    """target += scale·inner·factor (left) or scale·factor·inner, in the number type of `inner`."""
+    if factor.dtype == inner.dtype == target.dtype:
+        inner = inner.to(factor.device, non_blocking=True)
+        if left:
+            target.addmm_(inner, factor, alpha=scale)
+        else:
+            target.addmm_(factor, inner, alpha=scale)
+        return
+    device = torch.device("cpu") if factor.device.type == "mps" else factor.device
+    wide, inner = factor.to(device).to(inner.dtype), inner.to(device, non_blocking=True)
+    _add(target, ((inner @ wide) if left else (wide @ inner)).mul_(scale).to(target.device))
+
+
+def _add(target: Tensor, gradient: Tensor) -> None:
+    """target += gradient, rounded once, to a finite number."""
+    if (most := torch.finfo(target.dtype).max) < torch.finfo(gradient.dtype).max:
+        gradient = gradient.clamp(-most, most)
+    target.add_(gradient)
+

@@ -9,6 +9,9 @@ All are invariant to the scale of σ. A spectrum of zeros has none of them: the 
 | spectral entropy | −Σ p ln p, p = σ/Σσ | 0 | ln k |
 | condition number | σ₁/σ_k | ∞ | 1 |
 | Frobenius/nuclear ratio | √Σσ²/Σσ | 1 | 1/√k |
+| effective rank | exp(spectral entropy) | 1 | k |
+| participation ratio | (Σσ²)²/Σσ⁴ | 1 | k |
+| energy share | Σ_{i≤t} σᵢ²/Σσ² | 1 | t/k |
 """
 
 from __future__ import annotations
@@ -17,6 +20,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 Values = NDArray[np.float64]
+
+#: How many of the largest values `energy_share` counts unless told otherwise.
+TOP = 4
 
 
 def _scaled(sigma: ArrayLike) -> Values:
@@ -73,3 +79,37 @@ def frobenius_nuclear(sigma: ArrayLike) -> Values:
     """
     scaled = _scaled(sigma)
     return np.linalg.norm(scaled, axis=-1) / scaled.sum(axis=-1)
+
+
+def effective_rank(sigma: ArrayLike) -> Values:
+    """exp of the spectral entropy, between 1 and k; shape (..., k) → (...). Source: Roy and Vetterli, The effective rank (EUSIPCO 2007).
+
+    >>> round(float(effective_rank([1.0, 1.0, 0.0])), 6)
+    2.0
+    """
+    return np.exp(spectral_entropy(sigma))
+
+
+def participation_ratio(sigma: ArrayLike) -> Values:
+    """(Σσ²)²/Σσ⁴, between 1 and k, how many directions carry the energy; shape (..., k) → (...).
+
+    >>> float(participation_ratio([2.0, 2.0, 0.0]))
+    2.0
+    """
+    squares = np.square(_scaled(sigma))
+    return np.square(squares.sum(axis=-1)) / np.square(squares).sum(axis=-1)
+
+
+def energy_share(sigma: ArrayLike, top: int = TOP) -> Values:
+    """Share of the energy Σσ² in the `top` largest values, between min(top, k)/k and 1; shape (..., k) → (...).
+
+    Raises:
+        ValueError: `top` is less than 1.
+
+    >>> float(energy_share([2.0, 1.0, 1.0, 1.0, 1.0], top=1))
+    0.5
+    """
+    if top < 1:
+        raise ValueError(f"top = {top}: at least one value must be counted")
+    squares = np.square(_scaled(sigma))
+    return squares[..., :top].sum(axis=-1) / squares.sum(axis=-1)

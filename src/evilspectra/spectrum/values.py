@@ -1,37 +1,53 @@
 """Singular values of scale·B·A without the d × d product.
 
-With the Grams G_A = A·Aᵀ and G_B = Bᵀ·B (r × r) and any L with L·Lᵀ = G_A, the singular values of B·A are the square
-roots of the eigenvalues of H = Lᵀ·G_B·L: 2r²(d_in + d_out) flops and an r × r eigenproblem, in float64. L comes from
-the eigenvectors of G_A, so a rank-deficient A needs no special case. A Gram squares condition numbers: where
-max(κ(A), κ(B), κ(BA)) exceeds `GRAM_LIMIT`, the factors go through QR instead, and the result says so.
+With the Grams G_A = A·Aᵀ and G_B = Bᵀ·B (r × r) and the Cholesky factor L·Lᵀ = G_A, the singular values of B·A are the square
+roots of the eigenvalues of H = Lᵀ·G_B·L: 2r²(d_in + d_out) flops and an r × r eigenproblem, in float64. A is factored rather
+than B: it is drawn with full rank, while B starts at zero. A Gram squares condition numbers: where
+κ* = ‖A‖·‖B‖/σ_r(BA), which is at least max(κ(A), κ(B), κ(BA)), exceeds `GRAM_LIMIT`, the factors go through QR instead
+(B = Q_B·R_B, Aᵀ = Q_A·R_A: the values are those of R_B·R_Aᵀ), and the result says so.
+
+Eigenvalues of all pairs of one rank are found in one batched call. Either route has an absolute error of about ε·‖A‖·‖B‖,
+the Gram route its square root at worst; a value below that is noise.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from evilspectra.errors import BadInput
-from evilspectra.spectrum.pairs import LoraPair, by_shape, stacked
+from evilspectra.spectrum.grams import Grams, Group, cancellation, enqueue, is_zero, root, wide
+from evilspectra.spectrum.pairs import LoraPair, Part
 
-#: Condition number of A, B or BA beyond which Grams in float64 lose more than about 1e-7 of the smallest value.
+#: κ* beyond which Grams in float64 lose more than about 3e-7 (ε·κ*²/2) of the smallest value.
 GRAM_LIMIT = 5e4
+
+Route = Literal["gram", "qr", "zero", "dense"]
 
 
 @dataclass(frozen=True)
 class Spectrum:
-    """Singular values of one pair: float64 on the CPU, descending, min(r, d_in, d_out) of them. `route`: gram, qr or zero."""
+    """Singular values of one pair: float64 on the CPU, descending, min(r, d_in, d_out) of them.
+
+    `route`: gram, qr, zero, or dense (`exact.py`). `part`: whether they are ΔW's ("delta") or those of scale·B·A alone ("BA only").
+    """
 
     name: str
     values: Tensor
-    route: str
+    route: Route
+    part: Part = "delta"
 
 
 @torch.no_grad()
-def singular_values(pairs: list[LoraPair]) -> list[Spectrum]:
+def singular_values(pairs: Sequence[LoraPair], grams: Grams | None = None) -> list[Spectrum]:
     """Singular values of scale·B·A of each pair, in the order given.
+
+    Args:
+        pairs: any mix of shapes, ranks, number types and devices.
+        grams: what `enqueue(pairs)` returned, where the products were started earlier.
 
     Raises:
         BadInput: a factor holds a value that is not finite; the message names the module.
@@ -41,46 +57,37 @@ def singular_values(pairs: list[LoraPair]) -> list[Spectrum]:
     tensor([1., 1.], dtype=torch.float64)
     """
     found: dict[int, Spectrum] = {}
-    for group in by_shape(pairs):
-        down, up = stacked(group)
-        _refuse_non_finite(group, down, up)
-        values, condition = _by_gram(down, up)
-        limit = min(group[0].shape)
-        for index, pair in enumerate(group):
-            if not bool(up[index].any()) or not bool(down[index].any()):
-                sigma, route = torch.zeros(limit, dtype=torch.float64), "zero"
-            elif condition[index] > GRAM_LIMIT or limit < pair.shape[0]:
-                sigma, route = _by_qr(down[index], up[index]), "qr"
-            else:
-                sigma, route = values[index], "gram"
-            found[id(pair)] = Spectrum(pair.name, (abs(pair.scale) * sigma[:limit]).cpu(), route)
-    return [found[id(pair)] for pair in pairs]
+    for group in (grams or enqueue(pairs)).result():
+        values, easy = by_gram(group)
+        for place, sigma, gram, extreme in zip(group.places, values.unbind(0), easy.tolist(), group.extreme.tolist(), strict=True):
+            pair = pairs[place]
+            k, route = min(pair.shape), "gram"
+            if extreme and is_zero(pair):
+                sigma, route = torch.zeros(k, dtype=torch.float64), "zero"
+            elif not gram or k < len(sigma):
+                sigma, route = by_qr(pair), "qr"
+            found[place] = Spectrum(pair.name, abs(pair.scale) * sigma, route, pair.part)
+    return [found[place] for place in range(len(pairs))]
 
 
-def _by_gram(down: Tensor, up: Tensor) -> tuple[Tensor, Tensor]:
-    """(n × r values, descending; n largest condition numbers of A, B and BA) of n × r × d_in and n × d_out × r factors."""
-    gram_a, gram_b = down @ down.mT, up.mT @ up
-    eig_a, vectors = torch.linalg.eigh(gram_a)
-    root = vectors * eig_a.clamp_min(0).sqrt().unsqueeze(-2)
-    eig_b = torch.linalg.eigvalsh(gram_b)
-    squares = torch.linalg.eigvalsh(root.mT @ gram_b @ root)
-    worst = torch.stack([gram_condition(eig) for eig in (eig_a, eig_b, squares)]).amax(0)
-    return squares.clamp_min(0).sqrt().flip(-1), worst
+def by_gram(group: Group) -> tuple[Tensor, Tensor]:
+    """(n × r values, descending; n: whether they are exact enough)."""
+    lower, there = root(group.down)
+    squares = torch.linalg.eigvalsh(lower.mT @ group.up @ lower)
+    easy = (cancellation(group.down, group.up, squares[:, 0]) <= GRAM_LIMIT) & there & ~group.extreme
+    return squares.clamp_min(0).sqrt().flip(-1), easy
 
 
-def gram_condition(eigenvalues: Tensor) -> Tensor:
-    """√(largest/smallest) of ascending Gram eigenvalues, the condition number of the factor; infinite where the smallest is not positive."""
-    return torch.where(eigenvalues[..., 0] > 0, (eigenvalues[..., -1] / eigenvalues[..., 0]).sqrt(), torch.inf)
+def by_qr(pair: LoraPair) -> Tensor:
+    """The min(r, d_in, d_out) values of B·A (no scale) through QR of both factors, on the CPU; each factor is scaled to a largest entry of 1 meanwhile."""
+    (down, a), (up, b) = unit(pair.A), unit(pair.B)
+    core = torch.linalg.qr(up, mode="r").R @ torch.linalg.qr(down.mT, mode="r").R.mT
+    return (torch.linalg.svdvals(core)[: min(pair.shape)] * a * b).cpu()
 
 
-def _by_qr(down: Tensor, up: Tensor) -> Tensor:
-    """Singular values from B = Q_B·R_B and Aᵀ = Q_A·R_A: those of R_B·R_Aᵀ."""
-    return torch.linalg.svdvals(torch.linalg.qr(up).R @ torch.linalg.qr(down.mT).R.mT)
-
-
-def _refuse_non_finite(group: list[LoraPair], down: Tensor, up: Tensor) -> None:
-    for factor, stack in (("A", down), ("B", up)):
-        finite = torch.isfinite(stack).flatten(1).all(1)
-        if not bool(finite.all()):
-            name = group[int((~finite).nonzero()[0])].name
-            raise BadInput(f"factor {factor} of {name} holds a value that is not finite: the adapter is damaged or training diverged; use an earlier checkpoint")
+def unit(factor: Tensor) -> tuple[Tensor, Tensor]:
+    """A factor in float64 divided by its largest entry (by 1 where it is 0), and that entry."""
+    factor = wide(factor)
+    size = factor.abs().amax()
+    size = torch.where(size > 0, size, 1.0)
+    return factor / size, size
