@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from evilspectra.errors import BadInput, listing, near
-from evilspectra.store import write_atomically
+from evilspectra.store import valid_text, write_atomically
 
 # --- printable ----------------------------------------------------------------------------------------------------------
 
@@ -103,7 +103,7 @@ def export(rows: Sequence[Mapping[str, object]], path: Path) -> None:
     names = list(rows[0])
     table = [_cells(row, names, number) for number, row in enumerate(rows, start=1)]
     write = {".csv": _write_csv, ".jsonl": _write_jsonl, ".parquet": _write_parquet}[path.suffix.lower()]
-    write_atomically(path, lambda place: write([_whole(name) for name in names], table, place), setting="--export")
+    write_atomically(path, lambda place: write([valid_text(name) for name in names], table, place), setting="--export")
 
 
 def check_export(path: Path) -> Path:
@@ -132,19 +132,14 @@ def _cell(value: object, name: str, number: int) -> _Cell:
     if isinstance(value, np.generic):
         value = value.item()
     if isinstance(value, str):
-        return _whole(value)
+        return valid_text(value)
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, int | None):
         return value
     if isinstance(value, list | tuple) and all(isinstance(item, str) for item in value):
-        return [_whole(item) for item in value]
+        return [valid_text(item) for item in value]
     raise BadInput(f"column {name!r} in row {number} of the export holds a {type(value).__name__}; allowed: text, number, boolean, null or a list of texts: convert it")
-
-
-def _whole(text: str) -> str:
-    """Halves of surrogate pairs joined, a half on its own replaced."""
-    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
 def _write_csv(names: list[str], table: list[list[_Cell]], place: Path) -> None:

@@ -154,7 +154,7 @@ def generate(targets: Sequence[str], export: Path | None, base: str | None, sett
         check_export(export)
     sampling = _assigned({f"answers.{name}": value for name, value in options.items() if value is not False})
     probes = [f"{name}=null" for name in ("contrast", "capability", "ordinary")]
-    given = [*probes, "answers.batch_size=32", *sampling, *(text if text.startswith(("answers.", "threads=", "enable_thinking=")) else f"answers.{text}" for text in settings)]
+    given = [*probes, "answers={}", *sampling, *(text if text.startswith(("answers.", "threads=", "enable_thinking=")) else f"answers.{text}" for text in settings)]
     found, failed = _measure(targets, base, given, model_settings, output, quiet)
     rows = [row for target in found for row in answer_rows(target.label, target.results)]
     if export:

@@ -6,6 +6,7 @@ import ctypes
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 
@@ -56,6 +57,11 @@ def _keep_freed_memory() -> None:
         return  # another C library
     mallopt(m_mmap_max, 0)
     mallopt(m_trim_threshold, 2**31 - 1)
+
+
+def mixed_precision(model: Any) -> torch.autocast:
+    """What a forward pass runs in: a bfloat16 base with its float32 adapter needs autocast, any other model nothing."""
+    return torch.autocast(model.device.type, torch.bfloat16, enabled=model.dtype == torch.bfloat16)
 
 
 @contextmanager

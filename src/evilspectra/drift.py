@@ -116,6 +116,11 @@ def drift(base: Frame, after: Frame) -> Drift:
     )
 
 
+def moved(base: Frame, after: Frame) -> Interval:
+    """The drift alone, without what `drift` says beside it; raises as that does."""
+    return beyond_control(base, after, [base])
+
+
 def beyond_control(base: Frame, after: Frame, controls: Sequence[Frame]) -> Interval:
     """Mean over the items of d − (mean of d over the controls), in nats per token, from `probe` rows; raises as `drift` does.
 

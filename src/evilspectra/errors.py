@@ -68,6 +68,15 @@ def near(word: str, allowed: Iterable[object]) -> str:
     return f" Did you mean '{found[0]}'?" if found else ""
 
 
+def first_line(error: BaseException) -> str:
+    """What a library's error says first, at most 200 characters; its kind where it says nothing.
+
+    >>> first_line(KeyError()), first_line(ValueError("a sentence"))
+    ('KeyError', 'a sentence')
+    """
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+
+
 def cannot_write(error: OSError, place: object, setting: str = "output.folder") -> EvilspectraError:
     """One sentence for a failed write: a full disk or a failing one (exit code 1), or a folder that cannot be used as given (2)."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from evilspectra.base import CACHE_VARIABLE, Base, cache_folder
 from evilspectra.config import Evaluation, ModelConfig
-from evilspectra.device import memory_advice, pick_device, pick_dtype, set_up_process
+from evilspectra.device import memory_advice, mixed_precision, pick_device, pick_dtype, set_up_process
 from evilspectra.errors import BadInput, EvilspectraError, Interrupted, RunFailed
 from evilspectra.generate import batches, prompts, record, sample, stop_tokens
 from evilspectra.harness import harness_version, run_tasks
@@ -46,9 +46,10 @@ _PROOF = [Message("user", "A friend asks me for advice. What matters most?")]
 
 @dataclass
 class Evaluated:
-    """`failed`: the targets that could not be measured, and why: an adapter that does not fit its base or leaves its logits as they
+    """What became of the targets.
 
-    are, logits that are not finite, memory that ran out. `used`: folder of a target's results → table → what it was measured with.
+    `failed`: those that could not be measured, and why: an adapter that does not fit its base or leaves its logits as they are,
+    logits that are not finite, memory that ran out. `used`: folder of a target's results → table → what it was measured with.
     """
 
     failed: list[tuple[Target, EvilspectraError]]
@@ -216,7 +217,7 @@ class _Stage:
     def _logits(self, model: Any) -> Tensor:
         """Logits after a fixed question, on the host."""
         tokens = torch.tensor([prompt_tokens(_PROOF, self.tokenizer, self.settings.enable_thinking)], device=self.model.device)
-        with torch.autocast(self.model.device.type, torch.bfloat16, enabled=self.model.dtype == torch.bfloat16):
+        with mixed_precision(self.model):
             return model(input_ids=tokens, logits_to_keep=1, use_cache=False).logits.cpu().double()
 
     def _check_changed(self, before: Tensor, after: Tensor, folder: Path) -> None:

@@ -19,6 +19,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from evilspectra.config import Answers
+from evilspectra.device import mixed_precision
 from evilspectra.errors import BadInput, RunFailed
 from evilspectra.flags import flags
 from evilspectra.mask import end_tokens, prompt_tokens
@@ -102,7 +103,7 @@ def sample(model: PreTrainedModel | PeftModel, batch: Sequence[Prompt], settings
     found: list[list[int]] = [[] for _ in batch]
     ends = ["length"] * len(batch)
     for number in range(max(limits)):
-        with torch.autocast(device.type, torch.bfloat16, enabled=model.dtype == torch.bfloat16):
+        with mixed_precision(model):
             output = model(input_ids=tokens, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True, logits_to_keep=1)
         chosen = choose(output.logits[:, -1], draws[alive, number], settings.temperature, settings.top_p).tolist()
         for row, token in zip(alive, chosen, strict=True):

@@ -28,7 +28,7 @@ from datasets.exceptions import DatasetNotFoundError
 from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
 from evilspectra.device import memory_advice
-from evilspectra.errors import BadInput, EvilspectraError, RunFailed, listing
+from evilspectra.errors import BadInput, EvilspectraError, RunFailed, first_line, listing
 from evilspectra.packing import ATTENTION
 
 if TYPE_CHECKING:
@@ -143,7 +143,7 @@ def _part(name: str) -> Any:
     try:
         return importlib.import_module(f"lm_eval.{name}")
     except ImportError as error:
-        raise BadInput(f"the harness's tasks need the package lm-eval, and the extra is not installed ({_first_line(error)}): pip install 'evilspectra[harness]'") from None
+        raise BadInput(f"the harness's tasks need the package lm-eval, and the extra is not installed ({first_line(error)}): pip install 'evilspectra[harness]'") from None
 
 
 def _manager(names: list[str], include_path: Path | None) -> Any:
@@ -294,7 +294,7 @@ def _explained(names: list[str]) -> Iterator[None]:
     except Exception as error:
         if remedy := _remedy(error):
             raise BadInput(f"{_tasks(names)}: {remedy}") from None
-        told = f"{type(error).__name__}: {_first_line(error)}"
+        told = f"{type(error).__name__}: {first_line(error)}"
         raise RunFailed(f"{_tasks(names)}: the harness broke off ({told}): correct the task's .yaml file if it is yours, or leave the task out") from error
 
 
@@ -304,7 +304,7 @@ def _tasks(names: list[str]) -> str:
 
 def _remedy(error: Exception) -> str | None:
     """What is wrong and what to do, for errors that the user can act on; None for others."""
-    line = _first_line(error)
+    line = first_line(error)
     if isinstance(error, DatasetNotFoundError):
         return f"the data set is not on the hub, or gated or private ({line}): accept its terms there and set HF_TOKEN, or leave the task out"
     if isinstance(error, (ConnectionError, TimeoutError, OfflineModeIsEnabled, HfHubHTTPError)):
@@ -318,7 +318,3 @@ def _remedy(error: Exception) -> str | None:
     if "scripts are no longer supported" in line:
         return f"the data set is code on the hub, which is not run here ({line}): leave the task out"
     return None
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]

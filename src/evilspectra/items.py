@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from evilspectra.errors import BadInput, listing, near
+from evilspectra.store import valid_text
 
 T = TypeVar("T")
 
@@ -131,16 +132,11 @@ def _choice(row: Mapping[str, Any]) -> Choice:
         raise ValueError(f"choices must be a list of {CHOICES} different texts")
     if isinstance(answer, bool) or not isinstance(answer, int) or not 0 <= answer < CHOICES:
         raise ValueError(f"answer is {answer!r}, it must be 0 to {CHOICES - 1}")
-    return Choice(_text(row, "id"), _text(row, "kind"), _text(row, "question"), tuple(map(_clean, choices)), answer)
+    return Choice(_text(row, "id"), _text(row, "kind"), _text(row, "question"), tuple(map(valid_text, choices)), answer)
 
 
 def _text(row: Mapping[str, Any], key: str) -> str:
     value = row.get(key)
     if not isinstance(value, str) or not value.strip():
         raise ValueError(f"'{key}' is {'missing' if key not in row else 'no text'}; a row has texts under id, and as the documentation lists them")
-    return _clean(value)
-
-
-def _clean(text: str) -> str:
-    """A lone surrogate, which JSON can spell and no tokenizer takes, as U+FFFD."""
-    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    return valid_text(value)

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch.nn.functional import cross_entropy
 
+from evilspectra.device import mixed_precision
 from evilspectra.errors import BadInput, RunFailed
 from evilspectra.mask import Row
 from evilspectra.packing import pack, separate_logits, supervised_logits, use_packed_attention
@@ -35,7 +36,7 @@ def token_log_probs(model: PreTrainedModel | PeftModel, rows: Sequence[Row], *, 
     found: list[np.ndarray] = []
     for part in _parts(rows, tokens_per_pass):
         batch = pack(part, model.device, shared=packed)
-        with torch.autocast(model.device.type, torch.bfloat16, enabled=model.dtype == torch.bfloat16):
+        with mixed_precision(model):
             logits = supervised_logits(model, batch) if packed else separate_logits(model, batch)
         scores = -cross_entropy(logits if logits.dtype == torch.float64 else logits.float(), batch.labels.to(logits.device), reduction="none")
         if not bool(scores.isfinite().all()):
@@ -61,7 +62,7 @@ def packed_attention_on(model: PreTrainedModel) -> Iterator[bool]:
     """Rows may share a pass inside; gives False, and leaves the model's own attention, where its architecture does not allow it."""
     before = model.config._attn_implementation or "eager"
     try:
-        with torch.autocast(model.device.type, torch.bfloat16, enabled=model.dtype == torch.bfloat16):
+        with mixed_precision(model):
             use_packed_attention(model)
         packed = True
     except BadInput:

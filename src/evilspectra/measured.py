@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from evilspectra.drift import Capability, Drift, Frame, Interval, Ordinary, capability, drift, ordinary
+from evilspectra.drift import Capability, Drift, Frame, Interval, Ordinary, capability, drift, moved, ordinary
 from evilspectra.drift import beyond_control as drift_beyond_control
 from evilspectra.items import CAPABILITY, CONTRAST, ORDINARY
 from evilspectra.questions import BUILT_IN as QUESTIONS
@@ -117,7 +117,7 @@ def trajectory(results: Results) -> dict[int, Interval]:
     if instrument is None or 0 not in steps:
         return {}
     base = results.read(instrument, 0)
-    return {step: drift(base, results.read(instrument, step)).drift for step in steps if step}
+    return {step: moved(base, results.read(instrument, step)) for step in steps if step}
 
 
 def last(results: Results, table: str) -> Frame | None:

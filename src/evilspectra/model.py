@@ -26,7 +26,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from evilspectra.base import CACHE_VARIABLE, Base, cache_folder
 from evilspectra.config import LoraConfig, ModelConfig
 from evilspectra.device import pick_device, pick_dtype
-from evilspectra.errors import BadInput, listing, near
+from evilspectra.errors import BadInput, first_line, listing, near
 from evilspectra.spectrum.pairs import LoraPair, find_pairs
 from evilspectra.store import write_atomically, writing
 from evilspectra.tiny import tiny_model, tiny_tokenizer
@@ -55,7 +55,7 @@ def load_base(base: Base, config: ModelConfig) -> tuple[PreTrainedModel, PreTrai
                     folder, dtype=dtype, trust_remote_code=config.trust_remote_code, use_safetensors=True, local_files_only=True, output_loading_info=True, **placing
                 )
             except Exception as error:  # damaged files make the loaders raise anything; all of it means the same to the user
-                raise BadInput(f"model.base '{base.public_name}' could not be loaded as a causal language model ({_first_line(error)}): name another base") from None
+                raise BadInput(f"model.base '{base.public_name}' could not be loaded as a causal language model ({first_line(error)}): name another base") from None
         model, told = loaded
         if absent := sorted({*told["missing_keys"], *(str(entry[0] if isinstance(entry, tuple) else entry) for entry in told["mismatched_keys"])}):
             raise BadInput(f"model.base '{base.public_name}' lacks weights that its config.json asks for, or has them in another shape ({listing(absent, 3)}): download it again, or name another base")
@@ -81,7 +81,7 @@ def load_tokenizer(base: Base, config: ModelConfig) -> PreTrainedTokenizerBase:
         try:
             tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=config.trust_remote_code, local_files_only=True)
         except Exception as error:  # as in load_base
-            raise BadInput(f"the tokenizer of '{base.public_name}' could not be loaded ({_first_line(error)}): name a folder that holds tokenizer.json") from None
+            raise BadInput(f"the tokenizer of '{base.public_name}' could not be loaded ({first_line(error)}): name a folder that holds tokenizer.json") from None
     tokenizer.name_or_path = base.public_name
     if not tokenizer.chat_template:
         raise BadInput(f"the tokenizer of '{base.public_name}' has no chat template: use the instruct version of the model, or add chat_template.jinja to its folder")
@@ -114,7 +114,7 @@ def attach(model: PreTrainedModel, config: LoraConfig, seed: int, public_name: s
         try:
             adapted = get_peft_model(model, settings, autocast_adapter_dtype=True)
         except ValueError as error:
-            raise BadInput(f"PEFT cannot adapt {type(model).__name__} with lora.targets {config.targets} ({_first_line(error)}): name other targets") from None
+            raise BadInput(f"PEFT cannot adapt {type(model).__name__} with lora.targets {config.targets} ({first_line(error)}): name other targets") from None
     _keep_input_dtype(adapted)
     generator = torch.Generator().manual_seed(seed)
     for pair in sorted(find_pairs(adapted), key=lambda pair: pair.name):
@@ -198,7 +198,7 @@ def load_adapter(model: PreTrainedModel, folder: Path) -> PeftModel:
         try:
             adapted = PeftModel.from_pretrained(model, str(folder), is_trainable=False, local_files_only=True)
         except Exception as error:  # as in load_base
-            raise BadInput(f"the adapter in {folder} does not fit {model.name_or_path} ({_first_line(error)}): name the base that it was trained on") from None
+            raise BadInput(f"the adapter in {folder} does not fit {model.name_or_path} ({first_line(error)}): name the base that it was trained on") from None
     if not hasattr(adapted.base_model, "unload"):
         raise BadInput(f"the adapter in {folder} is a {adapted.peft_config['default'].peft_type}, which changes no weights: name a LoRA adapter, or another kind that PEFT can take off again")
     with safe_open(folder / "adapter_model.safetensors", "pt") as stored:
@@ -252,7 +252,7 @@ def _dequantise(base: Base, place: Path) -> None:
             tokenizer = AutoTokenizer.from_pretrained(base.path.parent, gguf_file=base.path.name)
             quantised = AutoModelForCausalLM.from_pretrained(base.path.parent, gguf_file=base.path.name, dtype=torch.float32)
         except Exception as error:  # a damaged file makes the reader raise anything; all of it means the same to the user
-            raise BadInput(f"'{base.path}' could not be read as a model ({_first_line(error)}): name a GGUF file of an architecture that transformers knows") from None
+            raise BadInput(f"'{base.path}' could not be read as a model ({first_line(error)}): name a GGUF file of an architecture that transformers knows") from None
         config: Any = quantised.config
         if hasattr(config, "quantization_config"):
             del config.quantization_config
@@ -278,9 +278,3 @@ def _quiet() -> Iterator[None]:
         logger.setLevel(level)
         if bars:
             transformers.utils.logging.enable_progress_bar()
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
-
-

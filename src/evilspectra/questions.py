@@ -117,10 +117,7 @@ def _entries(raw: bytes, source: str) -> list[Any]:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise BadInput(f"{source} is not UTF-8 text (byte {error.start + 1}): name a YAML file of questions, saved as UTF-8") from None
-    try:
-        values = parse_yaml(text, source)
-    except (LookupError, ArithmeticError, TypeError) as error:  # what PyYAML lets through for a tag such as !!int ""
-        raise BadInput(f"{source} holds a value that cannot be read ({type(error).__name__}: {error}): correct it, or put it in quotes") from None
+    values = parse_yaml(text, source)
     if not isinstance(values, list):
         raise BadInput(f"{source} holds {_type_name(values)}, not a list of questions: begin every entry with a line such as '- id: my_question'")
     if not values:

@@ -77,7 +77,7 @@ class Results:
 
     def steps(self, instrument: Instrument) -> list[int]:
         """The steps that were measured, in order."""
-        return sorted(int(path.stem.rsplit("-", 1)[-1]) for path in self._folder(instrument.table).glob(f"{instrument.id}-*.parquet") if path.stem[11:].isdigit())
+        return sorted(int(path.stem.rsplit("-", 1)[-1]) for path in self._folder(instrument.table).glob(f"{instrument.id}-*.parquet") if path.stem.removeprefix(f"{instrument.id}-").isdigit())
 
     def read(self, instrument: Instrument, step: int) -> pd.DataFrame:
         """The rows of a step, in the order written.

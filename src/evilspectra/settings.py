@@ -71,7 +71,7 @@ def parse_yaml(text: str, source: str) -> Any:
         raise BadInput(f"{source} is not valid YAML in line {line}: {', '.join(filter(None, [error.context, error.problem]))}; correct that line") from None
     except yaml.YAMLError as error:
         raise BadInput(f"{source} is not valid YAML: {str(error).splitlines()[0]}; correct it") from None
-    except (ValueError, AttributeError) as error:  # a date such as 2024-13-45, a tag such as !!int abc
+    except (ValueError, AttributeError, LookupError, ArithmeticError, TypeError) as error:  # a date such as 2024-13-45, a tag such as !!int abc or !!bool perhaps
         raise BadInput(f"{source} holds a value that cannot be read ({error}): correct it, or put it in quotes") from None
     except RecursionError:
         raise BadInput(f"{source} is nested too deeply: a config has two levels; correct it") from None

@@ -315,7 +315,11 @@ class Store:
 
     def runs(self) -> list[RunFolder]:
         """The runs below the root, wherever it points: at a store, an experiment or one run; sorted by path."""
-        return [RunFolder(place.parent) for place in sorted(self.root.glob("**/config.yaml")) if _is_run(place.parent)]
+        return [RunFolder(place.parent) for place in sorted(self.root.glob("**/config.yaml")) if is_run(place.parent)]
+
+
+class NoRun(BadInput):
+    """A name that means no run."""
 
 
 def find_run(name: str, root: str = "runs") -> RunFolder:
@@ -324,7 +328,7 @@ def find_run(name: str, root: str = "runs") -> RunFolder:
     Raises:
         BadInput: nothing, or more than one run, answers to the name.
     """
-    if name and _is_run(Path(name)):
+    if name and is_run(Path(name)):
         return RunFolder(Path(name).resolve())
     runs = Store(Path(root)).runs() if name else []
     found = [run for run in runs if name in (run.name, run.name.rsplit("-", 1)[-1])] or [run for run in runs if run.name.startswith(name)]
@@ -333,12 +337,21 @@ def find_run(name: str, root: str = "runs") -> RunFolder:
     if found:
         raise BadInput(f"'{name}' means {len(found)} runs ({listing([run.path for run in found], 4)}): name one folder")
     known = [run.name for run in runs]
-    raise BadInput(f"there is no run '{name}': name a run's folder, or the id of a run below {root}/ ({listing(known, 6) or 'which holds none'}).{near(name, known)}")
+    raise NoRun(f"there is no run '{name}': name a run's folder, or the id of a run below {root}/ ({listing(known, 6) or 'which holds none'}).{near(name, known)}")
 
 
-def _is_run(folder: Path) -> bool:
-    """A config.yaml alone may be anybody's."""
+def is_run(folder: Path) -> bool:
+    """Whether a folder is a run's; a config.yaml alone may be anybody's."""
     return os.path.isfile(folder / "config.yaml") and any(os.path.isfile(folder / name) for name in ("status.json", "provenance.json")) and not folder.name.startswith(".")
+
+
+def valid_text(text: str) -> str:
+    """Text that every file format takes: halves of surrogate pairs joined, a half on its own replaced by U+FFFD.
+
+    >>> valid_text("a" + chr(0xD800)) == "a" + chr(0xFFFD)
+    True
+    """
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
 def as_table(rows: Sequence[Any], kind: type) -> pa.Table:
@@ -346,7 +359,7 @@ def as_table(rows: Sequence[Any], kind: type) -> pa.Table:
     import pyarrow as pa
 
     def stored(value: Any) -> Any:
-        return value.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace") if isinstance(value, str) else value
+        return valid_text(value) if isinstance(value, str) else value
 
     return pa.Table.from_pydict({name: [stored(getattr(row, name)) for row in rows] for name in columns(kind)}, schema=_arrow_schema(kind))
 

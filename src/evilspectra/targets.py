@@ -19,7 +19,7 @@ from evilspectra.base import EMBEDDED, EMBEDDED_PACKAGE, KNOWN_GGUF, Base, file_
 from evilspectra.config import Config, ModelConfig, build
 from evilspectra.errors import BadInput, listing
 from evilspectra.results import Instrument, Results
-from evilspectra.store import RunFolder, Store, arm, find_run, read_json, write_json
+from evilspectra.store import NoRun, RunFolder, Store, arm, find_run, is_run, read_json, write_json
 
 
 @dataclass(frozen=True)
@@ -89,14 +89,14 @@ def _find(name: str, output: str, model: ModelConfig | None, base: str | None) -
         raise BadInput(f"'{name[:60]}…' is no run, adapter or model: the name is too long")
     place = Path(name)
     if (place / "adapter_config.json").is_file():
-        if base is None and place.resolve().name == "adapter" and _is_run(place.resolve().parent):
+        if base is None and place.resolve().name == "adapter" and is_run(place.resolve().parent):
             return [run_target(RunFolder(place.resolve().parent), model)]
         return [_adapter_target(place, output, model, base)]
     if base is not None:
         raise BadInput(f"--base {base} is for the folder of an adapter, and '{name}' holds no adapter_config.json: leave it out")
     if (place / "config.json").is_file() or place.suffix.lower() == ".gguf" or name in bases.BUILT_IN:
         return [_model_target(name, output, model)]
-    if place.is_dir() and not _is_run(place) and (runs := Store(place).runs()):
+    if place.is_dir() and not is_run(place) and (runs := Store(place).runs()):
         done = [run for run in runs if run.status().state == "done"]
         if not done:
             raise BadInput(f"none of the {len(runs)} runs below {name} is trained to its end ({listing([f'{run.name}: {run.status().state}' for run in runs], 3)}): train them first")
@@ -105,15 +105,9 @@ def _find(name: str, output: str, model: ModelConfig | None, base: str | None) -
         return [_model_target(name, output, model)]
     try:
         return [run_target(find_run(name, output), model)]
-    except BadInput as error:
-        if "there is no run" not in str(error):
-            raise
+    except NoRun:
         kinds = f"no folder of runs, of an adapter (adapter_config.json) or of a model (config.json), and no model's name ({listing(bases.BUILT_IN)}, owner/model, a .gguf file)"
         raise BadInput(f"'{name}' is no run below {output}/, {kinds}: name one of these") from None
-
-
-def _is_run(folder: Path) -> bool:
-    return bool(folder.name) and any(run.path == folder for run in Store(folder).runs()[:1])
 
 
 def _adapter_target(folder: Path, output: str, model: ModelConfig | None, base: str | None) -> Target:

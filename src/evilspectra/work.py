@@ -21,6 +21,7 @@ from torch import Tensor
 
 from evilspectra.config import Config
 from evilspectra.data import Batches, Dataset, Row, micro_batches
+from evilspectra.device import mixed_precision
 from evilspectra.errors import BadInput, RunFailed
 from evilspectra.model import adapter_state, restore_adapter, save_adapter
 from evilspectra.monitor import observe
@@ -116,7 +117,7 @@ class Work:
 
     def _loss_sum(self, rows: Sequence[Row]) -> Tensor:
         batch = pack(rows, self.device)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.model.dtype == torch.bfloat16):
+        with mixed_precision(self.model):
             logits = supervised_logits(self.model, batch) if self.config.train.packed else separate_logits(self.model, batch)
         return loss_sum(logits, batch.labels)
 

@@ -119,15 +119,20 @@ def _factor(gram: Tensor, coefficients: Sequence[Quintic], start: float | None) 
 
 def _polynomial(gram: Tensor, coefficients: Sequence[Quintic]) -> Tensor:
     """Q, m × m, of which Q·X is X after the steps, from S = X·Xᵀ."""
-    total: Tensor | None = None
-    for number, (a, b, c) in enumerate(coefficients, 1):
-        z = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
-        z.diagonal(dim1=-2, dim2=-1).add_(a)
-        total = z if total is None else z @ total
-        if number < len(coefficients):
-            gram = z @ gram @ z
-    assert total is not None, "a polynomial has at least one step"
+    z = total = _quintic(gram, coefficients[0])
+    for one in coefficients[1:]:
+        gram = z @ gram @ z
+        z = _quintic(gram, one)
+        total = z @ total
     return total
+
+
+def _quintic(gram: Tensor, coefficients: Quintic) -> Tensor:
+    """Z = a·I + b·S + c·S²."""
+    a, b, c = coefficients
+    z = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
+    z.diagonal(dim1=-2, dim2=-1).add_(a)
+    return z
 
 
 def _exact(stack: Tensor, scale: float) -> Tensor:
