@@ -41,15 +41,29 @@ def same_results(a: RunFolder, b: RunFolder) -> None:
         pd.testing.assert_frame_equal(first, second, check_exact=True)
 
 
-def in_child(config: configs.Config) -> int:
-    """Trains in a forked process, which has everything imported already; returns its pid."""
+def killed_in_child(config: configs.Config, steps: int, delay: float) -> bool:
+    """Trains in a forked process, which has everything imported already; it is killed `delay` seconds after its `steps`-th step began (0: after its start). Whether it was."""
     pid = os.fork()
     if pid == 0:
+        begun, before = 0, Work.advance
+
+        def counted(work):
+            nonlocal begun
+            begun += 1
+            if begun == steps:
+                signal.setitimer(signal.ITIMER_REAL, delay)
+            return before(work)
+
         try:
+            signal.signal(signal.SIGALRM, signal.SIG_DFL)  # ends the process at once, whatever it is doing, without a word to Python
+            Work.advance = counted
+            if not steps:
+                signal.setitimer(signal.ITIMER_REAL, delay)
             train(config)
         finally:
             os._exit(0)
-    return pid
+    _, how = os.waitpid(pid, 0)
+    return os.WIFSIGNALED(how) and os.WTERMSIG(how) == signal.SIGALRM
 
 
 @pytest.mark.slow
@@ -57,27 +71,21 @@ def in_child(config: configs.Config) -> int:
 def test_killed_at_ten_random_moments(tmp_path):
     torch.set_num_threads(1)  # a forked process must not inherit a pool of threads
     undisturbed = train(tiny_config(tmp_path, **SECTIONS, output={"folder": str(tmp_path / "undisturbed")}))
+    each = undisturbed.read("steps")["seconds"].median()
     config = tiny_config(tmp_path, **SECTIONS)
-    began = time.monotonic()
-    os.waitpid(in_child(configs.build(config.model_dump() | {"output": {"folder": str(tmp_path / "timing")}})), 0)
-    whole = time.monotonic() - began
     moments, kills, steps_seen = random.Random(7), 0, set()
     folder = tmp_path / "runs" / "test" / undisturbed.name
-    while kills < 10:
-        pid = in_child(config)
-        time.sleep(moments.uniform(0.02, 0.4) * whole)
-        os.kill(pid, signal.SIGKILL)
-        _, how = os.waitpid(pid, 0)
-        if os.WIFSIGNALED(how):
-            kills += 1
+    for number in range(10):
+        after = 0 if number in (0, 5) else moments.randint(3, 7)
+        if not killed_in_child(config, after, moments.uniform(0.01, 1.5) * each):
+            break
+        kills += 1
         if (folder / "status.json").exists():
             status = RunFolder(folder).status()
             assert status.state in ("interrupted", "done", "queued")
             steps_seen.add(status.step)
-            if status.state == "done":
-                break
-    assert len(steps_seen) >= 3, "the kills fell too early to test anything"
     assert kills >= 4
+    assert len(steps_seen) >= 3, "the kills fell too early to test anything"
     run = train(config)
     assert run.status().state == "done"
     assert run.path == folder

@@ -82,14 +82,12 @@ class Flatness:
 
 
 class _Point(NamedTuple):
-    """R and ‖BA‖_F of one pair, its route, and what gives its gradient: K_B and K_A at `slot` of those of its group (once more in float32 where that will do), or both gradients, or nothing."""
+    """R and ‖BA‖_F of one pair, its route, and what gives its gradient: K_B and K_A (`inner`), or both gradients (`whole`), or nothing."""
 
     value: float
     frobenius: float
     route: str
-    slot: int = 0
     inner: tuple[Tensor, Tensor] | None = None
-    single: tuple[Tensor, Tensor] | None = None
     whole: tuple[Tensor, Tensor] | None = None
 
 
@@ -232,19 +230,22 @@ def _by_gram(group: Group, measure: Measure, pairs: Sequence[LoraPair]) -> dict[
     inner_up = (left * (slope / sigma).unsqueeze(-2)) @ left.mT
     inner_down = (right * (slope * sigma).unsqueeze(-2)) @ right.mT
     largest = torch.maximum(inner_up.abs().amax((1, 2)), inner_down.abs().amax((1, 2)))
-    single = ((lost <= FLOAT32_LIMIT) & (largest <= FLOAT32_LARGEST)).tolist()
+    single = ((lost <= FLOAT32_LIMIT) & (largest <= FLOAT32_LARGEST)).tolist() if float32_is_exact() else [False] * len(lost)
     values, norms = value.tolist(), torch.linalg.vector_norm(sigma, dim=-1).tolist()
-    double, narrow = (inner_up, inner_down), (inner_up.float(), inner_down.float())
+    double = list(zip(inner_up.unbind(), inner_down.unbind(), strict=True))
+    narrow = list(zip(inner_up.float().unbind(), inner_down.float().unbind(), strict=True))
     found: dict[int, _Point] = {}
     doubtful = (~(lost <= FLOAT32_GRAM_LIMIT) & group.single).tolist()
     for slot, place in enumerate(group.places):
         pair = pairs[place]
         if doubtful[slot]:
             continue
-        if not easy[slot] or min(pair.shape) < pair.shape[0]:
+        rank, *sides = pair.shape
+        if not easy[slot] or rank > min(sides):
             found[place] = _Point(0.0, 0.0, "zero") if is_zero(pair) else _by_qr(pair, measure)
         else:
-            found[place] = _Point(values[slot], norms[slot], "gram", slot, double, narrow if single[slot] else double)
+            short = single[slot] and pair.A.device.type == "cpu" and torch.float64 not in (pair.A.dtype, pair.B.dtype)
+            found[place] = _Point(values[slot], norms[slot], "gram", (narrow if short else double)[slot])
     return found
 
 
@@ -281,7 +282,6 @@ def _told(points: Sequence[_Point], weight: float, soft_start: float) -> Flatnes
 
 def _accumulate(targets: Mapping[int, Tensor], pairs: Sequence[LoraPair], points: Sequence[_Point], weight: float, soft_start: float) -> None:
     """Adds (weight/n)·c·∇R of each pair to the targets, which are found by the factors' identity; factors without one are left out."""
-    exact = float32_is_exact()
     for pair, point in zip(pairs, points, strict=True):
         scale = weight / len(pairs) * _soft(point, soft_start)  # the small matrices stay as they are: the product takes the scale
         for side, factor in enumerate((pair.B, pair.A)):
@@ -290,19 +290,15 @@ def _accumulate(targets: Mapping[int, Tensor], pairs: Sequence[LoraPair], points
                 continue
             if point.whole is not None:
                 _add(target, point.whole[side].mul(scale).to(target.device))
-            elif point.inner is not None and point.single is not None:
-                narrow = exact and factor.device.type == "cpu" and factor.dtype != torch.float64
-                _add_product(target, factor.detach(), (point.single if narrow else point.inner)[side][point.slot], scale, left=side == 1)
+            elif point.inner is not None:
+                _add_product(target, factor, point.inner[side], scale, left=side == 1)
 
 
 def _add_product(target: Tensor, factor: Tensor, inner: Tensor, scale: float, left: bool) -> None:
     """target += scale·inner·factor (left) or scale·factor·inner, in the number type of `inner`."""
     if factor.dtype == inner.dtype == target.dtype:
         inner = inner.to(factor.device, non_blocking=True)
-        if left:
-            target.addmm_(inner, factor, alpha=scale)
-        else:
-            target.addmm_(factor, inner, alpha=scale)
+        target.addmm_(*((inner, factor) if left else (factor, inner)), alpha=scale)
         return
     device = torch.device("cpu") if factor.device.type == "mps" else factor.device
     wide, inner = factor.to(device).to(inner.dtype), inner.to(device, non_blocking=True)

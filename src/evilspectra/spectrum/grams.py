@@ -81,21 +81,28 @@ def enqueue(pairs: Sequence[LoraPair], single: bool = False, copy: Copy | None =
         narrow = single and A.device.type == "cpu" and torch.float64 not in (A.dtype, B.dtype)
         groups.setdefault((A.shape[0], A.device, narrow), []).append(place)
     waiting = []
-    for (_, _, narrow), places in groups.items():
-        grams = []
+    for (_, device, narrow), places in groups.items():
+        grams, scratch = [], None if narrow else _scratch([pairs[place] for place in places], device)
         for place in places:
-            pair = pairs[place]
-            down, up = (pair.A.detach().float(), pair.B.detach().float()) if narrow else (wide(pair.A), wide(pair.B))
+            down = pairs[place].A.float() if narrow else wide(pairs[place].A, scratch)
             grams.append(torch.mm(down, down.t()))
+            up = pairs[place].B.float() if narrow else wide(pairs[place].B, scratch)
             grams.append(torch.mm(up.t(), up))
         waiting.append((places, narrow, (copy or copy_to_host)(torch.stack(grams).unflatten(0, (-1, 2)).transpose(0, 1))))
     return Grams(pairs, waiting)
 
 
-def wide(factor: Tensor) -> Tensor:
-    """A factor in float64, where it is (on the host where the device has no float64)."""
+def wide(factor: Tensor, scratch: Tensor | None = None) -> Tensor:
+    """A factor in float64, where it is (on the host where the device has no float64); in the memory of `scratch` where that is given."""
     factor = factor.detach()
+    if scratch is not None and factor.dtype != torch.float64:
+        return scratch[: factor.numel()].view(factor.shape).copy_(factor)
     return (factor.cpu() if factor.device.type == "mps" else factor).double()
+
+
+def _scratch(pairs: Sequence[LoraPair], device: torch.device) -> Tensor:
+    """Room for the largest factor in float64: fresh memory for each would cost more than its product."""
+    return torch.empty(max(max(pair.A.numel(), pair.B.numel()) for pair in pairs), dtype=torch.float64, device="cpu" if device.type == "mps" else device)
 
 
 def float32_is_exact() -> bool:
