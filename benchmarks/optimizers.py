@@ -16,10 +16,10 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from importlib.util import find_spec
 
 import torch
+from shapes import MODELS, Shapes
 
 from evilspectra import config as c
 from evilspectra.device import set_up_process
@@ -31,35 +31,6 @@ COPIES = 6
 
 #: torch's Muon is slow: it takes part in every third round only.
 SLOW_EVERY = 3
-
-
-@dataclass(frozen=True)
-class Shapes:
-    """Linear layers of one block as (d_in, d_out), their number of blocks, and the rank."""
-
-    layers: int
-    linear: tuple[tuple[int, int], ...]
-    rank: int
-
-    def factors(self) -> list[tuple[str, tuple[int, int]]]:
-        """Names and shapes of A and B of every layer in turn, as PEFT has them."""
-        pairs = []
-        for block in range(self.layers):
-            for place, (d_in, d_out) in enumerate(self.linear):
-                pairs += [(f"{block}.{place}.lora_A.weight", (self.rank, d_in)), (f"{block}.{place}.lora_B.weight", (d_out, self.rank))]
-        return pairs
-
-
-def decoder(hidden: int, query: int, keys: int, inner: int) -> tuple[tuple[int, int], ...]:
-    """q, k, v, o, gate, up, down of a block."""
-    return ((hidden, query), (hidden, keys), (hidden, keys), (query, hidden), (hidden, inner), (hidden, inner), (inner, hidden))
-
-
-SHAPES = {
-    "smollm2-135m": Shapes(30, decoder(576, 576, 192, 1536), 16),
-    "qwen3-0.6b": Shapes(28, decoder(1024, 2048, 1024, 3072), 32),
-    "qwen3-8b": Shapes(36, decoder(4096, 4096, 1024, 12288), 32),
-}
 
 
 Named = list[tuple[str, torch.nn.Parameter]]
@@ -82,11 +53,16 @@ EXTRA = {"soap", "scion", "lora-rite", "adafactor"}
 SLOW = {"torch.optim.Muon", "muon, exact", "soap", "lora-rite"}
 
 
+def factors(shapes: Shapes) -> list[tuple[str, tuple[int, int]]]:
+    """Names and shapes of A and B of every projection in turn, as PEFT has them."""
+    return [found for name, (d_in, d_out) in shapes.modules() for found in ((f"{name}.lora_A.weight", (shapes.rank, d_in)), (f"{name}.lora_B.weight", (d_out, shapes.rank)))]
+
+
 def copies(shapes: Shapes, device: str) -> Named:
     """Random factors, each with a random gradient."""
     generator = torch.Generator().manual_seed(0)
     named = []
-    for name, shape in shapes.factors():
+    for name, shape in factors(shapes):
         weight = torch.nn.Parameter(torch.randn(*shape, generator=generator).to(device))
         weight.grad = torch.randn(*shape, generator=generator).to(device)
         named.append((name, weight))
@@ -112,7 +88,7 @@ def measure(shapes: Shapes, names: list[str], rounds: int, device: str) -> dict[
 
 def fits(shapes: Shapes, count: int, device: str) -> bool:
     """Whether so many optimisers over the shapes fit into half of the free memory."""
-    needed = 4 * COPIES * count * sum(rows * columns for _, (rows, columns) in shapes.factors())
+    needed = 4 * COPIES * count * sum(rows * columns for _, (rows, columns) in factors(shapes))
     if device != "cpu":
         return needed < torch.cuda.mem_get_info()[0] / 2
     try:
@@ -125,7 +101,7 @@ def fits(shapes: Shapes, count: int, device: str) -> bool:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=list(SHAPES))
+    parser.add_argument("--shapes", nargs="+", choices=MODELS, default=list(MODELS))
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", default="cpu")
@@ -139,7 +115,7 @@ def main() -> None:
     print(f"torch {torch.__version__}, {options.device}, {platform.machine()}, {options.threads} threads\n")
     print("| shapes | optimiser | ms a step | times AdamW's | faster than torch's Muon |\n|---|---|---|---|---|")
     for label in options.shapes:
-        shapes = SHAPES[label]
+        shapes = MODELS[label]
         if not fits(shapes, len(names), options.device):
             print(f"{label} is left out: {len(names)} optimisers do not fit into half of the free memory; name fewer with --only", file=sys.stderr)
             continue

@@ -20,14 +20,13 @@ import time
 from collections.abc import Callable
 
 import torch
+from shapes import MODELS
 from torch import Tensor
 
 from evilspectra.spectrum.pairs import LoraPair
 from evilspectra.spectrum.values import by_qr, singular_values
 
-LAYERS = 36
-#: Qwen3-8B: hidden 4096, 32 heads and 8 key-value heads of 128, MLP 12288; (d_in, d_out).
-SHAPES = {"q_proj": (4096, 4096), "k_proj": (4096, 1024), "v_proj": (4096, 1024), "o_proj": (4096, 4096), "gate_proj": (4096, 12288), "up_proj": (4096, 12288), "down_proj": (12288, 4096)}
+SHAPES = MODELS["qwen3-8b"]
 COUNTED = 1e-7
 
 
@@ -73,29 +72,29 @@ def worst(found: list[Tensor], wanted: list[Tensor]) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rank", type=int, default=32)
-    parser.add_argument("--layers", type=int, default=LAYERS)
+    parser.add_argument("--rank", type=int, default=SHAPES.rank)
+    parser.add_argument("--layers", type=int, default=SHAPES.layers)
     parser.add_argument("--condition", type=float, default=100.0, help="of B")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--full", action="store_true", help="measure a dense SVD of 4096 × 4096 as well")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     clock = clock_of(options.threads)
     generator = torch.Generator().manual_seed(0)
-    pairs = [factors(f"{layer}.{name}", options.rank, *shape, options.condition, generator) for layer in range(options.layers) for name, shape in SHAPES.items()]
+    pairs = [factors(name, options.rank, *shape, options.condition, generator) for name, shape in SHAPES.modules(options.layers)]
 
     ours = seconds(lambda: singular_values(pairs), options.rounds, clock)
     paper = seconds(lambda: [by_paper(pair) for pair in pairs], options.rounds, clock)
     sample = ["k_proj", "q_proj"] if options.full else ["k_proj"]
     dense: dict[str, float] = {}
     for name in sample:
-        pair = pairs[list(SHAPES).index(name)]
+        pair = next(pair for pair in pairs if pair.name.endswith(name))
         product = (pair.B.double() @ pair.A.double()).detach()
         began = clock()
         torch.linalg.svdvals(product)
         dense[name] = clock() - began
-    work = {name: max(shape) * min(shape) ** 2 for name, shape in SHAPES.items()}
+    work = {pair.name.partition(".")[2]: max(pair.shape[1:]) * min(pair.shape[1:]) ** 2 for pair in pairs[:7]}
     rate = min(dense[name] / work[name] for name in sample)
     whole = options.layers * rate * sum(work.values())
 

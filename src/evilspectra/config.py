@@ -21,7 +21,7 @@ from evilspectra.errors import BadInput, listing, near
 from evilspectra.settings import assignments, find, merge, read_mapping
 
 #: Raised whenever a default or the arithmetic of training changes, so that an old run is never taken for a new one.
-RECIPE = 2
+RECIPE = 3
 
 
 class Section(BaseModel):
@@ -190,7 +190,7 @@ class FlatnessConfig(Section):
     soft_start: float = Field(default=0.01, ge=0, le=1e6, description="τ: a module counts with min(1, ‖BA‖_F/τ), for the gradient is ∝ 1/‖B‖ near B = 0; 0 turns it off (the paper has none).")
     measure: Literal["frobenius_nuclear", "entropy", "participation"] = Field(default="frobenius_nuclear", description="R: ‖BA‖_F/‖BA‖_* − 1/√k; ln k − spectral entropy; 1 − participation ratio/k. k = min(rank, d_in, d_out).")
     recipe: Literal["exact", "paper"] = Field(default="exact", description="exact: closed form in float64. paper: its jittered float32 Cholesky factor and autograd.")
-    products: Literal["float64", "float32"] = Field(default="float64", description="Number type of the products A·Aᵀ and Bᵀ·B on a CPU; float32 is faster and costs 1e-5 of the penalty's gradient.")
+    products: Literal["float64", "float32"] = Field(default="float32", description="Number type of the products A·Aᵀ and Bᵀ·B on a CPU; float32 costs at most 1e-5 of the penalty's gradient: where it would cost more, float64 is taken.")
     coupling: Literal["gradient", "decoupled"] = Field(default="gradient", description="gradient: λ∇R joins the data gradient before the optimiser. decoupled: factors −= lr·λ·∇R after its step, as decoupled weight decay.")
     warmup_steps: int = Field(default=0, ge=0, le=10**7, description="Steps over which λ rises from 0 in equal parts; 0: constant.")
     modules: Name | Annotated[tuple[Name, ...], Field(min_length=1)] = Field(default="all", description="all, or names, ends of names or patterns of adapted modules, such as [q_proj, 'model.layers.1?.*'].")

@@ -16,8 +16,8 @@ With G_A = A·Aᵀ = L·Lᵀ, G_B = Bᵀ·B, H = Lᵀ·G_B·L = Q·σ²·Qᵀ, a
 with r × r matrices K. It needs no data, hence no backward pass: it is added to `.grad` once per optimiser step, whatever
 accumulation, data-parallel size and loss scaling are, or taken off the factors in a step of its own, as decoupled weight decay is.
 
-Every singular value has the same weight in ∇N however small it is, so the Grams and all of the r × r algebra are float64, and
-where the Grams are too ill-conditioned for the smallest values the factors go through QR: with B = Q_B·R_B, Aᵀ = Q_A·R_A and
+Every singular value has the same weight in ∇N however small it is, so the r × r algebra is float64, the Grams are wherever float32
+would be felt, and where the Grams are too ill-conditioned for the smallest values the factors go through QR: with B = Q_B·R_B, Aᵀ = Q_A·R_A and
 R_B·R_Aᵀ = U·σ·Vᵀ,
 
     ∇_B R = Q_B·U·g·Vᵀ·R_A        ∇_A R = R_Bᵀ·U·g·Vᵀ·Q_Aᵀ
@@ -50,8 +50,8 @@ GRAM_LIMIT = 3e3
 #: whose entries are rounded to ε₃₂ anyway. The Grams, which would lose ε₃₂·κ*², never are.
 FLOAT32_LIMIT = 64.0
 
-#: κ* up to which Grams of float32 products do where they are asked for (`products="float32"`): they lose some ε₃₂·κ*² of the
-#: gradient, at most the 1e-5 that the tests hold. Beyond it the Grams are made again in float64.
+#: κ* up to which the Grams may be float32 products too (`products="float32"`): they lose some ε₃₂·κ*² of the gradient, at most
+#: the 1e-5 that the tests hold. Beyond it they are made again in float64.
 FLOAT32_GRAM_LIMIT = 16.0
 
 #: Size of K up to which it is safe in float32; beyond it, B is so small that the product goes through float64.
@@ -99,7 +99,7 @@ def add_flatness_gradient(
     *,
     measure: Measure = "frobenius_nuclear",
     recipe: Recipe = "exact",
-    products: Products = "float64",
+    products: Products = "float32",
     grams: Grams | None = None,
 ) -> Flatness:
     """Adds weight·∇(mean over pairs of c·R) to `.grad` of every factor that requires one; c = min(1, ‖BA‖_F/soft_start), held constant.
@@ -112,7 +112,7 @@ def add_flatness_gradient(
         soft_start: τ ≥ 0 in units of ‖BA‖_F (without the LoRA scale); 0 for none.
         measure: what R is.
         recipe: exact, or the paper's (frobenius_nuclear only).
-        products: number type of the Grams of float32 factors on a CPU; float32 is faster, costs 1e-5 of the gradient, and gives way to float64 beyond κ* = FLOAT32_GRAM_LIMIT.
+        products: number type of the Grams of float32 factors on a CPU; float32 costs at most 1e-5 of the gradient, and gives way to float64 beyond κ* = FLOAT32_GRAM_LIMIT.
         grams: what `enqueue(pairs)` returned, where the products were started earlier in the step; the factors must be the same since.
 
     Raises:
@@ -134,7 +134,7 @@ def add_flatness_gradient(
 
 @torch.no_grad()
 def decay_flatness(
-    pairs: Sequence[LoraPair], weight: float, lr: float, soft_start: float = 0.0, *, measure: Measure = "frobenius_nuclear", recipe: Recipe = "exact", products: Products = "float64"
+    pairs: Sequence[LoraPair], weight: float, lr: float, soft_start: float = 0.0, *, measure: Measure = "frobenius_nuclear", recipe: Recipe = "exact", products: Products = "float32"
 ) -> Flatness:
     """The decoupled penalty: every factor that requires a gradient −= lr·weight·∇(mean over pairs of c·R).
 
@@ -232,8 +232,7 @@ def _by_gram(group: Group, measure: Measure, pairs: Sequence[LoraPair]) -> dict[
     largest = torch.maximum(inner_up.abs().amax((1, 2)), inner_down.abs().amax((1, 2)))
     single = ((lost <= FLOAT32_LIMIT) & (largest <= FLOAT32_LARGEST)).tolist() if float32_is_exact() else [False] * len(lost)
     values, norms = value.tolist(), torch.linalg.vector_norm(sigma, dim=-1).tolist()
-    double = list(zip(inner_up.unbind(), inner_down.unbind(), strict=True))
-    narrow = list(zip(inner_up.float().unbind(), inner_down.float().unbind(), strict=True))
+    double, narrow = ([*zip(up.unbind(), down.unbind(), strict=True)] for up, down in ((inner_up, inner_down), (inner_up.float(), inner_down.float())))
     found: dict[int, _Point] = {}
     doubtful = (~(lost <= FLOAT32_GRAM_LIMIT) & group.single).tolist()
     for slot, place in enumerate(group.places):
