@@ -64,8 +64,7 @@ def flattest(done: Sequence[Row]) -> str:
 
 def penalties(done: Sequence[Row]) -> list[str]:
     """What the flatness penalty did, from runs that are otherwise equal."""
-    done = [row for row in done if None not in row.ground().values()]  # what is not known may differ
-    plain = {row.twin_key(): row.summary for row in done if not row.summary.flatness_weight}
+    plain = {row.twin_key(): row.summary for row in done if not row.summary.flatness_weight and None not in row.ground().values()}  # what is not known may differ
     groups: dict[str, list[tuple[RunSummary, RunSummary]]] = defaultdict(list)
     penalised = [row for row in done if row.summary.flatness_weight]
     for row in penalised:

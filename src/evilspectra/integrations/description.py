@@ -24,7 +24,7 @@ def described(args: TrainingArguments, state: TrainerState, model: nn.Module, op
     kind = args.lr_scheduler_type
     return {
         "trainer": {"arguments": f"{type(args).__module__.partition('.')[0]}.{type(args).__name__}", "processes": args.world_size},
-        "model": {"base": _base(model), "dtype": str(getattr(unwrapped(model), "dtype", None)), "gradient_checkpointing": args.gradient_checkpointing},
+        "model": {"base": _base(model), "dtype": str(getattr(unwrapped(model), "dtype", None)), "gradient_checkpointing": getattr(args, "activation_checkpointing", None) or getattr(args, "gradient_checkpointing", None)},
         "data": _data(loader),
         "lora": _lora(model, pairs, adapter),
         "optimizer": _optimizer(optimizer),

@@ -75,6 +75,7 @@ class SpectralFlatness(Recorded):
         self.settings = build({"flatness": given}, type(self).__name__).flatness
         self._grams: Grams | None = None
         self._weight = 0.0
+        self._scale = 1.0
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         who = type(self).__name__
@@ -92,7 +93,8 @@ class SpectralFlatness(Recorded):
 
     def on_pre_optimizer_step(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """A gradient that is not finite stays so, and a loss scaler that skips the step has noted it already."""
-        if self.settings.coupling != "gradient":
+        if self.settings.coupling == "decoupled":
+            self._scale = _loss_scale(kwargs["optimizer"])
             return
         grams, self._grams = self._grams, None
         flat, weight = self.settings, self._weight_at(state)
@@ -103,7 +105,7 @@ class SpectralFlatness(Recorded):
     def on_optimizer_step(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         super().on_optimizer_step(args, state, control, **kwargs)
         optimizer, flat = kwargs["optimizer"], self.settings
-        if flat.coupling != "decoupled" or getattr(optimizer, "step_was_skipped", False):
+        if flat.coupling != "decoupled" or _loss_scale(optimizer) < self._scale:  # the scale falls when, and only when, the step is skipped
             return
         lr, weight = learning_rates(optimizer, self.pairs)[0], self._weight_at(state)
         with self._failing(state.global_step + 1):
@@ -179,6 +181,12 @@ class SpectrumMonitor(Recorded):
         self._metrics = {f"spectrum/{name}": value for name in _LOGGED if (value := _over_modules(measures, name)) is not None}
         if self._recording:
             self._recording.measured(state.global_step, spectra, measures)
+
+
+def _loss_scale(optimizer: Any) -> float:
+    """The loss scale of float16 training, 1 without. accelerate's own `step_was_skipped` does not see what a fused optimizer skips."""
+    scaler = getattr(optimizer, "scaler", None)
+    return 1.0 if scaler is None else scaler.get_scale()
 
 
 def _over_modules(measures: list[MeasureRecord], name: str) -> float | None:
