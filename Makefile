@@ -15,7 +15,7 @@ test: .venv/dev chromium lint types
 	$(BIN)/python -m pytest
 
 lint: .venv/dev
-	$(BIN)/ruff check src tests benchmarks
+	$(BIN)/ruff check src tests benchmarks examples
 
 types: .venv/dev
 	$(BIN)/pyright

@@ -7,12 +7,17 @@ from pathlib import Path
 
 import pytest
 
+from evilspectra.store import find_run
+from evilspectra.summary import summarise
+
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
+TRAINER = (ROOT / "docs" / "trainer.md").read_text(encoding="utf-8")
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+def blocks(language: str, text: str = README) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
 
 
 COMMANDS = [line.split("  #")[0].strip() for block in blocks("bash") for line in block.splitlines()]
@@ -40,9 +45,37 @@ def test_commands_run_as_written(tmp_path):
     assert len(list((tmp_path / "runs" / "my-sweep").glob("*/adapter/adapter_model.safetensors"))) == 4
 
 
-@pytest.mark.parametrize("code", blocks("python"))
+@pytest.mark.parametrize("code", [*blocks("python"), *blocks("python", TRAINER)])
 def test_python_runs_as_written(code):
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+#: What the documents take for granted: a model's folder, rows, settings of trainer and adapter.
+GIVEN = """
+from datasets import Dataset
+from peft import LoraConfig
+from trl import SFTConfig
+from evilspectra.tiny import tiny_model, tiny_tokenizer
+
+model, args, lora = "model", SFTConfig("out", use_cpu=True, bf16=False, save_strategy="no"), LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM")
+tiny_model().save_pretrained(model)
+tiny_tokenizer().save_pretrained(model)
+rows = Dataset.from_list([{"text": f"Question {number}: is it time?"} for number in range(16)])
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("diff", [*blocks("diff"), *blocks("diff", TRAINER)])
+def test_diffs_run_as_written(diff, tmp_path):
+    """Both sides train, and the added lines leave the records that the text promises."""
+    lines = diff.splitlines()
+    assert {line[:1] for line in lines} == {"+", " ", ""}
+    assert [line[:1] for line in lines].count("+") == 2  # an import and an argument
+    before, after = ("\n".join(line[1:] for line in lines if line[:1] in kept) for kept in (" ", " +"))
+    between = "import os\nassert os.path.isdir('out') and not os.path.exists('out/evilspectra')"
+    subprocess.run([sys.executable, "-c", "\n".join((GIVEN, before, between, after))], check=True, cwd=tmp_path)
+    summary = summarise(find_run(str(tmp_path / "out")))
+    assert (summary.status, summary.flatness_weight) == ("done", 0.3)
 
 
 def test_file_map_names_every_module():
@@ -54,6 +87,6 @@ def test_file_map_names_every_module():
 
 
 def test_links_point_to_files():
-    for document in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]:
+    for document in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md"), *(ROOT / "examples").glob("*.md")]:
         for target in re.findall(r"\]\(([^)#:]+)\)", document.read_text(encoding="utf-8")):
             assert (document.parent / target).exists(), f"{document.name} links to {target}"

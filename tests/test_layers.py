@@ -12,10 +12,11 @@ SOURCE = Path(__file__).parents[1] / "src" / "evilspectra"
 #: Bottom to top: a module imports from levels below its own, or from earlier ones of its own level.
 LEVELS = [
     ["", "errors", "records", "settings", "config", "tiny"],
-    ["store", "rows", "mask", "data", "base", "items", "questions", "results", "drift", "measured", "summary", "flags", "answers", "probe", "targets"],
+    ["store", "origin", "rows", "mask", "data", "base", "items", "questions", "results", "drift", "measured", "summary", "flags", "answers", "probe", "targets"],
     ["spectrum", "spectrum.pairs", "spectrum.adapter", "spectrum.grams", "spectrum.values", "spectrum.exact", "spectrum.measures", "spectrum.paper", "spectrum.flatness"],
     ["optim", "optim.parameters", "optim.orthogonal", "optim.lion", "optim.muon", "optim.extra", "optim.build", "optim.schedule"],
     ["device", "packing", "likelihood", "model", "generate", "harness", "monitor", "progress", "provenance", "card"],
+    ["integrations", "integrations.factors", "integrations.optimizer", "integrations.description", "integrations.recording", "integrations.callback", "integrations.transformers"],
     ["work", "train", "evaluate"],
     ["sweep"],
     ["palette", "comparison", "findings", "headline", "charts", "effects", "figures", "transcripts", "page", "table", "report"],
@@ -25,7 +26,7 @@ ORDER = {name: place for place, name in enumerate(name for level in LEVELS for n
 
 #: Modules that work where torch is slow to import or absent.
 WITHOUT_TORCH = [
-    "errors", "settings", "config", "records", "store", "rows", "mask", "data", "base", "items", "questions", "results", "drift", "measured", "summary", "flags", "answers", "probe", "targets", "sweep",
+    "errors", "settings", "config", "records", "store", "origin", "rows", "mask", "data", "base", "items", "questions", "results", "drift", "measured", "summary", "flags", "answers", "probe", "targets", "sweep",
     "palette", "comparison", "findings", "headline", "charts", "effects", "figures", "transcripts", "page", "table", "report", "cli",
 ]
 
@@ -48,6 +49,10 @@ def imported(path: Path) -> set[str]:
     return found
 
 
+#: All of the project that runs inside other people's trainers.
+INSIDE_TRAINERS = {"", "errors", "config", "records", "store", "monitor", "spectrum", "optim", "integrations"}
+
+
 def test_every_module_has_a_level():
     assert set(modules()) == set(ORDER)
 
@@ -56,6 +61,11 @@ def test_every_module_has_a_level():
 def test_imports_point_down(name):
     upwards = {other for other in imported(modules()[name]) if ORDER[other] >= ORDER[name]}
     assert not upwards, f"{name or 'the package'} imports {upwards}, which stand above it"
+
+
+@pytest.mark.parametrize("name", [name for name in sorted(ORDER) if name.startswith("integrations")])
+def test_integrations_use_the_core_alone(name):
+    assert {other.split(".")[0] for other in imported(modules()[name])} <= INSIDE_TRAINERS
 
 
 def test_light_modules_import_no_torch():

@@ -291,7 +291,7 @@ def _sweep(file: str, settings: Sequence[str], as_json: bool, quiet: bool) -> tu
         print_summaries(summaries)
         if loaded.evaluation:
             click.echo()
-            print_measured(measured_rows([(f"{summary.arm}, seed {summary.seed}", Results(Path(summary.folder)), summary.base, summary.control) for summary in summaries]))
+            print_measured(measured_rows([(f"{summary.arm}, seed {summary.seed}", Results(Path(summary.folder)), str(summary.base), summary.control) for summary in summaries]))
         already = sum(not outcome.trained and not outcome.failed for outcome in outcomes)
         click.echo(f"{len(outcomes)} runs: {len(outcomes) - len(failed) - already} trained, {already} done before, {len(failed)} failed; in {experiment_folder(loaded)}")
     for outcome in failed:

@@ -13,9 +13,9 @@ from pathlib import PurePosixPath
 from statistics import fmean
 from typing import Any
 
-from evilspectra.config import Config
 from evilspectra.drift import Interval
 from evilspectra.measured import Measured
+from evilspectra.origin import Origin
 from evilspectra.records import RunSummary
 from evilspectra.results import Instrument
 
@@ -31,7 +31,7 @@ class Row:
 
     label: str
     folder: PurePosixPath
-    config: Config
+    origin: Origin
     provenance: dict[str, Any]
     summary: RunSummary
     measured: Measured
@@ -44,18 +44,19 @@ class Row:
         return f"{self.summary.arm}, seed {self.summary.seed}"
 
     def ground(self) -> dict[str, object]:
-        """What must be equal for two runs' losses and spectra to be compared."""
-        config = self.config
+        """What must be equal for two runs' losses and spectra to be compared; None where it is not known (another trainer's run)."""
+        settings = self.origin.settings
+        data = known(self.provenance, "data.sha256") or self.origin.data
         return {
-            "base model": known(self.provenance, "base_sha256") or config.model.base,
-            "data": (known(self.provenance, "data.sha256") or config.data.train, config.data.heldout, config.data.heldout_share, config.data.seed),
-            "rank": config.lora.rank,
-            "adapted modules": config.lora.targets,
+            "base model": known(self.provenance, "base_sha256") or self.origin.base,
+            "data": data and (data, *(repr(settings.get(f"data.{name}")) for name in ("heldout", "heldout_share", "seed"))),
+            "rank": self.origin.rank,
+            "adapted modules": settings.get("lora.targets"),
         }
 
     def twin_key(self) -> str:
         """Equal for runs whose settings and contents differ in the flatness penalty alone."""
-        return repr((self.config.model_dump(exclude={"output", "flatness"}), self.ground()))
+        return repr(([(path, value) for path, value in self.origin.settings.items() if not path.startswith("flatness.")], self.ground()))
 
 
 def known(values: Any, path: str) -> Any:
@@ -99,17 +100,6 @@ def alike(a: Sequence[float], b: Sequence[float], least: float | None = None) ->
     if max(len(a), len(b)) > 1 and min(a) <= max(b) and min(b) <= max(a):
         return "overlap between their runs"
     return None
-
-
-def differing(configs: Sequence[Config]) -> list[str]:
-    """The dotted paths in which some of the configs differ, where they were written left out."""
-    flat = [flatten(config) for config in configs]
-    return [path for path in dict.fromkeys(key for one in flat for key in one) if len({repr(one.get(path)) for one in flat}) > 1]
-
-
-def flatten(config: Config) -> dict[str, Any]:
-    """Dotted path → value of every setting but those of the output."""
-    return {f"{section}.{field}": value for section, block in config.model_dump(mode="json", exclude={"output"}).items() for field, value in block.items()}
 
 
 def signed(value: float) -> str:

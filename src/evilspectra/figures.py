@@ -53,6 +53,8 @@ def loss_curves(tables: Tables) -> Figure | None:
     caption = f"Nats per supervised token, penalty excluded; both panels share their scale. Thin: every step. Thick: centred mean over {window} steps."
     if tables.runs["control"].any():
         caption += " A control’s rows are others, held-out ones too: its losses are not to be set against the others’."
+    if tables.runs["trainer"].notna().any():
+        caption += " Of a run of another trainer it is what that trainer logged, in its own unit, each point a mean over the steps since the one before."
     return Figure("loss", TITLES["loss"], caption, tuple(panels))
 
 

@@ -10,9 +10,10 @@ from collections.abc import Sequence
 from itertools import combinations
 from statistics import fmean
 
-from evilspectra.comparison import SAME, Row, alike, arms_of, by_arm, differing, known, signed
+from evilspectra.comparison import SAME, Row, alike, arms_of, by_arm, signed
 from evilspectra.drift import Interval
 from evilspectra.errors import listing
+from evilspectra.origin import differing
 
 MOST = 6  # arms that a sentence names
 FEW_RUNS = 5  # of an arm, whose drifts are spelled out one by one
@@ -118,9 +119,9 @@ def _settings_apart(rows: Sequence[Row], others: Sequence[Row]) -> list[str]:
     """Settings of which the two sides do not have the same values."""
 
     def values(side: Sequence[Row], path: str) -> set[str]:
-        return {repr(known(row.config.model_dump(mode="json"), path)) for row in side}
+        return {repr(row.origin.settings.get(path)) for row in side}
 
-    return [path for path in differing([row.config for row in (*rows, *others)]) if values(rows, path) != values(others, path)]
+    return [path for path in differing([row.origin for row in (*rows, *others)]) if values(rows, path) != values(others, path)]
 
 
 def shuffled(probed: Sequence[Row]) -> str:

@@ -10,9 +10,10 @@ from collections.abc import Sequence
 from itertools import combinations
 from statistics import fmean
 
-from evilspectra.comparison import SAME, Row, alike, arms_of, by_arm, differing, signed
+from evilspectra.comparison import SAME, Row, alike, arms_of, by_arm, signed
 from evilspectra.errors import listing
 from evilspectra.findings import findings
+from evilspectra.origin import differing
 from evilspectra.records import RunSummary
 
 MOST_PAIRS = 3  # optimiser and weight combinations that the headline spells out
@@ -27,24 +28,30 @@ def headline(rows: Sequence[Row]) -> list[str]:
     if not done:
         return [*findings(controls), f"Every finished run is a control ({listing([row.label for row in controls], 3)}), and controls are ranked with nobody.", *unfinished(rows)]
     mixed = [name for name in done[0].ground() if len({repr(row.ground()[name]) for row in done}) > 1]
-    if mixed:
+    unknown = [name for name in done[0].ground() if any(row.ground()[name] is None for row in done)] if len(done) > 1 else []
+    if unknown:
+        blind = [row.label for row in done if None in row.ground().values()]
+        compared = [f"The {' and '.join(unknown)} of {listing(blind, 3)} {'is' if len(unknown) == 1 else 'are'} not known here, so arms are not ranked against each other: whether losses and spectra are comparable, only you can say."]
+        ordered = []
+    elif mixed:
         compared = [f"The runs differ in {' and '.join(mixed)}, so arms are not ranked against each other: neither losses nor spectra would be comparable."]
         ordered = []
     else:
         compared, ordered = [flattest(done)], order(done)
     aside = [f"The {len(controls)} control run{'' if len(controls) == 1 else 's'} {'is' if len(controls) == 1 else 'are'} left out of what is said of spectra and losses, for the data differ."] if controls else []
-    return [*findings([*done, *controls], comparable=not mixed), *compared, *penalties(done), *ordered, spread(done), *aside, *unfinished(rows)]
+    return [*findings([*done, *controls], comparable=not mixed and not unknown), *compared, *penalties(done), *ordered, spread(done), *aside, *unfinished(rows)]
 
 
 def flattest(done: Sequence[Row]) -> str:
     values = by_arm(done, "stable_rank")
     if not values:
         return "No finished run has a measured spectrum, so nothing is said about flatness."
-    rank = done[0].config.lora.rank
+    rank = done[0].origin.rank
     ranked = sorted(values, key=lambda name: -fmean(values[name]))
     first, *others = ranked
     if not others:
-        return f"{first}’s adapters end with a mean stable rank of {fmean(values[first]):.2f}, where a flat spectrum of rank {rank} would have {rank}; there is no second finished arm to compare it with."
+        flat = f", where a flat spectrum of rank {rank} would have {rank}" if rank else ""
+        return f"{first}’s adapters end with a mean stable rank of {fmean(values[first]):.2f}{flat}; there is no second finished arm to compare it with."
     rest = listing([f"{name} ({fmean(values[name]):.2f})" for name in others], 8)
     if reason := alike(values[first], values[others[0]]):
         text = f"No arm is shown to have the flattest spectra: {first} leads with a mean stable rank of {fmean(values[first]):.2f} (flat: {rank}), but {first} and {others[0]} {reason}; then {rest}."
@@ -57,7 +64,7 @@ def flattest(done: Sequence[Row]) -> str:
 
 def penalties(done: Sequence[Row]) -> list[str]:
     """What the flatness penalty did, from runs that are otherwise equal."""
-    plain = {row.twin_key(): row.summary for row in done if not row.summary.flatness_weight}
+    plain = {row.twin_key(): row.summary for row in done if not row.summary.flatness_weight and None not in row.ground().values()}  # what is not known may differ
     groups: dict[str, list[tuple[RunSummary, RunSummary]]] = defaultdict(list)
     penalised = [row for row in done if row.summary.flatness_weight]
     for row in penalised:
@@ -126,7 +133,7 @@ def spread(done: Sequence[Row]) -> str:
     """How far chance is known, and what else differs within an arm."""
     groups = arms_of(done)
     seeds = {name: len({row.summary.seed for row in group}) for name, group in groups.items()}
-    within = sorted({path for group in groups.values() for path in differing([row.config for row in group])} - {"train.seed"})
+    within = sorted({path for group in groups.values() for path in differing([row.origin for row in group])} - {"train.seed"})
     text = f"Runs of one arm differ also in {listing(within, 4)}. " if within else ""
     if max(seeds.values()) == 1:
         return f"{text}There is one seed per arm, so nothing is known about the spread between seeds: every difference above may be chance."

@@ -11,6 +11,8 @@ from evilspectra.errors import listing
 
 NONE = "–"
 
+UNKNOWN = "not known"
+
 #: Column, heading, format, and what it is: the summary table.
 COLUMNS = (
     ("lr", "lr", "g", "Peak learning rate of the optimiser"),
@@ -63,17 +65,34 @@ INSTRUMENTS = {"probe": "Contrast probe", "capability": "Capability questions", 
 
 def facts(rows: list[Row]) -> list[tuple[str, str]]:
     """Label and text of the line under the title."""
-    bases = dict.fromkeys(str(known(row.provenance, "base_name") or row.config.model.base) for row in rows)
-    data = dict.fromkeys(str(known(row.provenance, "data.source") or row.config.data.train) for row in rows)
+    bases = dict.fromkeys(str(known(row.provenance, "base_name") or row.origin.base or UNKNOWN) for row in rows)
+    data = dict.fromkeys(str(known(row.provenance, "data.source") or row.origin.data or UNKNOWN) for row in rows)
     arms, seeds = ({getattr(row.summary, field) for row in rows} for field in ("arm", "seed"))
     controls = sum(row.summary.control for row in rows)
     return [
         ("Base model", listing(bases, 3)),
         ("Data", listing(data, 3)),
         ("Runs", f"{_count(rows, 'run')} in {_count(arms, 'arm')}, {_count(seeds, 'seed')}" + (f" ({_count(range(controls), 'control')})" if controls else "")),
-        ("LoRA rank", listing(sorted({row.config.lora.rank for row in rows}), 4)),
+        ("LoRA rank", _numbers({row.origin.rank for row in rows})),
         ("Optimiser steps", listing(sorted({row.summary.steps for row in rows}), 4)),
-        ("Rows per step", listing(sorted({row.summary.batch_size for row in rows}), 4)),
+        ("Rows per step", _numbers({row.summary.batch_size for row in rows})),
+    ]
+
+
+def _numbers(values: Collection[int | None]) -> str:
+    return listing([*sorted(value for value in values if value is not None), *([UNKNOWN] if None in values else [])], 4)
+
+
+def outsiders(rows: list[Row]) -> list[str]:
+    """What must be known to read the runs of other trainers, one sentence for each trainer."""
+    found: dict[str, list[str]] = {}
+    for row in rows:
+        if row.origin.trainer:
+            found.setdefault(row.origin.trainer, []).append(row.label)
+    return [
+        f"{listing(labels, 4)}: trained by another trainer ({name}). Its training loss is what that trainer logged, in that trainer’s own unit and as a mean over the steps between two logs;"
+        " content of base and data, tokens and held-out losses are not known here and shown as a dash."
+        for name, labels in found.items()
     ]
 
 

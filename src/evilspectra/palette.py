@@ -5,6 +5,7 @@ Charts are drawn in the light colours; `DARK` and `Arms.dark` are their twins.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -66,7 +67,8 @@ class Arms:
     def of(cls, runs: Frame) -> Arms:
         """From the columns arm, optimizer, flatness_weight and control: a weight keeps its optimiser's hue, lighter and dashed; controls are grey, and last."""
         table = runs[["arm", "optimizer", "flatness_weight", "control"]].drop_duplicates("arm")
-        order = {name: i for i, name in enumerate(HUES)}
+        hues = _hues(set(map(str, table["optimizer"])))
+        order = {name: i for i, name in enumerate(hues)}
         table = table.sort_values(["control", "optimizer", "flatness_weight"], key=lambda column: column.map(order) if column.name == "optimizer" else column)
         colours, dark, dashes = [], [], []
         for optimizer, group in table[~table["control"]].groupby("optimizer", sort=False):
@@ -74,7 +76,7 @@ class Arms:
             for weight in group["flatness_weight"]:
                 pale += bool(weight)
                 share = 0.55 * pale / (int((group["flatness_weight"] > 0).sum()) + 1)
-                light_hue, dark_hue = HUES[str(optimizer)]
+                light_hue, dark_hue = hues[str(optimizer)]
                 colours.append(_mix(light_hue, PAPER, share))
                 dark.append(_mix(dark_hue, DARK[PAPER], share))
                 dashes.append(DASHES[min(pale, 1) + (pale - 1) % 3 if pale else 0])
@@ -90,6 +92,15 @@ class Arms:
 
     def dash(self) -> alt.StrokeDash:
         return alt.StrokeDash("arm:N").scale(domain=list(self.names), range=list(self.dashes)).legend(None)
+
+
+def _hues(optimizers: Collection[str]) -> dict[str, tuple[str, str]]:
+    """HUES, and after them those of optimisers that other trainers name: the own optimiser's of that name where it is free, else any that is, else grey."""
+    found = dict(HUES)
+    free = {name: hue for name, hue in HUES.items() if name not in optimizers}
+    for other in sorted(set(optimizers) - set(HUES)):
+        found[other] = free.pop(other.lower(), None) or (free.pop(next(iter(free))) if free else CONTROL)
+    return found
 
 
 def _mix(colour: str, other: str, share: float) -> str:

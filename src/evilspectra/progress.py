@@ -46,7 +46,7 @@ class Lines:
         self.tokens, self.seconds, self.steps = 0, 0.0, 0
 
     def step(self, record: StepRecord, stable_rank: float | None) -> None:
-        self.tokens, self.seconds, self.steps = self.tokens + record.tokens, self.seconds + record.seconds, self.steps + 1
+        self.tokens, self.seconds, self.steps = self.tokens + (record.tokens or 0), self.seconds + record.seconds, self.steps + 1
         now = time.monotonic()
         if now - self.spoken >= _EVERY or record.step == self.total:
             self.spoken = now
@@ -73,7 +73,7 @@ class Bar(Lines):
         self.task = bar.add_task(label, total=total, figures="")
 
     def step(self, record: StepRecord, stable_rank: float | None) -> None:
-        self.tokens, self.seconds, self.steps = self.tokens + record.tokens, self.seconds + record.seconds, self.steps + 1
+        self.tokens, self.seconds, self.steps = self.tokens + (record.tokens or 0), self.seconds + record.seconds, self.steps + 1
         self.bar.update(self.task, completed=record.step, figures=self.figures(record, stable_rank))
 
     def note(self, text: str) -> None:

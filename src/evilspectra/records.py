@@ -15,16 +15,17 @@ State = Literal["queued", "running", "done", "failed", "interrupted"]
 class StepRecord:
     """One optimiser step (1-based). `loss`: mean negative log-likelihood per supervised token, in nats, penalty excluded.
 
-    `tokens` and `supervised_tokens` count real tokens, no padding. `grad_norm` is the data gradient's, before clipping.
+    `tokens` and `supervised_tokens` count real tokens, no padding. `grad_norm` is the data gradient's, before clipping. Of another
+    trainer's run these four are null where it does not tell, and the loss is the one that it logged last: a mean over steps, in its own unit.
     `flatness` is the mean over modules of ‖BA‖_F/‖BA‖_* − 1/√k before the step, null where no penalty is set; `penalty` is the weight times it, soft start included; `flatness_std`, `_min` and `_max` are the spread of R over modules.
     """
 
     step: int
-    loss: float
+    loss: float | None
     lr: float
-    grad_norm: float
-    tokens: int
-    supervised_tokens: int
+    grad_norm: float | None
+    tokens: int | None
+    supervised_tokens: int | None
     flatness: float | None
     penalty: float | None
     seconds: float
@@ -159,7 +160,8 @@ class RunSummary:
     """A run in one row. Spectral measures are means over modules at the last measured step (condition number: the median).
 
     `train_loss` is the mean data loss of the last 5 % of steps; `tokens_per_s` counts real tokens of training steps. What was measured
-    on the adapter is explained in `drift`: `_low` and `_high` are the ends of 95 % intervals, `_base` is the base's value.
+    on the adapter is explained in `drift`: `_low` and `_high` are the ends of 95 % intervals, `_base` is the base's value. `trainer`:
+    whose trainer made the run where it was another one; what that does not tell is null.
     """
 
     run: str
@@ -168,13 +170,13 @@ class RunSummary:
     reason: str | None
     arm: str
     control: bool
-    base: str
-    data: str
+    base: str | None
+    data: str | None
     optimizer: str
-    lr: float
+    lr: float | None
     flatness_weight: float
-    batch_size: int
-    seed: int
+    batch_size: int | None
+    seed: int | None
     steps: int
     train_loss: float | None
     heldout_loss: float | None
@@ -206,6 +208,7 @@ class RunSummary:
     tokens_per_s: float | None
     seconds: float | None
     folder: str
+    trainer: str | None = None
 
 
 def columns(kind: type) -> tuple[str, ...]:

@@ -17,13 +17,14 @@ from markupsafe import Markup
 
 from evilspectra import figures, page
 from evilspectra.charts import TITLES, Figure, Tables
-from evilspectra.comparison import Row, differing, flatten
+from evilspectra.comparison import Row
 from evilspectra.drift import Interval
 from evilspectra.effects import frames
 from evilspectra.errors import BadInput, listing
 from evilspectra.flags import FLAGS
 from evilspectra.headline import headline
 from evilspectra.measured import beyond_control, chosen, measured
+from evilspectra.origin import differing, origin
 from evilspectra.palette import DARK, DIVERGING, RAMP, THEME, Arms
 from evilspectra.records import TABLES
 from evilspectra.results import Results
@@ -69,7 +70,9 @@ def read_rows(root: Path) -> list[Row]:
         found = measured(results)
         known = {"probe": found.drift, "capability": found.capability, "ordinary": found.ordinary, "answers": found.answers}
         instruments = {table: one for table, value in known.items() if value is not None and (one := chosen(results, table))}
-        rows.append(Row(run.path.resolve().name if alone else str(folder), folder, run.config(), provenance, summarise(run, found), found, instruments))
+        own = folder.parent if run.is_outside else folder  # the tables of another trainer lie in a folder of its output
+        label = str(own) if not alone and own.parts else run.name if run.is_outside else run.path.resolve().name
+        rows.append(Row(label, folder, origin(run), provenance, summarise(run, found), found, instruments))
     return [replace(row, beyond=_beyond(root, row, rows)) for row in rows]
 
 
@@ -90,7 +93,7 @@ def read_tables(root: Path, rows: list[Row]) -> Tables:
             parts.append(frame.assign(run=row.label, arm=row.summary.arm))
     whole = {name: pd.concat([part for part in parts if len(part)] or parts[:1], ignore_index=True) for name, parts in found.items()}
     runs = pd.DataFrame([asdict(row.summary) | {"run": row.label} for row in rows])
-    ranks = {row.config.lora.rank for row in rows}
+    ranks = {row.origin.rank for row in rows}
     return Tables(runs, rank=ranks.pop() if len(ranks) == 1 else None, **whole, **frames(rows))
 
 
@@ -110,8 +113,7 @@ def render(root: Path, rows: list[Row], arms: Arms, drawn: list[Figure]) -> str:
     environment = Environment(loader=FileSystemLoader(folder), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     dark = DARK | dict(zip(arms.colours, arms.dark, strict=True))
     specs = [spec for figure in drawn for spec in figure.specs()]
-    every = [flatten(row.config) for row in rows]
-    differ = differing([row.config for row in rows])
+    differ = differing([row.origin for row in rows])
     measured_columns = page.measured_columns(rows)
     environment.filters["bound"] = lambda text: text.replace(" %", "\u00a0%")  # no line break before a per cent sign
     environment.globals["sources"] = {name: (colour, dash) for name, colour, dash in zip(arms.names, arms.colours, arms.dashes, strict=True)}
@@ -129,16 +131,17 @@ def render(root: Path, rows: list[Row], arms: Arms, drawn: list[Figure]) -> str:
         arms=list(zip(arms.names, arms.colours, arms.dashes, strict=True)),
         drawn=drawn,
         missing=[title for name, title in TITLES.items() if name not in {figure.name for figure in drawn}],
-        rank=rows[0].config.lora.rank if "lora.rank" not in differ else None,
+        rank=rows[0].origin.rank if "lora.rank" not in differ else None,
         flat=figures.flat_value,
         colours=dark,
         differ=differ,
-        settings=[(row.label, [page.plain(one.get(path)) for path in differ]) for row, one in zip(rows, every, strict=True)],
-        shared=[(path, page.plain(value)) for path, value in every[0].items() if path not in differ],
+        settings=[(row.label, [page.plain(row.origin.settings.get(path)) for path in differ]) for row in rows],
+        shared=[(path, page.plain(value)) for path, value in rows[0].origin.settings.items() if path not in differ],
         provenance=page.provenance(rows),
         instruments=page.instruments(rows),
         packages=page.packages(rows),
-        commands=[f"evilspectra train {shlex.quote(str(row.folder / 'config.yaml'))} --set output.folder=again" for row in rows],
+        commands=[f"evilspectra train {shlex.quote(str(row.folder / 'config.yaml'))} --set output.folder=again" for row in rows if row.origin.trainer is None],
+        outsiders=page.outsiders(rows),
         ramps={"sequential": RAMP, "diverging": DIVERGING},
         css=Markup((folder / "report.css").read_text(encoding="utf-8")),
         scripts=Markup(vega() + "\n" + (folder / "report.js").read_text(encoding="utf-8")),

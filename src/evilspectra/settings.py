@@ -62,6 +62,18 @@ def nested(keys: Iterable[str], value: Any) -> dict[str, Any]:
     return value
 
 
+def flat(values: Mapping[str, Any], before: str = "") -> dict[str, Any]:
+    """Dotted path → value.
+
+    >>> flat({"a": {"b": 1, "c": [2]}, "d": 3})
+    {'a.b': 1, 'a.c': [2], 'd': 3}
+    """
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        found |= flat(value, f"{before}{key}.") if isinstance(value, Mapping) else {f"{before}{key}": value}
+    return found
+
+
 def parse_yaml(text: str, source: str) -> Any:
     """YAML by the safe loader, no key twice; a syntax error names the source and the line."""
     try:

@@ -5,6 +5,9 @@
         steps.parquet  heldout.parquet  spectra.parquet  measures.parquet
         checkpoints/<step>/  adapter/  resume.pt (while running)
 
+What other people's trainers leave behind has the same tables, in `<their output folder>/evilspectra/`, and in place of config.yaml
+a `trainer.json` that says what is known of the run.
+
 Every file is written under a temporary name, flushed to disk and renamed, so a reader never sees half of one. While a
 run is under way its tables are parts (`steps.parts/00000010.parquet` holds what came up to step 10); the end of the run
 merges them. Reading does not care which.
@@ -31,7 +34,7 @@ from evilspectra import config as configs
 from evilspectra.config import Config
 from evilspectra.errors import BadInput, cannot_write, listing, near
 from evilspectra.records import TABLES, State, columns
-from evilspectra.settings import read_mapping
+from evilspectra.settings import flat, read_mapping
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -127,19 +130,33 @@ class Status:
     total_steps: int | None = None
 
 
+#: The folder of a run's tables in the output folder of another trainer, and the file there that says what is known of the run.
+BESIDE, OUTSIDE = "evilspectra", "trainer.json"
+
+
 @dataclass(frozen=True)
 class RunFolder:
     """One run's directory. Nothing is created before something is written."""
 
     path: Path
 
+    @classmethod
+    def beside(cls, output: Path) -> RunFolder:
+        """The directory of a run that another trainer makes in the folder `output`."""
+        return cls(output.resolve() / BESIDE)
+
     @property
     def name(self) -> str:
-        return self.path.name
+        return self._own.name
 
     @property
     def experiment(self) -> str:
-        return self.path.parent.name
+        return self._own.parent.name
+
+    @property
+    def _own(self) -> Path:
+        """The folder that has the run's name: its own, or the output folder of another trainer."""
+        return self.path.resolve().parent if self.path.name == BESIDE and self.is_outside else self.path
 
     @property
     def adapter(self) -> Path:
@@ -164,6 +181,20 @@ class RunFolder:
 
     def provenance(self) -> dict[str, Any]:
         return read_json(self.path / "provenance.json")
+
+    @property
+    def is_outside(self) -> bool:
+        """Whether another trainer made the run, so that there is no config of it."""
+        return os.path.isfile(self.path / OUTSIDE)
+
+    def outside(self) -> dict[str, Any]:
+        """What is known of a run that another trainer made: section → field → value."""
+        return read_json(self.path / OUTSIDE)
+
+    def describe(self, known: dict[str, Any], provenance: dict[str, Any]) -> None:
+        """Writes what is known of such a run, over what was written before."""
+        write_json(self.path / OUTSIDE, known, "output_dir")
+        write_json(self.path / "provenance.json", provenance, "output_dir")
 
     def begin(self, config: Config, provenance: dict[str, Any]) -> None:
         """Writes config and provenance, or checks that what is there is the same run.
@@ -267,6 +298,9 @@ class RunFolder:
                 shutil.rmtree(self.path / f"{table}.parts", ignore_errors=True)
             for part in self._parts(table):
                 if int(part.stem) > step:
+                    kept = read_table(part, TABLES[table]).filter(pc.field("step") <= step)
+                    if len(kept):
+                        write_table(part.with_name(f"{step:08d}.parquet"), kept)
                     part.unlink()
         for saved, folder in self.checkpoints().items():
             if saved > step:
@@ -315,7 +349,8 @@ class Store:
 
     def runs(self) -> list[RunFolder]:
         """The runs below the root, wherever it points: at a store, an experiment or one run; sorted by path."""
-        return [RunFolder(place.parent) for place in sorted(self.root.glob("**/config.yaml")) if is_run(place.parent)]
+        folders = {place.parent for name in ("config.yaml", OUTSIDE) for place in self.root.glob(f"**/{name}")}
+        return [RunFolder(folder) for folder in sorted(folders) if is_run(folder)]
 
 
 class NoRun(BadInput):
@@ -328,8 +363,9 @@ def find_run(name: str, root: str = "runs") -> RunFolder:
     Raises:
         BadInput: nothing, or more than one run, answers to the name.
     """
-    if name and is_run(Path(name)):
-        return RunFolder(Path(name).resolve())
+    for folder in (Path(name), Path(name) / BESIDE) if name else ():
+        if is_run(folder):
+            return RunFolder(folder.resolve())
     runs = Store(Path(root)).runs() if name else []
     found = [run for run in runs if name in (run.name, run.name.rsplit("-", 1)[-1])] or [run for run in runs if run.name.startswith(name)]
     if len(found) == 1:
@@ -341,8 +377,9 @@ def find_run(name: str, root: str = "runs") -> RunFolder:
 
 
 def is_run(folder: Path) -> bool:
-    """Whether a folder is a run's; a config.yaml alone may be anybody's."""
-    return os.path.isfile(folder / "config.yaml") and any(os.path.isfile(folder / name) for name in ("status.json", "provenance.json")) and not folder.name.startswith(".")
+    """Whether a folder is a run's; a config.yaml or trainer.json alone may be anybody's."""
+    named, beside = ([os.path.isfile(folder / name) for name in names] for names in (("config.yaml", OUTSIDE), ("status.json", "provenance.json")))
+    return any(named) and any(beside) and not folder.name.startswith(".")
 
 
 def valid_text(text: str) -> str:
@@ -417,13 +454,5 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def _differences(there: Config, here: Config) -> list[str]:
-    a, b = (dict(_flat(one.model_dump(mode="json", exclude=configs.NOT_IDENTITY))) for one in (there, here))
+    a, b = (flat(one.model_dump(mode="json", exclude=configs.NOT_IDENTITY)) for one in (there, here))
     return [f"{key}: {a.get(key, 'absent')} there, {b.get(key, 'absent')} here" for key in a | b if a.get(key, ...) != b.get(key, ...)]
-
-
-def _flat(values: dict[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in values.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{before}{key}.")
-        else:
-            yield f"{before}{key}", value

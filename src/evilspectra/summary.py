@@ -6,9 +6,10 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from evilspectra.measured import Measured, measured
+from evilspectra.origin import origin
 from evilspectra.records import RunSummary
 from evilspectra.results import Results
-from evilspectra.store import RunFolder, arm
+from evilspectra.store import RunFolder
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -43,7 +44,7 @@ def module_summary(measures: Any) -> dict[str, float | None]:
 
 def summarise(run: RunFolder, found: Measured | None = None) -> RunSummary:
     """Everything that is known of a run so far; None where it is not known (yet). `found`: what was measured on it, if it is at hand."""
-    config, status = run.config(), run.status()
+    made, status = origin(run), run.status()
     steps: Any = run.read("steps")
     heldout: Any = run.read("heldout")
     measures: Any = run.read("measures")
@@ -55,22 +56,23 @@ def summarise(run: RunFolder, found: Measured | None = None) -> RunSummary:
         experiment=run.experiment,
         status=status.state,  # type: ignore[arg-type]
         reason=status.reason,
-        arm=arm(config),
-        control=config.data.control,
-        base=config.model.base,
-        data=config.data.train,
-        optimizer=config.optimizer.name,
-        lr=config.optimizer.lr,
-        flatness_weight=config.flatness.weight,
-        batch_size=config.train.batch_size,
-        seed=config.train.seed,
+        arm=made.arm,
+        control=made.control,
+        base=made.base,
+        data=made.data,
+        optimizer=made.optimizer,
+        lr=made.lr,
+        flatness_weight=made.flatness_weight,
+        batch_size=made.batch_size,
+        seed=made.seed,
         steps=len(steps),
-        train_loss=last_mean(steps["loss"]),
+        train_loss=last_mean(steps["loss"].dropna() if made.trainer else steps["loss"]),
         heldout_loss=number(after["loss"].iloc[-1]) if len(after) else None,
         heldout_loss_start=number(heldout["loss"].iloc[0]) if len(heldout) and heldout["step"].iloc[0] == 0 else None,
-        tokens_per_s=number(steps["tokens"].sum() / seconds) if seconds > 0 else None,
+        tokens_per_s=number(steps["tokens"].sum() / seconds) if seconds > 0 and steps["tokens"].notna().all() else None,
         seconds=seconds or None,
         folder=str(run.path),
+        trainer=made.trainer,
         **spectral,
         **(found or measured(Results(run.path))).flat(),
     )

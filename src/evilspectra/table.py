@@ -34,9 +34,11 @@ def print_summaries(summaries: Sequence[RunSummary], console: Console | None = N
         values = (getattr(summary, name) for name in _COLUMNS)
         cells = ["-" if value is None else format(value, shape) for value, (_, shape) in zip(values, _COLUMNS.values(), strict=True)]
         state = "" if summary.status == "done" else f" ({summary.status})"
-        table.add_row(summary.arm + (f", seed {summary.seed}" if len({other.seed for other in summaries}) > 1 else "") + state, f"{summary.lr:g}", *cells)
+        table.add_row(summary.arm + (f", seed {summary.seed}" if len({other.seed for other in summaries}) > 1 else "") + state, "-" if summary.lr is None else f"{summary.lr:g}", *cells)
     console = _print(table, console, 110)
     for summary in summaries:
+        if summary.trainer:
+            console.print(f"{summary.run}: trained by another trainer ({summary.trainer}); its losses are those it logged, and what it does not tell is a dash", markup=False, emoji=False, highlight=False, soft_wrap=True)
         if summary.reason:
             console.print(f"{summary.run}: {summary.reason}", markup=False, emoji=False, highlight=False, soft_wrap=True)
 

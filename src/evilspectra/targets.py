@@ -67,6 +67,8 @@ def run_target(run: RunFolder, model: ModelConfig | None = None) -> Target:
     Raises:
         BadInput: it has not been trained to its end, or its base is no longer what it was trained on.
     """
+    if run.is_outside:
+        raise BadInput(f"{run.path} holds the spectra of a run of another trainer, and no adapter: name the folder of its adapter (adapter_config.json) instead")
     status, config = run.status(), run.config()
     if status.state != "done" or not (run.adapter / "adapter_model.safetensors").is_file() or status.step is None:
         raise BadInput(f"{run.path} is not trained to its end ({status.state}{f': {status.reason}' if status.reason else ''}): train it first, with `evilspectra train` or `sweep`")
@@ -100,7 +102,7 @@ def _find(name: str, output: str, model: ModelConfig | None, base: str | None) -
         done = [run for run in runs if run.status().state == "done"]
         if not done:
             raise BadInput(f"none of the {len(runs)} runs below {name} is trained to its end ({listing([f'{run.name}: {run.status().state}' for run in runs], 3)}): train them first")
-        return [run_target(run, model) for run in done]
+        return [run_target(run, model) for run in [run for run in done if not run.is_outside] or done]
     if not place.exists() and re.fullmatch(r"[\w.-]+/[\w.-]+", name):
         return [_model_target(name, output, model)]
     try:

@@ -120,7 +120,7 @@ def _sources(rows: Sequence[Row], root: Path) -> tuple[list[_Source], list[_Sour
         results, instrument = Results(root / row.folder), row.instruments["answers"]
         key = (str(known(row.provenance, "base_sha256")), instrument.id)
         if key not in bases:
-            what = f"base {printable(str(known(row.provenance, 'base_name') or row.config.model.base), 80)}, settings {instrument.id}" if several else "base"
+            what = f"base {printable(str(known(row.provenance, 'base_name') or row.origin.base), 80)}, settings {instrument.id}" if several else "base"
             bases[key] = _Source(what, "", results.read(instrument, 0))
         name = row.name if names.count(row.name) == 1 else f"{row.name} · {row.label}"
         runs.append(_Source(printable(name, 120), row.summary.arm, last(results, "answers")))

@@ -1,0 +1,34 @@
+"""The penalty, the spectra and this package's optimisers in Axolotl, as one of its plugins; axolotl.md says what to put where."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from axolotl.integrations.base import BasePlugin  # pyright: ignore[reportMissingImports]
+from pydantic import BaseModel
+
+from evilspectra.integrations.transformers import SpectralFlatness, SpectrumMonitor, build_for
+
+
+class EvilspectraArgs(BaseModel):
+    """What Axolotl's YAML file may say; what is left out is not used."""
+
+    spectral_flatness: dict[str, Any] | None = None
+    spectrum_monitor: dict[str, Any] | None = None
+    lora_optimizer: dict[str, Any] | None = None
+
+
+class EvilspectraPlugin(BasePlugin):
+    def get_input_args(self) -> str:
+        """Where Axolotl finds the settings' names."""
+        return f"{__name__}.EvilspectraArgs"
+
+    def add_callbacks_post_trainer(self, cfg: Any, trainer: Any) -> list[Any]:
+        """The callbacks that the file asks for."""
+        asked = ((SpectralFlatness, cfg.spectral_flatness), (SpectrumMonitor, cfg.spectrum_monitor))
+        return [callback(**settings) for callback, settings in asked if settings is not None]
+
+    def post_trainer_create(self, cfg: Any, trainer: Any) -> None:
+        """The optimiser that the file asks for, in place of Axolotl's."""
+        if cfg.lora_optimizer is not None:
+            trainer.optimizer = build_for(trainer.model, **cfg.lora_optimizer)
