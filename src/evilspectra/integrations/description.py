@@ -69,7 +69,7 @@ def _lora(model: nn.Module, pairs: Sequence[LoraPair], adapter: str | None) -> d
         return found
     targets = config.target_modules
     found |= {"adapter": name, "alpha": config.lora_alpha, "rslora": config.use_rslora, "dropout": config.lora_dropout, "targets": targets if isinstance(targets, str) else sorted(targets or ())}
-    return found | {"dora": config.use_dora, "initialisation": str(config.init_lora_weights)}
+    return found | {"dora": config.use_dora, "initialisation": config.init_lora_weights if isinstance(config.init_lora_weights, str) else "default" if config.init_lora_weights else "random B"}
 
 
 def _optimizer(optimizer: Any) -> dict[str, Any]:

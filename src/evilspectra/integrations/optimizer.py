@@ -21,7 +21,7 @@ from evilspectra.spectrum.pairs import find_pairs
 def lora_optimizer(name: str, **settings: Any) -> tuple[type[LoraOptimizer], dict[str, Any]]:
     """What `Trainer(..., optimizer_cls_and_kwargs=lora_optimizer("muon", lr=1e-3))` takes.
 
-    For a trainer without that argument, set the attribute before training: `trainer.optimizer_cls_and_kwargs = lora_optimizer(...)`.
+    For a trainer without that argument (TRL's DPOTrainer, GRPOTrainer), set the attribute before training: `trainer.optimizer_cls_and_kwargs = lora_optimizer(...)`.
 
     Args:
         name: sgd, adam, adamw, lion, muon, soap, scion, lora-rite or adafactor.
@@ -51,13 +51,13 @@ def build_for(model: nn.Module, name: str, **settings: Any) -> torch.optim.Optim
 
 
 class LoraOptimizer:
-    """The factory that Hugging Face's trainer calls with the model when it needs the optimizer."""
+    """The factory that Hugging Face's trainer calls with the model when it needs the optimizer; Axolotl's adds its arguments, which do not count."""
 
     def __init__(self, *groups: Any, **settings: Any) -> None:
         if groups or settings:
             raise BadInput("lora_optimizer: this version of transformers takes optimizer classes only: pass optimizers=(build_for(model, ...), None) instead")
 
-    def __call__(self, model: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:
+    def __call__(self, model: nn.Module, *told: Any, config: OptimizerConfig) -> torch.optim.Optimizer:
         return _built(model, config, "lora_optimizer")
 
 
