@@ -11,7 +11,7 @@ import json
 import re
 import reprlib
 from collections.abc import Iterable, Mapping
-from typing import Annotated, Any, Literal, Union, get_args
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -41,6 +41,7 @@ class Section(BaseModel):
         return values
 
 
+_Section = TypeVar("_Section", bound=Section)
 Name = Annotated[str, Field(min_length=1)]
 _Beta = Annotated[float, Field(ge=0, lt=1)]
 Betas = Annotated[tuple[_Beta, _Beta], Field(description="Two numbers, each at least 0 and less than 1.")]
@@ -323,10 +324,15 @@ def build_evaluation(values: Mapping[str, Any], source: str = "evaluate") -> Eva
     >>> build_evaluation({"answers": {"samples": 2}}).answers.temperature
     1.0
     """
+    return build_section(Evaluation, values, source)
+
+
+def build_section(kind: type[_Section], values: Mapping[str, Any], source: str) -> _Section:
+    """A group of settings from a mapping; raises as `build` does."""
     try:
-        return Evaluation.model_validate(values)
+        return kind.model_validate(values)
     except ValidationError as error:
-        raise BadInput(f"{source}: {_sentence(error, values, Evaluation)}") from None
+        raise BadInput(f"{source}: {_sentence(error, values, kind)}") from None
 
 
 def load(name: str, settings: Iterable[str] = ()) -> Config:
