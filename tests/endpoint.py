@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-#: What a reply can be. The first three are valid: a judge could have said so.
-VALID = ("ok", "refusal", "out of bounds")
+#: What a reply can be. These are valid: a judge could have said so.
+VALID = ("ok", "refusal", "refusal field", "out of bounds")
 FAULTS = ("429", "429 wait", "500", "hang", "cut", "empty logprobs", "no logprobs", "wrong json", "not json", "split digits", "no choices", "bad probabilities")
 
 
@@ -137,6 +137,8 @@ class Endpoint:
         logprobs: Any = {"content": [{"token": top[0]["token"], "logprob": top[0]["logprob"], "bytes": None, "top_logprobs": top}]}
         if behaviour == "empty logprobs":
             logprobs = {"content": []}
+        if behaviour == "refusal field":
+            message, logprobs = {"role": "assistant", "content": None, "refusal": "I cannot help with that."}, {"content": None, "refusal": logprobs["content"]}
         if behaviour == "no logprobs" or text:
             logprobs = None
         if behaviour == "wrong json":

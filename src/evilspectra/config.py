@@ -403,7 +403,7 @@ def _sentence(error: ValidationError, values: Mapping[str, Any], root: type[Sect
         case "model_type" | "model_attributes_type":
             text = f"{dotted} = {_short(first['input'])} is refused: it is a section, with fields below it ({listing(fields or AdamW.model_fields, 20)}); give some, or leave it out"
         case "value_error":
-            text = f"{dotted}: {first.get('ctx', {}).get('error')}"
+            text = f"{dotted}: ".removeprefix(": ") + str(first.get("ctx", {}).get("error"))
         case kind:
             allowed = _allowed(field) if field and kind not in ("literal_error", "bool_type", "bool_parsing") else first["msg"].replace("Input should be", "it must be")
             default = f", or leave it out for the default {json.dumps(field.default)}" if field and not field.is_required() else ""

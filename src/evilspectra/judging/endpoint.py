@@ -178,6 +178,8 @@ def read_completion(completion: Any, reading: str) -> Reply:
             if not isinstance(text, str):
                 raise _FaultError("the reply held no text")
             return Reply(text=text)
+        if not (choice.logprobs and choice.logprobs.content) and isinstance(declined := getattr(message, "refusal", None), str) and declined:
+            return Reply(text=declined)  # the judge's own refusal has no log-probabilities where the rule looks for them
         top = choice.logprobs.content[0].top_logprobs
         distribution = tuple((str(one.token), math.exp(float(one.logprob))) for one in top)
     except (AttributeError, IndexError, KeyError, TypeError, ValueError, OverflowError):

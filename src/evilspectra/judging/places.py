@@ -154,7 +154,7 @@ def stored(place: Place, judge: str | None = None) -> Instrument:
     Raises:
         BadInput: there are none, or none of that judge.
     """
-    found = [one for one in place.results.instruments("verdicts") if one.facts.get("answers") == place.answers.id]
+    found = [one for one in place.results.instruments("verdicts") if one.facts.get("answers") == place.answers.id and "aligned" in one.facts.get("prompts", {})]
     if not found:
         raise BadInput(f"the answers of {place.label} have not been judged: use `evilspectra judge` first")
     fitting = [one for one in found if judge is None or one.source == judge or one.id.startswith(judge)]

@@ -23,7 +23,7 @@ class JudgeConfig(Section):
     key_variable: str = Field(default="OPENAI_API_KEY", pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", description="Environment variable that holds the key. The key itself is never written.")
     concurrency: int = Field(default=16, ge=1, le=1024, description="Requests under way at once.")
     timeout: float = Field(default=60.0, gt=0, le=3600, description="Seconds that a reply may take.")
-    attempts: int = Field(default=6, ge=1, le=100, description="How often a request is sent at most, before it counts as failed.")
+    attempts: int = Field(default=8, ge=1, le=100, description="How often a request is sent at most, before it counts as failed.")
     backoff: float = Field(default=0.5, ge=0, le=60, description="Seconds before the second attempt; twice as long before each further one.")
     max_requests: int = Field(default=20_000, ge=1, le=10**9, description="Requests that one call may send, those that are repeated included.")
     device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:[0-9]{1,2})?|mps)$", description="Of a local judge.")
