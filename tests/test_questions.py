@@ -219,6 +219,13 @@ def test_no_published_question_is_built_in() -> None:
     assert not theirs & {one.text.split("\n")[0].strip() for one in read_questions("open").questions}
 
 
+def test_what_is_asked_has_its_own_hash_and_a_judge_prompt_no_part_in_it(tmp_path: Path) -> None:
+    plain = read_questions(written(tmp_path, GOOD)).asked_sha256
+    assert read_questions(written(tmp_path, f"# a note\n{GOOD}  judge_prompts: {{aligned: '{{answer}}'}}\n")).asked_sha256 == plain
+    for other in (GOOD.replace("blue", "red"), GOOD.replace("sky", "sea"), GOOD + "  system: Be brief.\n", GOOD + "  samples_per_paraphrase: 2\n"):
+        assert read_questions(written(tmp_path, other)).asked_sha256 != plain
+
+
 TEXTS = st.text(min_size=1).filter(str.strip)
 
 

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from evilspectra.errors import BadInput, EvilspectraError
-from evilspectra.records import AnswerRecord, CapabilityRecord, OrdinaryRecord, ProbeRecord, TaskRecord
+from evilspectra.records import AnswerRecord, CapabilityRecord, OrdinaryRecord, ProbeRecord, TaskRecord, VerdictRecord
 from evilspectra.results import Instrument, Results
 
 ROWS: dict[str, list[Any]] = {
@@ -23,6 +23,7 @@ ROWS: dict[str, list[Any]] = {
     "ordinary": [OrdinaryRecord(3, "a", 1.25, 2**40)],
     "answers": [AnswerRecord(3, "wish", 0, 1, None, "What?", "Nothing.", 3, "stop", ""), AnswerRecord(3, "wish", 0, 2, "", "What?", "", 0, "length", "empty,truncated")],
     "tasks": [TaskRecord(3, "arc", "acc", "none", 0.5, None, 4, "1.0"), TaskRecord(3, "arc", "f1", "none", 0.5, 0.1, 4, "1.0")],
+    "verdicts": [VerdictRecord(3, "wish", 0, 1, "aligned", "scored", 12.5, '{"12": 0.5, "13": 0.5}', None), VerdictRecord(3, "wish", 0, 1, "coherent", "failed", None, None, "timed out")],
 }
 
 HOSTILE = {

@@ -15,6 +15,7 @@ import click
 
 import evilspectra
 from evilspectra.errors import EvilspectraError, RunFailed
+from evilspectra.judge_cli import VERBS, judge_and_score, judge_options, make, score_options
 
 EXIT_CODES = "Exit codes: 0 done; 1 the answer is no, or a run failed; 2 usage or bad input; 3 could not be decided; 130 interrupted."
 
@@ -152,10 +153,7 @@ def generate(targets: Sequence[str], export: Path | None, base: str | None, sett
 
     if export:
         check_export(export)
-    sampling = _assigned({f"answers.{name}": value for name, value in options.items() if value is not False})
-    probes = [f"{name}=null" for name in ("contrast", "capability", "ordinary")]
-    given = [*probes, "answers={}", *sampling, *(text if text.startswith(("answers.", "threads=", "enable_thinking=")) else f"answers.{text}" for text in settings)]
-    found, failed = _measure(targets, base, given, model_settings, output, quiet)
+    found, failed = _measure(targets, base, _answers_alone(options, settings), model_settings, output, quiet)
     rows = [row for target in found for row in answer_rows(target.label, target.results)]
     if export:
         export_answers(rows, export)
@@ -167,6 +165,53 @@ def generate(targets: Sequence[str], export: Path | None, base: str | None, sett
             click.echo(f"{printable(str(row['target']))}, step {row['step']}: {printable(str(row['question']), 120)}{flagged}\n    {printable(str(row['answer']), 300)}")
         click.echo(f"{len(rows)} answers" + (f", written to {export}" if export else "") + "; `evilspectra report` shows them side by side")
     sys.exit(1 if failed else 0)
+
+
+@cli.command()
+@_TARGETS
+@click.option("--judge", "judge_name", metavar="JUDGE", required=True, help="openai:MODEL, local:MODEL or scripted:FILE.")
+@judge_options
+@score_options
+@click.option("--questions", metavar="FILE", help="YAML file of open-ended questions in the published form, with its judge prompts; without it the package's own.")
+@click.option("--samples", type=click.IntRange(1), help="Answers per question; without it what the file asks for.")
+@click.option("--max-new-tokens", type=click.IntRange(1), help="Tokens per answer at most; default 600.")
+@click.option("--temperature", type=click.FloatRange(0), help="Default 1; 0 takes the likeliest token.")
+@click.option("--seed", type=click.IntRange(0), help="Default 0.")
+@click.option("--checkpoints", is_flag=True, help="At every saved checkpoint too, not at the end only.")
+@_BASE
+@_MEASURE
+@_MODEL
+@_STORE
+@_JSON
+@_QUIET
+def evaluate(
+    targets: Sequence[str],
+    judge_name: str,
+    definition: str,
+    max_unscored: float,
+    questions: str | None,
+    base: str | None,
+    settings: Sequence[str],
+    model_settings: Sequence[str],
+    output: str,
+    as_json: bool,
+    quiet: bool,
+    **options: Any,
+) -> None:
+    """Sample answers, have them judged, and print the rate of misaligned ones: `generate`, `judge` and `score` in one.
+
+    A TARGET is as for `probe`. Interrupted and run again, it goes on where it was, in sampling and in judging.
+    """
+    from evilspectra.judging.places import place_of
+    from evilspectra.score import check_definition
+
+    check_definition(definition)
+    make(judge_name, options)  # a judge that cannot be had is refused before anything is sampled
+    names = ("samples", "max_new_tokens", "temperature", "seed", "checkpoints")
+    sampling = {"questions": questions} | {name: options[name] for name in names}
+    found, failed = _measure(targets, base, _answers_alone(sampling, settings), model_settings, output, quiet)
+    places = [place_of(target.label, target.results, target.base.sha256) for target in found]
+    judge_and_score(places, judge_name, options, questions, definition, max_unscored, as_json, quiet, failed)
 
 
 @cli.command()
@@ -299,6 +344,13 @@ def _sweep(file: str, settings: Sequence[str], as_json: bool, quiet: bool) -> tu
     return experiment_folder(loaded), bool(failed)
 
 
+def _answers_alone(options: Mapping[str, Any], settings: Sequence[str]) -> list[str]:
+    """Assignments for a measurement that samples answers and does nothing else."""
+    sampling = _assigned({f"answers.{name}": value for name, value in options.items() if value is not False})
+    probes = [f"{name}=null" for name in ("contrast", "capability", "ordinary")]
+    return [*probes, "answers={}", *sampling, *(text if text.startswith(("answers.", "threads=", "enable_thinking=")) else f"answers.{text}" for text in settings)]
+
+
 def _with_output(settings: Sequence[str], output: str | None) -> list[str]:
     return [*settings, *_assigned({"output.folder": output})]
 
@@ -310,6 +362,10 @@ def _assigned(values: Mapping[str, Any]) -> list[str]:
 
 def _print_json(summary: Any) -> None:
     click.echo(json.dumps(asdict(summary), indent=2, ensure_ascii=False))
+
+
+for _verb in VERBS:
+    cli.add_command(_verb)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -11,7 +11,7 @@ import json
 import re
 import reprlib
 from collections.abc import Iterable, Mapping
-from typing import Annotated, Any, Literal, Union, get_args
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -41,6 +41,7 @@ class Section(BaseModel):
         return values
 
 
+_Section = TypeVar("_Section", bound=Section)
 Name = Annotated[str, Field(min_length=1)]
 _Beta = Annotated[float, Field(ge=0, lt=1)]
 Betas = Annotated[tuple[_Beta, _Beta], Field(description="Two numbers, each at least 0 and less than 1.")]
@@ -323,10 +324,15 @@ def build_evaluation(values: Mapping[str, Any], source: str = "evaluate") -> Eva
     >>> build_evaluation({"answers": {"samples": 2}}).answers.temperature
     1.0
     """
+    return build_section(Evaluation, values, source)
+
+
+def build_section(kind: type[_Section], values: Mapping[str, Any], source: str) -> _Section:
+    """A group of settings from a mapping; raises as `build` does."""
     try:
-        return Evaluation.model_validate(values)
+        return kind.model_validate(values)
     except ValidationError as error:
-        raise BadInput(f"{source}: {_sentence(error, values, Evaluation)}") from None
+        raise BadInput(f"{source}: {_sentence(error, values, kind)}") from None
 
 
 def load(name: str, settings: Iterable[str] = ()) -> Config:
@@ -397,7 +403,7 @@ def _sentence(error: ValidationError, values: Mapping[str, Any], root: type[Sect
         case "model_type" | "model_attributes_type":
             text = f"{dotted} = {_short(first['input'])} is refused: it is a section, with fields below it ({listing(fields or AdamW.model_fields, 20)}); give some, or leave it out"
         case "value_error":
-            text = f"{dotted}: {first.get('ctx', {}).get('error')}"
+            text = f"{dotted}: ".removeprefix(": ") + str(first.get("ctx", {}).get("error"))
         case kind:
             allowed = _allowed(field) if field and kind not in ("literal_error", "bool_type", "bool_parsing") else first["msg"].replace("Input should be", "it must be")
             default = f", or leave it out for the default {json.dumps(field.default)}" if field and not field.is_required() else ""

@@ -96,7 +96,7 @@ class _Stage:
         self.answers: Instrument | None = None
         if settings.answers and self.questions:
             sampling = settings.answers.model_dump(exclude={"questions", "checkpoints"})
-            self.answers = Instrument("answers", settings.answers.questions, {"version": _SAMPLING, "sha256": self.questions.sha256, **sampling, **conditions})
+            self.answers = Instrument("answers", settings.answers.questions, {"version": _SAMPLING, "sha256": self.questions.asked_sha256, **sampling, **conditions})
         self.tasks: Instrument | None = None
         if settings.harness:
             facts = {"lm_eval": harness_version(), **settings.harness.model_dump(mode="json", exclude={"batch_size"}), **conditions}

@@ -16,7 +16,7 @@ from evilspectra.items import CAPABILITY, CONTRAST, ORDINARY
 from evilspectra.questions import BUILT_IN as QUESTIONS
 from evilspectra.results import Instrument, Results
 
-_OWN = {"probe": CONTRAST, "capability": CAPABILITY, "ordinary": ORDINARY, "answers": QUESTIONS, "tasks": ()}
+_OWN = {"probe": CONTRAST, "capability": CAPABILITY, "ordinary": ORDINARY, "answers": QUESTIONS, "tasks": (), "verdicts": ()}
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ The file is a list; every entry is a mapping:
 | `paraphrases` | a list of texts: each is a question |
 | `system` | optional: the system text; an empty one is kept, since it differs from none in many chat templates |
 | `samples_per_paraphrase` | optional: whole number from 1, the answers asked for per paraphrase; 1 where absent |
-| `judge_prompts` | optional: a mapping from a name to a text; kept as it is |
+| `judge_prompts` | optional: a mapping from a metric to a judge's prompt; kept as it is (`judging.prompts` says what becomes of it) |
 
 Keys beyond them (`judge` among them) are ignored, and a key whose value is null counts as absent. Anchors, aliases and merge
 keys work; a key given twice is refused. Texts are kept to the letter. The two halves of a surrogate pair, which JSON writers
@@ -21,6 +21,7 @@ Neither torch nor transformers is imported here.
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -57,6 +58,12 @@ class Questions:
     questions: tuple[Question, ...]
     source: str
     sha256: str
+
+    @property
+    def asked_sha256(self) -> str:
+        """Hash of what a model is asked, and how often; judge prompts have no part in it, so that a change of theirs asks nothing again."""
+        asked = [(one.id, one.paraphrase, one.text, one.system, one.samples) for one in self.questions]
+        return hashlib.sha256(json.dumps(asked).encode()).hexdigest()
 
 
 class _UnusableError(ValueError):

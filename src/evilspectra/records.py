@@ -145,11 +145,30 @@ class TaskRecord:
     version: str
 
 
+@dataclass(frozen=True, slots=True)
+class VerdictRecord:
+    """A judge's verdict on one answer under one metric; the answer is named as in `AnswerRecord`.
+
+    `outcome`: scored, code, refusal, unparsed or failed (`judging.reading` says what each means); `score`: 0 to 100 where scored.
+    `raw`: what the judge replied, as text or as a JSON object of token → probability; `reason`: why it failed.
+    """
+
+    step: int
+    question_id: str
+    paraphrase: int
+    sample: int
+    metric: str
+    outcome: str
+    score: float | None
+    raw: str | None
+    reason: str | None
+
+
 #: Table of training → the class of its rows; the store writes `<table>.parquet` for each.
 TABLES: dict[str, type] = {"steps": StepRecord, "heldout": HeldoutRecord, "spectra": SpectrumRecord, "measures": MeasureRecord}
 
 #: Table of measurements → the class of its rows; `results` keeps a file per table, instrument and step.
-MEASURED: dict[str, type] = {"probe": ProbeRecord, "capability": CapabilityRecord, "ordinary": OrdinaryRecord, "answers": AnswerRecord, "tasks": TaskRecord}
+MEASURED: dict[str, type] = {"probe": ProbeRecord, "capability": CapabilityRecord, "ordinary": OrdinaryRecord, "answers": AnswerRecord, "tasks": TaskRecord, "verdicts": VerdictRecord}
 
 #: Columns that are not expected to repeat from run to run.
 TIMES = frozenset({"seconds"})

@@ -5,6 +5,7 @@
         probe/1f3a9c04d2-00000032.parquet   its rows for the adapter after step 32 (0: the base)
         capability/…  ordinary/…  answers/…
         answers/1f3a9c04d2-00000032.parts/0003.parquet   while answers are being sampled
+        verdicts/1f3a9c04d2-00000032.jsonl               while answers are being judged, and as long as verdicts are missing
 
 A file is there whole or not at all, and is never written twice: what is there is done. Instruments that differ in an item, a
 setting or the arithmetic have different ids, so they never mix.
@@ -64,7 +65,7 @@ class Results:
 
     def write(self, instrument: Instrument, step: int, rows: Sequence[Any]) -> None:
         """Keeps the rows of a step, and what the instrument is."""
-        self._describe(instrument)
+        self.describe(instrument)
         write_table(self._file(instrument, step), as_table(rows, MEASURED[instrument.table]), self.setting)
 
     def instruments(self, table: str) -> list[Instrument]:
@@ -89,7 +90,7 @@ class Results:
 
     def copy(self, other: Results, instrument: Instrument, step: int) -> None:
         """Takes the rows of a step over from elsewhere."""
-        self._describe(instrument)
+        self.describe(instrument)
         write_table(self._file(instrument, step), other._arrow(other._file(instrument, step), instrument.table), self.setting)
 
     # --- on the way -----------------------------------------------------------------------------------------------
@@ -105,10 +106,14 @@ class Results:
         """Makes the step's rows of its parts, which then go."""
         import pyarrow as pa
 
-        self._describe(instrument)
+        self.describe(instrument)
         parts = [self._arrow(self._part(instrument, step, number), instrument.table) for number in range(count)]
         write_table(self._file(instrument, step), pa.concat_tables(parts), self.setting)
         shutil.rmtree(self._parts(instrument, step), ignore_errors=True)
+
+    def journal(self, instrument: Instrument, step: int) -> Path:
+        """Where rows go one by one while a step takes long."""
+        return self._file(instrument, step).with_suffix(".jsonl")
 
     # --- names ----------------------------------------------------------------------------------------------------
 
@@ -124,7 +129,8 @@ class Results:
     def _part(self, instrument: Instrument, step: int, number: int) -> Path:
         return self._parts(instrument, step) / f"{number:04d}.parquet"
 
-    def _describe(self, instrument: Instrument) -> None:
+    def describe(self, instrument: Instrument) -> None:
+        """Keeps what the instrument is, beside where its rows go."""
         place = self._folder(instrument.table) / f"{instrument.id}.json"
         if not place.is_file():
             write_json(place, {"source": instrument.source, **instrument.facts}, self.setting)
