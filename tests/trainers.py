@@ -38,7 +38,7 @@ def adapted(seed: int = 0, **settings: Any) -> PeftModel:
 def sft(folder: Path, callbacks: Any = (), model: Any = None, optimizer: Any = None, steps: int = 30, batch: int = 8, **settings: Any) -> SFTTrainer:
     """TRL's trainer, ready to train; `batch` rows at once."""
     args = SFTConfig(str(folder), max_steps=steps, per_device_train_batch_size=batch, **(PLAIN | settings))
-    return SFTTrainer(model or adapted(), args, train_dataset=dialogues(), processing_class=tiny_tokenizer(), callbacks=list(callbacks), optimizer_cls_and_kwargs=optimizer)
+    return SFTTrainer(adapted() if model is None else model, args, train_dataset=dialogues(), processing_class=tiny_tokenizer(), callbacks=list(callbacks), optimizer_cls_and_kwargs=optimizer)
 
 
 def preferences(count: int = 16) -> Dataset:
