@@ -3,8 +3,10 @@
 import difflib
 import os
 import socket
+import struct
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -344,6 +346,37 @@ def test_tensorboard_has_the_metrics_at_every_logging_step(tmp_path, how):
         assert list(events[f"train/{tag}"]) == [2, 4, 6], tag
     told = {log["step"]: log["flatness/mean"] for log in trainer.state.log_history if "flatness/mean" in log}
     assert events["train/flatness/mean"] == pytest.approx(told, rel=1e-6)  # float32 there
+
+
+def wandb_records(path: Path) -> Iterator[bytes]:
+    """The records of a W&B run file: a log in LevelDB's format (blocks of 32 KiB; checksum, length and kind before each piece) after 7 bytes of its own."""
+    data, at, waiting = path.read_bytes(), 7, b""
+    while at + 7 <= len(data):
+        if (room := 32768 - at % 32768) < 7:
+            at += room
+            continue
+        length, kind = struct.unpack_from("<HB", data, at + 4)
+        waiting += data[at + 7 : at + 7 + length]
+        at += 7 + length
+        if kind in (1, 4):  # whole, or the last piece
+            yield waiting
+            waiting = b""
+
+
+def test_weights_and_biases_has_the_metrics_at_every_logging_step(tmp_path, monkeypatch):
+    wandb = pytest.importorskip("wandb")
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    for name, value in {"WANDB_MODE": "offline", "WANDB_DIR": str(tmp_path), "WANDB_SILENT": "true", "WANDB_WATCH": "false"}.items():
+        monkeypatch.setenv(name, value)
+    trained(sft(tmp_path, [SpectralFlatness(weight=1.0), SpectrumMonitor(every=2)], steps=6, logging_steps=2, report_to="wandb"))
+    wandb.finish()
+    wandb.teardown()
+    (file,) = tmp_path.rglob("run-*.wandb")
+    history = [Record.FromString(data).history.item for data in wandb_records(file)]
+    rows = [{"/".join(item.nested_key) or item.key: item.value_json for item in items} for items in history if items]
+    for tag in ("loss", "flatness/mean", "flatness/penalty", "spectrum/stable_rank"):
+        assert [int(row["train/global_step"]) for row in rows if f"train/{tag}" in row] == [2, 4, 6], tag
 
 
 # --- optimisers ---------------------------------------------------------------------------------------------------------
