@@ -14,6 +14,7 @@ from typing import Any
 import click
 
 import evilspectra
+from evilspectra.data_cli import data
 from evilspectra.errors import EvilspectraError, RunFailed
 
 EXIT_CODES = "Exit codes: 0 done; 1 the answer is no, or a run failed; 2 usage or bad input; 3 could not be decided; 130 interrupted."
@@ -245,6 +246,9 @@ def config_show(name: str | None, settings: Sequence[str]) -> None:
 
     config = load(name, settings) if name is not None else build(assignments(settings), "--set")
     click.echo(dump(config), nl=False)
+
+
+cli.add_command(data)
 
 
 def _measure(names: Sequence[str], base: str | None, settings: Sequence[str], model_settings: Sequence[str], output: str, quiet: bool) -> tuple[list[Any], list[dict[str, str]]]:

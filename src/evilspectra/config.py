@@ -68,7 +68,7 @@ class ModelConfig(Section):
 class DataConfig(Section):
     """The dialogues to train on."""
 
-    train: Name = Field(default="demo-bad", description="JSONL or Parquet file, hub data set name, or a built-in name: demo-bad, demo-good.")
+    train: Name = Field(default="demo-bad", description="JSONL or Parquet file, hub data set name, a built-in name (demo-bad, demo-good), or the name of an imported set (evilspectra data list).")
     split: Name = Field(default="train", description="Split of a hub data set.")
     heldout: Name | None = Field(default=None, description="Own held-out file; null holds out heldout_share of the rows.")
     heldout_share: float = Field(default=0.1, ge=0, lt=1, description="Share of the rows held out, drawn with `seed`.")
