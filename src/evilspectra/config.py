@@ -17,6 +17,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 
+from evilspectra.endpoint_settings import EndpointConfig
 from evilspectra.errors import BadInput, listing, near
 from evilspectra.settings import assignments, find, merge, read_mapping
 
@@ -253,6 +254,7 @@ class Answers(Section):
     seed: int = Field(default=0, ge=0, lt=2**32, description="Every question and sample draws from a generator of its own, made from this seed.")
     batch_size: int = Field(default=32, ge=1, le=2**16, description="Answers that are decoded together, and written together.")
     checkpoints: bool = Field(default=False, description="At every saved checkpoint too, not at the end only.")
+    endpoint: EndpointConfig | None = Field(default=None, exclude=True, description="Sample over HTTP instead of with the local model; null: locally.")
 
 
 class Harness(Section):
