@@ -379,8 +379,7 @@ def identity(config: Config, data_sha256: str, base_sha256: str, heldout_sha256:
     """
     values = config.model_dump(mode="json", exclude_defaults=True, exclude=NOT_IDENTITY)
     values["optimizer"] = {"name": config.optimizer.name} | values.get("optimizer", {})
-    values = {key: value for key, value in values.items() if value}
-    content = {"recipe": RECIPE, "data": data_sha256, "heldout": heldout_sha256, "base": base_sha256, "config": values}
+    content = {"recipe": RECIPE, "data": data_sha256, "heldout": heldout_sha256, "base": base_sha256, "config": {key: value for key, value in values.items() if value}}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:10]
 
 
