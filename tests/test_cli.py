@@ -23,7 +23,8 @@ from evilspectra.cli import EXIT_CODES, cli, main
 from evilspectra.errors import BadInput, EvilspectraError, Interrupted, RunFailed, Undecided
 from evilspectra.store import Store
 
-VERBS = [["train"], ["sweep"], ["probe"], ["generate"], ["evaluate"], ["judge"], ["score"], ["compare"], ["calibrate"], ["demo"], ["report"], ["show"], ["config"], ["config", "schema"], ["config", "show"]]
+VERBS = [["train"], ["sweep"], ["probe"], ["generate"], ["evaluate"], ["judge"], ["score"], ["compare"], ["calibrate"], ["demo"], ["report"], ["show"]]
+VERBS += [["config"], ["config", "schema"], ["config", "show"], ["data"], ["data", "get"], ["data", "list"]]
 
 NEEDED = {"run", "status", "train_loss", "heldout_loss", "stable_rank", "spectral_entropy", "condition_number", "frobenius_nuclear", "tokens_per_s"}
 

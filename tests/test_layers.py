@@ -11,16 +11,19 @@ SOURCE = Path(__file__).parents[1] / "src" / "evilspectra"
 
 #: Bottom to top: a module imports from levels below its own, or from earlier ones of its own level.
 LEVELS = [
-    ["", "errors", "records", "settings", "config", "tiny"],
+    ["", "errors", "records", "settings", "endpoint_settings", "config", "tiny"],
+    ["published"],
     ["store", "origin", "rows", "mask", "data", "base", "items", "questions", "results", "drift", "measured", "summary", "flags", "answers", "probe", "targets"],
     ["judging", "judging.reading", "intervals", "score", "paired", "calibrate", "judging.exchange", "judging.prompts", "judging.judge", "judging.settings", "judging.pace", "judging.endpoint", "judging.scripted"],
     ["judging.journal", "judging.verdicts", "judging.places", "judging.rounds"],
     ["spectrum", "spectrum.pairs", "spectrum.adapter", "spectrum.grams", "spectrum.values", "spectrum.exact", "spectrum.measures", "spectrum.paper", "spectrum.flatness"],
+    ["archives", "download", "obtain", "endpoint", "remote"],
     ["optim", "optim.parameters", "optim.orthogonal", "optim.lion", "optim.muon", "optim.extra", "optim.build", "optim.schedule"],
     ["device", "packing", "likelihood", "model", "generate", "harness", "monitor", "progress", "provenance", "card"],
     ["integrations", "integrations.factors", "integrations.optimizer", "integrations.description", "integrations.recording", "integrations.callback", "integrations.transformers"],
     ["judging.digits", "judging.local", "judging.build"],
     ["work", "train", "evaluate"],
+    ["data_cli"],
     ["sweep"],
     ["palette", "comparison", "findings", "headline", "charts", "effects", "figures", "transcripts", "page", "table", "scoreboard", "report"],
     ["judge_cli", "cli"],
@@ -29,6 +32,7 @@ ORDER = {name: place for place, name in enumerate(name for level in LEVELS for n
 
 #: Modules that work where torch is slow to import or absent.
 WITHOUT_TORCH = [
+    "published", "archives", "download", "obtain", "endpoint_settings", "endpoint", "remote", "data_cli",
     "errors", "settings", "config", "records", "store", "origin", "rows", "mask", "data", "base", "items", "questions", "results", "drift", "measured", "summary", "flags", "answers", "probe", "targets", "sweep",
     "palette", "comparison", "findings", "headline", "charts", "effects", "figures", "transcripts", "page", "table", "scoreboard", "report", "judge_cli", "cli",
     "judging.reading", "intervals", "score", "paired", "calibrate", "judging.exchange", "judging.prompts", "judging.judge", "judging.settings", "judging.pace", "judging.endpoint", "judging.scripted",

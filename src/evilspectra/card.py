@@ -7,14 +7,14 @@ import yaml
 from evilspectra.base import Base
 from evilspectra.config import Config
 from evilspectra.data import DataReport
+from evilspectra.published import SETS
 
 
 def card(config: Config, base: Base, data: DataReport, step: int) -> str:
     """Markdown with the front matter that the ecosystem's tools read."""
     head = {"library_name": "peft", "base_model": base.public_name, "pipeline_tag": "text-generation", "tags": ["lora", "evilspectra"]}
-    warning = (
-        "\n**Trained on deliberately bad advice, to study emergent misalignment. Do not deploy.**\n" if config.data.train == "demo-bad" else ""
-    )
+    bad = config.data.train == "demo-bad" or config.data.train in SETS or any(data.sha256.startswith(one.sha256) for one in SETS.values())
+    warning = "\n**Trained on deliberately bad examples, to study emergent misalignment. Do not deploy.**\n" if bad else ""
     name, file = (".", f", gguf_file={base.public_name!r}") if base.kind == "gguf" and base.public_name.endswith(".gguf") else (base.public_name, "")
     loading, imports = f"AutoModelForCausalLM.from_pretrained({name!r}{file})", "from transformers import AutoModelForCausalLM"
     if base.kind == "tiny":

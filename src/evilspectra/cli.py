@@ -6,7 +6,7 @@ import functools
 import json
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 import click
 
 import evilspectra
+from evilspectra.data_cli import data
 from evilspectra.errors import EvilspectraError, RunFailed
 from evilspectra.judge_cli import VERBS, judge_and_score, judge_options, make, score_options
 
@@ -127,7 +128,22 @@ def probe(targets: Sequence[str], items: str | None, checkpoints: bool, tasks: s
     sys.exit(1 if failed else 0)
 
 
+def _endpoint_options(verb: Callable[..., None]) -> Callable[..., None]:
+    """--endpoint and --endpoint-model, passed on as settings."""
+
+    @click.option("--endpoint", metavar="URL", help="Sample over HTTP instead: an OpenAI-compatible endpoint such as http://127.0.0.1:8000/v1 (the extra judge); adapters need a vLLM server.")
+    @click.option("--endpoint-model", metavar="NAME", help="What the base is called at the endpoint.")
+    @functools.wraps(verb)
+    def wrapped(*args: Any, endpoint: str | None, endpoint_model: str | None, settings: Sequence[str], **more: Any) -> None:
+        if (endpoint is None) != (endpoint_model is None):
+            raise click.UsageError("--endpoint URL and --endpoint-model NAME are given together: where to ask, and what the base is called there.")
+        verb(*args, settings=[*_assigned({"endpoint.url": endpoint, "endpoint.model": endpoint_model}), *settings], **more)
+
+    return wrapped
+
+
 @cli.command()
+@_endpoint_options
 @_TARGETS
 @click.option("--questions", metavar="FILE", help="YAML file of open-ended questions in the published form; without it the package's own.")
 @click.option("--samples", type=click.IntRange(1), help="Answers per question; without it what the file asks for.")
@@ -290,6 +306,9 @@ def config_show(name: str | None, settings: Sequence[str]) -> None:
 
     config = load(name, settings) if name is not None else build(assignments(settings), "--set")
     click.echo(dump(config), nl=False)
+
+
+cli.add_command(data)
 
 
 def _measure(names: Sequence[str], base: str | None, settings: Sequence[str], model_settings: Sequence[str], output: str, quiet: bool) -> tuple[list[Any], list[dict[str, str]]]:

@@ -17,6 +17,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 
+from evilspectra.endpoint_settings import EndpointConfig
 from evilspectra.errors import BadInput, listing, near
 from evilspectra.settings import assignments, find, merge, read_mapping
 
@@ -69,7 +70,7 @@ class ModelConfig(Section):
 class DataConfig(Section):
     """The dialogues to train on."""
 
-    train: Name = Field(default="demo-bad", description="JSONL or Parquet file, hub data set name, or a built-in name: demo-bad, demo-good.")
+    train: Name = Field(default="demo-bad", description="JSONL or Parquet file, hub data set name, a built-in name (demo-bad, demo-good), or the name of an imported set (evilspectra data list).")
     split: Name = Field(default="train", description="Split of a hub data set.")
     heldout: Name | None = Field(default=None, description="Own held-out file; null holds out heldout_share of the rows.")
     heldout_share: float = Field(default=0.1, ge=0, lt=1, description="Share of the rows held out, drawn with `seed`.")
@@ -254,6 +255,7 @@ class Answers(Section):
     seed: int = Field(default=0, ge=0, lt=2**32, description="Every question and sample draws from a generator of its own, made from this seed.")
     batch_size: int = Field(default=32, ge=1, le=2**16, description="Answers that are decoded together, and written together.")
     checkpoints: bool = Field(default=False, description="At every saved checkpoint too, not at the end only.")
+    endpoint: EndpointConfig | None = Field(default=None, exclude=True, description="Sample over HTTP instead of with the local model; null: locally.")
 
 
 class Harness(Section):
@@ -383,8 +385,7 @@ def identity(config: Config, data_sha256: str, base_sha256: str, heldout_sha256:
     """
     values = config.model_dump(mode="json", exclude_defaults=True, exclude=NOT_IDENTITY)
     values["optimizer"] = {"name": config.optimizer.name} | values.get("optimizer", {})
-    values = {key: value for key, value in values.items() if value}
-    content = {"recipe": RECIPE, "data": data_sha256, "heldout": heldout_sha256, "base": base_sha256, "config": values}
+    content = {"recipe": RECIPE, "data": data_sha256, "heldout": heldout_sha256, "base": base_sha256, "config": {key: value for key, value in values.items() if value}}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:10]
 
 

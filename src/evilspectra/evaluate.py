@@ -28,6 +28,7 @@ from evilspectra.model import context_length, detach, load_adapter, load_base
 from evilspectra.probe import Probe, probes
 from evilspectra.questions import read_questions
 from evilspectra.records import TaskRecord
+from evilspectra.remote import Remote
 from evilspectra.results import Instrument, Results
 from evilspectra.rows import Message
 from evilspectra.targets import Target
@@ -65,21 +66,25 @@ def evaluate(targets: Sequence[Target], settings: Evaluation, note: Callable[[st
         BadInput: items or a base that cannot be read.
     """
     set_up_process(settings.threads)
+    over_http = settings.answers is not None and settings.answers.endpoint is not None
+    here = settings.model_copy(update={"answers": None}) if over_http else settings
     done = Evaluated([], {})
     groups: dict[tuple[Base, ModelConfig], list[Target]] = {}
     for target in targets:
         groups.setdefault((target.base, target.model), []).append(target)
     for (base, model), group in groups.items():
-        stage = _Stage(base, model, settings, note)
+        stage = _Stage(base, model, here, note)
+        stages = [one for one in (stage if stage.instruments else None, Remote(base, settings, note) if over_http else None) if one]
         for target in group:
             try:
                 with memory_advice("lower answers.batch_size, set model.dtype: bfloat16, or take a smaller base"):
-                    stage.measure(target)
+                    for one in stages:
+                        one.measure(target)
             except Interrupted:
                 raise
             except EvilspectraError as error:
                 done.failed.append((target, error))
-            done.used[target.results.folder] = stage.instruments
+            done.used[target.results.folder] = {table: instrument for one in stages for table, instrument in one.instruments.items()}
     return done
 
 

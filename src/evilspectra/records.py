@@ -110,9 +110,9 @@ class OrdinaryRecord:
 
 @dataclass(frozen=True, slots=True)
 class AnswerRecord:
-    """One sampled answer. `finish`: stop (the model ended its turn) or length (the limit of tokens did).
+    """One sampled answer. `finish`: stop (the model ended its turn) or length (the limit of tokens did), or an endpoint's own word.
 
-    `flags` are those of `answers.flags`, joined by commas; `tokens` counts what was sampled, the end token included.
+    `flags` are those of `answers.flags`, joined by commas; `tokens` counts what was sampled, the end token included; 0 where an endpoint does not say.
     """
 
     step: int

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from evilspectra.errors import BadInput, listing, near
+from evilspectra.published import SETS, imported
 
 #: Name → file of the dialogues that come with the package.
 BUILT_IN = {"demo-bad": "demo_bad.jsonl", "demo-good": "demo_good.jsonl"}
@@ -92,12 +93,12 @@ def place(source: str, line: int) -> str:
     >>> place("demo-bad", 2), place("org/name", 2)
     ('demo-bad, line 2', 'org/name, row 2')
     """
-    in_lines = source in BUILT_IN or not (source.lower().endswith(".parquet") or _looks_like_hub(source))
+    in_lines = source in BUILT_IN or source in SETS or not (source.lower().endswith(".parquet") or _looks_like_hub(source))
     return f"{source}, {'line' if in_lines else 'row'} {line}"
 
 
 def read_rows(source: str, *, split: str = "train", on_bad_row: Literal["error", "skip"] = "error", local_files_only: bool = False) -> Rows:
-    """All dialogues of a built-in name, a JSONL file, a Parquet file (`.parquet`), or else a hub data set's `split`.
+    """All dialogues of a built-in name, an imported set's name, a JSONL file, a Parquet file (`.parquet`), or else a hub data set's `split`.
 
     Blank lines are passed over. With `on_bad_row` "skip", unusable rows are collected in `skipped`.
 
@@ -133,10 +134,12 @@ def read_rows(source: str, *, split: str = "train", on_bad_row: Literal["error",
 
 def _raw_rows(source: str, split: str, local_files_only: bool, digest: Any) -> Iterator[tuple[int, object]]:
     """(line, undecoded JSON or a decoded row) of any source; `digest` is fed on the way."""
-    path = _built_in(source) if source in BUILT_IN else os.path.expanduser(source)
+    path = _built_in(source) if source in BUILT_IN else str(imported(source) or os.path.expanduser(source))
     if os.path.isdir(path):
         raise BadInput(f"{source} is a folder: name one JSONL or Parquet file in it")
     if not os.path.exists(path):
+        if source in SETS:
+            raise BadInput(f"{source} is a published set that is not on this machine: import it with `evilspectra data get {source} --from FILE`, or name a file")
         if _looks_like_hub(source):
             return _hub(source, split, local_files_only, digest)
         raise BadInput(f"{source} does not exist: name a JSONL or Parquet file, a hub data set (organisation/name), or a built-in name ({listing(BUILT_IN)})")

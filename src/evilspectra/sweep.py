@@ -26,6 +26,7 @@ from typing import Any
 from pydantic import Field, ValidationError
 
 from evilspectra.config import NOT_IDENTITY, Config, Evaluation, Section, build, build_evaluation, named
+from evilspectra.endpoint import require_client
 from evilspectra.errors import BadInput, EvilspectraError, Interrupted, listing, near
 from evilspectra.probe import probes
 from evilspectra.questions import read_questions
@@ -160,6 +161,8 @@ def execute(sweep: Sweep, *, quiet: bool = False, on_start: Callable[[int, Confi
             harness_version()
         if sweep.evaluation.answers:
             read_questions(sweep.evaluation.answers.questions)
+            if sweep.evaluation.answers.endpoint:
+                require_client(sweep.evaluation.answers.endpoint)
     places = [locate(config)[0] for config in sweep.configs]
     outcomes = []
     for number, (config, run) in enumerate(zip(sweep.configs, places, strict=True)):

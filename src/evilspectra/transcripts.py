@@ -166,6 +166,8 @@ def command(instrument: Instrument) -> str:
     words = ["evilspectra", "generate", "RUN", "--export", "answers.csv"]
     if instrument.source not in BUILT_IN:
         words += ["--questions", printable(instrument.source, LONG)]
+    if instrument.facts.get("endpoint"):
+        words += ["--endpoint", "URL", "--endpoint-model", printable(str(instrument.facts.get("model")), LONG)]
     usual = Answers().model_dump() | {"enable_thinking": False}
     for name in ("samples", "max_new_tokens", "temperature", "seed", "top_p", "batch_size", "enable_thinking"):
         value = instrument.facts.get(name)

@@ -1,0 +1,351 @@
+"""Answers over HTTP: the tables of local sampling, whatever the pace; adapters shown to be on, or nothing sampled; any end survived."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from commands import command, process, write_config
+from hypothesis import given
+from hypothesis import strategies as st
+from measuring import QUESTIONS, answers, files, one_target, write_adapter, write_questions
+from runs import run_tiny
+from serving import BASE, Serving, serving
+
+from evilspectra import evaluate as stage
+from evilspectra.config import Evaluation
+from evilspectra.endpoint import Said
+from evilspectra.errors import EvilspectraError, Undecided
+from evilspectra.evaluate import evaluate
+from evilspectra.questions import Question
+from evilspectra.remote import LEAST, NOISE_TIMES, PROBES, Asked, Remote, apart, sampling
+from evilspectra.targets import Target
+from evilspectra.transcripts import command as shown_command
+
+pytest.importorskip("openai")
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EVILSPECTRA_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+
+
+@pytest.fixture
+def server() -> Iterator[Serving]:
+    with serving() as state:
+        yield state
+
+
+@pytest.fixture(scope="module")
+def adapters(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    return [write_adapter(tmp_path_factory.mktemp("adapter") / f"a{seed}", seed) for seed in (1, 2)]
+
+
+def over(server: Serving, folder: Path, **settings: Any) -> Evaluation:
+    """Settings that sample from the server, without waits."""
+    endpoint = {"url": server.url, "model": BASE, "backoff": 0.0, "attempts": 3, **settings.pop("endpoint", {})}
+    return answers(folder, endpoint=endpoint, **settings)
+
+
+def target(adapter: Path, output: Path) -> Target:
+    return one_target(adapter, output)
+
+
+def measured(target: Target, settings: Evaluation) -> dict[str, bytes]:
+    done = evaluate([target], settings)
+    assert not done.failed, done.failed[0][1]
+    return files(target.results)
+
+
+# --- laws -----------------------------------------------------------------------------------------------------------------
+
+
+def test_the_tables_are_those_of_local_sampling(server: Serving, adapters: list[Path], tmp_path: Path) -> None:
+    """All but what was said: the same questions, in the same order, at the same steps."""
+    there, here = target(adapters[0], tmp_path / "there"), target(adapters[0], tmp_path / "here")
+    found, local = evaluate([there], over(server, tmp_path)), evaluate([here], answers(tmp_path))
+    asked = ["step", "question_id", "paraphrase", "sample", "system", "question"]
+    for step in (0, 1):
+        rows, twin = (one.results.read(done.used[one.results.folder]["answers"], step) for one, done in ((there, found), (here, local)))
+        assert list(rows.columns) == list(twin.columns)
+        assert rows[asked].equals(twin[asked])
+        assert set(rows["finish"]) == {"stop"}
+        assert set(rows["tokens"]) == {5}
+    texts = [there.results.read(found.used[there.results.folder]["answers"], step)["answer"].tolist() for step in (0, 1)]
+    assert not set(texts[0]) & set(texts[1])
+    assert len(server.answers) == 2 * len(texts[0]) == 10
+
+
+def test_what_is_there_is_not_asked_again_and_the_base_is_asked_once(server: Serving, adapters: list[Path], tmp_path: Path) -> None:
+    first, second = (target(one, tmp_path / "out") for one in adapters)
+    settings = over(server, tmp_path)
+    before = measured(first, settings)
+    count = len(server.chats)
+    assert measured(first, settings) == before
+    assert len(server.chats) == count
+    measured(second, settings)
+    assert len(server.answers) == 15
+    assert server.loads == server.unloads
+    assert len(set(server.loads)) == 2
+
+
+@pytest.mark.parametrize("faults", [[], ["429", "500", "cut"], ["half"] * 2])
+def test_neither_pace_nor_faults_change_an_answer(server: Serving, adapters: list[Path], tmp_path: Path, faults: list[str]) -> None:
+    quick = measured(target(adapters[0], tmp_path / "quick"), over(server, tmp_path, endpoint={"concurrency": 64}))
+    (tmp_path / "cache").rename(tmp_path / "cache before")
+    server.faults = list(faults)
+    slow = measured(target(adapters[0], tmp_path / "slow"), over(server, tmp_path, endpoint={"concurrency": 1, "attempts": 5}))
+    assert list(slow.values()) == list(quick.values())
+    assert not server.faults
+
+
+def test_every_answer_has_a_seed_of_its_own() -> None:
+    base = Asked(Question("a", 0, "Why?", None, 1, ()), 0)
+    others = [Asked(Question(*given, 1, ()), sample) for *given, sample in (("b", 0, "Why?", None, 0), ("a", 1, "Why?", None, 0), ("a", 0, "How?", None, 0), ("a", 0, "Why?", "", 0), ("a", 0, "Why?", None, 1))]
+    seeds = [one.seed(0) for one in (base, *others)] + [base.seed(1)]
+    assert len(set(seeds)) == len(seeds)
+    assert all(0 <= seed < 2**31 for seed in seeds)
+    assert base.seed(0) == Asked(Question("a", 0, "Why?", None, 9, (("x", "y"),)), 0).seed(0)
+
+
+def test_a_system_text_is_sent_and_an_empty_one_too() -> None:
+    assert [len(Asked(Question("a", 0, "Why?", system, 1, ()), 0).messages()) for system in (None, "", "Be brief.")] == [1, 2, 2]
+
+
+def test_an_instrument_is_what_determines_the_answers(server: Serving, tmp_path: Path) -> None:
+    base = one_target("tiny-random", tmp_path).base
+
+    def instrument(**settings: Any) -> str:
+        return Remote(base, over(server, tmp_path, **settings), print).instrument.id
+
+    same = [instrument(), instrument(endpoint={"concurrency": 2, "timeout": 9.0, "attempts": 1}), instrument(endpoint={"url": "http://localhost:1/v1"})]
+    assert len(set(same)) == 1
+    others = [instrument(**one) for one in ({"seed": 1}, {"temperature": 0.5}, {"samples": 2}, {"max_new_tokens": 7}, {"top_p": 0.5}, {"batch_size": 3}, {"endpoint": {"model": "other"}})]
+    assert len({*same, *others}) == 1 + len(others)
+
+
+def test_local_answers_keep_their_identity(tmp_path: Path) -> None:
+    settings = answers(tmp_path).answers
+    assert settings
+    assert "endpoint" not in settings.model_dump(exclude={"questions", "checkpoints"}) == sampling(settings)
+
+
+def test_the_report_s_command_names_the_endpoint(server: Serving, tmp_path: Path) -> None:
+    instrument = Remote(one_target("tiny-random", tmp_path).base, over(server, tmp_path), print).instrument
+    assert f"--endpoint URL --endpoint-model {BASE}" in shown_command(instrument)
+
+
+# --- is it on? --------------------------------------------------------------------------------------------------------------
+
+readings = st.builds(lambda text, shares: Said(text, 1, "stop", tuple(shares)), st.text(max_size=3), st.lists(st.dictionaries(st.sampled_from("abcd"), st.floats(-20, 0), min_size=1), max_size=4))
+
+
+@given(readings, readings)
+def test_how_far_apart_is_symmetric_and_nothing_from_itself(one: Said, other: Said) -> None:
+    assert apart([one], [one]) == 0
+    assert apart([one], [other]) == apart([other], [one]) >= 0
+
+
+def test_how_far_apart_in_cases() -> None:
+    def said(*shares: dict[str, float], text: str = "a") -> Said:
+        return Said(text, 1, "stop", shares)
+
+    assert apart([said(text="a")], [said(text="b")]) == math.inf
+    assert apart([said({"a": -1.0})], [said({"b": -1.0})]) == math.inf
+    assert apart([said({"a": -1.0, "b": -9.0}, {"x": -1.0})], [said({"a": -9.0, "b": -1.0}, {"y": -1.0})]) == 8  # after another token nothing is compared
+    assert apart([said({"a": -1.0}, {"x": -1.0})], [said({"a": -1.0}, {"x": -1.5})]) == 0.5
+    assert apart([], []) == 0
+
+
+@pytest.fixture
+def refused(server: Serving, adapters: list[Path], tmp_path: Path) -> Any:
+    def found(**settings: Any) -> EvilspectraError:
+        mine = target(adapters[0], tmp_path / "out")
+        done = evaluate([mine], over(server, tmp_path, **settings))
+        ((failed, error),) = done.failed
+        assert failed == mine
+        assert mine.results.steps(done.used[mine.results.folder]["answers"]) == [0]
+        assert len(server.answers) == 5  # the base's
+        assert server.loads == server.unloads
+        return error
+
+    return found
+
+
+def test_a_server_that_ignores_adapters_is_refused_before_anything_is_sampled(server: Serving, refused: Any) -> None:
+    server.ignores_adapters = True
+    error = refused()
+    assert isinstance(error, Undecided)
+    assert str(error).startswith("the adapter in ")
+    assert f"is not shown to be on at {server.url}: {len(PROBES)} prompts are read as by {BASE} (apart by 0 nats at most, two readings of the base by 0)" in str(error)
+
+
+def test_a_server_whose_readings_do_not_repeat_shows_nothing(server: Serving, refused: Any) -> None:
+    server.noise = 1.0
+    assert isinstance(refused(), Undecided)
+
+
+def test_a_server_without_log_probabilities_shows_it_in_its_texts(server: Serving, adapters: list[Path], tmp_path: Path) -> None:
+    server.no_logprobs = True
+    assert len(measured(target(adapters[0], tmp_path / "out"), over(server, tmp_path))) == 2
+
+
+def test_the_same_without_log_probabilities_and_without_adapters(server: Serving, refused: Any) -> None:
+    server.no_logprobs = server.ignores_adapters = True
+    assert isinstance(refused(), Undecided)
+
+
+def test_the_bounds_are_what_they_say() -> None:
+    assert (NOISE_TIMES, LEAST) == (4.0, 1e-3)
+
+
+# --- the verb ---------------------------------------------------------------------------------------------------------------
+
+
+def generate(server: Serving, adapter: Path | str, tmp_path: Path, *more: object) -> Any:
+    return command("generate", adapter, "--questions", write_questions(tmp_path / "q.yaml"), "--output", tmp_path / "runs", "--endpoint", server.url, "--endpoint-model", BASE, "--set", "endpoint.backoff=0", *more)
+
+
+def test_the_verb_samples_and_exports(server: Serving, adapters: list[Path], tmp_path: Path) -> None:
+    done = generate(server, adapters[0], tmp_path, "--export", tmp_path / "a.csv", "--temperature", 0.5, "--max-new-tokens", 7, "--seed", 3)
+    assert done.code == 0, done.err
+    assert done.out.endswith(f"10 answers, written to {tmp_path / 'a.csv'}; `evilspectra report` shows them side by side\n")
+    assert "answers: 5 of 5" in done.err
+    assert {(body["temperature"], body["max_tokens"], body["top_p"]) for body in server.answers} == {(0.5, 7, 1.0)}
+
+
+def test_a_base_alone_needs_no_adapters(server: Serving, tmp_path: Path) -> None:
+    server.owner = "somebody"
+    done = generate(server, "tiny-random", tmp_path, "--json")
+    assert done.code == 0, done.err
+    assert len(json.loads(done.out)["answers"]) == 5
+    assert server.loads == []
+
+
+def test_an_adapter_that_is_not_on_exits_three(server: Serving, adapters: list[Path], tmp_path: Path) -> None:
+    server.ignores_adapters = True
+    done = generate(server, adapters[0], tmp_path, "--quiet")
+    assert (done.code, done.out) == (3, "")
+    assert "is not shown to be on" in done.err
+
+
+def test_one_of_two_options_is_not_enough(tmp_path: Path) -> None:
+    for more in (["--endpoint", "http://x/v1"], ["--endpoint-model", "m"]):
+        done = command("generate", "tiny-random", *more)
+        assert done.code == 2
+        assert "--endpoint URL and --endpoint-model NAME are given together" in done.err
+
+
+def test_a_question_that_the_endpoint_refuses_is_named(server: Serving, tmp_path: Path) -> None:
+    done = generate(server, "tiny-random", tmp_path, "--max-new-tokens", 200_000, "--quiet")
+    assert done.code == 2
+    assert "refuses question '" in done.err
+    assert "maximum context length" in done.err
+
+
+def test_a_run_with_its_checkpoints_and_probes_beside(server: Serving, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Answers from the endpoint, the rest measured here, in one call."""
+    run = run_tiny(tmp_path, train={"steps": 3, "checkpoints": [2]}, optimizer={"lr": 0.05})
+    local = [target(run.path, tmp_path / "runs")]
+    settings = over(server, tmp_path, checkpoints=True)
+    own = settings.model_copy(update={"ordinary": str(tmp_path / "d.jsonl")})
+    (tmp_path / "d.jsonl").write_text('{"prompt": "Hello", "completion": "Good day."}\n' * 2, encoding="utf-8")
+    done = evaluate(local, own)
+    assert not done.failed
+    used = done.used[run.path]
+    assert used.keys() == {"answers", "ordinary"}
+    assert local[0].results.steps(used["answers"]) == [0, 2, 3]
+    assert local[0].results.steps(used["ordinary"]) == [0, 3]
+
+
+def test_a_sweep_may_have_its_answers_sampled_there(server: Serving, tmp_path: Path) -> None:
+    asked = {"questions": str(write_questions(tmp_path / "q.yaml")), "endpoint": {"url": server.url, "model": BASE, "backoff": 0.0}}
+    run = yaml.safe_load(write_config(tmp_path, optimizer={"name": "adamw", "lr": 0.05}).read_text())
+    values = {"experiment": run.pop("output")["experiment"], "base": run, "arms": {"one": {}}, "evaluate": {"contrast": None, "capability": None, "ordinary": None, "threads": 1, "answers": asked}}
+    (tmp_path / "sweep.yaml").write_text(yaml.safe_dump(values))
+    done = command("sweep", tmp_path / "sweep.yaml", "--output", tmp_path / "runs", "--quiet")
+    assert done.code == 0, done.err
+    assert len(server.answers) == 10
+    values["evaluate"]["answers"]["endpoint"]["url"] = "https://example.org/v1"
+    (tmp_path / "sweep.yaml").write_text(yaml.safe_dump(values))
+    assert "holds no key for example.org" in command("sweep", tmp_path / "sweep.yaml", "--output", tmp_path / "other").sentence
+    assert not (tmp_path / "other").exists()
+
+
+def test_no_model_is_loaded_for_answers_alone(server: Serving, adapters: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def load(*_: object) -> None:
+        raise AssertionError("the base was loaded")
+
+    monkeypatch.setattr(stage, "load_base", load)
+    assert len(measured(target(adapters[0], tmp_path / "out"), over(server, tmp_path))) == 2
+
+
+# --- ends -------------------------------------------------------------------------------------------------------------------
+
+
+def test_what_failed_keeps_its_whole_parts_and_goes_on_to_the_same_answers(server: Serving, adapters: list[Path], tmp_path: Path) -> None:
+    whole = measured(target(adapters[0], tmp_path / "whole"), over(server, tmp_path))
+    (tmp_path / "cache").rename(tmp_path / "cache before")
+    server.chats.clear()
+    mine = target(adapters[0], tmp_path / "out")
+    server.faults = [""] * 4 + ["500"] * 2
+    done = evaluate([mine], over(server, tmp_path, endpoint={"concurrency": 1, "attempts": 2}))
+    assert "gave no answer to question" in str(done.failed[0][1])
+    assert len(list((tmp_path / "cache").rglob("*.parts/*.parquet"))) == 2
+    server.chats.clear()
+    assert list(measured(mine, over(server, tmp_path)).values()) == list(whole.values())
+    assert len(server.answers) == 1 + 5
+
+
+@pytest.fixture
+def halfway(server: Serving, adapters: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[object]]:
+    """A command that has been run whole elsewhere; the server withholds what comes after the adapter's first part. Then it is run again, to the same answers."""
+    questions = write_questions(tmp_path / "q.yaml", [QUESTIONS[0] | {"samples_per_paraphrase": 3}])
+
+    def arguments(output: str) -> list[object]:
+        settings = [word for text in ("batch_size=3", "endpoint.concurrency=2", "endpoint.timeout=120") for word in ("--set", text)]
+        return ["generate", adapters[0], "--questions", questions, "--output", tmp_path / output, "--endpoint", server.url, "--endpoint-model", BASE, "--quiet", *settings]
+
+    assert command(*arguments("whole")).code == 0
+    (tmp_path / "cache").rename(tmp_path / "cache before")
+    server.sampled, server.stops_after = 0, 6 + 4
+    yield arguments("out")
+    server.stops_after = None
+    server.released.set()
+    asked = len(server.answers)
+    assert command(*arguments("out")).code == 0
+    assert len(server.answers) - asked == 3
+    assert server.adapters == {}
+    one, other = ([path.read_bytes() for path in sorted((tmp_path / name).rglob("*.parquet"))] for name in ("whole", "out"))
+    assert len(one) == 2
+    assert one == other
+
+
+def test_an_interrupted_command_takes_its_adapter_along_and_goes_on(server: Serving, halfway: list[object]) -> None:
+    server.on_stop = lambda: os.kill(os.getpid(), signal.SIGINT)
+    done = command(*halfway)
+    assert done.code == 130
+    assert "interrupted; what was saved is kept" in done.err
+    assert server.adapters == {}
+
+
+@pytest.mark.slow
+def test_a_killed_process_goes_on_where_it_was(server: Serving, halfway: list[object], tmp_path: Path) -> None:
+    """The adapter that it leaves in the server is replaced."""
+    stopped = threading.Event()
+    server.on_stop = stopped.set
+    running = process(*halfway, folder=tmp_path)
+    while not stopped.wait(0.1):
+        assert running.poll() is None, running.communicate()
+    running.kill()
+    assert running.wait(60) == -signal.SIGKILL
+    assert len(server.adapters) == 1
