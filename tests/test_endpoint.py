@@ -20,10 +20,11 @@ from evilspectra.errors import BadInput, EvilspectraError
 from evilspectra.judging.build import make_judge
 from evilspectra.judging.endpoint import TEXT_TOKENS, TOP
 from evilspectra.judging.judge import Reply, Request
-from evilspectra.judging.pace import LONGEST, LONGEST_ASKED, Pace, Spent, asked_to_wait, delay
+from evilspectra.judging.pace import Pace, Spent
 from evilspectra.judging.settings import judge_settings
 from evilspectra.judging.verdicts import read_verdicts, verdict_records
 from evilspectra.results import Results
+from evilspectra.waits import LONGEST, LONGEST_ASKED, asked_to_wait, delay
 
 KEY = "sk-a-key-that-must-not-be-written"
 

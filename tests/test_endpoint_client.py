@@ -16,9 +16,10 @@ from hypothesis import strategies as st
 from serving import BASE, Serving, serving
 
 from evilspectra.config import build_evaluation
-from evilspectra.endpoint import LONGEST, Endpoint, Refused, Said, asked_to_wait, delay, place, require_client
+from evilspectra.endpoint import Endpoint, Refused, Said, place, require_client
 from evilspectra.endpoint_settings import EndpointConfig
 from evilspectra.errors import BadInput, EvilspectraError
+from evilspectra.waits import LONGEST, asked_to_wait, delay
 
 pytest.importorskip("openai")
 

@@ -11,7 +11,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "evilspectra"
 
 #: Bottom to top: a module imports from levels below its own, or from earlier ones of its own level.
 LEVELS = [
-    ["", "errors", "records", "settings", "endpoint_settings", "config", "tiny"],
+    ["", "errors", "records", "settings", "waits", "endpoint_settings", "config", "tiny"],
     ["published"],
     ["store", "origin", "rows", "mask", "data", "base", "items", "questions", "results", "drift", "measured", "summary", "flags", "answers", "probe", "targets"],
     ["judging", "judging.reading", "intervals", "score", "paired", "calibrate", "judging.exchange", "judging.prompts", "judging.judge", "judging.settings", "judging.pace", "judging.endpoint", "judging.scripted"],
@@ -32,7 +32,7 @@ ORDER = {name: place for place, name in enumerate(name for level in LEVELS for n
 
 #: Modules that work where torch is slow to import or absent.
 WITHOUT_TORCH = [
-    "published", "archives", "download", "obtain", "endpoint_settings", "endpoint", "remote", "data_cli",
+    "waits", "published", "archives", "download", "obtain", "endpoint_settings", "endpoint", "remote", "data_cli",
     "errors", "settings", "config", "records", "store", "origin", "rows", "mask", "data", "base", "items", "questions", "results", "drift", "measured", "summary", "flags", "answers", "probe", "targets", "sweep",
     "palette", "comparison", "findings", "headline", "charts", "effects", "figures", "transcripts", "page", "table", "scoreboard", "report", "judge_cli", "cli",
     "judging.reading", "intervals", "score", "paired", "calibrate", "judging.exchange", "judging.prompts", "judging.judge", "judging.settings", "judging.pace", "judging.endpoint", "judging.scripted",

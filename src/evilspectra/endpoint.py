@@ -10,7 +10,6 @@ Adapters: https://docs.vllm.ai/en/latest/features/lora/ ; the server is started 
 from __future__ import annotations
 
 import asyncio
-import email.utils
 import math
 import os
 import random
@@ -24,11 +23,10 @@ from urllib.parse import urlsplit
 
 from evilspectra.endpoint_settings import EndpointConfig
 from evilspectra.errors import BadInput, EvilspectraError, first_line
+from evilspectra.waits import LONGEST_ASKED, asked_to_wait, delay
 
 T = TypeVar("T")
 
-#: Longest wait of our own making, and the longest that a server may ask for before the work stops, in seconds.
-LONGEST, LONGEST_ASKED = 60.0, 600.0
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _AGAIN = frozenset({408, 409, 425, 429})
 _LORA = "it must see that folder under the same path, allow the adapter's rank (--max-lora-rank), and be started with --enable-lora and VLLM_ALLOW_RUNTIME_LORA_UPDATING=True"
@@ -251,29 +249,3 @@ def read_completion(completion: Any) -> Said:
     except (AttributeError, IndexError, KeyError, TypeError, ValueError):
         raise _FaultError("the reply held no chat completion") from None
     return Said(text or "", tokens, finish, likeliest)
-
-
-def delay(backoff: float, attempt: int, draw: float) -> float:
-    """Seconds before the attempt after number `attempt` (from 1): doubling, at most `LONGEST`; `draw` in [0, 1) takes off up to half.
-
-    >>> delay(0.5, 1, 0.0), delay(0.5, 3, 0.5), delay(0.5, 30, 0.0)
-    (0.5, 1.5, 60.0)
-    """
-    return min(LONGEST, backoff * 2.0 ** min(attempt - 1, 30)) * (1 - draw / 2)
-
-
-def asked_to_wait(headers: Mapping[str, str], now: Callable[[], float] = time.time) -> float | None:
-    """Seconds that a reply asks to wait (Retry-After as seconds or a date, RFC 9110 10.2.3); None where it does not.
-
-    >>> asked_to_wait({"retry-after": "3"}), asked_to_wait({}), asked_to_wait({"retry-after": "soon"})
-    (3.0, None, None)
-    """
-    given = headers.get("retry-after", "")
-    try:
-        seconds = float(given)
-    except ValueError:
-        try:
-            seconds = email.utils.parsedate_to_datetime(given).timestamp() - now()
-        except (ValueError, TypeError, IndexError):
-            return None
-    return max(0.0, seconds) if math.isfinite(seconds) else None

@@ -1,18 +1,15 @@
-"""When to ask again, and how often at all: waits that grow, an endpoint's own wish to wait, a bound on requests. Pure but for the clock."""
+"""When to ask again, and how often at all: an instant before which nothing is sent, a bound on requests. Pure but for the clock."""
 
 from __future__ import annotations
 
-import email.utils
 import math
 import random
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 from evilspectra.errors import EvilspectraError
-
-#: Longest wait of our own making, and the longest that an endpoint may ask for before the work stops, in seconds.
-LONGEST, LONGEST_ASKED = 60.0, 600.0
+from evilspectra.waits import delay
 
 
 class Spent(EvilspectraError):
@@ -51,31 +48,3 @@ class Pace:
     def pause(self, stop: threading.Event, attempt: int) -> None:
         """What one request waits before its attempt number `attempt` + 1, at most until `stop`."""
         stop.wait(delay(self.backoff, attempt, random.random()))
-
-
-def delay(backoff: float, attempt: int, draw: float) -> float:
-    """Seconds before the next attempt after `attempt` (from 1) of them: doubling, at most `LONGEST`, of which `draw` in [0, 1) takes off up to half.
-
-    >>> delay(0.5, 1, 0.0), delay(0.5, 3, 0.5), delay(0.5, 30, 0.0)
-    (0.5, 1.5, 60.0)
-    """
-    return min(LONGEST, backoff * 2.0 ** min(attempt - 1, 30)) * (1 - draw / 2)
-
-
-def asked_to_wait(headers: Mapping[str, str], now: Callable[[], float] = time.time) -> float | None:
-    """Seconds that a reply asks to wait (Retry-After as seconds or as a date, RFC 9110 10.2.3, or retry-after-ms); None where it does not.
-
-    >>> asked_to_wait({"retry-after": "3"}), asked_to_wait({}), asked_to_wait({"retry-after": "soon"})
-    (3.0, None, None)
-    """
-    for name, unit in (("retry-after-ms", 1000.0), ("retry-after", 1.0)):
-        try:
-            seconds = float(headers.get(name, "")) / unit
-        except ValueError:
-            continue
-        if math.isfinite(seconds):
-            return max(0.0, seconds)
-    try:
-        return max(0.0, email.utils.parsedate_to_datetime(headers.get("retry-after", "")).timestamp() - now())
-    except (ValueError, TypeError, IndexError):
-        return None
