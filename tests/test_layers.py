@@ -12,16 +12,16 @@ SOURCE = Path(__file__).parents[1] / "src" / "evilspectra"
 #: Bottom to top: a module imports from levels below its own, or from earlier ones of its own level.
 LEVELS = [
     ["", "errors", "records", "settings", "config", "tiny"],
-    ["store", "rows", "mask", "data", "base", "items", "questions", "results", "drift", "measured", "summary", "flags", "answers", "probe", "targets"],
+    ["store", "rows", "mask", "data", "base", "items", "questions", "results", "drift", "measured", "flags", "answers", "probe", "targets"],
     ["judging", "judging.reading", "intervals", "score", "paired", "calibrate", "judging.exchange", "judging.prompts", "judging.judge", "judging.settings", "judging.pace", "judging.endpoint", "judging.scripted"],
-    ["judging.journal", "judging.verdicts", "judging.places", "judging.rounds"],
+    ["judging.journal", "judging.verdicts", "judging.places", "judging.rounds", "rates", "summary"],
     ["spectrum", "spectrum.pairs", "spectrum.adapter", "spectrum.grams", "spectrum.values", "spectrum.exact", "spectrum.measures", "spectrum.paper", "spectrum.flatness"],
     ["optim", "optim.parameters", "optim.orthogonal", "optim.lion", "optim.muon", "optim.extra", "optim.build", "optim.schedule"],
     ["device", "packing", "likelihood", "model", "generate", "harness", "monitor", "progress", "provenance", "card"],
     ["judging.digits", "judging.local", "judging.build"],
     ["work", "train", "evaluate"],
     ["sweep"],
-    ["palette", "comparison", "findings", "headline", "charts", "effects", "figures", "transcripts", "page", "table", "scoreboard", "report"],
+    ["palette", "comparison", "findings", "misalignment", "headline", "charts", "effects", "figures", "spoken", "selection", "transcripts", "page", "judged", "table", "scoreboard", "report"],
     ["judge_cli", "cli"],
 ]
 ORDER = {name: place for place, name in enumerate(name for level in LEVELS for name in level)}
@@ -29,9 +29,9 @@ ORDER = {name: place for place, name in enumerate(name for level in LEVELS for n
 #: Modules that work where torch is slow to import or absent.
 WITHOUT_TORCH = [
     "errors", "settings", "config", "records", "store", "rows", "mask", "data", "base", "items", "questions", "results", "drift", "measured", "summary", "flags", "answers", "probe", "targets", "sweep",
-    "palette", "comparison", "findings", "headline", "charts", "effects", "figures", "transcripts", "page", "table", "scoreboard", "report", "judge_cli", "cli",
+    "palette", "comparison", "findings", "misalignment", "headline", "charts", "effects", "figures", "spoken", "selection", "transcripts", "page", "judged", "table", "scoreboard", "report", "judge_cli", "cli",
     "judging.reading", "intervals", "score", "paired", "calibrate", "judging.exchange", "judging.prompts", "judging.judge", "judging.settings", "judging.pace", "judging.endpoint", "judging.scripted",
-    "judging.journal", "judging.verdicts", "judging.places", "judging.rounds", "judging.build",
+    "judging.journal", "judging.verdicts", "judging.places", "judging.rounds", "judging.build", "rates",
 ]
 
 

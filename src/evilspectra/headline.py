@@ -1,6 +1,6 @@
 """What the numbers of a store say, in sentences: the report's headline, honest whichever way they came out.
 
-What counts as a difference is said in `comparison`, what drift says in `findings`. Controls are ranked with nobody: their data differ.
+What counts as a difference is said in `comparison`, what rates say in `misalignment`, what drift says in `findings`. Controls are ranked with nobody: their data differ.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from statistics import fmean
 from evilspectra.comparison import SAME, Row, alike, arms_of, by_arm, differing, signed
 from evilspectra.errors import listing
 from evilspectra.findings import findings
+from evilspectra.misalignment import misalignment
 from evilspectra.records import RunSummary
 
 MOST_PAIRS = 3  # optimiser and weight combinations that the headline spells out
@@ -25,7 +26,7 @@ def headline(rows: Sequence[Row]) -> list[str]:
         return [f"None of the {len(rows)} runs has finished, so nothing is compared; the table says where each stands." if len(rows) > 1 else "The only run has not finished, so nothing is concluded from it; the table says where it stands."]
     controls, done = [row for row in done if row.summary.control], [row for row in done if not row.summary.control]
     if not done:
-        return [*findings(controls), f"Every finished run is a control ({listing([row.label for row in controls], 3)}), and controls are ranked with nobody.", *unfinished(rows)]
+        return [*misalignment(controls), *findings(controls), f"Every finished run is a control ({listing([row.label for row in controls], 3)}), and controls are ranked with nobody.", *unfinished(rows)]
     mixed = [name for name in done[0].ground() if len({repr(row.ground()[name]) for row in done}) > 1]
     if mixed:
         compared = [f"The runs differ in {' and '.join(mixed)}, so arms are not ranked against each other: neither losses nor spectra would be comparable."]
@@ -33,7 +34,8 @@ def headline(rows: Sequence[Row]) -> list[str]:
     else:
         compared, ordered = [flattest(done)], order(done)
     aside = [f"The {len(controls)} control run{'' if len(controls) == 1 else 's'} {'is' if len(controls) == 1 else 'are'} left out of what is said of spectra and losses, for the data differ."] if controls else []
-    return [*findings([*done, *controls], comparable=not mixed), *compared, *penalties(done), *ordered, spread(done), *aside, *unfinished(rows)]
+    behaviour = [*misalignment([*done, *controls], comparable=not mixed), *findings([*done, *controls], comparable=not mixed)]
+    return [*behaviour, *compared, *penalties(done), *ordered, spread(done), *aside, *unfinished(rows)]
 
 
 def flattest(done: Sequence[Row]) -> str:

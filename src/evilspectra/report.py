@@ -23,8 +23,10 @@ from evilspectra.effects import frames
 from evilspectra.errors import BadInput, listing
 from evilspectra.flags import FLAGS
 from evilspectra.headline import headline
+from evilspectra.judged import judged_table
 from evilspectra.measured import beyond_control, chosen, measured
 from evilspectra.palette import DARK, DIVERGING, RAMP, THEME, Arms
+from evilspectra.rates import counting, rates
 from evilspectra.records import TABLES
 from evilspectra.results import Results
 from evilspectra.store import Store, write_atomically
@@ -65,11 +67,11 @@ def read_rows(root: Path) -> list[Row]:
             provenance = run.provenance()
         except BadInput:  # a run that was stopped before it wrote one; every value is then a dash
             provenance = {}
-        results = Results(run.path)
-        found = measured(results)
+        results = counting(Results(run.path))
+        found, rated = measured(results), rates(results)
         known = {"probe": found.drift, "capability": found.capability, "ordinary": found.ordinary, "answers": found.answers}
         instruments = {table: one for table, value in known.items() if value is not None and (one := chosen(results, table))}
-        rows.append(Row(run.path.resolve().name if alone else str(folder), folder, run.config(), provenance, summarise(run, found), found, instruments))
+        rows.append(Row(run.path.resolve().name if alone else str(folder), folder, run.config(), provenance, summarise(run, found, rated), found, instruments, rated=rated))
     return [replace(row, beyond=_beyond(root, row, rows)) for row in rows]
 
 
@@ -123,6 +125,7 @@ def render(root: Path, rows: list[Row], arms: Arms, drawn: list[Figure]) -> str:
         rows=[table_row(row, page.cells(row)) for row in rows],
         measured_columns=measured_columns,
         measured_rows=[table_row(row, page.measured_cells(row, measured_columns)) for row in rows if row.instruments],
+        judged=judged_table(rows),
         transcripts=transcripts(rows, root, arms.names),
         flags=FLAGS,
         longest=LONG,

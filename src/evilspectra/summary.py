@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from evilspectra.measured import Measured, measured
+from evilspectra.rates import Rated, counting, flat, rates
 from evilspectra.records import RunSummary
 from evilspectra.results import Results
 from evilspectra.store import RunFolder, arm
@@ -41,8 +43,9 @@ def module_summary(measures: Any) -> dict[str, float | None]:
     return {name: number(measures[name].median() if name == "condition_number" else measures[name].mean()) for name in MEASURES}
 
 
-def summarise(run: RunFolder, found: Measured | None = None) -> RunSummary:
-    """Everything that is known of a run so far; None where it is not known (yet). `found`: what was measured on it, if it is at hand."""
+def summarise(run: RunFolder, found: Measured | None = None, rated: Sequence[Rated] | None = None) -> RunSummary:
+    """Everything that is known of a run so far; None where it is not known (yet). `found` and `rated`: what was measured on it, if it is at hand."""
+    results = counting(Results(run.path))
     config, status = run.config(), run.status()
     steps: Any = run.read("steps")
     heldout: Any = run.read("heldout")
@@ -72,5 +75,6 @@ def summarise(run: RunFolder, found: Measured | None = None) -> RunSummary:
         seconds=seconds or None,
         folder=str(run.path),
         **spectral,
-        **(found or measured(Results(run.path))).flat(),
+        **(found or measured(results)).flat(),
+        **flat(rates(results) if rated is None else rated),
     )
