@@ -63,6 +63,11 @@ class JudgedTable:
     shown: Definition = SHOWN
     ceiling: str = f"{100 * MAX_UNSCORED:g} %"
 
+    @property
+    def withheld(self) -> tuple[Line, ...]:
+        """The lines that lack a rate."""
+        return tuple(line for line in self.lines if line.withheld)
+
 
 def judged_table(rows: Sequence[Row]) -> JudgedTable | None:
     """None where nothing was judged. A base is shown once for a judge and a way of sampling, however many runs have a copy of it."""

@@ -91,4 +91,4 @@ def distribution(raw: str | None) -> tuple[Token, ...]:
     if not isinstance(values, dict) or not all(isinstance(share, int | float) and math.isfinite(share) and 0 <= share <= 1.001 for share in values.values()):
         return ()
     ranked = sorted(values.items(), key=lambda item: -item[1])[:MOST_TOKENS]
-    return tuple(Token(printable(text, 24).replace(" ", "␣").replace("\n", "⏎"), round(100 * share)) for text, share in ranked)
+    return tuple(Token(printable(text.replace(" ", "␣").replace("\n", "⏎"), 24), round(100 * share)) for text, share in ranked)
