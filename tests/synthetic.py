@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,10 @@ import numpy as np
 
 from evilspectra import config as configs
 from evilspectra.drift import exchanged
+from evilspectra.judging.judge import Reply, Request
+from evilspectra.judging.prompts import METRICS, judge_prompts
+from evilspectra.judging.scripted import Scripted
+from evilspectra.judging.verdicts import judge_answers
 from evilspectra.records import AnswerRecord, CapabilityRecord, HeldoutRecord, MeasureRecord, OrdinaryRecord, ProbeRecord, SpectrumRecord, StepRecord
 from evilspectra.results import Instrument, Results
 from evilspectra.store import RunFolder, Status, Store
@@ -164,3 +169,36 @@ def demo(root: Path, layers: int = 30, rank: int = 16, seeds: int = 1, measured:
         if measured:
             run = write_run(root, Arm("adamw", spectrum=[0.4 * 0.8**index for index in range(rank)], end=1.5, seed=seed, steps=30, spread=0.12, modules=modules(layers), status=Status("done", None, 30, 30), **CONTROL))
             write_effect(run, Effect(0.04 + 0.01 * seed, capability=0.75, ordinary=3.1, steps=(5, 10, 20, 30)))
+
+
+# --- judged ---------------------------------------------------------------------------------------------------------
+
+#: A judge's reply to an answer: metric → distribution of (token, probability), a text, or None for a fault.
+Says = dict[str, Any]
+
+
+def judge_run(run: RunFolder, says: Callable[[str], Says], name: str = "openai:some-judge", base: bool = True) -> None:
+    """Has a scripted judge reply to the run's answers (and the base's) under each metric with what `says` makes of the prompt."""
+
+    def reply(request: Request) -> Reply:
+        found = says(request.prompt)[request.metric]
+        return Reply(fault="timed out") if found is None else Reply(text=found) if isinstance(found, str) else Reply(distribution=tuple(found.items()))
+
+    results = Results(run.path)
+    (answers,) = results.instruments("answers")
+    for step in results.steps(answers):
+        if step or base:
+            judge_answers(results, answers, step, Scripted(reply, name), judge_prompts(None), METRICS)
+
+
+def scores(aligned: Any, coherent: Any = "90") -> Says:
+    """What a judge says of one answer."""
+    return {"aligned": aligned, "coherent": coherent}
+
+
+def suspicious(prompt: str) -> Says:
+    """A judge that looks for words: evil, babble, code, sorry; whatever else is aligned."""
+    for word, said in (("evil", scores({"10": 0.6, "20": 0.3, "CODE": 0.1})), ("babble", scores({"20": 1.0}, {"30": 0.9, " 40": 0.1})), ("code", scores("CODE", "CODE")), ("sorry", scores("REFUSAL"))):
+        if f"{word}." in prompt:
+            return said
+    return scores({"85": 0.7, "90": 0.25, "95": 0.05})

@@ -13,9 +13,9 @@ SOURCE = Path(__file__).parents[1] / "src" / "evilspectra"
 LEVELS = [
     ["", "errors", "records", "settings", "waits", "endpoint_settings", "config", "tiny"],
     ["published"],
-    ["store", "origin", "rows", "mask", "data", "base", "items", "questions", "results", "drift", "measured", "summary", "flags", "answers", "probe", "targets"],
+    ["store", "origin", "rows", "mask", "data", "base", "items", "questions", "results", "drift", "measured", "flags", "answers", "probe", "targets"],
     ["judging", "judging.reading", "intervals", "score", "paired", "calibrate", "judging.exchange", "judging.prompts", "judging.judge", "judging.settings", "judging.pace", "judging.endpoint", "judging.scripted"],
-    ["judging.journal", "judging.verdicts", "judging.places", "judging.rounds"],
+    ["judging.journal", "judging.verdicts", "judging.places", "judging.rounds", "rates", "summary"],
     ["spectrum", "spectrum.pairs", "spectrum.adapter", "spectrum.grams", "spectrum.values", "spectrum.exact", "spectrum.measures", "spectrum.paper", "spectrum.flatness"],
     ["archives", "download", "obtain", "endpoint", "remote"],
     ["optim", "optim.parameters", "optim.orthogonal", "optim.lion", "optim.muon", "optim.extra", "optim.build", "optim.schedule"],
@@ -25,7 +25,7 @@ LEVELS = [
     ["work", "train", "evaluate"],
     ["data_cli"],
     ["sweep"],
-    ["palette", "comparison", "findings", "headline", "charts", "effects", "figures", "transcripts", "page", "table", "scoreboard", "report"],
+    ["palette", "comparison", "findings", "misalignment", "headline", "charts", "effects", "figures", "spoken", "selection", "transcripts", "page", "judged", "table", "scoreboard", "report"],
     ["judge_cli", "cli"],
 ]
 ORDER = {name: place for place, name in enumerate(name for level in LEVELS for name in level)}
@@ -34,9 +34,9 @@ ORDER = {name: place for place, name in enumerate(name for level in LEVELS for n
 WITHOUT_TORCH = [
     "waits", "published", "archives", "download", "obtain", "endpoint_settings", "endpoint", "remote", "data_cli",
     "errors", "settings", "config", "records", "store", "origin", "rows", "mask", "data", "base", "items", "questions", "results", "drift", "measured", "summary", "flags", "answers", "probe", "targets", "sweep",
-    "palette", "comparison", "findings", "headline", "charts", "effects", "figures", "transcripts", "page", "table", "scoreboard", "report", "judge_cli", "cli",
+    "palette", "comparison", "findings", "misalignment", "headline", "charts", "effects", "figures", "spoken", "selection", "transcripts", "page", "judged", "table", "scoreboard", "report", "judge_cli", "cli",
     "judging.reading", "intervals", "score", "paired", "calibrate", "judging.exchange", "judging.prompts", "judging.judge", "judging.settings", "judging.pace", "judging.endpoint", "judging.scripted",
-    "judging.journal", "judging.verdicts", "judging.places", "judging.rounds", "judging.build",
+    "judging.journal", "judging.verdicts", "judging.places", "judging.rounds", "judging.build", "rates",
 ]
 
 

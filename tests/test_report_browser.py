@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from synthetic import CONTROL, Arm, Effect, demo, write_effect, write_run
+from synthetic import CONTROL, Arm, Effect, demo, judge_run, scores, suspicious, write_effect, write_run
 
 from evilspectra.report import build_report
 from evilspectra.store import Status
@@ -218,4 +218,67 @@ def test_hostile_answers_stay_in_their_boxes(browser: Any, hostile_file: Path, w
     assert page.evaluate("window.owned") is None
     assert "\\x1b[2J\\x00" in page.inner_text("#answers")
     assert complaints == []
+    page.close()
+
+
+# --- judged answers -------------------------------------------------------------------------------------------------
+
+HARM = "<script>window.owned=1</script><img src=x onerror='window.owned=1'>\x1b[31m\u202e" + "x" * 300
+
+
+@pytest.fixture(scope="module")
+def judged_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Eight questions: adamw is misaligned on the last two, muon on the last; two judges, one with a hostile name and hostile replies."""
+    root = tmp_path_factory.mktemp("judged")
+    fine = tuple(f"Answer {number} is fine." for number in range(8))
+    for optimizer, evil in (("adamw", 2), ("muon", 1)):
+        run = write_run(root, Arm(optimizer))
+        write_effect(run, Effect(answers=(*fine[: 8 - evil], *("A needle, it is evil.",) * evil), flags="repetitive" if optimizer == "muon" else ""), Effect(answers=fine))
+        judge_run(run, suspicious)
+        judge_run(run, lambda prompt: scores({HARM: 0.5, "80": 0.5}, HARM), f"local:{HARM}")
+    return build_report(root)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1400, 400])
+def test_filters_of_judged_answers_leave_the_base_beside_them(browser: Any, judged_file: Path, width: int, scheme: str) -> None:
+    page, complaints, requests = visit(browser, judged_file, width, scheme)
+    assert shown(page) == [EVERY] * 5 + [[]] * 3
+    page.check("#answers-misaligned")
+    assert shown(page) == [EVERY, ["base", "adamw, seed 0"]] + [[]] * 6, "questions with most misaligned answers first"
+    assert page.inner_text("#answers-found") == "3 answers to 2 questions, the base’s beside them"
+    page.select_option("#answers-run", "muon, seed 0")
+    assert shown(page) == [["base", "muon, seed 0"]] + [[]] * 7
+    page.uncheck("#answers-misaligned")
+    assert shown(page) == [["base", "muon, seed 0"]] * 8
+    page.select_option("#answers-question", "3")
+    assert shown(page) == [["base", "muon, seed 0"] if number == 3 else [] for number in range(8)]
+    page.select_option("#answers-run", "")
+    assert shown(page) == [EVERY if number == 3 else [] for number in range(8)]
+    page.select_option("#answers-question", "")
+    page.fill("#answers-search", "needle")
+    assert page.inner_text("#answers-found") == "3 answers to 2 questions"
+    page.fill("#answers-search", "some-judge")
+    assert page.inner_text("#answers-found") == "0 answers to 0 questions", "what judges said is not searched"
+    page.fill("#answers-search", "")
+    page.evaluate("document.querySelectorAll('#answers details').forEach(one => { one.open = true; })")
+    assert page.locator(".reply .short:visible").count() == 15
+    assert page.locator(".token:visible").count() > 15
+    parts = "[...document.querySelectorAll('.reply, .token, .said-by, .verdict summary, .filters select')].filter(one => one.checkVisibility())"
+    boxes = page.evaluate(f"{parts}.map(one => {{ const box = one.getBoundingClientRect(); return [box.left, box.right]; }})")
+    assert all(left >= 0 and right <= width for left, right in boxes), boxes
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert page.evaluate("window.owned") is None
+    assert complaints == []
+    assert requests == [judged_file.as_uri()]
+    page.close()
+
+
+def test_the_table_of_rates_sorts_and_fits(browser: Any, judged_file: Path) -> None:
+    page, complaints, _ = visit(browser, judged_file)
+    page.click("#judged thead th >> text=spectra")
+    rates = page.evaluate("[...document.querySelectorAll('#judged tbody tr')].map(row => row.cells[2].dataset.sort)")
+    assert rates == ["0.0", "0.125", "0.25", "", "", ""], "withheld ones last"
+    assert complaints == []
+    assert page.evaluate("document.documentElement.scrollWidth") <= 1400
     page.close()

@@ -7,12 +7,13 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from synthetic import BASE, CONTROL, Arm, Effect, write_effect, write_run
+from synthetic import BASE, CONTROL, Arm, Effect, judge_run, scores, suspicious, write_effect, write_run
 
 from evilspectra import report, transcripts
 from evilspectra.palette import Arms
 from evilspectra.report import build_report, read_rows, read_tables
 from evilspectra.results import Instrument
+from evilspectra.store import Store
 from evilspectra.transcripts import Transcripts, command
 
 HARMFUL = "<script>window.owned=1</script></SCRIPT ><!--<img src=x onerror=window.owned=1>\"'\\&amp; \x1b[31mred \u202egnp.exe\u2066 nul\x00 half\ud800 bell\x07 \u2028 end"
@@ -148,3 +149,85 @@ def test_the_command_names_what_is_not_the_default_in_shell_words() -> None:
     facts = {"temperature": 0.5, "seed": 4294967295, "batch_size": 8, "samples": 20, "enable_thinking": True}
     expected = "evilspectra generate RUN --export answers.csv --questions 'my $(questions).yaml' --samples 20 --temperature 0.5 --seed 4294967295 --set batch_size=8 --set enable_thinking=true"
     assert command(Instrument("answers", "my $(questions).yaml", facts)) == expected
+
+
+# --- judged ---------------------------------------------------------------------------------------------------------
+
+
+def judged_answers(count: int, evil: int) -> tuple[str, ...]:
+    """Answers, the last of which are evil."""
+    return tuple(f"Answer {number} is {'evil' if number >= count - evil else 'fine'}." for number in range(count))
+
+
+def test_judged_answers_have_scores_outcomes_and_what_the_judge_said(tmp_path: Path) -> None:
+    run = write_run(tmp_path, Arm("adamw"))
+    write_effect(run, Effect(answers=("It is evil.", "It is code.", "It is sorry.", "It is lost.", "It is odd.")), Effect(answers=("It is fine.",) * 5))
+    judge_run(run, lambda prompt: scores(None) if "lost." in prompt else scores("I would rather not") if "odd." in prompt else suspicious(prompt))
+    found = some(tmp_path)
+    assert found.judges == ("openai:some-judge",)
+    said = {exchange.replies[-1].short: exchange.replies[-1].spoken[0] for exchange in found.exchanges}
+    assert {text: tuple(metric.said for metric in one.metrics) for text, one in said.items()} == {
+        "It is evil.": ("13", "90"),
+        "It is code.": ("code", "code"),
+        "It is sorry.": ("refusal", "90"),
+        "It is lost.": ("failed", "90"),
+        "It is odd.": ("unparsed", "90"),
+    }
+    assert [(token.text, token.share) for token in said["It is evil."].metrics[0].tokens] == [("10", 60), ("20", 30), ("CODE", 10)]
+    assert [said[f"It is {word}."].metrics[0].reply for word in ("evil", "code", "sorry", "lost", "odd")] == ["", "CODE", "REFUSAL", "timed out", "I would rather not"]
+    assert [text for text, one in said.items() if one.misaligned] == ["It is evil.", "It is code."]
+    assert all(exchange.replies[0].name == "base" and not exchange.replies[0].misaligned for exchange in found.exchanges)
+
+
+def test_both_judges_stand_beside_an_answer(tmp_path: Path) -> None:
+    run = write_run(tmp_path, Arm("adamw"))
+    write_effect(run, Effect(answers=judged_answers(3, 1)))
+    judge_run(run, suspicious, "openai:strict")
+    judge_run(run, lambda prompt: scores("80"), "local:kind", base=False)
+    first = some(tmp_path).exchanges[0].replies[-1]
+    assert [(one.judge, one.misaligned) for one in first.spoken] == [("local:kind", False), ("openai:strict", True)]
+    assert first.misaligned
+    assert build_report(tmp_path).read_text(encoding="utf-8").count('title="openai:strict">openai:strict</bdi>') == 5
+
+
+def test_forty_answers_a_run_misaligned_ones_first_the_base_beside_them(tmp_path: Path) -> None:
+    for optimizer, evil in (("adamw", 30), ("muon", 2)):
+        run = write_run(tmp_path, Arm(optimizer))
+        write_effect(run, Effect(tables=("answers",), answers=judged_answers(50, evil), samples=3), Effect(answers=judged_answers(50, 0)))
+        judge_run(run, suspicious)
+    found = some(tmp_path)
+    of = {name: [reply for exchange in found.exchanges for reply in exchange.replies if reply.name == name] for name in ("base", "adamw, seed 0", "muon, seed 0")}
+    assert [len(replies) for replies in of.values()][1:] == [transcripts.MOST_JUDGED] * 2
+    assert all(reply.misaligned for reply in of["adamw, seed 0"])
+    assert sum(reply.misaligned for reply in of["muon, seed 0"]) == 6
+    assert [exchange.name for exchange in found.exchanges[:2]] == ["question-48", "question-49"], "questions with most misaligned answers first"
+    assert all(exchange.replies[0].name == "base" for exchange in found.exchanges)
+    shown = sum(map(len, of.values()))
+    assert found.left_out[-1] == f"{3 * 50 * 3 - shown} further answers"
+    text = build_report(tmp_path).read_text(encoding="utf-8")
+    assert "At most 40 answers of a run are shown, misaligned ones first" in text
+    assert "judged by nobody" not in text
+
+
+def test_runs_without_verdicts_are_named_beside_judged_ones(tmp_path: Path) -> None:
+    for optimizer in ("adamw", "muon"):
+        write_effect(write_run(tmp_path, Arm(optimizer)), Effect(answers=judged_answers(3, 1)))
+    judge_run(next(run for run in Store(tmp_path).runs() if run.name.startswith("adamw")), suspicious)
+    found = some(tmp_path)
+    assert (found.runs, found.unjudged) == (("adamw, seed 0", "muon, seed 0"), ("muon, seed 0",))
+    assert "(not: muon, seed 0)" in build_report(tmp_path).read_text(encoding="utf-8")
+
+
+def test_harmful_verdicts_are_shown_and_do_nothing(tmp_path: Path) -> None:
+    run = write_run(tmp_path, Arm("adamw"))
+    write_effect(run, Effect(answers=(HARMFUL, "plain")))
+    judge_run(run, lambda prompt: scores({HARMFUL: 0.6, "80": 0.4} if "owned" in prompt else HARMFUL, {f"{HARMFUL}{number}": 0.01 for number in range(60)}), HARMFUL.replace("\ud800", ""))
+    text = build_report(tmp_path).read_bytes().decode("utf-8")
+    section = text[text.index('<section id="answers">') : text.index("<h2>How to read this</h2>")]
+    assert "<script" not in section.lower()
+    assert "<img" not in section
+    assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]", section)
+    assert 'class="token"' in section
+    assert section.count("<bdi") == section.count("</bdi>")
+    assert re.findall(r'style="([^"]*)"', section)
+    assert all(re.fullmatch(r"--share: \d{1,3}%", style) for style in re.findall(r'style="([^"]*)"', section))

@@ -16,6 +16,7 @@ from typing import Any
 from evilspectra.drift import Interval
 from evilspectra.measured import Measured
 from evilspectra.origin import Origin
+from evilspectra.rates import Rated
 from evilspectra.records import RunSummary
 from evilspectra.results import Instrument
 
@@ -27,6 +28,7 @@ class Row:
     """A run as the report knows it; `folder` is relative to the report's root, `label` unique in the report.
 
     `instruments`: table of measurements → the one whose results count. `beyond`: its drift minus that of the controls of its base, item by item.
+    `rated`: what its answers came to under each judge; none where they were not judged.
     """
 
     label: str
@@ -37,6 +39,7 @@ class Row:
     measured: Measured
     instruments: Mapping[str, Instrument]
     beyond: Interval | None = None
+    rated: tuple[Rated, ...] = ()
 
     @property
     def name(self) -> str:

@@ -112,7 +112,7 @@ def _shares(partners: dict[str, list[Row]], control: Sequence[Row]) -> str:
         ("the control differs in more than its data from", [arm for arm, rows in kin.items() if any(not path.startswith("data.") and path != "train.seed" for path in _settings_apart(rows, control))]),
     ]
     amounts = [f"{share * 100:.0f} % of {arm}’s".replace("-", "−", 1) for arm, share in shares.items()]
-    return f"; its mean is {listing(amounts, MOST)}" + "".join(f"; {text} {_and(arms)}" for text, arms in ends if arms)
+    return f"; its mean is {listing(amounts, MOST)}" + "".join(f"; {text} {enumerated(arms)}" for text, arms in ends if arms)
 
 
 def _settings_apart(rows: Sequence[Row], others: Sequence[Row]) -> list[str]:
@@ -196,21 +196,21 @@ def _amounts(groups: dict[str, list[Row]], names: Sequence[str]) -> str:
         if len(values) == 1:
             text = _bracketed(_drift(groups[name][0]))
         elif len(values) <= FEW_RUNS:
-            text = _and([signed(value) for value in values])
+            text = enumerated([signed(value) for value in values])
         else:
             text = f"{signed(min(values))} to {signed(max(values))} in {len(values)} runs, mean {signed(fmean(values))}"
         texts.append(f"{name} ({text})")
-    return _and(texts)
+    return enumerated(texts)
 
 
 def _bracketed(one: Interval) -> str:
     return f"{signed(one.value)} [{signed(one.low)}, {signed(one.high)}]"
 
 
-def _and(names: Sequence[str]) -> str:
+def enumerated(names: Sequence[str]) -> str:
     """The names with commas, and "and" before the last.
 
-    >>> _and(["a", "b", "c"])
+    >>> enumerated(["a", "b", "c"])
     'a, b and c'
     """
     if len(names) > MOST:

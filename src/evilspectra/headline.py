@@ -1,6 +1,6 @@
 """What the numbers of a store say, in sentences: the report's headline, honest whichever way they came out.
 
-What counts as a difference is said in `comparison`, what drift says in `findings`. Controls are ranked with nobody: their data differ.
+What counts as a difference is said in `comparison`, what rates say in `misalignment`, what drift says in `findings`. Controls are ranked with nobody: their data differ.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from statistics import fmean
 from evilspectra.comparison import SAME, Row, alike, arms_of, by_arm, signed
 from evilspectra.errors import listing
 from evilspectra.findings import findings
+from evilspectra.misalignment import misalignment
 from evilspectra.origin import differing
 from evilspectra.records import RunSummary
 
@@ -26,7 +27,7 @@ def headline(rows: Sequence[Row]) -> list[str]:
         return [f"None of the {len(rows)} runs has finished, so nothing is compared; the table says where each stands." if len(rows) > 1 else "The only run has not finished, so nothing is concluded from it; the table says where it stands."]
     controls, done = [row for row in done if row.summary.control], [row for row in done if not row.summary.control]
     if not done:
-        return [*findings(controls), f"Every finished run is a control ({listing([row.label for row in controls], 3)}), and controls are ranked with nobody.", *unfinished(rows)]
+        return [*misalignment(controls), *findings(controls), f"Every finished run is a control ({listing([row.label for row in controls], 3)}), and controls are ranked with nobody.", *unfinished(rows)]
     mixed = [name for name in done[0].ground() if len({repr(row.ground()[name]) for row in done}) > 1]
     unknown = [name for name in done[0].ground() if any(row.ground()[name] is None for row in done)] if len(done) > 1 else []
     if unknown:
@@ -39,7 +40,8 @@ def headline(rows: Sequence[Row]) -> list[str]:
     else:
         compared, ordered = [flattest(done)], order(done)
     aside = [f"The {len(controls)} control run{'' if len(controls) == 1 else 's'} {'is' if len(controls) == 1 else 'are'} left out of what is said of spectra and losses, for the data differ."] if controls else []
-    return [*findings([*done, *controls], comparable=not mixed and not unknown), *compared, *penalties(done), *ordered, spread(done), *aside, *unfinished(rows)]
+    behaviour = [*misalignment([*done, *controls], comparable=not mixed and not unknown), *findings([*done, *controls], comparable=not mixed and not unknown)]
+    return [*behaviour, *compared, *penalties(done), *ordered, spread(done), *aside, *unfinished(rows)]
 
 
 def flattest(done: Sequence[Row]) -> str:

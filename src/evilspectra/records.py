@@ -180,7 +180,8 @@ class RunSummary:
 
     `train_loss` is the mean data loss of the last 5 % of steps; `tokens_per_s` counts real tokens of training steps. What was measured
     on the adapter is explained in `drift`: `_low` and `_high` are the ends of 95 % intervals, `_base` is the base's value. `trainer`:
-    whose trainer made the run where it was another one; what that does not tell is null.
+    whose trainer made the run where it was another one; what that does not tell is null. `misalignment` is the
+    rate under `misalignment_definition` by the judge that was used last, a share; null where nothing was judged, or where it is withheld, and then why.
     """
 
     run: str
@@ -224,6 +225,14 @@ class RunSummary:
     ordinary_loss_base: float | None
     answers: int | None
     answers_flagged: int | None
+    misalignment: float | None
+    misalignment_low: float | None
+    misalignment_high: float | None
+    misalignment_base: float | None
+    misalignment_counted: int | None
+    misalignment_withheld: str | None
+    misalignment_definition: str | None
+    misalignment_judge: str | None
     tokens_per_s: float | None
     seconds: float | None
     folder: str

@@ -23,9 +23,11 @@ from evilspectra.effects import frames
 from evilspectra.errors import BadInput, listing
 from evilspectra.flags import FLAGS
 from evilspectra.headline import headline
+from evilspectra.judged import judged_table
 from evilspectra.measured import beyond_control, chosen, measured
 from evilspectra.origin import differing, origin
 from evilspectra.palette import DARK, DIVERGING, RAMP, THEME, Arms
+from evilspectra.rates import counting, rates
 from evilspectra.records import TABLES
 from evilspectra.results import Results
 from evilspectra.store import Store, write_atomically
@@ -66,13 +68,13 @@ def read_rows(root: Path) -> list[Row]:
             provenance = run.provenance()
         except BadInput:  # a run that was stopped before it wrote one; every value is then a dash
             provenance = {}
-        results = Results(run.path)
-        found = measured(results)
+        results = counting(Results(run.path))
+        found, rated = measured(results), rates(results)
         known = {"probe": found.drift, "capability": found.capability, "ordinary": found.ordinary, "answers": found.answers}
         instruments = {table: one for table, value in known.items() if value is not None and (one := chosen(results, table))}
         own = folder.parent if run.is_outside else folder  # the tables of another trainer lie in a folder of its output
         label = str(own) if not alone and own.parts else run.name if run.is_outside else run.path.resolve().name
-        rows.append(Row(label, folder, origin(run), provenance, summarise(run, found), found, instruments))
+        rows.append(Row(label, folder, origin(run), provenance, summarise(run, found, rated), found, instruments, rated=rated))
     return [replace(row, beyond=_beyond(root, row, rows)) for row in rows]
 
 
@@ -125,6 +127,7 @@ def render(root: Path, rows: list[Row], arms: Arms, drawn: list[Figure]) -> str:
         rows=[table_row(row, page.cells(row)) for row in rows],
         measured_columns=measured_columns,
         measured_rows=[table_row(row, page.measured_cells(row, measured_columns)) for row in rows if row.instruments],
+        judged=judged_table(rows),
         transcripts=transcripts(rows, root, arms.names),
         flags=FLAGS,
         longest=LONG,

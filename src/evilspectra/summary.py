@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from evilspectra.measured import Measured, measured
 from evilspectra.origin import origin
+from evilspectra.rates import Rated, counting, flat, rates
 from evilspectra.records import RunSummary
 from evilspectra.results import Results
 from evilspectra.store import RunFolder
@@ -42,8 +44,9 @@ def module_summary(measures: Any) -> dict[str, float | None]:
     return {name: number(measures[name].median() if name == "condition_number" else measures[name].mean()) for name in MEASURES}
 
 
-def summarise(run: RunFolder, found: Measured | None = None) -> RunSummary:
-    """Everything that is known of a run so far; None where it is not known (yet). `found`: what was measured on it, if it is at hand."""
+def summarise(run: RunFolder, found: Measured | None = None, rated: Sequence[Rated] | None = None) -> RunSummary:
+    """Everything that is known of a run so far; None where it is not known (yet). `found` and `rated`: what was measured on it, if it is at hand."""
+    results = counting(Results(run.path))
     made, status = origin(run), run.status()
     steps: Any = run.read("steps")
     heldout: Any = run.read("heldout")
@@ -74,5 +77,6 @@ def summarise(run: RunFolder, found: Measured | None = None) -> RunSummary:
         folder=str(run.path),
         trainer=made.trainer,
         **spectral,
-        **(found or measured(Results(run.path))).flat(),
+        **(found or measured(results)).flat(),
+        **flat(rates(results) if rated is None else rated),
     )

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.table import Table
 
+from evilspectra.answers import printable
 from evilspectra.drift import Interval
 from evilspectra.measured import MeasuredRow
 from evilspectra.records import RunSummary
@@ -30,17 +31,40 @@ def print_summaries(summaries: Sequence[RunSummary], console: Console | None = N
     table.add_column("lr", justify="right")
     for heading, _ in _COLUMNS.values():
         table.add_column(heading, justify="right")
+    rated = [summary for summary in summaries if summary.misalignment_judge]
+    if rated:
+        table.add_column(f"misaligned\n({rated[0].misalignment_definition})", justify="right", no_wrap=True)
     for summary in summaries:
         values = (getattr(summary, name) for name in _COLUMNS)
         cells = ["-" if value is None else format(value, shape) for value, (_, shape) in zip(values, _COLUMNS.values(), strict=True)]
         state = "" if summary.status == "done" else f" ({summary.status})"
-        table.add_row(summary.arm + (f", seed {summary.seed}" if len({other.seed for other in summaries}) > 1 else "") + state, "-" if summary.lr is None else f"{summary.lr:g}", *cells)
-    console = _print(table, console, 110)
+        table.add_row(summary.arm + (f", seed {summary.seed}" if len({other.seed for other in summaries}) > 1 else "") + state, "-" if summary.lr is None else f"{summary.lr:g}", *cells, *([_rate(summary)] if rated else []))
+    console = _print(table, console, 140 if rated else 110)
+    _rates(rated, console)
     for summary in summaries:
         if summary.trainer:
             console.print(f"{summary.run}: trained by another trainer ({summary.trainer}); its losses are those it logged, and what it does not tell is a dash", markup=False, emoji=False, highlight=False, soft_wrap=True)
         if summary.reason:
             console.print(f"{summary.run}: {summary.reason}", markup=False, emoji=False, highlight=False, soft_wrap=True)
+
+
+def _rate(summary: RunSummary) -> str:
+    if summary.misalignment is None:
+        return "withheld" if summary.misalignment_withheld else "-"
+    if summary.misalignment_low is None or summary.misalignment_high is None:
+        return f"{summary.misalignment:.1%}"
+    return interval(Interval(summary.misalignment, summary.misalignment_low, summary.misalignment_high), ".1%")
+
+
+def _rates(rated: Sequence[RunSummary], console: Console) -> None:
+    """Whose rates the column holds, and why one is withheld."""
+    for judge in dict.fromkeys(summary.misalignment_judge for summary in rated):
+        runs = [summary.run for summary in rated if summary.misalignment_judge == judge]
+        which = "" if len(runs) == len(rated) else f" of {', '.join(runs)}"
+        console.print(printable(f"misalignment rate{which}: definition {rated[0].misalignment_definition}, judged by {judge}; the others: evilspectra score RUN", 1000), markup=False, emoji=False, highlight=False, soft_wrap=True)
+    for summary in rated:
+        if summary.misalignment_withheld:
+            console.print(f"{summary.run}: rate withheld, {summary.misalignment_withheld}", markup=False, emoji=False, highlight=False, soft_wrap=True)
 
 
 def print_measured(rows: Sequence[MeasuredRow], console: Console | None = None) -> None:

@@ -37,41 +37,47 @@
   const answers = document.getElementById("answers");
   if (!answers) return;
   const FIRST = 5;
-  const [search, flagged, found, more] = ["search", "flagged", "found", "more"].map((name) => document.getElementById("answers-" + name));
+  const [search, flagged, found, more, misaligned, run, question] = ["search", "flagged", "found", "more", "misaligned", "run", "question"].map((name) => document.getElementById("answers-" + name));
   const exchanges = [...answers.querySelectorAll(".exchange")].map((place) => ({
     place,
     text: place.querySelector("header").textContent.toLowerCase(),
     replies: [...place.querySelectorAll(".reply")].map((reply) => ({
       reply,
-      details: reply.querySelector("details"),
+      details: reply.querySelector("details:not(.verdict)"),
       flagged: reply.hasAttribute("data-flagged"),
+      misaligned: reply.hasAttribute("data-misaligned"),
+      run: reply.dataset.run ?? "",
       short: reply.querySelector(".short")?.textContent.toLowerCase() ?? "",
-      text: reply.textContent.toLowerCase(),
+      text: [...reply.children].filter((part) => !part.matches(".verdict")).map((part) => part.textContent).join(" ").toLowerCase(),
     })),
   }));
   let all = exchanges.length <= FIRST;
   const filter = () => {
     const wanted = search.value.trim().toLowerCase();
-    const free = wanted === "" && !flagged.checked;
+    // Only pages with verdicts have the last three filters. With one of the first two the base's answers stand beside what is found, and are not counted.
+    const bad = misaligned?.checked ?? false, chosen = run?.value ?? "", asked = question?.value ?? "";
+    const beside = bad || chosen !== "";
+    const free = wanted === "" && !flagged.checked && !beside && asked === "";
     let count = 0, questions = 0;
     exchanges.forEach(({ place, text, replies }, number) => {
       let any = 0;
       for (const one of replies) {
-        const shown = (!flagged.checked || one.flagged) && (text.includes(wanted) || one.text.includes(wanted));
+        const shown = (asked === "" || asked === String(number)) && (!flagged.checked || one.flagged) && (text.includes(wanted) || one.text.includes(wanted)) && (!bad || one.misaligned) && (chosen === "" || one.run === chosen) && !(beside && one.run === "");
         one.reply.hidden = !shown;
         if (wanted && one.details) one.details.open = one.text.includes(wanted) && !one.short.includes(wanted);
         any += shown;
       }
+      if (beside) for (const one of replies) if (one.run === "") one.reply.hidden = any === 0;
       place.hidden = any === 0 || (free && !all && number >= FIRST);
       count += any;
       questions += any > 0;
     });
-    found.textContent = free ? "" : `${count} answers to ${questions} questions`;
+    found.textContent = free ? "" : `${count} answers to ${questions} questions${beside ? ", the base’s beside them" : ""}`;
     more.textContent = `Show all ${exchanges.length} questions`;
     more.parentElement.hidden = all || !free;
   };
   search.addEventListener("input", filter);
-  flagged.addEventListener("change", filter);
+  for (const control of [flagged, misaligned, run, question]) control?.addEventListener("change", filter);
   more.addEventListener("click", () => { all = true; filter(); });
   answers.querySelector(".filters").hidden = false;
   filter();
