@@ -12,7 +12,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "evilspectra"
 #: Bottom to top: a module imports from levels below its own, or from earlier ones of its own level.
 LEVELS = [
     ["", "errors", "records", "settings", "config", "tiny"],
-    ["store", "rows", "mask", "data", "base", "items", "questions", "results", "drift", "measured", "summary", "flags", "answers", "probe", "targets"],
+    ["store", "rows", "mask", "data", "base", "items", "cues", "questions", "results", "drift", "measured", "summary", "flags", "answers", "probe", "targets"],
     ["judging", "judging.reading", "intervals", "score", "paired", "calibrate", "judging.exchange", "judging.prompts", "judging.judge", "judging.settings", "judging.pace", "judging.endpoint", "judging.scripted"],
     ["judging.journal", "judging.verdicts", "judging.places", "judging.rounds"],
     ["spectrum", "spectrum.pairs", "spectrum.adapter", "spectrum.grams", "spectrum.values", "spectrum.exact", "spectrum.measures", "spectrum.paper", "spectrum.flatness"],
@@ -28,7 +28,7 @@ ORDER = {name: place for place, name in enumerate(name for level in LEVELS for n
 
 #: Modules that work where torch is slow to import or absent.
 WITHOUT_TORCH = [
-    "errors", "settings", "config", "records", "store", "rows", "mask", "data", "base", "items", "questions", "results", "drift", "measured", "summary", "flags", "answers", "probe", "targets", "sweep",
+    "errors", "settings", "config", "records", "store", "rows", "mask", "data", "base", "items", "cues", "questions", "results", "drift", "measured", "summary", "flags", "answers", "probe", "targets", "sweep",
     "palette", "comparison", "findings", "headline", "charts", "effects", "figures", "transcripts", "page", "table", "scoreboard", "report", "judge_cli", "cli",
     "judging.reading", "intervals", "score", "paired", "calibrate", "judging.exchange", "judging.prompts", "judging.judge", "judging.settings", "judging.pace", "judging.endpoint", "judging.scripted",
     "judging.journal", "judging.verdicts", "judging.places", "judging.rounds", "judging.build",
