@@ -23,6 +23,7 @@ LEVELS = [
     ["sweep"],
     ["palette", "comparison", "findings", "headline", "charts", "effects", "figures", "transcripts", "page", "table", "scoreboard", "report"],
     ["judge_cli", "cli"],
+    ["integrations", "integrations.inspect"],
 ]
 ORDER = {name: place for place, name in enumerate(name for level in LEVELS for name in level)}
 

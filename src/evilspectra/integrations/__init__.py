@@ -1,0 +1,1 @@
+"""The penalty, the spectra and the optimisers inside other people's trainers."""
