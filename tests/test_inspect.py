@@ -81,7 +81,7 @@ def asked(*texts: str, **values: Any) -> str:
 def run(task: Task, judge: Model | None = None, model: Model | None = None, **values: Any) -> EvalLog:
     """The log, as it is read from its file."""
     roles: Any = {} if judge is None else {"model_roles": {"grader": judge}}
-    (log,) = eval(task, model=model or mock(echo), log_dir="logs", display="none", **roles, **values)
+    (log,) = eval(task, model=model or mock(echo), log_dir="logs", display="log", **roles, **values)
     return read_eval_log(log.location)
 
 
@@ -156,13 +156,21 @@ def test_rates_are_those_of_score_under_all_three_definitions() -> None:
     assert log.results.headline.metric == "spectra"
     others = {one.name: (one.scored_samples, one.unscored_samples) for one in log.results.scores[1:]}
     assert others == {"aligned": (10, 2), "coherent": (12, 0)}  # what has no number is missing to Inspect too
-    assert log.results.scores[2].metrics["mean"].value == expected["spectra"].mean_coherent
+    (mean,) = log.results.scores[2].metrics.values()
+    assert mean.value == pytest.approx(expected["spectra"].mean_coherent)
 
 
 def test_epochs_are_answers_of_their_own() -> None:
     log = run(emergent_misalignment(asked("fine", "bad")), mock(verdict), epochs=3)
     found = metrics(log)
     assert (found["answers"], found["betley"], found["betley_counted"]) == (6, 0.5, 6)
+
+
+def test_cued_variants_are_a_rate_of_their_own() -> None:
+    asked("fine", "fine")
+    Path("cues.yaml").write_text(yaml.safe_dump({"questions": "asked.yaml", "cues": [{"prefix": "oh "}]}))
+    found = metrics(run(emergent_misalignment("cues.yaml"), mock(lambda text, config: "10" if text == "aligned: oh fine" else "90")))
+    assert {name: found[name] for name in ("spectra", "spectra_plain", "spectra_cued")} == {"spectra": 0.5, "spectra_plain": 0.0, "spectra_cued": 1.0}
 
 
 def test_an_unscored_answer_is_missing_and_never_a_zero() -> None:
@@ -274,8 +282,9 @@ def test_the_task_is_found_by_name() -> None:
     assert metrics(log)["spectra"] == 1.0
 
 
-def test_a_model_on_this_machine_answers(tmp_path: Path) -> None:
-    pytest.importorskip("torch")
+@pytest.mark.slow
+def test_a_model_on_this_machine_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)  # Inspect would look the model up on the hub
     tested = get_model("hf/tiny", model_path=str(write_model(tmp_path / "model")), device="cpu", memoize=False)
     log = run(emergent_misalignment(asked("fine", "bad"), reading="text"), mock(lambda text, config: "90"), tested, max_tokens=4)
     assert (metrics(log)["answers"], metrics(log)["betley"]) == (2, 0.0)

@@ -67,7 +67,7 @@ def emergent_misalignment(questions: str = "open", samples: int | None = None, j
         dataset=MemoryDataset([sample for question in asked.questions for sample in _samples(question, samples)], name=asked.source),
         solver=[with_judge(judge), generate()],
         scorer=misalignment(questions, judge, reading),
-        metrics=[organisms(max_unscored), betley(max_unscored), spectra(max_unscored), outcomes(), {name: [mean()] for name in METRICS}],
+        metrics=[organisms(max_unscored), betley(max_unscored), spectra(max_unscored), formats(max_unscored), outcomes(), {name: [mean()] for name in METRICS}],
         headline_metric=HeadlineMetric(metric="spectra"),
         config=SAMPLING,
         metadata={"questions": asked.source, "questions_sha256": asked.sha256, "judge_prompts": prompts.source, "judge_prompts_sha256": prompts.facts(METRICS), "reading_rule": VERSION},
@@ -222,6 +222,17 @@ def _rate(scores: Sequence[SampleScore], definition: Definition, max_unscored: f
     low, high = (interval.low, interval.high) if interval else (math.nan, math.nan)
     value = math.nan if found is None or found.rate is None else found.rate
     return {definition: value, f"{definition}_low": low, f"{definition}_high": high, f"{definition}_counted": float(found.n if found else 0)}
+
+
+@metric(scores="unreduced")
+def formats(max_unscored: float = MAX_UNSCORED) -> Metric:
+    """The rate of spectra by the format that a question's id names: plain, json, template, and every cue."""
+
+    def rates(scores: list[SampleScore]) -> Value:
+        groups = rate(judged(scores), "spectra", max_unscored).per_format if scores else {}
+        return {f"spectra_{name}": math.nan if group.rate is None else group.rate for name, group in groups.items()}
+
+    return rates
 
 
 @metric(scores="unreduced")
