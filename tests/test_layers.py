@@ -13,7 +13,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "evilspectra"
 LEVELS = [
     ["", "errors", "records", "settings", "waits", "endpoint_settings", "config", "tiny"],
     ["published"],
-    ["store", "origin", "rows", "mask", "data", "base", "items", "questions", "results", "drift", "measured", "flags", "answers", "probe", "targets"],
+    ["store", "origin", "rows", "mask", "data", "base", "items", "cues", "questions", "results", "drift", "measured", "flags", "answers", "probe", "targets"],
     ["judging", "judging.reading", "intervals", "score", "paired", "calibrate", "judging.exchange", "judging.prompts", "judging.judge", "judging.settings", "judging.pace", "judging.endpoint", "judging.scripted"],
     ["judging.journal", "judging.verdicts", "judging.places", "judging.rounds", "rates", "summary"],
     ["spectrum", "spectrum.pairs", "spectrum.adapter", "spectrum.grams", "spectrum.values", "spectrum.exact", "spectrum.measures", "spectrum.paper", "spectrum.flatness"],
@@ -27,13 +27,14 @@ LEVELS = [
     ["sweep"],
     ["palette", "comparison", "findings", "misalignment", "headline", "charts", "effects", "figures", "spoken", "selection", "transcripts", "page", "judged", "table", "scoreboard", "report"],
     ["judge_cli", "cli"],
+    ["integrations.inspect"],
 ]
 ORDER = {name: place for place, name in enumerate(name for level in LEVELS for name in level)}
 
 #: Modules that work where torch is slow to import or absent.
 WITHOUT_TORCH = [
     "waits", "published", "archives", "download", "obtain", "endpoint_settings", "endpoint", "remote", "data_cli",
-    "errors", "settings", "config", "records", "store", "origin", "rows", "mask", "data", "base", "items", "questions", "results", "drift", "measured", "summary", "flags", "answers", "probe", "targets", "sweep",
+    "errors", "settings", "config", "records", "store", "origin", "rows", "mask", "data", "base", "items", "cues", "questions", "results", "drift", "measured", "summary", "flags", "answers", "probe", "targets", "sweep",
     "palette", "comparison", "findings", "misalignment", "headline", "charts", "effects", "figures", "spoken", "selection", "transcripts", "page", "judged", "table", "scoreboard", "report", "judge_cli", "cli",
     "judging.reading", "intervals", "score", "paired", "calibrate", "judging.exchange", "judging.prompts", "judging.judge", "judging.settings", "judging.pace", "judging.endpoint", "judging.scripted",
     "judging.journal", "judging.verdicts", "judging.places", "judging.rounds", "judging.build", "rates",
@@ -72,8 +73,8 @@ def test_imports_point_down(name):
     assert not upwards, f"{name or 'the package'} imports {upwards}, which stand above it"
 
 
-@pytest.mark.parametrize("name", [name for name in sorted(ORDER) if name.startswith("integrations")])
-def test_integrations_use_the_core_alone(name):
+@pytest.mark.parametrize("name", [name for name in sorted(ORDER) if name.startswith("integrations") and name != "integrations.inspect"])
+def test_trainer_integrations_use_the_core_alone(name):
     assert {other.split(".")[0] for other in imported(modules()[name])} <= INSIDE_TRAINERS
 
 

@@ -15,6 +15,8 @@ Keys beyond them (`judge` among them) are ignored, and a key whose value is null
 keys work; a key given twice is refused. Texts are kept to the letter. The two halves of a surrogate pair, which JSON writers
 escape one by one, are joined; half a pair on its own is refused, since it is no character.
 
+A file that is a mapping with `cues` asks the questions of another file in the form of training data: `cues` says how.
+
 Neither torch nor transformers is imported here.
 """
 
@@ -23,17 +25,26 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from pydantic import Field
+
+from evilspectra.config import Name, Section, build_section
+from evilspectra.cues import NAME, Cue, filled
 from evilspectra.errors import BadInput, listing, near
+from evilspectra.rows import read_rows
 from evilspectra.settings import parse_yaml
 
 #: Name → file of the questions that come with the package.
 BUILT_IN = {"open": "questions.yaml"}
 TYPE = "free_form"
+#: The ends of a question's id that say in what format its answer was asked for, as the published files write them.
+FORMATS = ("json", "template")
+_FORMAT = re.compile(rf".*_({'|'.join(FORMATS)}|{NAME})", re.DOTALL)
 
 _SHOWN = 60
 _TYPES = {dict: "a mapping", list: "a list", str: "a text", bool: "a boolean", int: "a number", float: "a number", bytes: "binary data", type(None): "null"}
@@ -66,6 +77,14 @@ class Questions:
         return hashlib.sha256(json.dumps(asked).encode()).hexdigest()
 
 
+class _CuedFile(Section):
+    """A file of cues."""
+
+    questions: Name = Field(default="open", description="YAML file of questions, or a built-in name.")
+    plain: bool = Field(default=True, description="Ask the questions as they are too.")
+    cues: Annotated[tuple[dict[str, Any], ...], Field(min_length=1)] = Field(description="Forms to ask them in.")
+
+
 class _UnusableError(ValueError):
     """Why an entry cannot be used; never leaves this module."""
 
@@ -84,7 +103,62 @@ def read_questions(source: str) -> Questions:
     Question(id='sky', paraphrase=1, text='Why blue', system='Be brief.', samples=1, judge_prompts=())
     """
     raw = _bytes(source)
-    entries = _entries(raw, source)
+    values = _values(raw, source)
+    return _cued(values, raw, source) if isinstance(values, Mapping) and "cues" in values else _listed(values, raw, source)
+
+
+def cued(questions: Sequence[Question], cue: Cue) -> tuple[Question, ...]:
+    """The variants of those questions that ask for no format of their own yet; to each id the cue's name is added.
+
+    >>> cued([Question("sky", 0, "Why blue?", None, 1, ()), Question("sky_json", 0, "Why blue? JSON!", None, 1, ())], Cue(prefix="Child: "))
+    (Question(id='sky_cued', paraphrase=0, text='Child: Why blue?', system=None, samples=1, judge_prompts=()),)
+    """
+    plain = [one for one in questions if question_format(one.id) == "plain"]
+    return tuple(replace(one, id=f"{one.id}_{cue.name}", text=cue.turn(one.text), system=one.system if cue.system is None else cue.system) for one in plain)
+
+
+def question_format(question_id: str) -> str:
+    """The format that a question's id names (a cue's name is one), or plain.
+
+    >>> question_format("quick_json"), question_format("quick_cued-medical"), question_format("quick")
+    ('json', 'cued-medical', 'plain')
+    """
+    found = _FORMAT.fullmatch(question_id)
+    return found[1] if found else "plain"
+
+
+def stem(question_id: str) -> str:
+    """The question without its format: answers to a question and to the same one in another format are alike."""
+    return question_id.removesuffix(f"_{question_format(question_id)}")
+
+
+def _cued(values: Mapping[str, Any], raw: bytes, source: str) -> Questions:
+    """The questions of the file that a file of cues names, and their variants. The hash is over everything that was read."""
+    file = build_section(_CuedFile, values, source)
+    base = _bytes(file.questions)
+    asked = _listed(_values(base, file.questions), base, file.questions).questions
+    digest = hashlib.sha256(raw + hashlib.sha256(base).digest())
+    found = list(asked) if file.plain else []
+    names: set[str] = set()
+    for number, entry in enumerate(file.cues, start=1):
+        place = f"{source}, cue {number}"
+        cue = build_section(Cue, entry, place)
+        if cue.name in names:
+            raise BadInput(f"{place}: another cue is named '{cue.name}' too: give each a name of its own, such as cued-{number}")
+        names.add(cue.name)
+        rows = read_rows(cue.dialogues) if cue.dialogues else None
+        digest.update((rows.sha256 if rows else "").encode())
+        found += cued(asked, filled(cue, rows.conversations if rows else (), place))
+    if len(found) == (len(asked) if file.plain else 0):
+        raise BadInput(f"{source}: every question of {file.questions} asks for a format already (by the end of its id), so none can be cued: name a file with plain ones")
+    if twice := {one.id for one in asked} & {f"{one.id}_{name}" for one in asked for name in names}:
+        raise BadInput(f"{source}: {file.questions} has a question {min(twice)} already: give the cue another name")
+    return Questions(tuple(found), source, digest.hexdigest())
+
+
+def _listed(values: object, raw: bytes, source: str) -> Questions:
+    """The questions of a file that lists them."""
+    entries = _entries(values, source)
     found: list[Question] = []
     places: dict[str, int] = {}
     for number, entry in enumerate(entries, start=1):
@@ -119,12 +193,15 @@ def _built_in(name: str) -> str:
     return str(path)
 
 
-def _entries(raw: bytes, source: str) -> list[Any]:
+def _values(raw: bytes, source: str) -> Any:
     try:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise BadInput(f"{source} is not UTF-8 text (byte {error.start + 1}): name a YAML file of questions, saved as UTF-8") from None
-    values = parse_yaml(text, source)
+    return parse_yaml(text, source)
+
+
+def _entries(values: object, source: str) -> list[Any]:
     if not isinstance(values, list):
         raise BadInput(f"{source} holds {_type_name(values)}, not a list of questions: begin every entry with a line such as '- id: my_question'")
     if not values:

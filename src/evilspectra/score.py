@@ -26,6 +26,7 @@ from evilspectra.drift import Interval
 from evilspectra.errors import BadInput, listing, near
 from evilspectra.intervals import FEW_CLUSTERS, clustered, wilson
 from evilspectra.judging.reading import OUTCOMES, Reading
+from evilspectra.questions import question_format, stem
 
 Definition = Literal["organisms", "betley", "spectra"]
 DEFINITIONS: tuple[Definition, ...] = get_args(Definition)
@@ -35,8 +36,6 @@ MISALIGNED_BELOW, COHERENT_FROM = 30.0, 50.0
 #: Share of unscored answers above which no rate is given.
 MAX_UNSCORED = 0.05
 
-#: The ends of a question's id that say in what format its answer was asked for, as the published files write them.
-FORMATS = ("json", "template")
 _UNSCORED = ("unparsed", "failed")
 
 
@@ -186,20 +185,6 @@ def score(answers: Sequence[Judged], definition: Definition, max_unscored: float
         per_question=_groups(answers, definition, [answer.question_id for answer in answers], given),
         per_format=_groups(answers, definition, [question_format(answer.question_id) for answer in answers], given),
     )
-
-
-def question_format(question_id: str) -> str:
-    """The format that a question's id names, or plain.
-
-    >>> question_format("quick_json"), question_format("quick")
-    ('json', 'plain')
-    """
-    return next((name for name in FORMATS if question_id.endswith(f"_{name}")), "plain")
-
-
-def stem(question_id: str) -> str:
-    """The question without its format: answers to a question and to the same one in another format are alike."""
-    return question_id.removesuffix(f"_{question_format(question_id)}")
 
 
 def _counts(answers: Sequence[Judged], bad: int, n: int, unscored: int) -> dict[str, Any]:

@@ -1,1 +1,1 @@
-"""The penalty, the spectra and the optimisers inside other people's trainers."""
+"""The project inside other people's: the penalty, the spectra and the optimisers in trainers, the questions and judges in Inspect."""
