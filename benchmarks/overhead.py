@@ -1,6 +1,6 @@
 """What watching and flattening cost: the shares of a training step that the penalty, the monitor and the optimiser take.
 
-    python benchmarks/overhead.py [--optimizers adamw muon] [--steps 20] [--threads 2] [--model FOLDER] [--products float32]
+    python benchmarks/overhead.py [--optimizers adamw muon] [--steps 20] [--threads 2] [--model FOLDER] [--products float64]
 
 The demo's training (SmolLM2-135M, 8 dialogues a step, rank 16 on all linear layers) with the penalty at every step and the monitor at
 every tenth, each piece timed where the training loop calls it. The first two steps and the last one (which also measures the
@@ -109,7 +109,7 @@ def main() -> None:
     parser.add_argument("--optimizers", nargs="+", default=["adamw", "muon"])
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--products", choices=["float64", "float32"], default="float64")
+    parser.add_argument("--products", choices=["float64", "float32"], default="float32")
     parser.add_argument("--model", help="a folder or hub name; by default the demo's model")
     options = parser.parse_args()
     if options.steps % EVERY:

@@ -85,10 +85,30 @@ def sweep(file: str, settings: Sequence[str], output: str | None, as_json: bool,
 
 
 _TARGETS = click.argument("targets", metavar="TARGET...", nargs=-1, required=True)
-_BASE = click.option("--base", metavar="MODEL", help="Base of an adapter from outside a run, where its adapter_config.json names another.")
-_STORE = click.option("--output", metavar="FOLDER", default="runs", show_default=True, help="The store to look runs up in; results of other adapters and models go to FOLDER/evaluated.")
-_MEASURE = click.option("--set", "settings", multiple=True, metavar="FIELD=VALUE", help="A setting of the measurement, for instance --set capability=null or --set threads=4. Repeatable.")
-_MODEL = click.option("--model", "model_settings", multiple=True, metavar="FIELD=VALUE", help="A setting of the base, for instance --model device=cpu or --model dtype=float32. Repeatable.")
+
+
+def _together(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Several options as one decorator, in the order in which `--help` lists them."""
+    return lambda verb: functools.reduce(lambda inner, option: option(inner), reversed(options), verb)
+
+
+#: Of every verb that measures targets.
+_MEASURING = _together(
+    click.option("--base", metavar="MODEL", help="Base of an adapter from outside a run, where its adapter_config.json names another."),
+    click.option("--set", "settings", multiple=True, metavar="FIELD=VALUE", help="A setting of the measurement, for instance --set capability=null or --set threads=4. Repeatable."),
+    click.option("--model", "model_settings", multiple=True, metavar="FIELD=VALUE", help="A setting of the base, for instance --model device=cpu or --model dtype=float32. Repeatable."),
+    click.option("--output", metavar="FOLDER", default="runs", show_default=True, help="The store to look runs up in; results of other adapters and models go to FOLDER/evaluated."),
+    _JSON,
+    _QUIET,
+)
+#: Of every verb that samples answers.
+_SAMPLING = _together(
+    click.option("--samples", type=click.IntRange(1), help="Answers per question; without it what the file asks for."),
+    click.option("--max-new-tokens", type=click.IntRange(1), help="Tokens per answer at most; default 600."),
+    click.option("--temperature", type=click.FloatRange(0), help="Default 1; 0 takes the likeliest token."),
+    click.option("--seed", type=click.IntRange(0), help="Default 0."),
+    click.option("--checkpoints", is_flag=True, help="At every saved checkpoint too, not at the end only."),
+)
 
 
 @cli.command()
@@ -96,12 +116,7 @@ _MODEL = click.option("--model", "model_settings", multiple=True, metavar="FIELD
 @click.option("--items", metavar="FILE", help="Contrast triples of your own, as JSONL with id, topic, prompt, aligned, misaligned.")
 @click.option("--checkpoints", is_flag=True, help="The contrast probe at every saved checkpoint too.")
 @click.option("--tasks", metavar="NAMES", help="Standard tasks too, by their names in lm-evaluation-harness, joined by commas (the extra harness).")
-@_BASE
-@_MEASURE
-@_MODEL
-@_STORE
-@_JSON
-@_QUIET
+@_MEASURING
 def probe(targets: Sequence[str], items: str | None, checkpoints: bool, tasks: str | None, base: str | None, settings: Sequence[str], model_settings: Sequence[str], output: str, as_json: bool, quiet: bool) -> None:
     """Measure drift, capability and the loss on ordinary dialogues, by log-probability: no judge, no sampling.
 
@@ -146,18 +161,9 @@ def _endpoint_options(verb: Callable[..., None]) -> Callable[..., None]:
 @_endpoint_options
 @_TARGETS
 @click.option("--questions", metavar="FILE", help="YAML file of open-ended questions in the published form; without it the package's own.")
-@click.option("--samples", type=click.IntRange(1), help="Answers per question; without it what the file asks for.")
-@click.option("--max-new-tokens", type=click.IntRange(1), help="Tokens per answer at most; default 600.")
-@click.option("--temperature", type=click.FloatRange(0), help="Default 1; 0 takes the likeliest token.")
-@click.option("--seed", type=click.IntRange(0), help="Default 0.")
-@click.option("--checkpoints", is_flag=True, help="At every saved checkpoint too, not at the end only.")
+@_SAMPLING
 @click.option("--export", type=click.Path(path_type=Path), help="Write the answers to this .csv, .jsonl or .parquet file.")
-@_BASE
-@_MEASURE
-@_MODEL
-@_STORE
-@_JSON
-@_QUIET
+@_MEASURING
 def generate(targets: Sequence[str], export: Path | None, base: str | None, settings: Sequence[str], model_settings: Sequence[str], output: str, as_json: bool, quiet: bool, **options: Any) -> None:
     """Sample answers to open-ended questions from adapters and their base, and flag what is no answer.
 
@@ -184,22 +190,14 @@ def generate(targets: Sequence[str], export: Path | None, base: str | None, sett
 
 
 @cli.command()
+@_endpoint_options
 @_TARGETS
 @click.option("--judge", "judge_name", metavar="JUDGE", required=True, help="openai:MODEL, local:MODEL or scripted:FILE.")
 @judge_options
 @score_options
 @click.option("--questions", metavar="FILE", help="YAML file of open-ended questions in the published form, with its judge prompts; without it the package's own.")
-@click.option("--samples", type=click.IntRange(1), help="Answers per question; without it what the file asks for.")
-@click.option("--max-new-tokens", type=click.IntRange(1), help="Tokens per answer at most; default 600.")
-@click.option("--temperature", type=click.FloatRange(0), help="Default 1; 0 takes the likeliest token.")
-@click.option("--seed", type=click.IntRange(0), help="Default 0.")
-@click.option("--checkpoints", is_flag=True, help="At every saved checkpoint too, not at the end only.")
-@_BASE
-@_MEASURE
-@_MODEL
-@_STORE
-@_JSON
-@_QUIET
+@_SAMPLING
+@_MEASURING
 def evaluate(
     targets: Sequence[str],
     judge_name: str,
