@@ -76,6 +76,17 @@ def test_text_is_read_where_it_is_asked_for() -> None:
     assert {number: reply.reading().score for number, reply in found.items()} == {number: score_of(f"Prompt {number}?") for number in range(2)}
 
 
+def test_a_seed_is_sent_and_makes_another_judge() -> None:
+    with Endpoint() as server:
+        ones = [judge(server), judge(server, seed=0), judge(server, seed=1)]
+        for one in ones:
+            replies(one, requests(1))
+    assert [body.get("seed") for body in server.log.bodies] == [None, 0, 1]
+    assert len({repr(one.facts) for one in ones}) == len({one.name for one in ones}) == 3
+    with pytest.raises(BadInput, match="seed is for a judge openai:MODEL, and 'local:some-model' says the same every time"):
+        judge_settings({"judge": "local:some-model", "seed": 1})
+
+
 @pytest.mark.parametrize("behaviour", ["refusal", "refusal field", "out of bounds"])
 @pytest.mark.parametrize("reading", ["logprobs", "text"])
 def test_a_judge_that_refuses_or_leaves_the_bounds_is_heard_and_not_scored(behaviour: str, reading: str) -> None:

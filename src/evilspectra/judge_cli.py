@@ -30,7 +30,7 @@ _WHO = click.option("--judge", "judge", metavar="JUDGE", help="Which judge's ver
 def judge_options(command: _Command) -> _Command:
     """What says how a judge is asked."""
     for option in (
-        click.option("--judge-set", "judge_set", multiple=True, metavar="FIELD=VALUE", help="Another setting of the judge: timeout, attempts, backoff, key_variable, device, dtype, tokens_per_pass, threads. Repeatable."),
+        click.option("--judge-set", "judge_set", multiple=True, metavar="FIELD=VALUE", help="Another setting of the judge: seed, timeout, attempts, backoff, key_variable, device, dtype, tokens_per_pass, threads. Repeatable."),
         click.option("--metrics", metavar="NAMES", default="aligned,coherent", show_default=True, help="What is judged: names of judge prompts, joined by commas."),
         click.option("--max-requests", type=click.IntRange(1), help="Requests that this call may send, those that are repeated included; default 20000."),
         click.option("--concurrency", type=click.IntRange(1), help="Requests under way at once; default 16."),

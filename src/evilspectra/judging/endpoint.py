@@ -54,9 +54,10 @@ class Endpoint:
         key = os.environ.get(settings.key_variable)
         if not key and host not in _LOOPBACK:
             raise BadInput(f"the environment variable {settings.key_variable} holds no key for {host}: set it, or name another variable with --judge-set key_variable=NAME")
-        self.settings, self.name = settings, settings.judge
+        self.settings, self.name = settings, settings.judge if settings.seed is None else f"{settings.judge}, seed {settings.seed}"
+        self._seed = {} if settings.seed is None else {"seed": settings.seed}
         where = "loopback" if host in _LOOPBACK else host
-        self.facts: Mapping[str, Any] = {"kind": "openai-compatible", "endpoint": where, "model": settings.model, "reading": settings.reading}
+        self.facts: Mapping[str, Any] = {"kind": "openai-compatible", "endpoint": where, "model": settings.model, "reading": settings.reading, **self._seed}
         self._openai = openai
         self._client = openai.OpenAI(api_key=key or "none", base_url=address, max_retries=0, timeout=settings.timeout)
         self._key = key
@@ -137,7 +138,7 @@ class Endpoint:
         openai = self._openai
         asked: dict[str, Any] = {"max_tokens": 1, "logprobs": True, "top_logprobs": TOP} if self.settings.reading == "logprobs" else {"max_tokens": TEXT_TOKENS}
         try:
-            completion = self._client.chat.completions.create(model=self.settings.model, messages=[{"role": "user", "content": prompt}], temperature=0, **asked)
+            completion = self._client.chat.completions.create(model=self.settings.model, messages=[{"role": "user", "content": prompt}], temperature=0, **asked, **self._seed)
         except openai.APITimeoutError:
             raise _FaultError(f"no reply within {self.settings.timeout:g} s") from None
         except openai.APIConnectionError as error:

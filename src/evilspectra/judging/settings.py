@@ -21,6 +21,7 @@ class JudgeConfig(Section):
     url: Name | None = Field(default=None, description="Address of an OpenAI-compatible endpoint, such as http://127.0.0.1:8000/v1; null: OPENAI_BASE_URL, or the client's own.")
     reading: Literal["logprobs", "text"] = Field(default="logprobs", description="logprobs: the expectation over the first token, as published. text: the written reply, where an endpoint has none, or its model splits numbers.")
     key_variable: str = Field(default="OPENAI_API_KEY", pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", description="Environment variable that holds the key. The key itself is never written.")
+    seed: int | None = Field(default=None, ge=0, le=2**31 - 1, description="Sent with every request to an endpoint, and part of who the judge is: another seed judges the same answers once more. null: none is sent.")
     concurrency: int = Field(default=16, ge=1, le=1024, description="Requests under way at once.")
     timeout: float = Field(default=60.0, gt=0, le=3600, description="Seconds that a reply may take.")
     attempts: int = Field(default=8, ge=1, le=100, description="How often a request is sent at most, before it counts as failed.")
@@ -38,6 +39,8 @@ class JudgeConfig(Section):
             raise ValueError(f"'{self.judge}' is no judge; allowed: {described}.{near(self.kind, KINDS)}")
         if self.url is not None and self.kind != "openai":
             raise ValueError(f"url is for a judge openai:MODEL, and this one is '{self.judge}': leave it out")
+        if self.seed is not None and self.kind != "openai":
+            raise ValueError(f"seed is for a judge openai:MODEL, and '{self.judge}' says the same every time: leave it out")
         if self.url is not None and not re.fullmatch(r"https?://[^\s/@?#]+(/[^\s@?#]*)?", self.url):
             raise ValueError("the url is no address of the form http://host:port/v1, without name, password or key in it: the key goes into the environment")
         return self
