@@ -332,7 +332,11 @@ def halfway(server: Serving, adapters: list[Path], tmp_path: Path, monkeypatch: 
 
 def test_an_interrupted_command_takes_its_adapter_along_and_goes_on(server: Serving, halfway: list[object]) -> None:
     server.on_stop = lambda: os.kill(os.getpid(), signal.SIGINT)
-    done = command(*halfway)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background may have been started without it
+    try:
+        done = command(*halfway)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert done.code == 130
     assert "interrupted; what was saved is kept" in done.err
     assert server.adapters == {}
