@@ -55,7 +55,7 @@ class Endpoint:
         if not key and host not in _LOOPBACK:
             raise BadInput(f"the environment variable {settings.key_variable} holds no key for {host}: set it, or name another variable with --judge-set key_variable=NAME")
         self.settings, self.name = settings, settings.judge if settings.seed is None else f"{settings.judge}, seed {settings.seed}"
-        self._seed = {} if settings.seed is None else {"seed": settings.seed}
+        self._seed: dict[str, Any] = {} if settings.seed is None else {"seed": settings.seed}
         where = "loopback" if host in _LOOPBACK else host
         self.facts: Mapping[str, Any] = {"kind": "openai-compatible", "endpoint": where, "model": settings.model, "reading": settings.reading, **self._seed}
         self._openai = openai
