@@ -138,6 +138,46 @@ def test_the_hash_is_over_all_that_was_read() -> None:
     assert len({one.sha256, two.sha256, read_questions(source).sha256}) == 3
 
 
+def compose(**values: Any) -> str:
+    Path("all.yaml").write_text(yaml.safe_dump(values))
+    return "all.yaml"
+
+
+def test_several_files_are_one_set_and_questions_are_chosen() -> None:
+    Path("more.yaml").write_text(yaml.safe_dump([{**ENTRIES[0], "id": "sea"}, {**ENTRIES[0], "id": "sea_template"}]))
+    both = ["asked.yaml", "more.yaml"]
+    whole = read_questions(compose(questions=both))
+    assert whole.questions == read_questions("asked.yaml").questions + read_questions("more.yaml").questions
+
+    def ids(**values: Any) -> list[str]:
+        return list(dict.fromkeys(one.id for one in read_questions(compose(questions=both, **values)).questions))
+
+    assert ids(only=["sea*"]) == ["sea", "sea_template"]
+    assert ids(only=["json", "sea"]) == ["sky_json", "sea"]
+    assert ids(only=["plain"]) == ["sky", "sea"]
+    assert ids(only=["sky"], cues=[{"prefix": "Child: "}]) == ["sky", "sky_cued"]
+    hashes = {whole.sha256, read_questions(compose(questions=both, only=["plain"])).sha256, read_questions(compose(questions="more.yaml")).sha256}
+    assert len(hashes) == 3
+    assert read_questions(compose(questions="more.yaml")).asked_sha256 == read_questions("more.yaml").asked_sha256
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        ({"questions": ["asked.yaml", "asked.yaml"]}, "all.yaml: asked.yaml and asked.yaml both have a question sky: leave one of the files out, or rename the question in one"),
+        ({"questions": "asked.yaml", "only": ["skies"]}, "all.yaml: only: 'skies' means none of the 2 questions (sky, sky_json): give ids, patterns of ids, or plain, json, template"),
+        ({"questions": "asked.yaml", "only": []}, "all.yaml: only = "),
+        ({"questions": []}, "all.yaml: questions"),
+        ({"questions": ["asked.yaml", "gone.yaml"]}, "gone.yaml does not exist"),
+        ({"questions": "asked.yaml", "kind": "json"}, "all.yaml: "),
+    ],
+)
+def test_a_set_that_cannot_be_made_is_refused(values: dict[str, Any], told: str) -> None:
+    with pytest.raises(BadInput) as error:
+        read_questions(compose(**values))
+    assert str(error.value).startswith(told)
+
+
 REFUSED: dict[str, tuple[Any, dict[str, Any], str]] = {
     "no cue": ([], {}, "cues.yaml: cues = "),
     "an empty cue": ([{}], {}, "cues.yaml, cue 1: it says nothing, so a question would stay as it is: give system, prefix, suffix or answer"),

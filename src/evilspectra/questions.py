@@ -15,7 +15,14 @@ Keys beyond them (`judge` among them) are ignored, and a key whose value is null
 keys work; a key given twice is refused. Texts are kept to the letter. The two halves of a surrogate pair, which JSON writers
 escape one by one, are joined; half a pair on its own is refused, since it is no character.
 
-A file that is a mapping with `cues` asks the questions of another file in the form of training data: `cues` says how.
+A file that is a mapping asks the questions of other files:
+
+| key | meaning |
+|---|---|
+| `questions` | a file or a built-in name, or a list of them; `open` where absent |
+| `only` | ids, patterns of ids such as `quick*`, or formats (`plain`, `json`, `template`); all where absent |
+| `cues` | forms in which they are asked: `cues` says how |
+| `plain` | with `cues`: ask them as they are too; true where absent |
 
 Neither torch nor transformers is imported here.
 """
@@ -26,8 +33,9 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -77,12 +85,13 @@ class Questions:
         return hashlib.sha256(json.dumps(asked).encode()).hexdigest()
 
 
-class _CuedFile(Section):
-    """A file of cues."""
+class _Composed(Section):
+    """A file that asks the questions of others."""
 
-    questions: Name = Field(default="open", description="YAML file of questions, or a built-in name.")
+    questions: Name | Annotated[tuple[Name, ...], Field(min_length=1)] = Field(default="open", description="YAML file of questions, or a built-in name; or a list of them.")
+    only: Annotated[tuple[Name, ...], Field(min_length=1)] | None = Field(default=None, description="Ids, patterns of ids, or formats: plain, json, template.")
     plain: bool = Field(default=True, description="Ask the questions as they are too.")
-    cues: Annotated[tuple[dict[str, Any], ...], Field(min_length=1)] = Field(description="Forms to ask them in.")
+    cues: Annotated[tuple[dict[str, Any], ...], Field(min_length=1)] = Field(default=(), description="Forms to ask them in.")
 
 
 class _UnusableError(ValueError):
@@ -104,7 +113,7 @@ def read_questions(source: str) -> Questions:
     """
     raw = _bytes(source)
     values = _values(raw, source)
-    return _cued(values, raw, source) if isinstance(values, Mapping) and "cues" in values else _listed(values, raw, source)
+    return _composed(values, raw, source) if isinstance(values, Mapping) and {"questions", "cues"} & values.keys() else _listed(values, raw, source)
 
 
 def cued(questions: Sequence[Question], cue: Cue) -> tuple[Question, ...]:
@@ -132,28 +141,60 @@ def stem(question_id: str) -> str:
     return question_id.removesuffix(f"_{question_format(question_id)}")
 
 
-def _cued(values: Mapping[str, Any], raw: bytes, source: str) -> Questions:
-    """The questions of the file that a file of cues names, and their variants. The hash is over everything that was read."""
-    file = build_section(_CuedFile, values, source)
-    base = _bytes(file.questions)
-    asked = _listed(_values(base, file.questions), base, file.questions).questions
-    digest = hashlib.sha256(raw + hashlib.sha256(base).digest())
-    found = list(asked) if file.plain else []
+def _composed(values: Mapping[str, Any], raw: bytes, source: str) -> Questions:
+    """The questions of the files that a file names, those that it chooses, and their variants. The hash is over everything that was read."""
+    file = build_section(_Composed, values, source)
+    names = (file.questions,) if isinstance(file.questions, str) else file.questions
+    digest = hashlib.sha256(raw)
+    whose: dict[str, str] = {}
+    asked: list[Question] = []
+    for name in names:
+        base = _bytes(name)
+        digest.update(hashlib.sha256(base).digest())
+        part = _listed(_values(base, name), base, name).questions
+        if twice := whose.keys() & {one.id for one in part}:
+            raise BadInput(f"{source}: {whose[min(twice)]} and {name} both have a question {min(twice)}: leave one of the files out, or rename the question in one")
+        whose |= {one.id: name for one in part}
+        asked += part
+    if file.only is not None:
+        asked = _chosen(asked, file.only, source)
+    if not file.cues:
+        return Questions(tuple(asked), source, digest.hexdigest())
+    variants = _variants(asked, file.cues, digest.update, source)
+    if not variants:
+        raise BadInput(f"{source}: every question of {listing(names)} asks for a format already (by the end of its id), so none can be cued: name a file with plain ones")
+    if twice := {one.id for one in asked} & {one.id for one in variants}:
+        raise BadInput(f"{source}: {whose[min(twice)]} has a question {min(twice)} already: give the cue another name")
+    return Questions((*(asked if file.plain else ()), *variants), source, digest.hexdigest())
+
+
+def _chosen(asked: Sequence[Question], only: Sequence[str], source: str) -> list[Question]:
+    """Those whose id or format one of the patterns means, in file order; a pattern that means none is refused."""
+
+    def meant(one: Question, pattern: str) -> bool:
+        return fnmatchcase(one.id, pattern) or (pattern in ("plain", *FORMATS) and question_format(one.id) == pattern)
+
+    for pattern in only:
+        if not any(meant(one, pattern) for one in asked):
+            ids = list(dict.fromkeys(one.id for one in asked))
+            raise BadInput(f"{source}: only: '{pattern}' means none of the {len(ids)} questions ({listing(ids, 3)}): give ids, patterns of ids, or {listing(('plain', *FORMATS))}.{near(pattern, ids)}")
+    return [one for one in asked if any(meant(one, pattern) for pattern in only)]
+
+
+def _variants(asked: Sequence[Question], cues: Sequence[Mapping[str, Any]], read: Callable[[bytes], None], source: str) -> list[Question]:
+    """The variants under every cue; `read` is told the hashes of the dialogues."""
+    found: list[Question] = []
     names: set[str] = set()
-    for number, entry in enumerate(file.cues, start=1):
+    for number, entry in enumerate(cues, start=1):
         place = f"{source}, cue {number}"
         cue = build_section(Cue, entry, place)
         if cue.name in names:
             raise BadInput(f"{place}: another cue is named '{cue.name}' too: give each a name of its own, such as cued-{number}")
         names.add(cue.name)
         rows = read_rows(cue.dialogues) if cue.dialogues else None
-        digest.update((rows.sha256 if rows else "").encode())
+        read((rows.sha256 if rows else "").encode())
         found += cued(asked, filled(cue, rows.conversations if rows else (), place))
-    if len(found) == (len(asked) if file.plain else 0):
-        raise BadInput(f"{source}: every question of {file.questions} asks for a format already (by the end of its id), so none can be cued: name a file with plain ones")
-    if twice := {one.id for one in asked} & {f"{one.id}_{name}" for one in asked for name in names}:
-        raise BadInput(f"{source}: {file.questions} has a question {min(twice)} already: give the cue another name")
-    return Questions(tuple(found), source, digest.hexdigest())
+    return found
 
 
 def _listed(values: object, raw: bytes, source: str) -> Questions:
