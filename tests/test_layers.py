@@ -11,9 +11,8 @@ SOURCE = Path(__file__).parents[1] / "src" / "evilspectra"
 
 #: Bottom to top: a module imports from levels below its own, or from earlier ones of its own level.
 LEVELS = [
-    ["", "errors", "records", "settings", "waits", "endpoint_settings", "config", "tiny"],
-    ["published"],
-    ["store", "origin", "rows", "mask", "data", "base", "items", "cues", "questions", "results", "drift", "measured", "flags", "answers", "probe", "targets"],
+    ["", "errors", "records", "settings", "waits", "asking", "endpoint_settings", "config", "tiny"],
+    ["store", "published", "origin", "rows", "mask", "data", "base", "items", "cues", "questions", "results", "drift", "measured", "flags", "answers", "probe", "targets"],
     ["judging", "judging.reading", "intervals", "score", "paired", "calibrate", "judging.exchange", "judging.prompts", "judging.judge", "judging.settings", "judging.pace", "judging.endpoint", "judging.scripted"],
     ["judging.journal", "judging.verdicts", "judging.places", "judging.rounds", "rates", "summary"],
     ["spectrum", "spectrum.pairs", "spectrum.adapter", "spectrum.grams", "spectrum.values", "spectrum.exact", "spectrum.measures", "spectrum.paper", "spectrum.flatness"],
@@ -33,7 +32,7 @@ ORDER = {name: place for place, name in enumerate(name for level in LEVELS for n
 
 #: Modules that work where torch is slow to import or absent.
 WITHOUT_TORCH = [
-    "waits", "published", "archives", "download", "obtain", "endpoint_settings", "endpoint", "remote", "data_cli",
+    "waits", "asking", "published", "archives", "download", "obtain", "endpoint_settings", "endpoint", "remote", "data_cli",
     "errors", "settings", "config", "records", "store", "origin", "rows", "mask", "data", "base", "items", "cues", "questions", "results", "drift", "measured", "summary", "flags", "answers", "probe", "targets", "sweep",
     "palette", "comparison", "findings", "misalignment", "headline", "charts", "effects", "figures", "spoken", "selection", "transcripts", "page", "judged", "table", "scoreboard", "report", "judge_cli", "cli",
     "judging.reading", "intervals", "score", "paired", "calibrate", "judging.exchange", "judging.prompts", "judging.judge", "judging.settings", "judging.pace", "judging.endpoint", "judging.scripted",

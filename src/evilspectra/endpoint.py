@@ -21,14 +21,13 @@ from pathlib import Path
 from typing import Any, Self, TypeVar
 from urllib.parse import urlsplit
 
+from evilspectra.asking import FaultError, faults, passes, where, without
 from evilspectra.endpoint_settings import EndpointConfig
 from evilspectra.errors import BadInput, EvilspectraError, first_line
 from evilspectra.waits import LONGEST_ASKED, asked_to_wait, delay
 
 T = TypeVar("T")
 
-_LOOPBACK = ("localhost", "127.0.0.1", "::1")
-_AGAIN = frozenset({408, 409, 425, 429})
 _LORA = "it must see that folder under the same path, allow the adapter's rank (--max-lora-rank), and be started with --enable-lora and VLLM_ALLOW_RUNTIME_LORA_UPDATING=True"
 
 
@@ -53,10 +52,6 @@ class Refused(EvilspectraError):
         self.status = status
 
 
-class _FaultError(Exception):
-    """What may be otherwise next time."""
-
-
 def require_client(settings: EndpointConfig) -> Any:
     """The `openai` package.
 
@@ -78,8 +73,7 @@ def place(settings: EndpointConfig) -> str:
     >>> place(EndpointConfig(url="http://127.0.0.1:8000/v1", model="m")), place(EndpointConfig(url="https://example.org", model="m"))
     ('loopback', 'example.org')
     """
-    host = urlsplit(settings.url).hostname or ""
-    return "loopback" if host in _LOOPBACK else host
+    return where(urlsplit(settings.url).hostname or "")
 
 
 class Endpoint:
@@ -190,52 +184,37 @@ class Endpoint:
             self.retries += attempt > 1
             try:
                 return await self._once(send)
-            except _FaultError as error:
-                fault = self._clean(str(error))
+            except FaultError as error:
+                fault = without(self._key, str(error))
             if attempt < self.settings.attempts:
                 await self.sleep(delay(self.settings.backoff, attempt, random.random()))
         raise EvilspectraError(f"{self.label} gave no answer to {who} in {self.settings.attempts} attempts ({fault}): run the same command again to go on, what was sampled is kept")
 
     async def _once(self, send: Callable[[], Awaitable[T]]) -> T:
-        openai = self._openai
-        try:
+        with faults(self._openai, f"nothing within {self.settings.timeout:g} s", self._meaning):
             return await send()
-        except openai.APITimeoutError:
-            raise _FaultError(f"nothing within {self.settings.timeout:g} s") from None
-        except openai.APIConnectionError as error:
-            raise _FaultError(f"the connection failed: {first_line(error.__cause__ or error)}") from None
-        except openai.APIStatusError as error:
-            raise self._meaning(error) from None
-        except (openai.APIError, ValueError) as error:
-            if isinstance(error, EvilspectraError):
-                raise
-            raise _FaultError(f"the reply was no chat completion: {first_line(error)}") from None
 
     def _meaning(self, error: Any) -> Exception:
         """What an HTTP status means: a fault, a refusal, or the end of the work."""
-        status, text = error.status_code, self._clean(first_line(error))
+        status, text = error.status_code, without(self._key, first_line(error))
         if status in (401, 403):
             return BadInput(f"{self.label} refused the key in {self.settings.key_variable} ({text}): set it to one that may use this model")
         if status == 429 and error.code == "insufficient_quota":
             return EvilspectraError(f"the account behind {self.settings.key_variable} has no quota left ({text}): add some, then run the same command again; what was sampled is kept")
-        if status not in _AGAIN and status < 500:
+        if not passes(status):
             return Refused(status, text)
         wait = asked_to_wait(error.response.headers)
         if wait is not None and wait > LONGEST_ASKED:
             return EvilspectraError(f"{self.label} asks to wait {wait:.0f} s: run the same command again later; what was sampled is kept")
         self._until = max(self._until, self.clock() + (wait or 0.0))
-        return _FaultError(f"{status}: {text}")
-
-    def _clean(self, text: str) -> str:
-        """A message without the key, which a server may repeat."""
-        return text.replace(self._key, "(the key)") if self._key else text
+        return FaultError(f"{status}: {text}")
 
 
 def read_completion(completion: Any) -> Said:
     """The answer in a chat completion.
 
     Raises:
-        _FaultError: it holds none.
+        FaultError: it holds none.
     """
     try:
         choice = completion.choices[0]
@@ -247,5 +226,5 @@ def read_completion(completion: Any) -> Said:
         given = choice.logprobs.content if getattr(choice, "logprobs", None) else None
         likeliest = tuple({str(one.token): float(one.logprob) for one in (*at.top_logprobs, at)} for at in given or ())
     except (AttributeError, IndexError, KeyError, TypeError, ValueError):
-        raise _FaultError("the reply held no chat completion") from None
+        raise FaultError("the reply held no chat completion") from None
     return Said(text or "", tokens, finish, likeliest)

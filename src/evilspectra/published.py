@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 import platformdirs
 
 from evilspectra.errors import BadInput, listing, near
+from evilspectra.store import read_json
 
 #: Moves the folder of imported sets.
 DATA_VARIABLE = "EVILSPECTRA_DATA"
@@ -96,10 +96,4 @@ def read_record(folder: Path, name: str) -> dict[str, Any] | None:
     place = record_file(folder, name)
     if not place.is_file():
         return None
-    try:
-        values = json.loads(place.read_text(encoding="utf-8"))
-        if not isinstance(values, dict):
-            raise ValueError("it holds no JSON object")
-    except (OSError, ValueError, RecursionError) as error:
-        raise BadInput(f"{place} cannot be read ({error}): remove it, and import {name} again") from None
-    return values
+    return read_json(place, f"remove it, and import {name} again")

@@ -438,8 +438,8 @@ def write_json(place: Path, values: dict[str, Any], setting: str = "output.folde
     write_atomically(place, lambda path: path.write_text(text, encoding="utf-8"), setting)
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file.
+def read_json(path: Path, remedy: str = "it belongs to the run; restore it, or remove the run's folder and run again") -> dict[str, Any]:
+    """The object in a JSON file; `remedy` is what a message advises.
 
     Raises:
         BadInput: it cannot be read, or holds something else.
@@ -449,7 +449,7 @@ def read_json(path: Path) -> dict[str, Any]:
         if not isinstance(values, dict):
             raise ValueError("it holds no JSON object")
     except (OSError, ValueError, RecursionError) as error:
-        raise BadInput(f"{path} cannot be read ({error}): it belongs to the run; restore it, or remove the run's folder and run again") from None
+        raise BadInput(f"{path} cannot be read ({error}): {remedy}") from None
     return values
 
 

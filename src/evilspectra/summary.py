@@ -46,7 +46,9 @@ def module_summary(measures: Any) -> dict[str, float | None]:
 
 def summarise(run: RunFolder, found: Measured | None = None, rated: Sequence[Rated] | None = None) -> RunSummary:
     """Everything that is known of a run so far; None where it is not known (yet). `found` and `rated`: what was measured on it, if it is at hand."""
-    results = counting(Results(run.path))
+    if found is None or rated is None:
+        results = counting(Results(run.path))
+        found, rated = found or measured(results), rates(results) if rated is None else rated
     made, status = origin(run), run.status()
     steps: Any = run.read("steps")
     heldout: Any = run.read("heldout")
@@ -77,6 +79,6 @@ def summarise(run: RunFolder, found: Measured | None = None, rated: Sequence[Rat
         folder=str(run.path),
         trainer=made.trainer,
         **spectral,
-        **(found or measured(results)).flat(),
-        **flat(rates(results) if rated is None else rated),
+        **found.flat(),
+        **flat(rated),
     )

@@ -17,6 +17,7 @@ from itertools import islice
 from typing import Any
 from urllib.parse import urlsplit
 
+from evilspectra.asking import FaultError, faults, passes, where, without
 from evilspectra.errors import BadInput, EvilspectraError, first_line
 from evilspectra.judging.judge import Reply, Request
 from evilspectra.judging.pace import Pace
@@ -29,16 +30,7 @@ TOP = 20
 TEXT_TOKENS = 12
 #: Rounding that the sum of probabilities may be above one by.
 _ROUNDING = 0.01
-_LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _SPLIT = "the numbers among its likeliest tokens all have one digit: it writes numbers digit by digit, or returned too few tokens; use --reading text, or a local judge"
-
-
-class _FaultError(Exception):
-    """A reply that cannot be read. `again`: it may be otherwise next time."""
-
-    def __init__(self, text: str, again: bool = True) -> None:
-        super().__init__(text)
-        self.again = again
 
 
 class Endpoint:
@@ -52,12 +44,11 @@ class Endpoint:
         address = settings.url or os.environ.get("OPENAI_BASE_URL") or None
         host = urlsplit(address or "https://api.openai.com").hostname or ""
         key = os.environ.get(settings.key_variable)
-        if not key and host not in _LOOPBACK:
+        if not key and where(host) != "loopback":
             raise BadInput(f"the environment variable {settings.key_variable} holds no key for {host}: set it, or name another variable with --judge-set key_variable=NAME")
         self.settings, self.name = settings, settings.judge if settings.seed is None else f"{settings.judge}, seed {settings.seed}"
         self._seed: dict[str, Any] = {} if settings.seed is None else {"seed": settings.seed}
-        where = "loopback" if host in _LOOPBACK else host
-        self.facts: Mapping[str, Any] = {"kind": "openai-compatible", "endpoint": where, "model": settings.model, "reading": settings.reading, **self._seed}
+        self.facts: Mapping[str, Any] = {"kind": "openai-compatible", "endpoint": where(host), "model": settings.model, "reading": settings.reading, **self._seed}
         self._openai = openai
         self._client = openai.OpenAI(api_key=key or "none", base_url=address, max_retries=0, timeout=settings.timeout)
         self._key = key
@@ -80,7 +71,7 @@ class Endpoint:
                 except EvilspectraError as error:
                     done.put((request, error))
                 except Exception as error:  # nothing may end a thread without a word: the reader would wait for ever
-                    done.put((request, Reply(fault=self._clean(f"{type(error).__name__}: {first_line(error)}"))))
+                    done.put((request, Reply(fault=without(self._key, f"{type(error).__name__}: {first_line(error)}"))))
 
         many = min(self.settings.concurrency, len(requests))
         for _ in range(many):
@@ -123,35 +114,22 @@ class Endpoint:
             self._pace.enter(stop, again=attempt > 1)
             try:
                 return self._send(request.prompt)
-            except _FaultError as found:
-                fault = self._clean(str(found))
+            except FaultError as found:
+                fault = without(self._key, str(found))
                 if not found.again or stop.is_set() or attempt == self.settings.attempts:
                     break
             self._pace.pause(stop, attempt)
         return Reply(fault=fault)
 
-    def _clean(self, text: str) -> str:
-        """A message without the key, which a server may repeat."""
-        return text.replace(self._key, "(the key)") if self._key else text
-
     def _send(self, prompt: str) -> Reply:
-        openai = self._openai
         asked: dict[str, Any] = {"max_tokens": 1, "logprobs": True, "top_logprobs": TOP} if self.settings.reading == "logprobs" else {"max_tokens": TEXT_TOKENS}
-        try:
+        with faults(self._openai, f"no reply within {self.settings.timeout:g} s", self._refusal):
             completion = self._client.chat.completions.create(model=self.settings.model, messages=[{"role": "user", "content": prompt}], temperature=0, **asked, **self._seed)
-        except openai.APITimeoutError:
-            raise _FaultError(f"no reply within {self.settings.timeout:g} s") from None
-        except openai.APIConnectionError as error:
-            raise _FaultError(f"the connection failed: {first_line(error.__cause__ or error)}") from None
-        except openai.APIStatusError as error:
-            raise self._refusal(error) from None
-        except (openai.APIError, ValueError) as error:
-            raise _FaultError(f"the reply was no chat completion: {first_line(error)}") from None
         return read_completion(completion, self.settings.reading)
 
     def _refusal(self, error: Any) -> Exception:
         """What an HTTP status means: a fault, or the end of the work."""
-        status, text = error.status_code, self._clean(first_line(error))
+        status, text = error.status_code, without(self._key, first_line(error))
         if status in (401, 403):
             return BadInput(f"{self.name} refused the key in {self.settings.key_variable} ({text}): set it to a key that may use this model")
         if status == 404:
@@ -163,14 +141,14 @@ class Endpoint:
             if wait > LONGEST_ASKED:
                 return EvilspectraError(f"the endpoint asks to wait {wait:.0f} s: run the same command again later; every verdict so far is kept")
             self._pace.hold(wait)
-        return _FaultError(f"HTTP {status}: {text}", again=status in (408, 409, 425, 429) or status >= 500)
+        return FaultError(f"HTTP {status}: {text}", again=passes(status))
 
 
 def read_completion(completion: Any, reading: str) -> Reply:
     """The reply in a chat completion.
 
     Raises:
-        _FaultError: it has none, or not in the form asked for.
+        FaultError: it has none, or not in the form asked for.
     """
     try:
         choice = completion.choices[0]
@@ -178,7 +156,7 @@ def read_completion(completion: Any, reading: str) -> Reply:
         if reading == "text":
             text = message.content if message.content is not None else getattr(message, "refusal", None)
             if not isinstance(text, str):
-                raise _FaultError("the reply held no text")
+                raise FaultError("the reply held no text")
             return Reply(text=text)
         if not (choice.logprobs and choice.logprobs.content) and isinstance(declined := getattr(message, "refusal", None), str) and declined:
             return Reply(text=declined)  # the judge's own refusal has no log-probabilities where the rule looks for them
@@ -186,10 +164,10 @@ def read_completion(completion: Any, reading: str) -> Reply:
         distribution = tuple((str(one.token), math.exp(float(one.logprob))) for one in top)
     except (AttributeError, IndexError, KeyError, TypeError, ValueError, OverflowError):
         what = "log-probabilities: use --reading text where an endpoint has none" if reading == "logprobs" else "chat completion"
-        raise _FaultError(f"the reply held no {what}") from None
+        raise FaultError(f"the reply held no {what}") from None
     total = math.fsum(share for _, share in distribution)
     if not distribution or not total <= 1 + _ROUNDING:
-        raise _FaultError(f"the reply's {len(distribution)} probabilities sum to {total:.3g}, which is no distribution")
+        raise FaultError(f"the reply's {len(distribution)} probabilities sum to {total:.3g}, which is no distribution")
     if digit_by_digit(dict(distribution)):
-        raise _FaultError(_SPLIT, again=False)
+        raise FaultError(_SPLIT, again=False)
     return Reply(distribution=distribution)
