@@ -18,9 +18,10 @@ from hypothesis import strategies as st
 
 from evilspectra import config as configs
 from evilspectra.errors import BadInput, Interrupted
+from evilspectra.execution import execute
 from evilspectra.settings import presets, read_mapping
 from evilspectra.store import Store
-from evilspectra.sweep import Sweep, SweepFile, execute, expand, experiment_folder, load_sweep
+from evilspectra.sweep import Sweep, SweepFile, expand, experiment_folder, load_sweep
 
 ARMS: dict[str, Any] = {"a": {"optimizer": {"name": "adamw", "lr": 0.1}}, "b": {"optimizer": {"name": "lion"}}, "c": None}
 
@@ -217,7 +218,7 @@ def test_bad_input_that_only_one_run_meets_is_that_run_s_failure(tmp_path: Path)
 def test_an_interruption_stops_the_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
 
-    def stop(config: configs.Config, quiet: bool) -> None:
+    def stop(config: configs.Config, quiet: bool, loaded: object) -> None:
         seen.append(config.train.seed)
         raise Interrupted("stopped here")
 

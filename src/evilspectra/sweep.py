@@ -1,4 +1,4 @@
-"""Sweeps: a base config, arms and axes, expanded to runs; a sequential local executor trains what is not done.
+"""Sweeps: a base config, arms and axes, expanded to runs.
 
 A sweep file:
 
@@ -17,22 +17,17 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-import sys
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pydantic import Field, ValidationError
 
 from evilspectra.config import NOT_IDENTITY, Config, Evaluation, Section, build, build_evaluation, named
-from evilspectra.endpoint import require_client
-from evilspectra.errors import BadInput, EvilspectraError, Interrupted, listing, near
-from evilspectra.probe import probes
-from evilspectra.questions import read_questions
+from evilspectra.errors import BadInput, listing, near
+from evilspectra.judging.settings import Judging
 from evilspectra.settings import assignments, find, merge, nested, read_mapping
-from evilspectra.store import RunFolder, Status
-from evilspectra.targets import run_target
 
 #: More cells than this are a slip of the pen.
 MOST_CELLS = 100_000
@@ -50,26 +45,16 @@ class SweepFile(Section):
 
 @dataclass(frozen=True)
 class Sweep:
-    """A sweep file, expanded: its name, the config of every run, in order, and what is measured on them."""
+    """A sweep file, expanded: its name, the config of every run, in order, what is measured on them, and who judges their answers.
+
+    `warnings`: what a reader of its results should know beforehand, one sentence each.
+    """
 
     experiment: str
     configs: tuple[Config, ...]
     evaluation: Evaluation | None = None
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What became of one run. `trained`: it was not done before. `unmeasured`: why it could not be measured, if it was to be."""
-
-    run: RunFolder
-    status: Status
-    trained: bool
-    unmeasured: str | None = None
-
-    @property
-    def failed(self) -> str | None:
-        """Why it is not done, or not measured; None where all is well."""
-        return self.unmeasured if self.status.state == "done" else self.status.reason or self.status.state
+    judging: Judging | None = None
+    warnings: tuple[str, ...] = ()
 
 
 def load_sweep(name: str, settings: Iterable[str] = ()) -> Sweep:
@@ -140,53 +125,6 @@ def _set(path: str, value: Any, source: str) -> Mapping[str, Any]:
     if keys[0] not in sections:
         raise BadInput(f"{source}: axis '{path}' names no setting; settings begin with {listing(sections)}.{near(keys[0], sections)}")
     return nested(keys, value)
-
-
-def execute(sweep: Sweep, *, quiet: bool = False, on_start: Callable[[int, Config], None] | None = None) -> list[Outcome]:
-    """Trains the runs one after the other in this process, skipping those that are done; then measures what is to be measured.
-
-    A run that fails does not stop the others. Data and base of every run are looked for before the first one starts.
-
-    Raises:
-        BadInput: data or base of some run, or items to measure with, are missing or unusable.
-        Interrupted: a signal; what was done is kept.
-    """
-    from evilspectra.train import locate, train
-
-    if sweep.evaluation:
-        probes(sweep.evaluation, {})  # items that cannot be read are found before hours of training
-        if sweep.evaluation.harness:
-            from evilspectra.harness import harness_version
-
-            harness_version()
-        if sweep.evaluation.answers:
-            read_questions(sweep.evaluation.answers.questions)
-            if sweep.evaluation.answers.endpoint:
-                require_client(sweep.evaluation.answers.endpoint)
-    places = [locate(config)[0] for config in sweep.configs]
-    outcomes = []
-    for number, (config, run) in enumerate(zip(sweep.configs, places, strict=True)):
-        trained = run.status().state != "done"
-        if on_start:
-            on_start(number, config)
-        try:
-            train(config, quiet)
-            status = run.status()
-        except Interrupted:
-            raise
-        except EvilspectraError as error:
-            status = Status("failed", str(error))
-        outcomes.append(Outcome(run, status, trained))
-    return _measured(outcomes, sweep.evaluation, quiet) if sweep.evaluation else outcomes
-
-
-def _measured(outcomes: list[Outcome], evaluation: Evaluation, quiet: bool) -> list[Outcome]:
-    from evilspectra.evaluate import evaluate
-
-    targets = [run_target(outcome.run) for outcome in outcomes if outcome.status.state == "done"]
-    done = evaluate(targets, evaluation, (lambda text: None) if quiet else functools.partial(print, file=sys.stderr, flush=True))
-    why = {target.results.folder: str(error) for target, error in done.failed}
-    return [replace(outcome, unmeasured=why.get(outcome.run.path)) for outcome in outcomes]
 
 
 def experiment_folder(sweep: Sweep) -> Path:

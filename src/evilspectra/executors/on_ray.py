@@ -1,0 +1,117 @@
+"""On a Ray cluster (the extra `ray`): one Ray task for each run. Ray schedules, places tasks on graphics cards, and repeats what a lost node had.
+
+The store must be a folder that every node sees. A process of Ray's that has carried out a run keeps the base for the next one it is given. Without an
+address a cluster is started on this machine alone: it listens on 127.0.0.1, has no dashboard, reports no usage, and ends with the sweep.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from evilspectra.errors import BadInput, EvilspectraError, Interrupted, first_line
+from evilspectra.stages import Report, Task, carry_out_elsewhere
+from evilspectra.store import Status
+
+if TYPE_CHECKING:
+    from evilspectra.loaded import Loaded
+
+#: How often Ray begins a task again whose node or process was lost.
+RETRIES = 3
+#: Seconds between looks at a request to stop.
+_LOOK = 0.5
+
+#: The base that this process of Ray's has.
+_kept: list[Loaded] = []
+
+
+@dataclass(frozen=True)
+class OnRay:
+    """`address`: of a cluster; `cards`: graphics cards for each run, or a part of one; `at_once`: runs under way at most."""
+
+    address: str | None = None
+    cards: float = 0.0
+    at_once: int | None = None
+    quiet: bool = True
+
+    def __post_init__(self) -> None:
+        if self.cards > 1 and self.cards != int(self.cards):
+            raise BadInput(f"--gpus-per-run {self.cards:g} is refused: Ray takes whole numbers, or a part of one card such as 0.5")
+
+    @property
+    def place(self) -> str:
+        return f"on the Ray cluster {self.address}" if self.address else "on a Ray cluster of this machine"
+
+    def run(self, tasks: Sequence[Task], started: Callable[[Task], object]) -> Iterator[Report]:
+        with self._connected() as ray:
+            waiting, under_way = list(tasks), dict[Any, Task]()
+            try:
+                while waiting or under_way:
+                    while waiting and (self.at_once is None or len(under_way) < self.at_once):
+                        task = waiting.pop(0)
+                        asked = ray.remote(num_cpus=task.config.train.threads, num_gpus=self.cards, max_retries=RETRIES)(_work)
+                        under_way[asked.remote(task)] = task
+                        started(task)
+                    done, _ = ray.wait(list(under_way), num_returns=1, timeout=_LOOK)
+                    for one in done:
+                        yield _report(ray, one, under_way.pop(one))
+            except KeyboardInterrupt:
+                _cancel(ray, list(under_way))
+                raise Interrupted("interrupted; what was under way is saved, run the same command again to go on") from None
+
+    @contextmanager
+    def _connected(self) -> Iterator[Any]:
+        """Ray, connected to the cluster.
+
+        Raises:
+            BadInput: it is not installed, or there is no cluster at the address.
+        """
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        try:
+            import ray
+        except ImportError:
+            raise BadInput("--executor ray needs Ray: pip install 'evilspectra[ray]', or take another executor") from None
+        if ray.is_initialized():  # the caller's own connection, which stays the caller's
+            yield ray
+            return
+        here: dict[str, Any] = {"address": self.address} if self.address else {"address": "local", "_node_ip_address": "127.0.0.1", "include_dashboard": False}
+        try:
+            ray.init(**here, log_to_driver=not self.quiet, logging_level=logging.ERROR)
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            raise BadInput(f"there is no Ray cluster at {self.address or '127.0.0.1'} ({first_line(error)}): name the address that `ray start --head` printed, or leave --address out") from None
+        try:
+            yield ray
+        finally:
+            ray.shutdown()
+
+
+def _work(task: Task) -> Report:
+    """What a process of Ray's does."""
+    from evilspectra.loaded import Loaded
+
+    if not _kept:
+        _kept.append(Loaded())
+    return carry_out_elsewhere(task, _kept[0])
+
+
+def _report(ray: Any, one: Any, task: Task) -> Report:
+    """The report of a task that ended, whichever way."""
+    try:
+        return ray.get(one)
+    except ray.exceptions.RayTaskError as error:
+        cause = error.cause if isinstance(error.cause, EvilspectraError) else None
+        return Report(task.number, Status("failed", str(cause or first_line(error))))
+    except ray.exceptions.RayError as error:  # its node or process was lost, as often as Ray begins a task
+        return Report(task.number, Status("failed"), lost=f"Ray lost it ({first_line(error)})")
+
+
+def _cancel(ray: Any, under_way: list[Any]) -> None:
+    """A run that trains saves its state after its step."""
+    for one in under_way:
+        ray.cancel(one, force=False)
+    ray.wait(under_way, num_returns=len(under_way), timeout=60)
