@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from evilspectra.base import Base
 from evilspectra.config import ModelConfig
-from evilspectra.model import detach, load_base
+from evilspectra.model import detach, keep_activations, load_base
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -55,8 +55,7 @@ def take_off(adapted: PeftModel | None, base: PreTrainedModel, attention: str) -
     """Gives the base back as it was before it was trained: without adapter, under its own attention, in evaluation mode."""
     if adapted is not None:
         if getattr(base, "is_gradient_checkpointing", False):
-            base.gradient_checkpointing_disable()
-            base.disable_input_require_grads()
+            keep_activations(base)
         detach(adapted)
     if own_attention(base) != attention:
         base.set_attn_implementation(attention)

@@ -76,7 +76,7 @@ def carry_out(task: Task, loaded: Loaded) -> Report:
     except Interrupted:
         raise
     except InUse:
-        return Report(task.number, run.status(), busy=True, loads=loaded.loads)
+        return Report(task.number, Status("running"), busy=True, loads=loaded.loads)
     except EvilspectraError as error:
         return Report(task.number, Status("failed", str(error)), trained, loads=loaded.loads)
     report = Report(task.number, status, trained, loads=loaded.loads)

@@ -8,6 +8,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+#: What asks for a stop.
+_HEARD = [signal.SIGINT, signal.SIGTERM]
+
+
+def obey_the_driver() -> None:
+    """For a worker: ^C at a terminal reaches it as well as its driver, and what comes of that the driver decides."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _HEARD[:] = [signal.SIGTERM]
+
 
 @dataclass
 class Stop:
@@ -20,7 +29,7 @@ class Stop:
 def stop_signals() -> Iterator[Stop]:
     """SIGINT and SIGTERM ask for a stop; a second one stops at once.
 
-    A signal that the process ignores stays ignored, as is the custom. Outside the main thread, where Python takes no signals, nothing is asked.
+    Outside the main thread, where Python takes no signals, nothing is asked.
 
     Raises:
         KeyboardInterrupt: the second signal.
@@ -35,8 +44,7 @@ def stop_signals() -> Iterator[Stop]:
             raise KeyboardInterrupt
         stop.wanted = True
 
-    heard = [number for number in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(number) is not signal.SIG_IGN]
-    before = {number: signal.signal(number, ask) for number in heard}
+    before = {number: signal.signal(number, ask) for number in _HEARD}
     try:
         yield stop
     finally:

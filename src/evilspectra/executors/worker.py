@@ -14,12 +14,13 @@ from multiprocessing.connection import Connection
 
 from evilspectra.errors import Interrupted
 from evilspectra.stages import carry_out_elsewhere
+from evilspectra.stopping import obey_the_driver
 
 
 def serve(connection: Connection, environment: dict[str, str]) -> None:
     """Takes tasks from the driver and sends reports back, until the driver sends None or is gone."""
     os.environ.update(environment)  # before torch looks for devices
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # ^C reaches every process of a terminal: the driver decides
+    obey_the_driver()
     threading.Thread(target=_follow_the_driver, daemon=True).start()
     from evilspectra.loaded import Loaded
 
