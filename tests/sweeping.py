@@ -23,11 +23,11 @@ TWELVE = {"optimizer": [{"name": "adamw", "lr": 3e-3}, {"name": "muon", "lr": 3e
 
 
 def write_sweep(folder: Path, steps: int, axes: dict[str, list[Any]] | None = None, **values: Any) -> Path:
-    """A sweep file in `folder`; its store is `folder`/runs."""
+    """A sweep file in `folder`; its store is `folder`/runs. The rows lie beside the folder, for their path stands on an adapter's card."""
     folder.mkdir(parents=True, exist_ok=True)
     base = {
         "model": {"base": "tiny-random"},
-        "data": {"train": str(write_rows(folder / "rows.jsonl"))},
+        "data": {"train": str(write_rows(folder.parent / "rows.jsonl"))},
         "lora": {"rank": 4, "dropout": 0.1},
         "monitor": {"every": 10},
         "train": {"steps": steps, "batch_size": 4, "threads": 1, "resume_every": 4},

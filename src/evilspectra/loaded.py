@@ -54,8 +54,7 @@ class Loaded:
 def take_off(adapted: PeftModel | None, base: PreTrainedModel, attention: str) -> None:
     """Gives the base back as it was before it was trained: without adapter, under its own attention, in evaluation mode."""
     if adapted is not None:
-        if getattr(base, "is_gradient_checkpointing", False):
-            keep_activations(base)
+        keep_activations(base)
         detach(adapted)
     if own_attention(base) != attention:
         base.set_attn_implementation(attention)

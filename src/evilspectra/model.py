@@ -134,10 +134,11 @@ def save_activations_sparsely(model: PeftModel) -> None:
 
 
 def keep_activations(model: PreTrainedModel) -> None:
-    """Turns gradient checkpointing off again."""
+    """Turns gradient checkpointing off again, where it is on."""
     with _quiet():
-        model.gradient_checkpointing_disable()
-        model.disable_input_require_grads()
+        if getattr(model, "is_gradient_checkpointing", False):
+            model.gradient_checkpointing_disable()
+            model.disable_input_require_grads()
 
 
 def _keep_input_dtype(model: nn.Module) -> None:

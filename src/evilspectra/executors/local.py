@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -88,8 +89,7 @@ class Workers:
     def _start(self, number: int) -> _Worker:
         context = multiprocessing.get_context("spawn")
         ours, theirs = context.Pipe()
-        environment = {"CUDA_VISIBLE_DEVICES": str(number % self.cards)} if self.cards else {}
-        process = context.Process(target=serve, args=(theirs, environment), name=f"worker {number + 1}")
+        process = context.Process(target=serve, args=(theirs, _card(number, self.cards)), name=f"worker {number + 1}")
         process.start()
         theirs.close()  # so that its end is the pipe's end
         return _Worker(process, ours)
@@ -183,7 +183,20 @@ def free_bytes() -> int:
 
 
 def _cards() -> int:
-    """CUDA devices of this machine."""
+    """CUDA devices of this machine; torch, which knows best, is asked only where there may be some."""
+    if sys.platform == "darwin" or (sys.platform == "linux" and not os.path.exists("/proc/driver/nvidia")):
+        return 0
     import torch
 
     return torch.cuda.device_count()
+
+
+def _card(number: int, cards: int) -> dict[str, str]:
+    """The environment in which a worker sees one card: of those that this process may use, one after the other.
+
+    >>> _card(3, 2), _card(3, 0)
+    ({'CUDA_VISIBLE_DEVICES': '1'}, {})
+    """
+    given = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    usable = [name.strip() for name in given.split(",") if name.strip()] or [str(card) for card in range(cards)]
+    return {"CUDA_VISIBLE_DEVICES": usable[number % len(usable)]} if cards else {}
