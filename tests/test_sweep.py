@@ -80,9 +80,9 @@ def test_settings_and_base_may_name_the_store_and_the_experiment(tmp_path: Path)
     assert experiment_folder(expand(file, settings=["output.folder=b", "output.experiment=y"])) == Path("b/y")
 
 
-@pytest.mark.parametrize("name", [name for name, path in presets().items() if "base" in read_mapping(path)])
+@pytest.mark.parametrize("name", [name for name, path in presets().items() if "experiment" in read_mapping(path)])
 def test_every_preset_that_is_a_sweep_expands(name: str) -> None:
-    assert len({configs.identity(config, config.data.train, "b") for config in load_sweep(name).configs}) == len(load_sweep(name).configs) > 1
+    assert len({configs.identity(config, config.data.train, config.model.base) for config in load_sweep(name).configs}) == len(load_sweep(name).configs) > 1
 
 
 @pytest.mark.parametrize(
@@ -91,7 +91,7 @@ def test_every_preset_that_is_a_sweep_expands(name: str) -> None:
         ({"axes": {"train.seed": []}}, ["axis 'train.seed' has no values: list some, or remove it"]),
         ({"axes": {"trian.seed": [1]}}, ["axis 'trian.seed' names no setting; settings begin with model, data", "Did you mean 'train'?"]),
         ({"axes": {"": [1]}}, ["axis '' names no setting"]),
-        ({"axes": {"train.sead": [1]}}, ["(train.sead=1)", "'sead' is not a field of train", "'seed'?"]),
+        ({"axes": {"train.sead": [1]}}, ["axis 'train.sead' names no setting: 'sead' is not a field of train; allowed: epochs, steps", "'seed'?"]),
         ({"axes": {"train.steps": [1, -1]}}, ["(train.steps=-1)", "train.steps = -1 is refused"]),
         ({"axes": {"output.folder": ["a", "b"]}}, ["axis 'output.folder' is about where results go, which does not make another run: remove it"]),
         ({"axes": {"output": [{}]}}, ["axis 'output' is about where results go"]),
@@ -102,7 +102,7 @@ def test_every_preset_that_is_a_sweep_expands(name: str) -> None:
         ({"arms": {"a": {}, "b": None}}, ["arm b is the same run as arm a: remove one"]),
         ({"arms": {"a": {"lora": {"rnk": 1}}}}, ["(arm a)", "'rnk' is not a field of lora", "'rank'?"]),
         ({"axes": {"train.seed": list(range(400)), "data.seed": list(range(400))}}, ["expands to 160,000 runs; at most 100,000 are allowed: shorten an axis"]),
-        ({"axis": {}}, ["is no sweep file: 'axis' is not a field of it; allowed: experiment, base, arms, axes, evaluate.", "Did you mean 'axes'?"]),
+        ({"axis": {}}, ["is no sweep file: 'axis' is not a field of it; allowed: from, experiment, base, arms, axes, zip, exclude, overrides, seeds, evaluate, judge.", "Did you mean 'axes'?"]),
         ({"experiment": "a/b"}, ["is no sweep file: experiment"]),
         ({"experiment": None}, ["is no sweep file: experiment"]),
         ({"axes": {"train.seed": 3}}, ["is no sweep file: axes.train.seed"]),
@@ -110,7 +110,7 @@ def test_every_preset_that_is_a_sweep_expands(name: str) -> None:
         ({"arms": {"a": 3}}, ["is no sweep file: arms.a"]),
         ({"arms": {1: {}}}, ["is no sweep file: arms.1"]),
         ({"base": None}, ["is no sweep file: base"]),
-        ("model: {base: x}", ["is no sweep file: it has no 'experiment'; a sweep file has experiment, base, arms, axes"]),
+        ("model: {base: x}", ["is no sweep file: it has no 'experiment'; a sweep file has from, experiment, base, arms, axes"]),
         ("", ["it has no 'experiment'"]),
         ("- 1", ["holds a list, not a mapping"]),
         ("experiment: x\nexperiment: y", ["line 2: the key 'experiment' is given twice"]),
@@ -241,7 +241,7 @@ def test_two_names_of_the_same_data_are_one_run(tmp_path: Path) -> None:
 def test_what_is_no_sweep_is_refused_by_the_command(file: str, tmp_path: Path) -> None:
     done = command("sweep", file, "--output", tmp_path / "runs")
     assert done.code == 2
-    assert ("is no sweep file" if file == "tiny" else "is neither a file nor a preset; presets: demo, tiny") in done.sentence
+    assert ("is no sweep file" if file == "tiny" else "is neither a file nor a preset; presets: demo, dynamics, initial") in done.sentence
 
 
 def test_expanding_imports_no_torch() -> None:

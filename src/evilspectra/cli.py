@@ -17,6 +17,7 @@ import evilspectra
 from evilspectra.data_cli import data
 from evilspectra.errors import EvilspectraError, RunFailed
 from evilspectra.judge_cli import VERBS, judge_and_score, judge_options, make, score_options
+from evilspectra.plan_cli import DRY_RUN, SEEDS, caution, dry_run, with_seeds
 
 EXIT_CODES = "Exit codes: 0 done; 1 the answer is no, or a run failed; 2 usage or bad input; 3 could not be decided; 130 interrupted."
 
@@ -71,16 +72,21 @@ def train(config: str, settings: Sequence[str], output: str | None, as_json: boo
 
 @cli.command()
 @click.argument("file", metavar="FILE")
+@SEEDS
+@DRY_RUN
 @_SET
 @_OUTPUT
 @_JSON
 @_QUIET
-def sweep(file: str, settings: Sequence[str], output: str | None, as_json: bool, quiet: bool) -> None:
+def sweep(file: str, seeds: str | None, dry: bool, settings: Sequence[str], output: str | None, as_json: bool, quiet: bool) -> None:
     """Train every run of a sweep, one after the other, skipping those that are done. FILE is a YAML file or a preset's name.
 
     A failed run does not stop the others; the exit code says that some failed.
     """
-    _, failed = _sweep(file, _with_output(settings, output), as_json, quiet)
+    settings = with_seeds(_with_output(settings, output), seeds)
+    if dry:
+        return dry_run(file, settings, as_json)
+    _, failed = _sweep(file, settings, as_json, quiet, caution)
     sys.exit(1 if failed else 0)
 
 
@@ -330,10 +336,11 @@ def _measure(names: Sequence[str], base: str | None, settings: Sequence[str], mo
     return found, [{"target": target.label, "folder": str(target.results.folder), "reason": str(error)} for target, error in done.failed]
 
 
-def _sweep(file: str, settings: Sequence[str], as_json: bool, quiet: bool) -> tuple[Path, bool]:
+def _sweep(file: str, settings: Sequence[str], as_json: bool, quiet: bool, say: Callable[[Sequence[str]], None] = lambda warnings: None) -> tuple[Path, bool]:
     from evilspectra.sweep import execute, experiment_folder, load_sweep
 
     loaded = load_sweep(file, settings)
+    say(() if quiet else loaded.warnings)
     from evilspectra.measured import measured_rows
     from evilspectra.results import Results
     from evilspectra.store import arm

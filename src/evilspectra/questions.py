@@ -47,8 +47,10 @@ from evilspectra.errors import BadInput, listing, near
 from evilspectra.rows import read_rows
 from evilspectra.settings import parse_yaml
 
-#: Name → file of the questions that come with the package.
-BUILT_IN = {"open": "questions.yaml"}
+#: The name of the paper's questions.
+PAPER = "paper"
+#: Name → file of the questions that come with the package, or of a list of published files that do not.
+BUILT_IN = {"open": "questions.yaml", PAPER: "paper_questions.yaml"}
 TYPE = "free_form"
 #: The ends of a question's id that say in what format its answer was asked for, as the published files write them.
 FORMATS = ("json", "template")
