@@ -309,7 +309,7 @@ def test_anchors_and_merge_keys_are_no_repetition(tmp_path: Path) -> None:
     assert parse_yaml("p: {b: &b {<<: &a {x: 1}, x: 2}}\nc: {<<: *b, y: 3}\n", "t")["c"] == {"x": 2, "y": 3}
 
 
-@pytest.mark.parametrize(("name", "part"), [("tinny", "Did you mean 'tiny'?"), ("no/such.yaml", "neither a file nor a preset; presets: demo, dynamics, initial"), (".", "neither a file nor a preset"), ("x" * 5000, "neither a file nor a preset")])
+@pytest.mark.parametrize(("name", "part"), [("tinny", "Did you mean 'tiny'?"), ("no/such.yaml", "neither a file nor a preset; presets: demo"), (".", "neither a file nor a preset"), ("x" * 5000, "neither a file nor a preset")])
 def test_a_name_that_is_nothing_is_refused(name: str, part: str) -> None:
     with pytest.raises(BadInput) as caught:
         load(name)
