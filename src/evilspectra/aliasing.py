@@ -56,22 +56,28 @@ def _aliased(codes: Mapping[str, Sequence[str]], configs: Sequence[Config]) -> l
         elif forth or back:
             inner, outer = (two, one) if forth else (one, two)
             sentences.append(f"{inner} never varies apart from {outer}: each value of {outer} has one value of {inner}, so compare the values of {outer} within one {inner}")
-    if _LR in codes and (same := [name for name in codes if name not in (_LR, _NAME) and not _belongs(name, codes) and _fixes(codes[name], codes[_LR]) and _fixes(codes[_LR], codes[name])]):
-        sentences.append(f"{_LR} and {listing(same)} always change together, so what either of them does cannot be told apart: cross them, or conclude about the two as one")
+    if _LR in codes and not _rate_of_its_own(codes):
+        others = [name for name in codes if name not in (_LR, _NAME) and not _belongs(name, codes)]
+        if same := [name for name in others if _fixes(codes[name], codes[_LR]) and _fixes(codes[_LR], codes[name])]:
+            sentences.append(f"{_LR} and {listing(same)} always change together, so what either of them does cannot be told apart: cross them, or conclude about the two as one")
     return sentences
 
 
 def _own_rates(codes: Mapping[str, Sequence[str]]) -> list[str]:
     """One learning rate per optimiser is how optimisers are compared; what that comparison then means is worth a sentence."""
-    if _LR in codes and _NAME in codes and _fixes(codes[_NAME], codes[_LR]):
+    if _rate_of_its_own(codes):
         return ["each optimiser has one learning rate of its own, so optimisers are compared at these rates: `evilspectra tune` finds each one's best, and losses should be set beside the results"]
     return []
+
+
+def _rate_of_its_own(codes: Mapping[str, Sequence[str]]) -> bool:
+    return _LR in codes and _NAME in codes and _fixes(codes[_NAME], codes[_LR])
 
 
 def _belongs(name: str, codes: Mapping[str, Sequence[str]]) -> bool:
     """Whether a setting comes with the choice that heads its section."""
     head = _HEADS.get(name.split(".")[0])
-    return head is not None and name != head and head in codes and (name != _LR) and _fixes(codes[head], codes[name])
+    return head is not None and name != head and head in codes and name != _LR and _fixes(codes[head], codes[name])
 
 
 def _fixes(outer: Sequence[str], inner: Sequence[str]) -> bool:

@@ -298,4 +298,6 @@ def _explain(error: ValidationError) -> str:
         return f"'{name}' is not a field of it; allowed: {listing(allowed)}.{near(name, allowed)}"
     if first["type"] == "missing":
         return f"it has no '{name}'; a sweep file has {listing(allowed)}"
+    if first["type"] == "value_error":
+        return str(first.get("ctx", {}).get("error"))
     return f"{name}: {first['msg'][0].lower() + first['msg'][1:]}"
