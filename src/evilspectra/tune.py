@@ -21,8 +21,8 @@ from typing import Any
 import numpy as np
 import yaml
 
-from evilspectra.config import OPTIMIZERS, Config, OutputConfig, build_section
-from evilspectra.errors import BadInput, EvilspectraError, Interrupted, RunFailed, first_line, listing, near
+from evilspectra.config import Config, OutputConfig, build_section
+from evilspectra.errors import BadInput, Interrupted, RunFailed, first_line, listing, near
 from evilspectra.grid import check_path
 from evilspectra.locate import locate
 from evilspectra.settings import flat
@@ -118,8 +118,8 @@ def tune(found: Sequence[Task], trials: int, *, seed: int = 0, quiet: bool = Tru
     """
     if find_spec("optuna") is None:
         raise BadInput("tuning needs the package optuna, which is not installed: pip install 'evilspectra[tune]'")
-    for config in dict.fromkeys(config.model_copy(update={"optimizer": OPTIMIZERS["adamw"]()}).model_dump_json() for task in found for config in task.configs):
-        locate(Config.model_validate_json(config))
+    for config in (config for task in found for config in task.configs):
+        locate(config)
     return [_search(task, trials, seed, functools.partial(_attempt, task, quiet, note)) for task in found]
 
 
@@ -207,13 +207,7 @@ def overrides(found: Sequence[Tuned]) -> list[dict[str, Any]]:
 
 
 def write_tuned(found: Sequence[Tuned], name: str, path: Path, said: str) -> None:
-    """A sweep file that begins from `name`, a file or a preset, and has the best rates. `said`: how they were found, for its first line.
-
-    Raises:
-        EvilspectraError: every trial failed, so there is nothing to write.
-    """
-    if not overrides(found):
-        raise EvilspectraError(f"no learning rate can be chosen: {found[0].warning}")
+    """A sweep file that begins from `name`, a file or a preset, and has the best rates. `said`: how they were found, for its first line."""
     first = os.path.relpath(name, path.parent) if os.path.isfile(name) else name
     lines = [f"# {said}"]
     for one in found:

@@ -62,13 +62,15 @@ def tune(
     found = search(asked, trials, seed=seed, quiet=True, note=(lambda text: None) if quiet else lambda text: click.echo(text, err=True))
     place = asked[0].configs[0].output
     path = out or Path(place.folder).expanduser() / place.experiment / "tuned.yaml"
-    if any(one.lr is not None for one in found):
+    written = any(one.lr is not None for one in found)
+    if written:
         write_tuned(found, file, path, f"Learning rates chosen by held-out loss: evilspectra tune {file}, {trials} trials each, seed {seed}. Train with: evilspectra sweep {path.name}")
     if as_json:
-        click.echo(json.dumps({"file": str(path), "tuned": [asdict(one) for one in found]}, indent=2, ensure_ascii=False))
+        click.echo(json.dumps({"file": str(path) if written else None, "tuned": [asdict(one) for one in found]}, indent=2, ensure_ascii=False))
     else:
         _print(found)
-        click.echo(f"written to {path}: `evilspectra sweep {path}` trains at these rates")
+        if written:
+            click.echo(f"written to {path}: `evilspectra sweep {path}` trains at these rates")
     for one in found:
         if one.warning:
             click.echo(f"note: {one.warning}", err=True)
