@@ -190,7 +190,7 @@ def test_a_run_whose_worker_dies_is_begun_three_times_and_then_failed(tmp_path: 
 def test_only_the_runs_that_are_meant(tmp_path: Path) -> None:
     loaded = load_sweep(str(write_sweep(tmp_path, 2, {"train.seed": [0, 1]})))
     executor = Mortal(0)
-    from evilspectra.whereabouts import locate
+    from evilspectra.locate import locate
 
     outcomes = execute(loaded, executor, quiet=True, only={locate(loaded.configs[1])[0].name})
     assert executor.asked == [1]

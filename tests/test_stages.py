@@ -24,10 +24,10 @@ from evilspectra.errors import Undecided
 from evilspectra.execution import Outcome, execute, ledger_of
 from evilspectra.judging.settings import Judging, judge_settings
 from evilspectra.ledger import Event, Ledger, Writer, ledgers
+from evilspectra.locate import locate
 from evilspectra.standing import of_store, of_sweep
 from evilspectra.store import RunFolder
 from evilspectra.sweep import Sweep, load_sweep
-from evilspectra.whereabouts import locate
 
 #: Two paraphrases twice and one once, about the base and about an adapter, under two metrics.
 PER_RUN, OF_BASE = 10, 10
@@ -310,7 +310,7 @@ def test_retry_leaves_queued_runs_alone(tmp_path: Path) -> None:
         (["sweep.yaml", "--gpus-per-run", "0.5", "--executor", "slurm"], "--gpus-per-run 0.5 is refused: Slurm gives whole cards; Ray can share one"),
         (["sweep.yaml", "--gpus-per-run", "1.5", "--executor", "ray"], "--gpus-per-run 1.5 is refused"),
         (["status", "."], "holds no run and no sweep"),
-        (["status", ".", "--set", "train.steps=3"], "is a folder, which takes no --set"),
+        (["status", ".", "--set", "train.steps=3"], "is a folder, which takes no --set, --seeds or --output"),
     ],
 )
 def test_mistakes_are_refused_in_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], told: str) -> None:

@@ -18,6 +18,7 @@ from evilspectra.data_cli import data
 from evilspectra.errors import EvilspectraError, RunFailed
 from evilspectra.judge_cli import VERBS, judge_and_score, judge_options, make, score_options
 from evilspectra.sweep_cli import run_sweep, sweep, with_output
+from evilspectra.tune_cli import tune
 
 EXIT_CODES = "Exit codes: 0 done; 1 the answer is no, or a run failed; 2 usage or bad input; 3 could not be decided; 130 interrupted."
 
@@ -50,10 +51,10 @@ def train(config: str, settings: Sequence[str], output: str | None, as_json: boo
     from evilspectra.config import load
 
     loaded = load(config, with_output(settings, output))
+    from evilspectra.locate import locate
     from evilspectra.summary import summarise
     from evilspectra.table import print_summaries
     from evilspectra.train import train as run_training
-    from evilspectra.whereabouts import locate
 
     try:
         run = run_training(loaded, quiet)
@@ -294,6 +295,7 @@ def config_show(name: str | None, settings: Sequence[str]) -> None:
 
 cli.add_command(data)
 cli.add_command(sweep)
+cli.add_command(tune)
 
 
 def _measure(names: Sequence[str], base: str | None, settings: Sequence[str], model_settings: Sequence[str], output: str, quiet: bool) -> tuple[list[Any], list[dict[str, str]]]:

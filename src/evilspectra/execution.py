@@ -23,13 +23,13 @@ from evilspectra.judging.beside import Beside, Verdict
 from evilspectra.judging.build import make_judge
 from evilspectra.judging.places import place_of
 from evilspectra.ledger import Event, Ledger, Planned, Stage, Writer
+from evilspectra.locate import locate
 from evilspectra.probe import probes
 from evilspectra.questions import read_questions
 from evilspectra.results import Results
 from evilspectra.stages import Report, Task
 from evilspectra.store import RunFolder, Status, arm
 from evilspectra.sweep import Sweep, experiment_folder
-from evilspectra.whereabouts import locate
 
 #: How often a run is begun whose workers end without a word.
 ATTEMPTS = 3

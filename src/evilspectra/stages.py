@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING
 from evilspectra.base import CACHE_VARIABLE
 from evilspectra.config import Config, Evaluation
 from evilspectra.errors import EvilspectraError, Interrupted, InUse, first_line
+from evilspectra.locate import locate
 from evilspectra.results import Instrument
 from evilspectra.store import Status
 from evilspectra.targets import run_target
-from evilspectra.whereabouts import locate
 
 if TYPE_CHECKING:
     from evilspectra.loaded import Loaded

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from evilspectra.errors import BadInput, Undecided
+from evilspectra.plan_cli import DRY_RUN, SEEDS, caution, dry_run, with_seeds
 
 if TYPE_CHECKING:
     from evilspectra.executors import Executor
@@ -71,18 +72,23 @@ def sweep() -> None:
 
 @sweep.command("run")
 @click.argument("file", metavar="FILE")
+@SEEDS
+@DRY_RUN
 @executor_options
 @_SET
 @_OUTPUT
 @_JSON
 @_QUIET
-def run_verb(file: str, settings: Sequence[str], output: str | None, as_json: bool, quiet: bool, **options: Any) -> None:
+def run_verb(file: str, seeds: str | None, dry: bool, settings: Sequence[str], output: str | None, as_json: bool, quiet: bool, **options: Any) -> None:
     """Carry out a sweep; `sweep FILE` for short. FILE is a YAML file or a preset's name.
 
     A failed run does not stop the others; the exit code says that some failed, or, with 3, that all is well but verdicts are missing. Run again, it does
     what is not done, what failed included, and nothing else.
     """
-    _, failed = run_sweep(file, with_output(settings, output), as_json, quiet, options)
+    given = with_seeds(with_output(settings, output), seeds)
+    if dry:
+        return dry_run(file, given, as_json)
+    _, failed = run_sweep(file, given, as_json, quiet, options, say=caution)
     sys.exit(1 if failed else 0)
 
 
@@ -90,12 +96,13 @@ def run_verb(file: str, settings: Sequence[str], output: str | None, as_json: bo
 @click.argument("file", metavar="FILE")
 @click.option("--failed", is_flag=True, help="Runs of which a stage failed.")
 @click.option("--interrupted", is_flag=True, help="Runs that were interrupted.")
+@SEEDS
 @executor_options
 @_SET
 @_OUTPUT
 @_JSON
 @_QUIET
-def retry(file: str, failed: bool, interrupted: bool, settings: Sequence[str], output: str | None, as_json: bool, quiet: bool, **options: Any) -> None:
+def retry(file: str, failed: bool, interrupted: bool, seeds: str | None, settings: Sequence[str], output: str | None, as_json: bool, quiet: bool, **options: Any) -> None:
     """Carry out those runs of a sweep alone that failed, or were interrupted: `sweep retry FILE --failed`.
 
     They go on from their last saved state, and stages that are done are not repeated. What is queued stays queued.
@@ -104,7 +111,7 @@ def retry(file: str, failed: bool, interrupted: bool, settings: Sequence[str], o
 
     if not failed and not interrupted:
         raise click.UsageError("say which runs to try again: --failed, --interrupted, or both.")
-    given = with_output(settings, output)
+    given = with_seeds(with_output(settings, output), seeds)
     wanted = {*(["failed"] if failed else []), *(["interrupted"] if interrupted else [])}
     names = {one.run for one in of_sweep(_ledger(_loaded(file, given))) if wanted & set(one.stages.values())}
     if not names:
@@ -118,10 +125,11 @@ def retry(file: str, failed: bool, interrupted: bool, settings: Sequence[str], o
 @click.argument("name", metavar="[STORE_OR_FILE]", default="runs")
 @click.option("--watch", is_flag=True, help="Show it again and again, until nothing is queued or running; ^C ends it.")
 @click.option("--all", "every", is_flag=True, help="List every run, however many there are.")
+@SEEDS
 @_SET
 @_OUTPUT
 @_JSON
-def status(name: str, watch: bool, every: bool, settings: Sequence[str], output: str | None, as_json: bool) -> None:
+def status(name: str, watch: bool, every: bool, seeds: str | None, settings: Sequence[str], output: str | None, as_json: bool) -> None:
     """Show how runs stand: queued, running, done, failed or interrupted, stage by stage, and why.
 
     STORE_OR_FILE is a store of runs or an experiment in it (default: runs), or a sweep file or preset, of which runs that are not begun are shown too. This
@@ -129,10 +137,10 @@ def status(name: str, watch: bool, every: bool, settings: Sequence[str], output:
     """
     from evilspectra.standing import counts, of_store, of_sweep
 
-    given = with_output(settings, output)
+    given = with_seeds(with_output(settings, output), seeds)
     if Path(name).is_dir():
         if given:
-            raise BadInput(f"{name} is a folder, which takes no --set and no --output: leave them out, or name the sweep file")
+            raise BadInput(f"{name} is a folder, which takes no --set, --seeds or --output: leave them out, or name the sweep file")
 
         def look() -> list[Standing]:
             return of_store(Path(name))
@@ -156,13 +164,22 @@ def status(name: str, watch: bool, every: bool, settings: Sequence[str], output:
 # --- what the verbs share ---------------------------------------------------------------------------------------------
 
 
-def run_sweep(file: str, settings: Sequence[str], as_json: bool, quiet: bool, options: dict[str, Any] | None = None, only: Collection[str] | None = None) -> tuple[Path, bool]:
-    """Carries out a sweep and prints what came of it: its experiment's folder, and whether a run failed.
+def run_sweep(
+    file: str,
+    settings: Sequence[str],
+    as_json: bool,
+    quiet: bool,
+    options: dict[str, Any] | None = None,
+    only: Collection[str] | None = None,
+    say: Callable[[Sequence[str]], None] = lambda warnings: None,
+) -> tuple[Path, bool]:
+    """Carries out a sweep and prints what came of it: its experiment's folder, and whether a run failed. `say`: told what the file's warnings are.
 
     Raises:
         Undecided: all is trained and measured, and verdicts are missing.
     """
     loaded = _loaded(file, settings)
+    say(() if quiet else loaded.warnings)
     from evilspectra.execution import execute
     from evilspectra.measured import measured_rows
     from evilspectra.results import Results
@@ -210,7 +227,7 @@ def _loaded(file: str, settings: Sequence[str]) -> Sweep:
 
 def _ledger(loaded: Sweep) -> Any:
     from evilspectra.execution import ledger_of
-    from evilspectra.whereabouts import locate
+    from evilspectra.locate import locate
 
     return ledger_of(loaded, [locate(config)[0] for config in loaded.configs])
 

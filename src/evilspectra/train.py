@@ -13,6 +13,7 @@ from evilspectra.data import Batches, prepare
 from evilspectra.device import memory_advice, set_up_process
 from evilspectra.errors import EvilspectraError, Interrupted
 from evilspectra.loaded import Loaded, own_attention, take_off
+from evilspectra.locate import locate
 from evilspectra.model import attach, context_length, load_base, save_activations_sparsely
 from evilspectra.optim.extra import require
 from evilspectra.packing import use_packed_attention
@@ -20,7 +21,6 @@ from evilspectra.progress import watching
 from evilspectra.provenance import provenance
 from evilspectra.stopping import stop_signals
 from evilspectra.store import RunFolder
-from evilspectra.whereabouts import locate
 from evilspectra.work import Work
 
 

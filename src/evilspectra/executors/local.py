@@ -16,10 +16,10 @@ from evilspectra.base import Base
 from evilspectra.config import ModelConfig
 from evilspectra.errors import Interrupted
 from evilspectra.executors.worker import serve
+from evilspectra.locate import locate
 from evilspectra.stages import Report, Task, carry_out
 from evilspectra.stopping import stop_signals
 from evilspectra.store import Status
-from evilspectra.whereabouts import locate
 
 #: Bytes that a worker takes beside the base: Python, torch, activations of a small batch.
 _OVERHEAD = 1 << 30
