@@ -25,6 +25,9 @@ RETRIES = 3
 #: Seconds between looks at a request to stop.
 _LOOK = 0.5
 
+#: Without it Ray takes 127.0.0.1 for the machine's address in its network, listens there, and finds no cluster that listens on 127.0.0.1. Read on import.
+_LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+
 #: The base that this process of Ray's has.
 _kept: list[Loaded] = []
 
@@ -70,8 +73,9 @@ class OnRay:
         Raises:
             BadInput: it is not installed, or there is no cluster at the address.
         """
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+        if self.address is None or self.address.startswith(("127.", "localhost")):
+            os.environ.update(_LOOPBACK)
         try:
             import ray
         except ImportError:
