@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -50,7 +51,7 @@ class OnRay:
         return f"on the Ray cluster {self.address}" if self.address else "on a Ray cluster of this machine"
 
     def run(self, tasks: Sequence[Task], started: Callable[[Task], object]) -> Iterator[Report]:
-        with self._connected() as ray:
+        with self._connected(max(task.config.train.threads for task in tasks)) as ray:
             waiting, under_way = list(tasks), dict[Any, Task]()
             try:
                 while waiting or under_way:
@@ -67,11 +68,11 @@ class OnRay:
                 raise Interrupted("interrupted; what was under way is saved, run the same command again to go on") from None
 
     @contextmanager
-    def _connected(self) -> Iterator[Any]:
-        """Ray, connected to the cluster.
+    def _connected(self, threads: int) -> Iterator[Any]:
+        """Ray, connected to the cluster; one of its own has room for a run of so many threads at least.
 
         Raises:
-            BadInput: it is not installed, or there is no cluster at the address.
+            BadInput: it is not installed, there is no cluster at the address, or a cluster of its own has not the cards that a run is to get.
         """
         os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
         if self.address is None or self.address.startswith(("127.", "localhost")):
@@ -83,13 +84,17 @@ class OnRay:
         if ray.is_initialized():  # the caller's own connection, which stays the caller's
             yield ray
             return
-        here: dict[str, Any] = {"address": self.address} if self.address else {"address": "local", "_node_ip_address": "127.0.0.1", "include_dashboard": False}
+        own = {"address": "local", "_node_ip_address": "127.0.0.1", "include_dashboard": False, "num_cpus": max(threads, os.cpu_count() or 1)}
+        here: dict[str, Any] = {"address": self.address} if self.address else own
         try:
             ray.init(**here, log_to_driver=not self.quiet, logging_level=logging.ERROR)
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise BadInput(f"there is no Ray cluster at {self.address or '127.0.0.1'} ({first_line(error)}): name the address that `ray start --head` printed, or leave --address out") from None
         try:
-            yield ray
+            with redirect_stdout(sys.stderr):  # Ray tells of lost nodes on standard output, where only results belong
+                if self.address is None and self.cards > (cards := ray.cluster_resources().get("GPU", 0)):
+                    raise BadInput(f"--gpus-per-run {self.cards:g} is more than this machine has ({cards:g}): lower it, or name a cluster with --address")
+                yield ray
         finally:
             ray.shutdown()
 
