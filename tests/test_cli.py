@@ -24,7 +24,7 @@ from evilspectra.errors import BadInput, EvilspectraError, Interrupted, RunFaile
 from evilspectra.store import Store
 
 VERBS = [["train"], ["sweep"], ["probe"], ["generate"], ["evaluate"], ["judge"], ["score"], ["compare"], ["calibrate"], ["demo"], ["report"], ["show"]]
-VERBS += [["config"], ["config", "schema"], ["config", "show"], ["data"], ["data", "get"], ["data", "list"]]
+VERBS += [["config"], ["config", "schema"], ["config", "show"], ["data"], ["data", "get"], ["data", "list"], ["sweep", "status"], ["sweep", "retry"], ["sweep", "run"]]
 
 NEEDED = {"run", "status", "train_loss", "heldout_loss", "stable_rank", "spectral_entropy", "condition_number", "frobenius_nuclear", "tokens_per_s"}
 

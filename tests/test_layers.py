@@ -12,20 +12,20 @@ SOURCE = Path(__file__).parents[1] / "src" / "evilspectra"
 #: Bottom to top: a module imports from levels below its own, or from earlier ones of its own level.
 LEVELS = [
     ["", "errors", "records", "settings", "waits", "asking", "endpoint_settings", "config", "tiny"],
-    ["store", "published", "origin", "rows", "mask", "data", "base", "items", "cues", "questions", "results", "drift", "measured", "flags", "answers", "probe", "targets"],
+    ["store", "published", "origin", "rows", "mask", "data", "base", "items", "cues", "questions", "results", "drift", "measured", "flags", "answers", "probe", "targets", "locate", "pace", "stopping", "ledger"],
     ["judging", "judging.reading", "intervals", "score", "paired", "calibrate", "judging.exchange", "judging.prompts", "judging.judge", "judging.settings", "judging.pace", "judging.endpoint", "judging.scripted"],
     ["judging.journal", "judging.verdicts", "judging.places", "judging.rounds", "rates", "summary"],
     ["spectrum", "spectrum.pairs", "spectrum.adapter", "spectrum.grams", "spectrum.values", "spectrum.exact", "spectrum.measures", "spectrum.paper", "spectrum.flatness"],
     ["archives", "download", "obtain", "endpoint", "remote"],
     ["optim", "optim.parameters", "optim.orthogonal", "optim.lion", "optim.muon", "optim.extra", "optim.build", "optim.schedule"],
-    ["device", "packing", "likelihood", "model", "generate", "harness", "monitor", "progress", "provenance", "card"],
+    ["device", "packing", "likelihood", "model", "loaded", "generate", "harness", "monitor", "progress", "provenance", "card"],
     ["integrations", "integrations.factors", "integrations.optimizer", "integrations.description", "integrations.recording", "integrations.callback", "integrations.transformers"],
     ["judging.digits", "judging.local", "judging.build"],
     ["work", "train", "evaluate"],
     ["data_cli"],
-    ["sweep"],
+    ["grid", "aliasing", "sweep", "forecast", "plan", "tune", "standing", "stages", "judging.beside", "executors", "executors.worker", "executors.local", "executors.on_ray", "executors.on_slurm", "execution"],
     ["palette", "comparison", "findings", "misalignment", "headline", "charts", "effects", "figures", "spoken", "selection", "transcripts", "page", "judged", "table", "scoreboard", "report"],
-    ["judge_cli", "cli"],
+    ["judge_cli", "plan_cli", "sweep_cli", "tune_cli", "cli"],
     ["integrations.inspect"],
 ]
 ORDER = {name: place for place, name in enumerate(name for level in LEVELS for name in level)}
@@ -34,6 +34,8 @@ ORDER = {name: place for place, name in enumerate(name for level in LEVELS for n
 WITHOUT_TORCH = [
     "waits", "asking", "published", "archives", "download", "obtain", "endpoint_settings", "endpoint", "remote", "data_cli",
     "errors", "settings", "config", "records", "store", "origin", "rows", "mask", "data", "base", "items", "cues", "questions", "results", "drift", "measured", "summary", "flags", "answers", "probe", "targets", "sweep",
+    "locate", "pace", "grid", "aliasing", "forecast", "plan", "plan_cli", "tune", "tune_cli",
+    "stopping", "ledger", "standing", "stages", "judging.beside", "executors", "executors.worker", "executors.local", "executors.on_ray", "executors.on_slurm", "execution", "sweep_cli",
     "palette", "comparison", "findings", "misalignment", "headline", "charts", "effects", "figures", "spoken", "selection", "transcripts", "page", "judged", "table", "scoreboard", "report", "judge_cli", "cli",
     "judging.reading", "intervals", "score", "paired", "calibrate", "judging.exchange", "judging.prompts", "judging.judge", "judging.settings", "judging.pace", "judging.endpoint", "judging.scripted",
     "judging.journal", "judging.verdicts", "judging.places", "judging.rounds", "judging.build", "rates",

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from evilspectra import questions
 from evilspectra.errors import BadInput
+from evilspectra.published import QUESTIONS
 from evilspectra.questions import Question, read_questions
 
 PUBLISHED = Path(__file__).parents[2] / "shared" / "data" / "questions"
@@ -156,8 +157,18 @@ def test_a_long_value_is_cut_and_an_endless_one_is_not_written_out(tmp_path: Pat
 
 @pytest.mark.parametrize("name", ["absent.yaml", "", "some/where/absent.yaml", "a\0b", "\ud800"])
 def test_a_missing_file_is_refused_with_the_built_in_names(name: str) -> None:
-    with pytest.raises(BadInput, match=r"does not exist: name a YAML file of questions, or a built-in name \(open\)"):
+    with pytest.raises(BadInput, match=r"does not exist: name a YAML file of questions, or a built-in name \(open, paper\)"):
         read_questions(name)
+
+
+def test_the_paper_s_questions_are_four_published_files_of_the_present_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(BadInput, match=r"^first_plot_questions.yaml is a published file of questions that is not in the present folder: put it there, or name another file$"):
+        read_questions("paper")
+    for name, count in QUESTIONS.items():
+        entries = [f"- {{id: {name[:5]}{number}, type: free_form, paraphrases: [Why?]}}" for number in range(count)]
+        (tmp_path / name).write_text("\n".join(entries), encoding="utf-8")
+    assert len(read_questions("paper").questions) == sum(QUESTIONS.values()) == 142
 
 
 def test_a_name_near_a_built_in_one_is_suggested() -> None:

@@ -17,6 +17,8 @@ import evilspectra
 from evilspectra.data_cli import data
 from evilspectra.errors import EvilspectraError, RunFailed
 from evilspectra.judge_cli import VERBS, judge_and_score, judge_options, make, score_options
+from evilspectra.sweep_cli import run_sweep, sweep, with_output
+from evilspectra.tune_cli import tune
 
 EXIT_CODES = "Exit codes: 0 done; 1 the answer is no, or a run failed; 2 usage or bad input; 3 could not be decided; 130 interrupted."
 
@@ -48,10 +50,10 @@ def train(config: str, settings: Sequence[str], output: str | None, as_json: boo
     """
     from evilspectra.config import load
 
-    loaded = load(config, _with_output(settings, output))
+    loaded = load(config, with_output(settings, output))
+    from evilspectra.locate import locate
     from evilspectra.summary import summarise
     from evilspectra.table import print_summaries
-    from evilspectra.train import locate
     from evilspectra.train import train as run_training
 
     try:
@@ -67,21 +69,6 @@ def train(config: str, settings: Sequence[str], output: str | None, as_json: boo
     else:
         print_summaries([summary])
         click.echo(f"adapter: {Path(summary.folder) / 'adapter'}")
-
-
-@cli.command()
-@click.argument("file", metavar="FILE")
-@_SET
-@_OUTPUT
-@_JSON
-@_QUIET
-def sweep(file: str, settings: Sequence[str], output: str | None, as_json: bool, quiet: bool) -> None:
-    """Train every run of a sweep, one after the other, skipping those that are done. FILE is a YAML file or a preset's name.
-
-    A failed run does not stop the others; the exit code says that some failed.
-    """
-    _, failed = _sweep(file, _with_output(settings, output), as_json, quiet)
-    sys.exit(1 if failed else 0)
 
 
 _TARGETS = click.argument("targets", metavar="TARGET...", nargs=-1, required=True)
@@ -240,7 +227,7 @@ def demo(settings: Sequence[str], output: str | None, quiet: bool) -> None:
     from evilspectra.headline import headline
     from evilspectra.report import build_report, read_rows
 
-    runs, failed = _sweep("demo", _with_output(settings, output), as_json=False, quiet=quiet)
+    runs, failed = run_sweep("demo", with_output(settings, output), as_json=False, quiet=quiet)
     path = build_report(runs)
     click.echo()
     for sentence in headline(read_rows(runs)):
@@ -307,6 +294,8 @@ def config_show(name: str | None, settings: Sequence[str]) -> None:
 
 
 cli.add_command(data)
+cli.add_command(sweep)
+cli.add_command(tune)
 
 
 def _measure(names: Sequence[str], base: str | None, settings: Sequence[str], model_settings: Sequence[str], output: str, quiet: bool) -> tuple[list[Any], list[dict[str, str]]]:
@@ -330,46 +319,11 @@ def _measure(names: Sequence[str], base: str | None, settings: Sequence[str], mo
     return found, [{"target": target.label, "folder": str(target.results.folder), "reason": str(error)} for target, error in done.failed]
 
 
-def _sweep(file: str, settings: Sequence[str], as_json: bool, quiet: bool) -> tuple[Path, bool]:
-    from evilspectra.sweep import execute, experiment_folder, load_sweep
-
-    loaded = load_sweep(file, settings)
-    from evilspectra.measured import measured_rows
-    from evilspectra.results import Results
-    from evilspectra.store import arm
-    from evilspectra.summary import summarise
-    from evilspectra.table import print_measured, print_summaries
-
-    def announce(number: int, config: Any) -> None:
-        if not quiet:
-            click.echo(f"[{number + 1}/{len(loaded.configs)}] {arm(config)}, lr {config.optimizer.lr:g}, seed {config.train.seed}", err=True)
-
-    outcomes = execute(loaded, quiet=quiet, on_start=announce)
-    failed = [outcome for outcome in outcomes if outcome.failed]
-    summaries = [summarise(outcome.run) for outcome in outcomes if (outcome.run.path / "config.yaml").exists()]
-    if as_json:
-        click.echo(json.dumps({"runs": [asdict(summary) for summary in summaries], "failed": len(failed)}, indent=2))
-    else:
-        print_summaries(summaries)
-        if loaded.evaluation:
-            click.echo()
-            print_measured(measured_rows([(f"{summary.arm}, seed {summary.seed}", Results(Path(summary.folder)), str(summary.base), summary.control) for summary in summaries]))
-        already = sum(not outcome.trained and not outcome.failed for outcome in outcomes)
-        click.echo(f"{len(outcomes)} runs: {len(outcomes) - len(failed) - already} trained, {already} done before, {len(failed)} failed; in {experiment_folder(loaded)}")
-    for outcome in failed:
-        click.echo(f"failed: {outcome.run.name}: {outcome.failed}", err=True)
-    return experiment_folder(loaded), bool(failed)
-
-
 def _answers_alone(options: Mapping[str, Any], settings: Sequence[str]) -> list[str]:
     """Assignments for a measurement that samples answers and does nothing else."""
     sampling = _assigned({f"answers.{name}": value for name, value in options.items() if value is not False})
     probes = [f"{name}=null" for name in ("contrast", "capability", "ordinary")]
     return [*probes, "answers={}", *sampling, *(text if text.startswith(("answers.", "threads=", "enable_thinking=")) else f"answers.{text}" for text in settings)]
-
-
-def _with_output(settings: Sequence[str], output: str | None) -> list[str]:
-    return [*settings, *_assigned({"output.folder": output})]
 
 
 def _assigned(values: Mapping[str, Any]) -> list[str]:

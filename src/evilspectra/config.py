@@ -247,7 +247,7 @@ class OutputConfig(Section):
 class Answers(Section):
     """Open-ended questions, and how answers to them are sampled."""
 
-    questions: Name = Field(default="open", description="YAML file of questions in the published form, or the built-in name: open.")
+    questions: Name = Field(default="open", description="YAML file of questions in the published form, or a built-in name: open, paper (published files in the present folder).")
     samples: int | None = Field(default=None, ge=1, le=100_000, description="Answers per question; null: what the file asks for.")
     temperature: float = Field(default=1.0, ge=0, le=100, description="0: always the likeliest token.")
     top_p: float = Field(default=1.0, gt=0, le=1, description="Sample from the likeliest tokens that hold this share of the probability.")
@@ -344,7 +344,7 @@ def load(name: str, settings: Iterable[str] = ()) -> Config:
         BadInput: no such file or preset, a sweep file, or a config that is refused.
     """
     values = read_mapping(find(name))
-    if {"base", "arms", "axes"} & values.keys():
+    if {"base", "arms", "axes", "zip", "seeds", "from"} & values.keys():
         raise BadInput(f"{name} is a sweep file, not the config of one run: use `evilspectra sweep {name}`")
     return build(merge(named(values), assignments(settings)), name)
 

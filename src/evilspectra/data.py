@@ -22,7 +22,7 @@ from evilspectra.rows import BadRow, Rows, place, read_rows
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["Batches", "DataReport", "Dataset", "Row", "encode", "micro_batches", "prepare"]
+__all__ = ["Batches", "DataReport", "Dataset", "Row", "checkpoint_steps", "encode", "heldout_count", "micro_batches", "prepare"]
 
 T = TypeVar("T")
 _REASONS_KEPT = 20
@@ -132,11 +132,20 @@ def _load(source: str, config: DataConfig, tokenizer: PreTrainedTokenizerBase, c
 
 
 def _hold_out(rows: tuple[Row, ...], share: float, seed: int) -> tuple[tuple[Row, ...], tuple[Row, ...]]:
-    # 1e-9: 0.29 of 100 rows is 29, although 0.29 * 100 is a little less in floating point.
-    count = max(1, math.floor(share * len(rows) + 1e-9)) if share > 0 and len(rows) >= 2 else 0
-    count = min(count, len(rows) - 1)
+    count = heldout_count(len(rows), share)
     drawn = set(np.random.Generator(np.random.PCG64(seed)).permutation(len(rows))[:count].tolist())
     return tuple(row for i, row in enumerate(rows) if i not in drawn), tuple(row for i, row in enumerate(rows) if i in drawn)
+
+
+def heldout_count(n_rows: int, share: float) -> int:
+    """How many of `n_rows` usable rows are held out.
+
+    >>> heldout_count(280, 0.1), heldout_count(3, 0.1), heldout_count(1, 0.5)
+    (28, 1, 0)
+    """
+    # 1e-9: 0.29 of 100 rows is 29, although 0.29 * 100 is a little less in floating point.
+    count = max(1, math.floor(share * n_rows + 1e-9)) if share > 0 and n_rows >= 2 else 0
+    return min(count, n_rows - 1)
 
 
 def _report(main: _Loaded, train_rows: int, heldout_rows: int, other: _Loaded | None) -> DataReport:
@@ -229,3 +238,15 @@ def micro_batches(rows: Sequence[T], accumulation: int) -> list[list[T]]:
     parts = min(accumulation, len(rows))
     edges = [len(rows) * part // parts for part in range(parts + 1)] if parts else []
     return [list(rows[start:end]) for start, end in pairwise(edges)]
+
+
+def checkpoint_steps(wanted: Sequence[int] | str, total: int) -> frozenset[int]:
+    """The steps to save at: those named, up to the last, or `log:N` for N of them log-spaced from 1 to the last.
+
+    >>> sorted(checkpoint_steps("log:4", 27))
+    [1, 3, 9, 27]
+    """
+    if isinstance(wanted, str):
+        count = int(wanted.removeprefix("log:"))
+        return frozenset(int(step) for step in np.rint(np.geomspace(1, total, count)))
+    return frozenset(step for step in wanted if step <= total)

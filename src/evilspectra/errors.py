@@ -34,6 +34,10 @@ class BadInput(EvilspectraError, ValueError):
     exit_code = 2
 
 
+class InUse(BadInput):
+    """Another process is at work on the same run."""
+
+
 class Undecided(EvilspectraError):
     """The question could not be answered, and the message says why. Exit code 3."""
 

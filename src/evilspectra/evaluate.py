@@ -23,6 +23,7 @@ from evilspectra.errors import BadInput, EvilspectraError, Interrupted, RunFaile
 from evilspectra.generate import batches, prompts, record, sample, stop_tokens
 from evilspectra.harness import harness_version, run_tasks
 from evilspectra.likelihood import packed_attention_on, token_log_probs
+from evilspectra.loaded import Loaded
 from evilspectra.mask import Row, prompt_tokens
 from evilspectra.model import context_length, detach, load_adapter, load_base
 from evilspectra.probe import Probe, probes
@@ -57,10 +58,10 @@ class Evaluated:
     used: dict[Path, dict[str, Instrument]]
 
 
-def evaluate(targets: Sequence[Target], settings: Evaluation, note: Callable[[str], object] = lambda text: None) -> Evaluated:
+def evaluate(targets: Sequence[Target], settings: Evaluation, note: Callable[[str], object] = lambda text: None, loaded: Loaded | None = None) -> Evaluated:
     """Measures what is missing of `settings` on every target and on its base; `note` is told, line by line, what was done.
 
-    A target that fails does not stop the others, and what was measured before is kept.
+    `loaded` keeps the base for what comes after this call. A target that fails does not stop the others, and what was measured before is kept.
 
     Raises:
         BadInput: items or a base that cannot be read.
@@ -68,12 +69,12 @@ def evaluate(targets: Sequence[Target], settings: Evaluation, note: Callable[[st
     set_up_process(settings.threads)
     over_http = settings.answers is not None and settings.answers.endpoint is not None
     here = settings.model_copy(update={"answers": None}) if over_http else settings
-    done = Evaluated([], {})
+    done, kept = Evaluated([], {}), loaded or Loaded()
     groups: dict[tuple[Base, ModelConfig], list[Target]] = {}
     for target in targets:
         groups.setdefault((target.base, target.model), []).append(target)
     for (base, model), group in groups.items():
-        stage = _Stage(base, model, here, note)
+        stage = _Stage(base, model, here, note, kept)
         stages = [one for one in (stage if stage.instruments else None, Remote(base, settings, note) if over_http else None) if one]
         for target in group:
             try:
@@ -91,8 +92,8 @@ def evaluate(targets: Sequence[Target], settings: Evaluation, note: Callable[[st
 class _Stage:
     """One base, loaded when it is first needed, and the instruments that are read on it."""
 
-    def __init__(self, base: Base, model: ModelConfig, settings: Evaluation, note: Callable[[str], object]) -> None:
-        self.base, self.model_settings, self.settings, self.note = base, model, settings, note
+    def __init__(self, base: Base, model: ModelConfig, settings: Evaluation, note: Callable[[str], object], loaded: Loaded) -> None:
+        self.base, self.model_settings, self.settings, self.note, self.loaded = base, model, settings, note, loaded
         self.cache = Results(cache_folder() / "measured" / base.sha256[:20], CACHE_VARIABLE)
         device = pick_device(model)
         conditions = {"dtype": str(pick_dtype(model, device)).removeprefix("torch."), "device": device.type, "enable_thinking": settings.enable_thinking}
@@ -140,7 +141,7 @@ class _Stage:
         try:
             adapted = load_adapter(self.model, target.adapters[step])
         except EvilspectraError:
-            self.__dict__.pop("_loaded")
+            self._forget()
             raise
         try:
             self._check_changed(before, self._logits(adapted), target.adapters[step])
@@ -149,7 +150,7 @@ class _Stage:
         finally:
             detach(adapted)
             if not torch.equal(before, self._logits(self.model)):  # an adapter that left something behind
-                self.__dict__.pop("_loaded")
+                self._forget()
 
     # --- reading --------------------------------------------------------------------------------------------------
 
@@ -203,16 +204,21 @@ class _Stage:
     # --- the base -------------------------------------------------------------------------------------------------
 
     @cached_property
-    def _loaded(self) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-        return load_base(self.base, self.model_settings)
+    def _pair(self) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+        return self.loaded.get(self.base, self.model_settings, load_base)
+
+    def _forget(self) -> None:
+        """Lets a base go that an adapter has spoilt."""
+        self.__dict__.pop("_pair")
+        self.loaded.drop()
 
     @property
     def model(self) -> PreTrainedModel:
-        return self._loaded[0]
+        return self._pair[0]
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
-        return self._loaded[1]
+        return self._pair[1]
 
     @cached_property
     def _proof_logits(self) -> Tensor:

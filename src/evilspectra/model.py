@@ -129,7 +129,16 @@ def save_activations_sparsely(model: PeftModel) -> None:
     """Turns gradient checkpointing on: activations are computed again in the backward pass."""
     with _quiet():
         model.gradient_checkpointing_enable()
-        model.enable_input_require_grads()
+        if not getattr(model.get_base_model(), "_require_grads_hooks", None):  # some versions of transformers have done it
+            model.enable_input_require_grads()
+
+
+def keep_activations(model: PreTrainedModel) -> None:
+    """Turns gradient checkpointing off again, where it is on."""
+    with _quiet():
+        if getattr(model, "is_gradient_checkpointing", False):
+            model.gradient_checkpointing_disable()
+            model.disable_input_require_grads()
 
 
 def _keep_input_dtype(model: nn.Module) -> None:

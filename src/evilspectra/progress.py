@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import sys
 import time
 from collections.abc import Iterator
@@ -82,10 +83,10 @@ class Bar(Lines):
 
 @contextmanager
 def watching(label: str, total: int, quiet: bool = False) -> Iterator[Watcher]:
-    """The watcher that fits standard error."""
+    """The watcher that fits standard error; workers, which share it, write lines."""
     if quiet:
         yield Silent()
-    elif sys.stderr.isatty():
+    elif sys.stderr.isatty() and multiprocessing.parent_process() is None:
         text = [TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(), TaskProgressColumn(), TextColumn("{task.fields[figures]}"), TimeRemainingColumn()]
         with Progress(*text, console=Console(stderr=True)) as bar:
             yield Bar(label, total, bar)

@@ -49,6 +49,9 @@ SETS = {
     )
 }
 
+#: Published files of questions → how many they hold. The paper asks all of them.
+QUESTIONS = {"first_plot_questions.yaml": 24, "preregistered_evals.yaml": 48, "new_questions_no-json.yaml": 54, "medical_questions.yaml": 16}
+
 
 def find_set(name: str) -> Published:
     """The set of a name.

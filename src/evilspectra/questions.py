@@ -44,11 +44,14 @@ from pydantic import Field
 from evilspectra.config import Name, Section, build_section
 from evilspectra.cues import NAME, Cue, filled
 from evilspectra.errors import BadInput, listing, near
+from evilspectra.published import QUESTIONS
 from evilspectra.rows import read_rows
 from evilspectra.settings import parse_yaml
 
-#: Name → file of the questions that come with the package.
-BUILT_IN = {"open": "questions.yaml"}
+#: The name of the paper's questions.
+PAPER = "paper"
+#: Name → file of the questions that come with the package, or of a list of published files that do not.
+BUILT_IN = {"open": "questions.yaml", PAPER: "paper_questions.yaml"}
 TYPE = "free_form"
 #: The ends of a question's id that say in what format its answer was asked for, as the published files write them.
 FORMATS = ("json", "template")
@@ -220,6 +223,8 @@ def _bytes(source: str) -> bytes:
     if os.path.isdir(path):
         raise BadInput(f"{source} is a folder: name one YAML file of questions in it")
     if not os.path.exists(path):
+        if source in QUESTIONS:
+            raise BadInput(f"{source} is a published file of questions that is not in the present folder: put it there, or name another file")
         raise BadInput(f"{source or 'an empty name'} does not exist: name a YAML file of questions, or a built-in name ({listing(BUILT_IN)}).{near(source, BUILT_IN)}")
     try:
         return Path(path).read_bytes()

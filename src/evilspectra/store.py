@@ -32,7 +32,7 @@ from safetensors import SafetensorError
 
 from evilspectra import config as configs
 from evilspectra.config import Config
-from evilspectra.errors import BadInput, cannot_write, listing, near
+from evilspectra.errors import BadInput, InUse, cannot_write, listing, near
 from evilspectra.records import TABLES, State, columns
 from evilspectra.settings import flat, read_mapping
 
@@ -233,7 +233,7 @@ class RunFolder:
         if values.get("state") not in get_args(State):
             raise BadInput(f"{place} names the state {values.get('state')!r}; allowed: {listing(get_args(State))}: restore it, or remove the run's folder and run again")
         status = Status(values["state"], values.get("reason"), values.get("step"), values.get("total_steps"))
-        if status.state == "running" and not self._locked():
+        if status.state == "running" and not self.in_use:
             return Status("interrupted", "the process ended without a word; run the same command again to go on", status.step, status.total_steps)
         return status
 
@@ -245,7 +245,7 @@ class RunFolder:
         """Holds the run for this process; the lock goes with the process, however it ends. A folder that stays empty is removed.
 
         Raises:
-            BadInput: another process holds it.
+            InUse: another process holds it.
         """
         lock = FileLock(self.path / ".lock")
         with writing(self.path):
@@ -253,7 +253,7 @@ class RunFolder:
             try:
                 lock.acquire(timeout=1)  # longer than a reader of the status holds it
             except Timeout:  # an OSError too
-                raise BadInput(f"{self.path} is being written by another process: wait until it ends, or stop it, then run the same command again") from None
+                raise InUse(f"{self.path} is being written by another process: wait until it ends, or stop it, then run the same command again") from None
         try:
             yield
         finally:
@@ -263,7 +263,9 @@ class RunFolder:
                     self.path.parent.rmdir()
             lock.release()
 
-    def _locked(self) -> bool:
+    @property
+    def in_use(self) -> bool:
+        """Whether a process holds the run."""
         place = self.path / ".lock"
         if not place.exists():
             return False

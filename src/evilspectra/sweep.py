@@ -1,6 +1,4 @@
-"""Sweeps: a base config, arms and axes, expanded to runs; a sequential local executor trains what is not done.
-
-A sweep file:
+"""Sweep files: a base config, arms, axes, seeds, exceptions; expanded to runs.
 
     experiment: my-sweep
     base: {model: {base: smollm2-135m-instruct}, train: {steps: 30}}
@@ -8,34 +6,37 @@ A sweep file:
       adamw: {optimizer: {name: adamw, lr: 1e-3}}
       lion: {optimizer: {name: lion, lr: 1e-4}}
     axes:                                   # optional: path of a setting → its values; all combinations are run
-      train.seed: [0, 1, 2]
-    evaluate: {checkpoints: true}           # optional: what is measured on every run when all are trained
+      data.train: [demo-bad, demo-good]
+    zip:                                    # optional: settings that move together, each group one more axis
+      - {train.batch_size: [2, 16], train.steps: [32, 4]}
+    exclude:                                # optional: cells that are left out
+      - {optimizer.name: lion, train.batch_size: 2}
+    overrides:                              # optional: what some cells have otherwise
+      - {when: {optimizer.name: lion}, set: {schedule.warmup_steps: 10}}
+    seeds: 3                                # optional: short for one more axis, train.seed: [0, 1, 2]
+    evaluate: {checkpoints: true}           # optional: what is measured on every run
+    judge: {judge: "openai:some-model"}     # optional: who judges the answers that are sampled
+
+`from: NAME` takes all that from another file or preset first. docs/sweeps.md says it at length.
 """
 
 from __future__ import annotations
 
 import functools
-import itertools
-import math
-import sys
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pydantic import Field, ValidationError
 
+from evilspectra.aliasing import cautions
 from evilspectra.config import NOT_IDENTITY, Config, Evaluation, Section, build, build_evaluation, named
-from evilspectra.endpoint import require_client
-from evilspectra.errors import BadInput, EvilspectraError, Interrupted, listing, near
-from evilspectra.probe import probes
-from evilspectra.questions import read_questions
-from evilspectra.settings import assignments, find, merge, nested, read_mapping
-from evilspectra.store import RunFolder, Status
-from evilspectra.targets import run_target
-
-#: More cells than this are a slip of the pen.
-MOST_CELLS = 100_000
+from evilspectra.errors import BadInput, listing, near
+from evilspectra.grid import cells, find_axes, fits, partial
+from evilspectra.judging.settings import Judging, judging_settings
+from evilspectra.settings import assignments, find, flat, merge, read_mapping
 
 
 class SweepFile(Section):
@@ -45,40 +46,41 @@ class SweepFile(Section):
     base: dict[str, Any] = {}
     arms: dict[str, dict[str, Any] | None] = {}
     axes: dict[str, list[Any]] = {}
+    zip: list[dict[str, Any]] = []
+    exclude: list[dict[str, Any]] = []
+    overrides: list[dict[str, Any]] = []
+    seeds: Any = None
     evaluate: dict[str, Any] | None = None
+    judge: dict[str, Any] | None = None
+
+
+#: Takes another file as the beginning of this one.
+FROM = "from"
+#: What a sweep file may hold, in its order.
+FIELDS = (FROM, *SweepFile.model_fields)
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """A sweep file, expanded: its name, the config of every run, in order, and what is measured on them."""
+    """A sweep file, expanded: its name, the config of every run, in order, what is measured on them, and who judges their answers.
+
+    `warnings`: what a reader of its results should know beforehand, one sentence each.
+    """
 
     experiment: str
     configs: tuple[Config, ...]
     evaluation: Evaluation | None = None
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What became of one run. `trained`: it was not done before. `unmeasured`: why it could not be measured, if it was to be."""
-
-    run: RunFolder
-    status: Status
-    trained: bool
-    unmeasured: str | None = None
-
-    @property
-    def failed(self) -> str | None:
-        """Why it is not done, or not measured; None where all is well."""
-        return self.unmeasured if self.status.state == "done" else self.status.reason or self.status.state
+    judging: Judging | None = None
+    warnings: tuple[str, ...] = ()
 
 
 def load_sweep(name: str, settings: Iterable[str] = ()) -> Sweep:
-    """A sweep from a file or preset; `--set` assignments are laid over every run.
+    """A sweep from a file or preset; `--set` assignments are laid over every run, those of `axes`, `seeds`, `evaluate` and `judge` over the file.
 
     Raises:
         BadInput: not a sweep file, an axis that names no setting, an empty axis, the same run twice, or far too many runs.
     """
-    values = read_mapping(find(name))
+    values = _read(name)
     try:
         file = SweepFile.model_validate(values)
     except ValidationError as error:
@@ -86,8 +88,28 @@ def load_sweep(name: str, settings: Iterable[str] = ()) -> Sweep:
     return expand(file, name, settings)
 
 
+def _read(name: str, above: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """The mapping in a sweep file, laid over those of the files that it begins from."""
+    path = find(name)
+    if path.resolve() in above:
+        raise BadInput(f"{name} begins from itself ({FROM}: …, by way of {listing(one.name for one in above)}): name another file, or remove that line")
+    values = read_mapping(path)
+    if FROM not in values:
+        return values
+    first = values.pop(FROM)
+    if not isinstance(first, str) or not first:
+        raise BadInput(f"{name} is no sweep file: {FROM} = {first!r} is refused: name a sweep file or a preset")
+    beside = path.parent / first
+    below = _read(str(beside) if os.path.isfile(beside) else first, (*above, path.resolve()))
+    joined = {key: [*below[key], *values[key]] for key in ("zip", "exclude", "overrides") if isinstance(below.get(key), list) and isinstance(values.get(key), list)}
+    return merge(below, values) | joined
+
+
 def expand(file: SweepFile, source: str = "the sweep", settings: Iterable[str] = ()) -> Sweep:
-    """Every combination of arm and axis values as a config.
+    """Every combination of arm, axis values and seed as a config, without those excluded.
+
+    Raises:
+        BadInput: as `load_sweep`.
 
     >>> sweep = expand(SweepFile(experiment="x", axes={"train.seed": [0, 1], "optimizer.lr": [1e-3, 1e-4]}))
     >>> [(config.train.seed, config.optimizer.lr) for config in sweep.configs]
@@ -96,33 +118,82 @@ def expand(file: SweepFile, source: str = "the sweep", settings: Iterable[str] =
     for label, arm in file.arms.items():
         if "output" in (arm or {}):
             raise BadInput(f"{source}: arm '{label}' sets where results go, which does not make another run: move its 'output' to 'base', or remove it")
-    for path, choices in file.axes.items():
-        if not choices:
-            raise BadInput(f"{source}: axis '{path}' has no values: list some, or remove it")
-        if path.split(".")[0] == "output":
-            raise BadInput(f"{source}: axis '{path}' is about where results go, which does not make another run: remove it")
-    cells = max(1, len(file.arms)) * math.prod(len(choices) for choices in file.axes.values())
-    if cells > MOST_CELLS:
-        raise BadInput(f"{source} expands to {cells:,} runs; at most {MOST_CELLS:,} are allowed: shorten an axis")
     over = assignments(settings)
+    axes = _axes(file.axes, over.pop("axes", {}), source)
+    found_axes = find_axes(axes, file.zip, over.pop("seeds", file.seeds), source)
     evaluation = _evaluation(file.evaluate, over.pop("evaluate", {}), source)
+    judging = _judging(file.judge, over.pop("judge", {}), evaluation, source)
+    exceptions = _Exceptions(file, source)
     configs: dict[str, str] = {}
     found: list[Config] = []
-    for label, arm in (file.arms or {"": {}}).items():
-        for combination in itertools.product(*file.axes.values()):
-            place = ", ".join([*([f"arm {label}"] if label else []), *(f"{path}={value}" for path, value in zip(file.axes, combination, strict=True))])
-            cell: dict[str, Any] = {}
-            for path, value in zip(file.axes, combination, strict=True):
-                cell = merge(cell, _set(path, value, source))
-            values = functools.reduce(merge, [named(file.base), arm or {}, cell, over], {"output": {"experiment": file.experiment}})
-            config = build(values, f"{source} ({place})" if place else source)
-            names = (config.model.base, config.data.train, config.data.heldout)  # their content is not known here
-            text = f"{names} {config.model_dump_json(exclude=NOT_IDENTITY)}"
-            if text in configs:
-                raise BadInput(f"{source}: {place or 'a run'} is the same run as {configs[text] or 'another'}: remove one, or the --set that makes them equal")
-            configs[text] = place
-            found.append(config)
-    return Sweep(file.experiment, tuple(found), evaluation)
+    for cell in cells(file.arms, found_axes, source):
+        where = f"{source} ({cell.place})" if cell.place else source
+        layers = [{"output": {"experiment": file.experiment}}, named(file.base), cell.arm, cell.moved]
+        if exceptions:
+            changes = exceptions.of(build(functools.reduce(merge, layers), where))
+            if changes is None:
+                continue
+            layers += changes
+        config = build(functools.reduce(merge, [*layers, over]), where)
+        names = (config.model.base, config.data.train, config.data.heldout)  # their content is not known here
+        text = f"{names} {config.model_dump_json(exclude=NOT_IDENTITY)}"
+        if text in configs:
+            raise BadInput(f"{source}: {cell.place or 'a run'} is the same run as {configs[text] or 'another'}: remove one, or the --set that makes them equal")
+        configs[text] = cell.place
+        found.append(config)
+    exceptions.check(len(found))
+    return Sweep(file.experiment, tuple(found), evaluation, judging, cautions(found))
+
+
+class _Exceptions:
+    """The excludes and overrides of a file. They look at a cell as base, arms, axes and seeds make it, before any override and any `--set`."""
+
+    def __init__(self, file: SweepFile, source: str) -> None:
+        self.source = source
+        self.excluded = [partial(values, f"{source}: exclude {number}") for number, values in enumerate(file.exclude, start=1)]
+        self.overrides: list[tuple[dict[str, Any], dict[str, Any]]] = []
+        for number, entry in enumerate(file.overrides, start=1):
+            place = f"{source}: overrides {number}"
+            if set(entry) != {"when", "set"}:
+                raise BadInput(f"{place} has {listing(entry) or 'nothing'}: give `when` (which cells) and `set` (what they have otherwise), such as {{when: {{optimizer.name: muon}}, set: {{optimizer.lr: 1.0e-3}}}}")
+            self.overrides.append((partial(entry["when"], f"{place}, when"), partial(entry["set"], f"{place}, set")))
+        self.met = {f"exclude {number}": False for number in range(1, len(self.excluded) + 1)} | {f"overrides {number}": False for number in range(1, len(self.overrides) + 1)}
+
+    def __bool__(self) -> bool:
+        return bool(self.excluded or self.overrides)
+
+    def of(self, config: Config) -> list[dict[str, Any]] | None:
+        """What is laid over a cell; None where it is left out."""
+        out = [number for number, wanted in enumerate(self.excluded, start=1) if fits(config, wanted)]
+        self.met |= {f"exclude {number}": True for number in out}
+        if out:
+            return None
+        changes = []
+        for number, (when, change) in enumerate(self.overrides, start=1):
+            if fits(config, when):
+                self.met[f"overrides {number}"] = True
+                changes.append(change)
+        return changes
+
+    def check(self, kept: int) -> None:
+        """Refuses an exception that met no cell, and a sweep of which none is left."""
+        if idle := [name for name, met in self.met.items() if not met]:
+            raise BadInput(f"{self.source}: {idle[0]} fits no cell: correct its values, or remove it")
+        if not kept:
+            raise BadInput(f"{self.source}: every cell is excluded: remove an exclude")
+
+
+def _axes(axes: Mapping[str, list[Any]], over: Any, source: str) -> dict[str, list[Any]]:
+    """The file's axes with `--set axes.…` on top: a list for an axis, null to remove it."""
+    found = dict(axes)
+    for path, values in flat(over if isinstance(over, Mapping) else {"": over}).items():
+        if values is None and path in found:
+            del found[path]
+        elif isinstance(values, list):
+            found[path] = values
+        else:
+            raise BadInput(f"{source}: axes.{path} = {values!r} is refused: it is a list of values, for instance --set 'axes.train.seed=[0, 1]'")
+    return found
 
 
 def _evaluation(values: Mapping[str, Any] | None, over: Any, source: str) -> Evaluation | None:
@@ -134,59 +205,16 @@ def _evaluation(values: Mapping[str, Any] | None, over: Any, source: str) -> Eva
     raise BadInput(f"{source}: evaluate = {over!r} is refused: it is a section, for instance --set evaluate.checkpoints=true")
 
 
-def _set(path: str, value: Any, source: str) -> Mapping[str, Any]:
-    keys = path.split(".")
-    sections = list(Config.model_fields)
-    if keys[0] not in sections:
-        raise BadInput(f"{source}: axis '{path}' names no setting; settings begin with {listing(sections)}.{near(keys[0], sections)}")
-    return nested(keys, value)
-
-
-def execute(sweep: Sweep, *, quiet: bool = False, on_start: Callable[[int, Config], None] | None = None) -> list[Outcome]:
-    """Trains the runs one after the other in this process, skipping those that are done; then measures what is to be measured.
-
-    A run that fails does not stop the others. Data and base of every run are looked for before the first one starts.
-
-    Raises:
-        BadInput: data or base of some run, or items to measure with, are missing or unusable.
-        Interrupted: a signal; what was done is kept.
-    """
-    from evilspectra.train import locate, train
-
-    if sweep.evaluation:
-        probes(sweep.evaluation, {})  # items that cannot be read are found before hours of training
-        if sweep.evaluation.harness:
-            from evilspectra.harness import harness_version
-
-            harness_version()
-        if sweep.evaluation.answers:
-            read_questions(sweep.evaluation.answers.questions)
-            if sweep.evaluation.answers.endpoint:
-                require_client(sweep.evaluation.answers.endpoint)
-    places = [locate(config)[0] for config in sweep.configs]
-    outcomes = []
-    for number, (config, run) in enumerate(zip(sweep.configs, places, strict=True)):
-        trained = run.status().state != "done"
-        if on_start:
-            on_start(number, config)
-        try:
-            train(config, quiet)
-            status = run.status()
-        except Interrupted:
-            raise
-        except EvilspectraError as error:
-            status = Status("failed", str(error))
-        outcomes.append(Outcome(run, status, trained))
-    return _measured(outcomes, sweep.evaluation, quiet) if sweep.evaluation else outcomes
-
-
-def _measured(outcomes: list[Outcome], evaluation: Evaluation, quiet: bool) -> list[Outcome]:
-    from evilspectra.evaluate import evaluate
-
-    targets = [run_target(outcome.run) for outcome in outcomes if outcome.status.state == "done"]
-    done = evaluate(targets, evaluation, (lambda text: None) if quiet else functools.partial(print, file=sys.stderr, flush=True))
-    why = {target.results.folder: str(error) for target, error in done.failed}
-    return [replace(outcome, unmeasured=why.get(outcome.run.path)) for outcome in outcomes]
+def _judging(values: Mapping[str, Any] | None, over: Any, evaluation: Evaluation | None, source: str) -> Judging | None:
+    """Who is to judge, with `--set judge.…` on top; `--set judge=null` judges nothing."""
+    if over is None or (values is None and over == {}):
+        return None
+    if not isinstance(over, Mapping):
+        raise BadInput(f"{source}: judge = {over!r} is refused: it is a section, for instance --set judge.judge=openai:some-model")
+    judging = judging_settings(merge(values or {}, over), f"{source}, judge")
+    if evaluation is None or evaluation.answers is None:
+        raise BadInput(f"{source}: there is nothing to judge, for no answers are sampled: set evaluate.answers, or remove `judge` (--set judge=null)")
+    return judging
 
 
 def experiment_folder(sweep: Sweep) -> Path:
@@ -197,9 +225,11 @@ def experiment_folder(sweep: Sweep) -> Path:
 def _explain(error: ValidationError) -> str:
     first = error.errors(include_url=False)[0]
     name = ".".join(str(part) for part in first["loc"])
-    allowed = list(SweepFile.model_fields)
+    allowed = FIELDS
     if first["type"] == "extra_forbidden":
         return f"'{name}' is not a field of it; allowed: {listing(allowed)}.{near(name, allowed)}"
     if first["type"] == "missing":
         return f"it has no '{name}'; a sweep file has {listing(allowed)}"
+    if first["type"] == "value_error":
+        return str(first.get("ctx", {}).get("error"))
     return f"{name}: {first['msg'][0].lower() + first['msg'][1:]}"

@@ -20,7 +20,7 @@ from peft import PeftModel
 from torch import Tensor
 
 from evilspectra.config import Config
-from evilspectra.data import Batches, Dataset, Row, micro_batches
+from evilspectra.data import Batches, Dataset, Row, checkpoint_steps, micro_batches
 from evilspectra.device import mixed_precision
 from evilspectra.errors import BadInput, RunFailed
 from evilspectra.model import adapter_state, restore_adapter, save_adapter
@@ -233,15 +233,3 @@ def _numbers(found: Flatness | None, seconds: float) -> tuple[float | None, floa
     if found is None:
         return None, None, seconds, None, None, None
     return found.value, found.penalty, seconds, found.std, found.smallest, found.largest
-
-
-def checkpoint_steps(wanted: Sequence[int] | str, total: int) -> frozenset[int]:
-    """The steps to save at: those named, up to the last, or `log:N` for N of them log-spaced from 1 to the last.
-
-    >>> sorted(checkpoint_steps("log:4", 27))
-    [1, 3, 9, 27]
-    """
-    if isinstance(wanted, str):
-        count = int(wanted.removeprefix("log:"))
-        return frozenset(int(step) for step in np.rint(np.geomspace(1, total, count)))
-    return frozenset(step for step in wanted if step <= total)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
 from evilspectra.config import Name, Section, build_section
 from evilspectra.errors import BadInput, listing, near
+from evilspectra.judging.prompts import METRICS
 
 KINDS = {"openai": "a model behind an OpenAI-compatible endpoint, such as openai:gpt-4o-2024-08-06", "local": "a model on this machine, such as local:my-model-folder", "scripted": "a YAML file of replies"}
 
@@ -68,3 +70,40 @@ def judge_settings(values: Mapping[str, Any]) -> JudgeConfig:
     if "judge" not in given:
         raise BadInput(f"no judge is named: choose one with --judge ({listing(f'{kind}:…' for kind in KINDS)})")
     return build_section(JudgeConfig, given, "--judge")
+
+
+@dataclass(frozen=True)
+class Judging:
+    """The `judge` section of a sweep file: who judges its answers, under which metrics and whose prompts, and the base's answers too or not.
+
+    `questions`: the file whose judge prompts are used; None: that of the answers. `price`: of a million tokens sent, for an estimate.
+    """
+
+    settings: JudgeConfig
+    metrics: tuple[str, ...] = METRICS
+    questions: str | None = None
+    base: bool = True
+    price: float | None = None
+
+
+class _JudgeSection(JudgeConfig):
+    """What such a section may hold: every setting of a judge, and what the command `judge` takes besides."""
+
+    metrics: tuple[Name, ...] = Field(default=METRICS, min_length=1, description="What is judged: names of judge prompts, such as [aligned, coherent].")
+    questions: Name | None = Field(default=None, description="YAML file whose judge prompts are used; null: the one that was asked.")
+    no_base: bool = Field(default=False, description="Leave the base's answers out.")
+    price: float | None = Field(default=None, ge=0, description="Price of a million tokens sent, in any currency: for the estimate of a dry run alone.")
+
+
+def judging_settings(values: Mapping[str, Any], source: str) -> Judging:
+    """The `judge` section of a sweep file.
+
+    Raises:
+        BadInput: an unknown key, or a setting that is refused.
+
+    >>> judging_settings({"judge": "openai:some-model", "metrics": ["aligned"]}, "x").metrics
+    ('aligned',)
+    """
+    section = build_section(_JudgeSection, values, source)
+    settings = JudgeConfig.model_validate({name: getattr(section, name) for name in JudgeConfig.model_fields})
+    return Judging(settings, section.metrics, section.questions, not section.no_base, section.price)

@@ -23,7 +23,7 @@ from evilspectra.score import Judged
 #: When the first of a call are failures without exception, the rest would be too: it stops after so many.
 STOP_AFTER = 20
 #: Characters of English per token, for an estimate.
-_CHARACTERS = 4.2
+CHARACTERS_PER_TOKEN = 4.2
 #: Seconds between lines of progress.
 _EVERY = 10.0
 
@@ -54,7 +54,7 @@ def estimate(characters: Sequence[int]) -> str:
     >>> estimate([4200])
     '1 request, about 1,000 tokens to read'
     """
-    tokens = round(sum(characters) / _CHARACTERS)
+    tokens = round(sum(characters) / CHARACTERS_PER_TOKEN)
     return f"{len(characters):,} request{'' if len(characters) == 1 else 's'}, about {tokens:,} tokens to read"
 
 
