@@ -203,7 +203,7 @@ def test_more_than_a_hundred_runs_stay_small(tmp_path: Path) -> None:
     tables = read_tables(tmp_path, rows)
     drawn = [figure for draw in figures.FIGURES if (figure := draw(tables))]
     assert len(script_json([spec for figure in drawn for spec in figure.specs()])) < 2_500_000
-    text = report.render(tmp_path, rows, tables.arms, drawn)
+    text = report.render(tmp_path, rows, tables, drawn)
     assert "Not on this page: 13 runs" in text
     assert "80 of 105 runs were not measured" in text
 

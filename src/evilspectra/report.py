@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import re
 import shlex
-from dataclasses import asdict, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -16,8 +17,9 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from evilspectra import figures, page
-from evilspectra.charts import TITLES, Figure, Tables
+from evilspectra.charts import NEEDS, TITLES, Figure, Tables
 from evilspectra.comparison import Row
+from evilspectra.details import describe, pack, read_spectra
 from evilspectra.drift import Interval
 from evilspectra.effects import frames
 from evilspectra.errors import BadInput, listing
@@ -26,10 +28,13 @@ from evilspectra.headline import headline
 from evilspectra.judged import judged_table
 from evilspectra.measured import beyond_control, chosen, measured
 from evilspectra.origin import differing, origin
+from evilspectra.outcomes import outcome_of, runs_table
 from evilspectra.palette import DARK, DIVERGING, RAMP, THEME, Arms
+from evilspectra.panel import panel_specs
 from evilspectra.rates import counting, rates
 from evilspectra.records import TABLES
 from evilspectra.results import Results
+from evilspectra.samples import samples
 from evilspectra.store import Store, write_atomically
 from evilspectra.summary import summarise
 from evilspectra.transcripts import LONG, transcripts
@@ -39,20 +44,24 @@ def build_report(root: Path, out: Path | None = None) -> Path:
     """Writes the report on every run below `root` (a store, an experiment or one run), and its figures as files.
 
     Returns:
-        The HTML file: `out`, or `report.html` in `root`. SVG and PNG files are in `root/figures`.
+        The HTML file: `out`, or `report.html` in `root`. SVG, PNG and PDF files are in `root/figures`.
 
     Raises:
         BadInput: there is no run below `root`.
     """
     rows = read_rows(root)
     tables = read_tables(root, rows)
-    drawn = [figure for draw in figures.FIGURES if (figure := draw(tables))]
+    drawn = draw(tables)
     out = out or root / "report.html"
-    text = render(root, rows, tables.arms, drawn).encode("utf-8", "replace")
-    for figure in drawn:
-        write_figure(figure, tables.arms, root / "figures")
+    text = render(root, rows, tables, drawn).encode("utf-8", "replace")
+    write_figures(drawn, tables.arms, root / "figures")
     write_atomically(out, lambda path: path.write_bytes(text))
     return out
+
+
+def draw(tables: Tables) -> list[Figure]:
+    """The figures that the tables allow, in order."""
+    return [figure for one in figures.FIGURES if (figure := one(tables))]
 
 
 def read_rows(root: Path) -> list[Row]:
@@ -85,32 +94,46 @@ def _beyond(root: Path, row: Row, rows: list[Row]) -> Interval | None:
 
 
 def read_tables(root: Path, rows: list[Row]) -> Tables:
-    """What the figures need, of all runs in one frame per table; of the spectra the last step only."""
+    """What the figures and the panel need, of all runs in one frame per table; of the spectra the last step, and medians of the steps before."""
     found: dict[str, list[pd.DataFrame]] = {name: [] for name in TABLES}
+    evolution, held = [], []
     for row, run in zip(rows, Store(root).runs(), strict=True):
+        read: dict[str, Any] = {name: run.read(name) for name in TABLES}
+        spectra, medians = read_spectra(read["spectra"], read["measures"])
+        held.append(spectra)
+        evolution.append(medians.assign(run=row.label, arm=row.summary.arm))
+        read["spectra"] = read["spectra"][read["spectra"]["step"] == read["spectra"]["step"].max()]
         for name, parts in found.items():
-            frame = run.read(name)
-            if name == "spectra":
-                frame = frame[frame["step"] == frame["step"].max()]
-            parts.append(frame.assign(run=row.label, arm=row.summary.arm))
+            parts.append(read[name].assign(run=row.label, arm=row.summary.arm))
     whole = {name: pd.concat([part for part in parts if len(part)] or parts[:1], ignore_index=True) for name, parts in found.items()}
-    runs = pd.DataFrame([asdict(row.summary) | {"run": row.label} for row in rows])
+    whole["evolution"] = pd.concat([part for part in evolution if len(part)] or evolution[:1], ignore_index=True)
+    runs = runs_table(rows)
     ranks = {row.origin.rank for row in rows}
-    return Tables(runs, rank=ranks.pop() if len(ranks) == 1 else None, **whole, **frames(rows))
+    return Tables(runs, rank=ranks.pop() if len(ranks) == 1 else None, outcome=outcome_of(runs), spectra_of_runs=tuple(held), **whole, **frames(rows))
+
+
+def write_figures(drawn: Sequence[Figure], arms: Arms, folder: Path) -> None:
+    """Every figure as SVG, PNG and PDF."""
+    for figure in drawn:
+        write_figure(figure, arms, folder)
 
 
 def write_figure(figure: Figure, arms: Arms, folder: Path) -> None:
-    spec = figure.chart(arms)
-    svg = vl_convert.vegalite_to_svg(spec)
+    svg = vl_convert.vegalite_to_svg(figure.chart(arms))
     write_atomically(folder / f"{figure.name}.svg", lambda path: path.write_text(svg, encoding="utf-8"))
     write_atomically(folder / f"{figure.name}.png", lambda path: path.write_bytes(vl_convert.svg_to_png(svg, scale=2)))
+    write_atomically(folder / f"{figure.name}.pdf", lambda path: path.write_bytes(vl_convert.svg_to_pdf(svg)))
 
 
 # --- the page -------------------------------------------------------------------------------------------------------
 
 
-def render(root: Path, rows: list[Row], arms: Arms, drawn: list[Figure]) -> str:
+def render(root: Path, rows: list[Row], tables: Tables, drawn: list[Figure]) -> str:
     """The page's text; every string of the store goes through jinja's escaping or `script_json`."""
+    arms = tables.arms
+    packed = pack(tables.spectra_of_runs)
+    blocks = {name: packed.pop(name) for name in ("relative", "largest", "ranks")}
+    details = {"runs": describe(rows, tables), "spectra": packed, "answers": samples(rows, root), "specs": panel_specs(arms, tables.outcome), "outcome": tables.outcome and tables.outcome.name, "outcomeTitle": tables.outcome and tables.outcome.title}
     folder = Path(__file__).parent / "templates"
     environment = Environment(loader=FileSystemLoader(folder), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     dark = DARK | dict(zip(arms.colours, arms.dark, strict=True))
@@ -133,7 +156,9 @@ def render(root: Path, rows: list[Row], arms: Arms, drawn: list[Figure]) -> str:
         longest=LONG,
         arms=list(zip(arms.names, arms.colours, arms.dashes, strict=True)),
         drawn=drawn,
-        missing=[title for name, title in TITLES.items() if name not in {figure.name for figure in drawn}],
+        missing=[(title, NEEDS[name]) for name, title in TITLES.items() if name not in {figure.name for figure in drawn}],
+        blocks={name: Markup(text) for name, text in blocks.items()},
+        details=script_json(details | {"specs": through_css(details["specs"], set(dark))}),
         rank=rows[0].origin.rank if "lora.rank" not in differ else None,
         flat=figures.flat_value,
         colours=dark,

@@ -1,0 +1,84 @@
+"""What a sweep's figures and statistics are about: the outcome of a run, and one table of runs with everything that may explain it. No torch.
+
+Where answers were judged the outcome is the mean alignment score, as in the paper; where nothing was judged it is the drift of the
+contrast probe. The two are never mixed: a run without the outcome in use is left out, and counted.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import PurePosixPath
+from typing import Any
+
+import pandas as pd
+
+from evilspectra.comparison import Row, known
+from evilspectra.palette import Frame
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A column of the table of runs that is to be explained. `title`: with its unit; `short`: in a sentence; `form`: how its values are printed.
+
+    `aligned`: whether larger means more aligned, None where that is not known. `note`: what a reader of any number of it must know.
+    """
+
+    name: str
+    title: str
+    short: str
+    form: str = ".3f"
+    aligned: bool | None = None
+    note: str = ""
+
+
+ALIGNMENT = Outcome("alignment", "mean alignment score, 0 to 100", "mean alignment", ".1f", True, "Mean over all answers that a judge scored; one judge’s.")
+DRIFT = Outcome("drift", "drift, nats per token (towards the misaligned ↑)", "drift", "+.3f", False, "Nothing was judged, so the outcome is the drift of the contrast probe, which is no misalignment rate.")
+
+
+def outcome_of(runs: Frame) -> Outcome | None:
+    """What the runs' outcome is: the alignment where at least two runs have one, else the drift; None where there is neither."""
+    for one, least in ((ALIGNMENT, 2), (DRIFT, 1), (ALIGNMENT, 1)):
+        if runs[one.name].notna().sum() >= least:
+            return one
+    return None
+
+
+def runs_table(rows: Sequence[Row]) -> Frame:
+    """A row per run: its summary, and `run` (label), `log_loss`, `alignment`, `dataset`, `model`, `size` (parameters), `twin` (equal for runs that differ in the penalty alone)."""
+    return pd.DataFrame([asdict(row.summary) | {"run": row.label} | _further(row) for row in rows])
+
+
+def _further(row: Row) -> dict[str, Any]:
+    summary, shown = row.summary, row.rated[-1].shown if row.rated else None
+    model = str(known(row.provenance, "base_name") or row.origin.base or "not known")
+    return {
+        "log_loss": math.log(summary.train_loss) if summary.train_loss and summary.train_loss > 0 else None,
+        "alignment": shown.mean_aligned if shown and shown.rate is not None else None,
+        "dataset": short_name(str(known(row.provenance, "data.source") or row.origin.data or "not known")),
+        "model": short_name(model),
+        "size": size_of(model),
+        "twin": row.twin_key() if None not in row.ground().values() else None,
+    }
+
+
+def short_name(name: str) -> str:
+    """The last part of a path or hub name, without the ending of a data file.
+
+    >>> short_name("/data/bad_medical_advice.jsonl"), short_name("Qwen/Qwen3-8B")
+    ('bad_medical_advice', 'Qwen3-8B')
+    """
+    last = PurePosixPath(name).name or name
+    return re.sub(r"\.(jsonl|json|parquet|csv|gguf)$", "", last)
+
+
+def size_of(model: str) -> float | None:
+    """The parameters that a model's name speaks of, None where it does not.
+
+    >>> size_of("Qwen/Qwen3-0.6B"), size_of("SmolLM2-135M-Instruct"), size_of("tiny-random")
+    (600000000.0, 135000000.0, None)
+    """
+    found = re.search(r"(?<![A-Za-z0-9.])(\d+(?:\.\d+)?)([MB])(?![A-Za-z0-9])", model)
+    return float(found[1]) * {"M": 1e6, "B": 1e9}[found[2]] if found else None
