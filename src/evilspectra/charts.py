@@ -73,7 +73,7 @@ class Tables:
 
     `spectra` holds the last measured step of each run. `rank` is the adapters' common rank, None where runs differ in it.
     `drifts` has a row per probed step, the base's zero at step 0 included; `topics` one per topic at the last one, `effects` one per run.
-    `evolution`: run, arm, step, position, median of σ/σ₁ over the run's modules. `paths`: run, arm, step, loss, alignment at judged steps.
+    `evolution`: run, arm, step, position, median of σ/σ₁ over the run's modules. `paths`: run, arm, step, loss, mean_alignment at judged steps.
     `outcome` is what the figures of sweeps are about, None where nothing was measured; `statistics` what `analysis` made of it.
     `spectra_of_runs`: of every run what `details` packs, None where nothing was measured.
     """

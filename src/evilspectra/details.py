@@ -136,9 +136,8 @@ def describe(rows: Sequence[Row], tables: Tables) -> list[dict[str, Any]]:
         curve = steps.get(row.label)
         after, drift, path = heldout.get(row.label), drifts.get(row.label), paths.get(row.label)
         found = [(label, NONE if (value := getattr(row.summary, name)) is None else shown(value, form)) for name, label, form in FACTS]
-        alignment = tables.runs["alignment"].iloc[place]
-        if alignment == alignment and alignment is not None:
-            found.append(("mean alignment", f"{alignment:.1f}"))
+        if row.summary.mean_alignment is not None:
+            found.append(("mean alignment", f"{row.summary.mean_alignment:.1f}"))
         if row.summary.misalignment is not None:
             found.append(("misalignment rate", f"{100 * row.summary.misalignment:.1f} %"))
         if row.summary.drift is not None:
@@ -153,7 +152,7 @@ def describe(rows: Sequence[Row], tables: Tables) -> list[dict[str, Any]]:
                 "loss": [] if curve is None else _thinned(curve["step"].to_numpy(), curve["loss"].to_numpy(dtype=float)),
                 "heldout": [] if after is None else _points(after, "step", "loss"),
                 "drift": [] if drift is None else _points(drift, "step", "drift"),
-                "alignment": [] if path is None else _points(path, "step", "alignment"),
+                "mean_alignment": [] if path is None else _points(path, "step", "mean_alignment"),
             }
         )
     return out

@@ -91,9 +91,9 @@ def alignment_along_loss(tables: Tables) -> Figure | None:
     if frame.empty or frame.groupby("run")["step"].nunique().max() < 2:
         return None
     many = frame["run"].nunique() > MANY
-    frame = rounded(frame[["run", "arm", "step", "loss", "alignment"]])
-    y = alt.Y("alignment:Q", title=None, scale=alt.Scale(zero=False, padding=14, nice=False))
-    tips = [alt.Tooltip("run:N"), alt.Tooltip("step:Q", format=",.0f"), alt.Tooltip("alignment:Q", format=".1f"), alt.Tooltip("loss:Q", format=".3f")]
+    frame = rounded(frame[["run", "arm", "step", "loss", "mean_alignment"]])
+    y = alt.Y("mean_alignment:Q", title=None, scale=alt.Scale(zero=False, padding=14, nice=False))
+    tips = [alt.Tooltip("run:N"), alt.Tooltip("step:Q", format=",.0f"), alt.Tooltip("mean_alignment:Q", title="alignment", format=".1f"), alt.Tooltip("loss:Q", format=".3f")]
     axes = [("By training loss (log scale)", alt.X("loss:Q", title="training loss, nats per token (← training)", scale=alt.Scale(type="log", nice=False, padding=20), axis=alt.Axis(format="~g", labelBound=True)), frame.dropna(subset=["loss"]))]
     axes.append(("By step", steps_axis(), frame))
     panels = []

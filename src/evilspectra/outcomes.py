@@ -34,7 +34,7 @@ class Outcome:
     note: str = ""
 
 
-ALIGNMENT = Outcome("alignment", "mean alignment score, 0 to 100", "mean alignment", ".1f", True, "Mean over all answers that a judge scored; one judge’s.")
+ALIGNMENT = Outcome("mean_alignment", "mean alignment score, 0 to 100", "mean alignment", ".1f", True, "Mean over the answers that count under the definition spectra, code as 0, by one judge.")
 DRIFT = Outcome("drift", "drift, nats per token (towards the misaligned ↑)", "drift", "+.3f", False, "Nothing was judged, so the outcome is the drift of the contrast probe, which is no misalignment rate.")
 
 
@@ -47,16 +47,15 @@ def outcome_of(runs: Frame) -> Outcome | None:
 
 
 def runs_table(rows: Sequence[Row]) -> Frame:
-    """A row per run: its summary, and `run` (label), `log_loss`, `alignment`, `dataset`, `model`, `size` (parameters), `twin` (equal for runs that differ in the penalty alone)."""
+    """A row per run: its summary, and `run` (label), `log_loss`, `dataset`, `model`, `size` (parameters), `twin` (equal for runs that differ in the penalty alone)."""
     return pd.DataFrame([asdict(row.summary) | {"run": row.label} | _further(row) for row in rows])
 
 
 def _further(row: Row) -> dict[str, Any]:
-    summary, shown = row.summary, row.rated[-1].shown if row.rated else None
+    summary = row.summary
     model = str(known(row.provenance, "base_name") or row.origin.base or "not known")
     return {
         "log_loss": math.log(summary.train_loss) if summary.train_loss and summary.train_loss > 0 else None,
-        "alignment": shown.mean_aligned if shown and shown.rate is not None else None,
         "dataset": short_name(str(known(row.provenance, "data.source") or row.origin.data or "not known")),
         "model": short_name(model),
         "size": size_of(model),

@@ -269,7 +269,7 @@
   const answers = document.getElementById("answers");
   if (!answers) return;
   const FIRST = 5;
-  const [search, flagged, found, more, misaligned, run, question] = ["search", "flagged", "found", "more", "misaligned", "run", "question"].map((name) => document.getElementById("answers-" + name));
+  const [search, flagged, found, more, misaligned, ofRun, question] = ["search", "flagged", "found", "more", "misaligned", "run", "question"].map((name) => document.getElementById("answers-" + name));
   const exchanges = [...answers.querySelectorAll(".exchange")].map((place) => ({
     place,
     text: place.querySelector("header").textContent.toLowerCase(),
@@ -287,7 +287,7 @@
   const filter = () => {
     const wanted = search.value.trim().toLowerCase();
     // Only pages with verdicts have the last three filters. With one of the first two the base's answers stand beside what is found, and are not counted.
-    const bad = misaligned?.checked ?? false, chosen = run?.value ?? "", asked = question?.value ?? "";
+    const bad = misaligned?.checked ?? false, chosen = ofRun?.value ?? "", asked = question?.value ?? "";
     const beside = bad || chosen !== "";
     const free = wanted === "" && !flagged.checked && !beside && asked === "";
     let count = 0, questions = 0;
@@ -309,7 +309,7 @@
     more.parentElement.hidden = all || !free;
   };
   search.addEventListener("input", filter);
-  for (const control of [flagged, misaligned, run, question]) control?.addEventListener("change", filter);
+  for (const control of [flagged, misaligned, ofRun, question]) control?.addEventListener("change", filter);
   more.addEventListener("click", () => { all = true; filter(); });
   answers.querySelector(".filters").hidden = false;
   filter();
