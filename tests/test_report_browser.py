@@ -15,7 +15,7 @@ from evilspectra.store import Status
 
 CHROMIUM = Path("/usr/bin/chromium")
 FLAGS = ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"]
-SIZES = """[...document.querySelectorAll('.chart')].map(place => {
+SIZES = """[...document.querySelectorAll('.chart[data-spec]')].map(place => {
   const [drawn, own] = [place.querySelector('svg')?.getBoundingClientRect(), place.getBoundingClientRect()];
   return [drawn?.width ?? 0, drawn?.height ?? 0, own.width, own.height];
 })"""
