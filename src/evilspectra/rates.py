@@ -75,12 +75,16 @@ def flat(rated: Sequence[Rated]) -> dict[str, Any]:
     """The numbers of a `RunSummary`: the last judge's, all None without one."""
     found = rated[-1].shown if rated else None
     base = rated[-1].base[SHOWN] if rated and rated[-1].base else None
+    given = found if found and found.rate is not None else None
     return {
         "misalignment": found and found.rate,
         "misalignment_low": found and found.interval and found.interval.low,
         "misalignment_high": found and found.interval and found.interval.high,
         "misalignment_base": base and base.rate,
         "misalignment_counted": found and found.n,
+        "misaligned": given and given.counts["misaligned"],
+        "mean_alignment": given and given.mean_aligned_counted,
+        "mean_coherence": given and given.mean_coherent,
         "misalignment_withheld": found and found.withheld,
         "misalignment_definition": found and found.definition,
         "misalignment_judge": f"{rated[-1].judge.source} ({rated[-1].judge.id})" if rated else None,
