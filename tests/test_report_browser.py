@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -97,7 +98,7 @@ def test_a_click_on_an_arm_stresses_it_everywhere_and_a_second_frees_it(browser:
     before = page.evaluate(faint)
     page.click(".legend button[data-arm='muon']")
     page.wait_for_function(f"{faint} > {before}")
-    assert page.locator(".panel.faint").count() == 6
+    assert page.locator(".panel.faint").count() == page.locator(".panel[data-arm]:not([data-arm='muon'])").count() == 12
     page.click(".legend button[data-arm='muon']")
     page.wait_for_function(f"{faint} === {before}")
     assert page.locator(".panel.faint").count() == 0
@@ -137,7 +138,6 @@ def test_the_second_table_sorts_by_drift(browser: Any, page_file: Path) -> None:
 
 # --- linked selection -----------------------------------------------------------------------------------------------
 
-OPACITY = "figure => [...document.querySelectorAll(`#figure-${figure} svg .mark-symbol path`)].map(path => [path.__data__?.datum?.run, Number(path.getAttribute('opacity') ?? 1)])"
 PICKED = "[...document.querySelectorAll('#figure-loss-outcome svg .mark-symbol path')].filter(path => Number(path.getAttribute('opacity') ?? 1) > 0.5).length"
 
 
@@ -157,25 +157,24 @@ def title(page: Any) -> str:
     return page.inner_text("#panel-title") if page.is_visible("#panel") else ""
 
 
-@pytest.mark.parametrize("figure", ["loss-outcome", "drift", "optimisers", "penalty", "capability", "flatness-loss", "loss", "measures"])
-def test_a_click_on_a_run_in_any_figure_opens_its_panel_and_a_second_closes_it(browser: Any, linked_file: Path, figure: str) -> None:
+def test_a_click_on_a_run_in_any_figure_opens_its_panel_and_a_second_closes_it(browser: Any, linked_file: Path) -> None:
     page, complaints, requests = visit(browser, linked_file)
-    mark = page.locator(f"#figure-{figure} svg :is(.mark-symbol, .mark-line) path:not([opacity='0'])")
-    place = next(number for number in range(mark.count()) if mark.nth(number).evaluate("path => path.getBoundingClientRect().width > 0"))
-    mark.nth(place).scroll_into_view_if_needed()
-    mark.nth(place).dispatch_event("click")
-    page.wait_for_selector("#panel:visible")
-    chosen = title(page)
-    assert page.locator(f"tr.picked[data-run='{chosen}']").count() >= 1
-    page.wait_for_function(f"{PICKED} === 1")
-    for part in ("spectrum", "losses", "path"):
-        page.wait_for_selector(f"#panel-{part} svg .mark-line path")
-    assert page.locator("#panel-answers .answer").count() == 40
-    assert page.evaluate("decodeURIComponent(location.hash)") == f"#run={chosen}"
-    mark.nth(place).dispatch_event("click")
-    page.wait_for_selector("#panel", state="hidden")
-    page.wait_for_function(f"{PICKED} === 4")
-    assert page.evaluate("location.hash") == ""
+    for figure in ("loss-outcome", "alignment", "drift", "optimisers", "penalty", "capability", "flatness-loss", "loss", "measures"):
+        mark = page.locator(f"#figure-{figure} svg :is(.mark-symbol, .mark-line) path:not([opacity='0'])")
+        place = next(number for number in range(mark.count()) if mark.nth(number).evaluate("path => path.getBoundingClientRect().width > 0 && !!path.__data__.datum.run"))
+        mark.nth(place).dispatch_event("click")
+        page.wait_for_selector("#panel:visible")
+        chosen = title(page)
+        assert page.locator(f"tr.picked[data-run='{chosen}']").count() == 3, figure
+        page.wait_for_function(f"{PICKED} === 1")
+        for part in ("spectrum", "losses", "path"):
+            page.wait_for_selector(f"#panel-{part} svg .mark-line path", state="attached")
+        assert page.locator("#panel-answers .answer").count() == 40
+        assert page.evaluate("decodeURIComponent(location.hash)") == f"#run={chosen}"
+        mark.nth(place).dispatch_event("click")
+        page.wait_for_selector("#panel", state="hidden")
+        page.wait_for_function(f"{PICKED} === 4")
+        assert page.evaluate("location.hash") == ""
     assert complaints == []
     assert requests == [linked_file.as_uri()]
     page.close()
@@ -204,18 +203,18 @@ def test_a_row_is_a_button_that_the_keyboard_reaches(browser: Any, linked_file: 
     page.close()
 
 
-@pytest.mark.parametrize("table", ["summary", "measured", "judged"])
-def test_a_click_on_a_row_of_any_table_opens_its_run(browser: Any, linked_file: Path, table: str) -> None:
+def test_a_click_on_a_row_of_any_table_opens_its_run(browser: Any, linked_file: Path) -> None:
     page, complaints, _ = visit(browser, linked_file)
-    row = page.locator(f"#{table} tr[data-run]").last
-    row.locator("td").last.click()
-    assert title(page) == row.get_attribute("data-run")
-    page.click("#panel-close")
-    assert title(page) == ""
-    row.locator(".pick").click()
-    assert title(page) == row.get_attribute("data-run")
-    row.locator(".pick").click()
-    assert title(page) == ""
+    for table in ("summary", "measured", "judged"):
+        row = page.locator(f"#{table} tr[data-run]").last
+        row.locator("td").last.click()
+        assert title(page) == row.get_attribute("data-run")
+        page.click("#panel-close")
+        assert title(page) == ""
+        row.locator(".pick").click()
+        assert title(page) == row.get_attribute("data-run")
+        row.locator(".pick").click()
+        assert title(page) == ""
     assert complaints == []
     page.close()
 
@@ -242,7 +241,7 @@ def test_a_cell_of_the_map_shows_the_spectrum_of_its_module(browser: Any, linked
     assert page.evaluate("[...new URLSearchParams(location.hash.slice(1)).entries()]") == [["run", run], ["module", module]]
     table = pd.read_parquet(next(linked_file.parent.glob(f"**/{run}/spectra.parquet")))
     values = table[(table["step"] == table["step"].max()) & (table["module"] == module)].sort_values("index")["singular_value"]
-    assert f"σ₁ {values.iloc[0]:.4g}" in page.inner_text("#panel-spectrum-note").replace("σ₁ 0.", "σ₁ 0.")
+    assert float(re.search(r"σ₁ ([\d.]+),", page.inner_text("#panel-spectrum-note"))[1]) == pytest.approx(values.iloc[0], rel=1e-3)
     cell.click()
     assert title(page) == ""
     assert complaints == []

@@ -17,6 +17,7 @@ import evilspectra
 from evilspectra.data_cli import data
 from evilspectra.errors import EvilspectraError, RunFailed
 from evilspectra.judge_cli import VERBS, judge_and_score, judge_options, make, score_options
+from evilspectra.report_cli import report
 
 EXIT_CODES = "Exit codes: 0 done; 1 the answer is no, or a run failed; 2 usage or bad input; 3 could not be decided; 130 interrupted."
 
@@ -250,16 +251,6 @@ def demo(settings: Sequence[str], output: str | None, quiet: bool) -> None:
 
 
 @cli.command()
-@click.argument("folder", metavar="FOLDER", type=click.Path(path_type=Path))
-@click.option("--out", type=click.Path(path_type=Path), help="The HTML file to write; default FOLDER/report.html.")
-def report(folder: Path, out: Path | None) -> None:
-    """Write one self-contained HTML page about all runs below FOLDER, and each figure as SVG and PNG."""
-    from evilspectra.report import build_report
-
-    click.echo(build_report(folder, out))
-
-
-@cli.command()
 @click.argument("run", metavar="RUN")
 @click.option("--output", metavar="FOLDER", default="runs", show_default=True, help="The store to look RUN up in.")
 @_JSON
@@ -307,6 +298,7 @@ def config_show(name: str | None, settings: Sequence[str]) -> None:
 
 
 cli.add_command(data)
+cli.add_command(report)
 
 
 def _measure(names: Sequence[str], base: str | None, settings: Sequence[str], model_settings: Sequence[str], output: str, quiet: bool) -> tuple[list[Any], list[dict[str, str]]]:

@@ -7,10 +7,9 @@ import pandas as pd
 
 from evilspectra.charts import TITLES, Figure, Panel, Tables, rounded
 from evilspectra.palette import INK, MUTED, RAMP, Frame
-from evilspectra.statistics import kinds
 
-#: Colours of the two partial R², told apart by their strokes too.
-_PARTIAL = (("optimiser, given loss", INK, [1, 0]), ("loss, given optimiser", RAMP[5], [6, 4]))
+#: Colours and strokes of the two partial R²: of the optimiser, of the loss.
+_PARTIAL = ((INK, [1, 0]), (RAMP[5], [6, 4]))
 
 
 def variance_shares(tables: Tables) -> Figure | None:
@@ -19,7 +18,7 @@ def variance_shares(tables: Tables) -> Figure | None:
     if not found:
         return None
     panels = []
-    for kind in kinds(found):
+    for kind in dict.fromkeys(share.what for share in found):
         shares = [share for share in found if share.what == kind]
         terms = [share.term for share in shares]
         frame = _plain(pd.DataFrame([{"term": share.term, "share": share.share, "low": share.low, "high": share.high} for share in shares]))
@@ -43,7 +42,8 @@ def partial_r2(tables: Tables) -> Figure | None:
     if len({one.step for one in found}) < 2:
         return None
     frame = _plain(pd.DataFrame([{"step": one.step, "what": one.what, "r2": one.r2, "low": one.low, "high": one.high} for one in found]))
-    names, colours, dashes = ([part[place] for part in _PARTIAL] for place in range(3))
+    names = list(dict.fromkeys(one.what for one in found))
+    colours, dashes = ([part[place] for part in _PARTIAL] for place in range(2))
     x = alt.X("step:Q", title="step", scale=alt.Scale(nice=False, padding=10), axis=alt.Axis(format="~s", tickMinStep=1))
     y = alt.Y("r2:Q", title=None, scale=alt.Scale(domain=[0, 1]))
     colour = alt.Color("what:N").scale(domain=names, range=colours).legend(None)

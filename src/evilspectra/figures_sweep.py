@@ -98,7 +98,7 @@ def alignment_along_loss(tables: Tables) -> Figure | None:
     axes.append(("By step", steps_axis(), frame))
     panels = []
     for title, x, part in axes:
-        if part.empty:
+        if part.empty or part.groupby("run")["step"].size().max() < 2:
             continue
         base = alt.Chart(part).encode(x=x, y=y, color=tables.arms.colour())
         line = base.mark_line(strokeWidth=1 if many else 2).encode(order=alt.Order("step:Q"), strokeDash=tables.arms.dash(), detail="run:N", opacity=opacity(1, 0.1))

@@ -10,13 +10,21 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pandas as pd
 
 from evilspectra.comparison import Row, known
+from evilspectra.digest import RateRow, checkpoint_rows, rate_row
+from evilspectra.judging.verdicts import judged
+from evilspectra.measured import chosen
+from evilspectra.origin import differing
 from evilspectra.palette import Frame
+from evilspectra.rates import SHOWN, counting, judge_identity
+from evilspectra.results import Results
+from evilspectra.score import score
+from evilspectra.store import RunFolder
 
 
 @dataclass(frozen=True)
@@ -47,8 +55,56 @@ def outcome_of(runs: Frame) -> Outcome | None:
 
 
 def runs_table(rows: Sequence[Row]) -> Frame:
-    """A row per run: its summary, and `run` (label), `log_loss`, `dataset`, `model`, `size` (parameters), `twin` (equal for runs that differ in the penalty alone)."""
-    return pd.DataFrame([asdict(row.summary) | {"run": row.label} | _further(row) for row in rows])
+    """A row per run: its summary, and `run` (label), `log_loss`, `dataset`, `model`, `size` (parameters), `twin` (equal for runs that differ in the penalty alone), and the settings in which runs differ."""
+    differ = differing([row.origin for row in rows])
+    return pd.DataFrame([asdict(row.summary) | {"run": row.label} | _further(row) | {path: _setting(row.origin.settings.get(path)) for path in differ} for row in rows])
+
+
+def _setting(value: Any) -> Any:
+    """Numbers as numbers, all else as text."""
+    return value if isinstance(value, int | float) or value is None else ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def left_out_runs(runs: Frame, outcome: Outcome | None) -> list[tuple[str, str]]:
+    """Run and reason of all that comparisons leave out."""
+    found = []
+    for row in runs.astype(object).where(runs.notna(), None).to_dict("records"):
+        if row["status"] != "done":
+            found.append((row["run"], f"{row['status']}{': ' + str(row['reason']) if row.get('reason') else ''}"))
+        elif row["control"]:
+            found.append((row["run"], "control: its data differ on purpose"))
+        elif outcome and row.get(outcome.name) is None:
+            withheld = row.get("misalignment_withheld") if outcome.name == ALIGNMENT.name else None
+            found.append((row["run"], f"rate withheld: {withheld}" if withheld else f"no {outcome.short} was measured"))
+    return found
+
+
+def checkpoints_table(rows: Sequence[Row], root: Path) -> tuple[Frame, Frame]:
+    """What is known of every run at every step (a row as `digest.CheckpointRow`, with `run`, `arm`, `folder`), and of every judge and definition at the last one."""
+    moments, rated = [], []
+    for row in rows:
+        run = RunFolder(root / row.folder)
+        keys = {"run": row.label, "arm": row.summary.arm, "control": row.summary.control, "folder": row.summary.folder}
+        by_step = _rates(row, counting(Results(run.path)))
+        moments += [keys | asdict(one) for one in checkpoint_rows(run, row.measured, by_step)]
+        rated += [keys | asdict(one) for one in by_step if one.step]
+    return pd.DataFrame(moments), pd.DataFrame(rated)
+
+
+def _rates(row: Row, results: Results) -> list[RateRow]:
+    """The rates that are at hand, and those of other judged steps by the last judge under the definition that is shown."""
+    found: list[RateRow] = []
+    answers = chosen(results, "answers")
+    for place, one in enumerate(row.rated):
+        scored = {0: one.base, one.step: one.scores}
+        steps = results.steps(answers) if answers else []
+        for step in steps:
+            scores = scored.get(step) or {}
+            if not scores and place == len(row.rated) - 1 and step not in scored and answers:
+                verdicts = [verdict for _, verdict in judged(results, answers, step, one.judge)]
+                scores = {SHOWN: score(verdicts, SHOWN)} if any(verdict.aligned or verdict.coherent for verdict in verdicts) else {}
+            found += [rate_row(step, one.judge.source, judge_identity(one.judge), one.judge.id, value) for value in scores.values()]
+    return found
 
 
 def _further(row: Row) -> dict[str, Any]:

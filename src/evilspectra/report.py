@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path, PurePosixPath
@@ -16,7 +17,9 @@ import vl_convert
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from evilspectra import figures, page
+import evilspectra
+from evilspectra import figures, foreign, page
+from evilspectra.appendix import appendix
 from evilspectra.charts import NEEDS, TITLES, Figure, Tables
 from evilspectra.comparison import Row
 from evilspectra.details import describe, pack, read_spectra
@@ -28,34 +31,51 @@ from evilspectra.headline import headline
 from evilspectra.judged import judged_table
 from evilspectra.measured import beyond_control, chosen, measured
 from evilspectra.origin import differing, origin
-from evilspectra.outcomes import outcome_of, runs_table
-from evilspectra.palette import DARK, DIVERGING, RAMP, THEME, Arms
+from evilspectra.outcomes import checkpoints_table, left_out_runs, outcome_of, runs_table
+from evilspectra.palette import DARK, DIVERGING, RAMP, THEME, Arms, Frame
 from evilspectra.panel import panel_specs
 from evilspectra.rates import counting, rates
 from evilspectra.records import TABLES
 from evilspectra.results import Results
 from evilspectra.samples import samples
+from evilspectra.statistics import statistics_of
 from evilspectra.store import Store, write_atomically
 from evilspectra.summary import summarise
 from evilspectra.transcripts import LONG, transcripts
 
 
-def build_report(root: Path, out: Path | None = None) -> Path:
+def build_report(root: Path, out: Path | None = None, form: str = "html") -> Path:
     """Writes the report on every run below `root` (a store, an experiment or one run), and its figures as files.
 
     Returns:
-        The HTML file: `out`, or `report.html` in `root`. SVG, PNG and PDF files are in `root/figures`.
+        The file: `out`, or `report.html` (`report.md` where `form` is "md") in `root`. SVG, PNG and PDF files are in `root/figures`.
 
     Raises:
         BadInput: there is no run below `root`.
     """
     rows = read_rows(root)
     tables = read_tables(root, rows)
+    return _write(page_of(root, rows, tables), tables, out or root / f"report.{form}", root / "figures", form)
+
+
+def build_table_report(path: Path, frame: Frame, mapping: Mapping[str, str], outcome: str | None = None, out: Path | None = None, form: str = "html") -> Path:
+    """The same on a table of runs that other tools made; `mapping`: our name of a column → theirs. Written beside the table, figures in a folder of its name.
+
+    Raises:
+        BadInput: the table lacks what is asked of it.
+    """
+    tables = foreign.tables_of(frame, mapping, outcome)
+    return _write(page_of_table(path, frame, tables), tables, out or path.with_name(f"{path.stem}-report.{form}"), path.with_name(f"{path.stem}-figures"), form)
+
+
+def _write(page: dict[str, Any], tables: Tables, out: Path, folder: Path, form: str) -> Path:
     drawn = draw(tables)
-    out = out or root / "report.html"
-    text = render(root, rows, tables, drawn).encode("utf-8", "replace")
-    write_figures(drawn, tables.arms, root / "figures")
-    write_atomically(out, lambda path: path.write_bytes(text))
+    if form == "md":
+        text = appendix(page | {"missing": _missing(drawn)}, drawn, os.path.relpath(folder, out.parent))
+    else:
+        text = html(page, tables, drawn)
+    write_figures(drawn, tables.arms, folder)
+    write_atomically(out, lambda path: path.write_bytes(text.encode("utf-8", "replace")))
     return out
 
 
@@ -108,8 +128,12 @@ def read_tables(root: Path, rows: list[Row]) -> Tables:
     whole = {name: pd.concat([part for part in parts if len(part)] or parts[:1], ignore_index=True) for name, parts in found.items()}
     whole["evolution"] = pd.concat([part for part in evolution if len(part)] or evolution[:1], ignore_index=True)
     runs = runs_table(rows)
+    outcome = outcome_of(runs)
+    moments, rated = checkpoints_table(rows, root)
+    paths = moments.dropna(subset=["mean_alignment"]).rename(columns={"train_loss": "loss"}) if len(moments) else moments
+    statistics = statistics_of(runs, outcome.name, Arms.of(runs).names, moments, rated if len(rated) else None) if outcome else None
     ranks = {row.origin.rank for row in rows}
-    return Tables(runs, rank=ranks.pop() if len(ranks) == 1 else None, outcome=outcome_of(runs), spectra_of_runs=tuple(held), **whole, **frames(rows))
+    return Tables(runs, rank=ranks.pop() if len(ranks) == 1 else None, outcome=outcome, spectra_of_runs=tuple(held), paths=paths, statistics=statistics, **whole, **frames(rows))
 
 
 def write_figures(drawn: Sequence[Figure], arms: Arms, folder: Path) -> None:
@@ -129,47 +153,86 @@ def write_figure(figure: Figure, arms: Arms, folder: Path) -> None:
 
 
 def render(root: Path, rows: list[Row], tables: Tables, drawn: list[Figure]) -> str:
+    """The page's text."""
+    return html(page_of(root, rows, tables), tables, drawn)
+
+
+def page_of(root: Path, rows: list[Row], tables: Tables) -> dict[str, Any]:
+    """What a page on runs of a store says; `details` are those of the panel."""
+    differ = differing([row.origin for row in rows])
+    measured_columns = page.measured_columns(rows)
+    return _said(tables) | {
+        "title": listing(dict.fromkeys(row.summary.experiment if row.folder.parts else root.resolve().parent.name for row in rows), 3),
+        "facts": page.facts(rows),
+        "sentences": [*(tables.statistics.leading if tables.statistics else []), *headline(rows)],
+        "columns": page.COLUMNS,
+        "rows": [table_row(row, page.cells(row)) for row in rows],
+        "measured_columns": measured_columns,
+        "measured_rows": [table_row(row, page.measured_cells(row, measured_columns)) for row in rows if row.instruments],
+        "judged": judged_table(rows),
+        "transcripts": transcripts(rows, root, tables.arms.names),
+        "rank": rows[0].origin.rank if "lora.rank" not in differ else None,
+        "differ": differ,
+        "settings": [(row.label, [page.plain(row.origin.settings.get(path)) for path in differ]) for row in rows],
+        "shared": [(path, page.plain(value)) for path, value in rows[0].origin.settings.items() if path not in differ],
+        "provenance": page.provenance(rows),
+        "instruments": page.instruments(rows),
+        "packages": page.packages(rows),
+        "commands": [f"evilspectra train {shlex.quote(str(row.folder / 'config.yaml'))} --set output.folder=again" for row in rows if row.origin.trainer is None],
+        "outsiders": page.outsiders(rows),
+        "details": {"runs": describe(rows, tables), "answers": samples(rows, root)},
+    }
+
+
+def page_of_table(path: Path, frame: Frame, tables: Tables) -> dict[str, Any]:
+    """What a page on a table of other tools says."""
+    shown = foreign.shown_columns(frame, tables)
+    found = tables.runs.to_dict("records")
+    return _said(tables) | {
+        "title": path.stem,
+        "facts": foreign.facts(path, tables),
+        "sentences": tables.statistics.leading if tables.statistics and tables.statistics.analysis else ["There are too few runs in this table for statistics; the figures and the table show what there is."],
+        "columns": shown,
+        "rows": [{"label": row["run"], "arm": row["arm"], "reason": None, "state": str(row["status"]), "cells": foreign.cells(row, shown)} for row in found],
+        "foreign": path.name,
+        "details": {"runs": foreign.described(tables, frame), "answers": {"questions": [], "runs": {}, "length": 0, "judges": [], "most": 0}},
+    }
+
+
+def _said(tables: Tables) -> dict[str, Any]:
+    """What every page has, and what only those of stores fill."""
+    lists = ("measured_columns", "measured_rows", "differ", "settings", "shared", "provenance", "instruments", "commands", "outsiders")
+    return {"statistics": tables.statistics, "excluded": left_out_runs(tables.runs, tables.outcome), "foreign": None, "judged": None, "transcripts": None, "rank": None, "packages": "", "version": evilspectra.__version__} | {name: [] for name in lists}
+
+
+def _missing(drawn: Sequence[Figure]) -> list[tuple[str, str]]:
+    return [(title, NEEDS[name]) for name, title in TITLES.items() if name not in {figure.name for figure in drawn}]
+
+
+def html(said: Mapping[str, Any], tables: Tables, drawn: Sequence[Figure]) -> str:
     """The page's text; every string of the store goes through jinja's escaping or `script_json`."""
     arms = tables.arms
-    packed = pack(tables.spectra_of_runs)
-    blocks = {name: packed.pop(name) for name in ("relative", "largest", "ranks")}
-    details = {"runs": describe(rows, tables), "spectra": packed, "answers": samples(rows, root), "specs": panel_specs(arms, tables.outcome), "outcome": tables.outcome and tables.outcome.name, "outcomeTitle": tables.outcome and tables.outcome.title}
     folder = Path(__file__).parent / "templates"
     environment = Environment(loader=FileSystemLoader(folder), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     dark = DARK | dict(zip(arms.colours, arms.dark, strict=True))
+    packed = pack(tables.spectra_of_runs)
+    blocks = {name: Markup(packed.pop(name)) for name in ("relative", "largest", "ranks")}
+    outcome = {"outcome": tables.outcome and tables.outcome.name, "outcomeTitle": tables.outcome and tables.outcome.title}
+    details = said["details"] | outcome | {"spectra": packed, "specs": through_css(panel_specs(arms, tables.outcome), set(dark))}
     specs = [spec for figure in drawn for spec in figure.specs()]
-    differ = differing([row.origin for row in rows])
-    measured_columns = page.measured_columns(rows)
     environment.filters["bound"] = lambda text: text.replace(" %", "\u00a0%")  # no line break before a per cent sign
     environment.globals["sources"] = {name: (colour, dash) for name, colour, dash in zip(arms.names, arms.colours, arms.dashes, strict=True)}
     return environment.get_template("report.html.j2").render(
-        title=listing(dict.fromkeys(row.summary.experiment if row.folder.parts else root.resolve().parent.name for row in rows), 3),
-        facts=page.facts(rows),
-        sentences=headline(rows),
-        columns=page.COLUMNS,
-        rows=[table_row(row, page.cells(row)) for row in rows],
-        measured_columns=measured_columns,
-        measured_rows=[table_row(row, page.measured_cells(row, measured_columns)) for row in rows if row.instruments],
-        judged=judged_table(rows),
-        transcripts=transcripts(rows, root, arms.names),
+        {name: value for name, value in said.items() if name != "details"},
         flags=FLAGS,
         longest=LONG,
         arms=list(zip(arms.names, arms.colours, arms.dashes, strict=True)),
         drawn=drawn,
-        missing=[(title, NEEDS[name]) for name, title in TITLES.items() if name not in {figure.name for figure in drawn}],
-        blocks={name: Markup(text) for name, text in blocks.items()},
-        details=script_json(details | {"specs": through_css(details["specs"], set(dark))}),
-        rank=rows[0].origin.rank if "lora.rank" not in differ else None,
+        missing=_missing(drawn),
+        blocks=blocks,
+        details=script_json(details),
         flat=figures.flat_value,
         colours=dark,
-        differ=differ,
-        settings=[(row.label, [page.plain(row.origin.settings.get(path)) for path in differ]) for row in rows],
-        shared=[(path, page.plain(value)) for path, value in rows[0].origin.settings.items() if path not in differ],
-        provenance=page.provenance(rows),
-        instruments=page.instruments(rows),
-        packages=page.packages(rows),
-        commands=[f"evilspectra train {shlex.quote(str(row.folder / 'config.yaml'))} --set output.folder=again" for row in rows if row.origin.trainer is None],
-        outsiders=page.outsiders(rows),
         ramps={"sequential": RAMP, "diverging": DIVERGING},
         css=Markup((folder / "report.css").read_text(encoding="utf-8")),
         scripts=Markup(vega() + "\n" + (folder / "report.js").read_text(encoding="utf-8")),
