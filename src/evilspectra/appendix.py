@@ -8,7 +8,6 @@ from typing import Any
 
 from evilspectra.answers import printable
 from evilspectra.charts import Figure
-from evilspectra.statistics import spelled
 
 
 def appendix(page: Mapping[str, Any], figures: Sequence[Figure], folder: str) -> str:
@@ -43,7 +42,7 @@ def appendix(page: Mapping[str, Any], figures: Sequence[Figure], folder: str) ->
 def _methods(page: Mapping[str, Any]) -> Iterable[str]:
     statistics = page["statistics"]
     if statistics and statistics.analysis:
-        yield f"Design: {escaped(spelled(statistics.analysis.design.sentence))}."
+        yield f"Design: {escaped(statistics.design)}."
     if page["excluded"]:
         yield "Left out of comparisons:"
         yield table(["run", "reason"], page["excluded"])

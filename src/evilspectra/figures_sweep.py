@@ -45,7 +45,8 @@ def _shapes(names: list[str]) -> alt.Shape:
 def _spoken(names: list[str]) -> str:
     """Which shape is which data set, where there are several."""
     words = {"circle": "circles", "square": "squares", "triangle-up": "triangles", "diamond": "diamonds", "cross": "crosses", "triangle-down": "triangles down", "triangle-right": "triangles right", "triangle-left": "triangles left"}
-    return "" if len(names) < 2 else f" {', '.join(f'{words[SHAPES[place]]}: {name}' for place, name in enumerate(names[: len(SHAPES)]))}.".capitalize()
+    said = ", ".join(f"{words[SHAPES[place]]}: {name}" for place, name in enumerate(names[: len(SHAPES)]))
+    return "" if len(names) < 2 else f" {said[0].upper()}{said[1:]}{', and again from the front' if len(names) > len(SHAPES) else ''}."
 
 
 # --- figures --------------------------------------------------------------------------------------------------------
@@ -81,7 +82,8 @@ def loss_and_outcome(tables: Tables) -> Figure | None:
     )
     what = f"{outcome.title[0].upper()}{outcome.title[1:]}"
     drawn = "Lines: least squares within each optimiser, with 95 % bands of the mean; dotted: all runs together. " if fits else ""
-    caption = f"One point per finished run; the training loss is the mean of the last 5 % of steps, on a log scale. {drawn}{outcome.note}{_spoken(data)}{left_out(tables, frame)}"
+    loss = "the training loss is that of the table" if tables.steps.empty else "the training loss is the mean of the last 5 % of steps"
+    caption = f"One point per finished run; {loss}, on a log scale. {drawn}{outcome.note}{_spoken(data)}{left_out(tables, frame)}"
     return Figure("loss-outcome", TITLES["loss-outcome"], caption, (Panel(what, alt.layer(*layers, dots), 420),), 1)
 
 

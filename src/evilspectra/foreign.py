@@ -67,16 +67,19 @@ def _labels(runs: Frame) -> list[str]:
     return [name if named.count(name) == 1 else f"{name} (row {number + 1})" for number, name in enumerate(named)]
 
 
-def shown_columns(frame: Frame, tables: Tables) -> list[tuple[str, str, str, str]]:
-    """Column, heading, format and meaning: the outcome in front, then the table's own columns, as many as a page is wide."""
+def shown_columns(frame: Frame, mapping: Mapping[str, str], tables: Tables) -> list[tuple[str, str, str, str]]:
+    """Column, heading, format ("text" or nothing) and meaning: the outcome in front, then the table's own columns, as many as a page is wide."""
     name = tables.outcome.name if tables.outcome else ""
-    own = [str(column) for column in frame.columns if str(column) not in ("run", "arm", name)]
-    return [(column, printable(column, 40), "", LABELS.get(column, "As in the table")) for column in [name, *own][:MOST_COLUMNS]]
+    beside = {"run", "arm", name, *(theirs for ours, theirs in mapping.items() if ours in ("run", name))}
+    own = [str(column) for column in frame.columns if str(column) not in beside]
+    found = [(column, "" if pd.api.types.is_numeric_dtype(tables.runs[column]) else "text") for column in [name, *own][:MOST_COLUMNS]]
+    return [(column, printable(column, 40), form, LABELS.get(column, "As in the table")) for column, form in found]
 
 
 def cells(row: Mapping[str, Any], shown: list[tuple[str, str, str, str]]) -> list[dict[str, Any]]:
     """Text and sorting value of a run's cells."""
-    return [{"name": "cell", "text": said(row.get(column)), "below": "", "sort": value if isinstance(value := row.get(column), int | float) and value == value else ""} for column, *_ in shown]
+    found = [(row.get(column), form) for column, _, form, _ in shown]
+    return [{"name": form or "number", "text": said(value), "below": "", "sort": "" if value is None or value != value else said(value) if form else value} for value, form in found]
 
 
 def said(value: Any) -> str:

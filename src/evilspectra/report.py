@@ -65,7 +65,7 @@ def build_table_report(path: Path, frame: Frame, mapping: Mapping[str, str], out
         BadInput: the table lacks what is asked of it.
     """
     tables = foreign.tables_of(frame, mapping, outcome)
-    return _write(page_of_table(path, frame, tables), tables, out or path.with_name(f"{path.stem}-report.{form}"), path.with_name(f"{path.stem}-figures"), form)
+    return _write(page_of_table(path, frame, mapping, tables), tables, out or path.with_name(f"{path.stem}-report.{form}"), path.with_name(f"{path.stem}-figures"), form)
 
 
 def _write(page: dict[str, Any], tables: Tables, out: Path, folder: Path, form: str) -> Path:
@@ -184,9 +184,9 @@ def page_of(root: Path, rows: list[Row], tables: Tables) -> dict[str, Any]:
     }
 
 
-def page_of_table(path: Path, frame: Frame, tables: Tables) -> dict[str, Any]:
+def page_of_table(path: Path, frame: Frame, mapping: Mapping[str, str], tables: Tables) -> dict[str, Any]:
     """What a page on a table of other tools says."""
-    shown = foreign.shown_columns(frame, tables)
+    shown = foreign.shown_columns(frame, mapping, tables)
     found = tables.runs.to_dict("records")
     return _said(tables) | {
         "title": path.stem,

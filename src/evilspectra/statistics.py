@@ -110,6 +110,11 @@ class Statistics:
         return [spelled(one.text) for one in [*against, *firsts] if one]
 
     @property
+    def design(self) -> str:
+        """The design in one sentence, without its full stop."""
+        return spelled(self.analysis.design.sentence) if self.analysis else ""
+
+    @property
     def topics(self) -> list[tuple[str, list[str]]]:
         """Heading → all sentences."""
         return [(heading, texts) for topic, heading in HEADINGS.items() if (texts := [spelled(one.text) for one in self.sentences if one.topic == topic])]

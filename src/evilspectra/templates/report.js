@@ -211,6 +211,7 @@
     select.replaceChildren(...(own ? [new Option(`all ${modules.length}, median`, "")] : []), ...modules.map((one) => new Option(one, one)));
     select.value = module;
     select.parentElement.hidden = modules.length === 0;
+    part("spectrum-part").hidden = held.details.spectra.layouts.length === 0;
     showSpectrum(at);
     showMap(at);
     part("losses-part").hidden = !own || own.loss.length + own.heldout.length === 0;
