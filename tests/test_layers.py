@@ -24,8 +24,9 @@ LEVELS = [
     ["work", "train", "evaluate"],
     ["data_cli"],
     ["sweep"],
+    ["analysis.estimate", "analysis.linear", "analysis.outcome", "analysis.design", "analysis.variance", "analysis.components", "analysis.loss", "analysis.training", "analysis.mediation", "analysis.stability", "analysis.result", "analysis.words", "analysis.whole", "analysis.text", "analysis"],
     ["palette", "comparison", "findings", "misalignment", "headline", "charts", "effects", "figures", "spoken", "selection", "transcripts", "page", "judged", "table", "scoreboard", "report"],
-    ["judge_cli", "cli"],
+    ["judge_cli", "analyze_cli", "cli"],
     ["integrations.inspect"],
 ]
 ORDER = {name: place for place, name in enumerate(name for level in LEVELS for name in level)}
@@ -34,6 +35,7 @@ ORDER = {name: place for place, name in enumerate(name for level in LEVELS for n
 WITHOUT_TORCH = [
     "waits", "asking", "published", "archives", "download", "obtain", "endpoint_settings", "endpoint", "remote", "data_cli",
     "errors", "settings", "config", "records", "store", "origin", "rows", "mask", "data", "base", "items", "cues", "questions", "results", "drift", "measured", "summary", "flags", "answers", "probe", "targets", "sweep",
+    "analysis.estimate", "analysis.linear", "analysis.outcome", "analysis.design", "analysis.variance", "analysis.components", "analysis.loss", "analysis.training", "analysis.mediation", "analysis.stability", "analysis.result", "analysis.words", "analysis.whole", "analysis.text", "analysis", "analyze_cli",
     "palette", "comparison", "findings", "misalignment", "headline", "charts", "effects", "figures", "spoken", "selection", "transcripts", "page", "judged", "table", "scoreboard", "report", "judge_cli", "cli",
     "judging.reading", "intervals", "score", "paired", "calibrate", "judging.exchange", "judging.prompts", "judging.judge", "judging.settings", "judging.pace", "judging.endpoint", "judging.scripted",
     "judging.journal", "judging.verdicts", "judging.places", "judging.rounds", "judging.build", "rates", "digest", "inventory", "index", "tidy",
