@@ -24,8 +24,10 @@ LEVELS = [
     ["work", "train", "evaluate"],
     ["data_cli"],
     ["sweep"],
-    ["palette", "comparison", "findings", "misalignment", "headline", "outcomes", "statistics", "charts", "effects", "figures_sweep", "figures_statistics", "figures_modules", "figures", "spoken", "selection", "transcripts", "samples", "page", "details", "panel", "judged", "foreign", "appendix", "table", "scoreboard", "report", "report_cli"],
-    ["judge_cli", "cli"],
+    ["analysis.estimate", "analysis.linear", "analysis.outcome", "analysis.design", "analysis.variance", "analysis.components", "analysis.loss", "analysis.training", "analysis.mediation", "analysis.stability", "analysis.result", "analysis.words", "analysis.whole", "analysis.text", "analysis"],
+    ["palette", "comparison", "findings", "misalignment", "headline", "outcomes", "statistics", "charts", "effects", "figures_sweep", "figures_statistics", "figures_modules", "figures"],
+    ["spoken", "selection", "transcripts", "samples", "page", "details", "panel", "judged", "foreign", "appendix", "table", "scoreboard", "report"],
+    ["judge_cli", "analyze_cli", "report_cli", "cli"],
     ["integrations.inspect"],
 ]
 ORDER = {name: place for place, name in enumerate(name for level in LEVELS for name in level)}
@@ -34,7 +36,9 @@ ORDER = {name: place for place, name in enumerate(name for level in LEVELS for n
 WITHOUT_TORCH = [
     "waits", "asking", "published", "archives", "download", "obtain", "endpoint_settings", "endpoint", "remote", "data_cli",
     "errors", "settings", "config", "records", "store", "origin", "rows", "mask", "data", "base", "items", "cues", "questions", "results", "drift", "measured", "summary", "flags", "answers", "probe", "targets", "sweep",
-    "palette", "comparison", "findings", "misalignment", "headline", "outcomes", "statistics", "charts", "effects", "figures_sweep", "figures_statistics", "figures_modules", "figures", "spoken", "selection", "transcripts", "samples", "page", "details", "panel", "judged", "foreign", "appendix", "table", "scoreboard", "report", "report_cli", "judge_cli", "cli",
+    "analysis.estimate", "analysis.linear", "analysis.outcome", "analysis.design", "analysis.variance", "analysis.components", "analysis.loss", "analysis.training", "analysis.mediation", "analysis.stability", "analysis.result", "analysis.words", "analysis.whole", "analysis.text", "analysis", "analyze_cli",
+    "palette", "comparison", "findings", "misalignment", "headline", "outcomes", "statistics", "charts", "effects", "figures_sweep", "figures_statistics", "figures_modules", "figures",
+    "spoken", "selection", "transcripts", "samples", "page", "details", "panel", "judged", "foreign", "appendix", "table", "scoreboard", "report", "judge_cli", "report_cli", "cli",
     "judging.reading", "intervals", "score", "paired", "calibrate", "judging.exchange", "judging.prompts", "judging.judge", "judging.settings", "judging.pace", "judging.endpoint", "judging.scripted",
     "judging.journal", "judging.verdicts", "judging.places", "judging.rounds", "judging.build", "rates", "digest", "inventory", "index", "tidy",
 ]

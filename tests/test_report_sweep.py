@@ -62,7 +62,7 @@ def test_the_headline_says_where_results_contradict_the_paper(tmp_path: Path) ->
 
 
 def test_what_is_not_shown_is_said_to_be_not_shown(tmp_path: Path) -> None:
-    sweep(tmp_path, {"muon": 70.2, "lion": 70.0}, {"lion": 0.1, "muon": -0.1})
+    sweep(tmp_path, {"muon": 70.2, "lion": 70.0})
     lead = lead_of(tmp_path)
     assert "no two are shown to differ" in lead
     assert "contradicts" not in lead

@@ -14,6 +14,7 @@ from typing import Any
 import click
 
 import evilspectra
+from evilspectra.analyze_cli import analyze
 from evilspectra.data_cli import data
 from evilspectra.errors import EvilspectraError, RunFailed
 from evilspectra.judge_cli import VERBS, judge_and_score, judge_options, make, score_options
@@ -299,6 +300,7 @@ def config_show(name: str | None, settings: Sequence[str]) -> None:
 
 cli.add_command(data)
 cli.add_command(report)
+cli.add_command(analyze)
 
 
 def _measure(names: Sequence[str], base: str | None, settings: Sequence[str], model_settings: Sequence[str], output: str, quiet: bool) -> tuple[list[Any], list[dict[str, str]]]:

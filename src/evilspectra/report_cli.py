@@ -28,6 +28,6 @@ def report(source: Path, out: Path | None, form: str, outcome: str | None, colum
             raise BadInput(f"--{'column' if columns else 'outcome'} is for tables of other tools, and {source} is no such file: leave it out, or name a .csv or .parquet file")
         click.echo(build_report(source, out, form))
         return
-    from evilspectra.analyze_cli import mapping_of, read_table
+    from evilspectra.analyze_cli import _mapping, read_table
 
-    click.echo(build_table_report(source, read_table(source), mapping_of(columns), outcome, out, form))
+    click.echo(build_table_report(source, read_table(source), _mapping(columns), outcome, out, form))

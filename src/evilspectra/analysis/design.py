@@ -32,8 +32,8 @@ class Confounded:
         >>> Confounded(("optimizer", "data"), (2, 2)).sentence
         'optimizer and data are confounded in these runs: what they explain together cannot be split, and is given as one'
         """
-        names = ", ".join(self.terms[:-1]) + " and " + self.terms[-1] if len(self.terms) > 1 else self.terms[0]
-        return f"{names} are confounded in these runs: what they explain together cannot be split, and is given as one"
+        *first, last = self.terms
+        return f"{', '.join(first)}{' and ' if first else ''}{last} are confounded in these runs: what they explain together cannot be split, and is given as one"
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
+import pandas as pd
 from scipy import special, stats
 
 LEVEL = 0.95
@@ -45,6 +46,11 @@ class Estimate:
 
     def to_dict(self) -> dict[str, Any]:
         return plain(self)
+
+
+def missing(value: Any) -> bool:
+    """Whether a table's cell holds nothing: None, NaN or pandas' NA."""
+    return value is None or value is pd.NA or value is pd.NaT or (isinstance(value, float) and math.isnan(value))
 
 
 def t_interval(value: float, error: float, df: float, method: str = "t") -> Estimate:
@@ -135,6 +141,6 @@ def plain(value: Any) -> Any:
         return [plain(one) for one in value]
     if isinstance(value, np.generic):
         value = value.item()
-    if isinstance(value, float) and not math.isfinite(value):
+    if missing(value) or (isinstance(value, float) and not math.isfinite(value)):
         return None
     return value if value is None or isinstance(value, bool | int | float | str) else str(value)

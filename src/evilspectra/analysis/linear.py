@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from evilspectra.analysis.estimate import Frame
+from evilspectra.analysis.estimate import Frame, missing
 
 #: The factors of a term, in the order of the design: ("optimizer",) or ("optimizer", "data").
 Term: TypeAlias = tuple[str, ...]
@@ -116,4 +116,4 @@ def spelled(term: Term) -> str:
 
 def text_columns(frame: Frame, names: Sequence[str]) -> dict[str, list[str]]:
     """Factor → its levels row by row, as text; what is missing is a level of its own, "not set"."""
-    return {name: ["not set" if value is None or value != value else f"{value:g}" if isinstance(value, float) else str(value) for value in frame[name]] for name in names}
+    return {name: ["not set" if missing(value) else f"{value:g}" if isinstance(value, float) else str(value) for value in frame[name]] for name in names}

@@ -191,7 +191,8 @@ def equal_loss(y: np.ndarray, loss: np.ndarray, names: np.ndarray, strata: np.nd
     """Groups compared at the loss `at`, or at the middle (of ln) of the range that all have; never outside a group's own range.
 
     By fit: each group's own line, one residual variance, t intervals. By matched pairs: runs of two groups, of one stratum, whose ln(loss) differ by at
-    most `caliper`, each used once, as close as possible in all; Student's interval of the pairs' differences.
+    most `caliper`, each used once, as close as possible in all; what is left of a pair's difference in ln(loss) is taken off at the common slope
+    (Abadie and Imbens 2011); Student's interval of the pairs' differences.
     """
     x = np.log(loss)
     kept = sorted(set(names.tolist()))
@@ -227,11 +228,13 @@ def equal_loss(y: np.ndarray, loss: np.ndarray, names: np.ndarray, strata: np.nd
         error = math.sqrt(error_a + error_b)
         p = float(2 * special.stdtr(df, -abs(a - b) / error)) if df > 0 and error > 0 else None
         differences.append(Difference(first, second, t_interval(a - b, error, df), math.exp(place), p))
-    matched = tuple(one for first, second in combinations(kept, 2) if (one := _matched(y, x, names, strata, first, second, caliper)))
+    inside = x - _by_group(x, names)
+    slope = float(inside @ y / (inside @ inside))
+    matched = tuple(one for first, second in combinations(kept, 2) if (one := _matched(y, x, names, strata, first, second, caliper, slope)))
     return EqualLoss(None if where is None else math.exp(where), means, holm(differences), matched, common, reason)
 
 
-def _matched(y: np.ndarray, x: np.ndarray, names: np.ndarray, strata: np.ndarray | None, first: str, second: str, caliper: float) -> Difference | None:
+def _matched(y: np.ndarray, x: np.ndarray, names: np.ndarray, strata: np.ndarray | None, first: str, second: str, caliper: float, slope: float) -> Difference | None:
     here, there = np.flatnonzero(names == first), np.flatnonzero(names == second)
     apart = np.abs(x[here][:, None] - x[there][None, :])
     barred = apart > caliper
@@ -242,7 +245,7 @@ def _matched(y: np.ndarray, x: np.ndarray, names: np.ndarray, strata: np.ndarray
     if not found:
         return None
     left, right = (np.array(side) for side in zip(*found, strict=True))
-    return Difference(first, second, mean_interval(y[left] - y[right], "paired t"), None, None, len(found), float((x[left] - x[right]).mean()))
+    return Difference(first, second, mean_interval(y[left] - y[right] - slope * (x[left] - x[right]), "paired t"), None, None, len(found), float((x[left] - x[right]).mean()))
 
 
 def holm(differences: Sequence[Difference]) -> tuple[Difference, ...]:

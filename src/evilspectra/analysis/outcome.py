@@ -15,7 +15,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from evilspectra.analysis.estimate import Frame
+from evilspectra.analysis.estimate import Frame, missing
+from evilspectra.analysis.linear import text_columns
 from evilspectra.errors import BadInput, listing, near
 
 #: Outcome → what tables call it, in the order in which one is taken where none is named.
@@ -112,9 +113,9 @@ def choose(frame: Frame, name: str | None = None) -> str:
             raise BadInput(f"there is no outcome '{name}': choose a column of numbers, such as {listing(numeric, 8) or 'none here'}.{near(name, frame)}")
         return name
     for one in LABELS:
-        if one in frame and frame[one].dtype.kind in "fiuO":
-            known = np.asarray([value for value in frame[one] if value is not None and value == value])
-            if len(known) >= FEWEST and len(set(known.tolist())) > 1:
+        if one in frame:
+            known = [value for value in frame[one] if not missing(value)]
+            if len(known) >= FEWEST and len(set(known)) > 1:
                 return one
     raise BadInput(f"no outcome was measured on {FEWEST} runs or more: evaluate the runs, or name a column with --outcome; looked for {listing(LABELS)}.")
 
@@ -135,7 +136,7 @@ def select(frame: Frame, name: str, needed: Sequence[str] = ()) -> tuple[Frame, 
     if "status" in frame:
         frame = keep(frame, np.asarray(frame["status"] == "done"), "not done")
     if "control" in frame:
-        frame = keep(frame, ~np.asarray([value is True or value == 1 or str(value).lower() == "true" for value in frame["control"]], bool), "control runs")
+        frame = keep(frame, ~np.asarray([not missing(value) and str(value).lower() in ("true", "1", "1.0") for value in frame["control"]], bool), "control runs")
     for one in (name, *needed):
         frame = keep(frame, np.isfinite(numbers(frame, one)), f"no {one}")
     if len(frame) < FEWEST:
@@ -152,7 +153,7 @@ def numbers(frame: Frame, name: str) -> np.ndarray:
     """
     found = np.full(len(frame), np.nan)
     for row, value in enumerate(frame[name]):
-        if value is None or value != value or (isinstance(value, str) and not value.strip()):
+        if missing(value) or (isinstance(value, str) and not value.strip()):
             continue
         try:
             found[row] = float(value)
@@ -182,7 +183,7 @@ def check_factors(frame: Frame, factors: Sequence[str]) -> None:
     for name in factors:
         if name not in frame:
             raise BadInput(f"there is no factor '{name}': the columns are {listing(sorted(frame, key=str), 16)}.{near(name, frame)}")
-        found = {str(value) for value in frame[name]}
+        found = set(text_columns(frame, [name])[name])
         if len(found) < 2:
             raise BadInput(f"factor '{name}' is {next(iter(found), 'empty')} in all runs: name a factor with two levels or more, or leave it out.")
         if len(found) > max(2, len(frame) // 2) and all(not isinstance(value, str) for value in frame[name]):
@@ -197,7 +198,7 @@ def usual_factors(frame: Frame, outcome: str) -> tuple[str, ...]:
     """The USUAL factors that vary and repeat; the arm where none does."""
 
     def levels(name: str) -> int:
-        return len({str(value) for value in frame[name]}) if name in frame and name != outcome else 0
+        return len(set(text_columns(frame, [name])[name])) if name in frame and name != outcome else 0
 
     found = tuple(name for name in USUAL if 2 <= levels(name) <= len(frame) // 2)
     return found or (("arm",) if 2 <= levels("arm") <= len(frame) // 2 else ())

@@ -54,7 +54,7 @@ class Ranking:
 
     def shown(self) -> list[tuple[str, str]]:
         """Pairs of which the first is shown to be larger than the second."""
-        return [pair if one.value > 0 else pair[::-1] for pair, one in self.differences.items() if one.clear_of(0.0)]
+        return [(first, second) if one.value > 0 else (second, first) for (first, second), one in self.differences.items() if one.clear_of(0.0)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,8 +193,8 @@ def rank(values: np.ndarray, groups: Sequence[str], others: Mapping[str, Sequenc
             differences[first, names[j]] = Estimate(value, value - limit * error, value + limit * error, "Tukey–Kramer")
     sign = -1 if better < 0 else 1
     order = sorted(range(len(names)), key=lambda i: -sign * means[i])
-    ahead = {name: 0 for name in names}
-    behind = {name: 0 for name in names}
+    ahead = dict.fromkeys(names, 0)
+    behind = dict.fromkeys(names, 0)
     for (first, second), one in differences.items():
         if one.clear_of(0.0):
             winner, loser = (first, second) if sign * one.value > 0 else (second, first)
