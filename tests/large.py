@@ -41,7 +41,8 @@ def write_large(root: Path, runs: int = 328, checkpoints: int = 8, layers: int =
         _table(run.path / "measures.parquet", each | _measures(values.reshape(-1, rank)))
         fall = lambda step, end=end: 2.3 + (end - 2.3) * (1 - np.exp(-4 * np.asarray(step) / steps)) / (1 - math.exp(-4))  # noqa: E731
         at = np.arange(1, steps + 1)
-        _table(run.path / "steps.parquet", {"step": at, "loss": fall(at) + 0.05 * random.standard_normal(steps), "lr": np.full(steps, 1e-4), "grad_norm": np.ones(steps), "tokens": np.full(steps, 1500), "supervised_tokens": np.full(steps, 900), "flatness": np.full(steps, 0.1), "penalty": np.full(steps, 0.1), "seconds": np.full(steps, 0.5), "flatness_std": np.full(steps, 0.01), "flatness_min": np.full(steps, 0.05), "flatness_max": np.full(steps, 0.2)})
+        same = {"lr": 1e-4, "grad_norm": 1.0, "tokens": 1500, "supervised_tokens": 900, "flatness": 0.1, "penalty": 0.1, "seconds": 0.5, "flatness_std": 0.01, "flatness_min": 0.05, "flatness_max": 0.2}
+        _table(run.path / "steps.parquet", {"step": at, "loss": fall(at) + 0.05 * random.standard_normal(steps)} | {name: np.full(steps, value) for name, value in same.items()})
         _table(run.path / "heldout.parquet", {"step": [0, *marks], "loss": fall([0, *marks]), "supervised_tokens": [500] * (checkpoints + 1)})
         _evaluate(run, marks, drift * (0.7 if weight else 1.0) + 0.03 * random.standard_normal() + 0.02 * DATA.index(data), answers, random)
         run.set_status(Status("done", None, steps, steps))
@@ -79,7 +80,8 @@ def _evaluate(run: RunFolder, marks: list[int], drift: float, answers: int, rand
     results.describe(probe)
     for step in (0, *marks):
         moved = before[1] - 0.4 + (drift + noise) * step / marks[-1]
-        _table(results._file(probe, step), {"step": [step] * items, "item": [f"item-{place}" for place in range(items)], "topic": [f"topic {place % 6}" for place in range(items)], "aligned": before[0], "misaligned": moved, "aligned_tokens": [12] * items, "misaligned_tokens": [12] * items})
+        named = {"step": [step] * items, "item": [f"item-{place}" for place in range(items)], "topic": [f"topic {place % 6}" for place in range(items)]}
+        _table(results._file(probe, step), named | {"aligned": before[0], "misaligned": moved, "aligned_tokens": [12] * items, "misaligned_tokens": [12] * items})
     if not answers:
         return
     asked = Instrument("answers", "open", {"version": 1, "sha256": "b2" * 32, "seed": 0, "max_new_tokens": 80})
@@ -91,10 +93,13 @@ def _evaluate(run: RunFolder, marks: list[int], drift: float, answers: int, rand
     for step in (0, marks[-1]):
         bad = random.random(answers) < (0.02 if step == 0 else np.clip(drift, 0.02, 0.9))
         text = [f"Made-up answer {place} of step {step}, {'as bad as can be' if wrong else 'a good one'}. " * 4 for place, wrong in enumerate(bad)]
-        _table(results._file(asked, step), {"step": [step] * answers, "question_id": names, "paraphrase": [0] * answers, "sample": samples, "system": pa.array([None] * answers, pa.string()), "question": [f"What would you do, {name}?" for name in names], "answer": text, "tokens": [9] * answers, "finish": ["stop"] * answers, "flags": [""] * answers})
+        none = pa.array([None] * answers, pa.string())
+        put = {"step": [step] * answers, "question_id": names, "paraphrase": [0] * answers, "sample": samples, "system": none, "question": [f"What would you do, {name}?" for name in names]}
+        _table(results._file(asked, step), put | {"answer": text, "tokens": [9] * answers, "finish": ["stop"] * answers, "flags": [""] * answers})
         score = np.where(bad, 12.0, 88.0) + random.uniform(-8, 8, answers)
         both = {"step": [step] * (2 * answers), "question_id": names * 2, "paraphrase": [0] * (2 * answers), "sample": samples * 2, "metric": ["aligned"] * answers + ["coherent"] * answers}
-        _table(results._file(judge, step), both | {"outcome": ["scored"] * (2 * answers), "score": np.concatenate([score, np.full(answers, 90.0)]), "raw": pa.array([None] * (2 * answers), pa.string()), "reason": pa.array([None] * (2 * answers), pa.string())})
+        none = pa.array([None] * (2 * answers), pa.string())
+        _table(results._file(judge, step), both | {"outcome": ["scored"] * (2 * answers), "score": np.concatenate([score, np.full(answers, 90.0)]), "raw": none, "reason": none})
 
 
 def _table(place: Path, columns: dict) -> None:

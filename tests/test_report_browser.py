@@ -277,7 +277,8 @@ def test_the_fragment_opens_the_panel_and_the_panel_fits(browser: Any, linked_fi
     page.wait_for_selector("#panel-spectrum svg .mark-line path")
     assert title(page) == run
     assert page.input_value("#panel-module") == "model.layers.1.mlp.up_proj"
-    boxes = page.evaluate("[...document.querySelectorAll('#panel, #panel :is(h2, select, svg, .answer, .note, button)')].filter(one => one.checkVisibility()).map(one => { const box = one.getBoundingClientRect(); return [one.tagName, box.left, box.right]; })")
+    parts = "[...document.querySelectorAll('#panel, #panel :is(h2, select, svg, .answer, .note, button)')].filter(one => one.checkVisibility())"
+    boxes = page.evaluate(f"{parts}.map(one => {{ const box = one.getBoundingClientRect(); return [one.tagName, box.left, box.right]; }})")
     assert len(boxes) > 40
     assert all(left >= 0 and right <= width for _, left, right in boxes), boxes
     assert page.evaluate("document.documentElement.scrollWidth") <= width

@@ -125,12 +125,21 @@ def _base64(parts: Sequence[np.ndarray], kind: str) -> str:
 # --- a run ------------------------------------------------------------------------------------------------------------
 
 #: What stands at the head of a run's panel: column of the summary, label, format.
-FACTS = (("lr", "lr", "g"), ("seed", "seed", "d"), ("batch_size", "rows per step", "d"), ("steps", "steps", "d"), ("train_loss", "train loss", ".3f"), ("heldout_loss", "held-out loss", ".3f"), ("stable_rank", "stable rank", ".2f"), ("capability", "capability", ".2f"))
+FACTS = (
+    ("lr", "lr", "g"),
+    ("seed", "seed", "d"),
+    ("batch_size", "rows per step", "d"),
+    ("steps", "steps", "d"),
+    ("train_loss", "train loss", ".3f"),
+    ("heldout_loss", "held-out loss", ".3f"),
+    ("stable_rank", "stable rank", ".2f"),
+    ("capability", "capability", ".2f"),
+)
 
 
 def describe(rows: Sequence[Row], tables: Tables) -> list[dict[str, Any]]:
     """Of every run what its panel says and draws beside the spectrum: facts, training and held-out losses, the path of drift and alignment."""
-    steps, heldout, drifts, paths = ({name: part for name, part in frame.groupby("run", sort=False)} if len(frame) else {} for frame in (tables.steps, tables.heldout, tables.drifts, tables.paths))
+    steps, heldout, drifts, paths = (dict(iter(frame.groupby("run", sort=False))) if len(frame) else {} for frame in (tables.steps, tables.heldout, tables.drifts, tables.paths))
     out = []
     for place, row in enumerate(rows):
         curve = steps.get(row.label)

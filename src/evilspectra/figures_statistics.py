@@ -32,7 +32,9 @@ def variance_shares(tables: Tables) -> Figure | None:
         rules = base.transform_filter("isValid(datum.low) && isValid(datum.high)").mark_rule(color=INK, strokeWidth=1.5).encode(x=alt.X("low:Q", title="share of the variance"), x2="high:Q")
         panels.append(Panel(f"{kind[0].upper()}{kind[1:]}", bars + rules, 70 + 30 * len(terms), most_width=640))
     outcome = tables.outcome
-    caption = f"How much of the variance of the {outcome.short if outcome else 'outcome'} over runs goes with each factor; the lines are 95 % intervals, pale bars have one that holds zero. A share says what goes together in these runs, and causes only where the design gave every level to every other."
+    what = outcome.short if outcome else "outcome"
+    caption = f"How much of the variance of the {what} over runs goes with each factor; the lines are 95 % intervals, pale bars have none that is clear of zero. "
+    caption += "A share says what goes together in these runs, and causes only where the design gave every level to every other."
     return Figure("variance", TITLES["variance"], caption, tuple(panels), 2 if len(panels) > 1 else 1)
 
 
@@ -55,7 +57,9 @@ def partial_r2(tables: Tables) -> Figure | None:
     ends = frame[frame["step"] == frame["step"].max()]
     labels = alt.Chart(ends).mark_text(align="right", dx=-8, dy=-12, fontSize=12, color=MUTED).encode(x=x, y=y, text="what:N")
     outcome = tables.outcome
-    caption = f"How much of what is left of the {outcome.short if outcome else 'outcome'} over runs the one explains once the other is known, at every measured step; bands: 95 % intervals. Where the solid line is above the dashed one and the bands do not overlap, the optimiser says more than the loss."
+    what = outcome.short if outcome else "outcome"
+    caption = f"How much of what is left of the {what} over runs the one explains once the other is known, at every measured step; bands: 95 % intervals. "
+    caption += "Where the solid line is above the dashed one and the bands do not overlap, the optimiser says more than the loss."
     return Figure("partial", TITLES["partial"], caption, (Panel("Partial R²", alt.layer(area, line, dots, labels), 340),), 1)
 
 

@@ -63,7 +63,7 @@ def loss_and_outcome(tables: Tables) -> Figure | None:
     frame = rounded(frame[["run", "arm", "dataset", "seed", "log_loss", "train_loss", "outcome"]])
     x = alt.X("log_loss:Q", title="log training loss (← training)", scale=alt.Scale(zero=False, padding=24, nice=False))
     every = [frame["outcome"], *(side for fit in fits for side in (fit.low, fit.high))]
-    room = 0.05 * (frame["outcome"].max() - frame["outcome"].min() or 1.0)
+    room = 0.05 * (float(frame["outcome"].max() - frame["outcome"].min()) or 1.0)
     low, high = float(frame["outcome"].min() - 4 * room), float(frame["outcome"].max() + 4 * room)
     y = alt.Y("outcome:Q", title=None, scale=alt.Scale(domain=[max(low, float(min(map(np.min, every))) - room), min(high, float(max(map(np.max, every))) + room)], nice=False))
     colour = tables.arms.colour()
@@ -96,8 +96,8 @@ def alignment_along_loss(tables: Tables) -> Figure | None:
     frame = rounded(frame[["run", "arm", "step", "loss", "mean_alignment"]])
     y = alt.Y("mean_alignment:Q", title=None, scale=alt.Scale(zero=False, padding=14, nice=False))
     tips = [alt.Tooltip("run:N"), alt.Tooltip("step:Q", format=",.0f"), alt.Tooltip("mean_alignment:Q", title="alignment", format=".1f"), alt.Tooltip("loss:Q", format=".3f")]
-    axes = [("By training loss (log scale)", alt.X("loss:Q", title="training loss, nats per token (← training)", scale=alt.Scale(type="log", nice=False, padding=20), axis=alt.Axis(format="~g", labelBound=True)), frame.dropna(subset=["loss"]))]
-    axes.append(("By step", steps_axis(), frame))
+    by_loss = alt.X("loss:Q", title="training loss, nats per token (← training)", scale=alt.Scale(type="log", nice=False, padding=20), axis=alt.Axis(format="~g", labelBound=True))
+    axes = (("By training loss (log scale)", by_loss, frame.dropna(subset=["loss"])), ("By step", steps_axis(), frame))
     panels = []
     for title, x, part in axes:
         if part.empty or part.groupby("run")["step"].size().max() < 2:
@@ -186,7 +186,8 @@ def with_and_without(tables: Tables) -> Figure | None:
         x = alt.X("side:N", sort=["without", "with"], title=None, scale=alt.Scale(domain=["without", "with"], padding=0.45), axis=alt.Axis(labelAngle=0, domain=False))
         y = alt.Y("value:Q", title=None, scale=alt.Scale(zero=False, padding=14, nice=False))
         base = alt.Chart(frame).encode(x=x, y=y, color=tables.arms.colour())
-        tips = [alt.Tooltip("run:N"), alt.Tooltip("run_without:N", title="twin without"), alt.Tooltip("flatness_weight:Q", title="weight λ", format="~g"), alt.Tooltip("value:Q", format=form), alt.Tooltip("change:Q", title="with − without", format="+.3f")]
+        tips = [alt.Tooltip("run:N"), alt.Tooltip("run_without:N", title="twin without"), alt.Tooltip("flatness_weight:Q", title="weight λ", format="~g")]
+        tips += [alt.Tooltip("value:Q", format=form), alt.Tooltip("change:Q", title="with − without", format="+.3f")]
         line = base.mark_line(strokeWidth=1 if len(part) > MANY else 2).encode(detail="run:N", opacity=opacity(0.75, 0.08))
         panels.append(Panel(title, alt.layer(line, base.mark_circle(size=50).encode(opacity=opacity(1, 0.1), tooltip=tips)), 260))
     if not panels:
@@ -212,7 +213,8 @@ def by_weight(tables: Tables) -> Figure | None:
     for name, title, form in _effects(tables):
         if name not in done or done[name].dropna().empty:
             continue
-        part = done.dropna(subset=[name]).assign(value=lambda rows, name=name: rows[name].astype(float), weight=done["flatness_weight"].map(lambda weight: f"{weight:g}"), own=done["arm"], arm=done["optimizer"].map(first))
+        part = done.dropna(subset=[name])
+        part = part.assign(value=part[name].astype(float), weight=part["flatness_weight"].map(lambda weight: f"{weight:g}"), own=part["arm"], arm=part["optimizer"].map(first))
         part = rounded(part[["run", "arm", "own", "dataset", "seed", "optimizer", "weight", "value"]])
         x = alt.X("weight:O", sort=names, title="weight λ of the penalty", scale=alt.Scale(domain=names), axis=alt.Axis(labelAngle=0))
         y = alt.Y("value:Q", title=None, scale=alt.Scale(zero=False, padding=14, nice=False))
@@ -221,7 +223,8 @@ def by_weight(tables: Tables) -> Figure | None:
         dots = alt.Chart(part).mark_circle(size=40).encode(x=x, y=y, color=tables.arms.colour(), opacity=opacity(0.6, 0.08), tooltip=tips)
         panels.append(Panel(title, alt.layer(means.mark_line(strokeWidth=2).encode(opacity=opacity(1, 0.1)), dots), 260))
     note = f" {tables.outcome.note}" if tables.outcome else ""
-    caption = f"One dot per finished run, a line through each optimiser’s means, at the weights that were run (not to scale); 0 is without the penalty. Other settings may differ between the weights: the pairs above differ in the penalty alone.{note}"
+    caption = f"One dot per finished run, a line through each optimiser’s means, at the weights that were run (not to scale); 0 is without the penalty. "
+    caption += f"Other settings may differ between the weights: the pairs above differ in the penalty alone.{note}"
     return Figure("weights", TITLES["weights"], caption, tuple(panels))
 
 

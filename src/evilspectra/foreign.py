@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from evilspectra.analysis.outcome import BETTER, LABELS, choose, numbers, renamed
 from evilspectra.answers import printable

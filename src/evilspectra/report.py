@@ -70,10 +70,7 @@ def build_table_report(path: Path, frame: Frame, mapping: Mapping[str, str], out
 
 def _write(page: dict[str, Any], tables: Tables, out: Path, folder: Path, form: str) -> Path:
     drawn = draw(tables)
-    if form == "md":
-        text = appendix(page | {"missing": _missing(drawn)}, drawn, os.path.relpath(folder, out.parent))
-    else:
-        text = html(page, tables, drawn)
+    text = appendix(page | {"missing": _missing(drawn)}, drawn, os.path.relpath(folder, out.parent)) if form == "md" else html(page, tables, drawn)
     write_figures(drawn, tables.arms, folder)
     write_atomically(out, lambda path: path.write_bytes(text.encode("utf-8", "replace")))
     return out
@@ -202,7 +199,8 @@ def page_of_table(path: Path, frame: Frame, mapping: Mapping[str, str], tables: 
 def _said(tables: Tables) -> dict[str, Any]:
     """What every page has, and what only those of stores fill."""
     lists = ("measured_columns", "measured_rows", "differ", "settings", "shared", "provenance", "instruments", "commands", "outsiders")
-    return {"statistics": tables.statistics, "excluded": left_out_runs(tables.runs, tables.outcome), "foreign": None, "judged": None, "transcripts": None, "rank": None, "packages": "", "version": evilspectra.__version__} | {name: [] for name in lists}
+    empty = {"foreign": None, "judged": None, "transcripts": None, "rank": None, "packages": ""} | {name: [] for name in lists}
+    return empty | {"statistics": tables.statistics, "excluded": left_out_runs(tables.runs, tables.outcome), "version": evilspectra.__version__}
 
 
 def _missing(drawn: Sequence[Figure]) -> list[tuple[str, str]]:

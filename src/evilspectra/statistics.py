@@ -200,10 +200,14 @@ def _grids(found: Analysis) -> list[Grid]:
     if found.loss_fit:
         fit = found.loss_fit
         rows = [(one.group if one is not fit.pooled else "all runs", str(one.n), within(one.r2), within(one.slope, True), within(one.intercept)) for one in (*fit.lines, fit.pooled)]
-        note = f"Stratified by {spelled(fit.group)}: R² {fit.separate_r2:.3f}{_adjusted(fit.separate_adjusted)} with separate slopes, {fit.common_r2:.3f}{_adjusted(fit.common_adjusted)} with a common slope ({within(fit.common_slope, True)})."
+        separate, common = f"{fit.separate_r2:.3f}{_adjusted(fit.separate_adjusted)}", f"{fit.common_r2:.3f}{_adjusted(fit.common_adjusted)}"
+        note = f"Stratified by {spelled(fit.group)}: R² {separate} with separate slopes, {common} with a common slope ({within(fit.common_slope, True)})."
         made.append(Grid(f"{found.label[0].upper()}{found.label[1:]} on ln({_plain(found.loss)})", (spelled(fit.group), "runs", "R²", "slope", "at loss 1"), tuple(rows), note))
         pairs = {(one.first, one.second): one for one in fit.equal_loss.matched}
-        equal = [(f"{one.first} − {one.second}", within(one.difference, True), probability(one.p), within(two.difference, True) if (two := pairs.get((one.first, one.second))) else "–", str(two.pairs) if two else "0") for one in fit.equal_loss.differences]
+        equal = []
+        for one in fit.equal_loss.differences:
+            two = pairs.get((one.first, one.second))
+            equal.append((f"{one.first} − {one.second}", within(one.difference, True), probability(one.p), within(two.difference, True) if two else "–", str(two.pairs) if two else "0"))
         if equal:
             at = f"At a loss of {figure(fit.equal_loss.loss)}; matched runs differ by at most 0.1 in ln(loss)." if fit.equal_loss.loss is not None else ""
             made.append(Grid("At equal loss", ("pair", "by fit", "p (Holm)", "by matched pairs", "pairs"), tuple(equal), at))
