@@ -184,7 +184,7 @@ def with_and_without(tables: Tables) -> Figure | None:
         ends = [part.assign(side=side, value=part[column].astype(float), change=part[name].astype(float) - part[f"{name}_without"].astype(float)) for side, column in (("without", f"{name}_without"), ("with", name))]
         frame = rounded(pd.concat(ends)[["run", "run_without", "arm", "optimizer", "dataset", "seed", "flatness_weight", "side", "value", "change"]])
         x = alt.X("side:N", sort=["without", "with"], title=None, scale=alt.Scale(domain=["without", "with"], padding=0.45), axis=alt.Axis(labelAngle=0, domain=False))
-        y = alt.Y("value:Q", title=None, scale=alt.Scale(zero=False, padding=14, nice=False))
+        y = alt.Y("value:Q", title=None, scale=alt.Scale(domain=_range(tables, name), nice=False))
         base = alt.Chart(frame).encode(x=x, y=y, color=tables.arms.colour())
         tips = [alt.Tooltip("run:N"), alt.Tooltip("run_without:N", title="twin without"), alt.Tooltip("flatness_weight:Q", title="weight λ", format="~g")]
         tips += [alt.Tooltip("value:Q", format=form), alt.Tooltip("change:Q", title="with − without", format="+.3f")]
@@ -193,7 +193,7 @@ def with_and_without(tables: Tables) -> Figure | None:
     if not panels:
         return None
     note = f" {tables.outcome.note}" if tables.outcome else ""
-    caption = f"{len(found)} pair{'' if len(found) == 1 else 's'} of runs that differ in the flatness penalty alone, each a line. Parallel lines show an effect; lines that cross show none.{note}"
+    caption = f"{len(found)} pair{'' if len(found) == 1 else 's'} of runs that differ in the flatness penalty alone, each a line; the scales span all finished runs. Lines that all go one way show an effect, lines that cross show none.{note}"
     return Figure("penalty", TITLES["penalty"], caption, tuple(panels))
 
 
@@ -223,9 +223,18 @@ def by_weight(tables: Tables) -> Figure | None:
         dots = alt.Chart(part).mark_circle(size=40).encode(x=x, y=y, color=tables.arms.colour(), opacity=opacity(0.6, 0.08), tooltip=tips)
         panels.append(Panel(title, alt.layer(means.mark_line(strokeWidth=2).encode(opacity=opacity(1, 0.1)), dots), 260))
     note = f" {tables.outcome.note}" if tables.outcome else ""
-    caption = f"One dot per finished run, a line through each optimiser’s means, at the weights that were run (not to scale); 0 is without the penalty. "
+    caption = "One dot per finished run, a line through each optimiser’s means, at the weights that were run (not to scale); 0 is without the penalty. "
     caption += f"Other settings may differ between the weights: the pairs above differ in the penalty alone.{note}"
     return Figure("weights", TITLES["weights"], caption, tuple(panels))
+
+
+def _range(tables: Tables, name: str) -> list[float]:
+    """From the lowest to the highest value over all finished runs, so that a change is seen against what runs differ by."""
+    column = tables.outcome.name if name == "outcome" and tables.outcome else name
+    values = tables.runs.loc[tables.runs["status"] == "done", column].dropna().astype(float)
+    low, high = float(values.min()), float(values.max())
+    room = 0.06 * (high - low) or 0.05 * abs(high) or 1.0
+    return [low - room, high + room]
 
 
 def _effects(tables: Tables) -> list[tuple[str, str, str]]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from functools import lru_cache
 
 import numpy as np
 
@@ -45,7 +44,8 @@ def clustered(clusters: Sequence[str], columns: Sequence[np.ndarray], statistic:
     if len(names) < 2:
         return None
     sums = [np.bincount(places, weights=column, minlength=len(names)) for column in columns]
-    weights = _weights(len(names), seed)
+    draw = np.random.Generator(np.random.PCG64(seed))
+    weights = draw.multinomial(len(names), np.full(len(names), 1 / len(names)), size=RESAMPLES).astype(float)
     with np.errstate(divide="ignore", invalid="ignore"):
         value = float(statistic(*(np.array([total.sum()]) for total in sums))[0])
         drawn = statistic(*(weights @ total for total in sums))
@@ -55,11 +55,3 @@ def clustered(clusters: Sequence[str], columns: Sequence[np.ndarray], statistic:
     tail = 50 * (1 - LEVEL)
     low, high = np.percentile(drawn, [tail, 100 - tail])
     return Interval(value, float(low), float(high))
-
-
-@lru_cache(maxsize=8)
-def _weights(count: int, seed: int) -> np.ndarray:
-    """How often each of `count` clusters is drawn, [resamples, count]; the same for equal arguments, and kept, for a report asks hundreds of times."""
-    drawn = np.random.Generator(np.random.PCG64(seed)).multinomial(count, np.full(count, 1 / count), size=RESAMPLES).astype(float)
-    drawn.setflags(write=False)
-    return drawn

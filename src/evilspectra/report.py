@@ -7,6 +7,7 @@ import os
 import re
 import shlex
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import cache
 from pathlib import Path, PurePosixPath
@@ -22,7 +23,7 @@ from evilspectra import figures, foreign, page
 from evilspectra.appendix import appendix
 from evilspectra.charts import NEEDS, TITLES, Figure, Tables
 from evilspectra.comparison import Row
-from evilspectra.details import describe, pack, read_spectra
+from evilspectra.details import Spectra, describe, pack, read_spectra
 from evilspectra.drift import Interval
 from evilspectra.effects import frames
 from evilspectra.errors import BadInput, listing
@@ -39,9 +40,12 @@ from evilspectra.records import TABLES
 from evilspectra.results import Results
 from evilspectra.samples import samples
 from evilspectra.statistics import statistics_of
-from evilspectra.store import Store, write_atomically
+from evilspectra.store import RunFolder, Store, write_atomically
 from evilspectra.summary import summarise
 from evilspectra.transcripts import LONG, transcripts
+
+#: Threads that read runs and write figures: most of it is done outside Python's lock.
+WORKERS = min(8, os.cpu_count() or 1)
 
 
 def build_report(root: Path, out: Path | None = None, form: str = "html") -> Path:
@@ -87,21 +91,25 @@ def read_rows(root: Path) -> list[Row]:
     if not runs:
         raise BadInput(f"{root} holds no runs: name a store, an experiment or a run's folder, or make runs with `evilspectra train` first")
     alone = len({run.path.parent for run in runs}) == 1
-    rows = []
-    for run in runs:
-        folder = PurePosixPath(run.path.relative_to(root).as_posix())
-        try:
-            provenance = run.provenance()
-        except BadInput:  # a run that was stopped before it wrote one; every value is then a dash
-            provenance = {}
-        results = counting(Results(run.path))
-        found, rated = measured(results), rates(results)
-        known = {"probe": found.drift, "capability": found.capability, "ordinary": found.ordinary, "answers": found.answers}
-        instruments = {table: one for table, value in known.items() if value is not None and (one := chosen(results, table))}
-        own = folder.parent if run.is_outside else folder  # the tables of another trainer lie in a folder of its output
-        label = str(own) if not alone and own.parts else run.name if run.is_outside else run.path.resolve().name
-        rows.append(Row(label, folder, origin(run), provenance, summarise(run, found, rated), found, instruments, rated=rated))
-    return [replace(row, beyond=_beyond(root, row, rows)) for row in rows]
+    with ThreadPoolExecutor(WORKERS) as pool:
+        rows = list(pool.map(lambda run: _row(root, run, alone), runs))
+        return [replace(row, beyond=beyond) for row, beyond in zip(rows, pool.map(lambda row: _beyond(root, row, rows), rows), strict=True)]
+
+
+def _row(root: Path, run: RunFolder, alone: bool) -> Row:
+    """A run; `alone`: whether all runs are of one experiment, so that their names tell them apart."""
+    folder = PurePosixPath(run.path.relative_to(root).as_posix())
+    try:
+        provenance = run.provenance()
+    except BadInput:  # a run that was stopped before it wrote one; every value is then a dash
+        provenance = {}
+    results = counting(Results(run.path))
+    found, rated = measured(results), rates(results)
+    known = {"probe": found.drift, "capability": found.capability, "ordinary": found.ordinary, "answers": found.answers}
+    instruments = {table: one for table, value in known.items() if value is not None and (one := chosen(results, table))}
+    own = folder.parent if run.is_outside else folder  # the tables of another trainer lie in a folder of its output
+    label = str(own) if not alone and own.parts else run.name if run.is_outside else run.path.resolve().name
+    return Row(label, folder, origin(run), provenance, summarise(run, found, rated), found, instruments, rated=rated)
 
 
 def _beyond(root: Path, row: Row, rows: list[Row]) -> Interval | None:
@@ -112,31 +120,31 @@ def _beyond(root: Path, row: Row, rows: list[Row]) -> Interval | None:
 
 def read_tables(root: Path, rows: list[Row]) -> Tables:
     """What the figures and the panel need, of all runs in one frame per table; of the spectra the last step, and medians of the steps before."""
-    found: dict[str, list[pd.DataFrame]] = {name: [] for name in TABLES}
-    evolution, held = [], []
-    for row, run in zip(rows, Store(root).runs(), strict=True):
-        read: dict[str, Any] = {name: run.read(name) for name in TABLES}
-        spectra, medians = read_spectra(read["spectra"], read["measures"])
-        held.append(spectra)
-        evolution.append(medians.assign(run=row.label, arm=row.summary.arm))
-        read["spectra"] = read["spectra"][read["spectra"]["step"] == read["spectra"]["step"].max()]
-        for name, parts in found.items():
-            parts.append(read[name].assign(run=row.label, arm=row.summary.arm))
-    whole = {name: pd.concat([part for part in parts if len(part)] or parts[:1], ignore_index=True) for name, parts in found.items()}
-    whole["evolution"] = pd.concat([part for part in evolution if len(part)] or evolution[:1], ignore_index=True)
+    with ThreadPoolExecutor(WORKERS) as pool:
+        read = list(pool.map(_read, rows, Store(root).runs()))
+    parts: dict[str, list[Any]] = {name: [tables[name] for tables, _ in read] for name in (*TABLES, "evolution")}
+    whole = {name: pd.concat([part for part in some if len(part)] or some[:1], ignore_index=True) for name, some in parts.items()}
     runs = runs_table(rows)
     outcome = outcome_of(runs)
     moments, rated = checkpoints_table(rows, root)
     paths = moments.dropna(subset=["mean_alignment"]).rename(columns={"train_loss": "loss"}) if len(moments) else moments
     statistics = statistics_of(runs, outcome.name, Arms.of(runs).names, moments, rated if len(rated) else None) if outcome else None
     ranks = {row.origin.rank for row in rows}
-    return Tables(runs, rank=ranks.pop() if len(ranks) == 1 else None, outcome=outcome, spectra_of_runs=tuple(held), paths=paths, statistics=statistics, **whole, **frames(rows))
+    return Tables(runs, rank=ranks.pop() if len(ranks) == 1 else None, outcome=outcome, spectra_of_runs=tuple(spectra for _, spectra in read), paths=paths, statistics=statistics, **whole, **frames(rows))
+
+
+def _read(row: Row, run: RunFolder) -> tuple[dict[str, Any], Spectra | None]:
+    """A run's tables under its label and arm, of the spectra the last step and `evolution`; and what the panel holds of them."""
+    tables: dict[str, Any] = {name: run.read(name) for name in TABLES}
+    spectra, tables["evolution"] = read_spectra(tables["spectra"], tables["measures"])
+    tables["spectra"] = tables["spectra"][tables["spectra"]["step"] == tables["spectra"]["step"].max()]
+    return {name: table.assign(run=row.label, arm=row.summary.arm) for name, table in tables.items()}, spectra
 
 
 def write_figures(drawn: Sequence[Figure], arms: Arms, folder: Path) -> None:
     """Every figure as SVG, PNG and PDF."""
-    for figure in drawn:
-        write_figure(figure, arms, folder)
+    with ThreadPoolExecutor(WORKERS) as pool:
+        list(pool.map(lambda figure: write_figure(figure, arms, folder), drawn))
 
 
 def write_figure(figure: Figure, arms: Arms, folder: Path) -> None:
@@ -188,12 +196,19 @@ def page_of_table(path: Path, frame: Frame, mapping: Mapping[str, str], tables: 
     return _said(tables) | {
         "title": path.stem,
         "facts": foreign.facts(path, tables),
-        "sentences": tables.statistics.leading if tables.statistics and tables.statistics.analysis else ["There are too few runs in this table for statistics; the figures and the table show what there is."],
+        "sentences": _of_table(tables),
         "columns": shown,
         "rows": [{"label": row["run"], "arm": row["arm"], "reason": None, "state": str(row["status"]), "cells": foreign.cells(row, shown)} for row in found],
         "foreign": path.name,
         "details": {"runs": foreign.described(tables, frame), "answers": {"questions": [], "runs": {}, "length": 0, "judges": [], "most": 0}},
     }
+
+
+def _of_table(tables: Tables) -> list[str]:
+    found = tables.statistics
+    if found is None or found.analysis is None:
+        return ["There are too few runs in this table for statistics; the figures and the table show what there is."]
+    return found.leading or [f"{found.design}. What the statistics say of them stands below."]
 
 
 def _said(tables: Tables) -> dict[str, Any]:

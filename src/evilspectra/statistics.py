@@ -26,6 +26,8 @@ POINTS = 40
 #: Topics of sentences that stand at the top of the page, in this order, one sentence each; what contradicts the paper stands before them.
 LEADING = ("ranking", "variance", "training", "flatness", "penalty")
 MOST_AGAINST = 4
+#: Fewer runs than this are described one by one, and statistics on them stay below.
+LEAST_RUNS = 8
 #: A topic → its heading.
 HEADINGS = {
     "design": "Design",
@@ -103,7 +105,9 @@ class Statistics:
 
     @property
     def leading(self) -> list[str]:
-        """The sentences for the top of the page: what contradicts the paper, then one of each leading topic."""
+        """The sentences for the top of the page: what contradicts the paper, then one of each leading topic; none where runs are too few to set optimisers against each other."""
+        if self.analysis is None or self.analysis.group != "optimizer" or self.analysis.runs < LEAST_RUNS:
+            return []
         against = [one for one in self.sentences if one.contradicts][:MOST_AGAINST]
         told = [one.topic for one in against]
         firsts = [next((one for one in self.sentences if one.topic == topic and one.shown is not None), None) for topic in LEADING if topic not in told]
