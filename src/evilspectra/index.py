@@ -61,9 +61,7 @@ class Index:
         return {folder: why for folder, why in zip(self.table["folder"].to_pylist(), self.table["problem"].to_pylist(), strict=True) if why}
 
     def _read(self) -> pa.Table:
-        import pyarrow.compute as pc
-
-        return self.table.filter(pc.is_null(self.table["problem"]))
+        return self.table.filter(self.table["problem"].is_null())
 
 
 def states(root: Path) -> dict[Path, Status | BadInput]:
@@ -207,9 +205,8 @@ def arrow_fields(kind: type) -> list[pa.Field]:
 def _long(table: pa.Table, name: str) -> pa.Table:
     """A row for every entry of a column of lists."""
     import pyarrow as pa
-    import pyarrow.compute as pc
 
-    column = table[name].combine_chunks()
-    entries: Any = pc.list_flatten(column)
-    parents = table["folder"].take(pc.list_parent_indices(column))
+    column: Any = pa.concat_arrays(table[name].chunks) if table[name].num_chunks else pa.array([], table.schema.field(name).type)
+    entries = column.flatten()
+    parents = table["folder"].take(column.value_parent_indices())
     return pa.Table.from_arrays([parents, *entries.flatten()], names=["folder", *(field.name for field in entries.type)])
