@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import evilspectra
+from evilspectra.bulk import digests
 from evilspectra.digest import CheckpointRow, Digest, RateRow, digest
 from evilspectra.errors import BadInput, EvilspectraError, first_line
 from evilspectra.inventory import Stock, run_folders, stocks
@@ -120,18 +121,19 @@ def _rows(table: pa.Table, which: Iterable[int]) -> pa.Table:
     return table.take(pa.array(which, pa.int64()))
 
 
-def _joined(table: pa.Table, missing: Iterable[tuple[str, Stock]]) -> pa.Table:
+def _joined(table: pa.Table, missing: Sequence[tuple[str, Stock]]) -> pa.Table:
     import pyarrow as pa
 
-    rows = [_row(name, one) for name, one in missing]
+    read_at = time.time_ns()
+    found = digests([one for _, one in missing])
+    rows = [_row(name, one, read_at, made) for (name, one), made in zip(missing, found, strict=True)]
     return pa.concat_tables([table, pa.Table.from_pylist(rows, schema=_schema())])
 
 
-def _row(name: str, one: Stock) -> dict[str, Any]:
-    read_at = time.time_ns()
+def _row(name: str, one: Stock, read_at: int, made: Digest | None) -> dict[str, Any]:
     row: dict[str, Any] = {"key": name, "state": one.state, "read_at": read_at, "problem": None}
     try:
-        return row | flat(digest(one.run))
+        return row | flat(made or digest(one.run))
     except EvilspectraError as error:
         return row | {"problem": str(error), "run": one.run.name, "experiment": one.run.experiment, "folder": str(one.run.path)}
     except (ValueError, KeyError, TypeError, IndexError) as error:  # a file that holds what nobody here wrote
