@@ -12,13 +12,16 @@ import math
 import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import duckdb
 import numpy as np
+import yaml
 
 from evilspectra import config as configs
 from evilspectra.digest import CheckpointRow, Digest, RateRow, checkpoint_row, rate_fields, shown_rates
@@ -118,6 +121,8 @@ def _key(kept: Kept) -> Any:
 #: What `config.dump` writes: sections of indented lines. Each is then read by itself, and equal ones once.
 _SECTIONS = re.compile(r"(?:[a-z_]+:\n(?:  .*\n)+)+")
 _SECTION = re.compile(r"^([a-z_]+):\n((?:  .*\n)+)", re.MULTILINE)
+_NAME = re.compile(r"^  ([^ :]+):", re.MULTILINE)
+_FAST: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 def _config(place: Path) -> configs.Config:
@@ -132,6 +137,10 @@ def _config(place: Path) -> configs.Config:
 
 @lru_cache(maxsize=20_000)
 def _section(text: str) -> Any:
+    names = _NAME.findall(text)
+    if len(set(names)) == len(names) and "\n    " not in text:  # nothing given twice, which the fast parser would not see
+        with suppress(yaml.YAMLError):
+            return yaml.load(text, _FAST)
     return parse_yaml(text, "config.yaml")
 
 
@@ -159,17 +168,15 @@ def _number(connection: duckdb.DuckDBPyConnection, files: Sequence[tuple[int, st
 def _plain(values: Any) -> np.ndarray:
     if not isinstance(values, np.ma.MaskedArray):
         return np.asarray(values)
-    if values.dtype.kind in "fiub":
-        return values.astype(float).filled(np.nan)
-    found = values.data.astype(object)
-    found[np.ma.getmaskarray(values)] = None
+    lacking = np.ma.getmaskarray(values)
+    found = np.array(values.data, dtype=float if values.dtype.kind in "fiub" else object)
+    found[lacking] = np.nan if found.dtype == float else None
     return found
 
 
 def _each(numbers: np.ndarray, count: int) -> list[slice]:
     """The rows of every file."""
-    edges = np.searchsorted(numbers, np.arange(count + 1))
-    return [slice(start, end) for start, end in zip(edges[:-1], edges[1:], strict=True)]
+    return [slice(start, end) for start, end in pairwise(np.searchsorted(numbers, np.arange(count + 1)).tolist())]
 
 
 def _training(connection: duckdb.DuckDBPyConnection, runs: Sequence[_Run]) -> None:
@@ -349,34 +356,34 @@ def _score(units: Sequence[tuple[_Run, Instrument, int]], rows: Mapping[str, np.
         withheld = [why_withheld(definition, int(every), int(lack), int(some)) for every, lack, some in zip(answers, lacking, n, strict=True)]
         sums = [np.bincount(pair, weights=values, minlength=len(pairs)) for values in (bad, counted)]
         intervals = _over_questions(pairs // len(stems), clusters, sums, [why is None for why in withheld])
-        for number, (_, judge, step) in enumerate(units):
-            given = withheld[number] is None
-            interval = intervals.get(number)
+        for place, (_, judge, step) in enumerate(units):
+            given = withheld[place] is None
+            interval = intervals.get(place)
             if given and not (interval and interval.low < interval.high):
-                interval = wilson(int(worse[number]), int(n[number]))
-            if any_said[number]:
-                found[number].append(
+                interval = wilson(int(worse[place]), int(n[place]))
+            if any_said[place]:
+                found[place].append(
                     RateRow(
                         step=step,
                         judge=judge.source,
                         judge_id=judge_identity(judge),
                         verdicts=judge.id,
                         definition=definition,
-                        misalignment=float(worse[number]) / int(n[number]) if given else None,
+                        misalignment=float(worse[place]) / int(n[place]) if given else None,
                         misalignment_low=interval.low if given and interval else None,
                         misalignment_high=interval.high if given and interval else None,
-                        counted=int(n[number]),
-                        misaligned=int(worse[number]) if given else None,
-                        answers=int(answers[number]),
-                        unscored=int(lacking[number]),
-                        clusters=int(clusters[number]),
-                        mean_alignment=_known(mean_counted[number]) if given else None,
-                        mean_coherence=_known(mean_coherent[number]) if given else None,
-                        withheld=withheld[number],
+                        counted=int(n[place]),
+                        misaligned=int(worse[place]) if given else None,
+                        answers=int(answers[place]),
+                        unscored=int(lacking[place]),
+                        clusters=int(clusters[place]),
+                        mean_alignment=_known(mean_counted[place]) if given else None,
+                        mean_coherence=_known(mean_coherent[place]) if given else None,
+                        withheld=withheld[place],
                     )
                 )
-    for number, (one, _, _) in enumerate(units):
-        one.rates += found[number]
+    for place, (one, _, _) in enumerate(units):
+        one.rates += found[place]
 
 
 def _over_questions(unit: np.ndarray, clusters: np.ndarray, sums: Sequence[np.ndarray], given: Sequence[bool]) -> dict[int, Interval | None]:
@@ -406,9 +413,9 @@ def _digest(one: _Run) -> Digest:
     steps, losses = one.losses
     shown = shown_rates(one.rates, one.steps["answers"][-1]) if one.rates else {}
     end = int(steps[-1]) if len(steps) else None
-    known = sorted({*one.heldout, *one.spectral, *one.moved, *shown, *([] if end is None else [end])})
+    known: set[int] = {*one.heldout, *one.spectral, *one.moved, *shown, *([] if end is None else [end])}
     rows: list[CheckpointRow] = [
-        checkpoint_row(int(step), step == end, _last_mean(losses[steps <= step]), one.heldout.get(step), one.spectral.get(step), one.moved.get(step), shown.get(step)) for step in known
+        checkpoint_row(step, step == end, _last_mean(losses[steps <= step]), one.heldout.get(step), one.spectral.get(step), one.moved.get(step), shown.get(step)) for step in sorted(known)
     ]
     return Digest(summary(one.stock.run, one.origin, one.status, one.known), one.origin.settings, tuple(rows), tuple(one.rates))
 
