@@ -16,7 +16,7 @@ from typing import Any
 import pandas as pd
 
 from evilspectra.comparison import Row, known
-from evilspectra.digest import RateRow, checkpoint_rows, rate_row
+from evilspectra.digest import RateRow, checkpoint_rows, rate_row, shown_rates
 from evilspectra.judging.verdicts import judged
 from evilspectra.measured import chosen
 from evilspectra.origin import differing
@@ -86,7 +86,8 @@ def checkpoints_table(rows: Sequence[Row], root: Path) -> tuple[Frame, Frame]:
         run = RunFolder(root / row.folder)
         keys = {"run": row.label, "arm": row.summary.arm, "control": row.summary.control, "folder": row.summary.folder}
         by_step = _rates(row, counting(Results(run.path)))
-        moments += [keys | asdict(one) for one in checkpoint_rows(run, row.measured, by_step)]
+        shown = shown_rates(by_step, row.rated[-1].step) if by_step else {}
+        moments += [keys | asdict(one) for one in checkpoint_rows(run, row.measured, shown)]
         rated += [keys | asdict(one) for one in by_step if one.step]
     return pd.DataFrame(moments), pd.DataFrame(rated)
 
