@@ -193,7 +193,7 @@ def with_and_without(tables: Tables) -> Figure | None:
     if not panels:
         return None
     note = f" {tables.outcome.note}" if tables.outcome else ""
-    caption = f"{len(found)} pair{'' if len(found) == 1 else 's'} of runs that differ in the flatness penalty alone, each a line; the scales span all finished runs. Lines that all go one way show an effect, lines that cross show none.{note}"
+    caption = f"{len(found)} pair{'' if len(found) == 1 else 's'} of runs that differ in the flatness penalty alone, each a line; scales span all finished runs. Lines that all go one way show an effect, lines that cross show none.{note}"
     return Figure("penalty", TITLES["penalty"], caption, tuple(panels))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 
 import numpy as np
 
@@ -52,8 +53,7 @@ def clustered(clusters: Sequence[str], columns: Sequence[np.ndarray], statistic:
 def clustered_sums(sums: Sequence[np.ndarray], statistic: Callable[..., np.ndarray], seed: int = 0) -> list[Interval | None]:
     """As `clustered`, of many sets of answers that have as many clusters each; `sums`: of each column its sums [clusters ≥ 2, sets], clusters in the order of their names."""
     clusters, sets = sums[0].shape
-    draw = np.random.Generator(np.random.PCG64(seed))
-    weights = draw.multinomial(clusters, np.full(clusters, 1 / clusters), size=RESAMPLES).astype(float)
+    weights = _weights(clusters, seed)
     tail = 50 * (1 - LEVEL)
     found: list[Interval | None] = []
     for start in range(0, sets, _AT_ONCE):
@@ -69,3 +69,11 @@ def clustered_sums(sums: Sequence[np.ndarray], statistic: Callable[..., np.ndarr
             ends[row] = np.percentile(kept, [tail, 100 - tail]) if len(kept) else np.nan
         found += [Interval(value, low, high) if math.isfinite(value) and math.isfinite(low) else None for value, (low, high) in zip(values.tolist(), ends.tolist(), strict=True)]
     return found
+
+
+@lru_cache(maxsize=8)
+def _weights(count: int, seed: int) -> np.ndarray:
+    """How often each of `count` clusters is drawn [resamples, count]; kept, for a report asks hundreds of times for the same."""
+    drawn = np.random.Generator(np.random.PCG64(seed)).multinomial(count, np.full(count, 1 / count), size=RESAMPLES).astype(float)
+    drawn.setflags(write=False)
+    return drawn
