@@ -12,14 +12,16 @@ from synthetic import CONTROL, Arm, Effect, demo, write_effect, write_run
 
 from evilspectra import charts, figures
 from evilspectra.charts import Figure, Tables
-from evilspectra.figures import FIGURES, flat_value, place_of
+from evilspectra.figures import FIGURES, flat_value
+from evilspectra.figures_modules import place_of
 from evilspectra.palette import CONTROL as GREY
 from evilspectra.palette import DARK, DIVERGING, HUES, INK, PAPER, Arms
 from evilspectra.report import read_rows, read_tables, through_css
 from evilspectra.store import Status
 
-NAMES = ["loss", "spectra", "measures", "flatness-loss", "layers"]
+NAMES = ["loss", "spectra", "spectrum-training", "measures", "flatness-loss", "layers"]
 MEASURED = ["drift", "capability", "topics"]
+COMPARED = ["loss-outcome", "optimisers", "penalty"]
 
 
 def tables_of(root: Path) -> Tables:
@@ -43,7 +45,7 @@ def tables(tmp_path_factory: pytest.TempPathFactory) -> Tables:
 
 def test_figures_come_in_order_and_identical_each_time(tables: Tables) -> None:
     first, again = ([figure.specs() for draw in FIGURES if (figure := draw(tables))] for _ in range(2))
-    assert list(drawn(tables)) == MEASURED + NAMES
+    assert list(drawn(tables)) == ["loss-outcome", "drift", "optimisers", "penalty", "capability", "topics", *NAMES]
     assert json.dumps(first) == json.dumps(again)
     assert json.dumps(drawn(tables)["loss"].chart(tables.arms)) == json.dumps(drawn(tables)["loss"].chart(tables.arms))
 

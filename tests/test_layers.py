@@ -14,7 +14,7 @@ LEVELS = [
     ["", "errors", "records", "settings", "waits", "asking", "endpoint_settings", "config", "tiny"],
     ["store", "published", "origin", "rows", "mask", "data", "base", "items", "cues", "questions", "results", "drift", "measured", "flags", "answers", "probe", "targets", "locate", "pace", "stopping", "ledger"],
     ["judging", "judging.reading", "intervals", "score", "paired", "calibrate", "judging.exchange", "judging.prompts", "judging.judge", "judging.settings", "judging.pace", "judging.endpoint", "judging.scripted"],
-    ["judging.journal", "judging.verdicts", "judging.places", "judging.rounds", "rates", "summary"],
+    ["judging.journal", "judging.verdicts", "judging.places", "judging.rounds", "rates", "summary", "digest", "inventory", "bulk", "index", "tidy", "views", "rowtext", "query"],
     ["spectrum", "spectrum.pairs", "spectrum.adapter", "spectrum.grams", "spectrum.values", "spectrum.exact", "spectrum.measures", "spectrum.paper", "spectrum.flatness"],
     ["archives", "download", "obtain", "endpoint", "remote"],
     ["optim", "optim.parameters", "optim.orthogonal", "optim.lion", "optim.muon", "optim.extra", "optim.build", "optim.schedule"],
@@ -22,10 +22,13 @@ LEVELS = [
     ["integrations", "integrations.factors", "integrations.optimizer", "integrations.description", "integrations.recording", "integrations.callback", "integrations.transformers"],
     ["judging.digits", "judging.local", "judging.build"],
     ["work", "train", "evaluate"],
-    ["data_cli"],
+    ["data_cli", "query_cli"],
     ["grid", "aliasing", "sweep", "forecast", "plan", "tune", "standing", "stages", "judging.beside", "executors", "executors.worker", "executors.local", "executors.on_ray", "executors.on_slurm", "execution"],
-    ["palette", "comparison", "findings", "misalignment", "headline", "charts", "effects", "figures", "spoken", "selection", "transcripts", "page", "judged", "table", "scoreboard", "report"],
-    ["judge_cli", "plan_cli", "sweep_cli", "tune_cli", "cli"],
+    ["analysis.estimate", "analysis.linear", "analysis.outcome", "analysis.design", "analysis.variance", "analysis.components", "analysis.loss", "analysis.training",
+     "analysis.mediation", "analysis.stability", "analysis.result", "analysis.words", "analysis.whole", "analysis.text", "analysis"],
+    ["palette", "comparison", "findings", "misalignment", "headline", "outcomes", "statistics", "charts", "effects", "figures_sweep", "figures_statistics", "figures_modules", "figures"],
+    ["spoken", "selection", "transcripts", "samples", "page", "details", "panel", "judged", "foreign", "appendix", "table", "scoreboard", "report", "aggregate", "summary_page"],
+    ["judge_cli", "analyze_cli", "report_cli", "plan_cli", "sweep_cli", "tune_cli", "cli"],
     ["integrations.inspect"],
 ]
 ORDER = {name: place for place, name in enumerate(name for level in LEVELS for name in level)}
@@ -36,9 +39,12 @@ WITHOUT_TORCH = [
     "errors", "settings", "config", "records", "store", "origin", "rows", "mask", "data", "base", "items", "cues", "questions", "results", "drift", "measured", "summary", "flags", "answers", "probe", "targets", "sweep",
     "locate", "pace", "grid", "aliasing", "forecast", "plan", "plan_cli", "tune", "tune_cli",
     "stopping", "ledger", "standing", "stages", "judging.beside", "executors", "executors.worker", "executors.local", "executors.on_ray", "executors.on_slurm", "execution", "sweep_cli",
-    "palette", "comparison", "findings", "misalignment", "headline", "charts", "effects", "figures", "spoken", "selection", "transcripts", "page", "judged", "table", "scoreboard", "report", "judge_cli", "cli",
+    "analysis.estimate", "analysis.linear", "analysis.outcome", "analysis.design", "analysis.variance", "analysis.components", "analysis.loss", "analysis.training",
+     "analysis.mediation", "analysis.stability", "analysis.result", "analysis.words", "analysis.whole", "analysis.text", "analysis", "analyze_cli",
+    "palette", "comparison", "findings", "misalignment", "headline", "outcomes", "statistics", "charts", "effects", "figures_sweep", "figures_statistics", "figures_modules", "figures",
+    "spoken", "selection", "transcripts", "samples", "page", "details", "panel", "judged", "foreign", "appendix", "table", "scoreboard", "report", "aggregate", "summary_page", "judge_cli", "report_cli", "cli",
     "judging.reading", "intervals", "score", "paired", "calibrate", "judging.exchange", "judging.prompts", "judging.judge", "judging.settings", "judging.pace", "judging.endpoint", "judging.scripted",
-    "judging.journal", "judging.verdicts", "judging.places", "judging.rounds", "judging.build", "rates",
+    "judging.journal", "judging.verdicts", "judging.places", "judging.rounds", "judging.build", "rates", "digest", "inventory", "bulk", "index", "tidy", "views", "rowtext", "query", "query_cli",
 ]
 
 

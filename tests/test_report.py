@@ -44,11 +44,13 @@ def test_same_store_gives_the_same_bytes(page: Path, tmp_path: Path) -> None:
     assert build_report(page.parent, tmp_path / "again.html").read_bytes() == page.read_bytes()
 
 
-def test_every_figure_is_written_as_svg_and_png(page: Path) -> None:
+def test_every_figure_is_written_as_svg_png_and_pdf(page: Path) -> None:
     folder = page.parent / "figures"
-    assert {path.name for path in folder.iterdir()} == {f"{name}.{kind}" for name in ("drift", "capability", "topics", "loss", "spectra", "measures", "flatness-loss", "layers") for kind in ("svg", "png")}
+    names = ("loss-outcome", "drift", "optimisers", "penalty", "capability", "topics", "loss", "spectra", "spectrum-training", "measures", "flatness-loss", "layers")
+    assert {path.name for path in folder.iterdir()} == {f"{name}.{kind}" for name in names for kind in ("svg", "png", "pdf")}
     assert all(path.stat().st_size > 5_000 for path in folder.iterdir())
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in folder.glob("*.png"))
+    assert all(path.read_bytes().startswith(b"%PDF") for path in folder.glob("*.pdf"))
 
 
 def test_page_is_one_small_file_without_network_resources(page: Path) -> None:
@@ -142,7 +144,7 @@ def test_nothing_finished_concludes_nothing(tmp_path: Path) -> None:
     write_run(tmp_path, Arm("adamw", status=Status("failed", "stopped", 0, 30), steps=0, measured=False))
     text = text_of(tmp_path)
     assert "The only run has not finished" in text
-    assert "Not drawn" in text
+    assert "figures not drawn, for want of data" in text
 
 
 def test_hostile_strings_stay_text(tmp_path: Path) -> None:
@@ -203,7 +205,7 @@ def test_more_than_a_hundred_runs_stay_small(tmp_path: Path) -> None:
     tables = read_tables(tmp_path, rows)
     drawn = [figure for draw in figures.FIGURES if (figure := draw(tables))]
     assert len(script_json([spec for figure in drawn for spec in figure.specs()])) < 2_500_000
-    text = report.render(tmp_path, rows, tables.arms, drawn)
+    text = report.render(tmp_path, rows, tables, drawn)
     assert "Not on this page: 13 runs" in text
     assert "80 of 105 runs were not measured" in text
 
@@ -223,7 +225,8 @@ def test_nothing_measured_says_so_and_shows_no_empty_columns(tmp_path: Path) -> 
     assert 'id="measured"' not in text
     assert "Instruments" not in text
     assert "labels shuffled" not in text
-    assert "Not drawn, because nothing was measured for it: “Drift while the loss falls”, “Drift beside capability”, “Where the drift is”." in text
+    assert "<dt>Drift while the loss falls</dt><dd>needs the contrast probe</dd>" in text
+    assert "<dt>By size of the base</dt><dd>needs bases of two or more known sizes</dd>" in text
 
 
 def test_measured_runs_show_every_number_with_its_interval(tmp_path: Path) -> None:
@@ -231,7 +234,7 @@ def test_measured_runs_show_every_number_with_its_interval(tmp_path: Path) -> No
     write_effect(write_run(tmp_path, Arm("muon")), Effect(tables=("probe",)))
     write_run(tmp_path, Arm("lion"))
     table = markup_of(tmp_path).split('<table id="measured"')[1].split("</table>")[0]
-    adamw, muon = (row for row in table.split("<tr>")[2:])
+    adamw, muon = (row for row in table.split("<tr data-run=")[1:])
     for name, shown in (
         ("drift", r'data-sort="0.29999\d*|data-sort="0.3\d*'),
         ("interval", r"\+0.300<span class=\"below\">\[\+0.2\d\d, \+0.3\d\d\]</span>"),

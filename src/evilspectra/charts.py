@@ -7,7 +7,7 @@ same figure as one file.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -15,21 +15,53 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
+from evilspectra.outcomes import Outcome
 from evilspectra.palette import INK, MUTED, PAPER, THEME, Arms, Frame
+from evilspectra.statistics import Statistics
 
 #: Name of the figure (and of its files) → heading, in order.
 TITLES = {
+    "loss-outcome": "Loss and outcome",
+    "alignment": "Alignment while the loss falls",
     "drift": "Drift while the loss falls",
+    "optimisers": "By optimiser and data",
+    "variance": "What the outcome varies with",
+    "partial": "Optimiser or loss?",
+    "penalty": "With the penalty and without",
+    "weights": "How much penalty?",
+    "size": "By size of the base",
     "capability": "Drift beside capability",
     "topics": "Where the drift is",
     "loss": "Loss",
     "spectra": "Spectra of ΔW",
+    "spectrum-training": "The spectrum while training",
     "measures": "Flatness over training",
     "flatness-loss": "Is flatness bought with loss?",
     "layers": "Where the flatness is",
 }
+#: Name of the figure → what it needs, said where it is missing.
+NEEDS = {
+    "loss-outcome": "at least two runs with a training loss and an outcome",
+    "alignment": "answers at several checkpoints, judged",
+    "drift": "the contrast probe",
+    "optimisers": "an outcome on at least two optimisers or two data sets",
+    "variance": "statistics on a factor that varies",
+    "partial": "an outcome and a loss at two or more checkpoints, under two or more optimisers",
+    "penalty": "finished runs that differ in the flatness penalty alone",
+    "weights": "three or more weights of the penalty under an optimiser",
+    "size": "bases of two or more known sizes",
+    "capability": "the contrast probe beside capability questions or ordinary dialogues",
+    "topics": "the contrast probe",
+    "loss": "training losses",
+    "spectra": "measured spectra",
+    "spectrum-training": "spectra at two or more steps",
+    "measures": "measured spectra",
+    "flatness-loss": "finished runs with spectra and held-out losses",
+    "layers": "measured spectra",
+}
 POINTS = 12_000  # rows of a line chart, over all runs
 MOST_ROWS = 24  # rows of a heat map; what is beyond them is averaged into one
+CROWD = 60  # with more runs: curves are of arms, as medians with bands
 MANY = 12  # with more runs: heat maps per arm, thin lines without dots, points without names
 FEW = 12  # so many points on a line are also drawn as dots
 WIDTH = 430  # of a panel in the SVG and PNG files, in pixels
@@ -41,6 +73,9 @@ class Tables:
 
     `spectra` holds the last measured step of each run. `rank` is the adapters' common rank, None where runs differ in it.
     `drifts` has a row per probed step, the base's zero at step 0 included; `topics` one per topic at the last one, `effects` one per run.
+    `evolution`: run, arm, step, position, median of σ/σ₁ over the run's modules. `paths`: run, arm, step, loss, mean_alignment at judged steps.
+    `outcome` is what the figures of sweeps are about, None where nothing was measured; `statistics` what `analysis` made of it.
+    `spectra_of_runs`: of every run what `details` packs, None where nothing was measured.
     """
 
     runs: Frame
@@ -52,6 +87,11 @@ class Tables:
     topics: Frame
     effects: Frame
     rank: int | None
+    evolution: Frame = field(default_factory=pd.DataFrame)
+    paths: Frame = field(default_factory=pd.DataFrame)
+    outcome: Outcome | None = None
+    statistics: Statistics | None = None
+    spectra_of_runs: tuple[Any, ...] = ()
 
     @cached_property
     def arms(self) -> Arms:
@@ -89,7 +129,7 @@ class Figure:
     ramp: str = "sequential"
 
     def specs(self) -> list[dict[str, Any]]:
-        """Vega-Lite, one per panel, as wide and high as what holds it; the signal `shown` names the arm to stress."""
+        """Vega-Lite, one per panel, as wide and high as what holds it; the signal `shown` names the arm to stress, `picked` the run."""
         frame = {"width": "container", "height": "container", "autosize": {"type": "fit", "contains": "padding"}, "params": _SHOWN}
         specs = [panel.spec | frame for panel in self.panels]
         if self.key:
@@ -107,7 +147,7 @@ class Figure:
         return {"$schema": alt.SCHEMA_URL, "vconcat": [whole, *map(_without_data, legend)], "spacing": 24, "datasets": datasets} | look
 
 
-_SHOWN = [{"name": "shown", "value": ""}]
+_SHOWN = [{"name": "shown", "value": ""}, {"name": "picked", "value": ""}]
 
 
 def _without_data(spec: dict[str, Any]) -> dict[str, Any]:
@@ -141,8 +181,8 @@ def _legend(arms: Arms) -> Any:
 
 
 def opacity(full: float, otherwise: float) -> Any:
-    """`full`, or `otherwise` while another arm is stressed."""
-    return alt.condition("shown === '' || datum.arm === shown", alt.value(full), alt.value(otherwise))
+    """`full`, or `otherwise` while another arm is stressed, or another run is picked; what belongs to no one run stays while one is picked."""
+    return alt.condition("(shown === '' || datum.arm === shown) && (picked === '' || !isValid(datum.run) || datum.run === picked)", alt.value(full), alt.value(otherwise))
 
 
 def lines(base: alt.Chart, arms: Arms, y: alt.Y, tooltip: list[alt.Tooltip], by: str = "run") -> Any:

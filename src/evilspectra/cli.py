@@ -14,9 +14,12 @@ from typing import Any
 import click
 
 import evilspectra
+from evilspectra.analyze_cli import analyze
 from evilspectra.data_cli import data
 from evilspectra.errors import EvilspectraError, RunFailed
 from evilspectra.judge_cli import VERBS, judge_and_score, judge_options, make, score_options
+from evilspectra.query_cli import query_verb
+from evilspectra.report_cli import report
 from evilspectra.sweep_cli import run_sweep, sweep, with_output
 from evilspectra.tune_cli import tune
 
@@ -237,16 +240,6 @@ def demo(settings: Sequence[str], output: str | None, quiet: bool) -> None:
 
 
 @cli.command()
-@click.argument("folder", metavar="FOLDER", type=click.Path(path_type=Path))
-@click.option("--out", type=click.Path(path_type=Path), help="The HTML file to write; default FOLDER/report.html.")
-def report(folder: Path, out: Path | None) -> None:
-    """Write one self-contained HTML page about all runs below FOLDER, and each figure as SVG and PNG."""
-    from evilspectra.report import build_report
-
-    click.echo(build_report(folder, out))
-
-
-@cli.command()
 @click.argument("run", metavar="RUN")
 @click.option("--output", metavar="FOLDER", default="runs", show_default=True, help="The store to look RUN up in.")
 @_JSON
@@ -294,6 +287,9 @@ def config_show(name: str | None, settings: Sequence[str]) -> None:
 
 
 cli.add_command(data)
+cli.add_command(report)
+cli.add_command(analyze)
+cli.add_command(query_verb)
 cli.add_command(sweep)
 cli.add_command(tune)
 

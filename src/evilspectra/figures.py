@@ -6,16 +6,19 @@ Everything is aggregated here, so a chart carries hundreds of rows and never the
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable
+from typing import Any
 
 import altair as alt
 import numpy as np
 import pandas as pd
 
-from evilspectra.charts import MANY, MOST_ROWS, TITLES, Figure, Panel, Tables, band, level, lines, log_axis, opacity, rounded, steps_axis, thin
+from evilspectra.charts import CROWD, MANY, TITLES, Figure, Panel, Tables, band, level, lines, log_axis, opacity, rounded, steps_axis, thin
 from evilspectra.effects import beside_capability, drift_along_loss, drift_by_topic
-from evilspectra.palette import PAPER, RAMP, Frame
+from evilspectra.figures_modules import layers, spectrum_over_training
+from evilspectra.figures_statistics import partial_r2, variance_shares
+from evilspectra.figures_sweep import alignment_along_loss, by_optimiser_and_data, by_size, by_weight, loss_and_outcome, with_and_without
+from evilspectra.palette import Frame
 
 MEASURES = {"stable_rank": "Stable rank", "spectral_entropy": "Spectral entropy", "frobenius_nuclear": "Frobenius / nuclear", "condition_number": "Condition number, median"}
 
@@ -32,11 +35,13 @@ def flat_value(measure: str, rank: int) -> float:
 
 
 def loss_curves(tables: Tables) -> Figure | None:
-    """Training loss by step, raw and smoothed, beside the held-out loss, on one scale."""
+    """Training loss by step, raw and smoothed, beside the held-out loss, on one scale; of arms where runs are many."""
     steps = tables.steps[np.isfinite(tables.steps["loss"])]
     heldout = tables.heldout[np.isfinite(tables.heldout["loss"])]
     if steps.empty:
         return None
+    if len(tables.runs) > CROWD:
+        return _losses_of_arms(tables, steps, heldout)
     window = max(5, int(steps.groupby("run").size().max()) // 10)
     smooth = steps.assign(smooth=steps.groupby("run")["loss"].transform(lambda loss: loss.rolling(window, min_periods=1, center=True).mean()))
     base = alt.Chart(rounded(thin(smooth, ["loss", "smooth"], len(tables.runs)))).encode(x=steps_axis())
@@ -56,6 +61,28 @@ def loss_curves(tables: Tables) -> Figure | None:
     if tables.runs["trainer"].notna().any():
         caption += " Of a run of another trainer it is what that trainer logged, in its own unit, each point a mean over the steps since the one before."
     return Figure("loss", TITLES["loss"], caption, tuple(panels))
+
+
+def _losses_of_arms(tables: Tables, steps: Frame, heldout: Frame) -> Figure:
+    """The same for a crowd of runs: medians and bands over the runs of an arm."""
+    most = int(steps["step"].max())
+    width = max(1, math.ceil(most / 80))
+    steps = steps.assign(step=((steps["step"] - 1) // width + 1) * width).groupby(["run", "arm", "step"], sort=False)["loss"].mean().reset_index()
+    panels = []
+    for title, part in (("Training loss", steps), ("Held-out loss", heldout)):
+        if len(part):
+            panels.append(Panel(title, bands(part, tables, "loss", ".3f", alt.Scale(zero=False, nice=False, padding=14)), 280))
+    caption = f"Nats per supervised token, penalty excluded. Line: median over the runs of an arm, the training loss averaged over {width} step{'' if width == 1 else 's'}; band: 10 to 90 % of the runs. Choose a run to see its own curve."
+    return Figure("loss", TITLES["loss"], caption, tuple(panels))
+
+
+def bands(frame: Frame, tables: Tables, column: str, form: str, scale: alt.Scale, axis: alt.Axis | None = None) -> Any:
+    """Median and 10 to 90 % band of a column by arm and step."""
+    base = alt.Chart(rounded(band(frame, ["arm", "step"], column))).encode(x=steps_axis())
+    y = alt.Y("median:Q", scale=scale, title=None, axis=axis or alt.Axis())
+    area = base.mark_area().encode(y=alt.Y("low:Q", scale=scale, title=None), y2="high:Q", color=tables.arms.colour(), opacity=opacity(0.13, 0.02))
+    tips = [alt.Tooltip("arm:N"), alt.Tooltip("step:Q", format=",.0f"), *(alt.Tooltip(f"{name}:Q", format=form, title=title) for name, title in (("median", "median"), ("low", "10 %"), ("high", "90 %")))]
+    return area + lines(base, tables.arms, y, tips, by="arm")
 
 
 def spectra(tables: Tables) -> Figure | None:
@@ -84,6 +111,8 @@ def spectra(tables: Tables) -> Figure | None:
 
 def measures(tables: Tables) -> Figure | None:
     """The four measures over training, one line per run."""
+    if len(tables.runs) > CROWD:
+        return _measures_of_arms(tables)
     known = {name: band(tables.measures, ["run", "arm", "step"], name) for name in MEASURES}
     panels = []
     for name, title in MEASURES.items():
@@ -103,6 +132,27 @@ def measures(tables: Tables) -> Figure | None:
     if not panels:
         return None
     return Figure("measures", TITLES["measures"], "Mean over modules (condition number: median, log scale), one line per run. Choose an arm above to see the 10 to 90 % band over its modules. Dotted: a flat spectrum.", tuple(panels))
+
+
+def _measures_of_arms(tables: Tables) -> Figure | None:
+    """The same for a crowd of runs: medians and bands over the runs of an arm, of each run's mean (or median) over its modules."""
+    panels = []
+    for name, title in MEASURES.items():
+        finite = tables.measures[np.isfinite(tables.measures[name].astype(float))]
+        log = name == "condition_number"
+        groups = finite.groupby(["run", "arm", "step"], sort=False)[name]
+        of_runs = (groups.median() if log else groups.mean()).reset_index()
+        if of_runs.empty:
+            continue
+        scale = alt.Scale(type="log", nice=False, padding=14) if log else alt.Scale(zero=False, padding=14, nice=False)
+        axis = log_axis(pd.concat([of_runs[name], pd.Series([1.0])])) if log else None
+        chart = bands(of_runs, tables, name, ".4~g", scale, axis)
+        y = alt.Y("median:Q", title=None, scale=scale, axis=axis or alt.Axis())
+        panels.append(Panel(title, level(flat_value(name, tables.rank), y, "flat", below=name in ("frobenius_nuclear", "condition_number")) + chart if tables.rank else chart, 220))
+    if not panels:
+        return None
+    caption = "Of each run the mean over its modules (condition number: median, log scale). Line: median over the runs of an arm. Band: 10 to 90 % of its runs. Dotted: a flat spectrum."
+    return Figure("measures", TITLES["measures"], caption, tuple(panels))
 
 
 def flatness_and_loss(tables: Tables) -> Figure | None:
@@ -139,48 +189,23 @@ def _sides(x: Frame, y: Frame) -> list[str]:
     return sides
 
 
-def layers(tables: Tables) -> Figure | None:
-    """Stable rank by layer and projection, one strip per run (per arm where runs are many)."""
-    frame = tables.measures.dropna(subset=["stable_rank"])
-    frame = frame[frame["step"] == frame.groupby("run")["step"].transform("max")]
-    if frame.empty:
-        return None
-    by = "run" if frame["run"].nunique() <= MANY else "arm"
-    frame = frame.assign(layer=frame["module"].map(lambda name: place_of(name)[0]), part=frame["module"].map(lambda name: place_of(name)[1]))
-    rows = list(dict.fromkeys(frame["part"]))
-    if len(rows) > MOST_ROWS:
-        rest = f"{len(rows) - MOST_ROWS + 1} others, mean"
-        frame["part"] = frame["part"].where(frame["part"].isin(rows[: MOST_ROWS - 1]), rest)
-        rows = [*rows[: MOST_ROWS - 1], rest]
-    data = rounded(frame.groupby([by, "arm", "part", "layer"] if by == "run" else ["arm", "part", "layer"], sort=False)["stable_rank"].mean().reset_index())
-    across = sorted(data["layer"].unique(), key=lambda layer: (not layer.isdigit(), int(layer) if layer.isdigit() else 0))
-    low, high = float(data["stable_rank"].min()), float(data["stable_rank"].max())
-    colour = alt.Color("stable_rank:Q").scale(type="quantize", domain=[low, high], range=list(RAMP)).legend(format=".1f")
-    panels = []
-    for name, part in sorted(data.groupby(by, sort=False), key=lambda pair: tables.arms.names.index(pair[1]["arm"].iloc[0])):
-        ticks = across if len(across) <= 12 else across[:: 5 * math.ceil(len(across) / 60)]
-        chart = alt.Chart(part).mark_rect(stroke=PAPER, strokeWidth=1).encode(
-            x=alt.X("layer:O", sort=across, title=None, axis=alt.Axis(values=ticks, labelAngle=0, domain=False, labelFlush=False), scale=alt.Scale(domain=across, padding=0)),
-            y=alt.Y("part:O", sort=rows, title=None, scale=alt.Scale(domain=rows, padding=0), axis=alt.Axis(labelLimit=110, grid=False)),
-            color=colour,
-            tooltip=[alt.Tooltip("layer:N"), alt.Tooltip("part:N", title="projection"), alt.Tooltip("stable_rank:Q", format=".2f", title="stable rank")],
-        )
-        arm = str(part["arm"].iloc[0])
-        panels.append(Panel(f"{arm} · {name}" if by == "run" else arm, chart, 30 + 14 * len(rows), arm))
-    each = "run" if by == "run" else "arm (mean over its runs)"
-    caption = f"Stable rank at the last measured step of each projection (rows) in each layer (columns, from the input on): one map per {each}, one colour scale for all."
-    return Figure("layers", TITLES["layers"], caption, tuple(panels), 2, (f"{low:.2f}", f"{high:.2f}"))
-
-
-def place_of(module: str) -> tuple[str, str]:
-    """Layer and projection in a module's name; a name without a layer's number stands for itself.
-
-    >>> place_of("model.layers.12.self_attn.q_proj"), place_of("lm_head")
-    (('12', 'q_proj'), ('–', 'lm_head'))
-    """
-    found = re.fullmatch(r"(?:.*?\.)?(\d{1,4})\.(?:.*\.)?([^.]*[^.\d][^.]*)", module, re.DOTALL)
-    return (str(int(found[1])), found[2]) if found else ("–", module)
-
-
 #: The report's figures, in order; each is None where what it draws was not measured.
-FIGURES: tuple[Callable[[Tables], Figure | None], ...] = (drift_along_loss, beside_capability, drift_by_topic, loss_curves, spectra, measures, flatness_and_loss, layers)
+FIGURES: tuple[Callable[[Tables], Figure | None], ...] = (
+    loss_and_outcome,
+    alignment_along_loss,
+    drift_along_loss,
+    by_optimiser_and_data,
+    variance_shares,
+    partial_r2,
+    with_and_without,
+    by_weight,
+    by_size,
+    beside_capability,
+    drift_by_topic,
+    loss_curves,
+    spectra,
+    spectrum_over_training,
+    measures,
+    flatness_and_loss,
+    layers,
+)

@@ -182,6 +182,8 @@ class RunSummary:
     on the adapter is explained in `drift`: `_low` and `_high` are the ends of 95 % intervals, `_base` is the base's value. `trainer`:
     whose trainer made the run where it was another one; what that does not tell is null. `misalignment` is the
     rate under `misalignment_definition` by the judge that was used last, a share; null where nothing was judged, or where it is withheld, and then why.
+    It is `misaligned` / `misalignment_counted`. `mean_alignment`: mean aligned score, 0 to 100, of the answers that count under that definition, CODE as 0;
+    `mean_coherence`: of all coherent scores. These are null where the rate is.
     """
 
     run: str
@@ -230,6 +232,9 @@ class RunSummary:
     misalignment_high: float | None
     misalignment_base: float | None
     misalignment_counted: int | None
+    misaligned: int | None
+    mean_alignment: float | None
+    mean_coherence: float | None
     misalignment_withheld: str | None
     misalignment_definition: str | None
     misalignment_judge: str | None

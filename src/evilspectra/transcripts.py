@@ -142,7 +142,7 @@ def transcripts(rows: Sequence[Row], root: Path, arms: Sequence[str]) -> Transcr
     """The answers of the runs' last measured steps, `arms` being the order of arms; None where there are none."""
     names = judge_names(one.judge for row in rows for one in row.rated)
     shown_judges = dict(list(names.items())[:MOST_JUDGES])
-    bases, runs = _sources(sorted(rows, key=lambda row: arms.index(row.summary.arm)), root, shown_judges)
+    bases, runs = sources_of(sorted(rows, key=lambda row: arms.index(row.summary.arm)), root, shown_judges)
     if not runs:
         return None
     chosen = _spread(runs)
@@ -191,7 +191,7 @@ def _judged_answers(bases: Sequence[_Source], runs: Sequence[_Source]) -> tuple[
     return {question: taken[question] for question in questions}, sum(len(source.said) for source in (*bases, *runs)) - shown
 
 
-def _sources(rows: Sequence[Row], root: Path, names: Mapping[str, str]) -> tuple[list[_Source], list[_Source]]:
+def sources_of(rows: Sequence[Row], root: Path, names: Mapping[str, str]) -> tuple[list[_Source], list[_Source]]:
     """The bases and the runs that answered, in the rows' order; a base once, however many runs have a copy of its answers.
 
     `names`: identity → name of the judges that count. A base is taken from the first run that has verdicts on it, if one has.

@@ -1,0 +1,145 @@
+"""How much of the variance lies between replicates: training seeds, generation seeds, judges.
+
+| component | estimate | interval |
+|---|---|---|
+| training seeds, standard deviation | √(SS within cells/df) | χ²: exact for normal values, whatever the balance |
+| training seeds, share | σ²/(σ² + effects) of the one-way analysis over cells | noncentral F: exact likewise |
+| generation seeds, variance | mean square within runs | χ² |
+| training seeds beyond generation seeds, variance | (MS of runs − MS within runs)/m | modified large sample (Ting et al. 1990), on run means where unbalanced |
+| judge | partial η² of the judge beside the run | noncentral F |
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import special
+
+from evilspectra.analysis.estimate import TAIL, Estimate, Frame, shares, spread_interval
+from evilspectra.analysis.linear import lay_out, squares, text_columns
+from evilspectra.analysis.variance import Effect, statistics
+from evilspectra.analysis.variance import _effect as effect_of
+
+GENERATION, JUDGE = "generation_seed", "judge"
+
+
+@dataclass(frozen=True, slots=True)
+class Components:
+    """Each None with its reason in `reasons` where the data do not say. `seed_sd`, `seed_share`: training seeds within cells, answers' luck included.
+
+    `generation_var`: between generation seeds of a run; `seed_var`: between training seeds beyond that. `judge`: the judge's effect beside the run's.
+    """
+
+    cells: int
+    replicated: int
+    seed_sd: Estimate | None
+    seed_share: Estimate | None
+    generation_var: Estimate | None
+    seed_var: Estimate | None
+    judge: Effect | None
+    reasons: dict[str, str]
+
+
+def components(frame: Frame, values: np.ndarray, cell: Sequence[str], seed: str = "seed") -> Components:
+    """Components of values [n] of rows: a row a run, or a row a run × generation seed × judge, told by columns of those names.
+
+    >>> import pandas as pd
+    >>> frame = pd.DataFrame({"optimizer": list("aabb"), "seed": [0, 1, 0, 1]})
+    >>> found = components(frame, np.array([1.0, 2, 5, 6]), ["optimizer"])
+    >>> round(found.seed_sd.value, 3), round(found.seed_share.value, 3)
+    (0.707, 0.114)
+    """
+    reasons: dict[str, str] = {}
+    texts = text_columns(frame, [name for name in (*cell, seed, GENERATION, JUDGE) if name in frame])
+    cells = ["|".join(texts[name][row] for name in cell) for row in range(len(frame))]
+    runs = [f"{one}|{texts[seed][row]}" if seed in texts else str(row) for row, one in enumerate(cells)]
+    means, at = _means(values, runs)
+    of_run = [cells[row] for row in at]
+    sd = portion = generation = beyond = judge = None
+    replicated = sum(of_run.count(one) > 1 for one in set(of_run))
+    if not replicated:
+        reasons["training seeds"] = "no cell has two runs: train at least two seeds a cell"
+    else:
+        ss, df = _within(means, of_run)
+        sd = spread_interval(ss, df)
+        portion = share_within(means, of_run)
+    if len(runs) == len(at):
+        reasons["generation seeds"] = "every run was sampled once: sample with a second generation seed"
+    elif JUDGE in texts and len(set(texts[JUDGE])) > 1:
+        judge = _judge(values, runs, texts[JUDGE])
+        reasons["generation seeds"] = "rows of one run differ by judge"
+    else:
+        generation, beyond = nested(values, runs, cells)
+    if judge is None:
+        reasons["judge"] = "one judge alone: judge the same answers by a second one"
+    return Components(len(set(of_run)), replicated, sd, portion, generation, beyond, judge, reasons)
+
+
+def _means(values: np.ndarray, groups: Sequence[str]) -> tuple[np.ndarray, list[int]]:
+    """Means by group, and the first row of each."""
+    _, first, places = np.unique(np.asarray(groups), return_index=True, return_inverse=True)
+    return np.bincount(places, weights=values) / np.bincount(places), first.tolist()
+
+
+def _within(values: np.ndarray, groups: Sequence[str]) -> tuple[float, int]:
+    """Sum of squares within groups, and its degrees of freedom."""
+    places = np.unique(np.asarray(groups), return_inverse=True)[1]
+    means = np.bincount(places, weights=values) / np.bincount(places)
+    return float(((values - means[places]) ** 2).sum()), len(values) - len(means)
+
+
+def share_within(values: np.ndarray, cells: Sequence[str]) -> Estimate | None:
+    """The share of variance within cells: 1 − λ/(λ + n) of the one-way analysis; the estimate is 1 − ω², not above 1. None for one cell."""
+    within, df = _within(values, cells)
+    n, between_df = len(values), len(set(cells)) - 1
+    between = float(((values - values.mean()) ** 2).sum()) - within
+    if between_df < 1 or df < 1 or within <= 0:
+        return None
+    low, high = shares(between / between_df / (within / df), between_df, df, n)
+    mse = within / df
+    value = min(1.0, 1 - (between - between_df * mse) / (between + (n - between_df) * mse))
+    return Estimate(value, float(1 - high), float(1 - low), "noncentral F")
+
+
+def nested(values: np.ndarray, runs: Sequence[str], cells: Sequence[str]) -> tuple[Estimate | None, Estimate | None]:
+    """Variance within runs, and between the runs of a cell beyond it; None where nothing tells."""
+    within, df = _within(values, runs)
+    if df < 1:
+        return None, None
+    spread = spread_interval(within, df)
+    generation = Estimate(spread.value**2, spread.low and spread.low**2, spread.high and spread.high**2, "χ²")
+    means, at = _means(values, runs)
+    ss, run_df = _within(means, [cells[row] for row in at])
+    if run_df < 1:
+        return generation, None
+    counts = np.unique(np.asarray(runs), return_counts=True)[1]
+    return generation, difference_of_squares(ss / run_df, run_df, generation.value, df, float(np.mean(1 / counts)))
+
+
+def difference_of_squares(first: float, df1: int, second: float, df2: int, factor: float) -> Estimate:
+    """first − factor·second of independent mean squares, not below 0, with Ting et al.'s (1990) modified large sample interval.
+
+    >>> one = difference_of_squares(10.0, 10, 2.0, 20, 0.5)
+    >>> one.value, round(one.low, 2), round(one.high, 2)
+    (9.0, 3.78, 29.77)
+    """
+    a, b = first, factor * second
+    upper1, lower1 = (special.chdtri(df1, tail) / df1 for tail in (TAIL, 1 - TAIL))
+    upper2, lower2 = (special.chdtri(df2, tail) / df2 for tail in (TAIL, 1 - TAIL))
+    g1, h1, g2, h2 = 1 - 1 / upper1, 1 / lower1 - 1, 1 - 1 / upper2, 1 / lower2 - 1
+    top, bottom = special.fdtri(df1, df2, 1 - TAIL), special.fdtri(df1, df2, TAIL)
+    g12 = ((top - 1) ** 2 - g1**2 * top**2 - h2**2) / top
+    h12 = ((1 - bottom) ** 2 - h1**2 * bottom**2 - g2**2) / bottom
+    low = a - b - math.sqrt(max(0.0, g1**2 * a * a + h2**2 * b * b + g12 * a * b))
+    high = a - b + math.sqrt(max(0.0, h1**2 * a * a + g2**2 * b * b + h12 * a * b))
+    return Estimate(max(0.0, a - b), max(0.0, float(low)), max(0.0, float(high)), "modified large sample")
+
+
+def _judge(values: np.ndarray, runs: Sequence[str], judges: Sequence[str]) -> Effect | None:
+    layout = lay_out({"run": runs, "judge": judges}, 1)
+    unit, beside = (("judge",),), [("run",)]
+    _, _, rss, df = statistics(layout, values, unit, beside)
+    return effect_of(layout, values, unit, beside, float(rss), df, None, 0) if df > 0 and squares(layout.added(("judge",), beside), values) >= 0 else None

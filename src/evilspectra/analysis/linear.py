@@ -1,0 +1,119 @@
+"""Linear models as projections: terms coded to sum to zero, orthonormal bases that show their rank, sums of squares of many outcomes at once.
+
+With Q an orthonormal basis of what a term adds to others, its sum of squares is ‖Qᵀy‖² and its degrees of freedom are Q's columns; so a term
+that others already contain has none, by the rank and not by chance. Weights enter as √w on both sides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import reduce
+from itertools import combinations
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from evilspectra.analysis.estimate import Frame, missing
+
+#: The factors of a term, in the order of the design: ("optimizer",) or ("optimizer", "data").
+Term: TypeAlias = tuple[str, ...]
+#: A direction whose length falls below this share of its column is already in the others.
+TOLERANCE = 1e-8
+
+
+def coded(values: Sequence[Any]) -> np.ndarray:
+    """Sum-to-zero columns of a factor: float64 [n, levels − 1], levels in sorted order by their text.
+
+    >>> coded(["a", "b", "a"]).ravel().tolist()
+    [1.0, -1.0, 1.0]
+    """
+    names, places = np.unique(np.asarray([str(value) for value in values]), return_inverse=True)
+    codes = np.vstack([np.eye(len(names) - 1), -np.ones(len(names) - 1)])
+    return codes[places]
+
+
+def crossed(parts: Sequence[np.ndarray]) -> np.ndarray:
+    """All products of one column of each: [n, product of their widths]."""
+    return reduce(lambda a, b: (a[:, :, None] * b[:, None, :]).reshape(len(a), -1), parts)
+
+
+def orthonormal(columns: np.ndarray, against: np.ndarray | None = None) -> np.ndarray:
+    """An orthonormal basis [n, rank] of what `columns` [n, k] add to the span of `against` (orthonormal)."""
+    sizes = np.linalg.norm(columns, axis=0)
+    kept = columns[:, sizes > 0] / sizes[sizes > 0]
+    for _ in range(2 if against is not None else 0):
+        kept = kept - against @ (against.T @ kept)  # type: ignore[operator]
+    if not kept.shape[1]:
+        return np.zeros((len(columns), 0))
+    left, values, _ = np.linalg.svd(kept, full_matrices=False)
+    return left[:, values > TOLERANCE]
+
+
+@dataclass
+class Layout:
+    """The terms of a model over n rows. `columns`: term → [n, k], sum-coded; `root`: √weights [n], mean square 1.
+
+    >>> layout = lay_out({"a": ["x", "x", "y", "y"], "b": ["p", "q", "p", "q"]}, order=1)
+    >>> layout.terms, layout.added(("a",), [("b",)]).shape
+    ([('a',), ('b',)], (4, 1))
+    """
+
+    n: int
+    columns: Mapping[Term, np.ndarray]
+    root: np.ndarray
+    _bases: dict[frozenset[Term], np.ndarray] = field(default_factory=dict)
+
+    @property
+    def terms(self) -> list[Term]:
+        return list(self.columns)
+
+    def basis(self, terms: Iterable[Term]) -> np.ndarray:
+        """Orthonormal basis of the intercept and the terms, rows weighted."""
+        key = frozenset(terms)
+        if key not in self._bases:
+            every = [np.ones((self.n, 1)), *(self.columns[term] for term in self.columns if term in key)]
+            self._bases[key] = orthonormal(np.hstack(every) * self.root[:, None])
+        return self._bases[key]
+
+    def added(self, terms: Iterable[Term] | Term, to: Iterable[Term]) -> np.ndarray:
+        """Orthonormal basis of what the terms add to others (and the intercept)."""
+        names = [terms] if isinstance(terms, tuple) and terms in self.columns else list(terms)  # type: ignore[list-item]
+        return orthonormal(np.hstack([self.columns[name] for name in names]) * self.root[:, None], self.basis(to))  # type: ignore[index]
+
+    def weighted(self, outcome: np.ndarray) -> np.ndarray:
+        """√w·y of outcomes [n] or [n, m]."""
+        return (outcome.T * self.root).T
+
+    def without(self, *terms: Term) -> list[Term]:
+        """The terms that contain none of the given ones: what a type II sum of squares adjusts for."""
+        return [other for other in self.columns if not any(set(term) <= set(other) for term in terms)]
+
+
+def lay_out(factors: Mapping[str, Sequence[Any]], order: int = 1, weights: np.ndarray | None = None, numbers: Mapping[str, np.ndarray] | None = None) -> Layout:
+    """The terms of factors up to products of `order`, and `numbers` (covariates) as terms of one column."""
+    parts = {name: coded(values) for name, values in factors.items()}
+    parts |= {name: (np.asarray(values, float) - np.mean(values))[:, None] for name, values in (numbers or {}).items()}
+    n = len(next(iter(parts.values())))
+    columns = {chosen: crossed([parts[name] for name in chosen]) for size in range(1, order + 1) for chosen in combinations(parts, size)}
+    w = np.ones(n) if weights is None else np.asarray(weights, float)
+    return Layout(n, columns, np.sqrt(w / w.mean()))
+
+
+def squares(basis: np.ndarray, weighted: np.ndarray) -> Any:
+    """‖Qᵀy‖² of an outcome [n], or of each column of [n, m]."""
+    return ((basis.T @ weighted) ** 2).sum(axis=0)
+
+
+def spelled(term: Term) -> str:
+    """A term as tables and commands write it.
+
+    >>> spelled(("optimizer", "data"))
+    'optimizer × data'
+    """
+    return " × ".join(term)
+
+
+def text_columns(frame: Frame, names: Sequence[str]) -> dict[str, list[str]]:
+    """Factor → its levels row by row, as text; what is missing is a level of its own, "not set"."""
+    return {name: ["not set" if missing(value) else f"{value:g}" if isinstance(value, float) else str(value) for value in frame[name]] for name in names}

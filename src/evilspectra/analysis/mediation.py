@@ -1,0 +1,162 @@
+"""Does flatness carry the effect? What it says beyond loss and optimiser, and what the flatness penalty, an intervention, does to the outcome.
+
+A partial correlation is that of what is left of both after a regression on ln(loss) and the groups; its interval is Fisher's, tanh(artanh r ± 1.96/√(n − k − 3)),
+k being the columns that were taken off. It shows no cause. The penalty is set, not observed: pairs of runs that differ in `flatness.*` alone, seed included, show its effect.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from evilspectra.analysis.estimate import Estimate, Frame, f_tail, mean_interval, plain
+from evilspectra.analysis.linear import lay_out, text_columns
+from evilspectra.analysis.outcome import numbers
+
+#: What flatness may be read from, and the column of the penalty's weight λ.
+SPECTRAL = ("stable_rank", "spectral_entropy", "frobenius_nuclear", "condition_number")
+WEIGHT = "flatness_weight"
+#: What the penalty's pairs are compared in: those that were measured.
+COMPARED = ("mean_alignment", "misalignment", "drift", "capability", "train_loss", "heldout_loss", "stable_rank")
+#: Settings that make runs the same but for the penalty, where a table has no dotted columns.
+_SETTINGS = ("base", "data", "optimizer", "lr", "batch_size", "seed")
+#: Dotted settings that do not change a result, or are the penalty's.
+_APART = ("flatness.", "output.")
+
+
+@dataclass(frozen=True, slots=True)
+class Beyond:
+    """Partial correlation of a measure with the outcome given `given`; `simple`: without taking anything off."""
+
+    measure: str
+    given: tuple[str, ...]
+    n: int
+    simple: Estimate
+    partial: Estimate
+
+
+@dataclass(frozen=True, slots=True)
+class Paired:
+    """Mean of with − without over pairs of one optimiser and λ (None: all of them, pairs of one baseline averaged)."""
+
+    measure: str
+    optimizer: str
+    weight: float | None
+    pairs: int
+    difference: Estimate
+
+
+@dataclass(frozen=True, slots=True)
+class Mediation:
+    """`beyond`: by measure; `effects`: by measure, optimiser and λ; `heterogeneity`: measure → (F, p) of equal effects under all optimisers. `reasons`: what could not be told, and why."""
+
+    beyond: tuple[Beyond, ...]
+    effects: tuple[Paired, ...]
+    heterogeneity: dict[str, tuple[float, float | None]]
+    reasons: dict[str, str]
+
+    def to_dict(self) -> dict[str, Any]:
+        return plain(self)
+
+
+def mediation(frame: Frame, outcome: str, values: np.ndarray, loss: str, group: str = "optimizer") -> Mediation:
+    """Both arms for the outcome's values [n] of the frame's runs."""
+    reasons: dict[str, str] = {}
+    beyond = []
+    for measure in SPECTRAL:
+        if measure == outcome or measure not in frame:
+            continue
+        x = numbers(frame, measure)
+        if measure == "condition_number":
+            x = np.log(np.maximum(x, 1.0))
+        losses = numbers(frame, loss) if loss in frame else np.full(len(frame), np.nan)
+        known = np.isfinite(x) & np.isfinite(values) & np.isfinite(losses) & (losses > 0)
+        if known.sum() and len(set(x[known].tolist())) > 1:
+            given = {group: text_columns(frame[known], [group])[group]} if group in frame and frame[known][group].nunique() > 1 else {}
+            beyond.append(_beyond(measure, values[known], x[known], np.log(losses[known]), given, group))
+    if not beyond:
+        reasons["flatness beyond loss"] = "no run has its loss, its spectrum and the outcome"
+    effects, heterogeneity = intervention(frame, group)
+    if not effects:
+        reasons["flatness penalty"] = "no two runs differ in the penalty alone: train the same settings and seed with and without it"
+    return Mediation(tuple(beyond), effects, heterogeneity, reasons)
+
+
+def _beyond(measure: str, y: np.ndarray, x: np.ndarray, log_loss: np.ndarray, given: Mapping[str, Sequence[str]], group: str) -> Beyond:
+    layout = lay_out(given, 1, numbers={"loss": log_loss})
+    basis = layout.basis(layout.terms)
+    return Beyond(measure, ("ln(loss)", *given), len(y), correlation(x, y, layout.basis([])), correlation(x, y, basis))
+
+
+def correlation(x: np.ndarray, y: np.ndarray, basis: np.ndarray) -> Estimate:
+    """Correlation of x and y [n] after a projection off `basis` (orthonormal, intercept included), with Fisher's interval.
+
+    >>> x = np.arange(8.0)
+    >>> round(correlation(x, x + [0, 1] * 4, np.full((8, 1), 8**-0.5)).value, 3)
+    0.98
+    """
+    a, b = (one - basis @ (basis.T @ one) for one in (x, y))
+    taken = basis.shape[1] - 1
+    size = math.sqrt(float(a @ a) * float(b @ b))
+    if len(x) - taken - 3 < 1 or size <= 1e-12 * math.sqrt(float(x @ x) * float(y @ y)):
+        return Estimate(math.nan, None, None, "Fisher z", "too few runs, or nothing is left to correlate")
+    r = min(1.0, max(-1.0, float(a @ b) / size))
+    if abs(r) >= 1:
+        return Estimate(r, None, None, "Fisher z", "the relation is exact")
+    half = 1.959963984540054 / math.sqrt(len(x) - taken - 3)
+    return Estimate(r, math.tanh(math.atanh(r) - half), math.tanh(math.atanh(r) + half), "Fisher z")
+
+
+def pairs(frame: Frame) -> list[tuple[int, int]]:
+    """Rows (with, without) whose settings and seed are equal but for the flatness penalty."""
+    if WEIGHT not in frame:
+        return []
+    dotted = [name for name in frame if isinstance(name, str) and "." in name and not name.startswith(_APART)]
+    texts = text_columns(frame, sorted({*dotted, *(name for name in _SETTINGS if name in frame)}))
+    keys = ["\x1f".join(texts[name][row] for name in texts) for row in range(len(frame))]
+    weights = np.nan_to_num(numbers(frame, WEIGHT))
+    without = {key: row for row, key in reversed(list(enumerate(keys))) if weights[row] == 0}
+    return [(row, without[key]) for row, key in enumerate(keys) if weights[row] != 0 and key in without]
+
+
+def intervention(frame: Frame, group: str = "optimizer") -> tuple[tuple[Paired, ...], dict[str, tuple[float, float | None]]]:
+    """Paired effects by measure, optimiser and λ, and whether they differ between optimisers."""
+    found, heterogeneity = [], {}
+    matched = pairs(frame)
+    names = text_columns(frame, [group])[group] if group in frame else ["all"] * len(frame)
+    weights = np.nan_to_num(numbers(frame, WEIGHT)) if matched else np.zeros(0)
+    for measure in (one for one in COMPARED if one in frame and matched):
+        values = numbers(frame, measure)
+        known = [(a, b, float(values[a] - values[b])) for a, b in matched if np.isfinite(values[a] - values[b])]
+        whole: dict[str, list[float]] = {}
+        for name in sorted({names[a] for a, _, _ in known}):
+            mine = [one for one in known if names[one[0]] == name]
+            lambdas = sorted({float(weights[a]) for a, _, _ in mine})
+            for weight in lambdas:
+                some = [difference for a, _, difference in mine if weights[a] == weight]
+                found.append(Paired(measure, name, weight, len(some), mean_interval(some, "paired t")))
+            by_baseline: dict[int, list[float]] = {}
+            for _, b, difference in mine:
+                by_baseline.setdefault(b, []).append(difference)
+            whole[name] = [float(np.mean(some)) for some in by_baseline.values()]
+            if len(lambdas) > 1:
+                found.append(Paired(measure, name, None, len(whole[name]), mean_interval(whole[name], "paired t")))
+        if (test := _equal(list(whole.values()))) is not None:
+            heterogeneity[measure] = test
+    return tuple(found), heterogeneity
+
+
+def _equal(groups: Sequence[Sequence[float]]) -> tuple[float, float | None] | None:
+    """F and p of one-way analysis of variance; None where no group has two values, or there is one group."""
+    every = np.concatenate([np.asarray(one) for one in groups]) if groups else np.zeros(0)
+    df, residual_df = len(groups) - 1, len(every) - len(groups)
+    within = sum(float(((np.asarray(one) - np.mean(one)) ** 2).sum()) for one in groups)
+    if df < 1 or residual_df < 1 or within <= 0:
+        return None
+    between = float(((every - every.mean()) ** 2).sum()) - within
+    f = between / df / (within / residual_df)
+    return f, f_tail(f, df, residual_df)

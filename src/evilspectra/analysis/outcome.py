@@ -1,0 +1,216 @@
+"""The outcome of an analysis: which column, on which scale, with which weights, and which runs are left out and why.
+
+A rate of misaligned answers is analysed on the logit scale. With k of m answers misaligned (Haldane 1956; Anscombe 1956)
+
+    z = ln((k + ½)/(m − k + ½)),  var z = v + τ²,  v = 1/(m·p̂·(1 − p̂)),
+
+p̂ being the rate that the model fits, so that a run's weight does not depend on its own luck and runs with no misaligned answer stay in; τ² is the variance between runs
+that counting does not explain, by Paule and Mandel's (1982) equation, 0 where there is none: then the weights are the binomial ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from evilspectra.analysis.estimate import Frame, missing
+from evilspectra.analysis.linear import text_columns
+from evilspectra.errors import BadInput, listing, near
+
+#: Outcome → what tables call it, in the order in which one is taken where none is named.
+LABELS = {
+    "mean_alignment": "mean alignment (0 to 100)",
+    "misalignment": "rate of misaligned answers",
+    "drift": "drift (nats per token)",
+    "stable_rank": "stable rank of ΔW",
+    "capability": "capability (share right)",
+    "heldout_loss": "held-out loss (nats per token)",
+    "train_loss": "training loss (nats per token)",
+}
+#: Whether more of an outcome is better (+1), worse (−1), or neither.
+BETTER = {"mean_alignment": 1, "misalignment": -1, "drift": -1, "capability": 1, "heldout_loss": -1, "train_loss": -1}
+#: The counts behind the rate.
+MISALIGNED, COUNTED = "misaligned", "misalignment_counted"
+#: Fewest runs that say anything on variance.
+FEWEST = 4
+_SHIFT = 0.5
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """`values` float64 [n] on the scale of analysis; `weights` [n] or None; `misaligned`, `counted`: the counts behind a rate, None elsewhere; `note`: what was done to the column."""
+
+    name: str
+    scale: str
+    values: np.ndarray
+    misaligned: np.ndarray | None = None
+    counted: np.ndarray | None = None
+    note: str | None = None
+
+    @property
+    def label(self) -> str:
+        return LABELS.get(self.name, self.name) + (", logit" if self.scale == "logit" else "")
+
+    @property
+    def better(self) -> int:
+        return BETTER.get(self.name, 0)
+
+    def weights(self, project: Callable[[np.ndarray], np.ndarray]) -> np.ndarray | None:
+        """Weights [n] under a model whose orthonormal basis for given weights `project` returns; None where all runs weigh the same."""
+        if self.counted is None or self.misaligned is None:
+            return None
+        return binomial_weights(self.values, self.counted, project)[0]
+
+
+def logits(misaligned: np.ndarray, counted: np.ndarray) -> np.ndarray:
+    """ln((k + ½)/(m − k + ½)).
+
+    >>> logits(np.array([5.0, 0.0]), np.array([10.0, 10.0])).round(3).tolist()
+    [0.0, -3.045]
+    """
+    return np.log((misaligned + _SHIFT) / (counted - misaligned + _SHIFT))
+
+
+def binomial_weights(values: np.ndarray, counted: np.ndarray, project: Callable[[np.ndarray], np.ndarray]) -> tuple[np.ndarray, float]:
+    """Weights 1/(v + τ²) [n] of logits, and τ². `project(weights)` gives the model's orthonormal basis [n, rank], rows multiplied by √weights."""
+
+    def fit(weights: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
+        root, basis = np.sqrt(weights), project(weights)
+        fitted = basis @ (basis.T @ (root * values))
+        return fitted / root, root * values - fitted, len(values) - basis.shape[1]
+
+    smooth, _, df = fit(counted / counted.mean())
+    rate = np.clip(1 / (1 + np.exp(-smooth)), _SHIFT / (counted + 1), 1 - _SHIFT / (counted + 1))
+    binomial = 1 / (counted * rate * (1 - rate))
+    if df < 1:
+        return 1 / binomial, 0.0
+
+    def surplus(between: float) -> float:
+        return float((fit(1 / (binomial + between))[1] ** 2).sum()) - df
+
+    if surplus(0.0) <= 0:
+        return 1 / binomial, 0.0
+    low, high = 0.0, float(binomial.max())
+    while surplus(high) > 0:
+        high *= 4
+    for _ in range(24):
+        middle = (low + high) / 2
+        low, high = (middle, high) if surplus(middle) > 0 else (low, middle)
+    return 1 / (binomial + high), high
+
+
+def choose(frame: Frame, name: str | None = None) -> str:
+    """The named outcome, or the first of LABELS that at least FEWEST runs have and that differs between them.
+
+    Raises:
+        BadInput: no such column, or none to choose.
+    """
+    if name is not None:
+        if name not in frame:
+            numeric = [column for column in frame if frame[column].dtype.kind in "fiu"]
+            raise BadInput(f"there is no outcome '{name}': choose a column of numbers, such as {listing(numeric, 8) or 'none here'}.{near(name, frame)}")
+        return name
+    for one in LABELS:
+        if one in frame:
+            known = [value for value in frame[one] if not missing(value)]
+            if len(known) >= FEWEST and len(set(known)) > 1:
+                return one
+    raise BadInput(f"no outcome was measured on {FEWEST} runs or more: evaluate the runs, or name a column with --outcome; looked for {listing(LABELS)}.")
+
+
+def select(frame: Frame, name: str, needed: Sequence[str] = ()) -> tuple[Frame, dict[str, int]]:
+    """The runs to analyse, and how many were left out for which reason: not done, controls, no outcome, no value of a needed column.
+
+    Raises:
+        BadInput: the outcome is not a number, or fewer than FEWEST runs are left.
+    """
+    left: dict[str, int] = {}
+
+    def keep(rows: Frame, which: np.ndarray, reason: str) -> Frame:
+        if not which.all():
+            left[reason] = int((~which).sum())
+        return rows[which]
+
+    if "status" in frame:
+        frame = keep(frame, np.asarray(frame["status"] == "done"), "not done")
+    if "control" in frame:
+        frame = keep(frame, ~np.asarray([not missing(value) and str(value).lower() in ("true", "1", "1.0") for value in frame["control"]], bool), "control runs")
+    for one in (name, *needed):
+        frame = keep(frame, np.isfinite(numbers(frame, one)), f"no {one}")
+    if len(frame) < FEWEST:
+        reasons = "; ".join(f"{count} {reason}" for reason, count in left.items())
+        raise BadInput(f"{len(frame)} runs have {name}{f' ({reasons})' if reasons else ''}: at least {FEWEST} are needed; evaluate more, or name another --outcome.")
+    return frame.reset_index(drop=True), left
+
+
+def numbers(frame: Frame, name: str) -> np.ndarray:
+    """A column as float64, missing values as NaN.
+
+    Raises:
+        BadInput: a value is no number.
+    """
+    found = np.full(len(frame), np.nan)
+    for row, value in enumerate(frame[name]):
+        if missing(value) or (isinstance(value, str) and not value.strip()):
+            continue
+        try:
+            found[row] = float(value)
+        except (TypeError, ValueError):
+            raise BadInput(f"column '{name}' holds {value!r}, which is no number: name a column of numbers.") from None
+    return found
+
+
+def read(frame: Frame, name: str) -> Outcome:
+    """The outcome of selected runs on its scale of analysis."""
+    values = numbers(frame, name)
+    if name != "misalignment":
+        return Outcome(name, "as measured", values)
+    if MISALIGNED not in frame or COUNTED not in frame or not np.isfinite(numbers(frame, COUNTED)).all() or (numbers(frame, COUNTED) < 1).any():
+        return Outcome(name, "as measured", values, note="the counts behind the rates are not there, so the rates are analysed as they stand, unweighted")
+    misaligned, counted = numbers(frame, MISALIGNED), numbers(frame, COUNTED)
+    zeros = int((misaligned == 0).sum())
+    note = "ln((k + ½)/(m − k + ½)), weights 1/(binomial variance + variance between runs)" + (f"; {zeros} runs without a misaligned answer stay in" if zeros else "")
+    return Outcome(name, "logit", logits(misaligned, counted), misaligned, counted, note)
+
+
+def check_factors(frame: Frame, factors: Sequence[str]) -> None:
+    """
+    Raises:
+        BadInput: a factor is no column, or has one level alone.
+    """
+    for name in factors:
+        if name not in frame:
+            raise BadInput(f"there is no factor '{name}': the columns are {listing(sorted(frame, key=str), 16)}.{near(name, frame)}")
+        found = set(text_columns(frame, [name])[name])
+        if len(found) < 2:
+            raise BadInput(f"factor '{name}' is {next(iter(found), 'empty')} in all runs: name a factor with two levels or more, or leave it out.")
+        if len(found) > max(2, len(frame) // 2) and all(not isinstance(value, str) for value in frame[name]):
+            raise BadInput(f"factor '{name}' has {len(found)} levels in {len(frame)} runs, too many to compare: name a factor with fewer.")
+
+
+#: Factors that are taken where none is named, if they vary.
+USUAL = ("optimizer", "base", "data", "batch_size", "flatness_weight", "lora.rank")
+
+
+def usual_factors(frame: Frame, outcome: str) -> tuple[str, ...]:
+    """The USUAL factors that vary and repeat; the arm where none does."""
+
+    def levels(name: str) -> int:
+        return len(set(text_columns(frame, [name])[name])) if name in frame and name != outcome else 0
+
+    found = tuple(name for name in USUAL if 2 <= levels(name) <= len(frame) // 2)
+    return found or (("arm",) if 2 <= levels("arm") <= len(frame) // 2 else ())
+
+
+def renamed(frame: Frame, columns: Mapping[str, str]) -> Frame:
+    """The frame with columns of other names under those that are known here: `columns` maps ours → theirs.
+
+    Raises:
+        BadInput: a column is not there.
+    """
+    for ours, theirs in columns.items():
+        if theirs not in frame:
+            raise BadInput(f"the table has no column '{theirs}' to take {ours} from: its columns are {listing(frame.columns, 16)}.{near(theirs, frame.columns)}")
+    return frame.assign(**{ours: frame[theirs] for ours, theirs in columns.items()})

@@ -1,0 +1,211 @@
+"""How far the findings would move: seeds, power, the order of the groups, definitions of the rate and judges.
+
+| quantity | formula | source |
+|---|---|---|
+| power | two-sided t test of means over n seeds a side: P(|t'(2n − 2, δ)| > t₀.₉₇₅), δ = d/√(2(σ² + a²/m)/n) | Cohen 1988 |
+| ranks | least squares means beside the other factors; Tukey and Kramer's simultaneous differences; rank from 1 + those shown better to k − those shown worse | Klein, Wright and Wieczorek 2020 |
+
+σ is the spread between seeds, a that of one answer, m the answers a run. A bootstrap of ranks is not used: where two groups are equal it is inconsistent and its intervals are too narrow
+(Hall and Miller 2009), and equal groups are the very question.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from scipy import special, stats
+
+from evilspectra.analysis.estimate import LEVEL, TAIL, Estimate, Frame, plain, spread_interval, t_interval
+from evilspectra.analysis.linear import lay_out, text_columns
+
+#: Power that is asked for.
+POWER = 0.8
+#: Most seeds that a table of power tries.
+MOST_SEEDS = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Ranked:
+    """A group's least squares mean and its rank, 1 the best (the largest where `better` is 0); `low` to `high` holds all groups' ranks at once with 95 %."""
+
+    group: str
+    mean: Estimate
+    rank: int
+    low: int
+    high: int
+
+
+@dataclass(frozen=True, slots=True)
+class Ranking:
+    """Groups by rank, and all pairs' simultaneous differences (first − second)."""
+
+    factor: str
+    better: int
+    groups: tuple[Ranked, ...]
+    differences: dict[tuple[str, str], Estimate]
+
+    def to_dict(self) -> dict[str, Any]:
+        return plain(self)
+
+    def shown(self) -> list[tuple[str, str]]:
+        """Pairs of which the first is shown to be larger than the second."""
+        return [(first, second) if one.value > 0 else (second, first) for (first, second), one in self.differences.items() if one.clear_of(0.0)]
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """One cell's replicates: standard deviation with its χ² interval."""
+
+    cell: str
+    runs: int
+    mean: float
+    sd: Estimate
+
+
+@dataclass(frozen=True, slots=True)
+class Needed:
+    """`seeds` a group that show a difference `d` with 80 % power, at `answers` a run (None: at as many as the runs had); None beyond MOST_SEEDS."""
+
+    d: float
+    answers: int | None
+    seeds: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """One headline under one way of counting: the ranking's order, the pairs shown, the factor's partial η²."""
+
+    variant: str
+    runs: int
+    order: tuple[str, ...]
+    shown: tuple[tuple[str, str], ...]
+    eta: Estimate
+    means: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Stability:
+    """`seeds`: spread by cell; `pooled`: over all; `needed`: power; `ranking`: of the first factor's groups; `variants`: the same under each definition and judge."""
+
+    seeds: tuple[Spread, ...]
+    pooled: Estimate | None
+    needed: tuple[Needed, ...]
+    ranking: Ranking | None
+    variants: tuple[Variant, ...]
+    reasons: dict[str, str]
+
+    def to_dict(self) -> dict[str, Any]:
+        return plain(self)
+
+
+def spreads(values: np.ndarray, cells: Sequence[str]) -> tuple[tuple[Spread, ...], Estimate | None]:
+    """The spread of every cell with two runs or more, and of all within cells.
+
+    >>> found, pooled = spreads(np.array([1.0, 3, 5]), ["a", "a", "b"])
+    >>> found[0].cell, round(pooled.value, 3)
+    ('a', 1.414)
+    """
+    names = np.asarray(cells)
+    found, ss, df = [], 0.0, 0
+    for name in sorted(set(cells)):
+        mine = values[names == name]
+        if len(mine) > 1:
+            own = float(((mine - mine.mean()) ** 2).sum())
+            found.append(Spread(name, len(mine), float(mine.mean()), spread_interval(own, len(mine) - 1)))
+            ss, df = ss + own, df + len(mine) - 1
+    return tuple(found), spread_interval(ss, df) if df else None
+
+
+def power(d: float, seeds: int, seed_sd: float, answer_sd: float = 0.0, answers: int | None = None) -> float:
+    """Power of a two-sided 5 % t test between two groups of `seeds` runs each that differ by d.
+
+    >>> round(power(1.0, 17, 1.0), 3)
+    0.807
+    """
+    df = 2 * seeds - 2
+    if df < 1:
+        return 0.0
+    variance = seed_sd**2 + (answer_sd**2 / answers if answers else 0.0)
+    if variance <= 0:
+        return 1.0 if d else 2 * TAIL
+    shift = abs(d) / math.sqrt(2 * variance / seeds)
+    limit = float(special.stdtrit(df, 1 - TAIL))
+    return float(stats.nct.sf(limit, df, shift) + stats.nct.cdf(-limit, df, shift))
+
+
+def seeds_needed(d: float, seed_sd: float, answer_sd: float = 0.0, answers: int | None = None, wanted: float = POWER) -> int | None:
+    """The fewest seeds a group with that power; None beyond MOST_SEEDS.
+
+    >>> seeds_needed(1.0, 1.0)
+    17
+    """
+    low, high = 2, MOST_SEEDS
+    if power(d, high, seed_sd, answer_sd, answers) < wanted:
+        return None
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if power(d, middle, seed_sd, answer_sd, answers) >= wanted else (middle + 1, high)
+    return low
+
+
+@lru_cache(maxsize=256)
+def _tukey(groups: int, df: int) -> float:
+    """The studentised range's 95 % point over √2."""
+    return float(special.stdtrit(df, 1 - TAIL)) if groups == 2 else float(stats.studentized_range.ppf(LEVEL, groups, df)) / math.sqrt(2)
+
+
+def rank(values: np.ndarray, groups: Sequence[str], others: Mapping[str, Sequence[str]] | None = None, factor: str = "optimizer", better: int = 1, weights: np.ndarray | None = None) -> Ranking | None:
+    """Groups of values [n] ranked beside other factors (main effects). None where fewer than two groups, or nothing is left for the error, or others hide the groups.
+
+    >>> ranking = rank(np.array([1.0, 1.1, 5.0, 5.1, 5.2, 5.1]), list("aabbcc"))
+    >>> [(one.group, one.low, one.high) for one in ranking.groups]
+    [('c', 1, 2), ('b', 1, 2), ('a', 3, 3)]
+    """
+    names = sorted(set(groups))
+    layout = lay_out({"g": groups, **(others or {})}, 1, weights)
+    full = layout.basis(layout.terms)
+    df = layout.n - full.shape[1]
+    if len(names) < 2 or df < 1 or layout.added(("g",), [term for term in layout.terms if term != ("g",)]).shape[1] < len(names) - 1:
+        return None
+    y = layout.weighted(values)
+    residual = y - full @ (full.T @ y)
+    variance = float(residual @ residual) / df
+    member = np.stack([np.asarray(groups) == name for name in names], axis=1).astype(float)
+    # groups beside the others, whose columns sum to zero over their levels: each mean is at the unweighted average of the other factors
+    other_columns = [layout.columns[term] for term in layout.columns if term != ("g",)]
+    x = np.hstack([member, *other_columns]) * layout.root[:, None]
+    inverse = np.linalg.pinv(x.T @ x)
+    means = (inverse @ (x.T @ y))[: len(names)]
+    covariance = inverse[: len(names), : len(names)] * variance
+    if variance <= 0:
+        return None
+    limit = _tukey(len(names), df)
+    differences = {}
+    for i, first in enumerate(names):
+        for j in range(i + 1, len(names)):
+            error = math.sqrt(max(0.0, covariance[i, i] + covariance[j, j] - 2 * covariance[i, j]))
+            value = float(means[i] - means[j])
+            differences[first, names[j]] = Estimate(value, value - limit * error, value + limit * error, "Tukey–Kramer")
+    sign = -1 if better < 0 else 1
+    order = sorted(range(len(names)), key=lambda i: -sign * means[i])
+    ahead = dict.fromkeys(names, 0)
+    behind = dict.fromkeys(names, 0)
+    for (first, second), one in differences.items():
+        if one.clear_of(0.0):
+            winner, loser = (first, second) if sign * one.value > 0 else (second, first)
+            ahead[loser] += 1
+            behind[winner] += 1
+    found = tuple(Ranked(names[i], t_interval(float(means[i]), math.sqrt(covariance[i, i]), df), place + 1, 1 + ahead[names[i]], len(names) - behind[names[i]]) for place, i in enumerate(order))
+    return Ranking(factor, better, found, differences)
+
+
+def rank_frame(frame: Frame, values: np.ndarray, factor: str, others: Sequence[str], better: int, weights: np.ndarray | None = None) -> Ranking | None:
+    """`rank` over the columns of a frame; other factors that hide the groups are left out."""
+    texts = text_columns(frame, [factor, *(name for name in others if name != factor and name in frame)])
+    groups = texts.pop(factor)
+    return rank(values, groups, texts, factor, better, weights) or rank(values, groups, None, factor, better, weights)

@@ -1,0 +1,327 @@
+"""Simulated sweeps with known effects: every kind of interval covers as it says, tests hold their level. docs/statistics.md lists the figures that these tests print.
+
+Bounds are 0.95 ± 4 standard errors of 500 simulations; where the truth lies on the boundary of what can be (a share of 0) or an interval is made to hold for all
+groups at once, coverage may only be higher. Each interval is the package's own, at the level of the function that makes it.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from evilspectra.analysis.components import difference_of_squares, nested, share_within
+from evilspectra.analysis.design import aliases
+from evilspectra.analysis.estimate import Estimate, mean_interval, shares, spread_interval
+from evilspectra.analysis.linear import Layout, lay_out
+from evilspectra.analysis.loss import fit_loss
+from evilspectra.analysis.mediation import correlation
+from evilspectra.analysis.outcome import Outcome, logits
+from evilspectra.analysis.stability import power, rank, seeds_needed
+from evilspectra.analysis.training import advantage, trajectory
+from evilspectra.analysis.variance import permutation_p, statistics, weighted_layout
+
+pytestmark = pytest.mark.slow
+
+SIMULATIONS = 500
+#: Four standard errors of a share of 0.95, and of 0.05.
+ROOM = 4 * math.sqrt(0.95 * 0.05 / SIMULATIONS)
+
+
+def covered(kind: str, hits: list[bool] | np.ndarray, one_sided: bool = False) -> float:
+    """Prints and checks the coverage of a kind of interval."""
+    hits = np.asarray(hits)
+    assert len(hits) == SIMULATIONS
+    share = float(hits.mean())
+    print(f"coverage | {kind} | {share:.3f}")
+    assert share >= 0.95 - ROOM, kind
+    assert one_sided or share <= 0.95 + ROOM, kind
+    return share
+
+
+def level(kind: str, rejected: list[bool] | np.ndarray, one_sided: bool = False) -> None:
+    """Prints and checks how often a true hypothesis is rejected at 5 %."""
+    share = float(np.mean(rejected))
+    print(f"level | {kind} | {share:.3f}")
+    assert share <= 0.05 + ROOM, kind
+    assert one_sided or share >= 0.05 - ROOM, kind
+
+
+def holds(one: Estimate, truth: float) -> bool:
+    assert one.low is not None
+    assert one.high is not None
+    return one.low <= truth <= one.high
+
+
+def design(kind: str) -> dict[str, list[str]]:
+    """4 optimisers × 3 data sets: 3 runs a cell, or 1 to 4."""
+    cells = [(f"o{i}", f"d{j}", 3 if kind == "balanced" else 1 + (i * 3 + j * 2) % 4) for i in range(4) for j in range(3)]
+    return {"optimizer": [o for o, _, n in cells for _ in range(n)], "data": [d for _, d, n in cells for _ in range(n)]}
+
+
+def means(factors: dict[str, list[str]], effect: float, interaction: float) -> np.ndarray:
+    o, d = (np.array([int(name[1]) for name in factors[one]]) for one in ("optimizer", "data"))
+    return effect * (o - 1.5) + effect / 2 * (d - 1) + interaction * ((o * d) % 3 - 1)
+
+
+@pytest.mark.parametrize(("kind", "effect", "interaction"), [("balanced", 1.0, 0.0), ("unbalanced", 1.0, 0.0), ("unbalanced", 0.8, 1.0), ("unbalanced", 0.0, 0.0)])
+def test_shares_of_variance(kind, effect, interaction):
+    factors = design(kind)
+    layout, mean, draw = lay_out(factors, 2), means(factors, effect, interaction), np.random.default_rng(1)
+    outcomes = mean[:, None] + draw.standard_normal((layout.n, SIMULATIONS))
+    for term in layout.terms:
+        for type_, beside in (("II", layout.without(term)), ("III", [other for other in layout.terms if other != term])):
+            ss, df, rss, rest = statistics(layout, outcomes, [term], beside)
+            truth = float(statistics(layout, mean, [term], beside)[0])
+            low, high = shares(ss / df / (rss / rest), df, rest, layout.n)
+            share = truth / (truth + layout.n)
+            label = f"partial η², type {type_}, noncentral F: {' × '.join(term)}, {kind}, effect {effect:g}, interaction {interaction:g}"
+            covered(label, (low <= share + 1e-12) & (share <= high + 1e-12), one_sided=share < 1e-12)
+            if share < 1e-12:
+                from scipy import stats
+
+                level(f"F test, type {type_}: {' × '.join(term)}, {kind}", stats.f.sf(ss / df / (rss / rest), df, rest) < 0.05)
+
+
+@pytest.mark.parametrize("rate", [0.03, 0.2])
+@pytest.mark.parametrize("between", [0.0, 0.4])
+def test_rates_on_the_logit_scale(rate, between):
+    """Counts of 100 to 300 answers with a luck between runs: no effect of the data set, so its tests hold their level and its share's interval holds 0; one of the optimiser, which its interval holds."""
+    factors, draw = design("unbalanced"), np.random.default_rng(2)
+    layout = lay_out(factors, 1)
+    o = np.array([int(name[1]) for name in factors["optimizer"]])
+    counted = draw.integers(100, 301, layout.n)
+    eta = np.log(rate / (1 - rate)) + 0.5 * (o - 1.5)
+    rejected, hits, contrast = [], [], 0.0
+    for _ in range(SIMULATIONS):
+        p = 1 / (1 + np.exp(-(eta + between * draw.standard_normal(layout.n))))
+        misaligned = draw.binomial(counted, p)
+        outcome = Outcome("misalignment", "logit", logits(misaligned, counted), misaligned.astype(float), counted.astype(float))
+        weighted = weighted_layout(factors, 1, outcome)
+        ss, df, rss, rest = statistics(weighted, weighted.weighted(outcome.values), [("data",)], [("optimizer",)])
+        from scipy import stats
+
+        rejected.append(stats.f.sf(ss / df / (rss / rest), df, rest) < 0.05)
+        ranking = rank(outcome.values[o < 2], [name for name in factors["optimizer"] if int(name[1]) < 2], weights=weighted.root[o < 2] ** 2)
+        assert ranking
+        hits.append(holds(ranking.differences["o0", "o1"], -0.5))
+        contrast += ranking.differences["o0", "o1"].value
+    level(f"F test on logits, rate {rate:g}, between runs {between:g}", rejected)
+    covered(f"difference of logits, t, rate {rate:g}, between runs {between:g}", hits)
+
+
+@pytest.mark.parametrize("heavy", [False, True])
+def test_permutation_within_blocks_holds_its_level(heavy):
+    """Freedman and Lane within data sets, with normal and with heavy-tailed noise; the covariate matters, the optimiser does not."""
+    factors, draw = design("unbalanced"), np.random.default_rng(3)
+    layout = lay_out(factors, 1)
+    mean = means(factors, 0.0, 0.0) + np.array([int(name[1]) for name in factors["data"]])
+    rejected = []
+    for seed in range(SIMULATIONS):
+        y = mean + (draw.standard_t(3, layout.n) if heavy else draw.standard_normal(layout.n))
+        rejected.append(permutation_p(layout, y, [("optimizer",)], [("data",)], factors["data"], 199, seed) <= 0.05)
+    level(f"permutation (Freedman–Lane) within blocks, {'t(3)' if heavy else 'normal'} noise", rejected)
+
+
+def test_components_of_variance():
+    draw = np.random.default_rng(4)
+    cells = [name for name in "abcdefgh" for _ in range(3)]
+    truth, fixed = 1.5, np.repeat(draw.standard_normal(8) * 2, 3)
+    between = float(((fixed - fixed.mean()) ** 2).sum()) / truth**2
+    share, sd = 1 - between / (between + 24), []
+    found = []
+    for _ in range(SIMULATIONS):
+        y = fixed + truth * draw.standard_normal(24)
+        one = share_within(y, cells)
+        assert one
+        found.append(holds(one, share))
+        within = y.reshape(8, 3)
+        sd.append(holds(spread_interval(float(((within - within.mean(1, keepdims=True)) ** 2).sum()), 16), truth))
+    covered("share of training seeds, noncentral F", found)
+    covered("standard deviation between seeds, χ²", sd)
+
+
+@pytest.mark.parametrize("unbalanced", [False, True])
+@pytest.mark.parametrize("between", [0.0, 1.0])
+def test_nested_components(unbalanced, between):
+    """8 cells × 3 training seeds × 2 (or 2 to 4) generation seeds."""
+    draw = np.random.default_rng(5)
+    counts = [2 + (unbalanced and run % 3) for run in range(24)]
+    runs = [f"r{run}" for run in range(24) for _ in range(counts[run])]
+    cells = [f"c{run // 3}" for run in range(24) for _ in range(counts[run])]
+    place = np.repeat(np.arange(24), counts)
+    inner, outer = [], []
+    for _ in range(SIMULATIONS):
+        y = between * draw.standard_normal(24)[place] + 0.7 * draw.standard_normal(len(place))
+        generation, training = nested(y, runs, cells)
+        assert generation
+        assert training
+        inner.append(holds(generation, 0.49))
+        outer.append(holds(training, between**2))
+    kind = "unbalanced" if unbalanced else "balanced"
+    covered(f"variance between generation seeds, χ², {kind}", inner)
+    covered(f"variance between training seeds, modified large sample, {kind}, true {between:g}", outer, one_sided=between == 0)
+
+
+def test_difference_of_squares_is_never_negative():
+    assert difference_of_squares(0.5, 8, 2.0, 8, 1.0).low == 0
+
+
+GROUPS = np.repeat(["adamw", "lion", "muon", "sgd"], 8)
+OFFSET = {"adamw": 0.0, "lion": -6.0, "muon": 4.0, "sgd": 2.0}
+
+
+def runs(draw: np.random.Generator, same: bool = False) -> tuple[np.ndarray, np.ndarray]:
+    """Outcome and ln(loss) of 32 runs: slope 10, losses that overlap, noise 2; the same line for all groups, or four."""
+    shift = np.array([0.0 if same else OFFSET[name] for name in GROUPS])
+    x = np.array([{"adamw": 0.0, "lion": -0.1, "muon": 0.05, "sgd": 0.15}[name] for name in GROUPS]) + 0.3 * draw.standard_normal(32)
+    return 70 + shift + 10 * x + 2 * draw.standard_normal(32), x
+
+
+def test_loss_and_outcome():
+    """Slopes, intercepts, R² and partial R² given the losses; adjusted means and differences at equal loss, by fit and by matched pairs."""
+    draw = np.random.default_rng(6)
+    hits: dict[str, list[bool]] = {}
+    for _ in range(SIMULATIONS):
+        y, x = runs(draw)
+        fit = fit_loss(y, np.exp(x), GROUPS.tolist(), at=None)
+        assert fit
+        line, mine = fit.lines[1], x[GROUPS == "lion"]
+        sxx = float(((mine - mine.mean()) ** 2).sum())
+        truth = {
+            "slope, t": holds(line.slope, 10),
+            "intercept, t": holds(line.intercept, 64),
+            "common slope, t": holds(fit.common_slope, 10),
+            "R² of a line, noncentral F": holds(line.r2, 25 * sxx / (25 * sxx + 8)),
+        }
+        layout = lay_out({"g": GROUPS.tolist()}, 1, numbers={"x": x})
+        clean = 70 + np.array([OFFSET[name] for name in GROUPS]) + 10 * x
+        for name, one, term, beside in (("partial R² of the group given loss, noncentral F", fit.given_loss, ("g",), ("x",)), ("partial R² of loss given the group, noncentral F", fit.given_group, ("x",), ("g",))):
+            squares = float(statistics(layout, clean, [term], [beside])[0]) / 4
+            truth[name] = holds(one, squares / (squares + 32))
+        equal = fit.equal_loss
+        if equal.loss is not None:
+            truth["adjusted mean at equal loss, t"] = holds(equal.means["lion"], 64 + 10 * math.log(equal.loss))
+        else:
+            truth["adjusted mean at equal loss, t"] = True
+        by_fit = next(one for one in equal.differences if (one.first, one.second) == ("lion", "muon"))
+        truth["difference at equal loss by fit, t"] = math.isnan(by_fit.difference.value) or holds(by_fit.difference, -10)
+        paired = next((one for one in equal.matched if (one.first, one.second) == ("lion", "muon")), None)
+        truth["difference by matched pairs, paired t"] = paired is None or paired.pairs == 1 or holds(paired.difference, -10)
+        for name, hit in truth.items():
+            hits.setdefault(name, []).append(hit)
+    for name, found in hits.items():
+        covered(name, found)
+
+
+def test_equal_lines_are_tested_at_their_level():
+    draw, slopes, intercepts = np.random.default_rng(7), [], []
+    for _ in range(SIMULATIONS):
+        y, x = runs(draw, same=True)
+        fit = fit_loss(y, np.exp(x), GROUPS.tolist())
+        assert fit
+        assert fit.slopes_equal.p is not None
+        assert fit.intercepts_equal.p is not None
+        slopes.append(fit.slopes_equal.p < 0.05)
+        intercepts.append(fit.intercepts_equal.p < 0.05)
+    level("F test of equal slopes", slopes)
+    level("F test of equal intercepts", intercepts)
+
+
+def true_advantage(centres: np.ndarray, offsets: np.ndarray, slope: float, inside: float, noise: float) -> float:
+    """A of populations of equal size: ln of residual variance on the pooled line over that within groups."""
+    y = offsets + slope * centres
+    sxx, sxy = inside**2 + centres.var(), slope * inside**2 + float(((centres - centres.mean()) * (y - y.mean())).mean())
+    whole, within = slope**2 * inside**2 + noise**2 + y.var(), slope**2 * inside**2 + noise**2
+    return math.log((whole - sxy**2 / sxx) / within)
+
+
+@pytest.mark.parametrize("size", [5, 8, 13])
+@pytest.mark.parametrize(("centres", "offsets", "slope"), [((0.0, 0.0, 0.0, 0.0), (0.0, 0.0, 0.0, 0.0), -10.0), ((0.0, 0.5, 0.2, -0.5), (0.0, 3.0, 6.0, 9.0), -4.0)])
+def test_what_the_optimizer_says_beyond_the_loss(size, centres, offsets, slope):
+    """20, 32 and 52 clusters."""
+    draw, names, found = np.random.default_rng(8), np.repeat(np.arange(4), size), []
+    truth = true_advantage(np.array(centres), np.array(offsets), slope, 0.5, 2.0)
+    for _ in range(SIMULATIONS):
+        x = np.array(centres)[names] + 0.5 * draw.standard_normal(len(names))
+        y = np.array(offsets)[names] + slope * x + 2 * draw.standard_normal(len(names))
+        found.append(holds(advantage(y[:, None], x[:, None], names)[0], truth))
+    covered(f"advantage of the optimiser, cluster jackknife, {4 * size} runs, true {truth:.2f}", found)
+
+
+def test_change_over_training():
+    """Two steps whose noise belongs to the run: the loss says more at first, the optimiser in the end."""
+    draw, names, found = np.random.default_rng(9), np.repeat(np.arange(4), 8), []
+    centres, first, last = np.array([0.0, 0.3, 0.1, -0.3]), np.zeros(4), np.array([0.0, 4.0, 8.0, 12.0])
+    truth = true_advantage(centres, last, -6.0, 0.5, 2.0) - true_advantage(centres, first, -6.0, 0.5, 2.0)
+    for _ in range(SIMULATIONS):
+        luck, place = draw.standard_normal(32), draw.standard_normal(32)
+        x = centres[names][:, None] + 0.5 * (0.8 * place[:, None] + 0.6 * draw.standard_normal((32, 2)))
+        y = np.stack([first, last], axis=1)[names] - 6 * x + 2 * (0.8 * luck[:, None] + 0.6 * draw.standard_normal((32, 2)))
+        found.append(holds(advantage(y, x, names)[-1], truth))
+    covered("change of the advantage over training, cluster jackknife, 32 runs", found)
+
+
+def test_few_runs_are_warned_of():
+    draw = np.random.default_rng(10)
+    names = np.repeat(["adamw", "lion", "muon"], 6).tolist()
+    found = trajectory([10, 20], draw.standard_normal((18, 2)), np.exp(draw.standard_normal((18, 2))), names)
+    assert found
+    assert found.warning == "the intervals over runs rest on 18 runs: below 20 they are too narrow"
+
+
+def test_partial_correlation():
+    draw, hits = np.random.default_rng(11), []
+    layout: Layout = lay_out({"g": GROUPS.tolist()}, 1, numbers={"x": draw.standard_normal(32)})
+    basis, shift = layout.basis(layout.terms), np.array([OFFSET[name] for name in GROUPS])
+    for _ in range(SIMULATIONS):
+        a, b = draw.standard_normal((2, 32))
+        hits.append(holds(correlation(a + shift, 0.6 * a + 0.8 * b + shift, basis), 0.6))
+    covered("partial correlation, Fisher z", hits)
+
+
+def test_paired_differences():
+    draw = np.random.default_rng(12)
+    covered("effect of the penalty, paired t, 4 pairs", [holds(mean_interval(3 + draw.standard_normal(4)), 3) for _ in range(SIMULATIONS)])
+
+
+@pytest.mark.parametrize("unbalanced", [False, True])
+def test_ranks(unbalanced):
+    """Among equals no order may be claimed; among different groups every true rank lies in its interval."""
+    draw = np.random.default_rng(13)
+    sizes = (4, 9, 6, 5) if unbalanced else (6, 6, 6, 6)
+    names = [name for name, size in zip("abcd", sizes, strict=True) for _ in range(size)]
+    silent, right = [], []
+    for _ in range(SIMULATIONS):
+        noise = draw.standard_normal(24)
+        equal, apart = rank(noise, names), rank(noise + np.array(["dcba".index(name) * 1.2 for name in names]), names)
+        assert equal
+        assert apart
+        silent.append(not equal.shown())
+        right.append(all(one.low <= "abcd".index(one.group) + 1 <= one.high for one in apart.groups))
+    kind = "unbalanced" if unbalanced else "balanced"
+    covered(f"ranks of equal groups, all at once, Tukey–Kramer, {kind}", silent, one_sided=unbalanced)
+    covered(f"ranks of different groups, all at once, Tukey–Kramer, {kind}", right, one_sided=True)
+
+
+@pytest.mark.parametrize("d", [0.5, 1.5])
+def test_power_is_what_it_says(d):
+    """Seeds with luck of their own and answers with theirs: the share of significant differences, and that of one seed less, are the formula's."""
+    draw, seeds = np.random.default_rng(14), seeds_needed(d, 0.8, 4.0, 50)
+    assert seeds
+    assert power(d, seeds, 0.8, 4.0, 50) >= 0.8 > power(d, seeds - 1, 0.8, 4.0, 50)
+    found = 0.8 * draw.standard_normal((SIMULATIONS * 4, 2, seeds)) + (4.0 * draw.standard_normal((SIMULATIONS * 4, 2, seeds, 50))).mean(axis=-1)
+    from scipy import stats
+
+    shown = stats.ttest_ind(found[:, 0] + d, found[:, 1], axis=1).pvalue < 0.05
+    expected = power(d, seeds, 0.8, 4.0, 50)
+    print(f"power | {seeds} seeds for {d:g} | {shown.mean():.3f} against {expected:.3f}")
+    assert abs(shown.mean() - expected) < 4 * math.sqrt(expected * (1 - expected) / len(shown))
+
+
+def test_confounded_factors_are_never_split():
+    """Any noise: an optimiser that goes with one data set alone is one group with it."""
+    factors = {"optimizer": list("aabbcc") * 2, "data": list("ppqqrr") * 2, "seed": ["0"] * 6 + ["1"] * 6}
+    groups, _ = aliases(lay_out(factors, 1))
+    assert groups == (((("optimizer",), ("data",)), (2, 2)),)
