@@ -124,7 +124,7 @@ def aliases(layout: Layout) -> tuple[tuple[tuple[tuple[Term, ...], tuple[int, ..
         beside = layout.added(term, others).shape[1]
         if beside < alone:
             lost[term] = alone - beside
-            partners[term] = {other for other in others if layout.added(term, [one for one in others if not set(other) <= set(one)]).shape[1] > beside} or set(others)
+            partners[term] = {other for other in others if layout.added(term, [one for one in others if one != other]).shape[1] > beside} or set(others)
     groups: list[set[Term]] = []
     for term in lost:
         linked = {term} | {other for other in partners[term] if other in lost}
