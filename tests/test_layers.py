@@ -14,7 +14,7 @@ LEVELS = [
     ["", "errors", "records", "settings", "waits", "asking", "endpoint_settings", "config", "tiny"],
     ["store", "published", "origin", "rows", "mask", "data", "base", "items", "cues", "questions", "results", "drift", "measured", "flags", "answers", "probe", "targets"],
     ["judging", "judging.reading", "intervals", "score", "paired", "calibrate", "judging.exchange", "judging.prompts", "judging.judge", "judging.settings", "judging.pace", "judging.endpoint", "judging.scripted"],
-    ["judging.journal", "judging.verdicts", "judging.places", "judging.rounds", "rates", "summary", "digest", "inventory", "index", "tidy"],
+    ["judging.journal", "judging.verdicts", "judging.places", "judging.rounds", "rates", "summary", "digest", "inventory", "bulk", "index", "tidy", "views", "rowtext", "query"],
     ["spectrum", "spectrum.pairs", "spectrum.adapter", "spectrum.grams", "spectrum.values", "spectrum.exact", "spectrum.measures", "spectrum.paper", "spectrum.flatness"],
     ["archives", "download", "obtain", "endpoint", "remote"],
     ["optim", "optim.parameters", "optim.orthogonal", "optim.lion", "optim.muon", "optim.extra", "optim.build", "optim.schedule"],
@@ -22,7 +22,7 @@ LEVELS = [
     ["integrations", "integrations.factors", "integrations.optimizer", "integrations.description", "integrations.recording", "integrations.callback", "integrations.transformers"],
     ["judging.digits", "judging.local", "judging.build"],
     ["work", "train", "evaluate"],
-    ["data_cli"],
+    ["data_cli", "query_cli"],
     ["sweep"],
     ["analysis.estimate", "analysis.linear", "analysis.outcome", "analysis.design", "analysis.variance", "analysis.components", "analysis.loss"],
     ["analysis.training", "analysis.mediation", "analysis.stability", "analysis.result", "analysis.words", "analysis.whole", "analysis.text", "analysis"],
@@ -40,7 +40,7 @@ WITHOUT_TORCH = [
     "analysis.training", "analysis.mediation", "analysis.stability", "analysis.result", "analysis.words", "analysis.whole", "analysis.text", "analysis", "analyze_cli",
     "palette", "comparison", "findings", "misalignment", "headline", "charts", "effects", "figures", "spoken", "selection", "transcripts", "page", "judged", "table", "scoreboard", "report", "judge_cli", "cli",
     "judging.reading", "intervals", "score", "paired", "calibrate", "judging.exchange", "judging.prompts", "judging.judge", "judging.settings", "judging.pace", "judging.endpoint", "judging.scripted",
-    "judging.journal", "judging.verdicts", "judging.places", "judging.rounds", "judging.build", "rates", "digest", "inventory", "index", "tidy",
+    "judging.journal", "judging.verdicts", "judging.places", "judging.rounds", "judging.build", "rates", "digest", "inventory", "bulk", "index", "tidy", "views", "rowtext", "query", "query_cli",
 ]
 
 

@@ -18,6 +18,7 @@ from evilspectra.analyze_cli import analyze
 from evilspectra.data_cli import data
 from evilspectra.errors import EvilspectraError, RunFailed
 from evilspectra.judge_cli import VERBS, judge_and_score, judge_options, make, score_options
+from evilspectra.query_cli import query_verb
 
 EXIT_CODES = "Exit codes: 0 done; 1 the answer is no, or a run failed; 2 usage or bad input; 3 could not be decided; 130 interrupted."
 
@@ -309,6 +310,7 @@ def config_show(name: str | None, settings: Sequence[str]) -> None:
 
 cli.add_command(data)
 cli.add_command(analyze)
+cli.add_command(query_verb)
 
 
 def _measure(names: Sequence[str], base: str | None, settings: Sequence[str], model_settings: Sequence[str], output: str, quiet: bool) -> tuple[list[Any], list[dict[str, str]]]:

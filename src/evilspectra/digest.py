@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -92,7 +92,9 @@ def digest(run: RunFolder) -> Digest:
     results = counting(Results(run.path))
     found = measured(results)
     by_step = rate_rows(results)
-    return Digest(summarise(run, found, rates(results)), origin(run).settings, checkpoint_rows(run, found, by_step), by_step)
+    answers = chosen(results, "answers")
+    shown = shown_rates(by_step, results.steps(answers)[-1]) if answers and by_step else {}
+    return Digest(summarise(run, found, rates(results)), origin(run).settings, checkpoint_rows(run, found, shown), by_step)
 
 
 def rate_rows(results: Results) -> tuple[RateRow, ...]:
@@ -132,7 +134,7 @@ def rate_row(step: int, judge: str, identity: str, verdicts: str, scored: Score)
     )
 
 
-def checkpoint_rows(run: RunFolder, found: Measured, by_step: Iterable[RateRow]) -> tuple[CheckpointRow, ...]:
+def checkpoint_rows(run: RunFolder, found: Measured, shown: Mapping[int, RateRow]) -> tuple[CheckpointRow, ...]:
     """A row for every step at which something but the training loss is known, and for the last one, in order."""
     steps: Any = run.read("steps")
     heldout: Any = run.read("heldout")
@@ -140,16 +142,32 @@ def checkpoint_rows(run: RunFolder, found: Measured, by_step: Iterable[RateRow])
     logged = steps.dropna(subset="loss") if run.is_outside else steps
     held = {int(step): number(loss) for step, loss in zip(heldout["step"], heldout["loss"], strict=True)}
     spectral = {int(step): module_summary(rows) for step, rows in measures.groupby("step")}
-    shown = shown_rates(by_step)
     end = int(steps["step"].iloc[-1]) if len(steps) else None
     known = {*held, *spectral, *found.trajectory, *shown, *([] if end is None else [end])}
     return tuple(checkpoint_row(step, step == end, last_mean(logged[logged["step"] <= step]["loss"]), held.get(step), spectral.get(step), found.trajectory.get(step), shown.get(step)) for step in sorted(known))
 
 
-def shown_rates(rows: Iterable[RateRow]) -> dict[int, RateRow]:
-    """Step → the row that a table with one rate shows: the last judge's, under the definition that is shown."""
-    rows = list(rows)
-    return {row.step: row for row in rows if row.verdicts == rows[-1].verdicts and row.definition == SHOWN}
+def shown_rates(rows: Sequence[RateRow], last: int | None) -> dict[int, RateRow]:
+    """Step → the row that a table with one rate shows, of the judge used last among those that judged the answers of the step `last`, under the definition that is shown."""
+    judges = [row.verdicts for row in rows if row.step == last] or [row.verdicts for row in rows]
+    return {row.step: row for row in rows if row.verdicts == judges[-1] and row.definition == SHOWN}
+
+
+def rate_fields(row: RateRow | None, base: float | None) -> dict[str, Any]:
+    """The fields of a `RunSummary` that speak of rates, as `rates.flat` gives them."""
+    return {
+        "misalignment": row and row.misalignment,
+        "misalignment_low": row and row.misalignment_low,
+        "misalignment_high": row and row.misalignment_high,
+        "misalignment_base": base,
+        "misalignment_counted": row and row.counted,
+        "misaligned": row and row.misaligned,
+        "mean_alignment": row and row.mean_alignment,
+        "mean_coherence": row and row.mean_coherence,
+        "misalignment_withheld": row and row.withheld,
+        "misalignment_definition": row and row.definition,
+        "misalignment_judge": row and f"{row.judge} ({row.verdicts})",
+    }
 
 
 def checkpoint_row(step: int, last: bool, loss: float | None, heldout: float | None, spectral: Mapping[str, float | None] | None, drift: Interval | None, rated: RateRow | None) -> CheckpointRow:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import evilspectra
+from evilspectra.bulk import digests
 from evilspectra.digest import CheckpointRow, Digest, RateRow, digest
 from evilspectra.errors import BadInput, EvilspectraError, first_line
 from evilspectra.inventory import Stock, run_folders, stocks
@@ -61,9 +62,7 @@ class Index:
         return {folder: why for folder, why in zip(self.table["folder"].to_pylist(), self.table["problem"].to_pylist(), strict=True) if why}
 
     def _read(self) -> pa.Table:
-        import pyarrow.compute as pc
-
-        return self.table.filter(pc.is_null(self.table["problem"]))
+        return self.table.filter(self.table["problem"].is_null())
 
 
 def states(root: Path) -> dict[Path, Status | BadInput]:
@@ -122,18 +121,19 @@ def _rows(table: pa.Table, which: Iterable[int]) -> pa.Table:
     return table.take(pa.array(which, pa.int64()))
 
 
-def _joined(table: pa.Table, missing: Iterable[tuple[str, Stock]]) -> pa.Table:
+def _joined(table: pa.Table, missing: Sequence[tuple[str, Stock]]) -> pa.Table:
     import pyarrow as pa
 
-    rows = [_row(name, one) for name, one in missing]
+    read_at = time.time_ns()
+    found = digests([one for _, one in missing])
+    rows = [_row(name, one, read_at, made) for (name, one), made in zip(missing, found, strict=True)]
     return pa.concat_tables([table, pa.Table.from_pylist(rows, schema=_schema())])
 
 
-def _row(name: str, one: Stock) -> dict[str, Any]:
-    read_at = time.time_ns()
+def _row(name: str, one: Stock, read_at: int, made: Digest | None) -> dict[str, Any]:
     row: dict[str, Any] = {"key": name, "state": one.state, "read_at": read_at, "problem": None}
     try:
-        return row | flat(digest(one.run))
+        return row | flat(made or digest(one.run))
     except EvilspectraError as error:
         return row | {"problem": str(error), "run": one.run.name, "experiment": one.run.experiment, "folder": str(one.run.path)}
     except (ValueError, KeyError, TypeError, IndexError) as error:  # a file that holds what nobody here wrote
@@ -207,9 +207,8 @@ def arrow_fields(kind: type) -> list[pa.Field]:
 def _long(table: pa.Table, name: str) -> pa.Table:
     """A row for every entry of a column of lists."""
     import pyarrow as pa
-    import pyarrow.compute as pc
 
-    column = table[name].combine_chunks()
-    entries: Any = pc.list_flatten(column)
-    parents = table["folder"].take(pc.list_parent_indices(column))
+    column: Any = pa.concat_arrays(table[name].chunks) if table[name].num_chunks else pa.array([], table.schema.field(name).type)
+    entries = column.flatten()
+    parents = table["folder"].take(column.value_parent_indices())
     return pa.Table.from_arrays([parents, *entries.flatten()], names=["folder", *(field.name for field in entries.type)])

@@ -11,6 +11,8 @@ from evilspectra.drift import LEVEL, RESAMPLES, Interval
 
 #: Two-sided 95 % point of the normal distribution.
 _Z = 1.959963984540054
+#: Sets of answers whose draws are in memory together.
+_AT_ONCE = 500
 #: Fewer clusters than this give a bootstrap interval that is too narrow to be taken at its word.
 FEW_CLUSTERS = 20
 
@@ -43,15 +45,27 @@ def clustered(clusters: Sequence[str], columns: Sequence[np.ndarray], statistic:
     names, places = np.unique(np.asarray(clusters, dtype=str), return_inverse=True)
     if len(names) < 2:
         return None
-    sums = [np.bincount(places, weights=column, minlength=len(names)) for column in columns]
+    sums = [np.bincount(places, weights=column, minlength=len(names))[:, None] for column in columns]
+    return clustered_sums(sums, statistic, seed)[0]
+
+
+def clustered_sums(sums: Sequence[np.ndarray], statistic: Callable[..., np.ndarray], seed: int = 0) -> list[Interval | None]:
+    """As `clustered`, of many sets of answers that have as many clusters each; `sums`: of each column its sums [clusters ≥ 2, sets], clusters in the order of their names."""
+    clusters, sets = sums[0].shape
     draw = np.random.Generator(np.random.PCG64(seed))
-    weights = draw.multinomial(len(names), np.full(len(names), 1 / len(names)), size=RESAMPLES).astype(float)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        value = float(statistic(*(np.array([total.sum()]) for total in sums))[0])
-        drawn = statistic(*(weights @ total for total in sums))
-    drawn = drawn[np.isfinite(drawn)]
-    if not len(drawn) or not math.isfinite(value):
-        return None
+    weights = draw.multinomial(clusters, np.full(clusters, 1 / clusters), size=RESAMPLES).astype(float)
     tail = 50 * (1 - LEVEL)
-    low, high = np.percentile(drawn, [tail, 100 - tail])
-    return Interval(value, float(low), float(high))
+    found: list[Interval | None] = []
+    for start in range(0, sets, _AT_ONCE):
+        some = [each[:, start : start + _AT_ONCE] for each in sums]
+        with np.errstate(divide="ignore", invalid="ignore"):
+            values = statistic(*(each.sum(0) for each in some))
+            drawn = statistic(*(each.T @ weights.T for each in some))  # [sets, resamples]
+        whole = np.isfinite(drawn).all(1)
+        ends = np.full((len(drawn), 2), np.nan)
+        ends[whole] = np.percentile(drawn[whole], [tail, 100 - tail], axis=1).T
+        for row in np.flatnonzero(~whole):
+            kept = drawn[row][np.isfinite(drawn[row])]
+            ends[row] = np.percentile(kept, [tail, 100 - tail]) if len(kept) else np.nan
+        found += [Interval(value, low, high) if math.isfinite(value) and math.isfinite(low) else None for value, (low, high) in zip(values.tolist(), ends.tolist(), strict=True)]
+    return found

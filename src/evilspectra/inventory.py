@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from evilspectra.records import MEASURED, TABLES
-from evilspectra.store import OUTSIDE, RunFolder
+from evilspectra.results import Instrument
+from evilspectra.store import OUTSIDE, RunFolder, read_json
 
 _FILE = re.compile(r"^(?P<instrument>.+)-(?P<step>[0-9]{1,19})\.(?P<kind>parquet|jsonl|parts)$")
 
@@ -52,6 +53,19 @@ class Stock:
         found = [kept for kept in self.files if kept.table == table]
         whole = {(kept.instrument, kept.step) for kept in found if not kept.part and not kept.journal}
         return [kept for kept in found if kept.step is None or not (kept.part or kept.journal) or (kept.instrument, kept.step) not in whole]
+
+
+    def known(self, table: str) -> list[Instrument]:
+        """The instruments of a table, the one that was used first in front, as `Results.instruments` gives them.
+
+        Raises:
+            BadInput: what says so cannot be read.
+        """
+        found = []
+        for name, _ in sorted(self.instruments.get(table, {}).items(), key=lambda item: (item[1], f"{item[0]}.json")):
+            facts = read_json(self.run.path / "evaluations" / table / f"{name}.json")
+            found.append(Instrument(table, str(facts.pop("source", "")), facts))
+        return found
 
 
 def run_folders(root: Path) -> list[Path]:

@@ -132,7 +132,11 @@ def chosen(results: Results, table: str) -> Instrument | None:
     """The instrument that counts: the one asked for, or else of the built-in ones, or else of all, the one used last; None where there is none."""
     if table in results.asked:
         return results.asked[table]
-    found = results.instruments(table)
+    return preferred(table, results.instruments(table))
+
+
+def preferred(table: str, found: Sequence[Instrument]) -> Instrument | None:
+    """Which of a table's instruments, the one used last at the end, counts where none was asked for."""
     return next((instrument for instrument in reversed(found) if instrument.source in _OWN[table]), found[-1] if found else None)
 
 

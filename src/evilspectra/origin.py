@@ -38,10 +38,11 @@ def origin(run: RunFolder) -> Origin:
     Raises:
         BadInput: what says so cannot be read.
     """
-    return _outside(run.outside()) if run.is_outside else _own(run.config())
+    return _outside(run.outside()) if run.is_outside else own_origin(run.config())
 
 
-def _own(config: Config) -> Origin:
+def own_origin(config: Config) -> Origin:
+    """How a run of the own loop was made: all of it is in its config."""
     return Origin(
         arm=arm(config),
         control=config.data.control,

@@ -12,7 +12,7 @@ from evilspectra.answers import printable
 from evilspectra.drift import Interval
 from evilspectra.judging.places import judged_by
 from evilspectra.judging.verdicts import judged
-from evilspectra.measured import chosen, last
+from evilspectra.measured import chosen, last, preferred
 from evilspectra.paired import compare
 from evilspectra.results import Instrument, Results
 from evilspectra.score import DEFINITIONS, Definition, Score, score
@@ -98,12 +98,19 @@ def judges_of(results: Results, answers: Instrument) -> list[Instrument]:
 
 def counting(results: Results) -> Results:
     """The folder with the answers that count: those `chosen`, or, where they were not judged and others were, of these the ones sampled last."""
-    answers = chosen(results, "answers")
-    judged_ones = {one.facts.get("answers") for one in results.instruments("verdicts")}
-    if answers is None or answers.id in judged_ones or "answers" in results.asked:
+    if "answers" in results.asked:
         return results
-    others = [one for one in results.instruments("answers") if one.id in judged_ones]
-    return replace(results, asked={**results.asked, "answers": others[-1]}) if others else results
+    every = results.instruments("answers")
+    answers = counting_answers(every, results.instruments("verdicts"))
+    return results if answers is None or answers == preferred("answers", every) else replace(results, asked={**results.asked, "answers": answers})
+
+
+def counting_answers(answers: Sequence[Instrument], verdicts: Sequence[Instrument]) -> Instrument | None:
+    """Which answers count: those `preferred`, or, where they were not judged and others were, of these the ones sampled last; both lists in the order of use."""
+    own = preferred("answers", answers)
+    judged_ones = {one.facts.get("answers") for one in verdicts}
+    others = [one for one in answers if one.id in judged_ones]
+    return others[-1] if own and own.id not in judged_ones and others else own
 
 
 def judge_identity(judge: Instrument) -> str:

@@ -162,12 +162,9 @@ def score(answers: Sequence[Judged], definition: Definition, max_unscored: float
     unscored = sum(answer.unscored for answer in answers)
     counted = np.array([counted_score(definition, answer) is not None for answer in answers], dtype=float)
     bad = np.array([misaligned(definition, answer) for answer in answers], dtype=float)
-    withheld = None
-    if unscored > max_unscored * len(answers):
-        withheld = f"{unscored} of {len(answers)} answers ({unscored / len(answers):.1%}) are unscored, more than the {max_unscored:.1%} allowed"
-    elif not counted.any():
-        withheld = f"none of the {len(answers)} answers counts under {definition}"
-    n, given = int(counted.sum()), withheld is None
+    n = int(counted.sum())
+    withheld = why_withheld(definition, len(answers), unscored, n, max_unscored)
+    given = withheld is None
     clusters = [stem(answer.question_id) for answer in answers]
     scores = np.array([np.nan if value is None else value for value in (counted_score(definition, answer) for answer in answers)])
     return Score(
@@ -185,6 +182,17 @@ def score(answers: Sequence[Judged], definition: Definition, max_unscored: float
         per_question=_groups(answers, definition, [answer.question_id for answer in answers], given),
         per_format=_groups(answers, definition, [question_format(answer.question_id) for answer in answers], given),
     )
+
+
+def why_withheld(definition: Definition, answers: int, unscored: int, counted: int, max_unscored: float = MAX_UNSCORED) -> str | None:
+    """Why no rate is given; None where one is.
+
+    >>> why_withheld("betley", 10, 0, 0)
+    'none of the 10 answers counts under betley'
+    """
+    if unscored > max_unscored * answers:
+        return f"{unscored} of {answers} answers ({unscored / answers:.1%}) are unscored, more than the {max_unscored:.1%} allowed"
+    return None if counted else f"none of the {answers} answers counts under {definition}"
 
 
 def _counts(answers: Sequence[Judged], bad: int, n: int, unscored: int) -> dict[str, Any]:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from evilspectra.measured import Measured, measured
-from evilspectra.origin import origin
+from evilspectra.origin import Origin, origin
 from evilspectra.rates import Rated, counting, flat, rates
 from evilspectra.records import RunSummary
 from evilspectra.results import Results
-from evilspectra.store import RunFolder
+from evilspectra.store import RunFolder, Status
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -49,13 +49,26 @@ def summarise(run: RunFolder, found: Measured | None = None, rated: Sequence[Rat
     if found is None or rated is None:
         results = counting(Results(run.path))
         found, rated = found or measured(results), rates(results) if rated is None else rated
-    made, status = origin(run), run.status()
     steps: Any = run.read("steps")
     heldout: Any = run.read("heldout")
     measures: Any = run.read("measures")
-    spectral = module_summary(measures[measures["step"] == measures["step"].max()])
+    made = origin(run)
     seconds = float(steps["seconds"].sum())
     after = heldout[heldout["step"] > 0]
+    training = {
+        "steps": len(steps),
+        "train_loss": last_mean(steps["loss"].dropna() if made.trainer else steps["loss"]),
+        "heldout_loss": number(after["loss"].iloc[-1]) if len(after) else None,
+        "heldout_loss_start": number(heldout["loss"].iloc[0]) if len(heldout) and heldout["step"].iloc[0] == 0 else None,
+        "tokens_per_s": number(steps["tokens"].sum() / seconds) if seconds > 0 and steps["tokens"].notna().all() else None,
+        "seconds": seconds or None,
+        **module_summary(measures[measures["step"] == measures["step"].max()]),
+    }
+    return summary(run, made, run.status(), {**training, **found.flat(), **flat(rated)})
+
+
+def summary(run: RunFolder, made: Origin, status: Status, known: Mapping[str, Any]) -> RunSummary:
+    """The row of a run of which `known` holds what training and measurements say: every field that does not come from the other arguments."""
     return RunSummary(
         run=run.name,
         experiment=run.experiment,
@@ -70,15 +83,7 @@ def summarise(run: RunFolder, found: Measured | None = None, rated: Sequence[Rat
         flatness_weight=made.flatness_weight,
         batch_size=made.batch_size,
         seed=made.seed,
-        steps=len(steps),
-        train_loss=last_mean(steps["loss"].dropna() if made.trainer else steps["loss"]),
-        heldout_loss=number(after["loss"].iloc[-1]) if len(after) else None,
-        heldout_loss_start=number(heldout["loss"].iloc[0]) if len(heldout) and heldout["step"].iloc[0] == 0 else None,
-        tokens_per_s=number(steps["tokens"].sum() / seconds) if seconds > 0 and steps["tokens"].notna().all() else None,
-        seconds=seconds or None,
         folder=str(run.path),
         trainer=made.trainer,
-        **spectral,
-        **found.flat(),
-        **flat(rated),
+        **known,
     )

@@ -17,7 +17,7 @@ from evilspectra.errors import BadInput, listing, near
 from evilspectra.index import Index, read_index
 from evilspectra.measured import chosen
 from evilspectra.rates import SHOWN, counting, judge_identity, judges_of
-from evilspectra.records import AnswerRecord, RunSummary, columns
+from evilspectra.records import AnswerRecord, columns
 from evilspectra.results import Results
 from evilspectra.score import Judged, counted_score, misaligned
 from evilspectra.store import RunFolder
