@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 from commands import command
 from sweeps import published_table, sweep
+from synthetic import demo
 
 from evilspectra.analysis import analyse
 
@@ -180,3 +184,41 @@ def test_ways_of_counting_are_set_beside_each_other():
     texts = [one.text for one in found.sentences if one.topic == "counting"]
     assert any("the order is not the same" in text for text in texts)
     assert any("opposite differences" in text for text in texts)
+
+
+# --- the document and a store -----------------------------------------------------------------------------------------
+
+DOCUMENT = (Path(__file__).parents[1] / "docs" / "statistics.md").read_text(encoding="utf-8")
+
+
+def test_commands_of_the_document_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    counts = {"misalignment_counted": 400, "misaligned": np.arange(24) + 3, "misalignment": (np.arange(24) + 3) / 400, "drift": np.sin(np.arange(24)), "stable_rank": np.cos(np.arange(24)) + 4}
+    sweep().assign(**counts).to_csv("runs.csv", index=False)
+    sweep().rename(columns={"optimizer": "opt_name", "mean_alignment": "score", "train_loss": "final_loss"}).to_csv("others.csv", index=False)
+    trajectories(4.0).to_csv("steps.csv", index=False)
+    lines = [line for block in re.findall(r"```sh\n(.*?)```", DOCUMENT, re.DOTALL) for line in block.splitlines()]
+    assert len(lines) >= 9
+    for line in lines:
+        done = command(*shlex.split(line)[1:])
+        assert done.code == 0, (line, done.err)
+
+
+def test_every_kind_of_interval_is_in_the_document_and_simulated():
+    sources = "".join(path.read_text(encoding="utf-8") for path in (Path(__file__).parents[1] / "src" / "evilspectra" / "analysis").glob("*.py"))
+    simulated = (Path(__file__).parent / "test_coverage.py").read_text(encoding="utf-8")
+    kinds = set(re.findall(r'(?:method: str = |Estimate\([^"\n]*None, None, )"([^"]+)"', sources)) | {"Tukey–Kramer", "paired t", "modified large sample"}
+    assert kinds == {"t", "χ²", "noncentral F", "cluster jackknife", "Fisher z", "Tukey–Kramer", "paired t", "modified large sample"}
+    for kind in kinds:
+        assert f"*{kind}*" in DOCUMENT, kind
+        assert kind in simulated, kind
+
+
+def test_a_store_is_analysed(tmp_path):
+    demo(tmp_path, layers=1, rank=4, seeds=2, measured=True)
+    done = command("analyze", tmp_path, "--by-checkpoint", "--permutations", 0)
+    assert done.code == 0, done.err
+    assert "10 runs · outcome: drift (nats per token) · factors: optimizer, flatness_weight" in done.out
+    assert "Left out: 2 control runs." in done.out
+    assert "The penalty changes drift under adamw with λ = 3" in done.out
+    assert "Caution: the intervals over runs rest on" in done.out or "no step has three runs" in done.out

@@ -19,6 +19,7 @@ PAPER_PENALTY = {"adam": 6.6, "lion": 8.0, "muon": 2.1, "sgd": -3.5}
 _ALIKE = {"adamw": "adam"}
 #: Outcomes on which the paper says something.
 PAPER_OUTCOMES = ("mean_alignment", "misalignment")
+_SPECTRAL = {"frobenius_nuclear": "the Frobenius/nuclear ratio", "condition_number": "ln of the condition number", "stable_rank": "stable rank"}
 _MOST = 6
 
 
@@ -286,7 +287,7 @@ def _counting(found: Analysis) -> Iterator[Sentence]:
 
 
 def _plain(measure: str) -> str:
-    return LABELS.get(measure, measure.replace("_", " ")).split(" (")[0]
+    return (LABELS | _SPECTRAL).get(measure, measure.replace("_", " ")).split(" (")[0]
 
 
 def _capital(text: str) -> str:
