@@ -184,6 +184,8 @@ def test_ways_of_counting_are_set_beside_each_other():
     texts = [one.text for one in found.sentences if one.topic == "counting"]
     assert any("the order is not the same" in text for text in texts)
     assert any("opposite differences" in text for text in texts)
+    assert found.components.judge.eta.low > 0
+    assert any(one.text.startswith("The judge goes with") and one.shown for one in found.sentences)
 
 
 # --- the document and a store -----------------------------------------------------------------------------------------

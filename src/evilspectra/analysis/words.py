@@ -258,7 +258,13 @@ def _penalty(found: Analysis) -> Iterator[Sentence]:
 
 
 def _seeds(found: Analysis) -> Iterator[Sentence]:
-    stable = found.stability
+    stable, parts = found.stability, found.components
+    if parts and parts.generation_var:
+        beyond = f"; between training seeds beyond that {within(parts.seed_var)}" if parts.seed_var else ""
+        yield Sentence("seeds", f"Between generation seeds of one run, {_name(found)} has a variance of {within(parts.generation_var)}{beyond}.")
+    if parts and parts.judge:
+        eta = parts.judge.eta
+        yield Sentence("seeds", f"The judge goes with {percent(eta)} of the variance of {_name(found)} that the run leaves (partial η²).", eta.low is not None and eta.low > 0)
     if stable.pooled is None:
         yield Sentence("seeds", f"Whether differences survive the seed cannot be said: {stable.reasons['seeds']}.")
         return
