@@ -136,3 +136,13 @@ def test_ranks_agree_with_statsmodels_tukey():
     theirs = pairwise_tukeyhsd(frame["mean_alignment"], frame["optimizer"])
     ours = np.array([(-one.value, -one.high, -one.low) for one in found.differences.values()])
     assert ours == pytest.approx(np.column_stack([theirs.meandiffs, theirs.confint]), rel=1e-3)
+
+
+def test_exact_and_constant_outcomes_have_no_interval():
+    x = np.exp(np.tile([0.0, 0.5, 1.0, 1.5], 2))
+    constant = fit_loss(np.array([5.0] * 4 + [1.1, 2.3, 2.9, 4.2]), x, ["a"] * 4 + ["b"] * 4).lines[0]
+    assert np.isnan(constant.r2.value)
+    assert (constant.slope.value, constant.slope.low, constant.slope.note) == (0.0, None, "all values are equal")
+    exact = fit_loss(np.log(x) * 3 + np.repeat([0.0, 1.0], 4), x, ["a"] * 4 + ["b"] * 4)
+    assert exact.lines[0].r2.value == pytest.approx(1)
+    assert exact.lines[0].r2.low is None

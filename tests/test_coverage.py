@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import stats
 
@@ -17,7 +18,7 @@ from evilspectra.analysis.design import aliases
 from evilspectra.analysis.estimate import Estimate, mean_interval, shares, spread_interval
 from evilspectra.analysis.linear import Layout, lay_out
 from evilspectra.analysis.loss import fit_loss
-from evilspectra.analysis.mediation import correlation
+from evilspectra.analysis.mediation import correlation, intervention
 from evilspectra.analysis.outcome import Outcome, logits
 from evilspectra.analysis.stability import power, rank, seeds_needed
 from evilspectra.analysis.training import advantage, trajectory
@@ -288,6 +289,17 @@ def test_partial_correlation():
 def test_paired_differences():
     draw = np.random.default_rng(12)
     covered("effect of the penalty, paired t, 4 pairs", [holds(mean_interval(3 + draw.standard_normal(4)), 3) for _ in range(SIMULATIONS)])
+
+
+def test_equal_effects_of_the_penalty_are_tested_at_their_level():
+    """3 optimisers × 4 seeds, with and without: one effect for all."""
+    draw, rejected = np.random.default_rng(15), []
+    base = pd.DataFrame({"optimizer": list("aaaabbbbcccc"), "seed": [0, 1, 2, 3] * 3, "flatness_weight": 0.0})
+    for _ in range(SIMULATIONS):
+        level_of_run = draw.standard_normal(12)
+        both = pd.concat([base.assign(drift=level_of_run), base.assign(flatness_weight=0.3, drift=level_of_run + 1 + draw.standard_normal(12))], ignore_index=True)
+        rejected.append(intervention(both)[1]["drift"][1] < 0.05)
+    level("F test of equal effects of the penalty", rejected)
 
 
 @pytest.mark.parametrize("unbalanced", [False, True])

@@ -153,7 +153,7 @@ def _loss(found: Analysis) -> Iterator[Sentence]:
         if "loss" in found.reasons:
             yield Sentence("loss", f"How {_name(found)} goes with the loss cannot be said: {found.reasons['loss']}.")
         return
-    lines = ", ".join(f"{one.group} {one.r2.value:.2f}" for one in fit.lines)
+    lines = ", ".join(f"{one.group} {'none' if one.r2.value != one.r2.value else format(one.r2.value, '.2f')}" for one in fit.lines)
     adjusted = "" if fit.separate_adjusted is None or fit.common_adjusted is None else f"; stratified, adjusted: {fit.separate_adjusted:.2f} with separate slopes, {fit.common_adjusted:.2f} with a common slope"
     yield Sentence("loss", f"R² of {_name(found)} on ln(loss): pooled {within(fit.pooled.r2)}; within {fit.group} {lines}{adjusted}.")
     slope = fit.common_slope
