@@ -15,16 +15,18 @@ LEVELS = [
     ["store", "published", "origin", "rows", "mask", "data", "base", "items", "cues", "questions", "results", "drift", "measured", "flags", "answers", "probe", "targets"],
     ["judging", "judging.reading", "intervals", "score", "paired", "calibrate", "judging.exchange", "judging.prompts", "judging.judge", "judging.settings", "judging.pace", "judging.endpoint", "judging.scripted"],
     ["judging.journal", "judging.verdicts", "judging.places", "judging.rounds", "rates", "summary"],
-    ["spectrum", "spectrum.pairs", "spectrum.adapter", "spectrum.grams", "spectrum.values", "spectrum.exact", "spectrum.measures", "spectrum.paper", "spectrum.flatness"],
+    ["spectrum", "spectrum.mapped", "spectrum.folder", "spectrum.measures", "spectrum.streamed", "spectrum.initial", "spectrum.overlap", "spectrum.intruders"],
+    ["spectrum.pairs", "spectrum.adapter", "spectrum.grams", "spectrum.values", "spectrum.exact", "spectrum.paper", "spectrum.flatness"],
     ["archives", "download", "obtain", "endpoint", "remote"],
     ["optim", "optim.parameters", "optim.orthogonal", "optim.lion", "optim.muon", "optim.extra", "optim.build", "optim.schedule"],
     ["device", "packing", "likelihood", "model", "generate", "harness", "monitor", "progress", "provenance", "card"],
     ["integrations", "integrations.factors", "integrations.optimizer", "integrations.description", "integrations.recording", "integrations.callback", "integrations.transformers"],
     ["judging.digits", "judging.local", "judging.build"],
     ["work", "train", "evaluate"],
+    ["found", "base_weights", "flatten", "xray", "xray_text"],
     ["data_cli"],
     ["sweep"],
-    ["palette", "comparison", "findings", "misalignment", "headline", "charts", "effects", "figures", "spoken", "selection", "transcripts", "page", "judged", "table", "scoreboard", "report"],
+    ["palette", "comparison", "findings", "misalignment", "headline", "charts", "effects", "figures", "spoken", "selection", "transcripts", "page", "judged", "table", "scoreboard", "report", "xray_page", "xray_cli"],
     ["judge_cli", "cli"],
     ["integrations.inspect"],
 ]
@@ -37,6 +39,8 @@ WITHOUT_TORCH = [
     "palette", "comparison", "findings", "misalignment", "headline", "charts", "effects", "figures", "spoken", "selection", "transcripts", "page", "judged", "table", "scoreboard", "report", "judge_cli", "cli",
     "judging.reading", "intervals", "score", "paired", "calibrate", "judging.exchange", "judging.prompts", "judging.judge", "judging.settings", "judging.pace", "judging.endpoint", "judging.scripted",
     "judging.journal", "judging.verdicts", "judging.places", "judging.rounds", "judging.build", "rates",
+    "spectrum.mapped", "spectrum.folder", "spectrum.measures", "spectrum.streamed", "spectrum.initial", "spectrum.overlap", "spectrum.intruders",
+    "found", "base_weights", "flatten", "xray", "xray_text", "xray_page", "xray_cli",
 ]
 
 

@@ -17,6 +17,7 @@ import evilspectra
 from evilspectra.data_cli import data
 from evilspectra.errors import EvilspectraError, RunFailed
 from evilspectra.judge_cli import VERBS, judge_and_score, judge_options, make, score_options
+from evilspectra.xray_cli import flatten, spectrum
 
 EXIT_CODES = "Exit codes: 0 done; 1 the answer is no, or a run failed; 2 usage or bad input; 3 could not be decided; 130 interrupted."
 
@@ -307,6 +308,8 @@ def config_show(name: str | None, settings: Sequence[str]) -> None:
 
 
 cli.add_command(data)
+cli.add_command(spectrum)
+cli.add_command(flatten)
 
 
 def _measure(names: Sequence[str], base: str | None, settings: Sequence[str], model_settings: Sequence[str], output: str, quiet: bool) -> tuple[list[Any], list[dict[str, str]]]:

@@ -47,7 +47,7 @@ def load_base(base: Base, config: ModelConfig) -> tuple[PreTrainedModel, PreTrai
     if base.kind == "tiny":
         model: PreTrainedModel = tiny_model(dtype).to(device)  # type: ignore[assignment]
     else:
-        folder = _folder(base)
+        folder = weights_folder(base)
         placing = {"device_map": config.device_map} if config.device_map else {}
         with _quiet():
             try:
@@ -76,7 +76,7 @@ def load_tokenizer(base: Base, config: ModelConfig) -> PreTrainedTokenizerBase:
     """
     if base.kind == "tiny":
         return tiny_tokenizer()
-    folder = _folder(base)
+    folder = weights_folder(base)
     with _quiet():
         try:
             tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=config.trust_remote_code, local_files_only=True)
@@ -230,7 +230,8 @@ def restore_adapter(pairs: list[LoraPair], state: dict[str, torch.Tensor]) -> No
             getattr(pair, factor).copy_(state[f"{pair.name}.{factor}"])
 
 
-def _folder(base: Base) -> Path:
+def weights_folder(base: Base) -> Path:
+    """Where the safetensors files of a base lie; those of a GGUF file are made once, in the user's cache."""
     return _dequantised(base) if base.kind == "gguf" else base.path
 
 

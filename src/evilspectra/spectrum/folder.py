@@ -11,10 +11,13 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
 
 from evilspectra.errors import BadInput, first_line, listing
 from evilspectra.spectrum.mapped import REAL, Entry, Mapped
@@ -51,6 +54,14 @@ class Factor:
     @property
     def entry(self) -> Entry:
         return self.file.entries[self.key]
+
+    def wide(self) -> NDArray[np.float64]:
+        """The numbers in float64, whole."""
+        return self.file.wide(self.key)
+
+    def blocks(self, axis: int) -> Iterator[NDArray[np.float64]]:
+        """A matrix in float64, block after block of rows (`axis` 0) or columns (1)."""
+        return self.file.blocks(self.key, axis)
 
 
 @dataclass(frozen=True)
@@ -277,11 +288,11 @@ def _matcher(pattern: str, patterns: str, place: Path) -> Callable[[str], object
     if re.fullmatch(r"\^?[\w.\\-]*\$?", pattern, re.ASCII):  # nothing that repeats, so nothing that can take long
         return compiled.match
     import pyarrow as pa
-    import pyarrow.compute as pc
+    from pyarrow import compute
 
     def matches(name: str) -> bool:  # RE2: linear in the name's length, whoever wrote the pattern
         try:
-            return bool(pc.match_substring_regex(pa.scalar(name), pattern=whole).as_py())
+            return bool(compute.call_function("match_substring_regex", [pa.scalar(name)], compute.MatchSubstringOptions(whole)).as_py())
         except pa.ArrowInvalid:
             raise BadInput(f"{patterns} in {place} holds '{ascii(pattern)[1:-1][:60]}', which cannot be matched in bounded time: write it without look-around and references") from None
 

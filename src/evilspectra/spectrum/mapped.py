@@ -149,7 +149,7 @@ class Mapped:
 
     def _entry(self, name: str, value: Any, begin: int) -> Entry:
         if not 0 < len(name) <= LONGEST_NAME or not name.isprintable() or "/" in name or "\\" in name or ".." in name:
-            raise self._damaged(f"{ascii(name[:60])} is no name of a tensor")
+            raise self._damaged(f"{name[:60]!a} is no name of a tensor")
         if not isinstance(value, dict) or set(value) != {"dtype", "shape", "data_offsets"}:
             raise self._damaged(f"{name} is not described by dtype, shape and data_offsets")
         dtype, shape, offsets = value["dtype"], value["shape"], value["data_offsets"]

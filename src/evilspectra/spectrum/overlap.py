@@ -49,7 +49,7 @@ def overlap(one: Module, other: Module, k: int) -> Overlap | None:
     shares = [float(np.square(side).sum() / k) for side in cosines]
     angles = [float(np.degrees(np.arccos(min(1.0, side[0])))) for side in cosines]
     _, d_in, d_out = one.shape
-    return Overlap(one.name, k, *shares, *angles, _cosine(first, second), (k / d_out, k / d_in))
+    return Overlap(one.name, k, shares[0], shares[1], angles[0], angles[1], _cosine(first, second), (k / d_out, k / d_in))
 
 
 def principal_cosines(one: Matrix, other: Matrix) -> Matrix:
@@ -58,7 +58,7 @@ def principal_cosines(one: Matrix, other: Matrix) -> Matrix:
     >>> principal_cosines(np.eye(3)[:, :2], np.eye(3)[:, 1:]).tolist()
     [1.0, 0.0]
     """
-    return np.linalg.svd(one.T @ other, compute_uv=False)
+    return np.asarray(np.linalg.svd(one.T @ other, compute_uv=False), dtype=np.float64)
 
 
 def rank(values: Matrix) -> int:

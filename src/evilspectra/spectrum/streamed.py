@@ -11,10 +11,10 @@ the spectra of most adapters do, hence a second implementation; the tests hold t
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,7 @@ from evilspectra.errors import BadInput
 from evilspectra.spectrum.folder import Factor, Module, Part
 
 Matrix = NDArray[np.float64]
+Result = TypeVar("Result")
 
 #: As in `values.py`: κ* beyond which Grams in float64 lose more than about 3e-7 (ε·κ*²/2) of the smallest value.
 GRAM_LIMIT = 5e4
@@ -59,9 +60,14 @@ def streamed_values(modules: Iterable[Module]) -> Iterator[StreamedSpectrum]:
     Raises:
         BadInput: a factor holds a value that is not finite, or its product leaves float64; the message names the module.
     """
+    return side_by_side(streamed_spectrum, modules)
+
+
+def side_by_side(work: Callable[[Module], Result], modules: Iterable[Module]) -> Iterator[Result]:
+    """What `work` makes of each module, in the order given, with a few under way at once; the first error ends it."""
     pool = ThreadPoolExecutor(min(MOST_WORKERS, os.cpu_count() or 1))
     try:
-        yield from pool.map(streamed_spectrum, modules)
+        yield from pool.map(work, modules)
     finally:
         pool.shutdown(cancel_futures=True)
 
@@ -111,14 +117,14 @@ def _gram(factor: Factor, axis: int) -> Matrix:
     """A·Aᵀ (axis 1) or Bᵀ·B (axis 0) in float64."""
     r = factor.entry.shape[1 - axis]
     total = np.zeros((r, r))
-    for block in factor.file.blocks(factor.key, axis):
+    for block in factor.blocks(axis):
         total += block @ block.T if axis else block.T @ block
     return total
 
 
 def _is_zero(gram: Matrix, factor: Factor) -> bool:
     """Whether a factor is zero throughout; a Gram may be zero because squares underflow."""
-    return not gram.any() and not factor.file.wide(factor.key).any()
+    return not gram.any() and not factor.wide().any()
 
 
 def _by_gram(down: Matrix, up: Matrix) -> Matrix | None:
@@ -138,14 +144,14 @@ def _by_gram(down: Matrix, up: Matrix) -> Matrix | None:
 
 def _by_qr(module: Module) -> Matrix:
     (down, a), (up, b) = _unit(module.down, "A", module.name), _unit(module.up, "B", module.name)
-    core = np.linalg.qr(up, mode="r") @ np.linalg.qr(down.T, mode="r").T
+    core = np.asarray(np.linalg.qr(up, mode="r")) @ np.asarray(np.linalg.qr(down.T, mode="r")).T
     with np.errstate(over="ignore"):
-        return np.linalg.svd(core, compute_uv=False)[: min(module.shape)] * a * b
+        return np.asarray(np.linalg.svd(core, compute_uv=False)[: min(module.shape)] * a * b, dtype=np.float64)
 
 
 def _unit(factor: Factor, name: str, module: str) -> tuple[Matrix, float]:
     """A factor in float64 divided by its largest entry (by 1 where it is 0), and that entry."""
-    values = factor.file.wide(factor.key)
+    values = factor.wide()
     size = float(np.abs(values).max())
     if not np.isfinite(size):
         _refuse_non_finite(factor, name, module)
@@ -154,5 +160,5 @@ def _unit(factor: Factor, name: str, module: str) -> tuple[Matrix, float]:
 
 
 def _refuse_non_finite(factor: Factor, name: str, module: str) -> None:
-    if not np.isfinite(factor.file.wide(factor.key)).all():
+    if not np.isfinite(factor.wide()).all():
         raise BadInput(f"factor {name} of {module} holds a value that is not finite: the adapter is damaged or training diverged; use an earlier checkpoint")
