@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
+from stored import adapted, moved, settings_of, stored, written
 from torch import nn
 
 from evilspectra.errors import BadInput
@@ -34,22 +35,6 @@ ROOT = Path(__file__).parents[1]
 
 #: What is accepted of a singular value, as a share of the largest: PEFT multiplies in float32.
 OF_THE_LARGEST = 1e-5
-
-
-@torch.no_grad()
-def adapted(base: nn.Module | None = None, seed: int = 0, **config) -> PeftModel:
-    """A model with an adapter whose B is not zero."""
-    torch.manual_seed(seed)
-    model = get_peft_model(base or tiny_model(), LoraConfig(**{"target_modules": "all-linear", "r": 4, "lora_alpha": 8} | config))
-    return moved(model)
-
-
-@torch.no_grad()
-def moved(model: PeftModel) -> PeftModel:
-    for name, parameter in model.named_parameters():
-        if "lora_" in name:
-            parameter.add_(0.05 * torch.randn_like(parameter))
-    return model
 
 
 def seen(*arguments) -> list[dict]:
@@ -96,12 +81,6 @@ def test_every_config_agrees_with_peft(config, tmp_path):
     assert [row["name"].split(".")[-2] for row in found["skipped"]] == (["lm_head"] if "modules_to_save" in config else [])
 
 
-def stored(folder: Path, change) -> None:
-    """Rewrites an adapter's tensors: `change` takes a name and a tensor and gives both."""
-    place = folder / "adapter_model.safetensors"
-    save_file(dict(change(name, tensor.contiguous()) for name, tensor in load_file(place).items()), place, {"format": "pt"})
-
-
 def sharded(folder: Path) -> None:
     """Two shards and their index, as transformers writes them."""
     tensors = load_file(folder / "adapter_model.safetensors")
@@ -122,13 +101,8 @@ FORMS = {
     "adapter's name in the keys": lambda at: stored(at, lambda name, tensor: (name.replace(".weight", ".default.weight"), tensor)),
     "no prefix": lambda at: stored(at, lambda name, tensor: (name.removeprefix("base_model.model."), tensor)),
     "compiled and sharded by FSDP": lambda at: stored(at, lambda name, tensor: (name.replace("layers.0.", "layers.0._fsdp_wrapped_module.").replace("base_model.", "_orig_mod.base_model."), tensor)),
-    "Unsloth's settings": lambda at: settings_of(at, auto_mapping={"base_model_class": "LlamaForCausalLM", "unsloth_fixed": True}, target_modules=r"(?:.*?(?:language|text).*?(?:q_proj|v_proj))|(?:\bmodel\.layers\.[\d]{1,}\.)", loftq_config={}),
+    "Unsloth's settings": lambda at: settings_of(at, auto_mapping={"base_model_class": "LlamaForCausalLM", "unsloth_fixed": True}, target_modules=r"(?:.*?(?:language|text).*?(?:q_proj|v_proj))|(?:\bmodel\.layers\.)", loftq_config={}),
 }
-
-
-def settings_of(folder: Path, **changes) -> None:
-    file = folder / "adapter_config.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
 
 
 @pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
@@ -237,14 +211,6 @@ def test_initial_factors_are_for_adapters_that_have_them(tmp_path):
 # --- the numbers --------------------------------------------------------------------------------------------------------
 
 
-def written(folder: Path, *pairs) -> Path:
-    """Pairs as an adapter's folder; the scale of all is that of the first."""
-    folder.mkdir(exist_ok=True, parents=True)
-    save_file({f"base_model.model.m{number}.lora_{factor}.weight": getattr(pair, factor).detach().contiguous() for number, pair in enumerate(pairs) for factor in "AB"}, folder / "adapter_model.safetensors")
-    (folder / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "lora_alpha": pairs[0].scale * pairs[0].shape[0], "r": None}))
-    return folder
-
-
 @settings(max_examples=40)
 @given(shape=st.tuples(st.integers(1, 12), st.integers(1, 20), st.integers(1, 20)), a=st.sampled_from([1.0, 1e3, 1e8]), b=st.sampled_from([1.0, 1e3, 1e8]), scale=st.sampled_from([1.0, -3.0]), cancel=st.booleans(), seed=st.integers(0, 99))
 def test_streamed_values_are_those_of_the_torch_route(shape, a, b, scale, cancel, seed, tmp_path_factory):
@@ -302,9 +268,9 @@ def test_intruders_by_their_definition(shape, seed, size):
     found = beside("m", base, change, k=3, threshold=0.6)
     known, tuned = np.linalg.svd(base)[0], np.linalg.svd(base + change)[0]
     counted = 0
-    for place in range(found.k):
-        best = max(abs(float(known[:, other] @ tuned[:, place])) for other in range(min(shape)))
-        assert found.similarities[place] == pytest.approx(best, abs=1e-9)
+    for leading in range(found.k):
+        best = max(abs(float(known[:, other] @ tuned[:, leading])) for other in range(min(shape)))
+        assert found.similarities[leading] == pytest.approx(best, abs=1e-9)
         counted += best < 0.6
     assert found.intruders == counted
     assert found.frobenius == pytest.approx(np.linalg.norm(change) / np.linalg.norm(base))

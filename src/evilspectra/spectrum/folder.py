@@ -114,7 +114,7 @@ def open_folder(folder: str | Path, weights: str | None = None, strict: bool = F
     folder = Path(folder)
     settings = {} if weights and not (folder / CONFIG).exists() else _settings(folder)
     if experts := settings.get("target_parameters"):
-        raise BadInput(f"{folder} adapts parameters of experts ({listing(experts if isinstance(experts, list) else [experts], 3)[:200]}), whose updates are no products of two matrices: only linear layers are supported")
+        raise BadInput(f"{folder} adapts parameters of experts ({_shown(experts)}), whose updates are no products of two matrices: only linear layers are supported")
     found, others = _factors(folder, weights)
     changed = any(settings.get(name) for name in _VARIANTS) or changes_base(settings.get("init_lora_weights"))
     ranks, alphas = (_Numbers(folder, settings, *names, count=len(found)) for names in (("rank_pattern", "r"), ("alpha_pattern", "lora_alpha")))
@@ -138,6 +138,11 @@ def open_folder(folder: str | Path, weights: str | None = None, strict: bool = F
     if not modules:
         raise BadInput(f"{folder / (weights or WEIGHTS)} holds no LoRA factors of linear layers{f' ({skipped[0][0]} is {skipped[0][1]})' if skipped else ''}: name the folder of a LoRA adapter")
     return AdapterFolder(folder, settings, tuple(modules), tuple(skipped), tuple(others))
+
+
+def _shown(names: object) -> str:
+    """Names out of a config, in ASCII, and not more of them than a sentence bears."""
+    return listing([ascii(name)[:60].strip("'") for name in (names if isinstance(names, list) else [names])], 3)
 
 
 def _not_linear(kinds: Mapping[str, Factor]) -> tuple[str, str] | None:
@@ -207,7 +212,7 @@ def _json(place: Path) -> dict[str, Any]:
 
 def _files(folder: Path, weights: str | None) -> list[Mapped]:
     place = inside(folder, weights or WEIGHTS)
-    if place.is_file():
+    if weights or place.is_file():
         return [Mapped(place)]
     index = inside(folder, INDEX)
     if not index.is_file():

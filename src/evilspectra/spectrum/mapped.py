@@ -127,7 +127,12 @@ class Mapped:
         if length > LARGEST_HEADER:
             raise BadInput(f"{self.place} has a header of {length:,} bytes, and at most {LARGEST_HEADER:,} are read: no adapter needs so many; name another file")
         try:
-            header = json.loads(_read(handle, length, 8).decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_number)
+            text = _read(handle, length, 8)
+            if max(text.count(b"{"), text.count(b"[") // 2) > MOST_TENSORS + 2:  # seen before the parser spends memory on them
+                raise self._many()
+            header = json.loads(text.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_number)
+        except BadInput:
+            raise
         except (ValueError, RecursionError, OSError) as error:
             raise self._damaged(f"its header is no JSON: {first_line(error)}") from None
         if not isinstance(header, dict):
@@ -136,7 +141,7 @@ class Mapped:
         if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
             raise self._damaged("its metadata is no object of texts")
         if len(header) > MOST_TENSORS:
-            raise BadInput(f"{self.place} has {len(header):,} tensors, and at most {MOST_TENSORS:,} are read: no adapter has so many; name another file")
+            raise self._many()
         entries = {name: self._entry(name, value, 8 + length) for name, value in header.items()}
         end = 8 + length
         for name, entry in sorted(entries.items(), key=lambda item: (item[1].start, item[1].stop)):
@@ -162,6 +167,9 @@ class Mapped:
         if math.prod(shape) * _TYPES[dtype][0] != 8 * (offsets[1] - offsets[0]):
             raise self._damaged(f"{name} has {offsets[1] - offsets[0]:,} bytes, which is not what its shape needs")
         return Entry(dtype, tuple(shape), begin + offsets[0], begin + offsets[1])
+
+    def _many(self) -> BadInput:
+        return BadInput(f"{self.place} has more than {MOST_TENSORS:,} tensors: no adapter needs so many; name another file")
 
     def _damaged(self, why: str) -> BadInput:
         return BadInput(f"{self.place} is damaged or no safetensors file ({why}): copy or save the adapter again")
