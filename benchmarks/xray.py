@@ -27,7 +27,7 @@ import numpy as np
 from shapes import LARGE, MODELS, PROJECTIONS, Shapes
 
 KNOWN = MODELS | LARGE
-_BLOCKS = dict.fromkeys(PROJECTIONS[:4], "self_attn") | dict.fromkeys(PROJECTIONS[4:], "mlp")
+_BLOCKS: dict[str, str] = {name: "self_attn" if name in PROJECTIONS[:4] else "mlp" for name in PROJECTIONS}
 
 
 def write_adapter(folder: Path, shapes: Shapes, seed: int = 0) -> int:

@@ -117,7 +117,7 @@ def _measured(source: AdapterFolder, written: AdapterFolder, done: Flattened) ->
 
 def _settings(settings: Mapping[str, Any], rank: int | None) -> dict[str, Any]:
     """The adapter's own config, with ranks cut; alpha stays, the factors take up the change of scale."""
-    out = dict(settings) | {"inference_mode": True, "init_lora_weights": True}
+    out: dict[str, Any] = {**settings, "inference_mode": True, "init_lora_weights": True}
     if rank is not None:
         if out.get("r") is not None:
             out["r"] = min(out["r"], rank)

@@ -38,7 +38,7 @@ def write_page(found: Sequence[Xray], comparisons: Sequence[Comparison], place: 
 def page(found: Sequence[Xray], comparisons: Sequence[Comparison]) -> str:
     """The page as text; everything that came from a file is escaped."""
     colours = {"ink": INK, "muted": MUTED, "line": LINE, "paper": PAPER, **{f"r{place}": colour for place, colour in enumerate(RAMP)}}
-    twins: dict[str, str] = dict(DARK)
+    twins = {str(light): str(dark) for light, dark in DARK.items()}
     overall = [(one.label, _cells(one.modules)) for one in found]
     return _template().render(adapters=[_adapter(one) for one in found], comparisons=comparisons, columns=COLUMNS, light=colours, dark={name: twins[colour] for name, colour in colours.items()}, overall=overall)
 
