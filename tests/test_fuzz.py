@@ -147,6 +147,16 @@ def test_a_pattern_that_would_run_for_ever_takes_no_time(tmp_path):
     assert len(json.loads(done.out)[0]["modules"]) == 3
 
 
+def test_a_model_takes_no_such_adapter_either(tmp_path):
+    """What measures a model with an adapter on it reads the header first, too."""
+    from evilspectra.errors import BadInput
+    from evilspectra.model import load_adapter
+    from evilspectra.tiny import tiny_model
+
+    with pytest.raises(BadInput, match="end at byte"):
+        load_adapter(tiny_model(), write(tmp_path / "adapter", SOUND + b"x"))
+
+
 def test_links_out_of_the_folder_are_refused(tmp_path):
     write(tmp_path / "secret")
     for name in ("adapter_model.safetensors", "adapter_config.json"):

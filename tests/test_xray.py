@@ -200,6 +200,28 @@ def test_pissa_is_ba_only_without_its_initial_factors_and_exact_with_them(kind, 
         close(module, dense[module["module"]])
 
 
+def test_what_is_ba_only_is_not_set_beside_the_base(tmp_path):
+    """W + scale·B·A is not the weight that PiSSA trained; with the initial factors it is W + ΔW."""
+    torch.manual_seed(0)
+    model = get_peft_model(tiny_model(), LoraConfig(target_modules=["q_proj"], r=4, init_lora_weights="pissa"))
+    model.save_pretrained(str(tmp_path / "before"))
+    moved(model).save_pretrained(str(tmp_path / "after"))
+    base = write_model(tmp_path / "base")
+    (without,), (found,) = seen(tmp_path / "after", "--base", base), seen(tmp_path / "after", "--base", base, "--initial", tmp_path / "before")
+    assert not any("beside_base" in module for module in without["modules"])
+    assert "is not set beside the base" in without["notes"][1]
+    weight = tiny_model().get_submodule(found["modules"][0]["module"]).weight.detach().double().norm()
+    assert found["modules"][0]["beside_base"]["frobenius"] == pytest.approx(found["modules"][0]["frobenius"] / float(weight))
+
+
+def test_adapters_of_different_bases_are_shown_and_not_compared(tmp_path):
+    for name, width in (("one", 8), ("other", 9)):
+        written(tmp_path / name, graded_pair(2, width, 7))
+    done = command("spectrum", tmp_path / "one", tmp_path / "other")
+    assert done.code == 0
+    assert "no two of them adapt a module of the same name and shape" in done.out
+
+
 def test_initial_factors_are_for_adapters_that_have_them(tmp_path):
     adapted().save_pretrained(str(tmp_path))
     done = command("spectrum", tmp_path, "--initial", tmp_path)

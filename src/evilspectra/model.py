@@ -27,6 +27,8 @@ from evilspectra.base import CACHE_VARIABLE, Base, cache_folder
 from evilspectra.config import LoraConfig, ModelConfig
 from evilspectra.device import pick_device, pick_dtype
 from evilspectra.errors import BadInput, first_line, listing, near
+from evilspectra.spectrum.folder import WEIGHTS, inside
+from evilspectra.spectrum.mapped import Mapped
 from evilspectra.spectrum.pairs import LoraPair, find_pairs
 from evilspectra.store import write_atomically, writing
 from evilspectra.tiny import tiny_model, tiny_tokenizer
@@ -193,6 +195,7 @@ def load_adapter(model: PreTrainedModel, folder: Path) -> PeftModel:
     for name in ("adapter_config.json", "adapter_model.safetensors"):
         if not (folder / name).is_file():
             raise BadInput(f"{folder} holds no {name}: name the folder of a PEFT adapter saved as safetensors")
+    Mapped(inside(folder, WEIGHTS))  # what is damaged, or means harm, is refused before the libraries read it
     with warnings.catch_warnings(record=True) as told, redirect_stderr(io.StringIO()):
         warnings.simplefilter("always")
         try:

@@ -104,7 +104,11 @@ def xray(label: str, adapter: AdapterFolder, initial: AdapterFolder | None = Non
 
     def one(module: Module) -> ModuleXray:
         spectrum = streamed_spectrum(module)
-        return _module(spectrum) if weight is None else _with_base(spectrum, weight(module), leading, threshold)
+        if weight is None or not _known(module, adapter):
+            return _module(spectrum)
+        base = weight(module)
+        turned = bool(adapter.settings.get("fan_in_fan_out")) and base.shape[0] == base.shape[1]  # where the shapes do not tell
+        return _with_base(spectrum, base.T if turned else base, leading, threshold)
 
     found = []
     for number, seen in enumerate(side_by_side(one, modules)):
@@ -112,7 +116,12 @@ def xray(label: str, adapter: AdapterFolder, initial: AdapterFolder | None = Non
         if weight is not None:
             note(f"[{number + 1}/{len(modules)}] {seen.name}")
     told = {key: adapter.settings[key] for key in _TOLD if adapter.settings.get(key) is not None}
-    return Xray(label, adapter.folder, told, tuple(found), adapter.skipped, _notes(adapter, found))
+    return Xray(label, adapter.folder, told, tuple(found), adapter.skipped, _notes(adapter, found, weight is not None))
+
+
+def _known(module: Module, adapter: AdapterFolder) -> bool:
+    """Whether ΔW is known once the base weight is: the update of LoRA, or of DoRA on the base itself."""
+    return module.part == "delta" or (module.magnitude is not None and not changes_base(adapter.settings.get("init_lora_weights")))
 
 
 def _module(spectrum: StreamedSpectrum) -> ModuleXray:
@@ -148,7 +157,7 @@ def place(name: str) -> tuple[int | None, str]:
     return layer, ".".join(parts[-2:] if parts[-1].isdigit() else parts[-1:])
 
 
-def _notes(adapter: AdapterFolder, modules: Sequence[ModuleXray]) -> tuple[str, ...]:
+def _notes(adapter: AdapterFolder, modules: Sequence[ModuleXray], with_base: bool) -> tuple[str, ...]:
     notes = []
     if not adapter.settings:
         notes.append("no adapter_config.json lies beside the file, so the scale is unknown and taken as 1: norms are those of B·A; measures of the spectrum's form do not depend on it")
@@ -158,6 +167,8 @@ def _notes(adapter: AdapterFolder, modules: Sequence[ModuleXray]) -> tuple[str, 
             how = printable(str(adapter.settings.get("init_lora_weights")), 40)
             why = f"init_lora_weights {how} takes a part out of the base (--initial FOLDER, the adapter before training, gives ΔW)" if changes_base(how) else "a variant of LoRA adds to it"
         notes.append(f"BA only: these are the values of scale·B·A, and ΔW is more than that: {why}")
+    if with_base and any(module.beside is None for module in modules):
+        notes.append("what is BA only is not set beside the base: W + scale·B·A is not the weight that was trained")
     if zero := sum(1 for module in modules if module.frobenius == 0):
         notes.append(f"{zero} of {len(modules)} updates are zero, and count in no mean")
     return tuple(notes)
@@ -182,19 +193,24 @@ class Comparison:
 
 
 def compare(adapters: Sequence[tuple[str, AdapterFolder]], k: int) -> list[Comparison]:
-    """Every two of the adapters.
+    """Every two of the adapters that have modules of the same name and shape.
 
     Raises:
-        BadInput: two adapt a module of the same name and of different shapes.
+        BadInput: a factor is not finite.
     """
     found = []
     for (one, first), (other, second) in combinations(adapters, 2):
-        by_name = {module.name: module for module in second.modules}
-        each = tuple(pair for module in first.modules if module.name in by_name and (pair := overlap(module, by_name[module.name], k)))
+        each = _overlaps(first, second, k)
         if each:
             means = [float(np.mean([value(pair) for pair in each])) for value in (lambda pair: pair.output, lambda pair: pair.input, lambda pair: pair.chance[0], lambda pair: pair.chance[1], lambda pair: pair.cosine)]
             found.append(Comparison(one, other, max(pair.k for pair in each), len(each), means[0], means[1], (means[2], means[3]), means[4], each))
     return found
+
+
+def _overlaps(first: AdapterFolder, second: AdapterFolder, k: int) -> tuple[Overlap, ...]:
+    other = {(module.name, module.shape[1:]): module for module in second.modules}
+    common = [module for module in first.modules if (module.name, module.shape[1:]) in other]
+    return tuple(pair for pair in side_by_side(lambda module: overlap(module, other[module.name, module.shape[1:]], k), common) if pair)
 
 
 # --- as data ------------------------------------------------------------------------------------------------------------

@@ -83,7 +83,7 @@ def print_comparison(found: Sequence[Xray], comparisons: Sequence[Comparison], c
         table.add_row(_text(one.label), str(len(one.modules)), *(shown(means[name], form) for name, (_, form) in _COLUMNS.items()), bars(spectrum(one.modules).tolist(), most=_SPECTRUM))
     console.print(table, crop=False)
     if not comparisons:
-        _line(console, "no two of them adapt a module of the same name")
+        _line(console, "no two of them adapt a module of the same name and shape")
         return
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading in ("adapter", "and"):
