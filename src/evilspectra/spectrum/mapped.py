@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 from evilspectra.errors import BadInput, first_line
 
 LARGEST_HEADER = 1 << 25
-MOST_TENSORS = 250_000
+MOST_TENSORS = 150_000
 LONGEST_NAME = 500
 _MOST_AXES = 16
 
@@ -128,7 +128,7 @@ class Mapped:
             raise BadInput(f"{self.place} has a header of {length:,} bytes, and at most {LARGEST_HEADER:,} are read: no adapter needs so many; name another file")
         try:
             text = _read(handle, length, 8)
-            if max(text.count(b"{"), text.count(b"[") // 2) > MOST_TENSORS + 2:  # seen before the parser spends memory on them
+            if max(text.count(b"{"), text.count(b"[") // 2, text.count(b":") // 4 - 1000) > MOST_TENSORS + 2:  # seen before the parser spends memory and time on them
                 raise self._many()
             header = json.loads(text.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_number)
         except BadInput:
@@ -169,7 +169,7 @@ class Mapped:
         return Entry(dtype, tuple(shape), begin + offsets[0], begin + offsets[1])
 
     def _many(self) -> BadInput:
-        return BadInput(f"{self.place} has more than {MOST_TENSORS:,} tensors: no adapter needs so many; name another file")
+        return BadInput(f"{self.place} has more than {MOST_TENSORS:,} tensors, or as many other entries: no adapter needs so many; name another file")
 
     def _damaged(self, why: str) -> BadInput:
         return BadInput(f"{self.place} is damaged or no safetensors file ({why}): copy or save the adapter again")
