@@ -30,3 +30,6 @@ MODELS = {
     "qwen3-0.6b": Shapes(28, decoder(1024, 2048, 1024, 3072), 32),
     "qwen3-8b": Shapes(36, decoder(4096, 4096, 1024, 12288), 32),
 }
+
+#: Read by the X-ray's benchmark only: too large for those that hold all factors in memory.
+LARGE = {"llama-70b": Shapes(80, decoder(8192, 8192, 1024, 28672), 64)}

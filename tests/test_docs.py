@@ -6,6 +6,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from commands import write_model
+from stored import adapted
 
 from evilspectra.store import find_run
 from evilspectra.summary import summarise
@@ -43,6 +45,21 @@ def test_commands_run_as_written(tmp_path):
     assert ran >= 6
     assert (tmp_path / "runs" / "report.html").stat().st_size > 100_000
     assert len(list((tmp_path / "runs" / "my-sweep").glob("*/adapter/adapter_model.safetensors"))) == 4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", ["adapter.md", "flatten.md"])
+def test_pages_about_adapters_run_as_written(page, tmp_path):
+    """On adapters of the tiny model, under the names that the pages use."""
+    write_model(tmp_path / "my-base")
+    for seed, name in enumerate(("my-adapter", "another-adapter")):
+        adapted(seed=seed).save_pretrained(str(tmp_path / name))
+    commands = [line for block in blocks("bash", (ROOT / "docs" / page).read_text(encoding="utf-8")) for line in block.splitlines()]
+    for line in commands:
+        done = subprocess.run(["bash", "-c", line], cwd=tmp_path, env={"PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin", "HOME": str(tmp_path)}, capture_output=True, text=True)
+        assert done.returncode == 0, f"{line}: {done.stderr}"
+    assert len(commands) == {"adapter.md": 8, "flatten.md": 1}[page]
+    assert (tmp_path / "my-adapter-flat" / "adapter_model.safetensors").is_file()
 
 
 @pytest.mark.parametrize("code", [*blocks("python"), *blocks("python", TRAINER)])

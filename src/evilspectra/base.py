@@ -10,6 +10,7 @@ import importlib.metadata
 import json
 import os
 import re
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -138,21 +139,31 @@ def _gguf(path: Path, public_name: str | None) -> Base:
 
 
 def _from_hub(name: str, config: ModelConfig) -> Path:
+    return from_hub("model.base", name, config.revision, config.local_files_only, FILES, f", a .gguf file, or one of {listing(BUILT_IN)}")
+
+
+def from_hub(what: str, name: str, revision: str | None, local_files_only: bool, patterns: Sequence[str], others: str = "") -> Path:
+    """A hub repository's files of these patterns, in the local cache; `what` names it in messages, `others` says what else may be named.
+
+    Raises:
+        BadInput: gated, not there, or not in the cache while the hub cannot be reached.
+        EvilspectraError: the download failed.
+    """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError
 
     try:
-        folder = snapshot_download(name, revision=config.revision, allow_patterns=list(FILES), local_files_only=config.local_files_only)
+        folder = snapshot_download(name, revision=revision, allow_patterns=list(patterns), local_files_only=local_files_only)
     except GatedRepoError:
-        raise BadInput(f"model.base '{name}' is gated on the hub: accept its terms there and set HF_TOKEN, or name another base") from None
+        raise BadInput(f"{what} '{name}' is gated on the hub: accept its terms there and set HF_TOKEN, or name another {what.split()[-1].removeprefix('model.')}") from None
     except RepositoryNotFoundError:
-        raise BadInput(f"model.base '{name}' is not on the hub (or private): check the spelling, set HF_TOKEN, or name a local folder") from None
+        raise BadInput(f"{what} '{name}' is not on the hub (or private): check the spelling, set HF_TOKEN, or name a local folder") from None
     except RevisionNotFoundError:
-        raise BadInput(f"model.revision '{config.revision}' does not exist in {name}: name a branch, tag or commit of it") from None
+        raise BadInput(f"revision '{revision}' does not exist in {name}: name a branch, tag or commit of it") from None
     except LocalEntryNotFoundError:
-        raise BadInput(f"model.base '{name}' is no folder here, it is not in the local cache, and the hub cannot be reached: connect, or name a local folder, a .gguf file, or one of {listing(BUILT_IN)}") from None
+        raise BadInput(f"{what} '{name}' is no folder here, it is not in the local cache, and the hub cannot be reached: connect, or name a local folder{others}") from None
     except HFValidationError:
-        raise BadInput(f"model.base '{name}' is no folder here and no name that the hub allows: name a local folder, a .gguf file, owner/model, or one of {listing(BUILT_IN)}") from None
+        raise BadInput(f"{what} '{name}' is no folder here and no name that the hub allows: name a local folder or owner/model{others}") from None
     except (HfHubHTTPError, OSError) as error:
-        raise EvilspectraError(f"model.base '{name}' could not be downloaded ({type(error).__name__}: {str(error).splitlines()[0]}): try again, or name a local folder") from None
+        raise EvilspectraError(f"{what} '{name}' could not be downloaded ({type(error).__name__}: {str(error).splitlines()[0]}): try again, or name a local folder") from None
     return Path(folder)

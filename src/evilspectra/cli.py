@@ -22,6 +22,7 @@ from evilspectra.query_cli import query_verb
 from evilspectra.report_cli import report
 from evilspectra.sweep_cli import run_sweep, sweep, with_output
 from evilspectra.tune_cli import tune
+from evilspectra.xray_cli import flatten, spectrum
 
 EXIT_CODES = "Exit codes: 0 done; 1 the answer is no, or a run failed; 2 usage or bad input; 3 could not be decided; 130 interrupted."
 
@@ -292,6 +293,8 @@ cli.add_command(analyze)
 cli.add_command(query_verb)
 cli.add_command(sweep)
 cli.add_command(tune)
+cli.add_command(spectrum)
+cli.add_command(flatten)
 
 
 def _measure(names: Sequence[str], base: str | None, settings: Sequence[str], model_settings: Sequence[str], output: str, quiet: bool) -> tuple[list[Any], list[dict[str, str]]]:

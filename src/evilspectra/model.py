@@ -27,6 +27,8 @@ from evilspectra.base import CACHE_VARIABLE, Base, cache_folder
 from evilspectra.config import LoraConfig, ModelConfig
 from evilspectra.device import pick_device, pick_dtype
 from evilspectra.errors import BadInput, first_line, listing, near
+from evilspectra.spectrum.folder import WEIGHTS, inside
+from evilspectra.spectrum.mapped import Mapped
 from evilspectra.spectrum.pairs import LoraPair, find_pairs
 from evilspectra.store import write_atomically, writing
 from evilspectra.tiny import tiny_model, tiny_tokenizer
@@ -47,7 +49,7 @@ def load_base(base: Base, config: ModelConfig) -> tuple[PreTrainedModel, PreTrai
     if base.kind == "tiny":
         model: PreTrainedModel = tiny_model(dtype).to(device)  # type: ignore[assignment]
     else:
-        folder = _folder(base)
+        folder = weights_folder(base)
         placing = {"device_map": config.device_map} if config.device_map else {}
         with _quiet():
             try:
@@ -76,7 +78,7 @@ def load_tokenizer(base: Base, config: ModelConfig) -> PreTrainedTokenizerBase:
     """
     if base.kind == "tiny":
         return tiny_tokenizer()
-    folder = _folder(base)
+    folder = weights_folder(base)
     with _quiet():
         try:
             tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=config.trust_remote_code, local_files_only=True)
@@ -202,6 +204,7 @@ def load_adapter(model: PreTrainedModel, folder: Path) -> PeftModel:
     for name in ("adapter_config.json", "adapter_model.safetensors"):
         if not (folder / name).is_file():
             raise BadInput(f"{folder} holds no {name}: name the folder of a PEFT adapter saved as safetensors")
+    Mapped(inside(folder, WEIGHTS))  # what is damaged, or means harm, is refused before the libraries read it
     with warnings.catch_warnings(record=True) as told, redirect_stderr(io.StringIO()):
         warnings.simplefilter("always")
         try:
@@ -239,7 +242,8 @@ def restore_adapter(pairs: list[LoraPair], state: dict[str, torch.Tensor]) -> No
             getattr(pair, factor).copy_(state[f"{pair.name}.{factor}"])
 
 
-def _folder(base: Base) -> Path:
+def weights_folder(base: Base) -> Path:
+    """Where the safetensors files of a base lie; those of a GGUF file are made once, in the user's cache."""
     return _dequantised(base) if base.kind == "gguf" else base.path
 
 

@@ -6,17 +6,12 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Any, Literal
+from typing import Any
 
 from torch import Tensor, nn
 
 from evilspectra.errors import BadInput, listing, near
-
-#: What scale·B·A is of a pair: the whole change ΔW, or one part of a change that has others.
-Part = Literal["delta", "BA only"]
-
-#: PEFT's `init_lora_weights` that take something out of the base, so that ΔW is scale·B·A less an initial product or residue.
-CHANGES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
+from evilspectra.spectrum.folder import Part, changes_base
 
 
 @dataclass(frozen=True)
@@ -98,15 +93,6 @@ def matrices(name: str, A: Tensor, B: Tensor, scale: float, part: Part = "delta"
     if not math.isfinite(scale):
         raise BadInput(f"the scale of {name} is {scale}: it must be a finite number; correct lora_alpha")
     return LoraPair(name, A, B, scale, part, magnitude)
-
-
-def changes_base(init_lora_weights: object) -> bool:
-    """Whether adapters so initialised are trained on a base other than the one named (see `CHANGES_BASE`).
-
-    >>> changes_base("pissa_niter_16"), changes_base(True), changes_base("gaussian")
-    (True, False, False)
-    """
-    return isinstance(init_lora_weights, str) and init_lora_weights.lower().startswith(CHANGES_BASE)
 
 
 def select(pairs: Sequence[LoraPair], wanted: str | Iterable[str]) -> list[LoraPair]:
