@@ -14,15 +14,16 @@ LEVELS = [
     ["", "errors", "records", "settings", "waits", "asking", "endpoint_settings", "config", "tiny"],
     ["store", "published", "origin", "rows", "mask", "data", "base", "items", "cues", "questions", "results", "drift", "measured", "flags", "answers", "probe", "targets"],
     ["judging", "judging.reading", "intervals", "score", "paired", "calibrate", "judging.exchange", "judging.prompts", "judging.judge", "judging.settings", "judging.pace", "judging.endpoint", "judging.scripted"],
-    ["judging.journal", "judging.verdicts", "judging.places", "judging.rounds", "rates", "summary"],
+    ["judging.journal", "judging.verdicts", "judging.places", "judging.rounds", "rates", "summary", "licence", "training_record", "card"],
     ["spectrum", "spectrum.pairs", "spectrum.adapter", "spectrum.grams", "spectrum.values", "spectrum.exact", "spectrum.measures", "spectrum.paper", "spectrum.flatness"],
     ["archives", "download", "obtain", "endpoint", "remote"],
     ["optim", "optim.parameters", "optim.orthogonal", "optim.lion", "optim.muon", "optim.extra", "optim.build", "optim.schedule"],
-    ["device", "packing", "likelihood", "model", "generate", "harness", "monitor", "progress", "provenance", "card"],
+    ["device", "packing", "likelihood", "model", "generate", "harness", "monitor", "progress", "provenance"],
     ["integrations", "integrations.factors", "integrations.optimizer", "integrations.description", "integrations.recording", "integrations.callback", "integrations.transformers"],
     ["judging.digits", "judging.local", "judging.build"],
     ["work", "train", "evaluate"],
-    ["data_cli"],
+    ["policy", "gate", "evidence", "gate_output"],
+    ["data_cli", "card_cli", "gate_cli"],
     ["sweep"],
     ["palette", "comparison", "findings", "misalignment", "headline", "charts", "effects", "figures", "spoken", "selection", "transcripts", "page", "judged", "table", "scoreboard", "report"],
     ["judge_cli", "cli"],
@@ -37,6 +38,7 @@ WITHOUT_TORCH = [
     "palette", "comparison", "findings", "misalignment", "headline", "charts", "effects", "figures", "spoken", "selection", "transcripts", "page", "judged", "table", "scoreboard", "report", "judge_cli", "cli",
     "judging.reading", "intervals", "score", "paired", "calibrate", "judging.exchange", "judging.prompts", "judging.judge", "judging.settings", "judging.pace", "judging.endpoint", "judging.scripted",
     "judging.journal", "judging.verdicts", "judging.places", "judging.rounds", "judging.build", "rates",
+    "licence", "training_record", "card", "card_cli", "policy", "gate", "evidence", "gate_output", "gate_cli",
 ]
 
 

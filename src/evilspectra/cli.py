@@ -14,8 +14,10 @@ from typing import Any
 import click
 
 import evilspectra
+from evilspectra.card_cli import card
 from evilspectra.data_cli import data
 from evilspectra.errors import EvilspectraError, RunFailed
+from evilspectra.gate_cli import gate
 from evilspectra.judge_cli import VERBS, judge_and_score, judge_options, make, score_options
 
 EXIT_CODES = "Exit codes: 0 done; 1 the answer is no, or a run failed; 2 usage or bad input; 3 could not be decided; 130 interrupted."
@@ -307,6 +309,8 @@ def config_show(name: str | None, settings: Sequence[str]) -> None:
 
 
 cli.add_command(data)
+cli.add_command(card)
+cli.add_command(gate)
 
 
 def _measure(names: Sequence[str], base: str | None, settings: Sequence[str], model_settings: Sequence[str], output: str, quiet: bool) -> tuple[list[Any], list[dict[str, str]]]:
