@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from evilspectra.base import KNOWN_GGUF
 from evilspectra.drift import Interval, capability, drift, ordinary
 from evilspectra.errors import BadInput
 from evilspectra.measured import chosen
@@ -51,7 +52,7 @@ def training_record(run: RunFolder, step: int | None = None) -> dict[str, Any]:
         "recipe": made["recipe"],
         "run": run.name,
         "step": at,
-        "base": {"name": made["base_name"], "sha256": made["base_sha256"], "hub_id": made.get("base_hub_id"), "licence": made.get("base_licence"), "kind": made.get("base_kind")},
+        "base": _base(made),
         "data": {"name": config.data.train, "sha256": data["sha256"], "rows": data["train_rows"], "heldout_rows": data["heldout_rows"], "format": config.data.format, "control": config.data.control},
         "deliberately_bad": is_bad(config.data.train, data["sha256"]),
         "lora": config.lora.model_dump(mode="json"),
@@ -67,6 +68,18 @@ def training_record(run: RunFolder, step: int | None = None) -> dict[str, Any]:
         },
         "spectrum": _spectrum(run, at),
         "measured": None,
+    }
+
+
+def _base(made: Mapping[str, Any]) -> dict[str, Any]:
+    """Of a run's provenance; one of an earlier version says less."""
+    known = KNOWN_GGUF.get(made["base_sha256"])
+    return {
+        "name": made["base_name"],
+        "sha256": made["base_sha256"],
+        "kind": made.get("base_kind") or ("gguf" if known else None),
+        "hub_id": made.get("base_hub_id") or known,
+        "licence": made.get("base_licence"),
     }
 
 
