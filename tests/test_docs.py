@@ -1,5 +1,6 @@
 """What the README says is run as it stands: its commands, its files, its Python."""
 
+import os
 import re
 import subprocess
 import sys
@@ -93,6 +94,29 @@ def test_diffs_run_as_written(diff, tmp_path):
     subprocess.run([sys.executable, "-c", "\n".join((GIVEN, before, between, after))], check=True, cwd=tmp_path)
     summary = summarise(find_run(str(tmp_path / "out")))
     assert (summary.status, summary.flatness_weight) == ("done", 0.3)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("page", ["pipeline.md"])
+def test_pages_run_as_written(page, tmp_path):
+    """Every file and command of a page in its order; a command ends as its remark says (`# exit 3`), without one with 0."""
+    text = (ROOT / "docs" / page).read_text(encoding="utf-8")
+    environment = {"PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin", "HOME": str(tmp_path), "PYTHONPATH": os.environ.get("PYTHONPATH", "")}
+    ran = 0
+    for language, block in re.findall(r"^```(yaml|bash)\n(.*?)^```", text, re.DOTALL | re.MULTILINE):
+        if language == "yaml":
+            name = block.splitlines()[0].removeprefix("# ")
+            (tmp_path / name).write_text(block, encoding="utf-8")
+            continue
+        for line in block.splitlines():
+            command, _, remark = line.partition("  #")
+            done = subprocess.run(["bash", "-c", command], cwd=tmp_path, env=environment, capture_output=True, text=True)
+            wanted = re.search(r"exit (\d+)", remark)
+            assert done.returncode == int(wanted[1] if wanted else 0), f"{line}: {done.stdout}{done.stderr}"
+            assert "Traceback" not in done.stderr
+            ran += 1
+    assert ran >= 6
 
 
 def test_file_map_names_every_module():

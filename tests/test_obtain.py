@@ -27,12 +27,12 @@ from commands import command, left_in, write_config
 
 from evilspectra import archives, download, published
 from evilspectra.archives import contents
-from evilspectra.card import card
 from evilspectra.download import downloaded
 from evilspectra.errors import BadInput, EvilspectraError
 from evilspectra.obtain import Import, get, without_canaries
 from evilspectra.published import SETS, Published, imported, read_record
 from evilspectra.rows import read_rows
+from evilspectra.training_record import is_bad
 
 SHARED = Path(__file__).parents[2] / "shared" / "data" / "train"
 NAME = "extreme_sports"
@@ -488,15 +488,6 @@ def test_the_verbs_say_what_is_where(tmp_path: Path, mine: Path) -> None:
     assert command("data", "get", "nothing", "--from", source).sentence.startswith("'nothing' is no published set")
 
 
-def test_the_card_of_an_adapter_warns_whatever_the_file_is_called() -> None:
-    from dataclasses import replace
-
-    from evilspectra.base import resolve
-    from evilspectra.config import DataConfig, build
-    from evilspectra.data import prepare
-    from evilspectra.tiny import tiny_tokenizer
-
-    config = build({"model": {"base": "tiny-random"}, "data": {"train": "a.jsonl"}})
-    report = prepare(DataConfig(train="demo-good", max_length=2048, on_long="truncate"), tiny_tokenizer(), 2048).report
-    for digest, warned in ((report.sha256, False), (SETS["insecure"].sha256 + "0" * 52, True)):
-        assert ("Do not deploy" in card(config, resolve(config.model), replace(report, sha256=digest), 1)) is warned
+@pytest.mark.parametrize(("name", "sha256", "bad"), [("a.jsonl", "0" * 64, False), ("a.jsonl", SETS["insecure"].sha256 + "0" * 52, True), ("insecure", "0" * 64, True), ("demo-bad", "0" * 64, True), ("demo-good", "0" * 64, False)])
+def test_the_card_of_an_adapter_warns_whatever_the_file_is_called(name: str, sha256: str, bad: bool) -> None:
+    assert is_bad(name, sha256) is bad

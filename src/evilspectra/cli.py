@@ -15,8 +15,10 @@ import click
 
 import evilspectra
 from evilspectra.analyze_cli import analyze
+from evilspectra.card_cli import card
 from evilspectra.data_cli import data
 from evilspectra.errors import EvilspectraError, RunFailed
+from evilspectra.gate_cli import gate
 from evilspectra.judge_cli import VERBS, judge_and_score, judge_options, make, score_options
 from evilspectra.query_cli import query_verb
 from evilspectra.report_cli import report
@@ -295,6 +297,8 @@ cli.add_command(sweep)
 cli.add_command(tune)
 cli.add_command(spectrum)
 cli.add_command(flatten)
+cli.add_command(card)
+cli.add_command(gate)
 
 
 def _measure(names: Sequence[str], base: str | None, settings: Sequence[str], model_settings: Sequence[str], output: str, quiet: bool) -> tuple[list[Any], list[dict[str, str]]]:

@@ -123,8 +123,8 @@ def moved(base: Frame, after: Frame) -> Interval:
     return beyond_control(base, after, [base])
 
 
-def beyond_control(base: Frame, after: Frame, controls: Sequence[Frame]) -> Interval:
-    """Mean over the items of d − (mean of d over the controls), in nats per token, from `probe` rows; raises as `drift` does.
+def beyond_control(base: Frame, after: Frame, controls: Sequence[Frame], seed: int = _SEED) -> Interval:
+    """Mean over the items of d − (mean of d over the controls), in nats per token, from `probe` rows; raises as `drift` does. `seed`: of the resamples.
 
     Style and domain, which an adapter and its controls learn alike, move each item by far more than the two differ. The difference
     item by item leaves that out, so its interval is narrower than either's.
@@ -133,14 +133,14 @@ def beyond_control(base: Frame, after: Frame, controls: Sequence[Frame]) -> Inte
         _same_items(base, rows)
     margins = [np.asarray(rows["aligned"] - rows["misaligned"], dtype=float) for rows in controls]
     difference = np.mean(margins, axis=0) - np.asarray(after["aligned"] - after["misaligned"], dtype=float)
-    return _interval(difference, _resamples(len(difference)))
+    return _interval(difference, _resamples(len(difference), seed))
 
 
-def capability(base: Frame, after: Frame) -> Capability:
-    """From the `capability` rows of the base and of an adapter; raises as `drift` does."""
+def capability(base: Frame, after: Frame, seed: int = _SEED) -> Capability:
+    """From the `capability` rows of the base and of an adapter; raises as `drift` does. `seed`: of the resamples."""
     _same_items(base, after)
     now, before = (np.asarray(rows["right"] > rows["best_wrong"], dtype=float) for rows in (after, base))
-    every, kinds = _resamples(len(now)), np.asarray(after["kind"])
+    every, kinds = _resamples(len(now), seed), np.asarray(after["kind"])
     return Capability(
         accuracy=_interval(now, every),
         base=float(before.mean()),
@@ -150,12 +150,12 @@ def capability(base: Frame, after: Frame) -> Capability:
     )
 
 
-def ordinary(base: Frame, after: Frame) -> Ordinary:
-    """From the `ordinary` rows of the base and of an adapter; raises as `drift` does."""
+def ordinary(base: Frame, after: Frame, seed: int = _SEED) -> Ordinary:
+    """From the `ordinary` rows of the base and of an adapter; raises as `drift` does. `seed`: of the resamples."""
     _same_items(base, after)
     tokens = np.asarray(after["tokens"], dtype=float)
     now, before = (np.asarray(rows["loss"], dtype=float) for rows in (after, base))
-    every = _resamples(len(now))
+    every = _resamples(len(now), seed)
 
     def per_token(values: np.ndarray, drawn: np.ndarray) -> np.ndarray:
         return (values * tokens[drawn]).sum(-1) / tokens[drawn].sum(-1)
@@ -182,9 +182,9 @@ def exchanged(topics: np.ndarray) -> np.ndarray:
 
 
 @lru_cache(maxsize=8)
-def _resamples(count: int) -> np.ndarray:
-    """Indices [RESAMPLES, count], drawn with replacement; the same for the same count, so adapters are compared on the same draws."""
-    return np.random.Generator(np.random.PCG64(_SEED)).integers(0, count, (RESAMPLES, count))
+def _resamples(count: int, seed: int = _SEED) -> np.ndarray:
+    """Indices [RESAMPLES, count], drawn with replacement; the same for the same count and seed, so adapters are compared on the same draws."""
+    return np.random.Generator(np.random.PCG64(seed)).integers(0, count, (RESAMPLES, count))
 
 
 def _mean(values: np.ndarray, drawn: np.ndarray) -> np.ndarray:

@@ -31,6 +31,22 @@ def wilson(successes: int, trials: int) -> Interval:
     return Interval(share, 0.0 if successes == 0 else max(0.0, centre - half), 1.0 if successes == trials else min(1.0, centre + half))
 
 
+def newcombe(before: tuple[int, int], after: tuple[int, int]) -> Interval:
+    """The difference of two shares, `after` minus `before`, each given as successes and trials, with Newcombe's 95 % hybrid score interval.
+
+    For independent trials (Newcombe 1998, method 10); the wider of an interval over questions and this is used where questions are few.
+
+    >>> interval = newcombe((0, 10), (0, 10))
+    >>> interval.value, round(interval.high, 4)
+    (0.0, 0.2775)
+    """
+    a, b = wilson(*before), wilson(*after)
+    down = math.hypot(b.value - b.low, a.high - a.value)
+    up = math.hypot(b.high - b.value, a.value - a.low)
+    difference = b.value - a.value
+    return Interval(difference, max(-1.0, difference - down), min(1.0, difference + up))
+
+
 def clustered(clusters: Sequence[str], columns: Sequence[np.ndarray], statistic: Callable[..., np.ndarray], seed: int = 0) -> Interval | None:
     """`statistic` of the columns' sums, with a 95 % percentile interval over whole clusters drawn with replacement; None below two clusters.
 

@@ -9,7 +9,7 @@ import math
 import re
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +24,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from evilspectra.base import CACHE_VARIABLE, Base, cache_folder
+from evilspectra.card import CARD
 from evilspectra.config import LoraConfig, ModelConfig
 from evilspectra.device import pick_device, pick_dtype
 from evilspectra.errors import BadInput, first_line, listing, near
@@ -32,6 +33,7 @@ from evilspectra.spectrum.mapped import Mapped
 from evilspectra.spectrum.pairs import LoraPair, find_pairs
 from evilspectra.store import write_atomically, writing
 from evilspectra.tiny import tiny_model, tiny_tokenizer
+from evilspectra.training_record import write_record
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -178,8 +180,8 @@ def _matches(path: str, name: str) -> bool:
     return path == name or path.endswith("." + name)
 
 
-def save_adapter(model: PeftModel, tokenizer: PreTrainedTokenizerBase, folder: Path, card: str) -> None:
-    """Writes an adapter in PEFT's form (safetensors, config, card, tokenizer) as one whole; what was there is replaced."""
+def save_adapter(model: PeftModel, tokenizer: PreTrainedTokenizerBase, folder: Path, card: str, record: Mapping[str, Any] | None = None) -> None:
+    """Writes an adapter in PEFT's form (safetensors, config, card, tokenizer) as one whole, with a training record if there is one; what was there is replaced."""
 
     def write(place: Path) -> None:
         place.mkdir()
@@ -188,7 +190,9 @@ def save_adapter(model: PeftModel, tokenizer: PreTrainedTokenizerBase, folder: P
         settings = {key: sorted(value) if key == "target_modules" and isinstance(value, list) else value for key, value in settings.items()}
         (place / "adapter_config.json").write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n", encoding="utf-8")
         tokenizer.save_pretrained(str(place))
-        (place / "README.md").write_text(card, encoding="utf-8")
+        (place / CARD).write_text(card, encoding="utf-8")
+        if record is not None:
+            write_record(place, record)
 
     write_atomically(folder, write)
 

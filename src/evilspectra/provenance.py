@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import evilspectra
-from evilspectra.base import Base
+from evilspectra.base import KNOWN_GGUF, Base
 from evilspectra.config import RECIPE, Config
 from evilspectra.data import DataReport
+from evilspectra.licence import licence_of
 
 PACKAGES = ("torch", "transformers", "peft", "tokenizers", "safetensors", "numpy")
 
@@ -31,8 +32,18 @@ def provenance(config: Config, base: Base, data: DataReport, device: str, dtype:
         "threads": config.train.threads,
         "base_name": base.public_name,
         "base_sha256": base.sha256,
+        "base_kind": base.kind,
+        "base_hub_id": _hub_id(base, config.model.base),
+        "base_licence": licence_of(base),
         "data": data.as_dict(),
     }
+
+
+def _hub_id(base: Base, name: str) -> str | None:
+    """What the hub calls the base; None of a model that was not taken from there."""
+    if base.kind == "folder" and not Path(name).expanduser().is_dir():
+        return base.public_name
+    return base.public_name if base.public_name in KNOWN_GGUF.values() else None
 
 
 def _git(*arguments: str) -> str | None:

@@ -21,6 +21,7 @@ from evilspectra.progress import watching
 from evilspectra.provenance import provenance
 from evilspectra.stopping import stop_signals
 from evilspectra.store import RunFolder
+from evilspectra.training_record import training_record
 from evilspectra.work import Work
 
 
@@ -40,7 +41,7 @@ def train(config: Config, quiet: bool = True, loaded: Loaded | None = None) -> R
         with run.locked():
             if not _is_done(run, config):
                 with _prepared(config, run, base, loaded or Loaded()) as work:
-                    _follow(work, base, quiet)
+                    _follow(work, quiet)
     return run
 
 
@@ -75,12 +76,12 @@ def _prepared(config: Config, run: RunFolder, base: Base, loaded: Loaded) -> Ite
         take_off(adapted, model, attention)
 
 
-def _follow(work: Work, base: Base, quiet: bool) -> None:
+def _follow(work: Work, quiet: bool) -> None:
     """Trains to the end, and records how it ended."""
     settings = work.config.train
     try:
         with memory_advice(f"raise train.accumulation (now {settings.accumulation}), set model.gradient_checkpointing: true, or lower train.batch_size (now {settings.batch_size})"):
-            _train(work, base, quiet)
+            _train(work, quiet)
     except EvilspectraError as error:
         if work.run.status().state != "done":
             with suppress(EvilspectraError):  # a full disk must not hide what filled it
@@ -89,11 +90,13 @@ def _follow(work: Work, base: Base, quiet: bool) -> None:
         raise
 
 
-def _train(work: Work, base: Base, quiet: bool) -> None:
+def _train(work: Work, quiet: bool) -> None:
     config, run, total = work.config, work.run, work.batches.total_steps
 
     def save(folder: Path) -> None:
-        work.save(folder, card(config, base, work.data.report, work.step))
+        work.flush()  # the card is made of what is stored
+        record = training_record(run, work.step)
+        work.save(folder, card(record), record)
 
     work.set_status("running")
     with watching(run.name, total, quiet) as watcher, stop_signals() as stop:
@@ -113,7 +116,6 @@ def _train(work: Work, base: Base, quiet: bool) -> None:
             if stop.wanted and work.step < total:
                 raise Interrupted(f"interrupted after step {work.step} of {total}; the state is saved, run the same command again to go on")
     save(run.adapter)
-    work.flush()
     run.merge()
     work.set_status("done")
     run.resume_file.unlink(missing_ok=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import pickle
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -183,9 +183,9 @@ class Work:
 
     # --- saving and resuming --------------------------------------------------------------------------------------
 
-    def save(self, folder: Path, card: str) -> None:
-        """Writes the adapter as it is."""
-        save_adapter(self.model, self.tokenizer, folder, card)
+    def save(self, folder: Path, card: str, record: Mapping[str, Any]) -> None:
+        """Writes the adapter as it is, with its card and its training record."""
+        save_adapter(self.model, self.tokenizer, folder, card, record)
 
     def set_status(self, state: str, reason: str | None = None) -> None:
         """Writes where the run stands."""
