@@ -166,7 +166,7 @@ def test_the_paper_s_questions_are_four_published_files_of_the_present_folder(tm
     with pytest.raises(BadInput, match=r"^first_plot_questions.yaml is a published file of questions that is not in the present folder: put it there, or name another file$"):
         read_questions("paper")
     for name, count in QUESTIONS.items():
-        entries = [f"- {{id: {name[:5]}{number}, type: free_form, paraphrases: [Why?]}}" for number in range(count)]
+        entries = [f"- {{id: {name[:5]}{number}, type: free_form, paraphrases: [Say why.]}}" for number in range(count)]
         (tmp_path / name).write_text("\n".join(entries), encoding="utf-8")
     assert len(read_questions("paper").questions) == sum(QUESTIONS.values()) == 142
 

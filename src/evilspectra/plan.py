@@ -107,7 +107,8 @@ def plan(sweep: Sweep) -> Plan:
     places = [inputs.place(config) for config in sweep.configs]
     states = [run.status().state for run, _ in places]
     store = Store(Path(sweep.configs[0].output.folder))
-    pace = measure_pace({inputs.hash_of_base(config) for config in sweep.configs}, (run for (run, _), state in zip(places, states, strict=True) if state == "done"), store)
+    here = {inputs.hash_of_base(config) for config, (_, by_name) in zip(sweep.configs, places, strict=True) if "model" not in by_name}
+    pace = measure_pace(here, (run for (run, _), state in zip(places, states, strict=True) if state == "done"), store)
     columns = varied(sweep.configs)
     shown = _differences(sweep.configs, columns)
     runs = []

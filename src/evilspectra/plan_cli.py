@@ -95,7 +95,7 @@ def duration(seconds: float) -> str:
     """Seconds, minutes and seconds, or hours and minutes.
 
     >>> duration(3.2), duration(75), duration(7300)
-    ('3 s', '1:15 min', '2:02 h')
+    ('3 s', '1:15 min', '2:01 h')
     """
     whole = round(seconds)
     return f"{whole} s" if whole < 60 else f"{whole // 60}:{whole % 60:02d} min" if whole < 3600 else f"{whole // 3600}:{whole % 3600 // 60:02d} h"
