@@ -130,7 +130,7 @@ def test_two_drivers_of_one_sweep_share_its_runs_and_train_none_twice(tmp_path: 
     said = [one.communicate(timeout=240) for one in both]
     assert [one.returncode for one in both] == [0, 0], said
     assert adapters(tmp_path / "shared") == undisturbed
-    begun = sum(err.count("supervised tokens") for _, err in said)  # the line with which training begins
+    begun = sum(err.count("rows to train on") for _, err in said)  # the line with which training begins
     assert begun == 4, said
 
 
