@@ -67,6 +67,7 @@ def _runs(way: str, folder: Path, arguments: argparse.Namespace) -> str:
             {
                 "model": {"base": arguments.base},
                 "data": {"train": "demo-bad"},
+                "schedule": {"name": "constant", "warmup_steps": 0},
                 "monitor": {"every": 0},
                 "train": {"steps": arguments.steps, "seed": seed, "threads": arguments.threads},
                 "output": {"folder": str(folder), "experiment": "x"},
