@@ -155,6 +155,15 @@ def test_a_penalty_that_harms_where_the_papers_helped_is_said_to():
         assert any(f"under {name}" in text and f"this contradicts the paper, which has {points} points" in text for text in found), name
 
 
+def test_the_penalty_as_the_only_factor_is_told_by_optimizer():
+    base = sweep().assign(optimizer="adamw", flatness_weight=0.0)
+    both = pd.concat([base, base.assign(flatness_weight=0.3, mean_alignment=base["mean_alignment"] + 3 + np.random.default_rng(0).standard_normal(24), folder=base["folder"] + "f")], ignore_index=True)
+    both["seed"] = list(range(24)) * 2
+    found = analyse(both, factors=["flatness_weight"], permutations=0)
+    assert found.group == "flatness_weight"
+    assert {(one.optimizer, one.weight, one.pairs) for one in found.mediation.effects} == {("adamw", 0.3, 24)}
+
+
 def test_flatter_and_less_safe_is_said_to_contradict():
     frame = sweep(seeds=3)
     left = frame["mean_alignment"] - frame.groupby("optimizer")["mean_alignment"].transform("mean") - 12 * np.log(frame["train_loss"])

@@ -78,7 +78,7 @@ def analyse(
     path = _training(checkpoints, runs, name, loss, group, reasons)
     whole = Analysis(
         outcome=name, label=found.label, scale=found.scale, better=found.better, factors=chosen, group=group, loss=loss, runs=len(runs), left_out=left_out, design=design, variance=variance, components=parts,
-        loss_fit=fit, training=path, mediation=mediation(runs, name, found.values, loss, group or "optimizer") if name != loss else None,
+        loss_fit=fit, training=path, mediation=mediation(runs, name, found.values, loss) if name != loss else None,
         stability=_stability(runs, found, group, chosen, cell, rates, differences), reasons=reasons, levels={one: tuple(sorted(set(text_columns(runs, [one])[one]))) for one in {*chosen, *(["optimizer"] if "optimizer" in runs else [])}},
     )  # fmt: skip
     return replace(whole, sentences=sentences(whole))
