@@ -95,22 +95,24 @@ def _is_run(names: Collection[str]) -> bool:
     return any(name in names for name in ("config.yaml", OUTSIDE)) and any(name in names for name in ("status.json", "provenance.json"))
 
 
-def stocks(root: Path) -> list[Stock]:
-    """The runs below a root with their files, in the order of `run_folders`."""
-    return [stock(folder) for folder in run_folders(root)]
+def stocks(root: Path, tables: Collection[str] | None = None) -> list[Stock]:
+    """The runs below a root with their files, in the order of `run_folders`; with `tables`, the files of these alone, and no `state` that says more than those."""
+    return [stock(folder, tables) for folder in run_folders(root)]
 
 
-def stock(folder: Path) -> Stock:
+def stock(folder: Path, tables: Collection[str] | None = None) -> Stock:
     """A run's files."""
-    walk = _Walk(os.fspath(folder))
+    walk = _Walk(os.fspath(folder), tables)
     return Stock(RunFolder(folder), tuple(sorted(walk.kept, key=lambda kept: (kept.table, kept.path))), walk.instruments, walk.state(), walk.newest, OUTSIDE in walk.top)
 
 
 class _Walk:
     """One run's folders, gone through."""
 
-    def __init__(self, folder: str) -> None:
+    def __init__(self, folder: str, tables: Collection[str] | None) -> None:
         self._skip = len(folder) + 1
+        self._tables = {*TABLES, *MEASURED} if tables is None else set(tables)
+        self._whole = tables is None
         self.kept: list[Kept] = []
         self.instruments: dict[str, dict[str, int]] = {}
         self.seen: list[str] = []
@@ -120,12 +122,13 @@ class _Walk:
             name = entry.name
             self.top.add(name)
             if name == "evaluations":
-                self._evaluations(entry.path)
-            elif name.endswith(".parts") and (table := name.removesuffix(".parts")) in TABLES:
+                if self._tables & MEASURED.keys():
+                    self._evaluations(entry.path)
+            elif name.endswith(".parts") and (table := name.removesuffix(".parts")) in self._tables & TABLES.keys():
                 self.kept += [Kept(table, path, part=True) for path in self._parts(entry.path)]
             elif name.endswith((".parquet", ".json", ".yaml")):
                 self._note(entry)
-                if (table := name.removesuffix(".parquet")) in TABLES:
+                if (table := name.removesuffix(".parquet")) in self._tables & TABLES.keys():
                     self.kept.append(Kept(table, entry.path))
 
     def state(self) -> str:
@@ -133,7 +136,7 @@ class _Walk:
 
     def _evaluations(self, folder: str) -> None:
         for table in self._entries(folder):
-            if table.name not in MEASURED or not table.is_dir(follow_symlinks=False):
+            if table.name not in self._tables & MEASURED.keys() or not table.is_dir(follow_symlinks=False):
                 continue
             for entry in self._entries(table.path):
                 if entry.name.endswith(".json"):
@@ -161,6 +164,8 @@ class _Walk:
             return []
 
     def _note(self, entry: os.DirEntry[str]) -> int:
+        if not self._whole and not entry.name.endswith(".json"):
+            return 0
         try:
             facts = entry.stat()
         except FileNotFoundError:

@@ -91,7 +91,8 @@ def query(root: Path, sql: str, note: Callable[[str], object] = lambda text: Non
         BadInput: no runs; not one SELECT; an unknown view or column; anything else that DuckDB refuses; a file that cannot be read.
     """
     names = _checked(sql)
-    found = stocks(root)
+    needed = set(names) & {*TABLES, *MEASURED}
+    found = stocks(root, needed | {"answers", "verdicts"} if needed & {"answers", "verdicts"} else needed)
     if not found:
         raise BadInput(f"{root} holds no runs: name a store, an experiment or a run's folder, or make runs with `evilspectra train` first")
     made: list[Index] = []
