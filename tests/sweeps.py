@@ -26,7 +26,9 @@ def sweep(seeds: int = 2, effects: dict[str, float] | None = None, slope: float 
             for one in range(seeds + (unbalanced and optimizer == "lion")):
                 loss = float(np.exp(0.3 * place - 0.3 + 0.15 * draw.standard_normal()))
                 mean = 75 + effects[optimizer] + 2 * place + slope * np.log(loss)
-                rows.append({"folder": f"{optimizer}-{data}-{one}", "run": f"{optimizer}-{data}-{one}", "status": "done", "control": False, "optimizer": optimizer, "data": data, "seed": one, "lr": 1e-3, "train_loss": loss, "mean_alignment": mean + noise * draw.standard_normal()})
+                name = f"{optimizer}-{data}-{one}"
+                settings = {"optimizer": optimizer, "data": data, "seed": one, "lr": 1e-3}
+                rows.append({"folder": name, "run": name, "status": "done", "control": False, **settings, "train_loss": loss, "mean_alignment": mean + noise * draw.standard_normal()})
     return pd.DataFrame(rows)
 
 

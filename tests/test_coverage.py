@@ -9,14 +9,16 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import pandas as pd
 import pytest
+from scipy import stats
 
 from evilspectra.analysis.components import difference_of_squares, nested, share_within
 from evilspectra.analysis.design import aliases
 from evilspectra.analysis.estimate import Estimate, mean_interval, shares, spread_interval
 from evilspectra.analysis.linear import Layout, lay_out
 from evilspectra.analysis.loss import fit_loss
-from evilspectra.analysis.mediation import correlation
+from evilspectra.analysis.mediation import correlation, intervention
 from evilspectra.analysis.outcome import Outcome, logits
 from evilspectra.analysis.stability import power, rank, seeds_needed
 from evilspectra.analysis.training import advantage, trajectory
@@ -32,11 +34,12 @@ ROOM = 4 * math.sqrt(0.95 * 0.05 / SIMULATIONS)
 def covered(kind: str, hits: list[bool] | np.ndarray, one_sided: bool = False) -> float:
     """Prints and checks the coverage of a kind of interval."""
     hits = np.asarray(hits)
-    assert len(hits) == SIMULATIONS
+    assert len(hits) >= 0.9 * SIMULATIONS  # a few draws have no loss that is common to all, or no pair
     share = float(hits.mean())
     print(f"coverage | {kind} | {share:.3f}")
-    assert share >= 0.95 - ROOM, kind
-    assert one_sided or share <= 0.95 + ROOM, kind
+    room = 4 * math.sqrt(0.95 * 0.05 / len(hits))
+    assert share >= 0.95 - room, kind
+    assert one_sided or share <= 0.95 + room, kind
     return share
 
 
@@ -79,8 +82,6 @@ def test_shares_of_variance(kind, effect, interaction):
             label = f"partial η², type {type_}, noncentral F: {' × '.join(term)}, {kind}, effect {effect:g}, interaction {interaction:g}"
             covered(label, (low <= share + 1e-12) & (share <= high + 1e-12), one_sided=share < 1e-12)
             if share < 1e-12:
-                from scipy import stats
-
                 level(f"F test, type {type_}: {' × '.join(term)}, {kind}", stats.f.sf(ss / df / (rss / rest), df, rest) < 0.05)
 
 
@@ -93,21 +94,25 @@ def test_rates_on_the_logit_scale(rate, between):
     o = np.array([int(name[1]) for name in factors["optimizer"]])
     counted = draw.integers(100, 301, layout.n)
     eta = np.log(rate / (1 - rate)) + 0.5 * (o - 1.5)
-    rejected, hits, contrast = [], [], 0.0
+    rejected, hits, portions = [], [], []
+    p = 1 / (1 + np.exp(-eta))
+    known = lay_out(factors, 1, exact := 1 / (1 / (counted * p * (1 - p)) + between**2))
+    squares = float(statistics(known, known.weighted(eta), [("optimizer",)], [("data",)])[0]) * exact.mean()
     for _ in range(SIMULATIONS):
         p = 1 / (1 + np.exp(-(eta + between * draw.standard_normal(layout.n))))
         misaligned = draw.binomial(counted, p)
         outcome = Outcome("misalignment", "logit", logits(misaligned, counted), misaligned.astype(float), counted.astype(float))
         weighted = weighted_layout(factors, 1, outcome)
         ss, df, rss, rest = statistics(weighted, weighted.weighted(outcome.values), [("data",)], [("optimizer",)])
-        from scipy import stats
-
         rejected.append(stats.f.sf(ss / df / (rss / rest), df, rest) < 0.05)
         ranking = rank(outcome.values[o < 2], [name for name in factors["optimizer"] if int(name[1]) < 2], weights=weighted.root[o < 2] ** 2)
         assert ranking
         hits.append(holds(ranking.differences["o0", "o1"], -0.5))
-        contrast += ranking.differences["o0", "o1"].value
+        ss, df, rss, rest = statistics(weighted, weighted.weighted(outcome.values), [("optimizer",)], [("data",)])
+        low, high = shares(ss / df / (rss / rest), df, rest, layout.n)
+        portions.append(bool(low <= squares / (squares + layout.n) <= high))
     level(f"F test on logits, rate {rate:g}, between runs {between:g}", rejected)
+    covered(f"partial η² on logits, noncentral F, rate {rate:g}, between runs {between:g}", portions)
     covered(f"difference of logits, t, rate {rate:g}, between runs {between:g}", hits)
 
 
@@ -203,12 +208,12 @@ def test_loss_and_outcome():
         equal = fit.equal_loss
         if equal.loss is not None:
             truth["adjusted mean at equal loss, t"] = holds(equal.means["lion"], 64 + 10 * math.log(equal.loss))
-        else:
-            truth["adjusted mean at equal loss, t"] = True
         by_fit = next(one for one in equal.differences if (one.first, one.second) == ("lion", "muon"))
-        truth["difference at equal loss by fit, t"] = math.isnan(by_fit.difference.value) or holds(by_fit.difference, -10)
+        if by_fit.loss is not None:
+            truth["difference at equal loss by fit, t"] = holds(by_fit.difference, -10)
         paired = next((one for one in equal.matched if (one.first, one.second) == ("lion", "muon")), None)
-        truth["difference by matched pairs, paired t"] = paired is None or paired.pairs == 1 or holds(paired.difference, -10)
+        if paired and paired.pairs and paired.pairs > 1:
+            truth["difference by matched pairs, paired t"] = holds(paired.difference, -10)
         for name, hit in truth.items():
             hits.setdefault(name, []).append(hit)
     for name, found in hits.items():
@@ -286,6 +291,17 @@ def test_paired_differences():
     covered("effect of the penalty, paired t, 4 pairs", [holds(mean_interval(3 + draw.standard_normal(4)), 3) for _ in range(SIMULATIONS)])
 
 
+def test_equal_effects_of_the_penalty_are_tested_at_their_level():
+    """3 optimisers × 4 seeds, with and without: one effect for all."""
+    draw, rejected = np.random.default_rng(15), []
+    base = pd.DataFrame({"optimizer": list("aaaabbbbcccc"), "seed": [0, 1, 2, 3] * 3, "flatness_weight": 0.0})
+    for _ in range(SIMULATIONS):
+        level_of_run = draw.standard_normal(12)
+        both = pd.concat([base.assign(drift=level_of_run), base.assign(flatness_weight=0.3, drift=level_of_run + 1 + draw.standard_normal(12))], ignore_index=True)
+        rejected.append(intervention(both)[1]["drift"][1] < 0.05)
+    level("F test of equal effects of the penalty", rejected)
+
+
 @pytest.mark.parametrize("unbalanced", [False, True])
 def test_ranks(unbalanced):
     """Among equals no order may be claimed; among different groups every true rank lies in its interval."""
@@ -312,8 +328,6 @@ def test_power_is_what_it_says(d):
     assert seeds
     assert power(d, seeds, 0.8, 4.0, 50) >= 0.8 > power(d, seeds - 1, 0.8, 4.0, 50)
     found = 0.8 * draw.standard_normal((SIMULATIONS * 4, 2, seeds)) + (4.0 * draw.standard_normal((SIMULATIONS * 4, 2, seeds, 50))).mean(axis=-1)
-    from scipy import stats
-
     shown = stats.ttest_ind(found[:, 0] + d, found[:, 1], axis=1).pvalue < 0.05
     expected = power(d, seeds, 0.8, 4.0, 50)
     print(f"power | {seeds} seeds for {d:g} | {shown.mean():.3f} against {expected:.3f}")

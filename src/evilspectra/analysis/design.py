@@ -66,7 +66,7 @@ class Design:
         """The design in one sentence."""
         levels = " × ".join(f"{name} ({len(found)})" for name, found in self.factors.items())
         filled = "every combination has runs" if self.factorial else f"{self.cells} of {self.possible} combinations have runs"
-        number = f"{self.smallest} each" if self.balanced else f"{self.smallest} to {self.largest} each: unbalanced"
+        number = f"{self.smallest} each" if self.smallest == self.largest else f"{self.smallest} to {self.largest} each: unbalanced"
         seeds = "" if self.seeds is None else f"; {self.seeds[0]} seed{'' if self.seeds == (1, 1) else 's'} a cell" if self.seeds[0] == self.seeds[1] else f"; {self.seeds[0]} to {self.seeds[1]} seeds a cell"
         return f"{self.runs} runs, {levels}: {filled}, {number}{seeds}{'' if self.replicated else '; nothing is replicated'}"
 
@@ -124,7 +124,7 @@ def aliases(layout: Layout) -> tuple[tuple[tuple[tuple[Term, ...], tuple[int, ..
         beside = layout.added(term, others).shape[1]
         if beside < alone:
             lost[term] = alone - beside
-            partners[term] = {other for other in others if layout.added(term, [one for one in others if not set(other) <= set(one)]).shape[1] > beside} or set(others)
+            partners[term] = {other for other in others if layout.added(term, [one for one in others if one != other]).shape[1] > beside} or set(others)
     groups: list[set[Term]] = []
     for term in lost:
         linked = {term} | {other for other in partners[term] if other in lost}

@@ -26,7 +26,8 @@ from evilspectra.analysis.linear import lay_out, squares
 
 #: Runs are matched at equal loss where their ln(loss) differ by at most this.
 CALIPER = 0.1
-_NONE = "nothing is left to estimate the error from"
+#: Sums of squares below this share of what they are part of are rounding.
+_ROUNDING = 1e-20
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,17 +166,21 @@ def _line(y: np.ndarray, x: np.ndarray, name: str) -> Line:
     slope = float((x - x.mean()) @ y) / sxx
     start = float(y.mean() - slope * x.mean())
     sse, sst = float(((y - start - slope * x) ** 2).sum()), float(((y - y.mean()) ** 2).sum())
+    ends = (float(np.exp(x.min())), float(np.exp(x.max())))
+    if sst <= _ROUNDING * float(y @ y):
+        same = Estimate(0.0, None, None, "t", "all values are equal")
+        return Line(name, n, same, Estimate(float(y.mean()), None, None, "t", same.note), Estimate(math.nan, None, None, "noncentral F", same.note), None, *ends)
+    sse = 0.0 if sse <= _ROUNDING * sst else sse
     df = n - 2
     variance = sse / df if df > 0 else math.nan
     r2 = _partial(sst, n - 1, sse, df, n)
-    ends = (float(np.exp(x.min())), float(np.exp(x.max())))
-    return Line(name, n, t_interval(slope, math.sqrt(variance / sxx), df), t_interval(start, math.sqrt(variance * (1 / n + x.mean() ** 2 / sxx)), df), r2, _adjusted(sse, df, sst, n) if sst else None, *ends)
+    return Line(name, n, t_interval(slope, math.sqrt(variance / sxx), df), t_interval(start, math.sqrt(variance * (1 / n + x.mean() ** 2 / sxx)), df), r2, _adjusted(sse, df, sst, n), *ends)
 
 
 def _common_slope(y: np.ndarray, x: np.ndarray, names: np.ndarray, sse: float, df: int) -> Estimate:
     inside = x - _by_group(x, names)
     sxx = float(inside @ inside)
-    return t_interval(float(inside @ y) / sxx, math.sqrt(sse / df / sxx) if df > 0 else math.nan, df)
+    return t_interval(float(inside @ y) / sxx, math.sqrt(max(sse, 0.0) / df / sxx) if df > 0 else math.nan, df)
 
 
 def _by_group(values: np.ndarray, names: np.ndarray) -> np.ndarray:

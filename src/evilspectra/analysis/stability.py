@@ -133,9 +133,8 @@ def power(d: float, seeds: int, seed_sd: float, answer_sd: float = 0.0, answers:
     variance = seed_sd**2 + (answer_sd**2 / answers if answers else 0.0)
     if variance <= 0:
         return 1.0 if d else 2 * TAIL
-    shift = abs(d) / math.sqrt(2 * variance / seeds)
-    limit = float(special.stdtrit(df, 1 - TAIL))
-    return float(stats.nct.sf(limit, df, shift) + stats.nct.cdf(-limit, df, shift))
+    squared = d * d / (2 * variance / seeds)
+    return 1 - float(special.ncfdtr(1, df, squared, float(special.stdtrit(df, 1 - TAIL)) ** 2))  # t² is F
 
 
 def seeds_needed(d: float, seed_sd: float, answer_sd: float = 0.0, answers: int | None = None, wanted: float = POWER) -> int | None:

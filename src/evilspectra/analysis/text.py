@@ -36,7 +36,7 @@ def print_analysis(found: Analysis, console: Console | None = None, by_checkpoin
             _say(console, f"Note: {note}.")
     if found.loss_fit:
         fit = found.loss_fit
-        rows = [[one.group, str(one.n), within(one.r2), _number(one.r2_adjusted), within(one.slope, True), within(one.intercept), f"{one.low:.3g} to {one.high:.3g}"] for one in (*fit.lines, fit.pooled)]
+        rows = [[one.group, str(one.n), _ends(one.r2), _number(one.r2_adjusted), _ends(one.slope, True), _ends(one.intercept), f"{one.low:.3g} to {one.high:.3g}"] for one in (*fit.lines, fit.pooled)]
         _table(console, f"{found.label} on ln({found.loss})", [fit.group, "runs", "R²", "adjusted", "slope", "at loss 1", "losses"], rows)
         separate, common = (f"R² {r2:.3f}, adjusted {_number(adjusted)}" for r2, adjusted in ((fit.separate_r2, fit.separate_adjusted), (fit.common_r2, fit.common_adjusted)))
         _say(console, f"Stratified by {fit.group}: {separate} with separate slopes; {common} with a common slope ({within(fit.common_slope, True)}).")
@@ -69,13 +69,14 @@ def _differences(fitted: Sequence[Difference], matched: Sequence[Difference]) ->
     rows = []
     for one in fitted:
         pair = by_pair.get((one.first, one.second))
-        paired = [_within(pair.difference), str(pair.pairs), "-" if pair.loss_apart is None else f"{pair.loss_apart:+.3f}"] if pair else ["-", "0", "-"]
-        rows.append([f"{one.first} − {one.second}", _within(one.difference), "-" if one.loss is None else f"{one.loss:.3g}", _p(one.p), *paired])
+        paired = [_ends(pair.difference, True), str(pair.pairs), "-" if pair.loss_apart is None else f"{pair.loss_apart:+.3f}"] if pair else ["-", "0", "-"]
+        rows.append([f"{one.first} − {one.second}", _ends(one.difference, True), "-" if one.loss is None else f"{one.loss:.3g}", _p(one.p), *paired])
     return rows
 
 
-def _within(one: Estimate) -> str:
-    return within(one, True) if one.low is not None else "-" if one.value != one.value else figure(one.value)
+def _ends(one: Estimate, plus: bool = False) -> str:
+    """A cell of a table: without the reason where there is no interval."""
+    return within(one, plus) if one.low is not None else "-" if one.value != one.value else figure(one.value)
 
 
 def _p(value: float | None) -> str:

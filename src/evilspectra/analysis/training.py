@@ -6,7 +6,7 @@ What compares the two, and steps with each other, has rows that belong to the sa
     A = ln(MSE of the pooled line / MSE of the group means),
 
 positive where the group alone leaves less unexplained than the loss alone. Its interval leaves out whole runs, one at a time and at all steps together: the jackknife within groups with
-its bias taken off and t with Satterthwaite's degrees of freedom (Efron and Stein 1981; Satterthwaite 1946). Simulated against percentile and studentised bootstraps over runs it covers best
+its bias taken off and t with Satterthwaite's degrees of freedom (Efron and Stein 1981; Satterthwaite 1946). Simulated against a studentised bootstrap over runs it covers better
 (docs/statistics.md), and it draws nothing, so that the same runs give the same interval.
 """
 

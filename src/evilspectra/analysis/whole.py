@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from evilspectra.analysis.components import components
+from evilspectra.analysis.components import JUDGE, Components, components
 from evilspectra.analysis.design import SEED, describe
 from evilspectra.analysis.estimate import Frame
 from evilspectra.analysis.linear import text_columns
@@ -20,6 +20,7 @@ from evilspectra.analysis.training import Trajectory, trajectory
 from evilspectra.analysis.variance import PERMUTATIONS, decompose, weighted_layout
 from evilspectra.analysis.words import sentences
 from evilspectra.errors import BadInput, near
+from evilspectra.rates import SHOWN
 
 #: Settings that tell cells apart beside the factors; seeds and what does not change a result are no setting here.
 _CELL = ("base", "data", "optimizer", "lr", "batch_size", WEIGHT, "arm")
@@ -70,14 +71,14 @@ def analyse(
     if variance is None:
         reasons["variance"] = "no factor varies between these runs and repeats: vary the optimiser, the data or the base, or name one with --factor"
     cell = cell_columns(runs, chosen)
-    parts = components(runs, found.values, cell) if SEED in runs else None
+    parts = _components(runs, found, cell, rates)
     if parts is None:
         reasons["components"] = "the table has no column 'seed'"
     fit = _loss(runs, found, loss, group, at, reasons)
     path = _training(checkpoints, runs, name, loss, group, reasons)
     whole = Analysis(
         outcome=name, label=found.label, scale=found.scale, better=found.better, factors=chosen, group=group, loss=loss, runs=len(runs), left_out=left_out, design=design, variance=variance, components=parts,
-        loss_fit=fit, training=path, mediation=mediation(runs, name, found.values, loss, group or "optimizer") if name != loss else None,
+        loss_fit=fit, training=path, mediation=mediation(runs, name, found.values, loss) if name != loss else None,
         stability=_stability(runs, found, group, chosen, cell, rates, differences), reasons=reasons, levels={one: tuple(sorted(set(text_columns(runs, [one])[one]))) for one in {*chosen, *(["optimizer"] if "optimizer" in runs else [])}},
     )  # fmt: skip
     return replace(whole, sentences=sentences(whole))
@@ -87,6 +88,32 @@ def cell_columns(frame: Frame, factors: Sequence[str]) -> list[str]:
     """The columns that are equal between replicates: factors, and every setting but seeds, folders and the arm's name."""
     dotted = [one for one in frame if isinstance(one, str) and "." in one and not one.endswith("seed") and not one.startswith("output.")]
     return list(dict.fromkeys([*factors, *(one for one in _CELL if one in frame), *dotted]))
+
+
+def _components(runs: Frame, found: Outcome, cell: Sequence[str], rates: Frame | None) -> Components | None:
+    """The components of the runs, with the judge's share where several judged the same runs under the paper's definition."""
+    if SEED not in runs:
+        return None
+    parts = components(runs, found.values, cell)
+    rows = _rated(runs, found.name, rates)
+    if rows is None or parts.judge is not None:
+        return parts
+    rows = rows[rows["definition"] == SHOWN]
+    long = runs.drop(columns=[one for one in rows if one in runs and one != "folder"]).merge(rows, on="folder")
+    if long["judge_id"].nunique() < 2 or long["folder"].duplicated().sum() < 2:
+        return parts
+    values = logits(numbers(long, MISALIGNED), numbers(long, "counted")) if found.scale == "logit" else numbers(long, found.name)
+    judged = components(long.assign(**{JUDGE: long["judge_id"]}), values, cell)
+    return replace(parts, judge=judged.judge, reasons={name: why for name, why in parts.reasons.items() if name != JUDGE})
+
+
+def _rated(runs: Frame, name: str, rates: Frame | None) -> Frame | None:
+    """The rows of rates of these runs at their last judged step, with a value of the outcome; None where the outcome is not judged, or nothing was."""
+    if rates is None or name not in ("misalignment", "mean_alignment") or "folder" not in runs or not len(rates):
+        return None
+    rows = rates[rates["folder"].isin(list(runs["folder"])) & (rates["step"] > 0)]
+    rows = rows[rows["step"] == rows.groupby(["folder", "judge_id"])["step"].transform("max")]
+    return rows[rows[name].notna() & (rows["counted"] > 0)]
 
 
 def _loss(runs: Frame, found: Outcome, loss: str, group: str | None, at: float | None, reasons: dict[str, str]) -> LossFit | None:
@@ -178,13 +205,11 @@ def _needed(found: Outcome, sd: float | None, ranking: Ranking | None, differenc
 
 def _variants(runs: Frame, found: Outcome, rates: Frame, group: str, factors: Sequence[str]) -> tuple[Variant, ...]:
     """The ranking and the share of the group under every judge and definition; for mean alignment under every judge."""
-    if found.name not in ("misalignment", "mean_alignment") or "folder" not in runs or not len(rates):
+    rows = _rated(runs, found.name, rates)
+    if rows is None:
         return ()
-    rows = rates[rates["folder"].isin(list(runs["folder"])) & (rates["step"] > 0)]
-    rows = rows[rows["step"] == rows.groupby(["folder", "judge_id"])["step"].transform("max")]
     made = []
-    for (judge_id, definition), some in rows.groupby(["judge_id", "definition"], sort=True):
-        kept = some[some[found.name].notna() & (some["counted"] > 0)]
+    for (judge_id, definition), kept in rows.groupby(["judge_id", "definition"], sort=True):
         columns = {"folder": kept["folder"], "misalignment": kept["misalignment"], "mean_alignment": kept["mean_alignment"], MISALIGNED: kept["misaligned"], COUNTED: kept["counted"]}
         table = runs.drop(columns=[one for one in columns if one in runs and one != "folder"]).merge(type(runs)(columns), on="folder")
         usable = [one for one in factors if one in table and table[one].nunique() > 1]
@@ -196,5 +221,5 @@ def _variants(runs: Frame, found: Outcome, rates: Frame, group: str, factors: Se
         if ranking is None or effect is None:
             continue
         means = {ranked.group: ranked.mean.value for ranked in ranking.groups}
-        made.append(Variant(f"{some['judge'].iloc[0]} ({judge_id}), {definition}", len(table), tuple(means), tuple(ranking.shown()), effect.eta, means))
+        made.append(Variant(f"{kept['judge'].iloc[0]} ({judge_id}), {definition}", len(table), tuple(means), tuple(ranking.shown()), effect.eta, means))
     return tuple(made)

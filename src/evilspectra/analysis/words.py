@@ -19,6 +19,7 @@ PAPER_PENALTY = {"adam": 6.6, "lion": 8.0, "muon": 2.1, "sgd": -3.5}
 _ALIKE = {"adamw": "adam"}
 #: Outcomes on which the paper says something.
 PAPER_OUTCOMES = ("mean_alignment", "misalignment")
+_SPECTRAL = {"frobenius_nuclear": "the Frobenius/nuclear ratio", "condition_number": "ln of the condition number", "stable_rank": "stable rank"}
 _MOST = 6
 
 
@@ -152,7 +153,7 @@ def _loss(found: Analysis) -> Iterator[Sentence]:
         if "loss" in found.reasons:
             yield Sentence("loss", f"How {_name(found)} goes with the loss cannot be said: {found.reasons['loss']}.")
         return
-    lines = ", ".join(f"{one.group} {one.r2.value:.2f}" for one in fit.lines)
+    lines = ", ".join(f"{one.group} {'none' if one.r2.value != one.r2.value else format(one.r2.value, '.2f')}" for one in fit.lines)
     adjusted = "" if fit.separate_adjusted is None or fit.common_adjusted is None else f"; stratified, adjusted: {fit.separate_adjusted:.2f} with separate slopes, {fit.common_adjusted:.2f} with a common slope"
     yield Sentence("loss", f"R² of {_name(found)} on ln(loss): pooled {within(fit.pooled.r2)}; within {fit.group} {lines}{adjusted}.")
     slope = fit.common_slope
@@ -257,7 +258,13 @@ def _penalty(found: Analysis) -> Iterator[Sentence]:
 
 
 def _seeds(found: Analysis) -> Iterator[Sentence]:
-    stable = found.stability
+    stable, parts = found.stability, found.components
+    if parts and parts.generation_var:
+        beyond = f"; between training seeds beyond that {within(parts.seed_var)}" if parts.seed_var else ""
+        yield Sentence("seeds", f"Between generation seeds of one run, {_name(found)} has a variance of {within(parts.generation_var)}{beyond}.")
+    if parts and parts.judge:
+        eta = parts.judge.eta
+        yield Sentence("seeds", f"The judge goes with {percent(eta)} of the variance of {_name(found)} that the run leaves (partial η²).", eta.low is not None and eta.low > 0)
     if stable.pooled is None:
         yield Sentence("seeds", f"Whether differences survive the seed cannot be said: {stable.reasons['seeds']}.")
         return
@@ -286,7 +293,7 @@ def _counting(found: Analysis) -> Iterator[Sentence]:
 
 
 def _plain(measure: str) -> str:
-    return LABELS.get(measure, measure.replace("_", " ")).split(" (")[0]
+    return (LABELS | _SPECTRAL).get(measure, measure.replace("_", " ")).split(" (")[0]
 
 
 def _capital(text: str) -> str:
