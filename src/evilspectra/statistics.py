@@ -180,7 +180,7 @@ def _shares(found: Analysis) -> tuple[Share, ...]:
     kind = "partial ω² (type II), of what the other terms leave"
     partial = [Share(spelled(one.term), float(np.maximum(one.omega, 0.0)), one.eta.low, one.eta.high, kind) for one in found.variance.type2]
     described = [Share(spelled(name), value, None, None, "share of R² (LMG), a description") for name, value in found.variance.lmg.items()]
-    return tuple(one for one in (*partial, *described) if np.isfinite(one.share))
+    return tuple(one for one in (*partial, *described) if 0 <= one.share <= 1)  # none of an outcome that does not vary
 
 
 def _partials(found: Analysis) -> tuple[Partial, ...]:
