@@ -21,7 +21,6 @@ from evilspectra.store import Status
 
 NAMES = ["loss", "spectra", "spectrum-training", "measures", "flatness-loss", "layers"]
 MEASURED = ["drift", "capability", "topics"]
-COMPARED = ["loss-outcome", "optimisers", "penalty"]
 
 
 def tables_of(root: Path) -> Tables:
@@ -45,7 +44,7 @@ def tables(tmp_path_factory: pytest.TempPathFactory) -> Tables:
 
 def test_figures_come_in_order_and_identical_each_time(tables: Tables) -> None:
     first, again = ([figure.specs() for draw in FIGURES if (figure := draw(tables))] for _ in range(2))
-    assert list(drawn(tables)) == ["loss-outcome", "drift", "optimisers", "penalty", "capability", "topics", *NAMES]
+    assert list(drawn(tables)) == ["loss-outcome", "drift", "optimisers", "variance", "penalty", "capability", "topics", *NAMES]
     assert json.dumps(first) == json.dumps(again)
     assert json.dumps(drawn(tables)["loss"].chart(tables.arms)) == json.dumps(drawn(tables)["loss"].chart(tables.arms))
 

@@ -46,7 +46,7 @@ def test_same_store_gives_the_same_bytes(page: Path, tmp_path: Path) -> None:
 
 def test_every_figure_is_written_as_svg_png_and_pdf(page: Path) -> None:
     folder = page.parent / "figures"
-    names = ("loss-outcome", "drift", "optimisers", "penalty", "capability", "topics", "loss", "spectra", "spectrum-training", "measures", "flatness-loss", "layers")
+    names = ("loss-outcome", "drift", "optimisers", "variance", "penalty", "capability", "topics", "loss", "spectra", "spectrum-training", "measures", "flatness-loss", "layers")
     assert {path.name for path in folder.iterdir()} == {f"{name}.{kind}" for name in names for kind in ("svg", "png", "pdf")}
     assert all(path.stat().st_size > 5_000 for path in folder.iterdir())
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in folder.glob("*.png"))

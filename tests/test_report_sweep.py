@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import re
-import time
 from pathlib import Path
 
 import numpy as np
@@ -232,21 +231,3 @@ def test_markdown_shows_hostile_names_as_text(tmp_path: Path) -> None:
     assert r"a\|b" in text
     assert "<img" not in text
     assert r"\[l\](http://x)" in text
-
-
-# --- the paper's size -------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(600)
-def test_a_report_on_328_runs_keeps_its_budget(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """8 checkpoints, 252 modules of rank 32: under 60 seconds of work, figures as files included, and under 25 MB."""
-    from large import write_large
-
-    monkeypatch.undo()
-    write_large(tmp_path)
-    begun = time.process_time()
-    page = build_report(tmp_path)
-    assert time.process_time() - begun < 60
-    assert page.stat().st_size < 25_000_000
-    assert len(list((tmp_path / "figures").glob("*.pdf"))) >= 12

@@ -55,7 +55,7 @@ def partial_r2(tables: Tables) -> Figure | None:
     line = base.mark_line(strokeWidth=2).encode(y=y, strokeDash=alt.StrokeDash("what:N").scale(domain=names, range=dashes).legend(None))
     dots = base.mark_circle(size=70).encode(y=y, tooltip=tips)
     ends = frame[frame["step"] == frame["step"].max()]
-    labels = alt.Chart(ends).mark_text(align="right", dx=-8, dy=-12, fontSize=12, color=MUTED).encode(x=x, y=y, text="what:N")
+    labels = alt.Chart(ends[["step", "what", "r2"]]).mark_text(align="right", dx=-8, dy=-12, fontSize=12, color=MUTED).encode(x=x, y=y, text="what:N")
     outcome = tables.outcome
     what = outcome.short if outcome else "outcome"
     caption = f"How much of what is left of the {what} over runs the one explains once the other is known, at every measured step; bands: 95 % intervals. "
@@ -64,6 +64,5 @@ def partial_r2(tables: Tables) -> Figure | None:
 
 
 def _plain(frame: Frame) -> Frame:
-    """Rounded, what is not known as None, which JSON has."""
-    numbers = rounded(frame.astype({name: float for name in ("share", "r2", "low", "high", "step") if name in frame}))
-    return numbers.astype(object).where(numbers.notna(), None)
+    """Rounded, all numbers as floats: Altair writes those that are not known as null."""
+    return rounded(frame.astype({name: float for name in ("share", "r2", "low", "high", "step") if name in frame}))

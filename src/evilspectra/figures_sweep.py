@@ -74,7 +74,7 @@ def loss_and_outcome(tables: Tables) -> Figure | None:
         tip = [alt.Tooltip("name:N", title="fit"), alt.Tooltip("r2:Q", title="R²", format=".3f")]
         layers.append(own.mark_area(clip=True).encode(y=alt.Y("low:Q", title=None, scale=y["scale"]), y2="high:Q", color=colour, opacity=opacity(0.11, 0.02)))
         layers.append(own.mark_line(clip=True, strokeWidth=1.5).encode(y=y, color=colour, opacity=opacity(0.9, 0.12), tooltip=tip))
-        if (lines["arm"] == "").any():
+        if any(fit.arm == "" for fit in fits):
             layers.append(alt.Chart(rounded(lines[lines["arm"] == ""])).mark_line(clip=True, strokeWidth=1.5, strokeDash=[2, 4], color=MUTED).encode(x=x, y=y, tooltip=tip))
     size = 60 if len(frame) > MANY else 110
     dots = alt.Chart(frame).mark_point(size=size, filled=True).encode(

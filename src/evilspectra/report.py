@@ -46,6 +46,8 @@ from evilspectra.transcripts import LONG, transcripts
 
 #: Threads that read runs and write figures: most of it is done outside Python's lock.
 WORKERS = min(8, os.cpu_count() or 1)
+#: Sentences at the top where statistics lead them; those on single arms and runs are folded away below.
+FIRST = 8
 
 
 def build_report(root: Path, out: Path | None = None, form: str = "html") -> Path:
@@ -109,7 +111,8 @@ def _row(root: Path, run: RunFolder, alone: bool) -> Row:
     instruments = {table: one for table, value in known.items() if value is not None and (one := chosen(results, table))}
     own = folder.parent if run.is_outside else folder  # the tables of another trainer lie in a folder of its output
     label = str(own) if not alone and own.parts else run.name if run.is_outside else run.path.resolve().name
-    return Row(label, folder, origin(run), provenance, summarise(run, found, rated), found, instruments, rated=rated)
+    made = origin(run)
+    return Row(label, folder, made, provenance, summarise(run, found, rated, made), found, instruments, rated=rated)
 
 
 def _beyond(root: Path, row: Row, rows: list[Row]) -> Interval | None:
@@ -165,11 +168,13 @@ def render(root: Path, rows: list[Row], tables: Tables, drawn: list[Figure]) -> 
 def page_of(root: Path, rows: list[Row], tables: Tables) -> dict[str, Any]:
     """What a page on runs of a store says; `details` are those of the panel."""
     differ = differing([row.origin for row in rows])
+    leading = tables.statistics.leading if tables.statistics else []
     measured_columns = page.measured_columns(rows)
     return _said(tables) | {
         "title": listing(dict.fromkeys(row.summary.experiment if row.folder.parts else root.resolve().parent.name for row in rows), 3),
         "facts": page.facts(rows),
-        "sentences": [*(tables.statistics.leading if tables.statistics else []), *headline(rows)],
+        "sentences": [*leading, *headline(rows)],
+        "folded": FIRST if len(leading) else None,
         "columns": page.COLUMNS,
         "rows": [table_row(row, page.cells(row)) for row in rows],
         "measured_columns": measured_columns,
@@ -214,7 +219,7 @@ def _of_table(tables: Tables) -> list[str]:
 def _said(tables: Tables) -> dict[str, Any]:
     """What every page has, and what only those of stores fill."""
     lists = ("measured_columns", "measured_rows", "differ", "settings", "shared", "provenance", "instruments", "commands", "outsiders")
-    empty = {"foreign": None, "judged": None, "transcripts": None, "rank": None, "packages": ""} | {name: [] for name in lists}
+    empty = {"folded": None, "foreign": None, "judged": None, "transcripts": None, "rank": None, "packages": ""} | {name: [] for name in lists}
     return empty | {"statistics": tables.statistics, "excluded": left_out_runs(tables.runs, tables.outcome), "version": evilspectra.__version__}
 
 

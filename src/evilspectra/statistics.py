@@ -161,7 +161,7 @@ def _fits(found: Analysis, runs: Frame, arms: Sequence[str]) -> tuple[Fit, ...]:
         own = [name for name in arms if name in set(kept["arm"].astype(str)[mine])] if line is not fit.pooled and fit.group == "optimizer" and "arm" in kept else []
         if mine.sum() >= 3 or line is fit.pooled:
             made.append(_banded(line, "all runs" if line is fit.pooled else line.group, own[0] if own else "", np.log(losses[mine]), values[mine]))
-    return tuple(one for one in made if one.arm or one.name == "all runs")
+    return tuple(one for one in made if (one.arm or one.name == "all runs") and np.isfinite((one.r2, *one.y, *one.low, *one.high)).all())
 
 
 def _banded(line: Line, name: str, arm: str, x: np.ndarray, y: np.ndarray) -> Fit:
@@ -178,8 +178,9 @@ def _shares(found: Analysis) -> tuple[Share, ...]:
     if found.variance is None:
         return ()
     kind = "partial ω² (type II), of what the other terms leave"
-    partial = [Share(spelled(one.term), max(one.omega, 0.0), one.eta.low, one.eta.high, kind) for one in found.variance.type2]
-    return (*partial, *(Share(spelled(name), value, None, None, "share of R² (LMG), a description") for name, value in found.variance.lmg.items()))
+    partial = [Share(spelled(one.term), float(np.maximum(one.omega, 0.0)), one.eta.low, one.eta.high, kind) for one in found.variance.type2]
+    described = [Share(spelled(name), value, None, None, "share of R² (LMG), a description") for name, value in found.variance.lmg.items()]
+    return tuple(one for one in (*partial, *described) if 0 <= one.share <= 1)  # none of an outcome that does not vary
 
 
 def _partials(found: Analysis) -> tuple[Partial, ...]:
@@ -187,7 +188,8 @@ def _partials(found: Analysis) -> tuple[Partial, ...]:
         return ()
     group = spelled(found.training.group)
     names = (f"{group}, given loss", f"loss, given {group}")
-    return tuple(Partial(one.step, name, part.value, part.low, part.high) for one in found.training.moments for name, part in zip(names, (one.given_loss, one.given_group), strict=True))
+    every = ((one.step, name, part) for one in found.training.moments for name, part in zip(names, (one.given_loss, one.given_group), strict=True))
+    return tuple(Partial(step, name, part.value, part.low, part.high) for step, name, part in every if np.isfinite(part.value))
 
 
 # --- tables -----------------------------------------------------------------------------------------------------------

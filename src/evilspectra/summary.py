@@ -44,15 +44,15 @@ def module_summary(measures: Any) -> dict[str, float | None]:
     return {name: number(measures[name].median() if name == "condition_number" else measures[name].mean()) for name in MEASURES}
 
 
-def summarise(run: RunFolder, found: Measured | None = None, rated: Sequence[Rated] | None = None) -> RunSummary:
-    """Everything that is known of a run so far; None where it is not known (yet). `found` and `rated`: what was measured on it, if it is at hand."""
+def summarise(run: RunFolder, found: Measured | None = None, rated: Sequence[Rated] | None = None, made: Origin | None = None) -> RunSummary:
+    """Everything that is known of a run so far; None where it is not known (yet). `found` and `rated`: what was measured on it, `made`: how it was made, if it is at hand."""
     if found is None or rated is None:
         results = counting(Results(run.path))
         found, rated = found or measured(results), rates(results) if rated is None else rated
     steps: Any = run.read("steps")
     heldout: Any = run.read("heldout")
     measures: Any = run.read("measures")
-    made = origin(run)
+    made = made or origin(run)
     seconds = float(steps["seconds"].sum())
     after = heldout[heldout["step"] > 0]
     training = {

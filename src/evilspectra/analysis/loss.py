@@ -180,7 +180,7 @@ def _line(y: np.ndarray, x: np.ndarray, name: str) -> Line:
 def _common_slope(y: np.ndarray, x: np.ndarray, names: np.ndarray, sse: float, df: int) -> Estimate:
     inside = x - _by_group(x, names)
     sxx = float(inside @ inside)
-    return t_interval(float(inside @ y) / sxx, math.sqrt(sse / df / sxx) if df > 0 else math.nan, df)
+    return t_interval(float(inside @ y) / sxx, math.sqrt(max(sse, 0.0) / df / sxx) if df > 0 else math.nan, df)
 
 
 def _by_group(values: np.ndarray, names: np.ndarray) -> np.ndarray:

@@ -43,7 +43,9 @@
   const held = { get details() { return (this.read ??= JSON.parse(document.getElementById("details").textContent)); } };
   const block = (name, Kind) => {
     const text = atob(document.getElementById("block-" + name).textContent);
-    return new Kind(Uint8Array.from(text, (letter) => letter.charCodeAt(0)).buffer);
+    const bytes = new Uint8Array(text.length);
+    for (let at = 0; at < text.length; at++) bytes[at] = text.charCodeAt(at);
+    return new Kind(bytes.buffer);
   };
   const blocks = { get relative() { return (this.a ??= block("relative", Uint16Array)); }, get largest() { return (this.b ??= block("largest", Float32Array)); }, get ranks() { return (this.c ??= block("ranks", Float32Array)); } };
   const number = (label) => held.details.runs.findIndex((one) => one.run === label);
