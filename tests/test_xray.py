@@ -119,6 +119,15 @@ def test_every_stored_form_agrees_with_peft(form, tmp_path):
     held_to_peft(seen(tmp_path)[0]["modules"], PeftModel.from_pretrained(tiny_model(), str(original)))
 
 
+def test_what_trl_trains_and_saves_agrees_with_peft(tmp_path):
+    from trainers import sft
+
+    trainer = sft(tmp_path / "out", steps=3)
+    trainer.train()
+    trainer.save_model(str(tmp_path / "saved"))
+    held_to_peft(seen(tmp_path / "saved")[0]["modules"], trainer.model)
+
+
 def test_what_is_no_linear_layer_is_skipped_by_name(tmp_path):
     model = adapted(target_modules=["q_proj", "embed_tokens"])
     model.save_pretrained(str(tmp_path), save_embedding_layers=True)

@@ -29,7 +29,7 @@ def _where(command: Callable[..., Any]) -> Callable[..., Any]:
 
 @click.command()
 @click.argument("adapters", metavar="ADAPTER...", nargs=-1, required=True)
-@click.option("--base", metavar="MODEL", help="The base model: adds ‖ΔW‖/‖W‖ and intruder dimensions, and DoRA's whole ΔW. A dense SVD per module, so minutes on large models.")
+@click.option("--base", metavar="MODEL", help="The base model: adds ‖ΔW‖/‖W‖ and intruder dimensions, and DoRA's whole ΔW. A dense SVD per module, so minutes to hours on large models.")
 @click.option("--initial", metavar="ADAPTER", help="The same adapter before training, where PiSSA, OLoRA or their like took a part out of the base: gives ΔW.")
 @click.option("--leading", type=click.IntRange(1), default=10, show_default=True, help="With --base: how many leading directions of W + ΔW are looked at.")
 @click.option("--threshold", type=click.FloatRange(0, 1), default=0.5, show_default=True, help="With --base: |cosine| below which a direction is an intruder.")
