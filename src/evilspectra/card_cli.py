@@ -34,15 +34,15 @@ def card(run: str, printed: bool, output: str, as_json: bool) -> None:
         adapters.append((status.step, found.adapter))
     if not adapters:
         raise BadInput(f"{found.path} holds no adapter yet ({status.state}): train it first, with `evilspectra train` or `sweep`")
-    for step, folder in adapters if not printed else adapters[-1:]:
-        record = {**training_record(found, step), "measured": measurements(found, step)}
-        if not printed:
-            record = write_record(folder, record)
-            write_card(folder, record)
+    records = [{**training_record(found, step), "measured": measurements(found, step)} for step, _ in (adapters[-1:] if printed else adapters)]
+    if not printed:
+        records = [write_record(folder, one) for (_, folder), one in zip(adapters, records, strict=True)]
+        for (_, folder), one in zip(adapters, records, strict=True):
+            write_card(folder, one)
     if as_json:
-        click.echo(json.dumps(record, indent=2, ensure_ascii=False))
+        click.echo(json.dumps(records[-1], indent=2, ensure_ascii=False))
     elif printed:
-        click.echo(text(record), nl=False)
+        click.echo(text(records[-1]), nl=False)
     else:
         for _, folder in adapters:
             click.echo(folder / CARD)

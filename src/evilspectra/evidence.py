@@ -123,7 +123,8 @@ def _gather(asked: Asked, policy: Policy, note: Note) -> Measurements:
     drifted = found.read("probe", lambda base, after: _drift(base, after, policy.seed, notes)) if policy.drift else _NOT_ASKED
     able = found.read("capability", lambda base, after: _capability(base, after, policy.seed)) if policy.capability else _NOT_ASKED
     fluent = found.read("ordinary", lambda base, after: _ordinary(base, after, policy.seed)) if policy.ordinary else _NOT_ASKED
-    judged = _guarded(lambda: _misalignment(found, policy.misalignment, asked, policy.seed, note)) if policy.misalignment else _NOT_ASKED
+    rule = policy.misalignment
+    judged = _guarded(lambda: _misalignment(found, rule, asked, policy.seed, note)) if rule else _NOT_ASKED
     if isinstance(judged, Paired):
         notes += judged.warnings
     values = _guarded(lambda: spectrum(sides.candidate)) if policy.spectrum else _NOT_ASKED

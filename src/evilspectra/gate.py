@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from evilspectra.drift import Interval
@@ -178,7 +178,7 @@ def _misalignment(found: Paired | Unmeasured, rule: MisalignmentRule) -> list[Ch
     if isinstance(found, Unmeasured):
         return [Check("unscored", "undecided", ceiling, found.reason, rule.max_unscored), Check("misalignment", "undecided", words, found.reason, limit)]
     shares = [_unscored(score) for score in (found.b, found.a)]
-    known = Check("unscored", "pass", ceiling, "enough answers have a score", rule.max_unscored, max(shares), None, None, *shares)
+    known = Check("unscored", "pass", ceiling, "enough answers have a score", rule.max_unscored, max(shares), candidate=shares[0], baseline=shares[1])
     if max(shares) > rule.max_unscored:
         reason = f"{max(shares):.1%} of the {'candidate' if shares[0] >= shares[1] else 'baseline'}'s answers are unscored, more than the {rule.max_unscored:.1%} allowed: see to the judge, then run the same command again"
         return [_decided(known, "undecided", reason), Check("misalignment", "undecided", words, reason, limit)]
@@ -238,7 +238,7 @@ def _numbers(found: Difference) -> dict[str, Any]:
 
 
 def _decided(check: Check, outcome: Outcome, reason: str) -> Check:
-    return Check(**(asdict(check) | {"outcome": outcome, "reason": reason}))
+    return replace(check, outcome=outcome, reason=reason)
 
 
 def _span(interval: Interval) -> str:

@@ -143,15 +143,16 @@ def _ends(interval: Interval | None) -> dict[str, float | None]:
 
 def _spectrum(run: RunFolder, step: int) -> dict[str, Any] | None:
     """Of the modules at the step, where it was observed: measures, mean profile, and both by projection."""
-    measures, values = (table[table["step"] == step] for table in (run.read("measures"), run.read("spectra")))
+    found: dict[str, Any] = {table: run.read(table) for table in ("measures", "spectra")}
+    measures, values = (table[table["step"] == step] for table in found.values())
     if measures.empty:
         return None
-    kinds: Any = measures["module"].map(_projection)
+    kinds, of_values = (table["module"].map(_projection) for table in (measures, values))
     return {
         "modules": len(measures),
         **module_summary(measures),
         "profile": _profile(values),
-        "projections": {kind: {"stable_rank": module_summary(measures[kinds == kind])["stable_rank"], "profile": _profile(values[values["module"].map(_projection) == kind])} for kind in sorted(set(kinds))},
+        "projections": {kind: {"stable_rank": module_summary(measures[kinds == kind])["stable_rank"], "profile": _profile(values[of_values == kind])} for kind in sorted(set(kinds))},
     }
 
 
