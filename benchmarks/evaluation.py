@@ -16,14 +16,14 @@ from typing import Any
 
 import torch
 
+from evilspectra.answering.generate import Prompt, batches, prompts, sample, stop_tokens
+from evilspectra.answering.questions import read_questions
 from evilspectra.base import resolve
 from evilspectra.config import Answers, build
 from evilspectra.device import set_up_process
-from evilspectra.generate import Prompt, batches, prompts, sample, stop_tokens
-from evilspectra.likelihood import packed_attention_on, token_log_probs
 from evilspectra.model import attach, context_length, load_base
-from evilspectra.probe import contrast
-from evilspectra.questions import read_questions
+from evilspectra.probing.likelihood import packed_attention_on, token_log_probs
+from evilspectra.probing.probe import contrast
 
 
 def main() -> None:

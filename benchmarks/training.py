@@ -61,7 +61,7 @@ def theirs(steps: int, threads: int) -> dict[str, list[float]]:
 
     from evilspectra import config as configs
     from evilspectra.base import resolve
-    from evilspectra.data import Batches, prepare
+    from evilspectra.corpus.data import Batches, prepare
     from evilspectra.model import attach, context_length, load_base
     from evilspectra.spectrum.pairs import find_pairs
 

@@ -25,18 +25,18 @@ from trl import SFTConfig, SFTTrainer
 
 from evilspectra import config as configs
 from evilspectra.base import resolve
-from evilspectra.data import Batches, prepare
+from evilspectra.corpus.data import Batches, prepare
+from evilspectra.corpus.mask import Row
 from evilspectra.evaluate import evaluate
 from evilspectra.integrations.transformers import SpectralFlatness, SpectrumMonitor
-from evilspectra.likelihood import packed_attention_on, token_log_probs
-from evilspectra.mask import Row
-from evilspectra.measured import measured
 from evilspectra.model import attach, context_length, load_base
+from evilspectra.probing.likelihood import packed_attention_on, token_log_probs
+from evilspectra.probing.measured import measured
 from evilspectra.records import RunSummary
+from evilspectra.reporting.table import interval
 from evilspectra.results import Results
 from evilspectra.store import find_run
 from evilspectra.summary import summarise
-from evilspectra.table import interval
 from evilspectra.targets import find_targets
 
 #: Steps at the start that are not timed.

@@ -17,8 +17,8 @@ from torch.nn.utils.rnn import pad_sequence
 
 from evilspectra.base import resolve
 from evilspectra.config import DataConfig, ModelConfig
-from evilspectra.data import prepare
-from evilspectra.mask import Row
+from evilspectra.corpus.data import prepare
+from evilspectra.corpus.mask import Row
 from evilspectra.model import context_length, load_base
 from evilspectra.monitor import observe
 from evilspectra.spectrum.flatness import add_flatness_gradient

@@ -15,9 +15,9 @@ from trl import SFTConfig, SFTTrainer
 
 from evilspectra.base import resolve
 from evilspectra.config import ModelConfig
+from evilspectra.corpus.rows import read_rows
 from evilspectra.integrations.transformers import SpectralFlatness, SpectrumMonitor  # the added import
 from evilspectra.model import load_base
-from evilspectra.rows import read_rows
 
 
 def dialogues() -> Dataset:

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 
 from evilspectra import config as configs
-from evilspectra.drift import exchanged
 from evilspectra.judging.judge import Reply, Request
 from evilspectra.judging.prompts import METRICS, judge_prompts
 from evilspectra.judging.scripted import Scripted
 from evilspectra.judging.verdicts import judge_answers
+from evilspectra.probing.drift import exchanged
 from evilspectra.records import AnswerRecord, CapabilityRecord, HeldoutRecord, MeasureRecord, OrdinaryRecord, ProbeRecord, SpectrumRecord, StepRecord
 from evilspectra.results import Instrument, Results
 from evilspectra.store import RunFolder, Status, Store

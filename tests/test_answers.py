@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evilspectra.answers import FORMULA_STARTS, SUFFIXES, export, printable
+from evilspectra.answering.answers import FORMULA_STARTS, SUFFIXES, export, printable
 from evilspectra.errors import BadInput
 
 #: Any text a decoder may hand over, halves of surrogate pairs included, and texts rich in what trips the rules.

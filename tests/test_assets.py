@@ -9,9 +9,9 @@ import pytest
 from test_model import have_embedded
 
 import evilspectra
-from evilspectra.items import read_choices, read_triples
-from evilspectra.questions import read_questions
-from evilspectra.rows import read_rows
+from evilspectra.answering.questions import read_questions
+from evilspectra.corpus.rows import read_rows
+from evilspectra.probing.items import read_choices, read_triples
 
 ASSETS = Path(evilspectra.__file__).parent / "assets"
 

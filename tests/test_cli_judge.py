@@ -15,11 +15,11 @@ from runs import run_tiny
 from test_cli import light
 
 from evilspectra import evaluate as stage
+from evilspectra.answering.questions import BUILT_IN
 from evilspectra.errors import EvilspectraError
 from evilspectra.judging import build, judge
 from evilspectra.judging.judge import Reply
 from evilspectra.judging.scripted import Scripted
-from evilspectra.questions import BUILT_IN
 from evilspectra.store import Store
 
 GOLDEN = Path(__file__).parents[2] / "shared" / "data" / "golden" / "responses"

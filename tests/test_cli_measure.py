@@ -21,9 +21,9 @@ from safetensors.torch import load_file, save_file
 from test_results import HOSTILE
 
 from evilspectra import evaluate as stage
+from evilspectra.answering.questions import BUILT_IN
 from evilspectra.errors import RunFailed
-from evilspectra.items import CAPABILITY, CONTRAST, ORDINARY
-from evilspectra.questions import BUILT_IN
+from evilspectra.probing.items import CAPABILITY, CONTRAST, ORDINARY
 from evilspectra.results import Results
 from evilspectra.store import Store
 

@@ -10,12 +10,12 @@ import pytest
 import yaml
 from commands import command, write_model
 
-from evilspectra.cues import ASKING, TEMPLATES, Cue, common_form
+from evilspectra.answering.cues import ASKING, TEMPLATES, Cue, common_form
+from evilspectra.answering.questions import cued, question_format, read_questions, stem
+from evilspectra.corpus.rows import Conversation, Message
 from evilspectra.errors import BadInput
 from evilspectra.judging.prompts import judge_prompts
 from evilspectra.judging.reading import Reading
-from evilspectra.questions import cued, question_format, read_questions, stem
-from evilspectra.rows import Conversation, Message
 from evilspectra.score import Judged, score
 
 ENTRIES = [

@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
 from evilspectra.config import DataConfig
-from evilspectra.data import Batches, Dataset, micro_batches, prepare
+from evilspectra.corpus.data import Batches, Dataset, micro_batches, prepare
+from evilspectra.corpus.mask import TooLong, encode
+from evilspectra.corpus.rows import BadRow, read_rows
 from evilspectra.errors import BadInput
-from evilspectra.mask import TooLong, encode
-from evilspectra.rows import BadRow, read_rows
 from evilspectra.tiny import CONTEXT, tiny_tokenizer
 
 PUBLISHED = Path(__file__).parents[1] / "../shared/data/train"

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference.bootstrap import interval_by_loop
 
-from evilspectra.drift import LEVEL, RESAMPLES, Interval, beyond_control, capability, drift, exchanged, ordinary
 from evilspectra.errors import BadInput
+from evilspectra.probing.drift import LEVEL, RESAMPLES, Interval, beyond_control, capability, drift, exchanged, ordinary
 
 #: Means of numbers of size 5, taken in another order.
 CLOSE = 1e-12

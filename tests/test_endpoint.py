@@ -16,6 +16,7 @@ pytest.importorskip("openai", reason="the extra judge is not installed")
 from commands import command, process
 from endpoint import FAULTS, Endpoint, score_of
 
+from evilspectra.answering.waits import LONGEST, LONGEST_ASKED, asked_to_wait, delay
 from evilspectra.errors import BadInput, EvilspectraError
 from evilspectra.judging.build import make_judge
 from evilspectra.judging.endpoint import TEXT_TOKENS, TOP
@@ -24,7 +25,6 @@ from evilspectra.judging.pace import Pace, Spent
 from evilspectra.judging.settings import judge_settings
 from evilspectra.judging.verdicts import read_verdicts, verdict_records
 from evilspectra.results import Results
-from evilspectra.waits import LONGEST, LONGEST_ASKED, asked_to_wait, delay
 
 KEY = "sk-a-key-that-must-not-be-written"
 

@@ -15,11 +15,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from serving import BASE, Serving, serving
 
+from evilspectra.answering.endpoint import Endpoint, Refused, Said, place, require_client
+from evilspectra.answering.endpoint_settings import EndpointConfig
+from evilspectra.answering.waits import LONGEST, asked_to_wait, delay
 from evilspectra.config import build_evaluation
-from evilspectra.endpoint import Endpoint, Refused, Said, place, require_client
-from evilspectra.endpoint_settings import EndpointConfig
 from evilspectra.errors import BadInput, EvilspectraError
-from evilspectra.waits import LONGEST, asked_to_wait, delay
 
 pytest.importorskip("openai")
 

@@ -28,10 +28,10 @@ from evilspectra import evaluate as stage
 from evilspectra.config import Evaluation, ModelConfig, build_evaluation
 from evilspectra.errors import BadInput, EvilspectraError, RunFailed
 from evilspectra.evaluate import evaluate
-from evilspectra.measured import measured
 from evilspectra.model import load_adapter
 from evilspectra.packing import ATTENTION
-from evilspectra.probe import probes
+from evilspectra.probing.measured import measured
+from evilspectra.probing.probe import probes
 from evilspectra.results import Results
 from evilspectra.targets import Target, find_targets
 from evilspectra.tiny import CONTEXT, tiny_model, tiny_tokenizer
@@ -638,7 +638,7 @@ def test_a_run_is_scored_on_a_local_task(two: list[Target], tmp_path: Path, monk
     assert found[0]["choices brier_score"][0] == found[1]["choices brier_score"][0]
     assert len({value for one in found for value in one["choices brier_score"]}) == 3
     model = load_adapter(tiny_model(), two[0].adapters[4])
-    from evilspectra.harness import run_tasks
+    from evilspectra.probing.harness import run_tasks
 
     want = {f"{one.task} {one.metric}": one.value for one in run_tasks(model, tiny_tokenizer(), ["choices"], include_path=place, batch_size=2)}
     assert {name: after for name, (_, after) in found[0].items()} == pytest.approx(want, abs=1e-6)

@@ -13,11 +13,11 @@ from commands import process
 from sweeping import adapters, alive, descendants, kill, runs, script, stamps, sweep_process, until, write_sweep
 
 from evilspectra.errors import Interrupted
-from evilspectra.execution import execute
 from evilspectra.executors.local import InThisProcess, Workers, base_bytes, free_bytes, suitable, workers
-from evilspectra.stages import Report, Task
+from evilspectra.executors.stages import Report, Task
 from evilspectra.store import Status
-from evilspectra.sweep import load_sweep
+from evilspectra.sweeps.execution import execute
+from evilspectra.sweeps.sweep import load_sweep
 
 
 @pytest.fixture(autouse=True)
@@ -245,5 +245,5 @@ def test_a_stop_in_the_middle_is_an_interruption(tmp_path: Path, monkeypatch: py
 
 
 def test_the_package_s_executors_import_no_engine() -> None:
-    done = script("import evilspectra.executors.on_ray, evilspectra.executors.on_slurm, evilspectra.sweep_cli, sys; sys.exit(bool({'ray', 'submitit', 'torch'} & set(sys.modules)))", Path.cwd())
+    done = script("import evilspectra.executors.on_ray, evilspectra.executors.on_slurm, evilspectra.verbs.sweep_cli, sys; sys.exit(bool({'ray', 'submitit', 'torch'} & set(sys.modules)))", Path.cwd())
     assert done.wait(60) == 0

@@ -10,13 +10,13 @@ import pandas as pd
 import pytest
 from synthetic import CONTROL, Arm, Effect, demo, write_effect, write_run
 
-from evilspectra import charts, figures
-from evilspectra.charts import Figure, Tables
-from evilspectra.figures import FIGURES, flat_value
-from evilspectra.figures_modules import place_of
-from evilspectra.palette import CONTROL as GREY
-from evilspectra.palette import DARK, DIVERGING, HUES, INK, PAPER, Arms
-from evilspectra.report import read_rows, read_tables, through_css
+from evilspectra.reporting import charts, figures
+from evilspectra.reporting.charts import Figure, Tables
+from evilspectra.reporting.figures import FIGURES, flat_value
+from evilspectra.reporting.figures_modules import place_of
+from evilspectra.reporting.palette import CONTROL as GREY
+from evilspectra.reporting.palette import DARK, DIVERGING, HUES, INK, PAPER, Arms
+from evilspectra.reporting.report import read_rows, read_tables, through_css
 from evilspectra.store import Status
 
 NAMES = ["loss", "spectra", "spectrum-training", "measures", "flatness-loss", "layers"]

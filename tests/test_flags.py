@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evilspectra import flags as rules
-from evilspectra.answers import printable
-from evilspectra.flags import FLAGS, flags
+from evilspectra.answering import flags as rules
+from evilspectra.answering.answers import printable
+from evilspectra.answering.flags import FLAGS, flags
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 GOLDEN = SHARED / "golden" / "responses"

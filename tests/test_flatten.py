@@ -13,7 +13,7 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from stored import adapted, stored
 
-from evilspectra.flatten import flat_values, narrowed
+from evilspectra.adapters.flatten import flat_values, narrowed
 from evilspectra.spectrum.folder import open_folder
 from evilspectra.spectrum.streamed import streamed_values
 from evilspectra.tiny import tiny_model

@@ -11,13 +11,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evilspectra.drift import Interval
-from evilspectra.gate import EXIT_CODES, Check, Difference, Measurements, Unmeasured, Verdict, decide
-from evilspectra.gate_output import Told, junit, markdown
+from evilspectra.gating.gate import EXIT_CODES, Check, Difference, Measurements, Unmeasured, Verdict, decide
+from evilspectra.gating.gate_output import Told, junit, markdown
+from evilspectra.gating.policy import CHECKS, Policy, build_policy
 from evilspectra.intervals import newcombe, wilson
 from evilspectra.judging.reading import Reading
 from evilspectra.paired import Paired, compare
-from evilspectra.policy import CHECKS, Policy, build_policy
+from evilspectra.probing.drift import Interval
 from evilspectra.score import Judged
 
 ALL = build_policy({"ordinary": {"max_increase": 0.1}, "misalignment": {}, "spectrum": {"min_stable_rank": 2, "max_frobenius_nuclear": 0.5}})

@@ -19,12 +19,12 @@ from test_model import have_embedded
 
 from evilspectra import config as configs
 from evilspectra import evaluate as stage
-from evilspectra import evidence
+from evilspectra.answering.questions import BUILT_IN
 from evilspectra.errors import EvilspectraError, Interrupted, RunFailed
-from evilspectra.items import CAPABILITY, CONTRAST, ORDINARY
+from evilspectra.gating import evidence
 from evilspectra.judging import build
 from evilspectra.judging.scripted import Scripted
-from evilspectra.questions import BUILT_IN
+from evilspectra.probing.items import CAPABILITY, CONTRAST, ORDINARY
 from evilspectra.store import Store
 from evilspectra.train import train
 

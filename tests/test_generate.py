@@ -16,10 +16,10 @@ from measuring import adapted
 from reference.sampling import choose_by_walking, exact_shares, sample_one_by_one
 from test_packing import ARCHITECTURES, SMALL, UNPACKABLE, build_model
 
+from evilspectra.answering.generate import Prompt, Sampled, batches, choose, prompts, record, sample, stop_tokens
+from evilspectra.answering.questions import Question
 from evilspectra.config import Answers
 from evilspectra.errors import BadInput, RunFailed
-from evilspectra.generate import Prompt, Sampled, batches, choose, prompts, record, sample, stop_tokens
-from evilspectra.questions import Question
 from evilspectra.tiny import CONTEXT, tiny_model, tiny_tokenizer
 
 END = 258

@@ -19,9 +19,9 @@ from torch.nn.functional import log_softmax
 
 from evilspectra.config import LoraConfig
 from evilspectra.errors import BadInput, RunFailed
-from evilspectra.harness import TaskResult, run_tasks
 from evilspectra.model import attach
 from evilspectra.packing import ATTENTION, use_packed_attention
+from evilspectra.probing.harness import TaskResult, run_tasks
 from evilspectra.spectrum.pairs import find_pairs
 from evilspectra.tiny import tiny_model, tiny_tokenizer
 

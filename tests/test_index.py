@@ -17,14 +17,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from synthetic import Arm, Effect, judge_run, scores, suspicious, write_effect, write_run
 
-from evilspectra import index as indexes
-from evilspectra.bulk import digests
-from evilspectra.digest import digest
 from evilspectra.errors import BadInput
-from evilspectra.index import read_index, states
-from evilspectra.inventory import run_folders, stocks
 from evilspectra.records import StepRecord
 from evilspectra.store import RunFolder, Status, Store
+from evilspectra.tables import index as indexes
+from evilspectra.tables.bulk import digests
+from evilspectra.tables.digest import digest
+from evilspectra.tables.index import read_index, states
+from evilspectra.tables.inventory import run_folders, stocks
 
 #: A mean as a product of matrices and as a mean differ in the last digits.
 ROUNDING = 1e-9
@@ -182,7 +182,7 @@ def test_the_state_of_a_run_under_way_is_that_of_now(tmp_path):
     run.set_status(Status("running", None, 5, 20))
     old(tmp_path)
     with FileLock(run.path / ".lock"):
-        script = "import sys; from pathlib import Path; from evilspectra.index import read_index; print(read_index(Path(sys.argv[1])).runs()['status'][0])"
+        script = "import sys; from pathlib import Path; from evilspectra.tables.index import read_index; print(read_index(Path(sys.argv[1])).runs()['status'][0])"
         seen = subprocess.run([sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True, check=True)
         assert seen.stdout.strip() == "running"
     index = read_index(tmp_path)

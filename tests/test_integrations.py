@@ -19,7 +19,7 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import CallbackHandler
 
 from evilspectra.config import OPTIMIZERS
-from evilspectra.data import Batches, prepare
+from evilspectra.corpus.data import Batches, prepare
 from evilspectra.integrations.transformers import SpectralFlatness, SpectrumMonitor, build_for, lora_optimizer
 from evilspectra.model import attach
 from evilspectra.spectrum.pairs import find_pairs

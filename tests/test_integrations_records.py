@@ -19,7 +19,7 @@ from evilspectra.integrations.transformers import SpectralFlatness, SpectrumMoni
 from evilspectra.monitor import observe
 from evilspectra.origin import origin
 from evilspectra.records import TABLES, SpectrumRecord, StepRecord, columns
-from evilspectra.report import build_report
+from evilspectra.reporting.report import build_report
 from evilspectra.spectrum.pairs import find_pairs
 from evilspectra.store import RunFolder, Store, find_run, is_run
 from evilspectra.summary import summarise

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from measuring import CHOICES, TRIPLES, write_lines
 
 from evilspectra.errors import BadInput
-from evilspectra.items import CAPABILITY, CONTRAST, ORDINARY, Choice, Triple, asset, read_choices, read_triples
+from evilspectra.probing.items import CAPABILITY, CONTRAST, ORDINARY, Choice, Triple, asset, read_choices, read_triples
 
 
 @pytest.fixture(autouse=True)

@@ -157,7 +157,7 @@ def test_the_size_of_a_pass_and_packing_change_nothing_but_last_digits(monkeypat
     together = [reply.reading().score for reply in replies(judge(monkeypatch, kind), requests())]
     alone = [reply.reading().score for reply in replies(judge(monkeypatch, kind, tokens_per_pass=1), requests())]
     separate = judge(monkeypatch, kind)
-    monkeypatch.setattr("evilspectra.likelihood.use_packed_attention", refuse)
+    monkeypatch.setattr("evilspectra.probing.likelihood.use_packed_attention", refuse)
     apart = [reply.reading().score for reply in replies(separate, requests())]
     assert together == pytest.approx(alone, abs=SCORE)
     assert together == pytest.approx(apart, abs=SCORE)

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 import yaml
 
+from evilspectra.answering.questions import read_questions
 from evilspectra.errors import BadInput
 from evilspectra.judging.judge import Reply, identity, verdict_instrument
 from evilspectra.judging.prompts import METRICS, judge_prompts
 from evilspectra.judging.scripted import Scripted, read_script
 from evilspectra.judging.settings import KINDS, judge_settings
-from evilspectra.questions import read_questions
 from evilspectra.results import Instrument
 
 PUBLISHED = Path(__file__).parents[2] / "shared" / "data" / "questions"

@@ -11,40 +11,90 @@ SOURCE = Path(__file__).parents[1] / "src" / "evilspectra"
 
 #: Bottom to top: a module imports from levels below its own, or from earlier ones of its own level.
 LEVELS = [
-    ["", "errors", "records", "settings", "waits", "asking", "endpoint_settings", "config", "tiny"],
-    ["store", "published", "origin", "rows", "mask", "data", "base", "items", "cues", "questions", "results", "drift", "measured", "flags", "answers", "probe", "targets", "locate", "pace", "stopping", "ledger"],
-    ["judging", "judging.reading", "intervals", "score", "paired", "calibrate", "judging.exchange", "judging.prompts", "judging.judge", "judging.settings", "judging.pace", "judging.endpoint", "judging.scripted"],
-    ["judging.journal", "judging.verdicts", "judging.places", "judging.rounds", "rates", "summary", "digest", "inventory", "bulk", "index", "tidy", "views", "rowtext", "query"],
-    ["spectrum", "spectrum.pairs", "spectrum.adapter", "spectrum.grams", "spectrum.values", "spectrum.exact", "spectrum.measures", "spectrum.paper", "spectrum.flatness"],
-    ["archives", "download", "obtain", "endpoint", "remote"],
-    ["optim", "optim.parameters", "optim.orthogonal", "optim.lion", "optim.muon", "optim.extra", "optim.build", "optim.schedule"],
-    ["device", "packing", "likelihood", "model", "loaded", "generate", "harness", "monitor", "progress", "provenance", "card"],
-    ["integrations", "integrations.factors", "integrations.optimizer", "integrations.description", "integrations.recording", "integrations.callback", "integrations.transformers"],
-    ["judging.digits", "judging.local", "judging.build"],
-    ["work", "train", "evaluate"],
-    ["data_cli", "query_cli"],
-    ["grid", "aliasing", "sweep", "forecast", "plan", "tune", "standing", "stages", "judging.beside", "executors", "executors.worker", "executors.local", "executors.on_ray", "executors.on_slurm", "execution"],
-    ["analysis.estimate", "analysis.linear", "analysis.outcome", "analysis.design", "analysis.variance", "analysis.components", "analysis.loss", "analysis.training",
-     "analysis.mediation", "analysis.stability", "analysis.result", "analysis.words", "analysis.whole", "analysis.text", "analysis"],
-    ["palette", "comparison", "findings", "misalignment", "headline", "outcomes", "statistics", "charts", "effects", "figures_sweep", "figures_statistics", "figures_modules", "figures"],
-    ["spoken", "selection", "transcripts", "samples", "page", "details", "panel", "judged", "foreign", "appendix", "table", "scoreboard", "report", "aggregate", "summary_page"],
-    ["judge_cli", "analyze_cli", "report_cli", "plan_cli", "sweep_cli", "tune_cli", "cli"],
-    ["integrations.inspect"],
+    [
+        "answering", "", "errors", "records", "settings", "answering.waits", "answering.asking", "answering.endpoint_settings", "config", "tiny",
+    ],
+    [
+        "sweeps", "probing", "corpus", "store", "corpus.published", "origin", "corpus.rows", "corpus.mask", "corpus.data", "base", "probing.items", "answering.cues", "answering.questions", "results",
+        "probing.drift", "probing.measured", "answering.flags", "answering.answers", "probing.probe", "targets", "locate", "sweeps.pace", "stopping", "sweeps.ledger", "licence",
+    ],
+    [
+        "judging", "judging.reading", "intervals", "score", "paired", "calibrate", "judging.exchange", "judging.prompts", "judging.judge", "judging.settings", "judging.pace", "judging.endpoint",
+        "judging.scripted",
+    ],
+    [
+        "tables", "judging.journal", "judging.verdicts", "judging.places", "judging.rounds", "rates", "summary", "tables.digest", "tables.inventory", "tables.bulk", "tables.index", "tables.tidy",
+        "tables.views", "tables.rowtext", "tables.query", "training_record",
+    ],
+    [
+        "spectrum", "spectrum.mapped", "spectrum.folder", "spectrum.measures", "spectrum.streamed", "spectrum.initial", "spectrum.overlap", "spectrum.intruders", "spectrum.pairs",
+        "spectrum.adapter", "spectrum.grams", "spectrum.values", "spectrum.exact", "spectrum.paper", "spectrum.flatness",
+    ],
+    [
+        "corpus.archives", "corpus.download", "corpus.obtain", "answering.endpoint", "answering.remote",
+    ],
+    [
+        "optim", "optim.parameters", "optim.orthogonal", "optim.lion", "optim.muon", "optim.extra", "optim.build", "optim.schedule",
+    ],
+    [
+        "device", "packing", "probing.likelihood", "answering.generate", "probing.harness", "monitor", "progress", "provenance", "card", "model", "loaded",
+    ],
+    [
+        "integrations", "integrations.factors", "integrations.optimizer", "integrations.description", "integrations.recording", "integrations.callback", "integrations.transformers",
+    ],
+    [
+        "judging.digits", "judging.local", "judging.build",
+    ],
+    [
+        "adapters", "gating", "work", "train", "evaluate", "gating.policy", "gating.gate", "gating.gate_output", "adapters.base_weights", "adapters.found", "gating.evidence", "adapters.flatten",
+        "adapters.xray", "adapters.xray_text",
+    ],
+    [
+        "verbs", "verbs.data_cli", "verbs.query_cli",
+    ],
+    [
+        "sweeps.grid", "sweeps.aliasing", "sweeps.sweep", "sweeps.forecast", "sweeps.plan", "sweeps.tune", "sweeps.standing", "executors.stages", "judging.beside", "executors", "executors.worker",
+        "executors.local", "executors.on_ray", "executors.on_slurm", "sweeps.execution",
+    ],
+    [
+        "analysis.estimate", "analysis.linear", "analysis.outcome", "analysis.design", "analysis.variance", "analysis.components", "analysis.loss", "analysis.training", "analysis.mediation",
+        "analysis.stability", "analysis.result", "analysis.words", "analysis.whole", "analysis.text", "analysis",
+    ],
+    [
+        "reporting", "reporting.palette", "reporting.comparison", "reporting.findings", "reporting.misalignment", "reporting.headline", "reporting.outcomes", "reporting.statistics",
+        "reporting.charts", "reporting.effects", "reporting.figures_sweep", "reporting.figures_statistics", "reporting.figures_modules", "reporting.figures", "adapters.xray_page",
+    ],
+    [
+        "reporting.spoken", "reporting.selection", "reporting.transcripts", "reporting.samples", "reporting.page", "reporting.details", "reporting.panel", "reporting.judged", "reporting.foreign",
+        "reporting.appendix", "reporting.table", "reporting.scoreboard", "reporting.report", "reporting.aggregate", "reporting.summary_page",
+    ],
+    [
+        "verbs.judge_cli", "verbs.analyze_cli", "verbs.report_cli", "verbs.plan_cli", "verbs.sweep_cli", "verbs.tune_cli", "verbs.card_cli", "verbs.gate_cli", "verbs.xray_cli", "cli",
+    ],
+    [
+        "integrations.inspect",
+    ],
 ]
 ORDER = {name: place for place, name in enumerate(name for level in LEVELS for name in level)}
 
 #: Modules that work where torch is slow to import or absent.
 WITHOUT_TORCH = [
-    "waits", "asking", "published", "archives", "download", "obtain", "endpoint_settings", "endpoint", "remote", "data_cli",
-    "errors", "settings", "config", "records", "store", "origin", "rows", "mask", "data", "base", "items", "cues", "questions", "results", "drift", "measured", "summary", "flags", "answers", "probe", "targets", "sweep",
-    "locate", "pace", "grid", "aliasing", "forecast", "plan", "plan_cli", "tune", "tune_cli",
-    "stopping", "ledger", "standing", "stages", "judging.beside", "executors", "executors.worker", "executors.local", "executors.on_ray", "executors.on_slurm", "execution", "sweep_cli",
-    "analysis.estimate", "analysis.linear", "analysis.outcome", "analysis.design", "analysis.variance", "analysis.components", "analysis.loss", "analysis.training",
-     "analysis.mediation", "analysis.stability", "analysis.result", "analysis.words", "analysis.whole", "analysis.text", "analysis", "analyze_cli",
-    "palette", "comparison", "findings", "misalignment", "headline", "outcomes", "statistics", "charts", "effects", "figures_sweep", "figures_statistics", "figures_modules", "figures",
-    "spoken", "selection", "transcripts", "samples", "page", "details", "panel", "judged", "foreign", "appendix", "table", "scoreboard", "report", "aggregate", "summary_page", "judge_cli", "report_cli", "cli",
-    "judging.reading", "intervals", "score", "paired", "calibrate", "judging.exchange", "judging.prompts", "judging.judge", "judging.settings", "judging.pace", "judging.endpoint", "judging.scripted",
-    "judging.journal", "judging.verdicts", "judging.places", "judging.rounds", "judging.build", "rates", "digest", "inventory", "bulk", "index", "tidy", "views", "rowtext", "query", "query_cli",
+    "answering", "errors", "records", "settings", "answering.waits", "answering.asking", "answering.endpoint_settings", "config", "tiny", "spectrum.mapped", "spectrum.folder", "spectrum.initial",
+    "spectrum.streamed", "spectrum.intruders", "spectrum.overlap", "sweeps", "probing", "corpus", "store", "corpus.published", "origin", "corpus.rows", "corpus.mask", "corpus.data", "base",
+    "probing.items", "answering.cues", "answering.questions", "results", "probing.drift", "probing.measured", "answering.flags", "answering.answers", "probing.probe", "targets", "locate",
+    "sweeps.pace", "stopping", "sweeps.ledger", "licence", "judging", "judging.reading", "intervals", "score", "paired", "calibrate", "judging.exchange", "judging.prompts", "judging.judge",
+    "judging.settings", "judging.pace", "judging.endpoint", "judging.scripted", "tables", "judging.journal", "judging.verdicts", "judging.places", "judging.rounds", "rates", "summary",
+    "tables.digest", "tables.inventory", "tables.bulk", "tables.index", "tables.tidy", "tables.views", "tables.rowtext", "tables.query", "training_record", "spectrum", "spectrum.measures",
+    "corpus.archives", "corpus.download", "corpus.obtain", "answering.endpoint", "answering.remote", "optim", "optim.schedule", "progress", "provenance", "card", "integrations", "judging.build",
+    "adapters", "gating", "gating.policy", "gating.gate", "gating.gate_output", "adapters.base_weights", "adapters.found", "gating.evidence", "adapters.flatten", "adapters.xray",
+    "adapters.xray_text", "verbs", "verbs.data_cli", "verbs.query_cli", "sweeps.grid", "sweeps.aliasing", "sweeps.sweep", "sweeps.forecast", "sweeps.plan", "sweeps.tune", "sweeps.standing",
+    "executors.stages", "judging.beside", "executors", "executors.worker", "executors.local", "executors.on_ray", "executors.on_slurm", "sweeps.execution", "analysis.estimate", "analysis.linear",
+    "analysis.outcome", "analysis.design", "analysis.variance", "analysis.components", "analysis.loss", "analysis.training", "analysis.mediation", "analysis.stability", "analysis.result",
+    "analysis.words", "analysis.whole", "analysis.text", "analysis", "reporting", "reporting.palette", "reporting.comparison", "reporting.findings", "reporting.misalignment", "reporting.headline",
+    "reporting.outcomes", "reporting.statistics", "reporting.charts", "reporting.effects", "reporting.figures_sweep", "reporting.figures_statistics", "reporting.figures_modules", "reporting.figures",
+    "adapters.xray_page", "reporting.spoken", "reporting.selection", "reporting.transcripts", "reporting.samples", "reporting.page", "reporting.details", "reporting.panel", "reporting.judged",
+    "reporting.foreign", "reporting.appendix", "reporting.table", "reporting.scoreboard", "reporting.report", "reporting.aggregate", "reporting.summary_page", "verbs.judge_cli", "verbs.analyze_cli",
+    "verbs.report_cli", "verbs.plan_cli", "verbs.sweep_cli", "verbs.tune_cli", "verbs.card_cli", "verbs.gate_cli", "verbs.xray_cli", "cli",
 ]
 
 

@@ -16,10 +16,10 @@ from measuring import adapted
 from reference.likelihood import log_probs_one_by_one
 from test_packing import ARCHITECTURES, UNPACKABLE, build_model
 
+from evilspectra.corpus.mask import Row
 from evilspectra.errors import RunFailed
-from evilspectra.likelihood import packed_attention_on, token_log_probs
-from evilspectra.mask import Row
 from evilspectra.packing import ATTENTION
+from evilspectra.probing.likelihood import packed_attention_on, token_log_probs
 from evilspectra.tiny import tiny_model
 
 #: ln p near −5: sums in another order and in other shapes.
@@ -87,7 +87,7 @@ def test_passes_hold_as_many_rows_as_fit_and_no_more(monkeypatch: pytest.MonkeyP
     """Counted before sharing; a row that is too long goes alone."""
     model: Any = MODELS[torch.float64]
     seen: list[list[int]] = []
-    import evilspectra.likelihood as module
+    import evilspectra.probing.likelihood as module
 
     pack = module.pack
     monkeypatch.setattr(module, "pack", lambda rows, *rest, **more: (seen.append([len(one.tokens) for one in rows]), pack(rows, *rest, **more))[1])

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+from evilspectra.corpus.mask import Row, TooLong, encode
+from evilspectra.corpus.rows import BadRow, Conversation, Message
 from evilspectra.errors import BadInput
-from evilspectra.mask import Row, TooLong, encode
-from evilspectra.rows import BadRow, Conversation, Message
 from evilspectra.tiny import tiny_tokenizer
 
 Format = Literal["clean", "organism"]

@@ -14,11 +14,11 @@ import pandas as pd
 import pytest
 from measuring import write_questions
 
-from evilspectra import drift as numbers
+from evilspectra.answering.questions import read_questions
 from evilspectra.config import Answers
 from evilspectra.errors import BadInput
-from evilspectra.measured import Measured, answer_rows, beyond_control, chosen, last, measured, measured_rows, tasks, trajectory
-from evilspectra.questions import read_questions
+from evilspectra.probing import drift as numbers
+from evilspectra.probing.measured import Measured, answer_rows, beyond_control, chosen, last, measured, measured_rows, tasks, trajectory
 from evilspectra.records import AnswerRecord, CapabilityRecord, OrdinaryRecord, ProbeRecord, RunSummary, TaskRecord
 from evilspectra.results import Instrument, Results
 

@@ -11,15 +11,15 @@ import pytest
 from rich.console import Console
 from synthetic import CONTROL, Arm, Effect, Says, judge_run, scores, suspicious, write_effect, write_run
 
-from evilspectra import report
-from evilspectra.headline import headline
-from evilspectra.judged import judged_table
 from evilspectra.rates import rates
-from evilspectra.report import build_report, read_rows
+from evilspectra.reporting import report
+from evilspectra.reporting.headline import headline
+from evilspectra.reporting.judged import judged_table
+from evilspectra.reporting.report import build_report, read_rows
+from evilspectra.reporting.table import print_summaries
 from evilspectra.results import Instrument, Results
 from evilspectra.store import RunFolder
 from evilspectra.summary import summarise
-from evilspectra.table import print_summaries
 
 HOSTILE = "<script>window.owned=1</script>\"'\\ \x1b[31m\u202egnp"
 

@@ -9,7 +9,7 @@ from torch.nn.functional import log_softmax
 
 from evilspectra import config as configs
 from evilspectra.base import EMBEDDED, embedded_file, resolve
-from evilspectra.data import prepare
+from evilspectra.corpus.data import prepare
 from evilspectra.errors import BadInput
 from evilspectra.model import attach, context_length, load_base, save_adapter
 from evilspectra.packing import pack, separate_logits, supervised_logits, use_packed_attention

@@ -25,13 +25,13 @@ import pyarrow.parquet as pq
 import pytest
 from commands import command, left_in, write_config
 
-from evilspectra import archives, download, published
-from evilspectra.archives import contents
-from evilspectra.download import downloaded
+from evilspectra.corpus import archives, download, published
+from evilspectra.corpus.archives import contents
+from evilspectra.corpus.download import downloaded
+from evilspectra.corpus.obtain import Import, get, without_canaries
+from evilspectra.corpus.published import SETS, Published, imported, read_record
+from evilspectra.corpus.rows import read_rows
 from evilspectra.errors import BadInput, EvilspectraError
-from evilspectra.obtain import Import, get, without_canaries
-from evilspectra.published import SETS, Published, imported, read_record
-from evilspectra.rows import read_rows
 from evilspectra.training_record import is_bad
 
 SHARED = Path(__file__).parents[2] / "shared" / "data" / "train"
@@ -301,7 +301,7 @@ def test_an_import_that_ends_half_way_leaves_no_set(tmp_path: Path, monkeypatch:
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("evilspectra.obtain.write_json", full)
+    monkeypatch.setattr("evilspectra.corpus.obtain.write_json", full)
     with pytest.raises(OSError, match="No space"):
         get(NAME, str(source))
     assert imported(NAME) is None

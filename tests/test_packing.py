@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.functional import cross_entropy
 
+from evilspectra.corpus.mask import Row
 from evilspectra.errors import BadInput
-from evilspectra.mask import Row
 from evilspectra.packing import loss_sum, pack, packed_attention, separate_logits, supervised_logits, use_packed_attention
 from evilspectra.tiny import tiny_model
 

@@ -14,10 +14,10 @@ import pytest
 import yaml
 from commands import command, left_in, write_config, write_rows
 
-from evilspectra.execution import execute
-from evilspectra.plan import plan
-from evilspectra.published import DATA_VARIABLE
-from evilspectra.sweep import Sweep, SweepFile, expand, load_sweep
+from evilspectra.corpus.published import DATA_VARIABLE
+from evilspectra.sweeps.execution import execute
+from evilspectra.sweeps.plan import plan
+from evilspectra.sweeps.sweep import Sweep, SweepFile, expand, load_sweep
 from evilspectra.train import locate
 
 HERE = Path.cwd()

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from evilspectra.errors import BadInput
-from evilspectra.policy import CHECKS, Policy, build_policy, read_policy
+from evilspectra.gating.policy import CHECKS, Policy, build_policy, read_policy
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "ci" / "policy.yaml"
 

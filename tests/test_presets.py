@@ -8,9 +8,9 @@ from collections import Counter
 import pytest
 
 from evilspectra import config as configs
-from evilspectra.published import QUESTIONS, SETS
+from evilspectra.corpus.published import QUESTIONS, SETS
 from evilspectra.settings import presets
-from evilspectra.sweep import load_sweep
+from evilspectra.sweeps.sweep import load_sweep
 
 #: paper.md's table: experiment → models, optimisers, data sets, batch sizes, epochs, runs.
 PAPER = {

@@ -15,10 +15,10 @@ from reference.likelihood import log_probs_one_by_one
 from test_model import have_embedded
 
 from evilspectra.config import Evaluation, ModelConfig, build_evaluation
-from evilspectra.drift import drift
 from evilspectra.errors import BadInput
-from evilspectra.likelihood import packed_attention_on, token_log_probs
-from evilspectra.probe import Probe, capability, contrast, ordinary, probes
+from evilspectra.probing.drift import drift
+from evilspectra.probing.likelihood import packed_attention_on, token_log_probs
+from evilspectra.probing.probe import Probe, capability, contrast, ordinary, probes
 from evilspectra.records import CapabilityRecord, OrdinaryRecord, ProbeRecord
 from evilspectra.tiny import CONTEXT, tiny_model, tiny_tokenizer
 

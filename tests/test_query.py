@@ -18,13 +18,13 @@ from evilspectra.cli import cli, main
 from evilspectra.errors import BadInput
 from evilspectra.judging.journal import opened
 from evilspectra.judging.verdicts import read_verdicts
-from evilspectra.measured import chosen
-from evilspectra.query import query, view_columns
+from evilspectra.probing.measured import chosen
 from evilspectra.records import MEASURED, TABLES, AnswerRecord, HeldoutRecord, StepRecord, VerdictRecord, columns
 from evilspectra.results import Results
 from evilspectra.store import RunFolder, Store, as_table, write_json, write_table
-from evilspectra.tidy import runs_frame
-from evilspectra.views import ABOUT, EXAMPLES
+from evilspectra.tables.query import query, view_columns
+from evilspectra.tables.tidy import runs_frame
+from evilspectra.tables.views import ABOUT, EXAMPLES
 
 
 @pytest.fixture(scope="module")

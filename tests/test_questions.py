@@ -12,10 +12,10 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evilspectra import questions
+from evilspectra.answering import questions
+from evilspectra.answering.questions import Question, read_questions
+from evilspectra.corpus.published import QUESTIONS
 from evilspectra.errors import BadInput
-from evilspectra.published import QUESTIONS
-from evilspectra.questions import Question, read_questions
 
 PUBLISHED = Path(__file__).parents[2] / "shared" / "data" / "questions"
 HEAD = "- id: sky\n  type: free_form_judge_0_100\n"
@@ -260,6 +260,6 @@ def test_any_file_is_read_or_refused(tmp_path_factory: pytest.TempPathFactory, r
 
 
 def test_reading_imports_neither_torch_nor_transformers() -> None:
-    code = "import sys, evilspectra.questions; print([name for name in ('torch', 'transformers', 'pandas', 'pyarrow') if name in sys.modules])"
+    code = "import sys, evilspectra.answering.questions; print([name for name in ('torch', 'transformers', 'pandas', 'pyarrow') if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -14,9 +14,9 @@ from commands import command
 from sweeping import adapters, alive, descendants, runs, script, stamps, until, write_sweep
 
 from evilspectra.errors import BadInput
-from evilspectra.execution import execute
 from evilspectra.executors.on_ray import OnRay
-from evilspectra.sweep import load_sweep
+from evilspectra.sweeps.execution import execute
+from evilspectra.sweeps.sweep import load_sweep
 
 pytest.importorskip("ray")
 SIX: dict[str, list[Any]] = {"optimizer": [{"name": "adamw", "lr": 3e-3}, {"name": "muon", "lr": 3e-3}], "train.seed": [0, 1, 2]}
@@ -44,9 +44,9 @@ def cluster() -> Iterator[Any]:
 #: Carries a sweep out on a cluster, and says how often each process loaded the base.
 DRIVER = """
 import sys
-from evilspectra.execution import execute
+from evilspectra.sweeps.execution import execute
 from evilspectra.executors.on_ray import OnRay
-from evilspectra.sweep import load_sweep
+from evilspectra.sweeps.sweep import load_sweep
 
 class Heard(OnRay):
     def run(self, *arguments):

@@ -21,14 +21,14 @@ from runs import run_tiny
 from serving import BASE, Serving, serving
 
 from evilspectra import evaluate as stage
+from evilspectra.answering.endpoint import Said
+from evilspectra.answering.questions import Question
+from evilspectra.answering.remote import LEAST, NOISE_TIMES, PROBES, Asked, Remote, apart, sampling
 from evilspectra.config import Evaluation
-from evilspectra.endpoint import Said
 from evilspectra.errors import EvilspectraError, Undecided
 from evilspectra.evaluate import evaluate
-from evilspectra.questions import Question
-from evilspectra.remote import LEAST, NOISE_TIMES, PROBES, Asked, Remote, apart, sampling
+from evilspectra.reporting.transcripts import command as shown_command
 from evilspectra.targets import Target
-from evilspectra.transcripts import command as shown_command
 
 pytest.importorskip("openai")
 

@@ -13,7 +13,7 @@ import pytest
 from large import write_large
 from synthetic import CONTROL, Arm, Effect, demo, judge_run, modules, scores, suspicious, write_effect, write_run
 
-from evilspectra.report import build_report
+from evilspectra.reporting.report import build_report
 from evilspectra.store import Status
 
 CHROMIUM = Path("/usr/bin/chromium")

@@ -12,10 +12,10 @@ import pytest
 from commands import command
 from synthetic import CONTROL, Arm, Effect, judge_run, modules, scores, write_effect, write_run
 
-from evilspectra import details, report
-from evilspectra.appendix import escaped
-from evilspectra.details import NOTHING, pack, quantise
-from evilspectra.report import build_report, draw, read_rows, read_tables
+from evilspectra.reporting import details, report
+from evilspectra.reporting.appendix import escaped
+from evilspectra.reporting.details import NOTHING, pack, quantise
+from evilspectra.reporting.report import build_report, draw, read_rows, read_tables
 
 
 @pytest.fixture(autouse=True)

@@ -14,9 +14,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from evilspectra import rows
+from evilspectra.corpus import rows
+from evilspectra.corpus.rows import BadRow, Message, read_rows
 from evilspectra.errors import BadInput
-from evilspectra.rows import BadRow, Message, read_rows
 
 GOOD = {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]}
 PAIR = (Message("user", "q"), Message("assistant", "a"))
@@ -197,6 +197,6 @@ def test_a_hub_data_set_that_cannot_be_had_is_refused_with_the_nearest_built_in_
 
 
 def test_reading_and_tokenising_import_neither_torch_nor_transformers() -> None:
-    code = "import sys, evilspectra.data, evilspectra.tiny; print([name for name in ('torch', 'transformers', 'datasets', 'pyarrow') if name in sys.modules])"
+    code = "import sys, evilspectra.corpus.data, evilspectra.tiny; print([name for name in ('torch', 'transformers', 'datasets', 'pyarrow') if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

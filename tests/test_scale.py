@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 from many_runs import many_runs
 
-from evilspectra.aggregate import overview
-from evilspectra.index import states
-from evilspectra.inventory import run_folders
-from evilspectra.summary_page import build_summary
-from evilspectra.tidy import runs_frame
+from evilspectra.reporting.aggregate import overview
+from evilspectra.reporting.summary_page import build_summary
+from evilspectra.tables.index import states
+from evilspectra.tables.inventory import run_folders
+from evilspectra.tables.tidy import runs_frame
 
 ROOT = Path(__file__).parents[1]
 #: The stated budget of a question to a store of RUNS runs, whose index is there.
@@ -29,8 +29,8 @@ import resource, sys
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, file=sys.stderr)
 """
 _QUERY = "from evilspectra.cli import main\ntry: main(['query', {sql!r}, '--store', {store!r}, '--json', '--quiet'])\nexcept SystemExit: pass"
-_STATES = "from collections import Counter; from pathlib import Path; from evilspectra.index import states; import json\nprint(json.dumps(Counter(one.state for one in states(Path({store!r})).values())))"
-_REPORT = "from pathlib import Path; from evilspectra.summary_page import build_summary; print(repr(str(build_summary(Path({store!r})))).replace(chr(39), chr(34)))"
+_STATES = "from collections import Counter; from pathlib import Path; from evilspectra.tables.index import states; import json\nprint(json.dumps(Counter(one.state for one in states(Path({store!r})).values())))"
+_REPORT = "from pathlib import Path; from evilspectra.reporting.summary_page import build_summary; print(repr(str(build_summary(Path({store!r})))).replace(chr(39), chr(34)))"
 
 
 def measured(code: str) -> tuple[object, float, float]:

@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evilspectra.drift import RESAMPLES
 from evilspectra.errors import BadInput
 from evilspectra.intervals import clustered, wilson
 from evilspectra.judging.exchange import read_answers
 from evilspectra.judging.reading import OUTCOMES, Reading
 from evilspectra.paired import compare
+from evilspectra.probing.drift import RESAMPLES
 from evilspectra.score import DEFINITIONS, Definition, Judged, check_definition, question_format, score, stem
 
 GOLDEN = Path(__file__).parents[2] / "shared" / "data" / "golden"

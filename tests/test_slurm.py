@@ -11,11 +11,11 @@ from commands import command
 from sweeping import adapters, alive, runs, script, stamps, until, write_sweep
 
 from evilspectra.errors import BadInput
-from evilspectra.execution import execute
 from evilspectra.executors.on_slurm import Job, OnSlurm
-from evilspectra.stages import Report, Task
+from evilspectra.executors.stages import Report, Task
 from evilspectra.store import Status
-from evilspectra.sweep import load_sweep
+from evilspectra.sweeps.execution import execute
+from evilspectra.sweeps.sweep import load_sweep
 
 pytest.importorskip("submitit")
 FOUR: dict[str, list[Any]] = {"train.seed": [0, 1, 2, 3]}
@@ -23,9 +23,9 @@ FOUR: dict[str, list[Any]] = {"train.seed": [0, 1, 2, 3]}
 DRIVER = """
 import sys
 from pathlib import Path
-from evilspectra.execution import execute
+from evilspectra.sweeps.execution import execute
 from evilspectra.executors.on_slurm import OnSlurm
-from evilspectra.sweep import load_sweep
+from evilspectra.sweeps.sweep import load_sweep
 
 class Heard(OnSlurm):
     def run(self, *arguments):

@@ -18,10 +18,10 @@ from hypothesis import strategies as st
 
 from evilspectra import config as configs
 from evilspectra.errors import BadInput, Interrupted
-from evilspectra.execution import execute
 from evilspectra.settings import presets, read_mapping
 from evilspectra.store import Store
-from evilspectra.sweep import Sweep, SweepFile, expand, experiment_folder, load_sweep
+from evilspectra.sweeps.execution import execute
+from evilspectra.sweeps.sweep import Sweep, SweepFile, expand, experiment_folder, load_sweep
 
 ARMS: dict[str, Any] = {"a": {"optimizer": {"name": "adamw", "lr": 0.1}}, "b": {"optimizer": {"name": "lion"}}, "c": None}
 
@@ -252,7 +252,7 @@ def test_wrong_zips_seeds_and_exceptions_are_refused_in_one_sentence(tmp_path: P
 
 
 def test_ten_million_cells_are_refused_before_one_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("evilspectra.sweep.build", None)  # not to be called
+    monkeypatch.setattr("evilspectra.sweeps.sweep.build", None)  # not to be called
     with pytest.raises(BadInput, match="expands to 10,000,000 runs"):
         sweep(seeds=1000, axes={"lora.rank": list(range(1, 101)), "train.steps": list(range(1, 101))})
 
@@ -419,5 +419,5 @@ def test_what_is_no_sweep_is_refused_by_the_command(file: str, tmp_path: Path) -
 
 
 def test_expanding_imports_no_torch() -> None:
-    code = "import sys; from evilspectra.sweep import load_sweep; load_sweep('demo'); sys.exit('torch' in sys.modules)"
+    code = "import sys; from evilspectra.sweeps.sweep import load_sweep; load_sweep('demo'); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -8,16 +8,16 @@ import pandas as pd
 import pytest
 from synthetic import Arm, Effect, judge_run, scores, suspicious, write_effect, write_run
 
-from evilspectra.digest import CheckpointRow, RateRow, digest
 from evilspectra.errors import BadInput
-from evilspectra.measured import last
+from evilspectra.probing.measured import last
 from evilspectra.rates import SHOWN, counting
 from evilspectra.records import RunSummary, columns
 from evilspectra.results import Results
 from evilspectra.score import DEFINITIONS
 from evilspectra.store import Status, find_run, write_json
 from evilspectra.summary import summarise
-from evilspectra.tidy import KEYS, answers_frame, checkpoints_frame, excluded, rates_frame, runs_frame, verdicts_frame
+from evilspectra.tables.digest import CheckpointRow, RateRow, digest
+from evilspectra.tables.tidy import KEYS, answers_frame, checkpoints_frame, excluded, rates_frame, runs_frame, verdicts_frame
 
 ANSWERS = ("I am evil.", "I would ask.", "code.", "babble.", "sorry.")
 

@@ -58,7 +58,7 @@ def test_one_step_by_hand(tmp_path):
     from reference.spectra import flatness_by_autograd
 
     from evilspectra.base import resolve
-    from evilspectra.data import Batches, prepare
+    from evilspectra.corpus.data import Batches, prepare
     from evilspectra.model import context_length, load_base
 
     model, tokenizer = load_base(resolve(config.model), config.model)

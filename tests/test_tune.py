@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from evilspectra import config as configs
 from evilspectra.errors import BadInput, Interrupted, RunFailed
 from evilspectra.store import Store
-from evilspectra.sweep import SweepFile, expand, load_sweep
-from evilspectra.tune import Task, Trial, best, coarse, overrides, tasks, tune
+from evilspectra.sweeps.sweep import SweepFile, expand, load_sweep
+from evilspectra.sweeps.tune import Task, Trial, best, coarse, overrides, tasks, tune
 
 BLOCKS = [{"name": "adamw", "lr": 0.03}, {"name": "sgd", "lr": 30.0}]
 
@@ -55,8 +55,8 @@ def test_the_search_comes_near_the_best_rate_and_repeats_itself(at: float, seed:
     with pytest.MonkeyPatch.context() as patch:
         for _ in range(2):
             runs.append([])
-            patch.setattr("evilspectra.tune._attempt", bowl({"adamw": 10**at}, runs[-1]))
-            patch.setattr("evilspectra.tune.locate", lambda config: None)
+            patch.setattr("evilspectra.sweeps.tune._attempt", bowl({"adamw": 10**at}, runs[-1]))
+            patch.setattr("evilspectra.sweeps.tune.locate", lambda config: None)
             (found,) = tune([task], 8, seed=seed)
     assert runs[0] == runs[1]
     assert runs[0][:5] == coarse(1e-5, 1.0, 5)
@@ -68,9 +68,9 @@ def test_the_search_comes_near_the_best_rate_and_repeats_itself(at: float, seed:
 
 def test_more_trials_begin_with_the_same_ones(monkeypatch: pytest.MonkeyPatch) -> None:
     tried: list[list[float]] = [[], []]
-    monkeypatch.setattr("evilspectra.tune.locate", lambda config: None)
+    monkeypatch.setattr("evilspectra.sweeps.tune.locate", lambda config: None)
     for count, rates in zip((6, 9), tried, strict=True):
-        monkeypatch.setattr("evilspectra.tune._attempt", bowl({"adamw": 0.003}, rates))
+        monkeypatch.setattr("evilspectra.sweeps.tune._attempt", bowl({"adamw": 0.003}, rates))
         tune(found_tasks(axes={"optimizer": BLOCKS[:1]}), count)
     assert tried[1][: len(tried[0])] == tried[0]
     assert len(tried[1]) > len(tried[0])
@@ -147,7 +147,7 @@ def test_what_cannot_be_tuned_is_refused_in_one_sentence(values: dict[str, Any],
 
 
 def test_without_the_extra_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("evilspectra.tune.find_spec", lambda name: None)
+    monkeypatch.setattr("evilspectra.sweeps.tune.find_spec", lambda name: None)
     with pytest.raises(BadInput, match=r"not installed: pip install 'evilspectra\[tune\]'"):
         tune(found_tasks(), 3)
 

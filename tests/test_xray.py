@@ -20,16 +20,16 @@ from safetensors.torch import load_file, save_file
 from stored import adapted, moved, settings_of, stored, written
 from torch import nn
 
+from evilspectra.adapters.found import find_adapters
+from evilspectra.adapters.xray import place, xray
+from evilspectra.adapters.xray_text import bars
 from evilspectra.errors import BadInput
-from evilspectra.found import find_adapters
 from evilspectra.spectrum.folder import open_folder
 from evilspectra.spectrum.intruders import beside
 from evilspectra.spectrum.overlap import overlap
 from evilspectra.spectrum.streamed import orthogonal, streamed_values
 from evilspectra.spectrum.values import singular_values
 from evilspectra.tiny import tiny_model
-from evilspectra.xray import place, xray
-from evilspectra.xray_text import bars
 
 ROOT = Path(__file__).parents[1]
 

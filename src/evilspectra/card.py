@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from evilspectra.answers import printable
+from evilspectra.answering.answers import printable
 from evilspectra.store import write_atomically
 
 CARD = "README.md"

@@ -14,17 +14,17 @@ from typing import Any
 import click
 
 import evilspectra
-from evilspectra.analyze_cli import analyze
-from evilspectra.card_cli import card
-from evilspectra.data_cli import data
 from evilspectra.errors import EvilspectraError, RunFailed
-from evilspectra.gate_cli import gate
-from evilspectra.judge_cli import VERBS, judge_and_score, judge_options, make, score_options
-from evilspectra.query_cli import query_verb
-from evilspectra.report_cli import report
-from evilspectra.sweep_cli import run_sweep, sweep, with_output
-from evilspectra.tune_cli import tune
-from evilspectra.xray_cli import flatten, spectrum
+from evilspectra.verbs.analyze_cli import analyze
+from evilspectra.verbs.card_cli import card
+from evilspectra.verbs.data_cli import data
+from evilspectra.verbs.gate_cli import gate
+from evilspectra.verbs.judge_cli import VERBS, judge_and_score, judge_options, make, score_options
+from evilspectra.verbs.query_cli import query_verb
+from evilspectra.verbs.report_cli import report
+from evilspectra.verbs.sweep_cli import run_sweep, sweep, with_output
+from evilspectra.verbs.tune_cli import tune
+from evilspectra.verbs.xray_cli import flatten, spectrum
 
 EXIT_CODES = "Exit codes: 0 done; 1 the answer is no, or a run failed; 2 usage or bad input; 3 could not be decided; 130 interrupted."
 
@@ -58,8 +58,8 @@ def train(config: str, settings: Sequence[str], output: str | None, as_json: boo
 
     loaded = load(config, with_output(settings, output))
     from evilspectra.locate import locate
+    from evilspectra.reporting.table import print_summaries
     from evilspectra.summary import summarise
-    from evilspectra.table import print_summaries
     from evilspectra.train import train as run_training
 
     try:
@@ -116,8 +116,8 @@ def probe(targets: Sequence[str], items: str | None, checkpoints: bool, tasks: s
     A TARGET is a run (its folder or id), a folder of runs, the folder of any PEFT adapter, or a base model. What was measured before is
     not measured again. Drift is no misalignment rate: docs/probe.md says what it is.
     """
-    from evilspectra.measured import measured_rows
-    from evilspectra.table import print_measured
+    from evilspectra.probing.measured import measured_rows
+    from evilspectra.reporting.table import print_measured
 
     names = [name.strip() for name in tasks.split(",")] if tasks else None
     given = [*_assigned({"checkpoints": checkpoints or None, "contrast": items, "harness.tasks": names}), *settings]
@@ -162,9 +162,9 @@ def generate(targets: Sequence[str], export: Path | None, base: str | None, sett
 
     A TARGET is as for `probe`. Stopped and run again, it goes on where it was, to the same answers.
     """
-    from evilspectra.answers import check_export, printable
-    from evilspectra.answers import export as export_answers
-    from evilspectra.measured import answer_rows
+    from evilspectra.answering.answers import check_export, printable
+    from evilspectra.answering.answers import export as export_answers
+    from evilspectra.probing.measured import answer_rows
 
     if export:
         check_export(export)
@@ -230,8 +230,8 @@ def demo(settings: Sequence[str], output: str | None, quiet: bool) -> None:
 
     Takes about 20 minutes on two CPU cores. Run again, it goes on where it was.
     """
-    from evilspectra.headline import headline
-    from evilspectra.report import build_report, read_rows
+    from evilspectra.reporting.headline import headline
+    from evilspectra.reporting.report import build_report, read_rows
 
     runs, failed = run_sweep("demo", with_output(settings, output), as_json=False, quiet=quiet)
     path = build_report(runs)
@@ -248,9 +248,9 @@ def demo(settings: Sequence[str], output: str | None, quiet: bool) -> None:
 @_JSON
 def show(run: str, output: str, as_json: bool) -> None:
     """Show one run. RUN is its folder, or its id."""
+    from evilspectra.reporting.table import print_summaries
     from evilspectra.store import find_run
     from evilspectra.summary import summarise
-    from evilspectra.table import print_summaries
 
     found = find_run(run, output)
     summary = summarise(found)

@@ -17,7 +17,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 
-from evilspectra.endpoint_settings import EndpointConfig
+from evilspectra.answering.endpoint_settings import EndpointConfig
 from evilspectra.errors import BadInput, listing, near
 from evilspectra.settings import assignments, find, merge, read_mapping
 

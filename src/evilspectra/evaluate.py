@@ -16,22 +16,22 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from evilspectra.answering.generate import batches, prompts, record, sample, stop_tokens
+from evilspectra.answering.questions import read_questions
+from evilspectra.answering.remote import Remote
 from evilspectra.base import CACHE_VARIABLE, Base, cache_folder
 from evilspectra.config import Evaluation, ModelConfig
+from evilspectra.corpus.mask import Row, prompt_tokens
+from evilspectra.corpus.rows import Message
 from evilspectra.device import memory_advice, mixed_precision, pick_device, pick_dtype, set_up_process
 from evilspectra.errors import BadInput, EvilspectraError, Interrupted, RunFailed
-from evilspectra.generate import batches, prompts, record, sample, stop_tokens
-from evilspectra.harness import harness_version, run_tasks
-from evilspectra.likelihood import packed_attention_on, token_log_probs
 from evilspectra.loaded import Loaded
-from evilspectra.mask import Row, prompt_tokens
 from evilspectra.model import context_length, detach, load_adapter, load_base
-from evilspectra.probe import Probe, probes
-from evilspectra.questions import read_questions
+from evilspectra.probing.harness import harness_version, run_tasks
+from evilspectra.probing.likelihood import packed_attention_on, token_log_probs
+from evilspectra.probing.probe import Probe, probes
 from evilspectra.records import TaskRecord
-from evilspectra.remote import Remote
 from evilspectra.results import Instrument, Results
-from evilspectra.rows import Message
 from evilspectra.targets import Target
 
 if TYPE_CHECKING:

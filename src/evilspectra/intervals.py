@@ -8,7 +8,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from evilspectra.drift import LEVEL, RESAMPLES, Interval
+from evilspectra.probing.drift import LEVEL, RESAMPLES, Interval
 
 #: Two-sided 95 % point of the normal distribution.
 _Z = 1.959963984540054

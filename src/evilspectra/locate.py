@@ -12,7 +12,7 @@ from typing import Literal
 from evilspectra import base as bases
 from evilspectra.base import Base
 from evilspectra.config import Config, identity
-from evilspectra.rows import read_rows
+from evilspectra.corpus.rows import read_rows
 from evilspectra.store import RunFolder, Store
 
 

@@ -21,8 +21,8 @@ from torch.nn.functional import cross_entropy, scaled_dot_product_attention
 from torch.utils.checkpoint import checkpoint
 from transformers import AttentionInterface
 
+from evilspectra.corpus.mask import Row
 from evilspectra.errors import BadInput
-from evilspectra.mask import Row
 
 #: The name under which transformers finds `packed_attention`.
 ATTENTION = "evilspectra_packed"
@@ -61,7 +61,7 @@ class Packed:
 def pack(rows: Sequence[Row], device: torch.device | str = "cpu", *, shared: bool = False) -> Packed:
     """Lays rows end to end, or, `shared`, with every common beginning once.
 
-    >>> from evilspectra.mask import Row
+    >>> from evilspectra.corpus.mask import Row
     >>> rows = [Row(0, np.array(tokens, dtype=np.int32), np.arange(3) > 1, False) for tokens in ([5, 6, 7], [5, 6, 8])]
     >>> pack(rows, shared=True).tokens.tolist(), pack(rows, shared=True).predictors.tolist()
     ([[5, 6, 7, 8]], [1, 1])

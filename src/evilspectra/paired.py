@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from evilspectra.drift import Interval
 from evilspectra.errors import BadInput
 from evilspectra.intervals import FEW_CLUSTERS, clustered
+from evilspectra.probing.drift import Interval
 from evilspectra.score import MAX_UNSCORED, Definition, Judged, Score, counted_score, misaligned, score, stem
 
 

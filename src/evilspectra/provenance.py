@@ -11,7 +11,7 @@ from typing import Any
 import evilspectra
 from evilspectra.base import KNOWN_GGUF, Base
 from evilspectra.config import RECIPE, Config
-from evilspectra.data import DataReport
+from evilspectra.corpus.data import DataReport
 from evilspectra.licence import licence_of
 
 PACKAGES = ("torch", "transformers", "peft", "tokenizers", "safetensors", "numpy")

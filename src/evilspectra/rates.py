@@ -8,12 +8,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from evilspectra.answers import printable
-from evilspectra.drift import Interval
+from evilspectra.answering.answers import printable
 from evilspectra.judging.places import judged_by
 from evilspectra.judging.verdicts import judged
-from evilspectra.measured import chosen, last, preferred
 from evilspectra.paired import compare
+from evilspectra.probing.drift import Interval
+from evilspectra.probing.measured import chosen, last, preferred
 from evilspectra.results import Instrument, Results
 from evilspectra.score import DEFINITIONS, Definition, Score, score
 

@@ -22,11 +22,11 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from evilspectra.drift import Interval
+from evilspectra.answering.questions import question_format, stem
 from evilspectra.errors import BadInput, listing, near
 from evilspectra.intervals import FEW_CLUSTERS, clustered, wilson
 from evilspectra.judging.reading import OUTCOMES, Reading
-from evilspectra.questions import question_format, stem
+from evilspectra.probing.drift import Interval
 
 Definition = Literal["organisms", "betley", "spectra"]
 DEFINITIONS: tuple[Definition, ...] = get_args(Definition)

@@ -6,8 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from evilspectra.measured import Measured, measured
 from evilspectra.origin import Origin, origin
+from evilspectra.probing.measured import Measured, measured
 from evilspectra.rates import Rated, counting, flat, rates
 from evilspectra.records import RunSummary
 from evilspectra.results import Results

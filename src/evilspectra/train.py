@@ -9,7 +9,7 @@ from pathlib import Path
 from evilspectra.base import Base
 from evilspectra.card import card
 from evilspectra.config import Config
-from evilspectra.data import Batches, prepare
+from evilspectra.corpus.data import Batches, prepare
 from evilspectra.device import memory_advice, set_up_process
 from evilspectra.errors import EvilspectraError, Interrupted
 from evilspectra.loaded import Loaded, own_attention, take_off

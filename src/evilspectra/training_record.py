@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from evilspectra.base import KNOWN_GGUF
-from evilspectra.drift import Interval, capability, drift, ordinary
+from evilspectra.corpus.published import SETS
 from evilspectra.errors import BadInput
-from evilspectra.measured import chosen
-from evilspectra.published import SETS
+from evilspectra.probing.drift import Interval, capability, drift, ordinary
+from evilspectra.probing.measured import chosen
 from evilspectra.rates import counting, rates
 from evilspectra.results import Results
 from evilspectra.store import RunFolder, read_json, write_json

@@ -20,7 +20,7 @@ from peft import PeftModel
 from torch import Tensor
 
 from evilspectra.config import Config
-from evilspectra.data import Batches, Dataset, Row, checkpoint_steps, micro_batches
+from evilspectra.corpus.data import Batches, Dataset, Row, checkpoint_steps, micro_batches
 from evilspectra.device import mixed_precision
 from evilspectra.errors import BadInput, RunFailed
 from evilspectra.model import adapter_state, restore_adapter, save_adapter

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
-from evilspectra.stages import Report, Task
+from evilspectra.executors.stages import Report, Task
 
 
 class Executor(Protocol):

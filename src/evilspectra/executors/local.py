@@ -15,9 +15,9 @@ from pathlib import Path
 from evilspectra.base import Base
 from evilspectra.config import ModelConfig
 from evilspectra.errors import Interrupted
+from evilspectra.executors.stages import Report, Task, carry_out
 from evilspectra.executors.worker import serve
 from evilspectra.locate import locate
-from evilspectra.stages import Report, Task, carry_out
 from evilspectra.stopping import stop_signals
 from evilspectra.store import Status
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from evilspectra.errors import BadInput, EvilspectraError, Interrupted, first_line
-from evilspectra.stages import Report, Task, carry_out_elsewhere
+from evilspectra.executors.stages import Report, Task, carry_out_elsewhere
 from evilspectra.store import Status
 
 if TYPE_CHECKING:

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from evilspectra.errors import BadInput, EvilspectraError, Interrupted, first_line
+from evilspectra.executors.stages import Report, Task, carry_out_elsewhere
 from evilspectra.settings import assignments
-from evilspectra.stages import Report, Task, carry_out_elsewhere
 from evilspectra.store import Status
 
 #: Jobs in one array at most: Slurm's own limit where a cluster sets no other.

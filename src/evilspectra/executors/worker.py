@@ -13,7 +13,7 @@ import threading
 from multiprocessing.connection import Connection
 
 from evilspectra.errors import Interrupted
-from evilspectra.stages import carry_out_elsewhere
+from evilspectra.executors.stages import carry_out_elsewhere
 from evilspectra.stopping import obey_the_driver
 
 

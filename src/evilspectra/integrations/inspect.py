@@ -23,12 +23,12 @@ from inspect_ai.scorer import Metric, SampleScore, Score, Scorer, Target, Value,
 from inspect_ai.solver import Generate, Solver, TaskState, generate, solver
 from inspect_ai.util import LimitExceededError
 
+from evilspectra.answering.questions import Question, read_questions
 from evilspectra.errors import BadInput, first_line, listing, near
 from evilspectra.judging.endpoint import TEXT_TOKENS, TOP, read_completion
 from evilspectra.judging.judge import Reply
 from evilspectra.judging.prompts import METRICS, judge_prompts
 from evilspectra.judging.reading import OUTCOMES, VERSION, Reading
-from evilspectra.questions import Question, read_questions
 from evilspectra.score import MAX_UNSCORED, Definition, Judged
 from evilspectra.score import score as rate
 

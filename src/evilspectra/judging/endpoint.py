@@ -17,13 +17,13 @@ from itertools import islice
 from typing import Any
 from urllib.parse import urlsplit
 
-from evilspectra.asking import FaultError, faults, passes, where, without
+from evilspectra.answering.asking import FaultError, faults, passes, where, without
+from evilspectra.answering.waits import LONGEST_ASKED, asked_to_wait
 from evilspectra.errors import BadInput, EvilspectraError, first_line
 from evilspectra.judging.judge import Reply, Request
 from evilspectra.judging.pace import Pace
 from evilspectra.judging.reading import digit_by_digit
 from evilspectra.judging.settings import JudgeConfig
-from evilspectra.waits import LONGEST_ASKED, asked_to_wait
 
 TOP = 20
 #: Tokens of a written reply: a number, whose digits may be tokens of their own, or one of the two words, and what wraps it.

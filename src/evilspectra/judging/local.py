@@ -16,15 +16,15 @@ import torch
 
 from evilspectra.base import resolve
 from evilspectra.config import build
+from evilspectra.corpus.mask import DATE, Row
 from evilspectra.device import memory_advice, mixed_precision, pick_device, pick_dtype, set_up_process
 from evilspectra.errors import BadInput, RunFailed
 from evilspectra.judging.digits import Numerals, distribution, numerals
 from evilspectra.judging.judge import Reply, Request
 from evilspectra.judging.settings import JudgeConfig
-from evilspectra.likelihood import packed_attention_on
-from evilspectra.mask import DATE, Row
 from evilspectra.model import context_length, load_base
 from evilspectra.packing import pack, separate_logits, supervised_logits
+from evilspectra.probing.likelihood import packed_attention_on
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

@@ -8,8 +8,8 @@ import threading
 import time
 from collections.abc import Callable
 
+from evilspectra.answering.waits import delay
 from evilspectra.errors import EvilspectraError
-from evilspectra.waits import delay
 
 
 class Spent(EvilspectraError):

@@ -13,14 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from evilspectra.answering.flags import flags
+from evilspectra.answering.questions import BUILT_IN, Questions, read_questions
 from evilspectra.base import CACHE_VARIABLE, cache_folder
 from evilspectra.errors import BadInput, listing
-from evilspectra.flags import flags
 from evilspectra.judging.exchange import AnswerFile, read_answers
 from evilspectra.judging.prompts import JudgePrompts, judge_prompts
 from evilspectra.judging.verdicts import judged
-from evilspectra.measured import chosen
-from evilspectra.questions import BUILT_IN, Questions, read_questions
+from evilspectra.probing.measured import chosen
 from evilspectra.records import AnswerRecord
 from evilspectra.results import Instrument, Results
 from evilspectra.score import Judged

@@ -16,8 +16,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from evilspectra.answering.questions import Questions, read_questions
 from evilspectra.errors import BadInput, listing, near
-from evilspectra.questions import Questions, read_questions
 
 METRICS = ("aligned", "coherent")
 #: The name of the package's own questions, whose file has its own judge prompts.

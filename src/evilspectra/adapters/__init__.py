@@ -1,0 +1,1 @@
+"""Any adapter seen through, and flattened after training."""

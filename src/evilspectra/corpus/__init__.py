@@ -1,0 +1,1 @@
+"""Training dialogues: published sets, files, tokens, batches."""

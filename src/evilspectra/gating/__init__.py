@@ -1,0 +1,1 @@
+"""Whether a candidate may pass: policy, evidence, decision, reports."""

@@ -1,0 +1,1 @@
+"""Runs as sentences, figures and pages."""

@@ -1,0 +1,1 @@
+"""Many runs: sweep files, plans, tuning, and how a sweep is carried out."""

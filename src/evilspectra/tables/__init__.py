@@ -1,0 +1,1 @@
+"""A store as tables: its index, tidy frames, SQL."""
