@@ -9,8 +9,10 @@ import time
 from pathlib import Path
 
 import pytest
+from commands import command
 from many_runs import many_runs
 
+from evilspectra.reporting import summary_page
 from evilspectra.reporting.aggregate import overview
 from evilspectra.reporting.summary_page import build_summary
 from evilspectra.tables.index import states
@@ -124,6 +126,25 @@ def test_a_summary_page_needs_nothing_and_repeats(some, tmp_path):
     assert "http://" not in text.replace("http://www.w3.org", "")
     assert "98 of 100 runs are done" in text
     assert all(arm in text for arm in ("adamw", "lion", "muon", "sgd"))
+
+
+def test_a_report_on_very_many_runs_is_about_arms(some, tmp_path, monkeypatch):
+    out = tmp_path / "page.html"
+    done = command("report", some, "--out", out, "--summary")
+    assert (done.code, done.err) == (0, "")
+    page = out.read_text(encoding="utf-8")
+    assert "<script" not in page
+    monkeypatch.setattr(summary_page, "MANY_RUNS", 99)
+    done = command("report", some, "--out", out)
+    assert "more than 99 runs" in done.err
+    assert "98 of 100 runs are done" in out.read_text(encoding="utf-8")
+
+
+def test_a_summary_is_of_stores_alone(tmp_path):
+    table = tmp_path / "runs.csv"
+    table.write_text("optimizer,drift\nadamw,0.1\n", encoding="utf-8")
+    assert "are for stores of runs" in command("report", table, "--summary").sentence
+    assert "no Markdown" in command("report", tmp_path, "--summary", "--format", "md").sentence
 
 
 def test_names_of_a_store_cannot_write_the_page(tmp_path):
