@@ -120,7 +120,7 @@ def _ranking(found: Analysis) -> Iterator[Sentence]:
     ranking = found.stability.ranking
     if ranking is None:
         return
-    order = ", ".join(f"{one.group} {figure(one.mean.value)} (rank {one.low if one.low == one.high else f'{one.low} to {one.high}'})" for one in ranking.groups)
+    order = ", ".join(f"{_level(ranking.factor, one.group)} {figure(one.mean.value)} (rank {one.low if one.low == one.high else f'{one.low} to {one.high}'})" for one in ranking.groups)
     direction = {1: "highest first, which is best", -1: "lowest first, which is best", 0: "highest first"}[ranking.better]
     pairs = ranking.differences
     clear = sum(one.clear_of(0.0) for one in pairs.values())
@@ -128,6 +128,15 @@ def _ranking(found: Analysis) -> Iterator[Sentence]:
     yield Sentence("ranking", f"By {_name(found)}, {direction}: {order}; {verdict} (95 % for all pairs at once).", bool(clear))
     if ranking.factor == "optimizer" and found.outcome in PAPER_OUTCOMES:
         yield from _against_order(found)
+
+
+def _level(factor: str, group: str) -> str:
+    """A level by its name, a number with the factor's before it.
+
+    >>> _level("optimizer", "muon"), _level("flatness_weight", "0.3")
+    ('muon', 'flatness_weight = 0.3:')
+    """
+    return f"{factor} = {group}:" if group.replace(".", "", 1).replace("e-", "", 1).isdigit() else group
 
 
 def _against_order(found: Analysis) -> Iterator[Sentence]:
