@@ -25,7 +25,7 @@ from evilspectra.store import Store
 
 VERBS = [["train"], ["sweep"], ["probe"], ["generate"], ["evaluate"], ["judge"], ["score"], ["compare"], ["calibrate"], ["demo"], ["report"], ["show"]]
 VERBS += [["config"], ["config", "schema"], ["config", "show"], ["data"], ["data", "get"], ["data", "list"], ["sweep", "status"], ["sweep", "retry"], ["sweep", "run"]]
-VERBS += [["tune"]]
+VERBS += [["tune"], ["query"], ["analyze"], ["spectrum"], ["flatten"], ["gate"], ["card"]]
 
 NEEDED = {"run", "status", "train_loss", "heldout_loss", "stable_rank", "spectral_entropy", "condition_number", "frobenius_nuclear", "tokens_per_s"}
 

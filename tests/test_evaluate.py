@@ -369,7 +369,7 @@ BAD: dict[str, tuple[Any, str, type[EvilspectraError]]] = {
     "keys of more layers": (spoiled(with_more_layers), "name the base that it was trained on", BadInput),
     "wrong shapes": (spoiled(of_another_width), "does not fit tiny-random", BadInput),
     "not a number": (spoiled(not_a_number), "not finite", RunFailed),
-    "cut": (cut, "does not fit tiny-random", BadInput),
+    "cut": (cut, "is damaged or no safetensors file", BadInput),
     "not of PEFT": (no_peft, "does not fit tiny-random", BadInput),
     "other names": (other_names, "does not fit tiny-random", BadInput),
     "prompt tuning": (prompt_tuning, "", BadInput),
