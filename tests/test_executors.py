@@ -117,7 +117,7 @@ def test_an_interrupted_sweep_saves_what_its_workers_do(tmp_path: Path, number: 
     _, err = running.communicate(timeout=60)
     assert running.returncode == 130
     assert err == "evilspectra: interrupted; what was under way is saved, run the same command again to go on\n"
-    assert not any(alive(pid) for pid in below)
+    until(lambda: not any(alive(pid) for pid in below))
     assert all(run.resume_file.exists() and run.status().state == "interrupted" for run in runs(tmp_path).values())
 
 
