@@ -277,7 +277,7 @@ def test_a_sweep_may_have_its_answers_sampled_there(server: Serving, tmp_path: P
     assert len(server.answers) == 10
     values["evaluate"]["answers"]["endpoint"]["url"] = "https://example.org/v1"
     (tmp_path / "sweep.yaml").write_text(yaml.safe_dump(values))
-    assert "holds no key for example.org" in command("sweep", tmp_path / "sweep.yaml", "--output", tmp_path / "other").sentence
+    assert "holds no key for example.org" in command("sweep", tmp_path / "sweep.yaml", "--output", tmp_path / "other", "--quiet").sentence
     assert not (tmp_path / "other").exists()
 
 
