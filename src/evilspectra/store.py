@@ -266,18 +266,7 @@ class RunFolder:
     @property
     def in_use(self) -> bool:
         """Whether a process holds the run."""
-        place = self.path / ".lock"
-        if not place.exists():
-            return False
-        lock = FileLock(place)
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            return True
-        except OSError:
-            return False
-        lock.release()
-        return False
+        return held(self.path / ".lock")
 
     # --- tables ---------------------------------------------------------------------------------------------------
 
@@ -353,6 +342,17 @@ class Store:
         """The runs below the root, wherever it points: at a store, an experiment or one run; sorted by path."""
         folders = {place.parent for name in ("config.yaml", OUTSIDE) for place in self.root.glob(f"**/{name}")}
         return [RunFolder(folder) for folder in sorted(folders) if is_run(folder)]
+
+
+def held(place: Path) -> bool:
+    """Whether a process holds the lock at a path."""
+    try:
+        if place.exists():
+            with FileLock(place, timeout=0):
+                pass
+    except OSError as error:
+        return isinstance(error, Timeout)  # an OSError too
+    return False
 
 
 class NoRun(BadInput):

@@ -66,7 +66,7 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     >>> print(table(["a", "b"], [["x|y", "1"]]))
     | a | b |
     |---|---|
-    | x\\\\|y | 1 |
+    | x\\|y | 1 |
     """
     lines = [f"| {' | '.join(map(escaped, line))} |" for line in (columns, *rows)]
     return "\n".join([lines[0], "|" + "---|" * len(columns), *lines[1:]])
@@ -76,7 +76,7 @@ def escaped(text: str) -> str:
     """Text that Markdown shows as it is, on one line.
 
     >>> print(escaped("a*b <c> d_e"))
-    a\\\\*b &lt;c> d\\\\_e
+    a\\*b &lt;c> d\\_e
     """
     flat = " ".join(printable(str(text), 4000).split())
     return re.sub(r"([\\`*_\[\]|#])", r"\\\1", flat).replace("<", "&lt;")

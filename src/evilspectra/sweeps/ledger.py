@@ -22,7 +22,7 @@ from typing import Any, Literal, get_args
 from filelock import FileLock, Timeout
 
 from evilspectra.errors import BadInput, listing
-from evilspectra.store import read_json, write_json, writing
+from evilspectra.store import held, read_json, write_json, writing
 
 Stage = Literal["train", "measure", "judge"]
 
@@ -91,18 +91,7 @@ class Ledger:
     @property
     def driven(self) -> bool:
         """Whether a process drives this sweep now."""
-        place = self.path.with_suffix(".lock")
-        if not place.exists():
-            return False
-        lock = FileLock(place)
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            return True
-        except OSError:
-            return False
-        lock.release()
-        return False
+        return held(self.path.with_suffix(".lock"))
 
 
 class Writer:
