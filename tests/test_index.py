@@ -11,7 +11,9 @@ import threading
 from dataclasses import asdict
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
+from commands import command
 from filelock import FileLock
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -281,3 +283,11 @@ def test_states_are_each_runs_own(varied, tmp_path):
     (found,) = states(tmp_path).values()
     assert isinstance(found, BadInput)
     assert "names the state 'lost'" in str(found)
+
+
+def test_a_sweep_leaves_the_index_up_to_date(tmp_path):
+    (tmp_path / "sweep.yaml").write_text("experiment: x\nbase: {model: {base: tiny-random}, train: {steps: 2, threads: 1}, schedule: {warmup_steps: 0}}\naxes: {train.seed: [0, 1]}\n", encoding="utf-8")
+    assert command("sweep", tmp_path / "sweep.yaml", "--output", tmp_path / "runs", "--quiet").code == 0
+    kept = pq.read_table(tmp_path / "runs" / ".index" / "runs.parquet")
+    assert sorted(kept["seed"].to_pylist()) == [0, 1]
+    assert set(kept["status"].to_pylist()) == {"done"}

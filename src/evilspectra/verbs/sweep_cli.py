@@ -6,13 +6,14 @@ import json
 import sys
 import time
 from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from evilspectra.errors import BadInput, Undecided
+from evilspectra.errors import BadInput, EvilspectraError, Undecided
 from evilspectra.verbs.plan_cli import DRY_RUN, SEEDS, caution, dry_run, with_seeds
 
 if TYPE_CHECKING:
@@ -187,12 +188,16 @@ def run_sweep(
     from evilspectra.summary import summarise
     from evilspectra.sweeps.execution import execute
     from evilspectra.sweeps.sweep import experiment_folder
+    from evilspectra.tables.index import read_index
 
     def announce(number: int, config: Any) -> None:
         if not quiet:
             click.echo(f"[{number + 1}/{len(loaded.configs)}] {arm(config)}, lr {config.optimizer.lr:g}, seed {config.train.seed}", err=True)
 
     outcomes = execute(loaded, _executor(loaded, quiet, options or {}), quiet=quiet, on_start=announce, only=only)
+    if any(outcome.trained for outcome in outcomes):
+        with suppress(EvilspectraError):  # what it is for, a quick first question to the store, can be had later
+            read_index(experiment_folder(loaded).parent)
     failed = [outcome for outcome in outcomes if outcome.failed]
     unjudged = [outcome for outcome in outcomes if outcome.unjudged and not outcome.failed]
     summaries = [summarise(outcome.run) for outcome in outcomes if (outcome.run.path / "config.yaml").exists()]
