@@ -167,8 +167,6 @@ def test_a_missing_built_in_file_is_refused(monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.mark.parametrize("name", sorted(rows.BUILT_IN))
 def test_built_in_data_sets_load(name: str) -> None:
-    if not (Path(rows.__file__).parent / "assets" / rows.BUILT_IN[name]).is_file():
-        pytest.skip(f"{name} is not written yet")
     assert read_rows(name).n_rows > 0
 
 
