@@ -50,7 +50,7 @@ LEVELS = [
         "adapters.xray", "adapters.xray_text",
     ],
     [
-        "verbs", "verbs.data_cli", "verbs.query_cli",
+        "verbs", "verbs.options", "verbs.data_cli", "verbs.query_cli",
     ],
     [
         "sweeps.grid", "sweeps.aliasing", "sweeps.sweep", "sweeps.forecast", "sweeps.plan", "sweeps.tune", "sweeps.standing", "executors.stages", "judging.beside", "executors", "executors.worker",
@@ -87,7 +87,7 @@ WITHOUT_TORCH = [
     "tables.digest", "tables.inventory", "tables.bulk", "tables.index", "tables.tidy", "tables.views", "tables.rowtext", "tables.query", "training_record", "spectrum", "spectrum.measures",
     "corpus.archives", "corpus.download", "corpus.obtain", "answering.endpoint", "answering.remote", "optim", "optim.schedule", "progress", "provenance", "card", "integrations", "judging.build",
     "adapters", "gating", "gating.policy", "gating.gate", "gating.gate_output", "adapters.base_weights", "adapters.found", "gating.evidence", "adapters.flatten", "adapters.xray",
-    "adapters.xray_text", "verbs", "verbs.data_cli", "verbs.query_cli", "sweeps.grid", "sweeps.aliasing", "sweeps.sweep", "sweeps.forecast", "sweeps.plan", "sweeps.tune", "sweeps.standing",
+    "adapters.xray_text", "verbs", "verbs.options", "verbs.data_cli", "verbs.query_cli", "sweeps.grid", "sweeps.aliasing", "sweeps.sweep", "sweeps.forecast", "sweeps.plan", "sweeps.tune", "sweeps.standing",
     "executors.stages", "judging.beside", "executors", "executors.worker", "executors.local", "executors.on_ray", "executors.on_slurm", "sweeps.execution", "analysis.estimate", "analysis.linear",
     "analysis.outcome", "analysis.design", "analysis.variance", "analysis.components", "analysis.loss", "analysis.training", "analysis.mediation", "analysis.stability", "analysis.result",
     "analysis.words", "analysis.whole", "analysis.text", "analysis", "reporting", "reporting.palette", "reporting.comparison", "reporting.findings", "reporting.misalignment", "reporting.headline",

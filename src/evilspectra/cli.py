@@ -20,6 +20,7 @@ from evilspectra.verbs.card_cli import card
 from evilspectra.verbs.data_cli import data
 from evilspectra.verbs.gate_cli import gate
 from evilspectra.verbs.judge_cli import VERBS, judge_and_score, judge_options, make, score_options
+from evilspectra.verbs.options import JSON, OUTPUT, QUIET, SET
 from evilspectra.verbs.query_cli import query_verb
 from evilspectra.verbs.report_cli import report
 from evilspectra.verbs.sweep_cli import run_sweep, sweep, with_output
@@ -28,10 +29,6 @@ from evilspectra.verbs.xray_cli import flatten, spectrum
 
 EXIT_CODES = "Exit codes: 0 done; 1 the answer is no, or a run failed; 2 usage or bad input; 3 could not be decided; 130 interrupted."
 
-_SET = click.option("--set", "settings", multiple=True, metavar="SECTION.FIELD=VALUE", help="Change one setting, for instance --set train.steps=30. Repeatable.")
-_OUTPUT = click.option("--output", metavar="FOLDER", help="Where runs are stored (the setting output.folder).")
-_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
-_QUIET = click.option("--quiet", is_flag=True, help="No progress on standard error.")
 
 
 @click.group(epilog=EXIT_CODES, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -45,10 +42,10 @@ def cli() -> None:
 
 @cli.command()
 @click.argument("config", metavar="CONFIG")
-@_SET
-@_OUTPUT
-@_JSON
-@_QUIET
+@SET
+@OUTPUT
+@JSON
+@QUIET
 def train(config: str, settings: Sequence[str], output: str | None, as_json: bool, quiet: bool) -> None:
     """Train one run. CONFIG is a YAML file (`evilspectra config show` prints one) or a preset's name.
 
@@ -91,8 +88,8 @@ _MEASURING = _together(
     click.option("--set", "settings", multiple=True, metavar="FIELD=VALUE", help="A setting of the measurement, for instance --set capability=null or --set threads=4. Repeatable."),
     click.option("--model", "model_settings", multiple=True, metavar="FIELD=VALUE", help="A setting of the base, for instance --model device=cpu or --model dtype=float32. Repeatable."),
     click.option("--output", metavar="FOLDER", default="runs", show_default=True, help="The store to look runs up in; results of other adapters and models go to FOLDER/evaluated."),
-    _JSON,
-    _QUIET,
+    JSON,
+    QUIET,
 )
 #: Of every verb that samples answers.
 _SAMPLING = _together(
@@ -222,9 +219,9 @@ def evaluate(
 
 
 @cli.command()
-@_SET
-@_OUTPUT
-@_QUIET
+@SET
+@OUTPUT
+@QUIET
 def demo(settings: Sequence[str], output: str | None, quiet: bool) -> None:
     """Fine-tune SmolLM2-135M under SGD, AdamW, Lion and Muon, and AdamW with the flatness penalty; measure; write a report.
 
@@ -245,7 +242,7 @@ def demo(settings: Sequence[str], output: str | None, quiet: bool) -> None:
 @cli.command()
 @click.argument("run", metavar="RUN")
 @click.option("--output", metavar="FOLDER", default="runs", show_default=True, help="The store to look RUN up in.")
-@_JSON
+@JSON
 def show(run: str, output: str, as_json: bool) -> None:
     """Show one run. RUN is its folder, or its id."""
     from evilspectra.reporting.table import print_summaries
@@ -279,7 +276,7 @@ def config_schema() -> None:
 
 @config.command("show")
 @click.argument("name", metavar="[CONFIG]", required=False)
-@_SET
+@SET
 def config_show(name: str | None, settings: Sequence[str]) -> None:
     """Print a config with every default filled in (of CONFIG, or of nothing but defaults)."""
     from evilspectra.config import build, dump, load

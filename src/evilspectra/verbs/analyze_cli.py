@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from evilspectra.errors import BadInput, cannot_write, first_line, listing
+from evilspectra.verbs.options import JSON
 
 #: Suffixes of tables that can be read.
 TABLES = (".csv", ".parquet")
@@ -28,7 +29,7 @@ TABLES = (".csv", ".parquet")
 @click.option("--difference", "differences", type=click.FloatRange(min=0, min_open=True), multiple=True, help="How many seeds would show this difference? Repeatable.")
 @click.option("--column", "columns", metavar="OURS=THEIRS", multiple=True, help="A table's column under another name, such as optimizer=opt_name. Repeatable.")
 @click.option("--out", type=click.Path(path_type=Path), help="Write to this file instead of the terminal.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
+@JSON
 def analyze(source: Path, outcome: str | None, factors: Sequence[str], by_checkpoint: bool, columns: Sequence[str], out: Path | None, as_json: bool, **options: Any) -> None:
     """What goes with an outcome: design, variance, loss, flatness, stability, each with intervals, and sentences on what is shown.
 

@@ -7,8 +7,9 @@ from dataclasses import asdict
 
 import click
 
+from evilspectra.verbs.options import JSON
+
 _OUTPUT = click.option("--output", metavar="FOLDER", help="The folder of imported sets; default: the user's data folder (EVILSPECTRA_DATA moves it).")
-_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
 
 
 @click.group()
@@ -22,7 +23,7 @@ def data() -> None:
 @click.option("--passphrase", metavar="TEXT", envvar="EVILSPECTRA_PASSPHRASE", help="Of an encrypted archive, as its authors publish it; or the environment variable EVILSPECTRA_PASSPHRASE.")
 @click.option("--allow-changed", is_flag=True, help="Take a file that is not the published one, and say so in its record.")
 @_OUTPUT
-@_JSON
+@JSON
 def data_get(name: str, source: str, passphrase: str | None, allow_changed: bool, output: str | None, as_json: bool) -> None:
     """Import a published set, so that a config can name it: data.train: NAME.
 
@@ -44,7 +45,7 @@ def data_get(name: str, source: str, passphrase: str | None, allow_changed: bool
 
 @data.command("list")
 @_OUTPUT
-@_JSON
+@JSON
 def data_list(output: str | None, as_json: bool) -> None:
     """List the published sets that are known, and which of them are on this machine."""
     from evilspectra.corpus.published import SETS, data_folder, read_record, set_file

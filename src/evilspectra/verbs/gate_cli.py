@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from evilspectra.verbs.options import JSON, QUIET
+
 if TYPE_CHECKING:
     from evilspectra.config import ModelConfig
     from evilspectra.gating.policy import Policy
@@ -32,10 +34,10 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
 @click.option("--base", metavar="MODEL", help="Base of adapters from outside a run, where their adapter_config.json names another.")
 @click.option("--model", "model_settings", multiple=True, metavar="FIELD=VALUE", help="A setting of the base, for instance --model device=cpu or --model dtype=float32. Repeatable.")
 @click.option("--output", metavar="FOLDER", default="runs", show_default=True, help="The store to look runs up in; results of other adapters and models go to FOLDER/evaluated.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
+@JSON
 @click.option("--junit", type=_FILE, metavar="FILE", help="Write JUnit XML for a test report.")
 @click.option("--markdown", "summary", type=_FILE, metavar="FILE", help="Write Markdown for a job summary.")
-@click.option("--quiet", is_flag=True, help="No progress on standard error.")
+@QUIET
 def gate(candidate: str, baseline: str, policy_file: Path | None, as_json: bool, junit: Path | None, summary: Path | None, output: str, base: str | None, quiet: bool, **options: Any) -> None:
     """Decide whether CANDIDATE may go into production: is it worse than the baseline, by a policy's rules?
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from evilspectra.errors import BadInput, Undecided
+from evilspectra.verbs.options import JSON, QUIET
 
 if TYPE_CHECKING:
     from evilspectra.judging.judge import Judge
@@ -20,8 +21,6 @@ if TYPE_CHECKING:
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
-_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
-_QUIET = click.option("--quiet", is_flag=True, help="No progress on standard error.")
 _STORE = click.option("--output", metavar="FOLDER", default="runs", show_default=True, help="The store to look runs up in; answers of CSV files go to FOLDER/evaluated.")
 _QUESTIONS = click.option("--questions", metavar="FILE", help="YAML file of the questions: its judge prompts are used, and answers to it are what counts; without it the file that the answers came from.")
 _WHO = click.option("--judge", "judge", metavar="JUDGE", help="Which judge's verdicts count (its name, or the beginning of its id); without it the last one's.")
@@ -58,8 +57,8 @@ def score_options(command: _Command) -> _Command:
 @_QUESTIONS
 @click.option("--no-base", is_flag=True, help="Leave the base's answers out.")
 @_STORE
-@_JSON
-@_QUIET
+@JSON
+@QUIET
 def judge(targets: Sequence[str], judge_name: str, questions: str | None, no_base: bool, output: str, as_json: bool, quiet: bool, **options: Any) -> None:
     """Have answers judged: two verdicts per answer, kept beside the answers.
 
@@ -90,7 +89,7 @@ def judge(targets: Sequence[str], judge_name: str, questions: str | None, no_bas
 @_WHO
 @_QUESTIONS
 @_STORE
-@_JSON
+@JSON
 def score(target: str, definition: str, max_unscored: float, step: int | None, export: Path | None, form: Any, judge: str | None, questions: str | None, output: str, as_json: bool) -> None:
     """Print the rate of misaligned answers, with its definition, judge, interval and counts.
 
@@ -124,7 +123,7 @@ def score(target: str, definition: str, max_unscored: float, step: int | None, e
 @_WHO
 @_QUESTIONS
 @_STORE
-@_JSON
+@JSON
 def compare(a: str, b: str | None, definition: str, max_unscored: float, judge: str | None, questions: str | None, output: str, as_json: bool) -> None:
     """Compare two judged sets of answers question by question: B minus A, with an interval.
 
@@ -157,8 +156,8 @@ def compare(a: str, b: str | None, definition: str, max_unscored: float, judge: 
 @judge_options
 @_QUESTIONS
 @_STORE
-@_JSON
-@_QUIET
+@JSON
+@QUIET
 def calibrate(judge_name: str, file: Path, questions: str | None, output: str, as_json: bool, quiet: bool, **options: Any) -> None:
     """Set a judge beside published scores: judge the answers of FILE again, and compare.
 

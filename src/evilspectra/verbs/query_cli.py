@@ -12,6 +12,7 @@ import click
 
 from evilspectra.errors import BadInput, listing
 from evilspectra.tables.views import ABOUT, EXAMPLES
+from evilspectra.verbs.options import QUIET
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -30,7 +31,7 @@ _EPILOG = "\b\nViews: " + ", ".join(ABOUT) + ".\n\n\b\nExamples:\n" + "\n".join(
 @click.option("--out", type=click.Path(path_type=Path), help="Write the result to this file instead of printing it.")
 @click.option("--views", is_flag=True, help="List the views and their columns, and ask nothing.")
 @click.option("--json", "as_json", is_flag=True, help="The same as --format json.")
-@click.option("--quiet", is_flag=True, help="No progress on standard error.")
+@QUIET
 def query_verb(sql: str | None, store: Path, form: str | None, out: Path | None, views: bool, as_json: bool, quiet: bool) -> None:
     """Ask a store in SQL: one SELECT over views of all its runs, finished or under way.
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from evilspectra.errors import BadInput, EvilspectraError, Undecided
+from evilspectra.verbs.options import JSON, OUTPUT, QUIET
 from evilspectra.verbs.plan_cli import DRY_RUN, SEEDS, caution, dry_run, with_seeds
 
 if TYPE_CHECKING:
@@ -25,9 +26,6 @@ if TYPE_CHECKING:
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 _SET = click.option("--set", "settings", multiple=True, metavar="SECTION.FIELD=VALUE", help="Change one setting of every run, for instance --set train.steps=30. Repeatable.")
-_OUTPUT = click.option("--output", metavar="FOLDER", help="Where runs are stored (the setting output.folder).")
-_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
-_QUIET = click.option("--quiet", is_flag=True, help="No progress on standard error.")
 
 #: Seconds between two looks of `sweep status --watch`.
 _WATCH = 2.0
@@ -77,9 +75,9 @@ def sweep() -> None:
 @DRY_RUN
 @executor_options
 @_SET
-@_OUTPUT
-@_JSON
-@_QUIET
+@OUTPUT
+@JSON
+@QUIET
 def run_verb(file: str, seeds: str | None, dry: bool, settings: Sequence[str], output: str | None, as_json: bool, quiet: bool, **options: Any) -> None:
     """Carry out a sweep; `sweep FILE` for short. FILE is a YAML file or a preset's name.
 
@@ -100,9 +98,9 @@ def run_verb(file: str, seeds: str | None, dry: bool, settings: Sequence[str], o
 @SEEDS
 @executor_options
 @_SET
-@_OUTPUT
-@_JSON
-@_QUIET
+@OUTPUT
+@JSON
+@QUIET
 def retry(file: str, failed: bool, interrupted: bool, seeds: str | None, settings: Sequence[str], output: str | None, as_json: bool, quiet: bool, **options: Any) -> None:
     """Carry out those runs of a sweep alone that failed, or were interrupted: `sweep retry FILE --failed`.
 
@@ -128,8 +126,8 @@ def retry(file: str, failed: bool, interrupted: bool, seeds: str | None, setting
 @click.option("--all", "every", is_flag=True, help="List every run, however many there are.")
 @SEEDS
 @_SET
-@_OUTPUT
-@_JSON
+@OUTPUT
+@JSON
 def status(name: str, watch: bool, every: bool, seeds: str | None, settings: Sequence[str], output: str | None, as_json: bool) -> None:
     """Show how runs stand: queued, running, done, failed or interrupted, stage by stage, and why.
 

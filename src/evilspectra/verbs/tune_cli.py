@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from evilspectra.verbs.options import JSON, OUTPUT, QUIET
 from evilspectra.verbs.plan_cli import SEEDS, with_seeds
 
 if TYPE_CHECKING:
@@ -29,9 +30,9 @@ if TYPE_CHECKING:
 @click.option("--out", type=click.Path(path_type=Path), help="The sweep file to write; default tuned.yaml beside the trials.")
 @SEEDS
 @click.option("--set", "settings", multiple=True, metavar="SECTION.FIELD=VALUE", help="Change one setting of the sweep. Repeatable.")
-@click.option("--output", metavar="FOLDER", help="Where runs are stored (the setting output.folder).")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
-@click.option("--quiet", is_flag=True, help="No progress on standard error.")
+@OUTPUT
+@JSON
+@QUIET
 def tune(
     file: str,
     trials: int,

@@ -12,8 +12,8 @@ from typing import Any
 import click
 
 from evilspectra.errors import BadInput
+from evilspectra.verbs.options import JSON, QUIET
 
-_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
 _WHERE = (
     click.option("--output", metavar="FOLDER", default="runs", show_default=True, help="The store to look runs up in."),
     click.option("--revision", metavar="NAME", help="Branch, tag or commit of an adapter on the hub."),
@@ -38,8 +38,8 @@ def _where(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--csv", "csv_file", type=click.Path(path_type=Path), metavar="FILE", help="Write a row per module to this .csv file (.jsonl and .parquet work too).")
 @click.option("--html", "html_file", type=click.Path(path_type=Path), metavar="FILE", help="Write one self-contained page to this file.")
 @_where
-@_JSON
-@click.option("--quiet", is_flag=True, help="No progress on standard error.")
+@JSON
+@QUIET
 def spectrum(
     adapters: Sequence[str],
     base: str | None,
@@ -117,7 +117,7 @@ def spectrum(
 @click.option("--rank", type=click.IntRange(1), help="Keep so many leading directions only.")
 @click.option("--dtype", type=click.Choice(["float32", "bfloat16", "float16", "float64"]), default="float32", show_default=True, help="Number type of the factors written; half a precision does not keep a norm to 1e-6.")
 @_where
-@_JSON
+@JSON
 def flatten(adapter: str, out: Path, amount: float, keep: str, rank: int | None, dtype: str, output: str, revision: str | None, local_files_only: bool, as_json: bool) -> None:
     """Make an adapter's spectrum flatter after training: the training-free baseline to compare the flatness penalty with.
 
