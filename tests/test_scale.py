@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from commands import command
@@ -35,10 +36,11 @@ print(int(most.split()[1]) / 2**20, file=sys.stderr)
 """
 _QUERY = "from evilspectra.cli import main\ntry: main(['query', {sql!r}, '--store', {store!r}, '--json', '--quiet'])\nexcept SystemExit: pass"
 _STATES = "from collections import Counter; from pathlib import Path; from evilspectra.tables.index import states; import json\nprint(json.dumps(Counter(one.state for one in states(Path({store!r})).values())))"
+_STATUS = "from evilspectra.cli import main\ntry: main(['sweep', 'status', {store!r}, '--json'])\nexcept SystemExit: pass"
 _REPORT = "from pathlib import Path; from evilspectra.reporting.summary_page import build_summary; print(repr(str(build_summary(Path({store!r})))).replace(chr(39), chr(34)))"
 
 
-def measured(code: str) -> tuple[object, float, float]:
+def measured(code: str) -> tuple[Any, float, float]:
     """What a program prints as JSON, its seconds (of the clock or of work, whichever is less: others may want the processor), and the most memory that it had, in GiB."""
     began, before = time.monotonic(), _worked()
     done = subprocess.run([sys.executable, "-c", _MEASURED.format(code=code)], capture_output=True, text=True, check=True)
@@ -51,7 +53,7 @@ def _worked() -> float:
     return used.ru_utime + used.ru_stime
 
 
-def within_budget(code: str) -> object:
+def within_budget(code: str) -> Any:
     said, seconds, memory = min((measured(code) for _ in range(1)), key=lambda one: one[1])
     for _ in range(ATTEMPTS - 1):
         if seconds <= SECONDS:
@@ -72,6 +74,9 @@ def store(tmp_path_factory):
 @pytest.mark.slow
 def test_status_of_ten_thousand_runs(store):
     assert within_budget(_STATES.format(store=str(store))) == {"done": RUNS * 49 // 50, "failed": RUNS // 50}
+    told = within_budget(_STATUS.format(store=str(store)))
+    assert told["counts"] == {"failed": RUNS // 50, "done": RUNS * 49 // 50}
+    assert len(told["runs"]) == RUNS
 
 
 @pytest.mark.slow

@@ -21,7 +21,7 @@ from scipy import special
 from evilspectra.analysis.estimate import TAIL, Estimate, Frame, shares, spread_interval
 from evilspectra.analysis.linear import lay_out, squares, text_columns
 from evilspectra.analysis.variance import Effect, statistics
-from evilspectra.analysis.variance import _effect as effect_of
+from evilspectra.analysis.variance import effect_of
 
 GENERATION, JUDGE = "generation_seed", "judge"
 

@@ -111,10 +111,10 @@ def decompose(frame: Frame, outcome: Outcome, factors: Sequence[str], order: int
     groups, dropped = aliases(layout)
     units = units_of(layout, groups, dropped)
     exchange = None if blocks is None else [str(value) for value in frame[blocks]]
-    type2 = tuple(_effect(layout, y, unit, _beside(layout, unit), rss, residual_df, exchange, permutations) for unit in units)
+    type2 = tuple(effect_of(layout, y, unit, _beside(layout, unit), rss, residual_df, exchange, permutations) for unit in units)
     empty = not _crossed_fully(values)
     no_type3 = "cells are empty, so type III compares averages over levels that have no runs" if empty and order > 1 else "terms are confounded" if groups else None
-    type3 = () if no_type3 else tuple(_effect(layout, y, unit, [term for term in layout.terms if term not in unit], rss, residual_df, exchange, 0) for unit in units)
+    type3 = () if no_type3 else tuple(effect_of(layout, y, unit, [term for term in layout.terms if term not in unit], rss, residual_df, exchange, 0) for unit in units)
     if residual_df < 1:
         notes.append("the factors fit every run exactly: no residual is left, so nothing can be tested")
     return Decomposition(
@@ -151,7 +151,8 @@ def _beside(layout: Layout, unit: Sequence[Term]) -> list[Term]:
     return layout.without(*unit)
 
 
-def _effect(layout: Layout, y: np.ndarray, unit: Sequence[Term], beside: Sequence[Term], rss: float, residual_df: int, exchange: Sequence[str] | None, permutations: int) -> Effect:
+def effect_of(layout: Layout, y: np.ndarray, unit: Sequence[Term], beside: Sequence[Term], rss: float, residual_df: int, exchange: Sequence[str] | None, permutations: int) -> Effect:
+    """What a unit (terms that cannot be told apart) adds beside others: its sum of squares, F, shares with intervals, and p, also by permutation where asked for."""
     ss, df, _, _ = statistics(layout, y, unit, beside)
     ss = float(ss)
     name = " + ".join(spelled(term) for term in unit)

@@ -19,7 +19,7 @@ from evilspectra.config import Config, Evaluation
 from evilspectra.errors import EvilspectraError, Interrupted, InUse, first_line
 from evilspectra.locate import locate
 from evilspectra.results import Instrument
-from evilspectra.store import Status
+from evilspectra.store import RunFolder, Status
 from evilspectra.targets import run_target
 
 if TYPE_CHECKING:
@@ -80,19 +80,18 @@ def carry_out(task: Task, loaded: Loaded) -> Report:
     except EvilspectraError as error:
         return Report(task.number, Status("failed", str(error)), trained, loads=loaded.loads)
     report = Report(task.number, status, trained, loads=loaded.loads)
-    return _measured(report, task, loaded) if task.evaluation else report
+    return _measured(report, run, task.evaluation, task.quiet, loaded) if task.evaluation else report
 
 
-def _measured(report: Report, task: Task, loaded: Loaded) -> Report:
+def _measured(report: Report, run: RunFolder, evaluation: Evaluation, quiet: bool, loaded: Loaded) -> Report:
     """The report of a trained run, measured as well."""
     from evilspectra.evaluate import evaluate
 
-    note = (lambda text: None) if task.quiet else functools.partial(print, file=sys.stderr, flush=True)
-    run, _ = locate(task.config)
+    note = (lambda text: None) if quiet else functools.partial(print, file=sys.stderr, flush=True)
     why, used = None, {}
     try:
         with run.locked():
-            done = evaluate([run_target(run)], task.evaluation or Evaluation(), note, loaded)
+            done = evaluate([run_target(run)], evaluation, note, loaded)
         used = done.used.get(run.path, {})
         why = next((str(error) for _, error in done.failed), None)
     except Interrupted:

@@ -39,7 +39,7 @@ def analyze(source: Path, outcome: str | None, factors: Sequence[str], by_checkp
     from evilspectra.analysis.outcome import renamed
 
     runs, checkpoints, rates = _frames(source, by_checkpoint)
-    mapping = _mapping(columns)
+    mapping = mapping_of(columns)
     runs = renamed(runs, mapping)
     if by_checkpoint and source.is_file():
         checkpoints, runs = runs, _last_rows(runs, source)
@@ -96,7 +96,15 @@ def read_table(path: Path) -> Any:
     return frame
 
 
-def _mapping(columns: Sequence[str]) -> Mapping[str, str]:
+def mapping_of(columns: Sequence[str]) -> Mapping[str, str]:
+    """Our name of a column → theirs, from `--column OURS=THEIRS`.
+
+    >>> mapping_of(["optimizer=opt"])
+    {'optimizer': 'opt'}
+
+    Raises:
+        BadInput: one is not of that form.
+    """
     pairs = [one.partition("=") for one in columns]
     for ours, equals, theirs in pairs:
         if not (ours and equals and theirs):

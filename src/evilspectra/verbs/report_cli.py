@@ -30,9 +30,9 @@ def report(source: Path, out: Path | None, form: str, summary: bool | None, outc
     if summary is not None:
         raise BadInput(f"--summary and --each are for stores of runs, and {source} is a table: leave it out")
     from evilspectra.reporting.report import build_table_report
-    from evilspectra.verbs.analyze_cli import _mapping, read_table
+    from evilspectra.verbs.analyze_cli import mapping_of, read_table
 
-    click.echo(build_table_report(source, read_table(source), _mapping(columns), outcome, out, form))
+    click.echo(build_table_report(source, read_table(source), mapping_of(columns), outcome, out, form))
 
 
 def _of_store(store: Path, out: Path | None, form: str, summary: bool | None) -> Path:
