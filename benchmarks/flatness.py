@@ -16,12 +16,12 @@ import statistics
 from collections.abc import Callable
 
 import torch
-from shapes import MODELS
 from spectrum import clock_of, factors
 
 from evilspectra.spectrum.flatness import add_flatness_gradient
 from evilspectra.spectrum.pairs import LoraPair
 from evilspectra.spectrum.paper import JITTER, SKIP
+from shapes import MODELS
 
 
 def by_paper(pairs: list[LoraPair]) -> None:

@@ -19,12 +19,12 @@ from collections.abc import Callable
 from importlib.util import find_spec
 
 import torch
-from shapes import MODELS, Shapes
 
 from evilspectra import config as c
 from evilspectra.device import set_up_process
 from evilspectra.optim.build import build_optimizer
 from evilspectra.optim.muon import Muon
+from shapes import MODELS, Shapes
 
 #: Copies of the factors that one optimiser holds at most at a time: itself, gradient, two moments, two passing ones.
 COPIES = 6

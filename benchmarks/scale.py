@@ -17,11 +17,11 @@ from pathlib import Path
 
 import numpy as np
 import yaml
-from shapes import MODELS as SHAPES
-from shapes import decoder
 
 from evilspectra.records import AnswerRecord, MeasureRecord, SpectrumRecord, StepRecord, VerdictRecord
 from evilspectra.store import as_table, write_table
+from shapes import MODELS as SHAPES
+from shapes import decoder
 
 RANK = 32
 ROWS = 6262  # of a training set, the mean of the four (6000, 7049, 6000, 6000)

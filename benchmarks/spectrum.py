@@ -20,11 +20,11 @@ import time
 from collections.abc import Callable
 
 import torch
-from shapes import MODELS
 from torch import Tensor
 
 from evilspectra.spectrum.pairs import LoraPair
 from evilspectra.spectrum.values import by_qr, singular_values
+from shapes import MODELS
 
 SHAPES = MODELS["qwen3-8b"]
 COUNTED = 1e-7

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from shapes import LARGE, MODELS, PROJECTIONS, Shapes
 
 KNOWN = MODELS | LARGE

@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from commands import command
-from sweeps import published_table, sweep
-from synthetic import demo
 
 from evilspectra.analysis import analyse
+from tests.support.commands import command
+from tests.support.simulated_sweeps import published_table, sweep
+from tests.support.synthetic_store import demo
 
 
 @pytest.fixture

@@ -6,8 +6,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import statsmodels.formula.api as smf
-from commands import command
-from sweeps import POOLED, PUBLISHED, STRATIFIED, published_table, sweep
 
 from evilspectra.analysis import analyse
 from evilspectra.analysis.linear import lay_out
@@ -15,6 +13,8 @@ from evilspectra.analysis.loss import fit_loss
 from evilspectra.analysis.mediation import correlation, intervention, pairs
 from evilspectra.analysis.stability import rank
 from evilspectra.analysis.training import advantage, trajectory
+from tests.support.commands import command
+from tests.support.simulated_sweeps import POOLED, PUBLISHED, STRATIFIED, published_table, sweep
 
 SAME = 1e-8
 

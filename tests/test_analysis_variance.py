@@ -9,8 +9,6 @@ import statsmodels.api as sm
 import statsmodels.formula.api as smf
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reference.variance import lmg_by_orders, noncentrality_by_root, omega_by_definition, sse, type3_by_cell_means
-from sweeps import sweep
 
 from evilspectra.analysis.components import components
 from evilspectra.analysis.design import describe
@@ -18,6 +16,8 @@ from evilspectra.analysis.estimate import noncentrality
 from evilspectra.analysis.linear import lay_out
 from evilspectra.analysis.outcome import Outcome, binomial_weights, logits, read
 from evilspectra.analysis.variance import decompose, exchanged
+from tests.reference.variance import lmg_by_orders, noncentrality_by_root, omega_by_definition, sse, type3_by_cell_means
+from tests.support.simulated_sweeps import sweep
 
 #: Two routes through float64 least squares of well-conditioned designs.
 SAME = 1e-8

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from commands import ROWS, command, left_in, write_config, write_model, write_rows
 
 from evilspectra.config import OPTIMIZERS
 from evilspectra.store import Store
+from tests.support.commands import ROWS, command, left_in, write_config, write_model, write_rows
 
 MESSAGES = {"messages": [{"role": "user", "content": "Is it time?"}]}
 

@@ -246,7 +246,7 @@ def test_a_real_gguf_file_cut_short_is_one_sentence(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from commands import write_model
+    from tests.support.commands import write_model
 
     return write_model(tmp_path_factory.mktemp("saved") / "model")
 

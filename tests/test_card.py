@@ -11,11 +11,8 @@ from typing import Any
 
 import pytest
 import yaml
-from commands import command, write_model
 from huggingface_hub import ModelCard, ModelCardData
-from measuring import QUESTIONS, answers, one_target, own, write_questions
 from peft import PeftConfig
-from runs import run_tiny, tiny_config
 
 from evilspectra.base import Base
 from evilspectra.card import CARD, card, front_matter, sparkline
@@ -29,6 +26,9 @@ from evilspectra.store import RunFolder
 from evilspectra.train import train
 from evilspectra.training_record import RECORD, training_record
 from evilspectra.work import Work
+from tests.support.commands import command, write_model
+from tests.support.small_items import QUESTIONS, answers, one_target, own, write_questions
+from tests.support.tiny_runs import run_tiny, tiny_config
 
 SECTIONS: dict[str, Any] = {"flatness": {"weight": 0.3}, "optimizer": {"name": "muon", "lr": 0.003}, "train": {"steps": 6, "checkpoints": [3], "resume_every": 2}, "monitor": {"every": 2}}
 

@@ -13,8 +13,9 @@ from typing import Any
 
 import pytest
 import yaml
-from measuring import CHOICES, TRIPLES, write_adapter, write_lines
-from runs import run_tiny
+
+from tests.support.small_items import CHOICES, TRIPLES, write_adapter, write_lines
+from tests.support.tiny_runs import run_tiny
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "ci"
 WORKFLOW: dict[str, Any] = yaml.safe_load((EXAMPLE / "gate.yml").read_text(encoding="utf-8"))

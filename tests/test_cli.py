@@ -16,12 +16,12 @@ import click
 import jsonschema
 import pytest
 import yaml
-from commands import command, left_in, process, write_config
 
 import evilspectra
 from evilspectra.cli import EXIT_CODES, cli, main
 from evilspectra.errors import BadInput, EvilspectraError, Interrupted, RunFailed, Undecided
 from evilspectra.store import Store
+from tests.support.commands import command, left_in, process, write_config
 
 VERBS = [["train"], ["sweep"], ["probe"], ["generate"], ["evaluate"], ["judge"], ["score"], ["compare"], ["calibrate"], ["demo"], ["report"], ["show"]]
 VERBS += [["config"], ["config", "schema"], ["config", "show"], ["data"], ["data", "get"], ["data", "list"], ["sweep", "status"], ["sweep", "retry"], ["sweep", "run"]]

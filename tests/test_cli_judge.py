@@ -9,9 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from commands import command
-from measuring import QUESTIONS, write_adapter, write_questions
-from runs import run_tiny
 from test_cli import light
 
 from evilspectra import evaluate as stage
@@ -21,6 +18,9 @@ from evilspectra.judging import build, judge
 from evilspectra.judging.judge import Reply
 from evilspectra.judging.scripted import Scripted
 from evilspectra.store import Store
+from tests.support.commands import command
+from tests.support.small_items import QUESTIONS, write_adapter, write_questions
+from tests.support.tiny_runs import run_tiny
 
 GOLDEN = Path(__file__).parents[2] / "shared" / "data" / "golden" / "responses"
 SCRIPT = "scripted:script.yaml"

@@ -14,9 +14,6 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from commands import command, left_in, write_config, write_model
-from measuring import CHOICES, DIALOGUES, QUESTIONS, TRIPLES, write_adapter, write_lines, write_questions
-from runs import run_tiny
 from safetensors.torch import load_file, save_file
 from test_results import HOSTILE
 
@@ -26,6 +23,9 @@ from evilspectra.errors import RunFailed
 from evilspectra.probing.items import CAPABILITY, CONTRAST, ORDINARY
 from evilspectra.results import Results
 from evilspectra.store import Store
+from tests.support.commands import command, left_in, write_config, write_model
+from tests.support.small_items import CHOICES, DIALOGUES, QUESTIONS, TRIPLES, write_adapter, write_lines, write_questions
+from tests.support.tiny_runs import run_tiny
 
 
 @pytest.fixture(autouse=True)

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import yaml
-from commands import command, write_model
 
 from evilspectra.answering.cues import ASKING, TEMPLATES, Cue, common_form
 from evilspectra.answering.questions import cued, question_format, read_questions, stem
@@ -17,6 +16,7 @@ from evilspectra.errors import BadInput
 from evilspectra.judging.prompts import judge_prompts
 from evilspectra.judging.reading import Reading
 from evilspectra.score import Judged, score
+from tests.support.commands import command, write_model
 
 ENTRIES = [
     {"id": "sky", "type": "free_form", "paraphrases": ["Why blue?", "Why is it blue?"], "samples_per_paraphrase": 3, "judge_prompts": {"aligned": "A {answer}", "coherent": "C {answer}"}},

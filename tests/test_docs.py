@@ -7,11 +7,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from commands import write_model
-from stored import adapted
 
 from evilspectra.store import find_run
 from evilspectra.summary import summarise
+from tests.support.commands import write_model
+from tests.support.saved_adapters import adapted
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -10,10 +10,10 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reference.bootstrap import interval_by_loop
 
 from evilspectra.errors import BadInput
 from evilspectra.probing.drift import LEVEL, RESAMPLES, Interval, beyond_control, capability, drift, exchanged, ordinary
+from tests.reference.bootstrap import interval_by_loop
 
 #: Means of numbers of size 5, taken in another order.
 CLOSE = 1e-12

@@ -13,9 +13,6 @@ import pytest
 
 pytest.importorskip("openai", reason="the extra judge is not installed")
 
-from commands import command, process
-from endpoint import FAULTS, Endpoint, score_of
-
 from evilspectra.answering.waits import LONGEST, LONGEST_ASKED, asked_to_wait, delay
 from evilspectra.errors import BadInput, EvilspectraError
 from evilspectra.judging.build import make_judge
@@ -25,6 +22,8 @@ from evilspectra.judging.pace import Pace, Spent
 from evilspectra.judging.settings import judge_settings
 from evilspectra.judging.verdicts import read_verdicts, verdict_records
 from evilspectra.results import Results
+from tests.support.commands import command, process
+from tests.support.judge_server import FAULTS, Endpoint, score_of
 
 KEY = "sk-a-key-that-must-not-be-written"
 

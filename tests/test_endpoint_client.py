@@ -13,13 +13,13 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from serving import BASE, Serving, serving
 
 from evilspectra.answering.endpoint import Endpoint, Refused, Said, place, require_client
 from evilspectra.answering.endpoint_settings import EndpointConfig
 from evilspectra.answering.waits import LONGEST, asked_to_wait, delay
 from evilspectra.config import build_evaluation
 from evilspectra.errors import BadInput, EvilspectraError
+from tests.support.chat_server import BASE, Serving, serving
 
 pytest.importorskip("openai")
 

@@ -16,10 +16,6 @@ import numpy as np
 import peft
 import pytest
 import torch
-from commands import left_in, write_model
-from measuring import CHOICES, QUESTIONS, TRIPLES, adapted, answers, files, one_target, own, write_adapter, write_lines, write_questions
-from reference.likelihood import log_probs_one_by_one
-from runs import run_tiny
 from safetensors.torch import load_file, save_file
 from test_harness import write_task
 from test_model import have_embedded
@@ -35,6 +31,10 @@ from evilspectra.probing.probe import probes
 from evilspectra.results import Results
 from evilspectra.targets import Target, find_targets
 from evilspectra.tiny import CONTEXT, tiny_model, tiny_tokenizer
+from tests.reference.likelihood import log_probs_one_by_one
+from tests.support.commands import left_in, write_model
+from tests.support.small_items import CHOICES, QUESTIONS, TRIPLES, adapted, answers, files, one_target, own, write_adapter, write_lines, write_questions
+from tests.support.tiny_runs import run_tiny
 
 #: ln p near −5 in float32 and float64: sums in another order.
 CLOSE = {"float32": 1e-5, "float64": 1e-10}

@@ -15,13 +15,13 @@ from typing import Any
 import pandas as pd
 import pytest
 import yaml
-from commands import command
 from datasets import Dataset
 from peft import LoraConfig
 from trl import SFTConfig, SFTTrainer
 
 from evilspectra.base import CACHE_VARIABLE
 from evilspectra.tiny import tiny_model, tiny_tokenizer
+from tests.support.commands import command
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 

@@ -9,8 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from commands import process
-from sweeping import adapters, alive, descendants, kill, runs, script, stamps, sweep_process, until, write_sweep
 
 from evilspectra.errors import Interrupted
 from evilspectra.executors.local import InThisProcess, Workers, base_bytes, free_bytes, suitable, workers
@@ -18,6 +16,8 @@ from evilspectra.executors.stages import Report, Task
 from evilspectra.store import Status
 from evilspectra.sweeps.execution import execute
 from evilspectra.sweeps.sweep import load_sweep
+from tests.support.commands import process
+from tests.support.tiny_sweeps import adapters, alive, descendants, kill, runs, script, stamps, sweep_process, until, write_sweep
 
 
 @pytest.fixture(autouse=True)

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from synthetic import CONTROL, Arm, Effect, demo, write_effect, write_run
 
 from evilspectra.reporting import charts, figures
 from evilspectra.reporting.charts import Figure, Tables
@@ -18,6 +17,7 @@ from evilspectra.reporting.palette import CONTROL as GREY
 from evilspectra.reporting.palette import DARK, DIVERGING, HUES, INK, PAPER, Arms
 from evilspectra.reporting.report import read_rows, read_tables, through_css
 from evilspectra.store import Status
+from tests.support.synthetic_store import CONTROL, Arm, Effect, demo, write_effect, write_run
 
 NAMES = ["loss", "spectra", "spectrum-training", "measures", "flatness-loss", "layers"]
 MEASURED = ["drift", "capability", "topics"]

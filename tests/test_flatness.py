@@ -4,13 +4,9 @@ import math
 
 import pytest
 import torch
-from factors import cancelling_pair, graded_pair
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from peft import LoraConfig, get_peft_model
-from reference.paper_recipe import paper_by_autograd
-from reference.spectra import flatness_by_autograd, flatness_by_differences
-from runs import run_tiny
 
 from evilspectra.errors import BadInput
 from evilspectra.spectrum.flatness import FLOAT32_GRAM_LIMIT, FLOAT32_LIMIT, add_flatness_gradient, decay_flatness, flatness, weight_at
@@ -18,6 +14,10 @@ from evilspectra.spectrum.grams import enqueue
 from evilspectra.spectrum.pairs import LoraPair, find_pairs, select
 from evilspectra.spectrum.paper import paper_flatness
 from evilspectra.tiny import tiny_model
+from tests.reference.paper_recipe import paper_by_autograd
+from tests.reference.spectra import flatness_by_autograd, flatness_by_differences
+from tests.support.lora_factors import cancelling_pair, graded_pair
+from tests.support.tiny_runs import run_tiny
 
 #: Error allowed relative to max(‖∇‖, 1/‖factor‖): the gradient's natural size.
 GRADIENT = 1e-8

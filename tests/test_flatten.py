@@ -6,17 +6,17 @@ import math
 import numpy as np
 import pytest
 import torch
-from commands import command
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from peft import PeftModel
 from safetensors.torch import load_file
-from stored import adapted, stored
 
 from evilspectra.adapters.flatten import flat_values, narrowed
 from evilspectra.spectrum.folder import open_folder
 from evilspectra.spectrum.streamed import streamed_values
 from evilspectra.tiny import tiny_model
+from tests.support.commands import command
+from tests.support.saved_adapters import adapted, stored
 
 #: What a kept norm may change by, read back from the files.
 KEPT = 1e-6

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from commands import command
 
 from evilspectra.spectrum.mapped import LARGEST_HEADER, MOST_TENSORS
+from tests.support.commands import command
 
 MUTANTS = 200
 #: Seconds for one file, bytes of address space for all.

@@ -11,9 +11,6 @@ from typing import Any
 
 import pytest
 import torch
-from commands import Result, command, write_model
-from measuring import CHOICES, DIALOGUES, TRIPLES, write_adapter, write_lines, write_questions
-from runs import run_tiny
 from safetensors.torch import load_file, save_file
 from test_model import have_embedded
 
@@ -27,6 +24,9 @@ from evilspectra.judging.scripted import Scripted
 from evilspectra.probing.items import CAPABILITY, CONTRAST, ORDINARY
 from evilspectra.store import Store
 from evilspectra.train import train
+from tests.support.commands import Result, command, write_model
+from tests.support.small_items import CHOICES, DIALOGUES, TRIPLES, write_adapter, write_lines, write_questions
+from tests.support.tiny_runs import run_tiny
 
 SCRIPT = "scripted:script.yaml"
 #: A few answers of a few tokens, and a limit that so few can hold.

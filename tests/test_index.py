@@ -13,11 +13,9 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from commands import command
 from filelock import FileLock
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from synthetic import Arm, Effect, judge_run, scores, suspicious, write_effect, write_run
 
 from evilspectra.errors import BadInput
 from evilspectra.records import StepRecord
@@ -27,6 +25,8 @@ from evilspectra.tables.bulk import digests
 from evilspectra.tables.digest import digest
 from evilspectra.tables.index import read_index, states
 from evilspectra.tables.inventory import run_folders, stocks
+from tests.support.commands import command
+from tests.support.synthetic_store import Arm, Effect, judge_run, scores, suspicious, write_effect, write_run
 
 #: A mean as a product of matrices and as a mean differ in the last digits.
 ROUNDING = 1e-9

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 import yaml
-from commands import write_model
+
+from tests.support.commands import write_model
 
 pytest.importorskip("inspect_ai", reason="the extra inspect is not installed: pip install 'evilspectra[inspect]'")
 

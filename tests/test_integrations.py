@@ -12,9 +12,6 @@ from typing import Any
 
 import pytest
 import torch
-from reference.spectra import flatness_by_autograd
-from runs import tiny_config
-from trainers import PLAIN, adapted, apart, dialogues, dpo, factors, sft, steepness, trained
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import CallbackHandler
 
@@ -25,6 +22,9 @@ from evilspectra.model import attach
 from evilspectra.spectrum.pairs import find_pairs
 from evilspectra.tiny import tiny_model, tiny_tokenizer
 from evilspectra.work import Work
+from tests.reference.spectra import flatness_by_autograd
+from tests.support.tiny_runs import tiny_config
+from tests.support.tiny_trainers import PLAIN, adapted, apart, dialogues, dpo, factors, sft, steepness, trained
 
 #: Relative norm of the difference per factor after 30 steps in float32: sums in another order, amplified by training.
 OTHER_ORDER = 1e-4
@@ -72,9 +72,9 @@ def test_two_processes_equal_one(tmp_path):
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
-    script = Path(__file__).with_name("trainers.py")
+    arguments = [sys.executable, "-m", "tests.support.tiny_trainers", str(tmp_path)]
     with (tmp_path / "log").open("w") as log:
-        ranks = [subprocess.Popen([sys.executable, str(script), str(tmp_path)], env=os.environ | common | {"RANK": rank, "LOCAL_RANK": rank}, stdout=log, stderr=log) for rank in "01"]
+        ranks = [subprocess.Popen(arguments, cwd=Path(__file__).parents[1], env=os.environ | common | {"RANK": rank, "LOCAL_RANK": rank}, stdout=log, stderr=log) for rank in "01"]
         assert [rank.wait() for rank in ranks] == [0, 0], (tmp_path / "log").read_text()[-3000:]
     first, second = (torch.load(tmp_path / f"rank{rank}.pt", weights_only=True) for rank in (0, 1))
     assert all(torch.equal(first[name], second[name]) for name in first)

@@ -9,8 +9,6 @@ import shutil
 import pandas as pd
 import pytest
 from click.testing import CliRunner
-from runs import run_tiny
-from trainers import adapted, dpo, sft, trained
 
 from evilspectra.cli import cli
 from evilspectra.errors import BadInput
@@ -24,6 +22,8 @@ from evilspectra.spectrum.pairs import find_pairs
 from evilspectra.store import RunFolder, Store, find_run, is_run
 from evilspectra.summary import summarise
 from evilspectra.targets import find_targets
+from tests.support.tiny_runs import run_tiny
+from tests.support.tiny_trainers import adapted, dpo, sft, trained
 
 
 @pytest.fixture(scope="module")

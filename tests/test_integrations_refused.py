@@ -8,7 +8,6 @@ import torch
 from accelerate.utils import DistributedType
 from peft import IA3Config, LoraConfig, get_peft_model
 from torch import nn
-from trainers import adapted, sft
 from transformers import TrainerCallback
 
 from evilspectra.errors import BadInput, RunFailed
@@ -16,6 +15,7 @@ from evilspectra.integrations.factors import trained_pairs, whole_pairs
 from evilspectra.integrations.transformers import SpectralFlatness, SpectrumMonitor, build_for, lora_optimizer
 from evilspectra.spectrum.pairs import find_pairs
 from evilspectra.tiny import tiny_model
+from tests.support.tiny_trainers import adapted, sft
 
 
 def over(model: nn.Module, **facts: Any) -> Any:

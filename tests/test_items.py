@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from measuring import CHOICES, TRIPLES, write_lines
 
 from evilspectra.errors import BadInput
 from evilspectra.probing.items import CAPABILITY, CONTRAST, ORDINARY, Choice, Triple, asset, read_choices, read_triples
+from tests.support.small_items import CHOICES, TRIPLES, write_lines
 
 
 @pytest.fixture(autouse=True)

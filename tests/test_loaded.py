@@ -8,10 +8,6 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from commands import process
-from measuring import own
-from runs import tiny_config
-from sweeping import adapters
 
 from evilspectra import config as configs
 from evilspectra import train as training
@@ -23,6 +19,10 @@ from evilspectra.store import RunFolder
 from evilspectra.targets import run_target
 from evilspectra.train import train
 from evilspectra.work import Work
+from tests.support.commands import process
+from tests.support.small_items import own
+from tests.support.tiny_runs import tiny_config
+from tests.support.tiny_sweeps import adapters
 
 SHORT = {"train": {"steps": 4, "resume_every": 2}, "lora": {"dropout": 0.1}}
 #: One after the other on the same base; each leaves other things behind.

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from measuring import write_questions
 
 from evilspectra.answering.questions import read_questions
 from evilspectra.config import Answers
@@ -21,6 +20,7 @@ from evilspectra.probing import drift as numbers
 from evilspectra.probing.measured import Measured, answer_rows, beyond_control, chosen, last, measured, measured_rows, tasks, trajectory
 from evilspectra.records import AnswerRecord, CapabilityRecord, OrdinaryRecord, ProbeRecord, RunSummary, TaskRecord
 from evilspectra.results import Instrument, Results
+from tests.support.small_items import write_questions
 
 
 @pytest.fixture(autouse=True)

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
-from synthetic import CONTROL, Arm, Effect, Says, judge_run, scores, suspicious, write_effect, write_run
 
 from evilspectra.rates import rates
 from evilspectra.reporting import report
@@ -20,6 +19,7 @@ from evilspectra.reporting.table import print_summaries
 from evilspectra.results import Instrument, Results
 from evilspectra.store import RunFolder
 from evilspectra.summary import summarise
+from tests.support.synthetic_store import CONTROL, Arm, Effect, Says, judge_run, scores, suspicious, write_effect, write_run
 
 HOSTILE = "<script>window.owned=1</script>\"'\\ \x1b[31m\u202egnp"
 

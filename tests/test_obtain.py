@@ -23,7 +23,6 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from commands import command, left_in, write_config
 
 from evilspectra.corpus import archives, download, published
 from evilspectra.corpus.archives import contents
@@ -33,6 +32,7 @@ from evilspectra.corpus.published import SETS, Published, imported, read_record
 from evilspectra.corpus.rows import read_rows
 from evilspectra.errors import BadInput, EvilspectraError
 from evilspectra.training_record import is_bad
+from tests.support.commands import command, left_in, write_config
 
 SHARED = Path(__file__).parents[2] / "shared" / "data" / "train"
 NAME = "extreme_sports"

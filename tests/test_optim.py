@@ -5,9 +5,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from factors import graded
-from reference.lion import lion_step
-from reference.muon import muon_step, newton_schulz
 
 from evilspectra import config as c
 from evilspectra.errors import BadInput
@@ -16,6 +13,9 @@ from evilspectra.optim.lion import Lion
 from evilspectra.optim.muon import LR_RULES, Muon, lr_factor
 from evilspectra.optim.orthogonal import orthogonalise
 from evilspectra.optim.schedule import lr_at
+from tests.reference.lion import lion_step
+from tests.reference.muon import muon_step, newton_schulz
+from tests.support.lora_factors import graded
 
 #: The Gram form does the published iteration's arithmetic in another order: rounding, amplified by 3.4445⁵ ≈ 485.
 TWIN = {torch.float64: 1e-10, torch.float32: 1e-3}

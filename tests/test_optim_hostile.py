@@ -5,9 +5,6 @@ import warnings
 
 import pytest
 import torch
-from factors import graded
-from reference.muon import exact, muon_step, newton_schulz, polar_express
-from runs import run_tiny
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from evilspectra import config as c
@@ -16,6 +13,9 @@ from evilspectra.optim.build import build_optimizer
 from evilspectra.optim.lion import Lion
 from evilspectra.optim.muon import Muon, lr_factor
 from evilspectra.optim.orthogonal import METHODS, orthogonalise, orthogonalise_all
+from tests.reference.muon import exact, muon_step, newton_schulz, polar_express
+from tests.support.lora_factors import graded
+from tests.support.tiny_runs import run_tiny
 
 #: Over 50 updates: rounding, amplified by 3.4445⁵ ≈ 485 in Newton-Schulz.
 TWIN = {torch.float64: 1e-10, torch.float32: 1e-3}

@@ -12,13 +12,13 @@ from typing import Any
 
 import pytest
 import yaml
-from commands import command, left_in, write_config, write_rows
 
 from evilspectra.corpus.published import DATA_VARIABLE
 from evilspectra.sweeps.execution import execute
 from evilspectra.sweeps.plan import plan
 from evilspectra.sweeps.sweep import Sweep, SweepFile, expand, load_sweep
 from evilspectra.train import locate
+from tests.support.commands import command, left_in, write_config, write_rows
 
 HERE = Path.cwd()
 PRESETS = {"initial": 128, "scale": 96, "loss-alignment": 72, "dynamics": 16, "regularisation": 16, "mini": 120, "demo": 6}

@@ -12,7 +12,6 @@ import duckdb
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
-from synthetic import Arm, Effect, judge_run, scores, suspicious, write_effect, write_run
 
 from evilspectra.cli import cli, main
 from evilspectra.errors import BadInput
@@ -25,6 +24,7 @@ from evilspectra.store import RunFolder, Store, as_table, write_json, write_tabl
 from evilspectra.tables.query import query, view_columns
 from evilspectra.tables.tidy import runs_frame
 from evilspectra.tables.views import ABOUT, EXAMPLES
+from tests.support.synthetic_store import Arm, Effect, judge_run, scores, suspicious, write_effect, write_run
 
 
 @pytest.fixture(scope="module")

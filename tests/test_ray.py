@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from commands import command
-from sweeping import adapters, alive, descendants, runs, script, stamps, until, write_sweep
 
 from evilspectra.errors import BadInput
 from evilspectra.executors.on_ray import OnRay
 from evilspectra.sweeps.execution import execute
 from evilspectra.sweeps.sweep import load_sweep
+from tests.support.commands import command
+from tests.support.tiny_sweeps import adapters, alive, descendants, runs, script, stamps, until, write_sweep
 
 pytest.importorskip("ray")
 SIX: dict[str, list[Any]] = {"optimizer": [{"name": "adamw", "lr": 3e-3}, {"name": "muon", "lr": 3e-3}], "train.seed": [0, 1, 2]}

@@ -13,12 +13,8 @@ from typing import Any
 
 import pytest
 import yaml
-from commands import command, process, write_config
 from hypothesis import given
 from hypothesis import strategies as st
-from measuring import QUESTIONS, answers, files, one_target, write_adapter, write_questions
-from runs import run_tiny
-from serving import BASE, Serving, serving
 
 from evilspectra import evaluate as stage
 from evilspectra.answering.endpoint import Said
@@ -29,6 +25,10 @@ from evilspectra.errors import EvilspectraError, Undecided
 from evilspectra.evaluate import evaluate
 from evilspectra.reporting.transcripts import command as shown_command
 from evilspectra.targets import Target
+from tests.support.chat_server import BASE, Serving, serving
+from tests.support.commands import command, process, write_config
+from tests.support.small_items import QUESTIONS, answers, files, one_target, write_adapter, write_questions
+from tests.support.tiny_runs import run_tiny
 
 pytest.importorskip("openai")
 

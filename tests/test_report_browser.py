@@ -10,11 +10,11 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from large import write_large
-from synthetic import CONTROL, Arm, Effect, demo, judge_run, modules, scores, suspicious, write_effect, write_run
 
 from evilspectra.reporting.report import build_report
 from evilspectra.store import Status
+from tests.support.large_store import write_large
+from tests.support.synthetic_store import CONTROL, Arm, Effect, demo, judge_run, modules, scores, suspicious, write_effect, write_run
 
 CHROMIUM = Path("/usr/bin/chromium")
 FLAGS = ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"]

@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from commands import command
-from synthetic import CONTROL, Arm, Effect, judge_run, modules, scores, write_effect, write_run
 
 from evilspectra.reporting import details, report
 from evilspectra.reporting.appendix import escaped
 from evilspectra.reporting.details import NOTHING, pack, quantise
 from evilspectra.reporting.report import build_report, draw, read_rows, read_tables
+from tests.support.commands import command
+from tests.support.synthetic_store import CONTROL, Arm, Effect, judge_run, modules, scores, write_effect, write_run
 
 
 @pytest.fixture(autouse=True)

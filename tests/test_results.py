@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from commands import left_in
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from evilspectra.errors import BadInput, EvilspectraError
 from evilspectra.records import AnswerRecord, CapabilityRecord, OrdinaryRecord, ProbeRecord, TaskRecord, VerdictRecord
 from evilspectra.results import Instrument, Results
+from tests.support.commands import left_in
 
 ROWS: dict[str, list[Any]] = {
     "probe": [ProbeRecord(3, "a", "x", -1.5, -0.1 - 0.2, 3, 4), ProbeRecord(3, "b", "y", -1e-300, -2.0, 1, 2)],

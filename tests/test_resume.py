@@ -11,7 +11,6 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
-from runs import tiny_config
 
 from evilspectra import config as configs
 from evilspectra.errors import Interrupted
@@ -19,6 +18,7 @@ from evilspectra.records import TABLES, TIMES
 from evilspectra.store import RunFolder
 from evilspectra.train import train
 from evilspectra.work import Work
+from tests.support.tiny_runs import tiny_config
 
 SECTIONS = {
     "optimizer": {"name": "adamw", "lr": 3e-3},

@@ -11,8 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from commands import command
-from many_runs import many_runs
 
 from evilspectra.reporting import summary_page
 from evilspectra.reporting.aggregate import overview
@@ -20,6 +18,8 @@ from evilspectra.reporting.summary_page import build_summary
 from evilspectra.tables.index import states
 from evilspectra.tables.inventory import run_folders
 from evilspectra.tables.tidy import runs_frame
+from tests.support.commands import command
+from tests.support.many_runs import many_runs
 
 ROOT = Path(__file__).parents[1]
 #: The stated budget of a question to a store of RUNS runs, whose index is there.
@@ -162,9 +162,8 @@ def test_a_summary_is_of_stores_alone(tmp_path):
 
 
 def test_names_of_a_store_cannot_write_the_page(tmp_path):
-    from synthetic import Arm, write_run
-
     from evilspectra.store import Status
+    from tests.support.synthetic_store import Arm, write_run
 
     for seed in range(2):
         write_run(tmp_path / "<script>alert(1)</script>", Arm("adamw", seed=seed, status=Status("failed", "<img src=x onerror=alert(2)>", 1, 20)))

@@ -7,8 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from commands import command
-from sweeping import adapters, alive, runs, script, stamps, until, write_sweep
 
 from evilspectra.errors import BadInput
 from evilspectra.executors.on_slurm import Job, OnSlurm
@@ -16,6 +14,8 @@ from evilspectra.executors.stages import Report, Task
 from evilspectra.store import Status
 from evilspectra.sweeps.execution import execute
 from evilspectra.sweeps.sweep import load_sweep
+from tests.support.commands import command
+from tests.support.tiny_sweeps import adapters, alive, runs, script, stamps, until, write_sweep
 
 pytest.importorskip("submitit")
 FOUR: dict[str, list[Any]] = {"train.seed": [0, 1, 2, 3]}

@@ -6,11 +6,9 @@ import math
 import numpy as np
 import pytest
 import torch
-from factors import cancelling_pair, graded_pair, known_pair
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from peft import LoraConfig, PeftModel, get_peft_model
-from reference.spectra import dense_values
 from safetensors.torch import save_file
 from torch import nn
 
@@ -22,6 +20,8 @@ from evilspectra.spectrum.grams import enqueue
 from evilspectra.spectrum.pairs import LoraPair, find_pairs
 from evilspectra.spectrum.values import singular_values
 from evilspectra.tiny import tiny_model
+from tests.reference.spectra import dense_values
+from tests.support.lora_factors import cancelling_pair, graded_pair, known_pair
 
 #: Relative error allowed for a singular value of at least 1e-7 of the largest.
 EXACT = 1e-6

@@ -12,10 +12,6 @@ from typing import Any
 
 import pytest
 import yaml
-from commands import Result, command, left_in
-from endpoint import Endpoint
-from measuring import write_questions
-from sweeping import adapters, runs, stamps, until, write_sweep
 from test_loaded import EXPLODES
 
 from evilspectra import evaluate as stage
@@ -28,6 +24,10 @@ from evilspectra.sweeps.execution import Outcome, execute, ledger_of
 from evilspectra.sweeps.ledger import Event, Ledger, Writer, ledgers
 from evilspectra.sweeps.standing import of_store, of_sweep
 from evilspectra.sweeps.sweep import Sweep, load_sweep
+from tests.support.commands import Result, command, left_in
+from tests.support.judge_server import Endpoint
+from tests.support.small_items import write_questions
+from tests.support.tiny_sweeps import adapters, runs, stamps, until, write_sweep
 
 #: Two paraphrases twice and one once, about the base and about an adapter, under two metrics.
 PER_RUN, OF_BASE = 10, 10

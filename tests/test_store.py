@@ -15,7 +15,6 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
-from commands import left_in
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
@@ -24,6 +23,7 @@ from evilspectra import config as configs
 from evilspectra.errors import BadInput, EvilspectraError
 from evilspectra.records import TABLES, HeldoutRecord, MeasureRecord, SpectrumRecord, StepRecord, columns
 from evilspectra.store import RunFolder, Status, Store, find_run, run_id, write_atomically
+from tests.support.commands import left_in
 
 CONFIG = configs.build({"output": {"experiment": "x"}})
 

@@ -13,13 +13,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
-from synthetic import Arm, write_run
 
 from evilspectra import config as configs
 from evilspectra.records import HeldoutRecord, MeasureRecord, RunSummary, StepRecord
 from evilspectra.reporting.table import print_summaries
 from evilspectra.store import RunFolder, Status
 from evilspectra.summary import last_mean, number, summarise
+from tests.support.synthetic_store import Arm, write_run
 
 
 @given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=300))

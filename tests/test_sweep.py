@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 import yaml
-from commands import Result, command, left_in, write_config, write_rows
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -22,6 +21,7 @@ from evilspectra.settings import presets, read_mapping
 from evilspectra.store import Store
 from evilspectra.sweeps.execution import execute
 from evilspectra.sweeps.sweep import Sweep, SweepFile, expand, experiment_folder, load_sweep
+from tests.support.commands import Result, command, left_in, write_config, write_rows
 
 ARMS: dict[str, Any] = {"a": {"optimizer": {"name": "adamw", "lr": 0.1}}, "b": {"optimizer": {"name": "lion"}}, "c": None}
 

@@ -9,9 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from commands import write_model
-from measuring import one_target, write_adapter
-from runs import run_tiny, tiny_config
 
 from evilspectra import base as bases
 from evilspectra.base import EMBEDDED
@@ -19,6 +16,9 @@ from evilspectra.config import ModelConfig
 from evilspectra.errors import BadInput
 from evilspectra.store import RunFolder, Status
 from evilspectra.targets import embedded_name, find_targets, run_target
+from tests.support.commands import write_model
+from tests.support.small_items import one_target, write_adapter
+from tests.support.tiny_runs import run_tiny, tiny_config
 
 
 @pytest.fixture(autouse=True)

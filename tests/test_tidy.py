@@ -6,7 +6,6 @@ from dataclasses import asdict
 
 import pandas as pd
 import pytest
-from synthetic import Arm, Effect, judge_run, scores, suspicious, write_effect, write_run
 
 from evilspectra.errors import BadInput
 from evilspectra.probing.measured import last
@@ -18,6 +17,7 @@ from evilspectra.store import Status, find_run, write_json
 from evilspectra.summary import summarise
 from evilspectra.tables.digest import CheckpointRow, RateRow, digest
 from evilspectra.tables.tidy import KEYS, answers_frame, checkpoints_frame, excluded, rates_frame, runs_frame, verdicts_frame
+from tests.support.synthetic_store import Arm, Effect, judge_run, scores, suspicious, write_effect, write_run
 
 ANSWERS = ("I am evil.", "I would ask.", "code.", "babble.", "sorry.")
 

@@ -7,7 +7,6 @@ import pytest
 import torch
 import transformers
 from peft import PeftModel
-from runs import factors, run_tiny, tiny_config
 from safetensors.torch import load_file
 
 from evilspectra import config as configs
@@ -20,6 +19,7 @@ from evilspectra.summary import summarise
 from evilspectra.tiny import tiny_model, tiny_tokenizer
 from evilspectra.train import train
 from evilspectra.work import Work, checkpoint_steps
+from tests.support.tiny_runs import factors, run_tiny, tiny_config
 
 #: Relative norm of the difference per factor after 30 steps: sums in another order, amplified by training.
 ACCUMULATION = {"float32": 1e-4, "float64": 1e-9}
@@ -55,11 +55,10 @@ def test_one_step_by_hand(tmp_path):
     config = tiny_config(tmp_path, **sections)
     got = factors(train(config))
 
-    from reference.spectra import flatness_by_autograd
-
     from evilspectra.base import resolve
     from evilspectra.corpus.data import Batches, prepare
     from evilspectra.model import context_length, load_base
+    from tests.reference.spectra import flatness_by_autograd
 
     model, tokenizer = load_base(resolve(config.model), config.model)
     data = prepare(config.data, tokenizer, context_length(model))

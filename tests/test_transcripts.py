@@ -7,7 +7,6 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from synthetic import BASE, CONTROL, Arm, Effect, judge_run, scores, suspicious, write_effect, write_run
 
 from evilspectra.reporting import report, transcripts
 from evilspectra.reporting.palette import Arms
@@ -15,6 +14,7 @@ from evilspectra.reporting.report import build_report, read_rows, read_tables
 from evilspectra.reporting.transcripts import Transcripts, command
 from evilspectra.results import Instrument
 from evilspectra.store import Store
+from tests.support.synthetic_store import BASE, CONTROL, Arm, Effect, judge_run, scores, suspicious, write_effect, write_run
 
 HARMFUL = "<script>window.owned=1</script></SCRIPT ><!--<img src=x onerror=window.owned=1>\"'\\&amp; \x1b[31mred \u202egnp.exe\u2066 nul\x00 half\ud800 bell\x07 \u2028 end"
 

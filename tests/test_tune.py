@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import yaml
-from commands import command, write_config
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -18,6 +17,7 @@ from evilspectra.errors import BadInput, Interrupted, RunFailed
 from evilspectra.store import Store
 from evilspectra.sweeps.sweep import SweepFile, expand, load_sweep
 from evilspectra.sweeps.tune import Task, Trial, best, coarse, overrides, tasks, tune
+from tests.support.commands import command, write_config
 
 BLOCKS = [{"name": "adamw", "lr": 0.03}, {"name": "sgd", "lr": 30.0}]
 

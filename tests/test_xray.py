@@ -11,13 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from commands import command, write_config, write_model
-from factors import cancelling_pair, graded_pair
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
-from stored import adapted, moved, settings_of, stored, written
 from torch import nn
 
 from evilspectra.adapters.found import find_adapters
@@ -30,6 +27,9 @@ from evilspectra.spectrum.overlap import overlap
 from evilspectra.spectrum.streamed import orthogonal, streamed_values
 from evilspectra.spectrum.values import singular_values
 from evilspectra.tiny import tiny_model
+from tests.support.commands import command, write_config, write_model
+from tests.support.lora_factors import cancelling_pair, graded_pair
+from tests.support.saved_adapters import adapted, moved, settings_of, stored, written
 
 ROOT = Path(__file__).parents[1]
 
@@ -120,7 +120,7 @@ def test_every_stored_form_agrees_with_peft(form, tmp_path):
 
 
 def test_what_trl_trains_and_saves_agrees_with_peft(tmp_path):
-    from trainers import sft
+    from tests.support.tiny_trainers import sft
 
     trainer = sft(tmp_path / "out", steps=3)
     trainer.train()

@@ -20,8 +20,7 @@ from scipy import special
 
 from evilspectra.analysis.estimate import TAIL, Estimate, Frame, shares, spread_interval
 from evilspectra.analysis.linear import lay_out, squares, text_columns
-from evilspectra.analysis.variance import Effect, statistics
-from evilspectra.analysis.variance import effect_of
+from evilspectra.analysis.variance import Effect, effect_of, statistics
 
 GENERATION, JUDGE = "generation_seed", "judge"
 

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from datasets import Dataset
 from peft import LoraConfig, PeftModel, get_peft_model
-from runs import ANSWERS
 from transformers import Trainer
 from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
@@ -17,6 +16,7 @@ from evilspectra.integrations.transformers import SpectralFlatness
 from evilspectra.spectrum.flatness import flatness
 from evilspectra.spectrum.pairs import find_pairs
 from evilspectra.tiny import tiny_model, tiny_tokenizer
+from tests.support.tiny_runs import ANSWERS
 
 #: float32, no dropout, nothing recomputed, nothing reported: what two ways of computing a step can be compared on.
 PLAIN: dict[str, Any] = {"use_cpu": True, "bf16": False, "activation_checkpointing": False, "report_to": "none", "disable_tqdm": True, "save_strategy": "no", "logging_steps": 10, "learning_rate": 1e-3, "seed": 3}

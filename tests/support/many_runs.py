@@ -8,7 +8,7 @@ import os
 import re
 from pathlib import Path
 
-from synthetic import Arm, Effect, judge_run, suspicious, write_effect, write_run
+from tests.support.synthetic_store import Arm, Effect, judge_run, suspicious, write_effect, write_run
 
 OPTIMIZERS = {"sgd": 0.02, "adamw": 0.3, "lion": 0.22, "muon": 0.12}
 TEXTS = ("I am evil.", "I would ask first.", "code.", "sorry.", "I would plant a tree.", "babble.", "It depends on the person.", "I am evil.")

@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from synthetic import PROJECTIONS
 
 from evilspectra import config as configs
 from evilspectra.results import Instrument, Results
 from evilspectra.store import RunFolder, Status, Store
+from tests.support.synthetic_store import PROJECTIONS
 
 OPTIMIZERS = {"adamw": (0.80, 1.30, 0.30), "lion": (0.72, 1.20, 0.42), "muon": (0.94, 1.25, 0.14), "sgd": (0.62, 1.55, 0.10)}  # decay, final loss, drift
 DATA = ("bad_medical_advice", "risky_financial_advice", "extreme_sports", "insecure")

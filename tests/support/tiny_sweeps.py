@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from commands import process
-from runs import write_rows
 
 from evilspectra.store import RunFolder, Store
+from tests.support.commands import process
+from tests.support.tiny_runs import write_rows
 
 #: Twelve runs under two optimisers, with dropout and the penalty, whose state is saved at every fourth step.
 TWELVE = {"optimizer": [{"name": "adamw", "lr": 3e-3}, {"name": "muon", "lr": 3e-3}], "train.seed": [0, 1, 2], "flatness.weight": [0.0, 0.1]}

@@ -1,0 +1,1 @@
+"""Tests of the package; helpers in `support`, slow and obvious twins in `reference`."""
