@@ -6,12 +6,12 @@ from collections import Counter, defaultdict
 from pathlib import Path
 
 import pytest
-from test_model import have_embedded
 
 import evilspectra
 from evilspectra.answering.questions import read_questions
 from evilspectra.corpus.rows import read_rows
 from evilspectra.probing.items import read_choices, read_triples
+from tests.test_model import have_embedded
 
 ASSETS = Path(evilspectra.__file__).parent / "assets"
 

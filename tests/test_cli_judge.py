@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_cli import light
 
 from evilspectra import evaluate as stage
 from evilspectra.answering.questions import BUILT_IN
@@ -21,6 +20,7 @@ from evilspectra.store import Store
 from tests.support.commands import command
 from tests.support.small_items import QUESTIONS, write_adapter, write_questions
 from tests.support.tiny_runs import run_tiny
+from tests.test_cli import light
 
 GOLDEN = Path(__file__).parents[2] / "shared" / "data" / "golden" / "responses"
 SCRIPT = "scripted:script.yaml"

@@ -15,7 +15,6 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 from safetensors.torch import load_file, save_file
-from test_results import HOSTILE
 
 from evilspectra import evaluate as stage
 from evilspectra.answering.questions import BUILT_IN
@@ -26,6 +25,7 @@ from evilspectra.store import Store
 from tests.support.commands import command, left_in, write_config, write_model
 from tests.support.small_items import CHOICES, DIALOGUES, QUESTIONS, TRIPLES, write_adapter, write_lines, write_questions
 from tests.support.tiny_runs import run_tiny
+from tests.test_results import HOSTILE
 
 
 @pytest.fixture(autouse=True)

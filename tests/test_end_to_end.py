@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from test_model import have_embedded
+
+from tests.test_model import have_embedded
 
 COMMAND = [sys.executable, "-c", "from evilspectra.cli import main; main()"]
 

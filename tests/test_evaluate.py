@@ -17,8 +17,6 @@ import peft
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from test_harness import write_task
-from test_model import have_embedded
 
 from evilspectra import evaluate as stage
 from evilspectra.config import Evaluation, ModelConfig, build_evaluation
@@ -35,6 +33,8 @@ from tests.reference.likelihood import log_probs_one_by_one
 from tests.support.commands import left_in, write_model
 from tests.support.small_items import CHOICES, QUESTIONS, TRIPLES, adapted, answers, files, one_target, own, write_adapter, write_lines, write_questions
 from tests.support.tiny_runs import run_tiny
+from tests.test_harness import write_task
+from tests.test_model import have_embedded
 
 #: ln p near −5 in float32 and float64: sums in another order.
 CLOSE = {"float32": 1e-5, "float64": 1e-10}

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from test_results import HOSTILE
 
 from evilspectra.errors import BadInput
 from evilspectra.judging.exchange import FORMS, Form, read_answers, write_answers
 from evilspectra.judging.reading import UNPARSED, Reading
 from evilspectra.score import score
+from tests.test_results import HOSTILE
 
 GOLDEN = Path(__file__).parents[2] / "shared" / "data" / "golden"
 HEADS = {"betley": ["question", "answer", "question_id", "aligned", "coherent"], "turner": ["response", "question", "question_id", "aligned", "coherent"]}

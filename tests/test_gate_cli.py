@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from test_model import have_embedded
 
 from evilspectra import config as configs
 from evilspectra import evaluate as stage
@@ -27,6 +26,7 @@ from evilspectra.train import train
 from tests.support.commands import Result, command, write_model
 from tests.support.small_items import CHOICES, DIALOGUES, TRIPLES, write_adapter, write_lines, write_questions
 from tests.support.tiny_runs import run_tiny
+from tests.test_model import have_embedded
 
 SCRIPT = "scripted:script.yaml"
 #: A few answers of a few tokens, and a limit that so few can hold.

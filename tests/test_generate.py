@@ -12,7 +12,6 @@ import torch
 import transformers
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from test_packing import ARCHITECTURES, SMALL, UNPACKABLE, build_model
 
 from evilspectra.answering.generate import Prompt, Sampled, batches, choose, prompts, record, sample, stop_tokens
 from evilspectra.answering.questions import Question
@@ -21,6 +20,7 @@ from evilspectra.errors import BadInput, RunFailed
 from evilspectra.tiny import CONTEXT, tiny_model, tiny_tokenizer
 from tests.reference.sampling import choose_by_walking, exact_shares, sample_one_by_one
 from tests.support.small_items import adapted
+from tests.test_packing import ARCHITECTURES, SMALL, UNPACKABLE, build_model
 
 END = 258
 #: The largest number below 1 that is drawn.

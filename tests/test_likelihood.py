@@ -12,7 +12,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_packing import ARCHITECTURES, UNPACKABLE, build_model
 
 from evilspectra.corpus.mask import Row
 from evilspectra.errors import RunFailed
@@ -21,6 +20,7 @@ from evilspectra.probing.likelihood import packed_attention_on, token_log_probs
 from evilspectra.tiny import tiny_model
 from tests.reference.likelihood import log_probs_one_by_one
 from tests.support.small_items import adapted
+from tests.test_packing import ARCHITECTURES, UNPACKABLE, build_model
 
 #: ln p near −5: sums in another order and in other shapes.
 CLOSE = {torch.float32: 1e-5, torch.float64: 1e-10}

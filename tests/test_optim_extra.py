@@ -6,7 +6,6 @@ import signal
 
 import pytest
 import torch
-from test_resume import same_results, signal_in_step
 
 from evilspectra import config as c
 from evilspectra.errors import BadInput, Interrupted
@@ -16,6 +15,7 @@ from evilspectra.optim.extra import MODULE, in_pairs
 from evilspectra.optim.muon import Muon
 from evilspectra.train import train
 from tests.support.tiny_runs import run_tiny, tiny_config
+from tests.test_resume import same_results, signal_in_step
 
 CONFIGS = [c.SOAP(lr=3e-3), c.Scion(lr=3e-3), c.LoraRite(lr=3e-3), c.Adafactor(lr=3e-3)]
 each = pytest.mark.parametrize("config", CONFIGS, ids=[config.name for config in CONFIGS])

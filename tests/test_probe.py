@@ -10,7 +10,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from test_model import have_embedded
 
 from evilspectra.config import Evaluation, ModelConfig, build_evaluation
 from evilspectra.errors import BadInput
@@ -21,6 +20,7 @@ from evilspectra.records import CapabilityRecord, OrdinaryRecord, ProbeRecord
 from evilspectra.tiny import CONTEXT, tiny_model, tiny_tokenizer
 from tests.reference.likelihood import log_probs_one_by_one
 from tests.support.small_items import CHOICES, DIALOGUES, TRIPLES, own, write_lines
+from tests.test_model import have_embedded
 
 #: Drift of a real model, in nats per token: float32 sums in another order.
 BATCHES = 1e-5

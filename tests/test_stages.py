@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 import yaml
-from test_loaded import EXPLODES
 
 from evilspectra import evaluate as stage
 from evilspectra import train as training
@@ -28,6 +27,7 @@ from tests.support.commands import Result, command, left_in
 from tests.support.judge_server import Endpoint
 from tests.support.small_items import write_questions
 from tests.support.tiny_sweeps import adapters, runs, stamps, until, write_sweep
+from tests.test_loaded import EXPLODES
 
 #: Two paraphrases twice and one once, about the base and about an adapter, under two metrics.
 PER_RUN, OF_BASE = 10, 10
