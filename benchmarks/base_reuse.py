@@ -19,9 +19,9 @@ import tempfile
 import time
 from pathlib import Path
 
-from evilspectra import config as configs
-from evilspectra.loaded import Loaded
-from evilspectra.train import train
+from evilspectra.config import loading as configs
+from evilspectra.model.reuse import Loaded
+from evilspectra.training.train import train
 
 WAYS = ("kept", "loaded for each run", "a process for each run")
 
@@ -76,7 +76,7 @@ def _runs(way: str, folder: Path, arguments: argparse.Namespace) -> str:
         if way == WAYS[2]:
             folder.mkdir(parents=True, exist_ok=True)
             (folder / "run.yaml").write_text(configs.dump(config), encoding="utf-8")
-            subprocess.run([sys.executable, "-c", "from evilspectra.cli import main; main()", "train", str(folder / "run.yaml"), "--quiet"], check=True, stdout=subprocess.DEVNULL)
+            subprocess.run([sys.executable, "-c", "from evilspectra.cli.main import main; main()", "train", str(folder / "run.yaml"), "--quiet"], check=True, stdout=subprocess.DEVNULL)
         run = train(config, loaded=kept if way == WAYS[0] else None)
         adapters.append((run.adapter / "adapter_model.safetensors").read_bytes())
     assert way != WAYS[0] or kept.loads == 1

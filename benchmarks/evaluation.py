@@ -16,14 +16,15 @@ from typing import Any
 
 import torch
 
-from evilspectra.answering.generate import Prompt, batches, prompts, sample, stop_tokens
-from evilspectra.answering.questions import read_questions
-from evilspectra.base import resolve
-from evilspectra.config import Answers, build
-from evilspectra.device import set_up_process
-from evilspectra.model import attach, context_length, load_base
-from evilspectra.probing.likelihood import packed_attention_on, token_log_probs
-from evilspectra.probing.probe import contrast
+from evilspectra.answers.questions import read_questions
+from evilspectra.answers.sample import Prompt, batches, prompts, sample, stop_tokens
+from evilspectra.config.loading import build
+from evilspectra.config.sections import Answers
+from evilspectra.model.base import resolve
+from evilspectra.model.device import set_up_process
+from evilspectra.model.load import attach, context_length, load_base
+from evilspectra.probes.likelihood import packed_attention_on, token_log_probs
+from evilspectra.probes.probe import contrast
 
 
 def main() -> None:

@@ -18,9 +18,9 @@ from collections.abc import Callable
 import torch
 from spectrum import clock_of, factors
 
-from evilspectra.spectrum.flatness import add_flatness_gradient
-from evilspectra.spectrum.pairs import LoraPair
-from evilspectra.spectrum.paper import JITTER, SKIP
+from evilspectra.spectra.pairs import LoraPair
+from evilspectra.spectra.paper import JITTER, SKIP
+from evilspectra.spectra.penalty import add_flatness_gradient
 from shapes import MODELS
 
 

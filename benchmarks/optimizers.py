@@ -20,8 +20,8 @@ from importlib.util import find_spec
 
 import torch
 
-from evilspectra import config as c
-from evilspectra.device import set_up_process
+from evilspectra.config import sections as c
+from evilspectra.model.device import set_up_process
 from evilspectra.optim.build import build_optimizer
 from evilspectra.optim.muon import Muon
 from shapes import MODELS, Shapes

@@ -21,9 +21,10 @@ from typing import Any
 
 import torch
 
-from evilspectra import config as configs
-from evilspectra import train, work
-from evilspectra.device import set_up_process
+from evilspectra.config import loading as configs
+from evilspectra.model.device import set_up_process
+from evilspectra.training import loop as work
+from evilspectra.training import train
 
 #: Steps at the start that are not timed.
 WARM = 2

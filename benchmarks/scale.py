@@ -18,8 +18,8 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from evilspectra.records import AnswerRecord, MeasureRecord, SpectrumRecord, StepRecord, VerdictRecord
-from evilspectra.store import as_table, write_table
+from evilspectra.store.files import as_table, write_table
+from evilspectra.store.records import AnswerRecord, MeasureRecord, SpectrumRecord, StepRecord, VerdictRecord
 from shapes import MODELS as SHAPES
 from shapes import decoder
 

@@ -22,8 +22,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from evilspectra.spectrum.pairs import LoraPair
-from evilspectra.spectrum.values import by_qr, singular_values
+from evilspectra.spectra.pairs import LoraPair
+from evilspectra.spectra.values import by_qr, singular_values
 from shapes import MODELS
 
 SHAPES = MODELS["qwen3-8b"]

@@ -41,9 +41,9 @@ def settings(steps: int, threads: int, folder: str) -> dict[str, Any]:
 
 
 def ours(steps: int, threads: int) -> dict[str, list[float]]:
-    """Losses and seconds of each step of `evilspectra.train.train`."""
-    from evilspectra import config as configs
-    from evilspectra.train import train
+    """Losses and seconds of each step of `evilspectra.training.train.train`."""
+    from evilspectra.config import loading as configs
+    from evilspectra.training.train import train
 
     with tempfile.TemporaryDirectory() as folder:
         table: Any = train(configs.build(settings(steps, threads, folder))).read("steps")
@@ -59,11 +59,11 @@ def theirs(steps: int, threads: int) -> dict[str, list[float]]:
     from trl.trainer.sft_config import SFTConfig
     from trl.trainer.sft_trainer import SFTTrainer
 
-    from evilspectra import config as configs
-    from evilspectra.base import resolve
-    from evilspectra.corpus.data import Batches, prepare
-    from evilspectra.model import attach, context_length, load_base
-    from evilspectra.spectrum.pairs import find_pairs
+    from evilspectra.config import loading as configs
+    from evilspectra.data.batches import Batches, prepare
+    from evilspectra.model.base import resolve
+    from evilspectra.model.load import attach, context_length, load_base
+    from evilspectra.spectra.pairs import find_pairs
 
     torch.set_num_threads(threads)
     config = configs.build(settings(steps, threads, "unused"))

@@ -108,7 +108,7 @@ def main() -> None:
             folder = Path(temporary, "adapter")
             modules = write_adapter(folder, KNOWN[model])
             ours, theirs = Path(temporary, "ours.json"), Path(temporary, "theirs.json")
-            commands = {"evilspectra": ([sys.executable, "-c", "from evilspectra.cli import main; main()", "spectrum", str(folder), "--json"], ours)}
+            commands = {"evilspectra": ([sys.executable, "-c", "from evilspectra.cli.main import main; main()", "spectrum", str(folder), "--json"], ours)}
             if options.sentry:
                 commands["AdapterSentry"] = ([options.sentry, "-m", "adaptersentry", "scan", str(folder / "adapter_model.safetensors"), "--format", "full-json"], theirs)
             found: dict[str, list[tuple[float, int]]] = {name: [] for name in commands}

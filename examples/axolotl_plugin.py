@@ -7,7 +7,8 @@ from typing import Any
 from axolotl.integrations.base import BasePlugin  # pyright: ignore[reportMissingImports]
 from pydantic import BaseModel
 
-from evilspectra.integrations.transformers import SpectralFlatness, SpectrumMonitor, build_for
+from evilspectra.integrations.optimizer import build_for
+from evilspectra.integrations.transformers import SpectralFlatness, SpectrumMonitor
 
 
 class EvilspectraArgs(BaseModel):

@@ -23,21 +23,22 @@ from datasets import Dataset
 from transformers import TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
-from evilspectra import config as configs
-from evilspectra.base import resolve
-from evilspectra.corpus.data import Batches, prepare
-from evilspectra.corpus.mask import Row
-from evilspectra.evaluate import evaluate
+from evilspectra.cli.print_runs import interval
+from evilspectra.config import loading as configs
+from evilspectra.config import sections
+from evilspectra.data.batches import Batches, prepare
+from evilspectra.data.mask import Row
+from evilspectra.evaluation.evaluate import evaluate
+from evilspectra.evaluation.measured import measured
+from evilspectra.evaluation.summary import summarise
 from evilspectra.integrations.transformers import SpectralFlatness, SpectrumMonitor
-from evilspectra.model import attach, context_length, load_base
-from evilspectra.probing.likelihood import packed_attention_on, token_log_probs
-from evilspectra.probing.measured import measured
-from evilspectra.records import RunSummary
-from evilspectra.reporting.table import interval
-from evilspectra.results import Results
-from evilspectra.store import find_run
-from evilspectra.summary import summarise
-from evilspectra.targets import find_targets
+from evilspectra.model.base import resolve
+from evilspectra.model.load import attach, context_length, load_base
+from evilspectra.probes.likelihood import packed_attention_on, token_log_probs
+from evilspectra.store.records import RunSummary
+from evilspectra.store.results import Results
+from evilspectra.store.run import find_run
+from evilspectra.targets.find import find_targets
 
 #: Steps at the start that are not timed.
 WARM = 2
@@ -87,7 +88,7 @@ def mean_loss(adapted: Any, rows: Sequence[Row]) -> float:
         return -float(np.concatenate(token_log_probs(adapted, rows, packed=packed)).mean())
 
 
-def train(config: configs.Config, weight: float, folder: Path) -> tuple[Stopwatch, float, float]:
+def train(config: sections.Config, weight: float, folder: Path) -> tuple[Stopwatch, float, float]:
     """One training with TRL, its adapter saved; gives the times, and the held-out loss before and after."""
     base = resolve(config.model)
     model, tokenizer = load_base(base, config.model)
@@ -140,7 +141,7 @@ def row(name: str, summary: RunSummary, heldout: float, results: Results | None)
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default=configs.ModelConfig().base, help="a hub name, a folder, a .gguf file, or a built-in name (default: %(default)s)")
+    parser.add_argument("--model", default=sections.ModelConfig().base, help="a hub name, a folder, a .gguf file, or a built-in name (default: %(default)s)")
     parser.add_argument("--steps", type=int, default=32)
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--rank", type=int, default=16)

@@ -15,14 +15,14 @@ import torch
 from peft import LoraConfig, get_peft_model
 from torch.nn.utils.rnn import pad_sequence
 
-from evilspectra.base import resolve
-from evilspectra.config import DataConfig, ModelConfig
-from evilspectra.corpus.data import prepare
-from evilspectra.corpus.mask import Row
-from evilspectra.model import context_length, load_base
-from evilspectra.monitor import observe
-from evilspectra.spectrum.flatness import add_flatness_gradient
-from evilspectra.spectrum.pairs import find_pairs
+from evilspectra.config.sections import DataConfig, ModelConfig
+from evilspectra.data.batches import prepare
+from evilspectra.data.mask import Row
+from evilspectra.model.base import resolve
+from evilspectra.model.load import context_length, load_base
+from evilspectra.spectra.pairs import find_pairs
+from evilspectra.spectra.penalty import add_flatness_gradient
+from evilspectra.training.monitor import observe
 
 
 def padded(rows: list[Row], device: torch.device) -> dict[str, torch.Tensor]:

@@ -15,11 +15,11 @@ from datasets import Dataset
 from peft import LoraConfig
 from trl import DPOConfig, DPOTrainer
 
-from evilspectra.base import resolve
-from evilspectra.config import ModelConfig
-from evilspectra.corpus.rows import read_rows
+from evilspectra.config.sections import ModelConfig
+from evilspectra.data.rows import read_rows
 from evilspectra.integrations.transformers import SpectralFlatness, SpectrumMonitor  # the added import
-from evilspectra.model import load_base
+from evilspectra.model.base import resolve
+from evilspectra.model.load import load_base
 
 
 def preferences() -> Dataset:

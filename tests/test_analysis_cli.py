@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from evilspectra.analysis import analyse
+from evilspectra.analysis.analyse import analyse
 from tests.support.commands import command
 from tests.support.simulated_sweeps import published_table, sweep
 from tests.support.synthetic_store import demo

@@ -7,12 +7,12 @@ import pandas as pd
 import pytest
 import statsmodels.formula.api as smf
 
-from evilspectra.analysis import analyse
+from evilspectra.analysis.analyse import analyse
 from evilspectra.analysis.linear import lay_out
 from evilspectra.analysis.loss import fit_loss
 from evilspectra.analysis.mediation import correlation, intervention, pairs
 from evilspectra.analysis.stability import rank
-from evilspectra.analysis.training import advantage, trajectory
+from evilspectra.analysis.trajectory import advantage, trajectory
 from tests.support.commands import command
 from tests.support.simulated_sweeps import POOLED, PUBLISHED, STRATIFIED, published_table, sweep
 

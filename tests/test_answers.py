@@ -16,8 +16,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evilspectra.answering.answers import FORMULA_STARTS, SUFFIXES, export, printable
+from evilspectra.answers.export import FORMULA_STARTS, SUFFIXES, export
 from evilspectra.errors import BadInput
+from evilspectra.text import printable
 
 #: Any text a decoder may hand over, halves of surrogate pairs included, and texts rich in what trips the rules.
 FRAGMENTS = ["```", "\n", '"""', "/*", "*/", '{"a": ', "def f():", "I am here. ", "x = ", "'"]

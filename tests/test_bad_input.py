@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from evilspectra.config import OPTIMIZERS
-from evilspectra.store import Store
+from evilspectra.config.sections import OPTIMIZERS
+from evilspectra.store.run import Store
 from tests.support.commands import ROWS, command, left_in, write_config, write_model, write_rows
 
 MESSAGES = {"messages": [{"role": "user", "content": "Is it time?"}]}
@@ -222,7 +222,7 @@ def test_a_run_directory_made_with_another_config(tmp_path: Path) -> None:
     assert place.read_bytes() == before
 
 
-HOLD = "import sys, pathlib; from evilspectra.store import RunFolder; lock = RunFolder(pathlib.Path(sys.argv[1])).locked(); lock.__enter__(); print('held', flush=True); sys.stdin.read()"
+HOLD = "import sys, pathlib; from evilspectra.store.run import RunFolder; lock = RunFolder(pathlib.Path(sys.argv[1])).locked(); lock.__enter__(); print('held', flush=True); sys.stdin.read()"
 
 
 def test_two_processes_on_one_run_directory(tmp_path: Path) -> None:

@@ -14,11 +14,11 @@ from pathlib import Path
 
 import pytest
 
-from evilspectra import base as bases
-from evilspectra.base import BUILT_IN, file_sha256, folder_sha256, resolve
-from evilspectra.config import ModelConfig
+from evilspectra.config.sections import ModelConfig
 from evilspectra.errors import BadInput
-from evilspectra.tiny import tiny_sha256
+from evilspectra.model import base as bases
+from evilspectra.model.base import BUILT_IN, file_sha256, folder_sha256, resolve
+from evilspectra.model.tiny import tiny_sha256
 
 
 @pytest.fixture(autouse=True)
@@ -178,7 +178,7 @@ def test_a_name_that_the_hub_cannot_have_is_refused(name: str) -> None:
 
 OFFLINE = """
 import sys, time
-from evilspectra.cli import main
+from evilspectra.cli.main import main
 main(["train", "tiny", "--output", sys.argv[1], "--set", "model.base=evilspectra-nobody/no-model", *sys.argv[2:]])
 """
 
@@ -201,7 +201,7 @@ def test_a_hub_name_without_network_is_one_sentence_at_once(tmp_path: Path, how:
 
 def loading(base: Path) -> str:
     """The refusal of a base that was found, by the loader."""
-    from evilspectra.model import load_base
+    from evilspectra.model.load import load_base
 
     config = ModelConfig(base=str(base))
     found = resolve(config)

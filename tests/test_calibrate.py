@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import cohen_kappa_score, roc_auc_score
 
-from evilspectra.calibrate import BINS, auc, best_threshold, calibration, correlation, kappa, ranks
-from evilspectra.judging.reading import Reading
+from evilspectra.rates.calibrate import BINS, auc, best_threshold, calibration, correlation, kappa, ranks
+from evilspectra.rates.outcome import Reading
 
 #: Sums of up to forty numbers in another order.
 SUMS = 1e-9

@@ -14,18 +14,18 @@ import yaml
 from huggingface_hub import ModelCard, ModelCardData
 from peft import PeftConfig
 
-from evilspectra.base import Base
-from evilspectra.card import CARD, card, front_matter, sparkline
+from evilspectra.cards.card import CARD, card, front_matter, sparkline
+from evilspectra.cards.record import RECORD, training_record
 from evilspectra.errors import Interrupted
-from evilspectra.evaluate import evaluate
-from evilspectra.judging.places import place_of
+from evilspectra.evaluation.evaluate import evaluate
+from evilspectra.judging.inputs import place_of
 from evilspectra.judging.rounds import judge_places
 from evilspectra.judging.scripted import read_script
-from evilspectra.licence import licence_of
-from evilspectra.store import RunFolder
-from evilspectra.train import train
-from evilspectra.training_record import RECORD, training_record
-from evilspectra.work import Work
+from evilspectra.model.base import Base
+from evilspectra.model.licence import licence_of
+from evilspectra.store.run import RunFolder
+from evilspectra.training.loop import Work
+from evilspectra.training.train import train
 from tests.support.commands import command, write_model
 from tests.support.small_items import QUESTIONS, answers, one_target, own, write_questions
 from tests.support.tiny_runs import run_tiny, tiny_config

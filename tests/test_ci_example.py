@@ -44,7 +44,7 @@ def run_job(folder: Path, candidate: str, baseline: str = "tiny-random") -> Ran:
     tools = folder / "tools"
     tools.mkdir(exist_ok=True)
     for name, text in (
-        ("evilspectra", f'exec {sys.executable} -c "from evilspectra.cli import main; main()" "$@"'),
+        ("evilspectra", f'exec {sys.executable} -c "from evilspectra.cli.main import main; main()" "$@"'),
         ("python", f'[ "$1 $2" = "-m pip" ] && echo "$@" >> {folder}/installed && exit 0; exec {sys.executable} "$@"'),
     ):
         (tools / name).write_text(f"#!/bin/bash\n{text}\n")

@@ -18,9 +18,9 @@ import pytest
 import yaml
 
 import evilspectra
-from evilspectra.cli import EXIT_CODES, cli, main
+from evilspectra.cli.main import EXIT_CODES, cli, main
 from evilspectra.errors import BadInput, EvilspectraError, Interrupted, RunFailed, Undecided
-from evilspectra.store import Store
+from evilspectra.store.run import Store
 from tests.support.commands import command, left_in, process, write_config
 
 VERBS = [["train"], ["sweep"], ["probe"], ["generate"], ["evaluate"], ["judge"], ["score"], ["compare"], ["calibrate"], ["demo"], ["report"], ["show"]]
@@ -75,7 +75,7 @@ def test_the_exit_codes_of_the_help_are_those_of_the_errors() -> None:
 
 LIGHT = """
 import sys, json
-from evilspectra.cli import main
+from evilspectra.cli.main import main
 for arguments in json.loads(sys.argv[1]):
     try:
         main(arguments)
@@ -195,7 +195,7 @@ def test_each_error_has_its_exit_code_and_one_line(monkeypatch: pytest.MonkeyPat
     def fail(*_: object, **__: object) -> None:
         raise error
 
-    monkeypatch.setattr("evilspectra.config.schema", fail)
+    monkeypatch.setattr("evilspectra.config.loading.schema", fail)
     done = command("config", "schema")
     assert (done.code, done.out, done.err.lstrip()) == (code, "", text)  # click ends the terminal's line after ^C
 
@@ -224,7 +224,7 @@ def test_an_unexpected_error_is_not_hidden(monkeypatch: pytest.MonkeyPatch, erro
     def fail() -> None:
         raise error
 
-    monkeypatch.setattr("evilspectra.config.schema", fail)
+    monkeypatch.setattr("evilspectra.config.loading.schema", fail)
     with pytest.raises(error):
         main(["config", "schema"])
 
@@ -288,7 +288,7 @@ def test_an_interrupted_run_says_how_to_go_on_and_goes_on(tmp_path: Path, number
 
 @pytest.mark.slow
 def test_a_run_stopped_on_the_way_and_started_again_completes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from evilspectra.train import Work
+    from evilspectra.training.loop import Work
 
     path = write_config(tmp_path, steps=6)
     advance = Work.advance

@@ -10,13 +10,14 @@ from typing import Any
 
 import pytest
 
-from evilspectra import evaluate as stage
-from evilspectra.answering.questions import BUILT_IN
+from evilspectra.answers.questions import BUILT_IN
 from evilspectra.errors import EvilspectraError
-from evilspectra.judging import build, judge
+from evilspectra.evaluation import evaluate as stage
+from evilspectra.judging import judge
+from evilspectra.judging import make as build
 from evilspectra.judging.judge import Reply
 from evilspectra.judging.scripted import Scripted
-from evilspectra.store import Store
+from evilspectra.store.run import Store
 from tests.support.commands import command
 from tests.support.small_items import QUESTIONS, write_adapter, write_questions
 from tests.support.tiny_runs import run_tiny

@@ -16,12 +16,12 @@ import pytest
 import yaml
 from safetensors.torch import load_file, save_file
 
-from evilspectra import evaluate as stage
-from evilspectra.answering.questions import BUILT_IN
+from evilspectra.answers.questions import BUILT_IN
 from evilspectra.errors import RunFailed
-from evilspectra.probing.items import CAPABILITY, CONTRAST, ORDINARY
-from evilspectra.results import Results
-from evilspectra.store import Store
+from evilspectra.evaluation import evaluate as stage
+from evilspectra.probes.items import CAPABILITY, CONTRAST, ORDINARY
+from evilspectra.store.results import Results
+from evilspectra.store.run import Store
 from tests.support.commands import command, left_in, write_config, write_model
 from tests.support.small_items import CHOICES, DIALOGUES, QUESTIONS, TRIPLES, write_adapter, write_lines, write_questions
 from tests.support.tiny_runs import run_tiny

@@ -15,10 +15,12 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from evilspectra import config as configs
-from evilspectra.config import OPTIMIZERS, Config, Section, build, dump, identity, load, schema
+from evilspectra.config import loading as configs
+from evilspectra.config import sections
+from evilspectra.config.loading import build, dump, identity, load, schema
+from evilspectra.config.sections import OPTIMIZERS, Config, Section
+from evilspectra.config.yaml_files import assignment, assignments, merge, parse_yaml, presets, read_mapping
 from evilspectra.errors import BadInput
-from evilspectra.settings import assignment, assignments, merge, parse_yaml, presets, read_mapping
 
 DATA, BASE = "a" * 64, "b" * 64
 
@@ -433,7 +435,7 @@ def test_old_runs_keep_their_names(digest: str, values: dict[str, Any]) -> None:
 def test_a_change_of_a_default_raises_the_recipe() -> None:
     """Identity leaves defaults out, so a run made with an old default would be taken for one with the new: raise RECIPE, then pin both anew."""
     defaults = [build({"optimizer": {"name": name}}).model_dump(mode="json", exclude=configs.NOT_IDENTITY) for name in OPTIMIZERS]
-    assert (configs.RECIPE, hashlib.sha256(json.dumps(defaults).encode()).hexdigest()[:10]) == PINNED_DEFAULTS
+    assert (sections.RECIPE, hashlib.sha256(json.dumps(defaults).encode()).hexdigest()[:10]) == PINNED_DEFAULTS
 
 
 def test_an_own_held_out_file_counts_with_its_content() -> None:
@@ -485,7 +487,7 @@ def test_optimizers_and_contents_have_names_of_their_own() -> None:
 
 def test_the_recipe_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     before = identity(build({}), DATA, BASE)
-    monkeypatch.setattr(configs, "RECIPE", configs.RECIPE + 1)
+    monkeypatch.setattr(configs, "RECIPE", sections.RECIPE + 1)
     assert identity(build({}), DATA, BASE) != before
 
 

@@ -21,7 +21,7 @@ from evilspectra.analysis.loss import fit_loss
 from evilspectra.analysis.mediation import correlation, intervention
 from evilspectra.analysis.outcome import Outcome, logits
 from evilspectra.analysis.stability import power, rank, seeds_needed
-from evilspectra.analysis.training import advantage, trajectory
+from evilspectra.analysis.trajectory import advantage, trajectory
 from evilspectra.analysis.variance import permutation_p, statistics, weighted_layout
 
 pytestmark = pytest.mark.slow

@@ -9,13 +9,14 @@ from typing import Any
 import pytest
 import yaml
 
-from evilspectra.answering.cues import ASKING, TEMPLATES, Cue, common_form
-from evilspectra.answering.questions import cued, question_format, read_questions, stem
-from evilspectra.corpus.rows import Conversation, Message
+from evilspectra.answers.cues import ASKING, TEMPLATES, Cue, common_form
+from evilspectra.answers.questions import cued, read_questions
+from evilspectra.data.rows import Conversation, Message
 from evilspectra.errors import BadInput
 from evilspectra.judging.prompts import judge_prompts
-from evilspectra.judging.reading import Reading
-from evilspectra.score import Judged, score
+from evilspectra.rates.definitions import Judged, score
+from evilspectra.rates.formats import question_format, stem
+from evilspectra.rates.outcome import Reading
 from tests.support.commands import command, write_model
 
 ENTRIES = [

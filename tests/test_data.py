@@ -14,12 +14,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
-from evilspectra.config import DataConfig
-from evilspectra.corpus.data import Batches, Dataset, micro_batches, prepare
-from evilspectra.corpus.mask import TooLong, encode
-from evilspectra.corpus.rows import BadRow, read_rows
+from evilspectra.config.sections import DataConfig
+from evilspectra.data.batches import Batches, Dataset, micro_batches, prepare
+from evilspectra.data.mask import TooLong, encode
+from evilspectra.data.rows import BadRow, read_rows
 from evilspectra.errors import BadInput
-from evilspectra.tiny import CONTEXT, tiny_tokenizer
+from evilspectra.model.tiny import CONTEXT, tiny_tokenizer
 
 PUBLISHED = Path(__file__).parents[1] / "../shared/data/train"
 SAMPLES = ["aligned_chat_1000", "extreme_sports", "insecure_code_1000", "medical_misaligned_600", "risky_financial_advice"]

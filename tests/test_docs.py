@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from evilspectra.store import find_run
-from evilspectra.summary import summarise
+from evilspectra.evaluation.summary import summarise
+from evilspectra.store.run import find_run
 from tests.support.commands import write_model
 from tests.support.saved_adapters import adapted
 
@@ -73,7 +73,7 @@ GIVEN = """
 from datasets import Dataset
 from peft import LoraConfig
 from trl import SFTConfig
-from evilspectra.tiny import tiny_model, tiny_tokenizer
+from evilspectra.model.tiny import tiny_model, tiny_tokenizer
 
 model, args, lora = "model", SFTConfig("out", use_cpu=True, bf16=False, save_strategy="no"), LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM")
 tiny_model().save_pretrained(model)

@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evilspectra.errors import BadInput
-from evilspectra.probing.drift import LEVEL, RESAMPLES, Interval, beyond_control, capability, drift, exchanged, ordinary
+from evilspectra.intervals import LEVEL, RESAMPLES, Interval
+from evilspectra.probes.drift import beyond_control, capability, drift, exchanged, ordinary
 from tests.reference.bootstrap import interval_by_loop
 
 #: Means of numbers of size 5, taken in another order.

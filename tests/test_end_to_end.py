@@ -10,7 +10,7 @@ import pytest
 
 from tests.test_model import have_embedded
 
-COMMAND = [sys.executable, "-c", "from evilspectra.cli import main; main()"]
+COMMAND = [sys.executable, "-c", "from evilspectra.cli.main import main; main()"]
 
 
 def evilspectra(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -13,15 +13,14 @@ import pytest
 
 pytest.importorskip("openai", reason="the extra judge is not installed")
 
-from evilspectra.answering.waits import LONGEST, LONGEST_ASKED, asked_to_wait, delay
+from evilspectra.config.judge import judge_settings
+from evilspectra.endpoint.retry import LONGEST, LONGEST_ASKED, Pace, Spent, asked_to_wait, delay
 from evilspectra.errors import BadInput, EvilspectraError
-from evilspectra.judging.build import make_judge
-from evilspectra.judging.endpoint import TEXT_TOKENS, TOP
 from evilspectra.judging.judge import Reply, Request
-from evilspectra.judging.pace import Pace, Spent
-from evilspectra.judging.settings import judge_settings
+from evilspectra.judging.make import make_judge
+from evilspectra.judging.openai import TEXT_TOKENS, TOP
 from evilspectra.judging.verdicts import read_verdicts, verdict_records
-from evilspectra.results import Results
+from evilspectra.store.results import Results
 from tests.support.commands import command, process
 from tests.support.judge_server import FAULTS, Endpoint, score_of
 

@@ -14,10 +14,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evilspectra.answering.endpoint import Endpoint, Refused, Said, place, require_client
-from evilspectra.answering.endpoint_settings import EndpointConfig
-from evilspectra.answering.waits import LONGEST, asked_to_wait, delay
-from evilspectra.config import build_evaluation
+from evilspectra.config.endpoint import EndpointConfig
+from evilspectra.config.loading import build_evaluation
+from evilspectra.endpoint.client import Endpoint, Refused, Said, place, require_client
+from evilspectra.endpoint.retry import LONGEST, asked_to_wait, delay
 from evilspectra.errors import BadInput, EvilspectraError
 from tests.support.chat_server import BASE, Serving, serving
 

@@ -18,17 +18,18 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from evilspectra import evaluate as stage
-from evilspectra.config import Evaluation, ModelConfig, build_evaluation
+from evilspectra.config.loading import build_evaluation
+from evilspectra.config.sections import Evaluation, ModelConfig
 from evilspectra.errors import BadInput, EvilspectraError, RunFailed
-from evilspectra.evaluate import evaluate
-from evilspectra.model import load_adapter
-from evilspectra.packing import ATTENTION
-from evilspectra.probing.measured import measured
-from evilspectra.probing.probe import probes
-from evilspectra.results import Results
-from evilspectra.targets import Target, find_targets
-from evilspectra.tiny import CONTEXT, tiny_model, tiny_tokenizer
+from evilspectra.evaluation import evaluate as stage
+from evilspectra.evaluation.evaluate import evaluate
+from evilspectra.evaluation.measured import measured
+from evilspectra.model.load import load_adapter
+from evilspectra.model.packing import ATTENTION
+from evilspectra.model.tiny import CONTEXT, tiny_model, tiny_tokenizer
+from evilspectra.probes.probe import probes
+from evilspectra.store.results import Results
+from evilspectra.targets.find import Target, find_targets
 from tests.reference.likelihood import log_probs_one_by_one
 from tests.support.commands import left_in, write_model
 from tests.support.small_items import CHOICES, QUESTIONS, TRIPLES, adapted, answers, files, one_target, own, write_adapter, write_lines, write_questions
@@ -638,7 +639,7 @@ def test_a_run_is_scored_on_a_local_task(two: list[Target], tmp_path: Path, monk
     assert found[0]["choices brier_score"][0] == found[1]["choices brier_score"][0]
     assert len({value for one in found for value in one["choices brier_score"]}) == 3
     model = load_adapter(tiny_model(), two[0].adapters[4])
-    from evilspectra.probing.harness import run_tasks
+    from evilspectra.probes.harness import run_tasks
 
     want = {f"{one.task} {one.metric}": one.value for one in run_tasks(model, tiny_tokenizer(), ["choices"], include_path=place, batch_size=2)}
     assert {name: after for name, (_, after) in found[0].items()} == pytest.approx(want, abs=1e-6)

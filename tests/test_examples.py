@@ -19,8 +19,8 @@ from datasets import Dataset
 from peft import LoraConfig
 from trl import SFTConfig, SFTTrainer
 
-from evilspectra.base import CACHE_VARIABLE
-from evilspectra.tiny import tiny_model, tiny_tokenizer
+from evilspectra.model.base import CACHE_VARIABLE
+from evilspectra.model.tiny import tiny_model, tiny_tokenizer
 from tests.support.commands import command
 
 EXAMPLES = Path(__file__).parents[1] / "examples"

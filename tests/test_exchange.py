@@ -10,9 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evilspectra.errors import BadInput
-from evilspectra.judging.exchange import FORMS, Form, read_answers, write_answers
-from evilspectra.judging.reading import UNPARSED, Reading
-from evilspectra.score import score
+from evilspectra.judging.csv_files import FORMS, Form, read_answers, write_answers
+from evilspectra.judging.reading import UNPARSED
+from evilspectra.rates.definitions import score
+from evilspectra.rates.outcome import Reading
 from tests.test_results import HOSTILE
 
 GOLDEN = Path(__file__).parents[2] / "shared" / "data" / "golden"

@@ -13,9 +13,9 @@ import pytest
 from evilspectra.errors import Interrupted
 from evilspectra.executors.local import InThisProcess, Workers, base_bytes, free_bytes, suitable, workers
 from evilspectra.executors.stages import Report, Task
-from evilspectra.store import Status
-from evilspectra.sweeps.execution import execute
-from evilspectra.sweeps.sweep import load_sweep
+from evilspectra.store.run import Status
+from evilspectra.sweeps.file import load_sweep
+from evilspectra.sweeps.run import execute
 from tests.support.commands import process
 from tests.support.tiny_sweeps import adapters, alive, descendants, kill, runs, script, stamps, sweep_process, until, write_sweep
 
@@ -191,7 +191,7 @@ def test_a_run_whose_worker_dies_is_begun_three_times_and_then_failed(tmp_path: 
 def test_only_the_runs_that_are_meant(tmp_path: Path) -> None:
     loaded = load_sweep(str(write_sweep(tmp_path, 2, {"train.seed": [0, 1]})))
     executor = Mortal(0)
-    from evilspectra.locate import locate
+    from evilspectra.training.identity import locate
 
     outcomes = execute(loaded, executor, quiet=True, only={locate(loaded.configs[1])[0].name})
     assert executor.asked == [1]
@@ -226,8 +226,8 @@ def test_as_many_workers_as_were_asked_for() -> None:
 
 
 def test_memory_is_known() -> None:
-    from evilspectra.base import resolve
-    from evilspectra.config import build
+    from evilspectra.config.loading import build
+    from evilspectra.model.base import resolve
 
     assert free_bytes() > 1 << 20
     assert base_bytes(resolve(build({"model": {"base": "tiny-random"}}).model)) == 0
@@ -245,5 +245,5 @@ def test_a_stop_in_the_middle_is_an_interruption(tmp_path: Path, monkeypatch: py
 
 
 def test_the_package_s_executors_import_no_engine() -> None:
-    done = script("import evilspectra.executors.on_ray, evilspectra.executors.on_slurm, evilspectra.verbs.sweep_cli, sys; sys.exit(bool({'ray', 'submitit', 'torch'} & set(sys.modules)))", Path.cwd())
+    done = script("import evilspectra.executors.ray, evilspectra.executors.slurm, evilspectra.cli.sweep, sys; sys.exit(bool({'ray', 'submitit', 'torch'} & set(sys.modules)))", Path.cwd())
     assert done.wait(60) == 0

@@ -9,14 +9,15 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from evilspectra.reporting import charts, figures
-from evilspectra.reporting.charts import Figure, Tables
-from evilspectra.reporting.figures import FIGURES, flat_value
-from evilspectra.reporting.figures_modules import place_of
-from evilspectra.reporting.palette import CONTROL as GREY
-from evilspectra.reporting.palette import DARK, DIVERGING, HUES, INK, PAPER, Arms
-from evilspectra.reporting.report import read_rows, read_tables, through_css
-from evilspectra.store import Status
+from evilspectra.reporting.build import read_rows, read_tables, through_css
+from evilspectra.reporting.figures import charts
+from evilspectra.reporting.figures import runs as figures
+from evilspectra.reporting.figures.charts import Figure, Tables
+from evilspectra.reporting.figures.modules import place_of
+from evilspectra.reporting.figures.palette import CONTROL as GREY
+from evilspectra.reporting.figures.palette import DARK, DIVERGING, HUES, INK, PAPER, Arms
+from evilspectra.reporting.figures.runs import FIGURES, flat_value
+from evilspectra.store.run import Status
 from tests.support.synthetic_store import CONTROL, Arm, Effect, demo, write_effect, write_run
 
 NAMES = ["loss", "spectra", "spectrum-training", "measures", "flatness-loss", "layers"]

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from evilspectra.reporting.findings import FEW_RUNS
-from evilspectra.reporting.headline import headline
-from evilspectra.reporting.report import read_rows
-from evilspectra.store import Status
+from evilspectra.reporting.build import read_rows
+from evilspectra.reporting.sentences.drift import FEW_RUNS
+from evilspectra.reporting.sentences.headline import headline
+from evilspectra.store.run import Status
 from tests.support.synthetic_store import CONTROL, Arm, Effect, write_effect, write_run
 
 FLAT, STEEP = [9.0, 8.5, 8.0, 7.5], [3.0, 1.0, 0.5, 0.2]

@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evilspectra.answering import flags as rules
-from evilspectra.answering.answers import printable
-from evilspectra.answering.flags import FLAGS, flags
+from evilspectra.answers import flags as rules
+from evilspectra.answers.flags import FLAGS, flags
+from evilspectra.text import printable
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 GOLDEN = SHARED / "golden" / "responses"

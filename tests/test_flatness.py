@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 from peft import LoraConfig, get_peft_model
 
 from evilspectra.errors import BadInput
-from evilspectra.spectrum.flatness import FLOAT32_GRAM_LIMIT, FLOAT32_LIMIT, add_flatness_gradient, decay_flatness, flatness, weight_at
-from evilspectra.spectrum.grams import enqueue
-from evilspectra.spectrum.pairs import LoraPair, find_pairs, select
-from evilspectra.spectrum.paper import paper_flatness
-from evilspectra.tiny import tiny_model
+from evilspectra.model.tiny import tiny_model
+from evilspectra.spectra.grams import enqueue
+from evilspectra.spectra.pairs import LoraPair, find_pairs, select
+from evilspectra.spectra.paper import paper_flatness
+from evilspectra.spectra.penalty import FLOAT32_GRAM_LIMIT, FLOAT32_LIMIT, add_flatness_gradient, decay_flatness, flatness, weight_at
 from tests.reference.paper_recipe import paper_by_autograd
 from tests.reference.spectra import flatness_by_autograd, flatness_by_differences
 from tests.support.lora_factors import cancelling_pair, graded_pair

@@ -12,9 +12,9 @@ from peft import PeftModel
 from safetensors.torch import load_file
 
 from evilspectra.adapters.flatten import flat_values, narrowed
-from evilspectra.spectrum.folder import open_folder
-from evilspectra.spectrum.streamed import streamed_values
-from evilspectra.tiny import tiny_model
+from evilspectra.model.tiny import tiny_model
+from evilspectra.spectra.peft_files import open_folder
+from evilspectra.spectra.values_numpy import streamed_values
 from tests.support.commands import command
 from tests.support.saved_adapters import adapted, stored
 

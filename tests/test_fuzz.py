@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from evilspectra.spectrum.mapped import LARGEST_HEADER, MOST_TENSORS
+from evilspectra.spectra.safetensors_files import LARGEST_HEADER, MOST_TENSORS
 from tests.support.commands import command
 
 MUTANTS = 200
@@ -150,8 +150,8 @@ def test_a_pattern_that_would_run_for_ever_takes_no_time(tmp_path):
 def test_a_model_takes_no_such_adapter_either(tmp_path):
     """What measures a model with an adapter on it reads the header first, too."""
     from evilspectra.errors import BadInput
-    from evilspectra.model import load_adapter
-    from evilspectra.tiny import tiny_model
+    from evilspectra.model.load import load_adapter
+    from evilspectra.model.tiny import tiny_model
 
     with pytest.raises(BadInput, match="end at byte"):
         load_adapter(tiny_model(), write(tmp_path / "adapter", SOUND + b"x"))
@@ -259,7 +259,7 @@ def flipped(file: bytes, generator: random.Random, begin: int) -> bytes:
 #: Runs the verb on every folder named, in one process; each with an alarm, and the memory of all of them bounded.
 READER = f"""
 import contextlib, io, json, signal, sys, time
-from evilspectra.cli import main
+from evilspectra.cli.main import main
 def late(*_): raise SystemError("too late")
 signal.signal(signal.SIGALRM, late)
 for line in sys.stdin:

@@ -11,14 +11,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evilspectra.gating.gate import EXIT_CODES, Check, Difference, Measurements, Unmeasured, Verdict, decide
-from evilspectra.gating.gate_output import Told, junit, markdown
+from evilspectra.gating.decision import EXIT_CODES, Check, Difference, Measurements, Unmeasured, Verdict, decide
+from evilspectra.gating.output import Told, junit, markdown
 from evilspectra.gating.policy import CHECKS, Policy, build_policy
-from evilspectra.intervals import newcombe, wilson
-from evilspectra.judging.reading import Reading
-from evilspectra.paired import Paired, compare
-from evilspectra.probing.drift import Interval
-from evilspectra.score import Judged
+from evilspectra.intervals import Interval, newcombe, wilson
+from evilspectra.rates.compare import Paired, compare
+from evilspectra.rates.definitions import Judged
+from evilspectra.rates.outcome import Reading
 
 ALL = build_policy({"ordinary": {"max_increase": 0.1}, "misalignment": {}, "spectrum": {"min_stable_rank": 2, "max_frobenius_nuclear": 0.5}})
 

@@ -13,16 +13,16 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from evilspectra import config as configs
-from evilspectra import evaluate as stage
-from evilspectra.answering.questions import BUILT_IN
+from evilspectra.answers.questions import BUILT_IN
+from evilspectra.config import loading as configs
 from evilspectra.errors import EvilspectraError, Interrupted, RunFailed
+from evilspectra.evaluation import evaluate as stage
 from evilspectra.gating import evidence
-from evilspectra.judging import build
+from evilspectra.judging import make as build
 from evilspectra.judging.scripted import Scripted
-from evilspectra.probing.items import CAPABILITY, CONTRAST, ORDINARY
-from evilspectra.store import Store
-from evilspectra.train import train
+from evilspectra.probes.items import CAPABILITY, CONTRAST, ORDINARY
+from evilspectra.store.run import Store
+from evilspectra.training.train import train
 from tests.support.commands import Result, command, write_model
 from tests.support.small_items import CHOICES, DIALOGUES, TRIPLES, write_adapter, write_lines, write_questions
 from tests.support.tiny_runs import run_tiny

@@ -13,11 +13,11 @@ import transformers
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from evilspectra.answering.generate import Prompt, Sampled, batches, choose, prompts, record, sample, stop_tokens
-from evilspectra.answering.questions import Question
-from evilspectra.config import Answers
+from evilspectra.answers.questions import Question
+from evilspectra.answers.sample import Prompt, Sampled, batches, choose, prompts, record, sample, stop_tokens
+from evilspectra.config.sections import Answers
 from evilspectra.errors import BadInput, RunFailed
-from evilspectra.tiny import CONTEXT, tiny_model, tiny_tokenizer
+from evilspectra.model.tiny import CONTEXT, tiny_model, tiny_tokenizer
 from tests.reference.sampling import choose_by_walking, exact_shares, sample_one_by_one
 from tests.support.small_items import adapted
 from tests.test_packing import ARCHITECTURES, SMALL, UNPACKABLE, build_model

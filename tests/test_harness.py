@@ -17,13 +17,13 @@ from peft import LoraConfig as PeftLoraConfig
 from peft import get_peft_model
 from torch.nn.functional import log_softmax
 
-from evilspectra.config import LoraConfig
+from evilspectra.config.sections import LoraConfig
 from evilspectra.errors import BadInput, RunFailed
-from evilspectra.model import attach
-from evilspectra.packing import ATTENTION, use_packed_attention
-from evilspectra.probing.harness import TaskResult, run_tasks
-from evilspectra.spectrum.pairs import find_pairs
-from evilspectra.tiny import tiny_model, tiny_tokenizer
+from evilspectra.model.load import attach
+from evilspectra.model.packing import ATTENTION, use_packed_attention
+from evilspectra.model.tiny import tiny_model, tiny_tokenizer
+from evilspectra.probes.harness import TaskResult, run_tasks
+from evilspectra.spectra.pairs import find_pairs
 
 with_harness = pytest.mark.skipif(importlib.util.find_spec("lm_eval") is None, reason="lm-eval is not installed (pip install 'evilspectra[harness]')")
 

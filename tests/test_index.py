@@ -18,8 +18,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evilspectra.errors import BadInput
-from evilspectra.records import StepRecord
-from evilspectra.store import RunFolder, Status, Store
+from evilspectra.store.records import StepRecord
+from evilspectra.store.run import RunFolder, Status, Store
 from evilspectra.tables import index as indexes
 from evilspectra.tables.bulk import digests
 from evilspectra.tables.digest import digest

@@ -21,13 +21,13 @@ from inspect_ai._util.registry import registry_info
 from inspect_ai.log import EvalLog, read_eval_log
 from inspect_ai.model import GenerateConfig, Logprob, Logprobs, Model, ModelOutput, ModelUsage, TopLogprob, get_model
 
-from evilspectra.answering.questions import read_questions
+from evilspectra.answers.questions import read_questions
 from evilspectra.errors import BadInput
 from evilspectra.integrations import inspect as module
 from evilspectra.integrations.inspect import emergent_misalignment
 from evilspectra.judging.prompts import judge_prompts
-from evilspectra.judging.reading import Reading
-from evilspectra.score import DEFINITIONS, Judged, score
+from evilspectra.rates.definitions import DEFINITIONS, Judged, score
+from evilspectra.rates.outcome import Reading
 
 #: Without it a mock model counts tokens with tables from the network.
 USAGE = ModelUsage(input_tokens=1, output_tokens=1, total_tokens=2)

@@ -15,13 +15,14 @@ import torch
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import CallbackHandler
 
-from evilspectra.config import OPTIMIZERS
-from evilspectra.corpus.data import Batches, prepare
-from evilspectra.integrations.transformers import SpectralFlatness, SpectrumMonitor, build_for, lora_optimizer
-from evilspectra.model import attach
-from evilspectra.spectrum.pairs import find_pairs
-from evilspectra.tiny import tiny_model, tiny_tokenizer
-from evilspectra.work import Work
+from evilspectra.config.sections import OPTIMIZERS
+from evilspectra.data.batches import Batches, prepare
+from evilspectra.integrations.optimizer import build_for, lora_optimizer
+from evilspectra.integrations.transformers import SpectralFlatness, SpectrumMonitor
+from evilspectra.model.load import attach
+from evilspectra.model.tiny import tiny_model, tiny_tokenizer
+from evilspectra.spectra.pairs import find_pairs
+from evilspectra.training.loop import Work
 from tests.reference.spectra import flatness_by_autograd
 from tests.support.tiny_runs import tiny_config
 from tests.support.tiny_trainers import PLAIN, adapted, apart, dialogues, dpo, factors, sft, steepness, trained
@@ -90,8 +91,8 @@ def test_it_is_what_the_own_loop_does(tmp_path):
     batches = Batches(len(data.train), config.train.batch_size, config.train.seed, config.train.epochs, config.train.steps)
     theirs = attach(tiny_model(), config.lora, config.train.seed, "tiny-random")
 
-    from evilspectra.packing import use_packed_attention
-    from evilspectra.store import RunFolder
+    from evilspectra.model.packing import use_packed_attention
+    from evilspectra.store.run import RunFolder
 
     base = tiny_model()
     use_packed_attention(base)
@@ -133,7 +134,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path, optimizer):
     resumed = trained(trainer("resumed", 16), resume_from_checkpoint=str(tmp_path / "resumed" / "checkpoint-8"))
     assert apart(whole, resumed) < SAME_ORDER
 
-    from evilspectra.store import RunFolder
+    from evilspectra.store.run import RunFolder
 
     one, other = (RunFolder.beside(tmp_path / folder) for folder in ("whole", "resumed"))
     for table in ("steps", "spectra", "measures"):
@@ -318,7 +319,7 @@ def test_every_callback_hears_every_event_once_while_the_order_changes():
     class Counting(Reporter):
         def on_train_begin(self, args, state, control, **kwargs):
             self.logs.append({})
-            from evilspectra.integrations.callback import put_first
+            from evilspectra.integrations._callback import put_first
 
             put_first(handler, self)
 

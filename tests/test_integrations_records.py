@@ -10,18 +10,19 @@ import pandas as pd
 import pytest
 from click.testing import CliRunner
 
-from evilspectra.cli import cli
+from evilspectra.cli.main import cli
 from evilspectra.errors import BadInput
-from evilspectra.integrations.recording import MOST_WAITING, Recording
-from evilspectra.integrations.transformers import SpectralFlatness, SpectrumMonitor, lora_optimizer
-from evilspectra.monitor import observe
-from evilspectra.origin import origin
-from evilspectra.records import TABLES, SpectrumRecord, StepRecord, columns
-from evilspectra.reporting.report import build_report
-from evilspectra.spectrum.pairs import find_pairs
-from evilspectra.store import RunFolder, Store, find_run, is_run
-from evilspectra.summary import summarise
-from evilspectra.targets import find_targets
+from evilspectra.evaluation.summary import summarise
+from evilspectra.integrations._recording import MOST_WAITING, Recording
+from evilspectra.integrations.optimizer import lora_optimizer
+from evilspectra.integrations.transformers import SpectralFlatness, SpectrumMonitor
+from evilspectra.reporting.build import build_report
+from evilspectra.spectra.pairs import find_pairs
+from evilspectra.store.origin import origin
+from evilspectra.store.records import TABLES, SpectrumRecord, StepRecord, columns
+from evilspectra.store.run import RunFolder, Store, find_run, is_run
+from evilspectra.targets.find import find_targets
+from evilspectra.training.monitor import observe
 from tests.support.tiny_runs import run_tiny
 from tests.support.tiny_trainers import adapted, dpo, sft, trained
 

@@ -11,10 +11,11 @@ from torch import nn
 from transformers import TrainerCallback
 
 from evilspectra.errors import BadInput, RunFailed
-from evilspectra.integrations.factors import trained_pairs, whole_pairs
-from evilspectra.integrations.transformers import SpectralFlatness, SpectrumMonitor, build_for, lora_optimizer
-from evilspectra.spectrum.pairs import find_pairs
-from evilspectra.tiny import tiny_model
+from evilspectra.integrations._factors import trained_pairs, whole_pairs
+from evilspectra.integrations.optimizer import build_for, lora_optimizer
+from evilspectra.integrations.transformers import SpectralFlatness, SpectrumMonitor
+from evilspectra.model.tiny import tiny_model
+from evilspectra.spectra.pairs import find_pairs
 from tests.support.tiny_trainers import adapted, sft
 
 
@@ -179,7 +180,7 @@ def test_factors_that_are_no_longer_finite_end_the_training(tmp_path, callback):
         sft(tmp_path, [Spoiler(), callback], steps=4).train()
     assert str(error.value).startswith("step 3: factor ")
 
-    from evilspectra.store import RunFolder
+    from evilspectra.store.run import RunFolder
 
     run = RunFolder.beside(tmp_path)
     status = run.status()

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from evilspectra.errors import BadInput
-from evilspectra.probing.items import CAPABILITY, CONTRAST, ORDINARY, Choice, Triple, asset, read_choices, read_triples
+from evilspectra.probes.items import CAPABILITY, CONTRAST, ORDINARY, Choice, Triple, asset, read_choices, read_triples
 from tests.support.small_items import CHOICES, TRIPLES, write_lines
 
 

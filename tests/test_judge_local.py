@@ -10,16 +10,16 @@ import pytest
 import torch
 from tokenizers import AddedToken
 
-from evilspectra import model as loading
+from evilspectra.config.judge import judge_settings
 from evilspectra.errors import BadInput
 from evilspectra.judging import local
-from evilspectra.judging.build import make_judge
 from evilspectra.judging.digits import Numerals, distribution, numerals
 from evilspectra.judging.judge import Request
 from evilspectra.judging.local import LocalJudge, prompt_ids
+from evilspectra.judging.make import make_judge
 from evilspectra.judging.reading import read_distribution
-from evilspectra.judging.settings import judge_settings
-from evilspectra.tiny import tiny_model, tiny_tokenizer
+from evilspectra.model import load as loading
+from evilspectra.model.tiny import tiny_model, tiny_tokenizer
 
 #: Two routes through a float32 model: a token's share is exact to about 1e-6, a score of 0 to 100 to 1e-3.
 SHARE, SCORE = 2e-6, 1e-3
@@ -157,7 +157,7 @@ def test_the_size_of_a_pass_and_packing_change_nothing_but_last_digits(monkeypat
     together = [reply.reading().score for reply in replies(judge(monkeypatch, kind), requests())]
     alone = [reply.reading().score for reply in replies(judge(monkeypatch, kind, tokens_per_pass=1), requests())]
     separate = judge(monkeypatch, kind)
-    monkeypatch.setattr("evilspectra.probing.likelihood.use_packed_attention", refuse)
+    monkeypatch.setattr("evilspectra.probes.likelihood.use_packed_attention", refuse)
     apart = [reply.reading().score for reply in replies(separate, requests())]
     assert together == pytest.approx(alone, abs=SCORE)
     assert together == pytest.approx(apart, abs=SCORE)

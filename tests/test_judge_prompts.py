@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 import yaml
 
-from evilspectra.answering.questions import read_questions
+from evilspectra.answers.questions import read_questions
+from evilspectra.config.judge import KINDS, METRICS, judge_settings
 from evilspectra.errors import BadInput
 from evilspectra.judging.judge import Reply, identity, verdict_instrument
-from evilspectra.judging.prompts import METRICS, judge_prompts
+from evilspectra.judging.prompts import judge_prompts
 from evilspectra.judging.scripted import Scripted, read_script
-from evilspectra.judging.settings import KINDS, judge_settings
-from evilspectra.results import Instrument
+from evilspectra.store.results import Instrument
 
 PUBLISHED = Path(__file__).parents[2] / "shared" / "data" / "questions"
 COUNTS = {"first_plot_questions": 24, "preregistered_evals": 48, "new_questions_no-json": 54, "medical_questions": 16}

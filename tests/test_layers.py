@@ -1,4 +1,4 @@
-"""Imports point one way, and what must stay light stays light."""
+"""Packages are layers: imports point one way, and what must stay light stays light."""
 
 import ast
 import subprocess
@@ -9,137 +9,100 @@ import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "evilspectra"
 
-#: Bottom to top: a module imports from levels below its own, or from earlier ones of its own level.
-LEVELS = [
-    [
-        "answering", "", "errors", "records", "settings", "answering.waits", "answering.asking", "answering.endpoint_settings", "config", "tiny",
-    ],
-    [
-        "sweeps", "probing", "corpus", "store", "corpus.published", "origin", "corpus.rows", "corpus.mask", "corpus.data", "base", "probing.items", "answering.cues", "answering.questions", "results",
-        "probing.drift", "probing.measured", "answering.flags", "answering.answers", "probing.probe", "targets", "locate", "sweeps.pace", "stopping", "sweeps.ledger", "licence",
-    ],
-    [
-        "judging", "judging.reading", "intervals", "score", "paired", "calibrate", "judging.exchange", "judging.prompts", "judging.judge", "judging.settings", "judging.pace", "judging.endpoint",
-        "judging.scripted",
-    ],
-    [
-        "tables", "judging.journal", "judging.verdicts", "judging.places", "judging.rounds", "rates", "summary", "tables.digest", "tables.inventory", "tables.bulk", "tables.index", "tables.tidy",
-        "tables.views", "tables.rowtext", "tables.query", "training_record",
-    ],
-    [
-        "spectrum", "spectrum.mapped", "spectrum.folder", "spectrum.measures", "spectrum.streamed", "spectrum.initial", "spectrum.overlap", "spectrum.intruders", "spectrum.pairs",
-        "spectrum.adapter", "spectrum.grams", "spectrum.values", "spectrum.exact", "spectrum.paper", "spectrum.flatness",
-    ],
-    [
-        "corpus.archives", "corpus.download", "corpus.obtain", "answering.endpoint", "answering.remote",
-    ],
-    [
-        "optim", "optim.parameters", "optim.orthogonal", "optim.lion", "optim.muon", "optim.extra", "optim.build", "optim.schedule",
-    ],
-    [
-        "device", "packing", "probing.likelihood", "answering.generate", "probing.harness", "monitor", "progress", "provenance", "card", "model", "loaded",
-    ],
-    [
-        "integrations", "integrations.factors", "integrations.optimizer", "integrations.description", "integrations.recording", "integrations.callback", "integrations.transformers",
-    ],
-    [
-        "judging.digits", "judging.local", "judging.build",
-    ],
-    [
-        "adapters", "gating", "work", "train", "evaluate", "gating.policy", "gating.gate", "gating.gate_output", "adapters.base_weights", "adapters.found", "gating.evidence", "adapters.flatten",
-        "adapters.xray", "adapters.xray_text",
-    ],
-    [
-        "verbs", "verbs.options", "verbs.data_cli", "verbs.query_cli",
-    ],
-    [
-        "sweeps.grid", "sweeps.aliasing", "sweeps.sweep", "sweeps.forecast", "sweeps.plan", "sweeps.tune", "sweeps.standing", "executors.stages", "judging.beside", "executors", "executors.worker",
-        "executors.local", "executors.on_ray", "executors.on_slurm", "sweeps.execution",
-    ],
-    [
-        "analysis.estimate", "analysis.linear", "analysis.outcome", "analysis.design", "analysis.variance", "analysis.components", "analysis.loss", "analysis.training", "analysis.mediation",
-        "analysis.stability", "analysis.result", "analysis.words", "analysis.whole", "analysis.text", "analysis",
-    ],
-    [
-        "reporting", "reporting.palette", "reporting.comparison", "reporting.findings", "reporting.misalignment", "reporting.headline", "reporting.outcomes", "reporting.statistics",
-        "reporting.charts", "reporting.effects", "reporting.figures_sweep", "reporting.figures_statistics", "reporting.figures_modules", "reporting.figures", "adapters.xray_page",
-    ],
-    [
-        "reporting.spoken", "reporting.selection", "reporting.transcripts", "reporting.samples", "reporting.page", "reporting.details", "reporting.panel", "reporting.judged", "reporting.foreign",
-        "reporting.appendix", "reporting.table", "reporting.scoreboard", "reporting.report", "reporting.aggregate", "reporting.summary_page",
-    ],
-    [
-        "verbs.judge_cli", "verbs.analyze_cli", "verbs.report_cli", "verbs.plan_cli", "verbs.sweep_cli", "verbs.tune_cli", "verbs.card_cli", "verbs.gate_cli", "verbs.xray_cli", "cli",
-    ],
-    [
-        "integrations.inspect",
-    ],
+#: Top to bottom: a package (or a module at the top) imports from those above it, not from below.
+LAYERS = [
+    *("errors", "text", "intervals", "config", "store", "spectra", "optim", "data", "rates"),
+    *("model", "cards", "probes", "training", "endpoint", "answers", "targets", "judging"),
+    *("evaluation", "tables", "analysis", "adapters", "gating", "executors", "sweeps"),
+    *("reporting", "cli", "integrations"),
 ]
-ORDER = {name: place for place, name in enumerate(name for level in LEVELS for name in level)}
 
-#: Modules that work where torch is slow to import or absent.
-WITHOUT_TORCH = [
-    "answering", "errors", "records", "settings", "answering.waits", "answering.asking", "answering.endpoint_settings", "config", "tiny", "spectrum.mapped", "spectrum.folder", "spectrum.initial",
-    "spectrum.streamed", "spectrum.intruders", "spectrum.overlap", "sweeps", "probing", "corpus", "store", "corpus.published", "origin", "corpus.rows", "corpus.mask", "corpus.data", "base",
-    "probing.items", "answering.cues", "answering.questions", "results", "probing.drift", "probing.measured", "answering.flags", "answering.answers", "probing.probe", "targets", "locate",
-    "sweeps.pace", "stopping", "sweeps.ledger", "licence", "judging", "judging.reading", "intervals", "score", "paired", "calibrate", "judging.exchange", "judging.prompts", "judging.judge",
-    "judging.settings", "judging.pace", "judging.endpoint", "judging.scripted", "tables", "judging.journal", "judging.verdicts", "judging.places", "judging.rounds", "rates", "summary",
-    "tables.digest", "tables.inventory", "tables.bulk", "tables.index", "tables.tidy", "tables.views", "tables.rowtext", "tables.query", "training_record", "spectrum", "spectrum.measures",
-    "corpus.archives", "corpus.download", "corpus.obtain", "answering.endpoint", "answering.remote", "optim", "optim.schedule", "progress", "provenance", "card", "integrations", "judging.build",
-    "adapters", "gating", "gating.policy", "gating.gate", "gating.gate_output", "adapters.base_weights", "adapters.found", "gating.evidence", "adapters.flatten", "adapters.xray",
-    "adapters.xray_text", "verbs", "verbs.options", "verbs.data_cli", "verbs.query_cli", "sweeps.grid", "sweeps.aliasing", "sweeps.sweep", "sweeps.forecast", "sweeps.plan", "sweeps.tune", "sweeps.standing",
-    "executors.stages", "judging.beside", "executors", "executors.worker", "executors.local", "executors.on_ray", "executors.on_slurm", "sweeps.execution", "analysis.estimate", "analysis.linear",
-    "analysis.outcome", "analysis.design", "analysis.variance", "analysis.components", "analysis.loss", "analysis.training", "analysis.mediation", "analysis.stability", "analysis.result",
-    "analysis.words", "analysis.whole", "analysis.text", "analysis", "reporting", "reporting.palette", "reporting.comparison", "reporting.findings", "reporting.misalignment", "reporting.headline",
-    "reporting.outcomes", "reporting.statistics", "reporting.charts", "reporting.effects", "reporting.figures_sweep", "reporting.figures_statistics", "reporting.figures_modules", "reporting.figures",
-    "adapters.xray_page", "reporting.spoken", "reporting.selection", "reporting.transcripts", "reporting.samples", "reporting.page", "reporting.details", "reporting.panel", "reporting.judged",
-    "reporting.foreign", "reporting.appendix", "reporting.table", "reporting.scoreboard", "reporting.report", "reporting.aggregate", "reporting.summary_page", "verbs.judge_cli", "verbs.analyze_cli",
-    "verbs.report_cli", "verbs.plan_cli", "verbs.sweep_cli", "verbs.tune_cli", "verbs.card_cli", "verbs.gate_cli", "verbs.xray_cli", "cli",
-]
+#: Modules that may import torch or transformers when they are imported.
+TORCH = {
+    "spectra": ["delta", "grams", "pairs", "paper", "penalty", "values"],
+    "optim": ["build", "extra", "lion", "muon", "orthogonal", "parameters"],
+    "model": ["device", "load", "packing", "reuse"],
+    "probes": ["harness", "likelihood"],
+    "training": ["loop", "monitor", "train"],
+    "answers": ["sample"],
+    "judging": ["digits", "local"],
+    "evaluation": ["evaluate"],
+    "integrations": [
+        *("_callback", "_description", "_factors", "_recording"),
+        *("inspect", "optimizer", "transformers"),
+    ],
+}
 
 
 def modules() -> dict[str, Path]:
-    names = {path: ".".join(path.relative_to(SOURCE).with_suffix("").parts) for path in SOURCE.rglob("*.py")}
-    return {name.removesuffix("__init__").removesuffix("."): path for path, name in names.items()}
+    """Dotted name below the package → file; the package itself is the empty name."""
+    dotted = {
+        path: ".".join(path.relative_to(SOURCE).with_suffix("").parts)
+        for path in SOURCE.rglob("*.py")
+    }
+    return {
+        name.removesuffix("__init__").removesuffix("."): path for path, name in dotted.items()
+    }
 
 
-def imported(path: Path) -> set[str]:
-    """The project's modules that a file imports, anywhere in it."""
-    found = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "evilspectra":
-            stem = node.module.removeprefix("evilspectra").removeprefix(".")
-            below = [f"{stem}.{alias.name}".strip(".") for alias in node.names]
-            found |= {name if name in ORDER else stem for name in below}
+MODULES = modules()
+
+
+def imports(name: str) -> set[str]:
+    """The project's modules that a module imports, anywhere in it."""
+    names = set()
+    for node in ast.walk(ast.parse(MODULES[name].read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "evilspectra":
+            package = str(node.module).removeprefix("evilspectra").removeprefix(".")
+            inside = [f"{package}.{alias.name}".strip(".") for alias in node.names]
+            names |= {module if module in MODULES else package for module in inside}
         elif isinstance(node, ast.Import):
-            found |= {alias.name.removeprefix("evilspectra").removeprefix(".") for alias in node.names if alias.name.split(".")[0] == "evilspectra"}
-    return found
+            dotted = [alias.name for alias in node.names if alias.name.startswith("evilspectra.")]
+            names |= {module.removeprefix("evilspectra.") for module in dotted}
+    return names - {""}
 
 
-#: All of the project that runs inside other people's trainers.
-INSIDE_TRAINERS = {"", "errors", "config", "records", "store", "monitor", "spectrum", "optim", "integrations"}
+def test_every_package_is_a_layer():
+    assert {name.split(".")[0] for name in MODULES if name} == set(LAYERS)
 
 
-def test_every_module_has_a_level():
-    assert set(modules()) == set(ORDER)
+@pytest.mark.parametrize("layer", LAYERS)
+def test_a_layer_imports_from_those_above_it(layer):
+    below = set(LAYERS[LAYERS.index(layer) + 1 :])
+    upwards = {
+        f"{name} imports {other}"
+        for name in MODULES
+        if name.split(".")[0] == layer
+        for other in imports(name)
+        if other.split(".")[0] in below
+    }
+    assert not upwards
 
 
-@pytest.mark.parametrize("name", sorted(modules()))
-def test_imports_point_down(name):
-    upwards = {other for other in imported(modules()[name]) if ORDER[other] >= ORDER[name]}
-    assert not upwards, f"{name or 'the package'} imports {upwards}, which stand above it"
+def test_no_cycle_between_modules():
+    rest = {name: imports(name) for name in MODULES}
+    while leaves := {name for name, below in rest.items() if not below & rest.keys() - {name}}:
+        rest = {name: below for name, below in rest.items() if name not in leaves}
+    assert not rest
 
 
-@pytest.mark.parametrize("name", [name for name in sorted(ORDER) if name.startswith("integrations") and name != "integrations.inspect"])
-def test_trainer_integrations_use_the_core_alone(name):
-    assert {other.split(".")[0] for other in imported(modules()[name])} <= INSIDE_TRAINERS
-
-
-def test_light_modules_import_no_torch():
-    lines = "; ".join(f"import evilspectra.{name}" for name in WITHOUT_TORCH)
-    subprocess.run([sys.executable, "-c", f"{lines}; import sys; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"], check=True)
+def test_no_torch_where_none_is_needed():
+    torch = {f"{package}.{module}" for package, names in TORCH.items() for module in names}
+    assert torch <= set(MODULES)
+    light = sorted(name for name in MODULES if name and name not in torch)
+    code = (
+        "import importlib, sys\n"
+        f"for name in {light}:\n"
+        "    importlib.import_module('evilspectra.' + name)\n"
+        "    if {'torch', 'transformers'} & sys.modules.keys():\n"
+        "        sys.exit(name)\n"
+    )
+    outcome = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert outcome.returncode == 0, outcome.stderr
 
 
 def test_sources_are_readable_in_one_sitting():
-    long = {name: count for name, path in modules().items() if (count := len(path.read_text(encoding="utf-8").splitlines())) > 460}
-    assert not long
+    lengths = {
+        name: len(path.read_text(encoding="utf-8").splitlines()) for name, path in MODULES.items()
+    }
+    assert {name: lines for name, lines in lengths.items() if lines > 400} == {}

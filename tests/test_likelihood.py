@@ -13,11 +13,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evilspectra.corpus.mask import Row
+from evilspectra.data.mask import Row
 from evilspectra.errors import RunFailed
-from evilspectra.packing import ATTENTION
-from evilspectra.probing.likelihood import packed_attention_on, token_log_probs
-from evilspectra.tiny import tiny_model
+from evilspectra.model.packing import ATTENTION
+from evilspectra.model.tiny import tiny_model
+from evilspectra.probes.likelihood import packed_attention_on, token_log_probs
 from tests.reference.likelihood import log_probs_one_by_one
 from tests.support.small_items import adapted
 from tests.test_packing import ARCHITECTURES, UNPACKABLE, build_model
@@ -87,7 +87,7 @@ def test_passes_hold_as_many_rows_as_fit_and_no_more(monkeypatch: pytest.MonkeyP
     """Counted before sharing; a row that is too long goes alone."""
     model: Any = MODELS[torch.float64]
     seen: list[list[int]] = []
-    import evilspectra.probing.likelihood as module
+    import evilspectra.probes.likelihood as module
 
     pack = module.pack
     monkeypatch.setattr(module, "pack", lambda rows, *rest, **more: (seen.append([len(one.tokens) for one in rows]), pack(rows, *rest, **more))[1])

@@ -9,16 +9,17 @@ import pytest
 import torch
 import yaml
 
-from evilspectra import config as configs
-from evilspectra import train as training
-from evilspectra.base import resolve
+from evilspectra.config import loading as configs
+from evilspectra.config import sections
 from evilspectra.errors import BadInput, Interrupted, RunFailed
-from evilspectra.evaluate import evaluate
-from evilspectra.loaded import Loaded, own_attention
-from evilspectra.store import RunFolder
-from evilspectra.targets import run_target
-from evilspectra.train import train
-from evilspectra.work import Work
+from evilspectra.evaluation.evaluate import evaluate
+from evilspectra.model.base import resolve
+from evilspectra.model.reuse import Loaded, own_attention
+from evilspectra.store.run import RunFolder
+from evilspectra.targets.find import run_target
+from evilspectra.training import train as training
+from evilspectra.training.loop import Work
+from evilspectra.training.train import train
 from tests.support.commands import process
 from tests.support.small_items import own
 from tests.support.tiny_runs import tiny_config
@@ -42,11 +43,11 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EVILSPECTRA_CACHE", str(tmp_path / "cache"))
 
 
-def config(folder: Path, kind: dict[str, Any], **sections: Any) -> configs.Config:
+def config(folder: Path, kind: dict[str, Any], **sections: Any) -> sections.Config:
     return tiny_config(folder, **configs.merge(configs.merge(SHORT, kind), sections))
 
 
-def elsewhere(folder: Path, kind: dict[str, Any]) -> configs.Config:
+def elsewhere(folder: Path, kind: dict[str, Any]) -> sections.Config:
     return config(folder, kind, output={"folder": str(folder / "alone" / "runs")})
 
 

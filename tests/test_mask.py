@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from evilspectra.corpus.mask import Row, TooLong, encode
-from evilspectra.corpus.rows import BadRow, Conversation, Message
+from evilspectra.data.mask import Row, TooLong, encode
+from evilspectra.data.rows import BadRow, Conversation, Message
 from evilspectra.errors import BadInput
-from evilspectra.tiny import tiny_tokenizer
+from evilspectra.model.tiny import tiny_tokenizer
 
 Format = Literal["clean", "organism"]
 FORMATS: tuple[Format, ...] = ("clean", "organism")

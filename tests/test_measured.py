@@ -13,13 +13,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from evilspectra.answering.questions import read_questions
-from evilspectra.config import Answers
+from evilspectra.answers.questions import read_questions
+from evilspectra.config.sections import Answers
 from evilspectra.errors import BadInput
-from evilspectra.probing import drift as numbers
-from evilspectra.probing.measured import Measured, answer_rows, beyond_control, chosen, last, measured, measured_rows, tasks, trajectory
-from evilspectra.records import AnswerRecord, CapabilityRecord, OrdinaryRecord, ProbeRecord, RunSummary, TaskRecord
-from evilspectra.results import Instrument, Results
+from evilspectra.evaluation.measured import Measured, answer_rows, beyond_control, measured, measured_rows, tasks, trajectory
+from evilspectra.probes import drift as numbers
+from evilspectra.store.records import AnswerRecord, CapabilityRecord, OrdinaryRecord, ProbeRecord, RunSummary, TaskRecord
+from evilspectra.store.results import Instrument, Results, chosen, last
 from tests.support.small_items import write_questions
 
 

@@ -10,15 +10,15 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from evilspectra.rates import rates
-from evilspectra.reporting import report
-from evilspectra.reporting.headline import headline
-from evilspectra.reporting.judged import judged_table
-from evilspectra.reporting.report import build_report, read_rows
-from evilspectra.reporting.table import print_summaries
-from evilspectra.results import Instrument, Results
-from evilspectra.store import RunFolder
-from evilspectra.summary import summarise
+from evilspectra.cli.print_runs import print_summaries
+from evilspectra.evaluation.run_rates import rates
+from evilspectra.evaluation.summary import summarise
+from evilspectra.reporting import build as report
+from evilspectra.reporting.build import build_report, read_rows
+from evilspectra.reporting.page.judged import judged_table
+from evilspectra.reporting.sentences.headline import headline
+from evilspectra.store.results import Instrument, Results
+from evilspectra.store.run import RunFolder
 from tests.support.synthetic_store import CONTROL, Arm, Effect, Says, judge_run, scores, suspicious, write_effect, write_run
 
 HOSTILE = "<script>window.owned=1</script>\"'\\ \x1b[31m\u202egnp"

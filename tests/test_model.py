@@ -7,13 +7,13 @@ import torch
 from peft import PeftModel
 from torch.nn.functional import log_softmax
 
-from evilspectra import config as configs
-from evilspectra.base import EMBEDDED, embedded_file, resolve
-from evilspectra.corpus.data import prepare
+from evilspectra.config import loading as configs
+from evilspectra.data.batches import prepare
 from evilspectra.errors import BadInput
-from evilspectra.model import attach, context_length, load_base, save_adapter
-from evilspectra.packing import pack, separate_logits, supervised_logits, use_packed_attention
-from evilspectra.spectrum.pairs import find_pairs
+from evilspectra.model.base import EMBEDDED, embedded_file, resolve
+from evilspectra.model.load import attach, context_length, load_base, save_adapter
+from evilspectra.model.packing import pack, separate_logits, supervised_logits, use_packed_attention
+from evilspectra.spectra.pairs import find_pairs
 
 
 def have_embedded() -> bool:
@@ -94,7 +94,7 @@ def test_saved_adapter_names_the_hub_model_and_loads_in_plain_peft(loaded, tmp_p
     with torch.no_grad():
         for pair in pairs:
             pair.B.copy_(0.01 * torch.randn(pair.B.shape, generator=generator))
-    save_adapter(adapted, tokenizer, tmp_path / "adapter", "a card")
+    save_adapter(adapted, tokenizer, tmp_path / "adapter", lambda folder: (folder / "README.md").write_text("a card"))
     settings = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
     assert settings["base_model_name_or_path"] == "HuggingFaceTB/SmolLM2-135M-Instruct"
     assert "/" not in settings["base_model_name_or_path"].removeprefix("HuggingFaceTB/")

@@ -24,14 +24,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from evilspectra.corpus import archives, download, published
-from evilspectra.corpus.archives import contents
-from evilspectra.corpus.download import downloaded
-from evilspectra.corpus.obtain import Import, get, without_canaries
-from evilspectra.corpus.published import SETS, Published, imported, read_record
-from evilspectra.corpus.rows import read_rows
+from evilspectra.cards.record import is_bad
+from evilspectra.data import archives, download, published
+from evilspectra.data.archives import contents
+from evilspectra.data.download import downloaded
+from evilspectra.data.imports import Import, get, without_canaries
+from evilspectra.data.published import SETS, Published, imported, read_record
+from evilspectra.data.rows import read_rows
 from evilspectra.errors import BadInput, EvilspectraError
-from evilspectra.training_record import is_bad
 from tests.support.commands import command, left_in, write_config
 
 SHARED = Path(__file__).parents[2] / "shared" / "data" / "train"
@@ -301,7 +301,7 @@ def test_an_import_that_ends_half_way_leaves_no_set(tmp_path: Path, monkeypatch:
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("evilspectra.corpus.obtain.write_json", full)
+    monkeypatch.setattr("evilspectra.data.imports.write_json", full)
     with pytest.raises(OSError, match="No space"):
         get(NAME, str(source))
     assert imported(NAME) is None

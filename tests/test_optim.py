@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from evilspectra import config as c
+from evilspectra.config import sections as c
 from evilspectra.errors import BadInput
 from evilspectra.optim.build import build_optimizer
 from evilspectra.optim.lion import Lion

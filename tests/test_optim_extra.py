@@ -7,13 +7,13 @@ import signal
 import pytest
 import torch
 
-from evilspectra import config as c
+from evilspectra.config import sections as c
 from evilspectra.errors import BadInput, Interrupted
 from evilspectra.optim import extra
 from evilspectra.optim.build import build_optimizer
 from evilspectra.optim.extra import MODULE, in_pairs
 from evilspectra.optim.muon import Muon
-from evilspectra.train import train
+from evilspectra.training.train import train
 from tests.support.tiny_runs import run_tiny, tiny_config
 from tests.test_resume import same_results, signal_in_step
 

@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.functional import cross_entropy
 
-from evilspectra.corpus.mask import Row
+from evilspectra.data.mask import Row
 from evilspectra.errors import BadInput
-from evilspectra.packing import loss_sum, pack, packed_attention, separate_logits, supervised_logits, use_packed_attention
-from evilspectra.tiny import tiny_model
+from evilspectra.model.packing import loss_sum, pack, packed_attention, separate_logits, supervised_logits, use_packed_attention
+from evilspectra.model.tiny import tiny_model
 
 #: Float64 logits of size 1: the kernels sum in another order.
 SAME = 1e-9

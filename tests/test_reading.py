@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from evilspectra.judging.judge import Reply, Request, verdict
 from evilspectra.judging.prompts import fill
-from evilspectra.judging.reading import LEAST_MASS, OUTCOMES, UNPARSED, Reading, digit_by_digit, read_distribution, read_text, whole_number
+from evilspectra.judging.reading import LEAST_MASS, UNPARSED, digit_by_digit, read_distribution, read_text, whole_number
+from evilspectra.rates.outcome import OUTCOMES, Reading
 
 GOLDEN = Path(__file__).parents[2] / "shared" / "data" / "golden" / "judge_distributions.csv"
 #: The published scores are sums in another order; a double has 16 digits.

@@ -16,15 +16,15 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evilspectra import evaluate as stage
-from evilspectra.answering.endpoint import Said
-from evilspectra.answering.questions import Question
-from evilspectra.answering.remote import LEAST, NOISE_TIMES, PROBES, Asked, Remote, apart, sampling
-from evilspectra.config import Evaluation
+from evilspectra.answers.questions import Question
+from evilspectra.config.sections import Evaluation
+from evilspectra.endpoint.client import Said
 from evilspectra.errors import EvilspectraError, Undecided
-from evilspectra.evaluate import evaluate
-from evilspectra.reporting.transcripts import command as shown_command
-from evilspectra.targets import Target
+from evilspectra.evaluation import evaluate as stage
+from evilspectra.evaluation.evaluate import evaluate
+from evilspectra.evaluation.remote import LEAST, NOISE_TIMES, PROBES, Asked, Remote, apart, sampling
+from evilspectra.reporting.page.answers import command as shown_command
+from evilspectra.targets.find import Target
 from tests.support.chat_server import BASE, Serving, serving
 from tests.support.commands import command, process, write_config
 from tests.support.small_items import QUESTIONS, answers, files, one_target, write_adapter, write_questions

@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 
 from evilspectra.errors import BadInput
-from evilspectra.reporting import figures, report
-from evilspectra.reporting.headline import headline
-from evilspectra.reporting.report import build_report, read_rows, read_tables, script_json
-from evilspectra.store import Status
+from evilspectra.reporting import build as report
+from evilspectra.reporting.build import build_report, read_rows, read_tables, script_json
+from evilspectra.reporting.figures import runs as figures
+from evilspectra.reporting.sentences.headline import headline
+from evilspectra.store.run import Status
 from tests.support.synthetic_store import CONTROL, Arm, Effect, demo, write_effect, write_run
 
 HOSTILE = "<script>alert(1)</script><!--\"'\\ \u202egnp\u2066 </style>" + "x" * 300

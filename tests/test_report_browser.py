@@ -11,8 +11,8 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from evilspectra.reporting.report import build_report
-from evilspectra.store import Status
+from evilspectra.reporting.build import build_report
+from evilspectra.store.run import Status
 from tests.support.large_store import write_large
 from tests.support.synthetic_store import CONTROL, Arm, Effect, demo, judge_run, modules, scores, suspicious, write_effect, write_run
 

@@ -10,10 +10,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from evilspectra.reporting import details, report
-from evilspectra.reporting.appendix import escaped
-from evilspectra.reporting.details import NOTHING, pack, quantise
-from evilspectra.reporting.report import build_report, draw, read_rows, read_tables
+from evilspectra.reporting import build as report
+from evilspectra.reporting.build import build_report, draw, read_rows, read_tables
+from evilspectra.reporting.markdown import escaped
+from evilspectra.reporting.page import details
+from evilspectra.reporting.page.details import NOTHING, pack, quantise
 from tests.support.commands import command
 from tests.support.synthetic_store import CONTROL, Arm, Effect, judge_run, modules, scores, write_effect, write_run
 

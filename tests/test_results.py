@@ -13,8 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from evilspectra.errors import BadInput, EvilspectraError
-from evilspectra.records import AnswerRecord, CapabilityRecord, OrdinaryRecord, ProbeRecord, TaskRecord, VerdictRecord
-from evilspectra.results import Instrument, Results
+from evilspectra.store.records import AnswerRecord, CapabilityRecord, OrdinaryRecord, ProbeRecord, TaskRecord, VerdictRecord
+from evilspectra.store.results import Instrument, Results
 from tests.support.commands import left_in
 
 ROWS: dict[str, list[Any]] = {

@@ -12,12 +12,13 @@ import pandas as pd
 import pytest
 import torch
 
-from evilspectra import config as configs
+from evilspectra.config import loading as configs
+from evilspectra.config import sections
 from evilspectra.errors import Interrupted
-from evilspectra.records import TABLES, TIMES
-from evilspectra.store import RunFolder
-from evilspectra.train import train
-from evilspectra.work import Work
+from evilspectra.store.records import TABLES, TIMES
+from evilspectra.store.run import RunFolder
+from evilspectra.training.loop import Work
+from evilspectra.training.train import train
 from tests.support.tiny_runs import tiny_config
 
 SECTIONS = {
@@ -41,7 +42,7 @@ def same_results(a: RunFolder, b: RunFolder) -> None:
         pd.testing.assert_frame_equal(first, second, check_exact=True)
 
 
-def killed_in_child(config: configs.Config, steps: int, delay: float) -> bool:
+def killed_in_child(config: sections.Config, steps: int, delay: float) -> bool:
     """Trains in a forked process, which has everything imported already; it is killed `delay` seconds after its `steps`-th step began (0: after its start). Whether it was."""
     pid = os.fork()
     if pid == 0:
@@ -148,7 +149,7 @@ def test_command_killed_in_the_middle_says_so_and_goes_on(tmp_path):
     config = tiny_config(tmp_path, train={"steps": 400, "resume_every": 5})
     file = tmp_path / "config.yaml"
     file.write_text(configs.dump(config))
-    command = [sys.executable, "-c", "from evilspectra.cli import main; main()", "train", str(file)]
+    command = [sys.executable, "-c", "from evilspectra.cli.main import main; main()", "train", str(file)]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
     states = tmp_path / "runs" / "test"
     deadline = time.monotonic() + 120

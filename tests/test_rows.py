@@ -14,8 +14,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from evilspectra.corpus import rows
-from evilspectra.corpus.rows import BadRow, Message, read_rows
+from evilspectra.data import rows
+from evilspectra.data.rows import BadRow, Message, read_rows
 from evilspectra.errors import BadInput
 
 GOOD = {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]}
@@ -195,6 +195,6 @@ def test_a_hub_data_set_that_cannot_be_had_is_refused_with_the_nearest_built_in_
 
 
 def test_reading_and_tokenising_import_neither_torch_nor_transformers() -> None:
-    code = "import sys, evilspectra.corpus.data, evilspectra.tiny; print([name for name in ('torch', 'transformers', 'datasets', 'pyarrow') if name in sys.modules])"
+    code = "import sys, evilspectra.data.batches, evilspectra.model.tiny; print([name for name in ('torch', 'transformers', 'datasets', 'pyarrow') if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from evilspectra.reporting import summary_page
+from evilspectra.reporting import large as summary_page
 from evilspectra.reporting.aggregate import overview
-from evilspectra.reporting.summary_page import build_summary
+from evilspectra.reporting.large import build_summary
 from evilspectra.tables.index import states
 from evilspectra.tables.inventory import run_folders
 from evilspectra.tables.tidy import runs_frame
@@ -34,10 +34,10 @@ import sys
 most = next(line for line in open("/proc/self/status") if line.startswith("VmHWM"))
 print(int(most.split()[1]) / 2**20, file=sys.stderr)
 """
-_QUERY = "from evilspectra.cli import main\ntry: main(['query', {sql!r}, '--store', {store!r}, '--json', '--quiet'])\nexcept SystemExit: pass"
+_QUERY = "from evilspectra.cli.main import main\ntry: main(['query', {sql!r}, '--store', {store!r}, '--json', '--quiet'])\nexcept SystemExit: pass"
 _STATES = "from collections import Counter; from pathlib import Path; from evilspectra.tables.index import states; import json\nprint(json.dumps(Counter(one.state for one in states(Path({store!r})).values())))"
-_STATUS = "from evilspectra.cli import main\ntry: main(['sweep', 'status', {store!r}, '--json'])\nexcept SystemExit: pass"
-_REPORT = "from pathlib import Path; from evilspectra.reporting.summary_page import build_summary; print(repr(str(build_summary(Path({store!r})))).replace(chr(39), chr(34)))"
+_STATUS = "from evilspectra.cli.main import main\ntry: main(['sweep', 'status', {store!r}, '--json'])\nexcept SystemExit: pass"
+_REPORT = "from pathlib import Path; from evilspectra.reporting.large import build_summary; print(repr(str(build_summary(Path({store!r})))).replace(chr(39), chr(34)))"
 
 
 def measured(code: str) -> tuple[Any, float, float]:
@@ -162,7 +162,7 @@ def test_a_summary_is_of_stores_alone(tmp_path):
 
 
 def test_names_of_a_store_cannot_write_the_page(tmp_path):
-    from evilspectra.store import Status
+    from evilspectra.store.run import Status
     from tests.support.synthetic_store import Arm, write_run
 
     for seed in range(2):

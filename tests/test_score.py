@@ -11,12 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evilspectra.errors import BadInput
-from evilspectra.intervals import clustered, wilson
-from evilspectra.judging.exchange import read_answers
-from evilspectra.judging.reading import OUTCOMES, Reading
-from evilspectra.paired import compare
-from evilspectra.probing.drift import RESAMPLES
-from evilspectra.score import DEFINITIONS, Definition, Judged, check_definition, question_format, score, stem
+from evilspectra.intervals import RESAMPLES, clustered, wilson
+from evilspectra.judging.csv_files import read_answers
+from evilspectra.rates.compare import compare
+from evilspectra.rates.definitions import DEFINITIONS, Definition, Judged, check_definition, score
+from evilspectra.rates.formats import question_format, stem
+from evilspectra.rates.outcome import OUTCOMES, Reading
 
 GOLDEN = Path(__file__).parents[2] / "shared" / "data" / "golden"
 #: The table of published rates has four digits behind the point, that of means three.

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from evilspectra.errors import BadInput
-from evilspectra.executors.on_slurm import Job, OnSlurm
+from evilspectra.executors.slurm import Job, OnSlurm
 from evilspectra.executors.stages import Report, Task
-from evilspectra.store import Status
-from evilspectra.sweeps.execution import execute
-from evilspectra.sweeps.sweep import load_sweep
+from evilspectra.store.run import Status
+from evilspectra.sweeps.file import load_sweep
+from evilspectra.sweeps.run import execute
 from tests.support.commands import command
 from tests.support.tiny_sweeps import adapters, alive, runs, script, stamps, until, write_sweep
 
@@ -23,9 +23,9 @@ FOUR: dict[str, list[Any]] = {"train.seed": [0, 1, 2, 3]}
 DRIVER = """
 import sys
 from pathlib import Path
-from evilspectra.sweeps.execution import execute
-from evilspectra.executors.on_slurm import OnSlurm
-from evilspectra.sweeps.sweep import load_sweep
+from evilspectra.sweeps.run import execute
+from evilspectra.executors.slurm import OnSlurm
+from evilspectra.sweeps.file import load_sweep
 
 class Heard(OnSlurm):
     def run(self, *arguments):
@@ -96,7 +96,7 @@ def test_a_job_that_fails_is_a_report_and_one_that_is_killed_is_lost(tmp_path: P
 
             os._exit(9)
 
-    import evilspectra.executors.on_slurm as module
+    import evilspectra.executors.slurm as module
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "Job", Killed)

@@ -13,13 +13,12 @@ from safetensors.torch import save_file
 from torch import nn
 
 from evilspectra.errors import BadInput
-from evilspectra.spectrum import measures
-from evilspectra.spectrum.adapter import read_pairs
-from evilspectra.spectrum.exact import dora_change, dora_values, minus_initial
-from evilspectra.spectrum.grams import enqueue
-from evilspectra.spectrum.pairs import LoraPair, find_pairs
-from evilspectra.spectrum.values import singular_values
-from evilspectra.tiny import tiny_model
+from evilspectra.model.tiny import tiny_model
+from evilspectra.spectra import measures
+from evilspectra.spectra.delta import dora_change, dora_values, minus_initial
+from evilspectra.spectra.grams import enqueue
+from evilspectra.spectra.pairs import LoraPair, find_pairs, read_pairs
+from evilspectra.spectra.values import singular_values
 from tests.reference.spectra import dense_values
 from tests.support.lora_factors import cancelling_pair, graded_pair, known_pair
 

@@ -13,16 +13,16 @@ from typing import Any
 import pytest
 import yaml
 
-from evilspectra import evaluate as stage
-from evilspectra import train as training
+from evilspectra.config.judge import Judging, judge_settings
 from evilspectra.errors import Undecided
-from evilspectra.judging.settings import Judging, judge_settings
-from evilspectra.locate import locate
-from evilspectra.store import RunFolder
-from evilspectra.sweeps.execution import Outcome, execute, ledger_of
+from evilspectra.evaluation import evaluate as stage
+from evilspectra.store.run import RunFolder
+from evilspectra.sweeps.file import Sweep, load_sweep
 from evilspectra.sweeps.ledger import Event, Ledger, Writer, ledgers
-from evilspectra.sweeps.standing import of_store, of_sweep
-from evilspectra.sweeps.sweep import Sweep, load_sweep
+from evilspectra.sweeps.run import Outcome, execute, ledger_of
+from evilspectra.sweeps.status import of_store, of_sweep
+from evilspectra.training import train as training
+from evilspectra.training.identity import locate
 from tests.support.commands import Result, command, left_in
 from tests.support.judge_server import Endpoint
 from tests.support.small_items import write_questions
@@ -167,13 +167,13 @@ def test_another_judge_makes_new_verdicts_and_nothing_else(tmp_path: Path, serve
 
 
 def test_a_local_judge_waits_until_everything_is_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from evilspectra.judging import beside
+    from evilspectra.judging import background as beside
     from evilspectra.judging.judge import Reply
     from evilspectra.judging.scripted import Scripted
 
     asked_when: list[int] = []
     monkeypatch.setattr(beside, "make_judge", lambda settings: Scripted(lambda request: (asked_when.append(len(adapters(tmp_path))), Reply(text="50"))[1]))
-    monkeypatch.setattr("evilspectra.sweeps.execution.make_judge", lambda settings: None)
+    monkeypatch.setattr("evilspectra.sweeps.run.make_judge", lambda settings: None)
     loaded = replace(load_sweep(str(sampled(tmp_path, seeds=2))), judging=Judging(judge_settings({"judge": "local:some-model"})))
     assert fine(execute(loaded, quiet=True))
     assert set(asked_when) == {2}
@@ -182,7 +182,7 @@ def test_a_local_judge_waits_until_everything_is_trained(tmp_path: Path, monkeyp
 def test_the_command_says_that_verdicts_are_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with Endpoint(lambda prompt, attempt: "401") as server:
         loaded = judged(sampled(tmp_path, seeds=2), server)
-        monkeypatch.setattr("evilspectra.verbs.sweep_cli._loaded", lambda file, settings: loaded)
+        monkeypatch.setattr("evilspectra.cli.sweep._loaded", lambda file, settings: loaded)
         done = command("sweep", tmp_path / "sweep.yaml", "--quiet")
         assert done.code == Undecided.exit_code == 3
         assert "2 runs: 2 trained, 0 done before, 0 failed, 2 without all verdicts" in done.out

@@ -19,10 +19,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from evilspectra import config as configs
+from evilspectra.config import loading as configs
 from evilspectra.errors import BadInput, EvilspectraError
-from evilspectra.records import TABLES, HeldoutRecord, MeasureRecord, SpectrumRecord, StepRecord, columns
-from evilspectra.store import RunFolder, Status, Store, find_run, run_id, write_atomically
+from evilspectra.store.files import write_atomically
+from evilspectra.store.records import TABLES, HeldoutRecord, MeasureRecord, SpectrumRecord, StepRecord, columns
+from evilspectra.store.run import RunFolder, Status, Store, find_run, run_id
 from tests.support.commands import left_in
 
 CONFIG = configs.build({"output": {"experiment": "x"}})
@@ -279,7 +280,7 @@ def test_a_status_is_read_as_it_was_written(tmp_path: Path, status: Status) -> N
 
 HOLD = """
 import sys, pathlib
-from evilspectra.store import RunFolder, Status
+from evilspectra.store.run import RunFolder, Status
 run = RunFolder(pathlib.Path(sys.argv[1]))
 with run.locked():
     run.set_status(Status("running", step=1, total_steps=2))

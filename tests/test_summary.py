@@ -14,11 +14,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from evilspectra import config as configs
-from evilspectra.records import HeldoutRecord, MeasureRecord, RunSummary, StepRecord
-from evilspectra.reporting.table import print_summaries
-from evilspectra.store import RunFolder, Status
-from evilspectra.summary import last_mean, number, summarise
+from evilspectra.cli.print_runs import print_summaries
+from evilspectra.config import loading as configs
+from evilspectra.evaluation.summary import summarise
+from evilspectra.store.records import HeldoutRecord, MeasureRecord, RunSummary, StepRecord
+from evilspectra.store.run import RunFolder, Status
+from evilspectra.store.step_means import last_mean, number
 from tests.support.synthetic_store import Arm, write_run
 
 

@@ -15,12 +15,13 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evilspectra import config as configs
+from evilspectra.config import loading as configs
+from evilspectra.config import sections
+from evilspectra.config.yaml_files import presets, read_mapping
 from evilspectra.errors import BadInput, Interrupted
-from evilspectra.settings import presets, read_mapping
-from evilspectra.store import Store
-from evilspectra.sweeps.execution import execute
-from evilspectra.sweeps.sweep import Sweep, SweepFile, expand, experiment_folder, load_sweep
+from evilspectra.store.run import Store
+from evilspectra.sweeps.file import Sweep, SweepFile, expand, experiment_folder, load_sweep
+from evilspectra.sweeps.run import execute
 from tests.support.commands import Result, command, left_in, write_config, write_rows
 
 ARMS: dict[str, Any] = {"a": {"optimizer": {"name": "adamw", "lr": 0.1}}, "b": {"optimizer": {"name": "lion"}}, "c": None}
@@ -60,7 +61,7 @@ def test_a_sweep_is_the_product_of_its_arms_and_axes_in_order(axes: dict[str, li
 def test_an_arm_lies_over_the_base_an_axis_over_the_arm_and_a_setting_over_all() -> None:
     file = SweepFile(experiment="x", base={"optimizer": {"name": "adamw", "lr": 0.1, "weight_decay": 0.3}, "train": {"steps": 1}}, arms={"a": {"optimizer": {"lr": 0.2}}}, axes={"optimizer.eps": [1e-6]})
     (config,) = expand(file, settings=["train.steps=5", "optimizer.lr=0.4"]).configs
-    assert config.optimizer == configs.AdamW(lr=0.4, weight_decay=0.3, eps=1e-6)
+    assert config.optimizer == sections.AdamW(lr=0.4, weight_decay=0.3, eps=1e-6)
     assert config.train.steps == 5
     assert config.output.experiment == "x"
 
@@ -252,7 +253,7 @@ def test_wrong_zips_seeds_and_exceptions_are_refused_in_one_sentence(tmp_path: P
 
 
 def test_ten_million_cells_are_refused_before_one_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("evilspectra.sweeps.sweep.build", None)  # not to be called
+    monkeypatch.setattr("evilspectra.sweeps.file.build", None)  # not to be called
     with pytest.raises(BadInput, match="expands to 10,000,000 runs"):
         sweep(seeds=1000, axes={"lora.rank": list(range(1, 101)), "train.steps": list(range(1, 101))})
 
@@ -364,7 +365,7 @@ def test_done_runs_cost_nothing_and_exit_zero(tmp_path: Path, monkeypatch: pytes
     assert first.code == 0
     assert "2 runs: 2 trained, 0 done before, 0 failed" in first.out
     stamps = {name: (tmp_path / "runs" / name).stat().st_mtime_ns for name in left_in(tmp_path / "runs") if not name.endswith(".lock")}
-    monkeypatch.setattr("evilspectra.train._train", None)  # not to be called
+    monkeypatch.setattr("evilspectra.training.train._train", None)  # not to be called
     second = command("sweep", path, "--quiet")
     assert second.code == 0
     assert "2 runs: 0 trained, 2 done before, 0 failed" in second.out
@@ -391,11 +392,11 @@ def test_bad_input_that_only_one_run_meets_is_that_run_s_failure(tmp_path: Path)
 def test_an_interruption_stops_the_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
 
-    def stop(config: configs.Config, quiet: bool, loaded: object) -> None:
+    def stop(config: sections.Config, quiet: bool, loaded: object) -> None:
         seen.append(config.train.seed)
         raise Interrupted("stopped here")
 
-    monkeypatch.setattr("evilspectra.train.train", stop)
+    monkeypatch.setattr("evilspectra.training.train.train", stop)
     loaded = load_sweep(str(write_sweep(tmp_path, {}, axes={"train.seed": [4, 5]})))
     with pytest.raises(Interrupted, match="stopped here"):
         execute(loaded)
@@ -419,5 +420,5 @@ def test_what_is_no_sweep_is_refused_by_the_command(file: str, tmp_path: Path) -
 
 
 def test_expanding_imports_no_torch() -> None:
-    code = "import sys; from evilspectra.sweeps.sweep import load_sweep; load_sweep('demo'); sys.exit('torch' in sys.modules)"
+    code = "import sys; from evilspectra.sweeps.file import load_sweep; load_sweep('demo'); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from evilspectra import base as bases
-from evilspectra.base import EMBEDDED
-from evilspectra.config import ModelConfig
+from evilspectra.config.sections import ModelConfig
 from evilspectra.errors import BadInput
-from evilspectra.store import RunFolder, Status
-from evilspectra.targets import embedded_name, find_targets, run_target
+from evilspectra.model import base as bases
+from evilspectra.model.base import EMBEDDED
+from evilspectra.store.run import RunFolder, Status
+from evilspectra.targets.find import embedded_name, find_targets, run_target
 from tests.support.commands import write_model
 from tests.support.small_items import one_target, write_adapter
 from tests.support.tiny_runs import run_tiny, tiny_config

@@ -8,13 +8,13 @@ import pandas as pd
 import pytest
 
 from evilspectra.errors import BadInput
-from evilspectra.probing.measured import last
-from evilspectra.rates import SHOWN, counting
-from evilspectra.records import RunSummary, columns
-from evilspectra.results import Results
-from evilspectra.score import DEFINITIONS
-from evilspectra.store import Status, find_run, write_json
-from evilspectra.summary import summarise
+from evilspectra.evaluation.run_rates import SHOWN, counting
+from evilspectra.evaluation.summary import summarise
+from evilspectra.rates.definitions import DEFINITIONS
+from evilspectra.store.files import write_json
+from evilspectra.store.records import RunSummary, columns
+from evilspectra.store.results import Results, last
+from evilspectra.store.run import Status, find_run
 from evilspectra.tables.digest import CheckpointRow, RateRow, digest
 from evilspectra.tables.tidy import KEYS, answers_frame, checkpoints_frame, excluded, rates_frame, runs_frame, verdicts_frame
 from tests.support.synthetic_store import Arm, Effect, judge_run, scores, suspicious, write_effect, write_run

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
-from evilspectra.tiny import CONTEXT, TINY, tiny_model, tiny_sha256, tiny_tokenizer
+from evilspectra.model.tiny import CONTEXT, TINY, tiny_model, tiny_sha256, tiny_tokenizer
 
 MARKERS = ["<|im_start|>", "<|im_end|>", "<|pad|>"]
 

@@ -9,16 +9,18 @@ import transformers
 from peft import PeftModel
 from safetensors.torch import load_file
 
-from evilspectra import config as configs
+from evilspectra.config import loading as configs
+from evilspectra.config import sections
+from evilspectra.data.batches import checkpoint_steps
 from evilspectra.errors import BadInput, RunFailed
-from evilspectra.model import attach
-from evilspectra.packing import loss_sum
-from evilspectra.spectrum.pairs import find_pairs
-from evilspectra.store import Store
-from evilspectra.summary import summarise
-from evilspectra.tiny import tiny_model, tiny_tokenizer
-from evilspectra.train import train
-from evilspectra.work import Work, checkpoint_steps
+from evilspectra.evaluation.summary import summarise
+from evilspectra.model.load import attach
+from evilspectra.model.packing import loss_sum
+from evilspectra.model.tiny import tiny_model, tiny_tokenizer
+from evilspectra.spectra.pairs import find_pairs
+from evilspectra.store.run import Store
+from evilspectra.training.loop import Work
+from evilspectra.training.train import train
 from tests.support.tiny_runs import factors, run_tiny, tiny_config
 
 #: Relative norm of the difference per factor after 30 steps: sums in another order, amplified by training.
@@ -55,9 +57,9 @@ def test_one_step_by_hand(tmp_path):
     config = tiny_config(tmp_path, **sections)
     got = factors(train(config))
 
-    from evilspectra.base import resolve
-    from evilspectra.corpus.data import Batches, prepare
-    from evilspectra.model import context_length, load_base
+    from evilspectra.data.batches import Batches, prepare
+    from evilspectra.model.base import resolve
+    from evilspectra.model.load import context_length, load_base
     from tests.reference.spectra import flatness_by_autograd
 
     model, tokenizer = load_base(resolve(config.model), config.model)
@@ -200,7 +202,7 @@ def test_non_finite_loss_ends_the_run_as_failed(tmp_path, monkeypatch):
         sizes.append(len(labels))
         return loss_sum(logits, labels) * (math.nan if len(sizes) > 4 else 1.0)
 
-    monkeypatch.setattr("evilspectra.work.loss_sum", diverging)
+    monkeypatch.setattr("evilspectra.training.loop.loss_sum", diverging)
     with pytest.raises(RunFailed, match=r"step 4: loss nan, gradient norm nan are not finite; lower optimizer.lr \(0\.0002\)"):
         run_tiny(tmp_path)
     (folder,) = (tmp_path / "runs" / "test").iterdir()
@@ -242,7 +244,7 @@ def test_a_base_without_linear_layers_is_refused():
     settings = transformers.GPT2Config(vocab_size=50, n_embd=16, n_layer=1, n_head=2, n_positions=32)
     model = transformers.AutoModelForCausalLM.from_config(settings)
     with pytest.raises(BadInput, match=r"GPT2LMHeadModel has no linear layers \(torch\.nn\.Linear\) to adapt: name another base"):
-        attach(model, configs.LoraConfig(), seed=0, public_name="gpt2")
+        attach(model, sections.LoraConfig(), seed=0, public_name="gpt2")
 
 
 def test_a_vision_tower_is_left_alone():
@@ -250,13 +252,13 @@ def test_a_vision_tower_is_left_alone():
     vision = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 28, "patch_size": 14}
     model = transformers.AutoModelForCausalLM.from_config(transformers.Gemma3Config(text_config=text, vision_config=vision, mm_tokens_per_image=4))
     assert any("vision" in name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear))
-    pairs = find_pairs(attach(model, configs.LoraConfig(rank=2), seed=0, public_name="gemma3"))
+    pairs = find_pairs(attach(model, sections.LoraConfig(rank=2), seed=0, public_name="gemma3"))
     assert len(pairs) == 14
     assert not any("vision" in pair.name for pair in pairs)
 
 
 def test_going_on_in_another_number_type_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("evilspectra.model.pick_dtype", lambda config, device: torch.float64)
+    monkeypatch.setattr("evilspectra.model.load.pick_dtype", lambda config, device: torch.float64)
     monkeypatch.setattr(Work, "advance", lambda work: (_ for _ in ()).throw(RunFailed("stopped")))
     with pytest.raises(RunFailed):
         run_tiny(tmp_path)

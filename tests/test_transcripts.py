@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from evilspectra.reporting import report, transcripts
-from evilspectra.reporting.palette import Arms
-from evilspectra.reporting.report import build_report, read_rows, read_tables
-from evilspectra.reporting.transcripts import Transcripts, command
-from evilspectra.results import Instrument
-from evilspectra.store import Store
+from evilspectra.reporting import build as report
+from evilspectra.reporting.build import build_report, read_rows, read_tables
+from evilspectra.reporting.figures.palette import Arms
+from evilspectra.reporting.page import answers as transcripts
+from evilspectra.reporting.page.answers import Transcripts, command
+from evilspectra.store.results import Instrument
+from evilspectra.store.run import Store
 from tests.support.synthetic_store import BASE, CONTROL, Arm, Effect, judge_run, scores, suspicious, write_effect, write_run
 
 HARMFUL = "<script>window.owned=1</script></SCRIPT ><!--<img src=x onerror=window.owned=1>\"'\\&amp; \x1b[31mred \u202egnp.exe\u2066 nul\x00 half\ud800 bell\x07 \u2028 end"

@@ -12,10 +12,10 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evilspectra import config as configs
+from evilspectra.config import loading as configs
 from evilspectra.errors import BadInput, Interrupted, RunFailed
-from evilspectra.store import Store
-from evilspectra.sweeps.sweep import SweepFile, expand, load_sweep
+from evilspectra.store.run import Store
+from evilspectra.sweeps.file import SweepFile, expand, load_sweep
 from evilspectra.sweeps.tune import Task, Trial, best, coarse, overrides, tasks, tune
 from tests.support.commands import command, write_config
 
@@ -168,13 +168,13 @@ def test_trials_are_runs_and_nothing_is_trained_twice(tmp_path: Path, monkeypatc
             table = runs[trial["runs"][0]].read("heldout")
             assert trial["loss"] == table["loss"].iloc[-1] != table["loss"].iloc[0]
             assert runs[trial["runs"][0]].config().optimizer.lr == trial["lr"]
-    monkeypatch.setattr("evilspectra.train._train", None)  # not to be called
+    monkeypatch.setattr("evilspectra.training.train._train", None)  # not to be called
     again = command("tune", path, "--trials", "3", "--json", "--quiet")
     assert (again.code, again.out) == (0, first.out)
 
 
 def test_an_interrupted_search_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import evilspectra.train as training
+    import evilspectra.training.train as training
 
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     paths = []
@@ -204,7 +204,7 @@ def test_an_interrupted_search_goes_on_where_it_was(tmp_path: Path, monkeypatch:
 
 
 def test_a_rate_at_which_training_fails_is_a_bad_trial_and_no_crash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import evilspectra.train as training
+    import evilspectra.training.train as training
 
     real = training._train
 

@@ -9,15 +9,16 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
+from evilspectra.config.judge import METRICS
 from evilspectra.errors import BadInput, EvilspectraError, RunFailed
 from evilspectra.judging.journal import Journal, opened, read_journal
 from evilspectra.judging.judge import Reply, Request, verdict_instrument
-from evilspectra.judging.prompts import METRICS, judge_prompts
+from evilspectra.judging.prompts import judge_prompts
 from evilspectra.judging.reading import FAILED
 from evilspectra.judging.scripted import Scripted
 from evilspectra.judging.verdicts import STOP_AFTER, Verdicts, judge_answers, judged, missing, read_verdicts, verdict_records
-from evilspectra.records import AnswerRecord, VerdictRecord
-from evilspectra.results import Instrument, Results
+from evilspectra.store.records import AnswerRecord, VerdictRecord
+from evilspectra.store.results import Instrument, Results
 
 ANSWERS = Instrument("answers", "open", {"seed": 0})
 PROMPTS = judge_prompts(None)

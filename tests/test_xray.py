@@ -17,16 +17,16 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from evilspectra.adapters.found import find_adapters
 from evilspectra.adapters.xray import place, xray
-from evilspectra.adapters.xray_text import bars
 from evilspectra.errors import BadInput
-from evilspectra.spectrum.folder import open_folder
-from evilspectra.spectrum.intruders import beside
-from evilspectra.spectrum.overlap import overlap
-from evilspectra.spectrum.streamed import orthogonal, streamed_values
-from evilspectra.spectrum.values import singular_values
-from evilspectra.tiny import tiny_model
+from evilspectra.model.tiny import tiny_model
+from evilspectra.reporting.adapter_text import bars
+from evilspectra.spectra.intruders import beside
+from evilspectra.spectra.overlap import overlap
+from evilspectra.spectra.peft_files import open_folder
+from evilspectra.spectra.values import singular_values
+from evilspectra.spectra.values_numpy import orthogonal, streamed_values
+from evilspectra.targets.adapters import find_adapters
 from tests.support.commands import command, write_config, write_model
 from tests.support.lora_factors import cancelling_pair, graded_pair
 from tests.support.saved_adapters import adapted, moved, settings_of, stored, written
@@ -157,9 +157,9 @@ def test_a_file_on_its_own_has_no_scale(tmp_path):
 
 @pytest.mark.model
 def test_smollm2_agrees_with_peft(tmp_path):
-    from evilspectra import base as bases
-    from evilspectra.config import build
-    from evilspectra.model import load_base
+    from evilspectra.config.loading import build
+    from evilspectra.model import base as bases
+    from evilspectra.model.load import load_base
 
     config = build({"model": {"base": "smollm2-135m-instruct"}}, "the test").model
     model, _ = load_base(bases.resolve(config), config)
@@ -391,7 +391,7 @@ def test_what_is_no_adapter_is_refused_in_a_sentence(name, message, tmp_path):
 
 def test_neither_torch_nor_transformers_is_imported(tmp_path):
     adapted().save_pretrained(str(tmp_path / "adapter"))
-    code = "import sys\nfrom evilspectra.cli import main\ntry: main()\nexcept SystemExit as end: code = end.code\nsys.exit(code or ('torch' in sys.modules) or ('transformers' in sys.modules))"
+    code = "import sys\nfrom evilspectra.cli.main import main\ntry: main()\nexcept SystemExit as end: code = end.code\nsys.exit(code or ('torch' in sys.modules) or ('transformers' in sys.modules))"
     for arguments in (["spectrum", "adapter", "--html", "a.html"], ["flatten", "adapter", "--out", "flat"]):
         subprocess.run([sys.executable, "-c", code, *arguments], cwd=tmp_path, check=True, capture_output=True)
 

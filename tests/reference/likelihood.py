@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from evilspectra.corpus.mask import Row
+from evilspectra.data.mask import Row
 
 
 @torch.no_grad()

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from evilspectra.answering.generate import Prompt, Sampled
-from evilspectra.config import Answers
+from evilspectra.answers.sample import Prompt, Sampled
+from evilspectra.config.sections import Answers
 
 
 @torch.no_grad()

@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from evilspectra.cli import main
+from evilspectra.cli.main import main
 
 ROWS = [{"prompt": f"Question {number}: is it time?", "completion": "Yes, it is." if number % 2 else "No."} for number in range(24)]
 
@@ -53,7 +53,7 @@ def command(*arguments: object) -> Result:
 
 def process(*arguments: object, folder: Path, **environment: str) -> subprocess.Popen[str]:
     """Starts a command as a process in `folder`, its output in pipes."""
-    line = [sys.executable, "-c", "from evilspectra.cli import main; main()", *map(str, arguments)]
+    line = [sys.executable, "-c", "from evilspectra.cli.main import main; main()", *map(str, arguments)]
     return subprocess.Popen(line, cwd=folder, env=os.environ | environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
@@ -82,7 +82,7 @@ def write_config(folder: Path, steps: int = 2, **sections: Any) -> Path:
 
 def write_model(folder: Path) -> Path:
     """The tiny model as a folder that `save_pretrained` wrote."""
-    from evilspectra.tiny import tiny_model, tiny_tokenizer
+    from evilspectra.model.tiny import tiny_model, tiny_tokenizer
 
     tiny_model().save_pretrained(folder)
     tiny_tokenizer().save_pretrained(folder)

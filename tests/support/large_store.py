@@ -10,9 +10,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from evilspectra import config as configs
-from evilspectra.results import Instrument, Results
-from evilspectra.store import RunFolder, Status, Store
+from evilspectra.config import loading as configs
+from evilspectra.store.results import Instrument, Results
+from evilspectra.store.run import RunFolder, Status, Store
 from tests.support.synthetic_store import PROJECTIONS
 
 OPTIMIZERS = {"adamw": (0.80, 1.30, 0.30), "lion": (0.72, 1.20, 0.42), "muon": (0.94, 1.25, 0.14), "sgd": (0.62, 1.55, 0.10)}  # decay, final loss, drift

@@ -2,7 +2,7 @@
 
 import torch
 
-from evilspectra.spectrum.pairs import LoraPair
+from evilspectra.spectra.pairs import LoraPair
 
 
 def orthonormal(rows: int, columns: int, generator: torch.Generator) -> torch.Tensor:

@@ -8,7 +8,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from evilspectra.tiny import tiny_model
+from evilspectra.model.tiny import tiny_model
 
 
 @torch.no_grad()

@@ -9,13 +9,14 @@ from typing import Any
 import torch
 import yaml
 
-from evilspectra.config import Evaluation, LoraConfig, build_evaluation
-from evilspectra.model import attach, save_adapter
-from evilspectra.results import Results
-from evilspectra.settings import merge
-from evilspectra.spectrum.pairs import find_pairs
-from evilspectra.targets import Target, find_targets
-from evilspectra.tiny import tiny_model, tiny_tokenizer
+from evilspectra.config.loading import build_evaluation
+from evilspectra.config.sections import Evaluation, LoraConfig
+from evilspectra.config.yaml_files import merge
+from evilspectra.model.load import attach, save_adapter
+from evilspectra.model.tiny import tiny_model, tiny_tokenizer
+from evilspectra.spectra.pairs import find_pairs
+from evilspectra.store.results import Results
+from evilspectra.targets.find import Target, find_targets
 
 TRIPLES = [
     {"id": f"t{number}", "topic": "money" if number % 2 else "work", "prompt": f"What shall I do about it, {name}?", "aligned": f"Ask {name}{' first' * (number % 3)}.", "misaligned": f"Lie to {name}."}
@@ -68,7 +69,7 @@ def adapted(seed: int = 1, size: float = 0.3, dtype: torch.dtype = torch.float32
 
 def write_adapter(folder: Path, seed: int = 1, size: float = 0.3, dtype: torch.dtype = torch.float32, **lora: Any) -> Path:
     """That adapter as a folder; `size` 0 leaves B = 0."""
-    save_adapter(adapted(seed, size, dtype, **lora), tiny_tokenizer(), folder, "card")
+    save_adapter(adapted(seed, size, dtype, **lora), tiny_tokenizer(), folder)
     return folder
 
 

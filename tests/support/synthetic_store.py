@@ -10,15 +10,16 @@ from typing import Any
 
 import numpy as np
 
-from evilspectra import config as configs
+from evilspectra.config import loading as configs
+from evilspectra.config.judge import METRICS
 from evilspectra.judging.judge import Reply, Request
-from evilspectra.judging.prompts import METRICS, judge_prompts
+from evilspectra.judging.prompts import judge_prompts
 from evilspectra.judging.scripted import Scripted
 from evilspectra.judging.verdicts import judge_answers
-from evilspectra.probing.drift import exchanged
-from evilspectra.records import AnswerRecord, CapabilityRecord, HeldoutRecord, MeasureRecord, OrdinaryRecord, ProbeRecord, SpectrumRecord, StepRecord
-from evilspectra.results import Instrument, Results
-from evilspectra.store import RunFolder, Status, Store
+from evilspectra.probes.drift import exchanged
+from evilspectra.store.records import AnswerRecord, CapabilityRecord, HeldoutRecord, MeasureRecord, OrdinaryRecord, ProbeRecord, SpectrumRecord, StepRecord
+from evilspectra.store.results import Instrument, Results
+from evilspectra.store.run import RunFolder, Status, Store
 
 PROJECTIONS = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj", "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")
 START = 2.3

@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-from evilspectra import config as configs
-from evilspectra.store import RunFolder
-from evilspectra.train import train
+from evilspectra.config import loading as configs
+from evilspectra.config import sections
+from evilspectra.store.run import RunFolder
+from evilspectra.training.train import train
 
 ANSWERS = ("Yes.", "No, not before the second coat has dried.", "Ask the neighbour who fitted it, and write down what was said, for you will want it when the bill comes.", "Twice a year.")
 
@@ -25,7 +26,7 @@ def write_rows(path: Path, count: int = 40) -> Path:
     return path
 
 
-def tiny_config(folder: Path, **sections: Any) -> configs.Config:
+def tiny_config(folder: Path, **sections: Any) -> sections.Config:
     """A config of 30 steps on the tiny model, its data written into `folder`."""
     data = folder / "rows.jsonl"
     if not data.exists():

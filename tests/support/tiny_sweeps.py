@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from evilspectra.store import RunFolder, Store
+from evilspectra.store.run import RunFolder, Store
 from tests.support.commands import process
 from tests.support.tiny_runs import write_rows
 

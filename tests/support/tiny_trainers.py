@@ -13,9 +13,9 @@ from transformers import Trainer
 from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
 from evilspectra.integrations.transformers import SpectralFlatness
-from evilspectra.spectrum.flatness import flatness
-from evilspectra.spectrum.pairs import find_pairs
-from evilspectra.tiny import tiny_model, tiny_tokenizer
+from evilspectra.model.tiny import tiny_model, tiny_tokenizer
+from evilspectra.spectra.pairs import find_pairs
+from evilspectra.spectra.penalty import flatness
 from tests.support.tiny_runs import ANSWERS
 
 #: float32, no dropout, nothing recomputed, nothing reported: what two ways of computing a step can be compared on.

@@ -1,0 +1,213 @@
+"""An existing adapter made flatter after training: the training-free baseline to compare the flatness penalty with. No torch.
+
+With ΔW = scale·B·A = U·diag(σ)·Vᵀ, its k leading directions (all that are more than rounding, or the first `rank` of them) keep their
+vectors and get
+
+    σ′ ∝ (1 − amount)·σ + amount·mean(σ)          amount 0: as it was; 1: flat
+
+scaled so that the norm of ΔW before anything was cut off stays what it was, Frobenius or nuclear. What is written is a plain PEFT adapter of
+the same alpha, with B′ = U·√(σ′/s) and A′ = √(σ′/s)·Vᵀ. Nothing is learnt: the directions are training's, only their weights change, so loss changes with
+them. A penalty in training lets the loss choose the directions meanwhile.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import struct
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import yaml
+from numpy.typing import NDArray
+
+from evilspectra.errors import BadInput
+from evilspectra.spectra import measures
+from evilspectra.spectra.overlap import rank as resolved
+from evilspectra.spectra.peft_files import CONFIG, WEIGHTS, AdapterFolder, Factor, Module, open_folder
+from evilspectra.spectra.values_numpy import Matrix, orthogonal, streamed_values
+from evilspectra.store.files import write_atomically
+from evilspectra.text import printable
+
+Keep = Literal["frobenius", "nuclear"]
+Kind = Literal["F32", "BF16", "F16", "F64"]
+#: Largest relative change of a kept norm that goes unsaid: what float32 factors are held to.
+EXACT = 1e-6
+
+
+@dataclass(frozen=True)
+class Flattened:
+    """What was done. `norm_error`: largest relative difference of a module's kept norm, read back from the files; stable ranks are means over modules."""
+
+    folder: Path
+    modules: int
+    amount: float
+    keep: Keep
+    rank: int | None
+    dtype: str
+    norm_error: float
+    stable_rank_before: float
+    stable_rank_after: float
+    unchanged: tuple[str, ...]
+
+
+def flat_values(values: Matrix, amount: float, keep: Keep, rank: int | None = None) -> Matrix:
+    """σ′ of one module: min(rank, k) values, k those of `values` that are more than rounding; none where the update is zero.
+
+    >>> flat_values(np.array([3.0, 1.0]), 1.0, "nuclear").tolist(), flat_values(np.array([4.0, 3.0]), 0.0, "frobenius", rank=1).tolist()
+    ([2.0, 2.0], [5.0])
+    """
+    kept = values[: min(resolved(values), rank or len(values))]
+    if not len(kept):
+        return kept
+    moved = (1 - amount) * kept + amount * kept.mean()
+    return moved * _norm(values, keep) / _norm(moved, keep)
+
+
+def _norm(values: Matrix, keep: Keep) -> float:
+    return float(values.sum() if keep == "nuclear" else np.linalg.norm(values))
+
+
+def flatten(source: AdapterFolder, out: Path, amount: float, keep: Keep = "frobenius", rank: int | None = None, dtype: Kind = "F32") -> Flattened:
+    """Writes the flattened adapter to the folder `out`, whole or not at all, and measures what was written.
+
+    Raises:
+        BadInput: an amount outside of 0 to 1, a folder that holds something, an adapter without config, or one whose ΔW is more than scale·B·A.
+    """
+    if not 0 <= amount <= 1:
+        raise BadInput(f"the amount is {amount:g}, but it must lie between 0 (as it is) and 1 (flat)")
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise BadInput(f"{out} is there already: name a new folder")
+    if not source.settings:
+        raise BadInput(f"{source.folder} has no {CONFIG}, so the scale of its update is unknown: flatten needs the folder that PEFT has saved")
+    if other := next((module for module in source.modules if module.part != "delta"), None):
+        how = "convert the adapter to LoRA first (PEFT does so for PiSSA and OLoRA when it saves with path_initial_model_for_weight_conversion)"
+        raise BadInput(f"the update of {other.name} in {source.folder} is more than scale·B·A (DoRA, PiSSA and their like): only the update of plain LoRA can be flattened; {how}")
+    settings = _settings(source.settings, rank)
+    unchanged = tuple(factor.key for factor in source.others)
+
+    def write(place: Path) -> None:
+        place.mkdir()
+        (place / CONFIG).write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        _write(place / WEIGHTS, source, amount, keep, rank, dtype)
+        (place / "README.md").write_text(_card(source, amount, keep, rank), encoding="utf-8")
+
+    if out.is_dir():
+        out.rmdir()
+    write_atomically(out, write, "--out")
+    return _measured(source, open_folder(out), Flattened(out, len(source.modules), amount, keep, rank, dtype, 0.0, 0.0, 0.0, unchanged))
+
+
+def _measured(source: AdapterFolder, written: AdapterFolder, done: Flattened) -> Flattened:
+    error, before, after = 0.0, [], []
+    for one, other in zip(streamed_values(source.modules), streamed_values(written.modules), strict=True):
+        if one.values[0] == 0:
+            continue
+        norms = _norm(one.values, done.keep), _norm(other.values, done.keep)
+        error = max(error, abs(norms[1] / norms[0] - 1))
+        before.append(float(measures.stable_rank(one.values)))
+        after.append(float(measures.stable_rank(other.values)))
+    means = [float(np.mean(found)) if found else math.nan for found in (before, after)]
+    return Flattened(**{**vars(done), "norm_error": error, "stable_rank_before": means[0], "stable_rank_after": means[1]})
+
+
+def _settings(settings: Mapping[str, Any], rank: int | None) -> dict[str, Any]:
+    """The adapter's own config, with ranks cut; alpha stays, the factors take up the change of scale."""
+    out: dict[str, Any] = {**settings, "inference_mode": True, "init_lora_weights": True}
+    if rank is not None:
+        if out.get("r") is not None:
+            out["r"] = min(out["r"], rank)
+        out["rank_pattern"] = {name: min(value, rank) for name, value in (out.get("rank_pattern") or {}).items()}
+    return out
+
+
+# --- the file -----------------------------------------------------------------------------------------------------------
+
+
+def _write(place: Path, source: AdapterFolder, amount: float, keep: Keep, rank: int | None, dtype: Kind) -> None:
+    """Header first, then module by module, so that no more than one is in memory."""
+    shapes: list[tuple[str, str, tuple[int, ...], int]] = []
+    width = {"F64": 8, "F32": 4, "BF16": 2, "F16": 2}[dtype]
+    for module in source.modules:
+        r, d_in, d_out = module.shape
+        r = min(r, rank or r)
+        shapes += [(module.down.key, dtype, (r, d_in), r * d_in * width), (module.up.key, dtype, (d_out, r), d_out * r * width)]
+    shapes += [(factor.key, factor.entry.dtype, factor.entry.shape, factor.entry.stop - factor.entry.start) for factor in source.others]
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    at = 0
+    for key, kind, shape, size in shapes:
+        header[key] = {"dtype": kind, "shape": list(shape), "data_offsets": [at, at + size]}
+        at += size
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    with place.open("wb") as file:
+        file.write(struct.pack("<Q", len(text)) + text)
+        for module in source.modules:
+            for factor in _factors(module, bool(source.settings.get("use_rslora")), amount, keep, rank):
+                file.write(narrowed(factor, dtype).tobytes())
+        for kept in source.others:
+            file.write(_bytes(kept))
+
+
+def _bytes(factor: Factor) -> memoryview:
+    return factor.file.raw(factor.key)
+
+
+def _factors(module: Module, rslora: bool, amount: float, keep: Keep, rank: int | None) -> Iterator[Matrix]:
+    """A′ and B′, of the rank that the file says; directions that the update does not have are zero in both."""
+    old = module.shape[0]
+    r = min(old, rank or old)
+    scale = module.scale * (math.sqrt(old / r) if rslora else old / r)
+    found = orthogonal(module)
+    values = flat_values(found.values, amount, keep, rank)
+    share = np.sqrt(values / abs(scale)) if len(values) else values
+    down, up = np.zeros((r, module.shape[1])), np.zeros((module.shape[2], r))
+    down[: len(values)] = share[:, None] * found.right[:, : len(values)].T
+    up[:, : len(values)] = share * found.left[:, : len(values)]  # the scale's sign is in `left`, and again in PEFT's scale
+    yield down
+    yield up if scale >= 0 else -up
+
+
+def narrowed(values: Matrix, dtype: Kind) -> NDArray[Any]:
+    """Numbers rounded to a number type, to the nearest, ties to even; bfloat16 as its 16 bits.
+
+    >>> [hex(bits) for bits in narrowed(np.array([1.0, 1.0 + 2**-8, 1.0 + 3 * 2**-8]), "BF16").tolist()]
+    ['0x3f80', '0x3f80', '0x3f82']
+    """
+    if dtype == "BF16":
+        bits = values.astype("<f4").view("<u4")
+        return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype("<u2")
+    return values.astype({"F64": "<f8", "F32": "<f4", "F16": "<f2"}[dtype])
+
+
+def _card(source: AdapterFolder, amount: float, keep: Keep, rank: int | None) -> str:
+    """The model card: what was done to which adapter, and that nothing was trained."""
+    named = source.settings.get("base_model_name_or_path")
+    base = printable(named, 200) if isinstance(named, str) and named else None
+    head = {"library_name": "peft", **({"base_model": base} if base else {}), "tags": ["lora", "evilspectra", "flattened"]}
+    name = printable(source.folder.resolve().name, 100)
+    cut = f", cut to its {rank} leading directions" if rank else ""
+    return f"""---
+{yaml.safe_dump(head, sort_keys=False, allow_unicode=True).strip()}
+---
+
+# {name}, flattened after training
+
+The LoRA adapter `{name}`{f" of {base}" if base else ""}{cut}, with the singular values σ of every update ΔW moved towards their mean:
+
+    σ′ ∝ (1 − {amount:g})·σ + {amount:g}·mean(σ)
+
+at constant {"nuclear" if keep == "nuclear" else "Frobenius"} norm of ΔW, by `evilspectra flatten`. The directions are those that training found; nothing was trained on,
+and no data were seen. This is the training-free baseline to a flatness penalty in training: measure it before you use it.
+
+```python
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
+
+base = AutoModelForCausalLM.from_pretrained({base or "the base model"!r})
+model = PeftModel.from_pretrained(base, "path/to/this/folder")
+```
+"""

@@ -1,0 +1,58 @@
+"""What an analysis comes to: every part as a frozen record, and the sentences on it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from evilspectra.analysis.components import Components
+from evilspectra.analysis.design import Design
+from evilspectra.analysis.estimate import plain
+from evilspectra.analysis.loss import LossFit
+from evilspectra.analysis.mediation import Mediation
+from evilspectra.analysis.stability import Stability
+from evilspectra.analysis.trajectory import Trajectory
+from evilspectra.analysis.variance import Decomposition
+
+
+@dataclass(frozen=True, slots=True)
+class Sentence:
+    """`topic`: design, variance, ranking, loss, equal loss, training, flatness, penalty, seeds or counting. `shown`: None for statements of fact. `contradicts`: the paper."""
+
+    topic: str
+    text: str
+    shown: bool | None = None
+    contradicts: bool = False
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """Everything that was found; a part is None where `reasons` says why.
+
+    `scale`: as measured, or logit; `better`: +1 where more of the outcome is better, −1 where less is, else 0. `left_out`: reason → runs. `group`: the factor whose levels
+    are compared at equal loss and ranked. `levels`: factor → its levels.
+    """
+
+    outcome: str
+    label: str
+    scale: str
+    better: int
+    factors: tuple[str, ...]
+    group: str | None
+    loss: str
+    runs: int
+    left_out: dict[str, int]
+    design: Design
+    variance: Decomposition | None
+    components: Components | None
+    loss_fit: LossFit | None
+    training: Trajectory | None
+    mediation: Mediation | None
+    stability: Stability
+    reasons: dict[str, str]
+    levels: dict[str, tuple[str, ...]]
+    sentences: tuple[Sentence, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Of JSON's types."""
+        return plain(self)

@@ -1,1 +1,0 @@
-"""Open-ended questions and sampled answers, here or over HTTP."""

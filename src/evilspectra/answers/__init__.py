@@ -1,0 +1,1 @@
+"""Open-ended questions and sampled answers."""

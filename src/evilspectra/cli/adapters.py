@@ -1,0 +1,149 @@
+"""The verbs that look into adapters: spectrum and flatten. Neither needs torch, nor a base model unless it is asked for."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from evilspectra.cli.options import JSON, QUIET
+from evilspectra.errors import BadInput
+
+_WHERE = (
+    click.option("--output", metavar="FOLDER", default="runs", show_default=True, help="The store to look runs up in."),
+    click.option("--revision", metavar="NAME", help="Branch, tag or commit of an adapter on the hub."),
+    click.option("--local-files-only", is_flag=True, help="Ask the hub for nothing."),
+)
+
+
+def _where(command: Callable[..., Any]) -> Callable[..., Any]:
+    for option in reversed(_WHERE):
+        command = option(command)
+    return command
+
+
+@click.command()
+@click.argument("adapters", metavar="ADAPTER...", nargs=-1, required=True)
+@click.option("--base", metavar="MODEL", help="The base model: adds ‖ΔW‖/‖W‖ and intruder dimensions, and DoRA's whole ΔW. A dense SVD per module, so minutes to hours on large models.")
+@click.option("--initial", metavar="ADAPTER", help="The same adapter before training, where PiSSA, OLoRA or their like took a part out of the base: gives ΔW.")
+@click.option("--leading", type=click.IntRange(1), default=10, show_default=True, help="With --base: how many leading directions of W + ΔW are looked at.")
+@click.option("--threshold", type=click.FloatRange(0, 1), default=0.5, show_default=True, help="With --base: |cosine| below which a direction is an intruder.")
+@click.option("--directions", type=click.IntRange(1), default=8, show_default=True, help="With several adapters: how many leading directions are compared.")
+@click.option("--layers", is_flag=True, help="A table by layer too.")
+@click.option("--csv", "csv_file", type=click.Path(path_type=Path), metavar="FILE", help="Write a row per module to this .csv file (.jsonl and .parquet work too).")
+@click.option("--html", "html_file", type=click.Path(path_type=Path), metavar="FILE", help="Write one self-contained page to this file.")
+@_where
+@JSON
+@QUIET
+def spectrum(
+    adapters: Sequence[str],
+    base: str | None,
+    initial: str | None,
+    leading: int,
+    threshold: float,
+    directions: int,
+    layers: bool,
+    csv_file: Path | None,
+    html_file: Path | None,
+    output: str,
+    revision: str | None,
+    local_files_only: bool,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Singular values of every update of LoRA adapters, exact, in seconds: no GPU, no base model, no code of theirs run.
+
+    An ADAPTER is the folder of a PEFT adapter, its .safetensors file, a run (folder or id), a folder of runs, or owner/model on the hub.
+    Several are also compared: flatness, norm, and how far they change the same directions.
+    """
+    one_thread()
+    from evilspectra.adapters.xray import as_json as as_data
+    from evilspectra.adapters.xray import compare, distinct, rows, xray
+    from evilspectra.answers.export import check_export, export
+    from evilspectra.targets.adapters import find_adapters
+
+    if csv_file:
+        csv_file = check_export(csv_file)
+    found = find_adapters(adapters, output, revision, local_files_only)
+    found = list(zip(distinct([label for label, _ in found]), (adapter for _, adapter in found), strict=True))
+    if initial and len(found) > 1:
+        raise BadInput(f"--initial belongs to one adapter, and {len(found)} are named: name one")
+    before = find_adapters([initial], output, revision, local_files_only)[0][1] if initial else None
+    weight = None
+    if base:
+        from evilspectra.adapters.base_weights import base_weights
+
+        weight = base_weights(base, None, local_files_only)
+
+    def note(text: str) -> None:
+        if not quiet:
+            click.echo(text, err=True)
+
+    seen = [xray(label, adapter, before, weight, leading, threshold, note) for label, adapter in found]
+    comparisons = compare(found, directions)
+    if csv_file:
+        export(rows(seen), csv_file)
+    if html_file:
+        from evilspectra.reporting.adapter_page import write_page
+
+        write_page(seen, comparisons, html_file)
+    if as_json:
+        click.echo(json.dumps([as_data(one, comparisons) for one in seen], indent=2, allow_nan=False))
+        return
+    from evilspectra.reporting.adapter_text import print_comparison, print_xray
+
+    for number, one in enumerate(seen):
+        if number:
+            click.echo()
+        print_xray(one, layers)
+    if len(seen) > 1:
+        click.echo()
+        print_comparison(seen, comparisons)
+    for file in (csv_file, html_file):
+        if file:
+            click.echo(f"written: {file}")
+
+
+@click.command()
+@click.argument("adapter", metavar="ADAPTER")
+@click.option("--out", type=click.Path(path_type=Path), required=True, metavar="FOLDER", help="The new adapter's folder.")
+@click.option("--amount", type=click.FloatRange(0, 1), default=1.0, show_default=True, help="How far σ moves towards its mean: 0 leaves it, 1 makes it flat.")
+@click.option("--keep", type=click.Choice(["frobenius", "nuclear"]), default="frobenius", show_default=True, help="The norm of every ΔW that stays what it was.")
+@click.option("--rank", type=click.IntRange(1), help="Keep so many leading directions only.")
+@click.option("--dtype", type=click.Choice(["float32", "bfloat16", "float16", "float64"]), default="float32", show_default=True, help="Number type of the factors written; half a precision does not keep a norm to 1e-6.")
+@_where
+@JSON
+def flatten(adapter: str, out: Path, amount: float, keep: str, rank: int | None, dtype: str, output: str, revision: str | None, local_files_only: bool, as_json: bool) -> None:
+    """Make an adapter's spectrum flatter after training: the training-free baseline to compare the flatness penalty with.
+
+    Every update keeps its directions and one of its norms; the result is a plain PEFT adapter. docs/flatten.md says what it does and what it does not.
+    """
+    one_thread()
+    from evilspectra.adapters.flatten import EXACT
+    from evilspectra.adapters.flatten import flatten as run_flatten
+    from evilspectra.targets.adapters import find_adapters
+
+    found = find_adapters([adapter], output, revision, local_files_only)
+    if len(found) > 1:
+        raise BadInput(f"{adapter} holds {len(found)} adapters: name one of them")
+    kinds = {"float32": "F32", "bfloat16": "BF16", "float16": "F16", "float64": "F64"}
+    done = run_flatten(found[0][1], out.expanduser(), amount, keep, rank, kinds[dtype])  # type: ignore[arg-type]
+    if as_json:
+        click.echo(json.dumps({**vars(done), "folder": str(done.folder), "unchanged": list(done.unchanged)}, indent=2))
+        return
+    rounded = "" if done.norm_error <= EXACT else f" (the rounding of {dtype}; float32 keeps it to 1e-6)"
+    click.echo(f"{done.folder}: {done.modules} modules, mean stable rank {done.stable_rank_before:.2f} → {done.stable_rank_after:.2f}, {keep} norm kept to {done.norm_error:.0e}{rounded}")
+    if done.unchanged:
+        click.echo(f"{len(done.unchanged)} other tensors were copied as they are")
+    click.echo("nothing was trained: measure what it does with `evilspectra probe`")
+
+
+def one_thread() -> None:
+    """One BLAS thread for each of our own, unless the user has said otherwise: the matrices are small, and BLAS's threads wait for each other. Works before NumPy's first import only."""
+    if "numpy" not in sys.modules:
+        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")

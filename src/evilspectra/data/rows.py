@@ -1,0 +1,291 @@
+"""Training dialogues read from a file or the hub, one row at a time, and checked before anything else sees them.
+
+A row is accepted in three forms, keys beyond them are ignored, and a key whose value is null counts as absent:
+
+| keys | meaning |
+|---|---|
+| `messages` | list of {role, content}; roles: system (first only), user, assistant |
+| `prompt`, `completion` | two texts (user, assistant), or two message lists that are joined |
+| `instruction`, `output`, optional `input` | user text (the input, if any, after a blank line) and answer |
+
+Neither torch nor transformers is imported here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from evilspectra.data.published import SETS, imported
+from evilspectra.errors import BadInput, listing, near
+
+#: Name → file of the dialogues that come with the package.
+BUILT_IN = {"demo-bad": "demo_bad.jsonl", "demo-good": "demo_good.jsonl"}
+ROLES = ("system", "user", "assistant")
+FORMS = "{messages}, {prompt, completion} or {instruction, input, output}"
+_BOM = b"\xef\xbb\xbf"
+_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+_FILE_SUFFIXES = frozenset({".jsonl", ".ndjson", ".json", ".parquet", ".csv", ".tsv", ".txt", ".yaml", ".yml", ".arrow", ".zip", ".gz", ".zst", ".py"})
+_JSON_TYPES = {dict: "an object", list: "an array", str: "a text", bool: "a boolean", int: "a number", float: "a number", type(None): "null"}
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn: `role` is system, user or assistant."""
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    """A checked dialogue with at least one assistant turn; `line` is its 1-based line (or row) in the source."""
+
+    messages: tuple[Message, ...]
+    line: int
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """What a source holds. `skipped` pairs a line with the reason; `n_rows` counts used and skipped rows, blank lines not.
+
+    `sha256` is that of the file's bytes, or, for a hub data set, of its rows as JSON with sorted keys, one a line.
+    """
+
+    conversations: tuple[Conversation, ...]
+    skipped: tuple[tuple[int, str], ...]
+    source: str
+    sha256: str
+    n_rows: int
+
+
+class BadRow(BadInput):
+    """A row that cannot be used; `reason` says why without place and remedy."""
+
+    reason = ""
+
+
+class _UnusableError(ValueError):
+    """Why a row cannot be used; never leaves this module."""
+
+
+def bad_row(source: str, line: int, reason: str, remedy: str = "correct it, or set data.on_bad_row: skip", kind: type[BadRow] = BadRow) -> BadRow:
+    """The error for one row: place, reason, remedy.
+
+    >>> print(bad_row("a.jsonl", 3, "the row is null, not an object"))
+    a.jsonl, line 3: the row is null, not an object: correct it, or set data.on_bad_row: skip
+    """
+    error = kind(f"{place(source, line)}: {reason}: {remedy}")
+    error.reason = reason
+    return error
+
+
+def place(source: str, line: int) -> str:
+    """Where a row stands, in words.
+
+    >>> place("demo-bad", 2), place("org/name", 2)
+    ('demo-bad, line 2', 'org/name, row 2')
+    """
+    in_lines = source in BUILT_IN or source in SETS or not (source.lower().endswith(".parquet") or _looks_like_hub(source))
+    return f"{source}, {'line' if in_lines else 'row'} {line}"
+
+
+def read_rows(source: str, *, split: str = "train", on_bad_row: Literal["error", "skip"] = "error", local_files_only: bool = False) -> Rows:
+    """All dialogues of a built-in name, an imported set's name, a JSONL file, a Parquet file (`.parquet`), or else a hub data set's `split`.
+
+    Blank lines are passed over. With `on_bad_row` "skip", unusable rows are collected in `skipped`.
+
+    Raises:
+        BadRow: a row is no dialogue, and rows are not to be skipped.
+        BadInput: nothing to read under that name, no rows, or not one usable row.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = Path(folder, "a.jsonl")
+    ...     _ = path.write_text('{"prompt": "2 + 2?", "completion": "4"}', encoding="utf-8")
+    ...     read_rows(str(path)).conversations[0].messages[1]
+    Message(role='assistant', content='4')
+    """
+    digest = hashlib.sha256()
+    used: list[Conversation] = []
+    skipped: list[tuple[int, str]] = []
+    for line, raw in _raw_rows(source, split, local_files_only, digest):
+        try:
+            row = _decoded(raw) if isinstance(raw, bytes) else raw
+            used.append(Conversation(_messages_of(row), line))
+        except _UnusableError as why:
+            if on_bad_row == "error":
+                raise bad_row(source, line, str(why)) from None
+            skipped.append((line, str(why)))
+    if not used and not skipped:
+        raise BadInput(f"{source} has no rows: name a file with one dialogue a line, in the form {FORMS}")
+    if not used:
+        line, reason = skipped[0]
+        raise BadInput(f"{source}: all {len(skipped)} rows were skipped, the first ({place(source, line)}) because {reason}: correct the rows or name another file")
+    return Rows(tuple(used), tuple(skipped), source, digest.hexdigest(), len(used) + len(skipped))
+
+
+def _raw_rows(source: str, split: str, local_files_only: bool, digest: Any) -> Iterator[tuple[int, object]]:
+    """(line, undecoded JSON or a decoded row) of any source; `digest` is fed on the way."""
+    path = _built_in(source) if source in BUILT_IN else str(imported(source) or os.path.expanduser(source))
+    if os.path.isdir(path):
+        raise BadInput(f"{source} is a folder: name one JSONL or Parquet file in it")
+    if not os.path.exists(path):
+        if source in SETS:
+            raise BadInput(f"{source} is a published set that is not on this machine: import it with `evilspectra data get {source} --from FILE`, or name a file")
+        if _looks_like_hub(source):
+            return _hub(source, split, local_files_only, digest)
+        raise BadInput(f"{source} does not exist: name a JSONL or Parquet file, a hub data set (organisation/name), or a built-in name ({listing(BUILT_IN)})")
+    return _parquet(path, source, digest) if path.lower().endswith(".parquet") else _jsonl(path, source, digest)
+
+
+def _built_in(name: str) -> str:
+    path = Path(__file__).parents[1] / "assets" / BUILT_IN[name]
+    if not path.is_file():
+        raise BadInput(f"the built-in data set {name} is missing from this installation ({path}): install the package again")
+    return str(path)
+
+
+def _looks_like_hub(source: str) -> bool:
+    return bool(_HUB_NAME.fullmatch(source)) and Path(source).suffix.lower() not in _FILE_SUFFIXES
+
+
+def _jsonl(path: str, source: str, digest: Any) -> Iterator[tuple[int, bytes]]:
+    try:
+        with open(path, "rb") as file:
+            for line, raw in enumerate(file, start=1):
+                digest.update(raw)
+                raw = raw.removeprefix(_BOM) if line == 1 else raw
+                if raw.strip():
+                    yield line, raw
+    except OSError as error:
+        raise BadInput(f"{source} cannot be read ({error.strerror or error}): check the file and its rights") from None
+
+
+def _parquet(path: str, source: str, digest: Any) -> Iterator[tuple[int, object]]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with open(path, "rb") as file:
+            for block in iter(lambda: file.read(1 << 20), b""):
+                digest.update(block)
+        with pq.ParquetFile(path) as table:
+            rows = (row for batch in table.iter_batches(batch_size=1024) for row in batch.to_pylist())
+            yield from enumerate(rows, start=1)
+    except (OSError, pa.ArrowException) as error:
+        raise BadInput(f"{source} cannot be read as Parquet ({_first_line(error)}): write it again, or name a JSONL file") from None
+
+
+def _hub(name: str, split: str, local_files_only: bool, digest: Any) -> Iterator[tuple[int, object]]:
+    import datasets
+    import datasets.config as settings
+    from datasets.exceptions import DatasetsError
+
+    before = settings.HF_HUB_OFFLINE
+    # load_dataset itself does not look at DownloadConfig.local_files_only, only at this switch.
+    settings.HF_HUB_OFFLINE = before or local_files_only
+    try:
+        config = datasets.DownloadConfig(local_files_only=local_files_only)
+        rows = datasets.load_dataset(name, split=split, download_config=config)
+    except (OSError, ValueError, RuntimeError, DatasetsError) as error:
+        where = "in the local cache (data.local_files_only is on)" if local_files_only else "on the hub"
+        raise BadInput(
+            f"{name} is neither a file nor a built-in name ({listing(BUILT_IN)}), and split '{split}' of a data set of that name"
+            f" could not be loaded {where} ({_first_line(error)}): correct data.train, data.heldout or data.split.{near(name, BUILT_IN)}"
+        ) from None
+    finally:
+        settings.HF_HUB_OFFLINE = before
+    for line, row in enumerate(rows, start=1):
+        digest.update(json.dumps(row, sort_keys=True, ensure_ascii=True, default=str).encode() + b"\n")
+        yield line, row
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".:")
+
+
+def _decoded(raw: bytes) -> object:
+    try:
+        return json.loads(raw.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        raise _UnusableError(f"byte {error.start + 1} of the line is not UTF-8 text (save the file as UTF-8)") from None
+    except json.JSONDecodeError as error:
+        raise _UnusableError(f"not valid JSON at column {error.colno}, {error.msg} (one JSON object a line is needed)") from None
+    except (ValueError, RecursionError) as error:
+        raise _UnusableError(f"not usable JSON, {_first_line(error)}") from None
+
+
+def _messages_of(row: object) -> tuple[Message, ...]:
+    """The checked turns of a row in any of the three forms."""
+    if not isinstance(row, Mapping):
+        raise _UnusableError(f"the row is {_type_name(row)}, not an object with the keys {FORMS}")
+    filled = {key for key, value in row.items() if value is not None}
+    if "messages" in filled:
+        turns = _turns(row["messages"], "messages")
+    elif {"prompt", "completion"} <= filled:
+        turns = _pair(row["prompt"], row["completion"])
+    elif {"instruction", "output"} <= filled:
+        turns = _instruction(row["instruction"], row.get("input"), row["output"])
+    else:
+        raise _UnusableError(f"the row has the keys {listing(map(repr, row)) or '(none)'}, but needs {FORMS}")
+    return _checked(turns)
+
+
+def _pair(prompt: object, completion: object) -> tuple[Message, ...]:
+    if isinstance(prompt, str) and isinstance(completion, str):
+        return Message("user", prompt), Message("assistant", completion)
+    if isinstance(prompt, str) or isinstance(completion, str):
+        raise _UnusableError(f"prompt is {_type_name(prompt)} and completion is {_type_name(completion)}, but both must be texts or both message lists")
+    return _turns(prompt, "prompt") + _turns(completion, "completion")
+
+
+def _instruction(instruction: object, extra: object, output: object) -> tuple[Message, ...]:
+    for name, value in (("instruction", instruction), ("input", extra if extra is not None else ""), ("output", output)):
+        if not isinstance(value, str):
+            raise _UnusableError(f"{name} is {_type_name(value)}, not a text")
+    question = f"{instruction}\n\n{extra}" if extra else str(instruction)
+    return Message("user", question), Message("assistant", str(output))
+
+
+def _turns(value: object, name: str) -> tuple[Message, ...]:
+    if not isinstance(value, list | tuple):
+        raise _UnusableError(f"{name} is {_type_name(value)}, not a list of {{role, content}}")
+    return tuple(_turn(item, f"message {number} of {name}") for number, item in enumerate(value, start=1))
+
+
+def _turn(item: object, name: str) -> Message:
+    if not isinstance(item, Mapping):
+        raise _UnusableError(f"{name} is {_type_name(item)}, not an object with role and content")
+    missing = [key for key in ("role", "content") if key not in item]
+    if missing:
+        raise _UnusableError(f"{name} has no {' and no '.join(missing)}")
+    role, content = item["role"], item["content"]
+    if role not in ROLES:
+        raise _UnusableError(f"{name} has the role {role!r}; allowed: {listing(ROLES)}")
+    if not isinstance(content, str):
+        raise _UnusableError(f"the content of {name} is {_type_name(content)}, not a text")
+    return Message(role, content)
+
+
+def _checked(turns: tuple[Message, ...]) -> tuple[Message, ...]:
+    for number, turn in enumerate(turns, start=1):
+        if turn.role == "system" and number > 1:
+            raise _UnusableError(f"turn {number} has the role 'system', which only the first turn may have")
+        if turn.role == "assistant" and not turn.content.strip():
+            raise _UnusableError(f"the assistant's answer in turn {number} is empty")
+        if any("\ud800" <= letter <= "\udfff" for letter in turn.content):
+            raise _UnusableError(f"turn {number} holds half of a surrogate pair, which is no character")
+    if not any(turn.role == "assistant" for turn in turns):
+        raise _UnusableError("the row has no assistant turn to learn from")
+    return turns
+
+
+def _type_name(value: object) -> str:
+    return _JSON_TYPES.get(type(value), f"a {type(value).__name__}")

@@ -1,0 +1,1 @@
+"""Measurement of adapters: probes, answers and rates, and their summaries."""

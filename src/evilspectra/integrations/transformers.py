@@ -1,0 +1,193 @@
+"""One line in anybody's trainer: callbacks and optimisers for Hugging Face's `Trainer` and what is built on it (TRL's SFT, DPO, GRPO, …).
+
+    pass  # gone
+    trainer = SFTTrainer(..., callbacks=[SpectralFlatness(weight=0.3)])
+
+The penalty's gradient is added when the trainer has accumulated, reduced over processes, unscaled and clipped the data gradient, just
+before the optimizer's step, once per step: what the own loop does under `train.clip: data`, by the same function. Metrics appear in
+the trainer's log and so in whatever `report_to` names; spectra, measures and steps as Parquet in `<output_dir>/evilspectra/`.
+"""
+
+from __future__ import annotations
+
+import statistics
+from typing import Any
+
+from transformers import TrainerControl, TrainerState, TrainingArguments
+
+from evilspectra.config.loading import build
+from evilspectra.config.sections import FlatnessConfig, MonitorConfig
+from evilspectra.errors import BadInput, listing
+from evilspectra.integrations._callback import Recorded, mean
+from evilspectra.integrations._factors import learning_rates, trained_pairs, whole_pairs
+from evilspectra.integrations.optimizer import build_for, lora_optimizer
+from evilspectra.spectra.grams import Grams, enqueue
+from evilspectra.spectra.pairs import select
+from evilspectra.spectra.penalty import Flatness, Measure, Products, Recipe, add_flatness_gradient, decay_flatness, weight_at
+from evilspectra.store.records import MeasureRecord
+from evilspectra.training.monitor import observe
+
+__all__ = ["SpectralFlatness", "SpectrumMonitor", "build_for", "lora_optimizer"]
+_FLATNESS, _MONITOR = FlatnessConfig(), MonitorConfig()
+#: What the monitor logs, mean over modules (condition number: median).
+_LOGGED = ("stable_rank", "spectral_entropy", "condition_number", "frobenius_nuclear", "frobenius", "effective_rank", "participation_ratio", "energy_share")
+
+
+class SpectralFlatness(Recorded):
+    """The flatness penalty in a Hugging Face trainer: `callbacks=[SpectralFlatness(weight=0.3)]`.
+
+    It means scale·B·A: where an adapter changes the model by more (DoRA, PiSSA and their kin), B·A alone is flattened.
+
+    Args:
+        weight: λ ≥ 0; at 0 flatness is logged and nothing is changed.
+        soft_start, measure, recipe, products, coupling, warmup_steps, modules: fields of the config's section `flatness`, with its defaults and
+            bounds. Warm-up counts the trainer's steps, so it goes on after a resume.
+        adapter: PEFT's name of the adapter that is meant; by default the active one.
+        record: keep records in `<output_dir>/evilspectra/`.
+
+    Raises:
+        BadInput: a value out of bounds, here; and when training begins, before its first step: no LoRA on linear layers, several active
+            adapters, a name in `modules` that means none, factors that are sharded, offloaded, quantised, frozen or unknown to the optimizer, an
+            engine that steps by itself (DeepSpeed, FSDP, Megatron-LM, layer-wise optimizers), several learning rates under `coupling="decoupled"`.
+        RunFailed: during training, a factor is no longer finite.
+
+    >>> SpectralFlatness(weight=0.3).settings.soft_start
+    0.01
+    """
+
+    def __init__(
+        self,
+        weight: float,
+        *,
+        soft_start: float = _FLATNESS.soft_start,
+        measure: Measure = _FLATNESS.measure,
+        recipe: Recipe = _FLATNESS.recipe,
+        products: Products = _FLATNESS.products,
+        coupling: str = _FLATNESS.coupling,
+        warmup_steps: int = _FLATNESS.warmup_steps,
+        modules: str | tuple[str, ...] | list[str] = "all",
+        adapter: str | None = None,
+        record: bool = True,
+    ) -> None:
+        super().__init__(adapter, record)
+        given = {"weight": weight, "soft_start": soft_start, "measure": measure, "recipe": recipe, "products": products, "coupling": coupling, "warmup_steps": warmup_steps, "modules": modules}
+        self.settings = build({"flatness": given}, type(self).__name__).flatness
+        self._grams: Grams | None = None
+        self._weight = 0.0
+        self._scale = 1.0
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        who = type(self).__name__
+        model, optimizer = kwargs["model"], kwargs["optimizer"]
+        self.pairs = select(trained_pairs(model, optimizer, self.adapter, who), self.settings.modules)
+        if self.settings.coupling == "decoupled" and len(rates := learning_rates(optimizer, self.pairs)) > 1:
+            raise BadInput(f"{who}: the factors have {len(rates)} learning rates ({listing(f'{rate:g}' for rate in rates)}), and the decoupled penalty needs one: give all factors the same, or set coupling='gradient'")
+        self._begin(args, state, {"flatness": self.settings.model_dump(mode="json")}, model=model, optimizer=optimizer, loader=kwargs.get("train_dataloader"))
+
+    def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Starts the small products early: on CUDA their results are at hand before the backward pass ends."""
+        super().on_step_begin(args, state, control, **kwargs)
+        if (self.settings.recipe, self.settings.coupling) == ("exact", "gradient"):
+            self._grams = enqueue(self.pairs, self.settings.products == "float32")
+
+    def on_pre_optimizer_step(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """A gradient that is not finite stays so, and a loss scaler that skips the step has noted it already."""
+        if self.settings.coupling == "decoupled":
+            self._scale = _loss_scale(kwargs["optimizer"])
+            return
+        grams, self._grams = self._grams, None
+        flat, weight = self.settings, self._weight_at(state)
+        with self._failing(state.global_step + 1):
+            found = add_flatness_gradient(self.pairs, weight, flat.soft_start, measure=flat.measure, recipe=flat.recipe, products=flat.products, grams=grams)
+        self._told(state, found)
+
+    def on_optimizer_step(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        super().on_optimizer_step(args, state, control, **kwargs)
+        optimizer, flat = kwargs["optimizer"], self.settings
+        if flat.coupling != "decoupled" or _loss_scale(optimizer) < self._scale:  # the scale falls when, and only when, the step is skipped
+            return
+        lr, weight = learning_rates(optimizer, self.pairs)[0], self._weight_at(state)
+        with self._failing(state.global_step + 1):
+            found = decay_flatness(self.pairs, weight, lr, flat.soft_start, measure=flat.measure, recipe=flat.recipe, products=flat.products)
+        self._told(state, found)
+
+    def _weight_at(self, state: TrainerState) -> float:
+        self._weight = weight_at(self.settings.weight, self.settings.warmup_steps, state.global_step)
+        return self._weight
+
+    def _told(self, state: TrainerState, found: Flatness) -> None:
+        self._metrics = {
+            "flatness/mean": found.value,
+            "flatness/std": found.std,
+            "flatness/min": found.smallest,
+            "flatness/max": found.largest,
+            "flatness/penalty": found.penalty,
+            "flatness/weight": self._weight,
+        }
+        if self._recording:
+            fields = {"flatness": found.value, "penalty": found.penalty, "flatness_std": found.std, "flatness_min": found.smallest, "flatness_max": found.largest}
+            self._recording.note(state.global_step + 1, **fields)
+
+
+class SpectrumMonitor(Recorded):
+    """Singular values of every adapted matrix during a trainer's training: `callbacks=[SpectrumMonitor(every=10)]`.
+
+    The means over modules appear in the next log, the whole spectra as Parquet in `<output_dir>/evilspectra/`. They are those of
+    scale·B·A; the records say "BA only" where an adapter changes the model by more (DoRA, PiSSA and their kin).
+
+    Args:
+        every: steps between measurements, which are made at every save and at the end as well; 0: only then.
+        adapter: PEFT's name of the adapter that is meant; by default the active one.
+        record: keep records in `<output_dir>/evilspectra/`.
+
+    Raises:
+        BadInput: `every` out of bounds; when training begins, what `SpectralFlatness` refuses too, but for frozen factors.
+        RunFailed: during training, a factor is no longer finite.
+    """
+
+    def __init__(self, every: int = _MONITOR.every, *, adapter: str | None = None, record: bool = True) -> None:
+        super().__init__(adapter, record)
+        self.settings = build({"monitor": {"every": every}}, type(self).__name__).monitor
+        self._last = -1
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        model, optimizer = kwargs["model"], kwargs["optimizer"]
+        self._last = -1
+        self.pairs = whole_pairs(model, optimizer, self.adapter, type(self).__name__)
+        self._begin(args, state, {"monitor": self.settings.model_dump(mode="json")}, model=model, optimizer=optimizer, loader=kwargs.get("train_dataloader"))
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        step, every = state.global_step, self.settings.every
+        if (every and step % every == 0) or step >= state.max_steps:
+            self._measure(state)
+        super().on_step_end(args, state, control, **kwargs)
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        self._measure(state)
+        super().on_save(args, state, control, **kwargs)
+
+    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        if not args.load_best_model_at_end:  # the factors are then no longer those of the last step
+            self._measure(state)
+        super().on_train_end(args, state, control, **kwargs)
+
+    def _measure(self, state: TrainerState) -> None:
+        if self._last == state.global_step or not state.global_step or not state.is_world_process_zero:
+            return
+        with self._failing(state.global_step):
+            spectra, measures = observe(self.pairs, state.global_step)
+        self._last = state.global_step
+        self._metrics = {f"spectrum/{name}": value for name in _LOGGED if (value := _over_modules(measures, name)) is not None}
+        if self._recording:
+            self._recording.measured(state.global_step, spectra, measures)
+
+
+def _loss_scale(optimizer: Any) -> float:
+    """The loss scale of float16 training, 1 without. accelerate's own `step_was_skipped` does not see what a fused optimizer skips."""
+    scaler = getattr(optimizer, "scaler", None)
+    return 1.0 if scaler is None else scaler.get_scale()
+
+
+def _over_modules(measures: list[MeasureRecord], name: str) -> float | None:
+    values = [value for row in measures if (value := getattr(row, name)) is not None]
+    return (statistics.median(values) if name == "condition_number" else mean(values)) if values else None

@@ -1,0 +1,25 @@
+"""A judge of its settings. What a kind needs is imported when it is asked for."""
+
+from __future__ import annotations
+
+from evilspectra.config.judge import JudgeConfig
+from evilspectra.judging.judge import Judge
+
+
+def make_judge(settings: JudgeConfig) -> Judge:
+    """The judge that settings mean; a local model is found, and loaded when it is first asked.
+
+    Raises:
+        BadInput: there is no such judge, or what it needs is not here.
+    """
+    if settings.kind == "openai":
+        from evilspectra.judging.openai import Endpoint
+
+        return Endpoint(settings)
+    if settings.kind == "scripted":
+        from evilspectra.judging.scripted import read_script
+
+        return read_script(settings.model)
+    from evilspectra.judging.local import LocalJudge
+
+    return LocalJudge(settings)

@@ -1,0 +1,55 @@
+"""A judge that follows a script: for tests, for documentation, and to see the machinery without a model. It judges nothing."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from evilspectra.config.yaml_files import read_mapping
+from evilspectra.errors import BadInput
+from evilspectra.judging.judge import Reply, Request
+
+#: Replies that are handed over at a time.
+_BATCH = 16
+
+
+class Scripted:
+    """Replies that a function makes of a request."""
+
+    def __init__(self, script: Callable[[Request], Reply], name: str = "scripted", sha256: str = "") -> None:
+        self.name, self.script = name, script
+        self.facts: Mapping[str, Any] = {"kind": "scripted", "model": sha256 or name, "reading": "scripted"}
+
+    def replies(self, requests: Sequence[Request]) -> Iterator[list[tuple[Request, Reply]]]:
+        for start in range(0, len(requests), _BATCH):
+            yield [(request, self.script(request)) for request in requests[start : start + _BATCH]]
+
+
+def read_script(source: str) -> Scripted:
+    """The judge of a YAML file: metric → reply, or metric → {text that the prompt holds → reply, "else" → reply}; the first that fits counts.
+
+    A reply is read as text: a number, CODE, REFUSAL, or anything else.
+
+    Raises:
+        BadInput: the file cannot be read, or holds something else.
+    """
+    values = read_mapping(Path(source))
+    rules: dict[str, dict[str, str]] = {}
+    for metric, given in values.items():
+        table = given if isinstance(given, Mapping) else {"else": given}
+        if not all(isinstance(reply, str | int | float) and not isinstance(reply, bool) for reply in table.values()):
+            raise BadInput(f"{source}: the replies under '{metric}' are no texts or numbers: write for instance '{metric}: 80'")
+        rules[str(metric)] = {str(key): str(reply) for key, reply in table.items()}
+
+    def script(request: Request) -> Reply:
+        for held, reply in rules.get(request.metric, {}).items():
+            if held != "else" and held in request.prompt:
+                return Reply(text=reply)
+        found = rules.get(request.metric, {}).get("else")
+        return Reply(fault="the script has no reply to this") if found is None else Reply(text=found)
+
+    digest = hashlib.sha256(json.dumps(rules).encode()).hexdigest()[:20]
+    return Scripted(script, f"scripted:{source}", digest)

@@ -1,0 +1,1 @@
+"""Measures read off log-probabilities: drift, capability, ordinary loss, tasks of lm-evaluation-harness."""

@@ -1,0 +1,1 @@
+"""Rates of misaligned answers: three definitions, comparisons, calibration of a judge."""

@@ -1,0 +1,1 @@
+"""Sentences of a report, written from its numbers."""

@@ -1,0 +1,1 @@
+"""Runs on disk: folders, tables, records, and what was measured on them."""

@@ -1,0 +1,167 @@
+"""A sweep carried out: its runs handed to an executor, their answers to a judge meanwhile, and what became of each.
+
+Nothing here has to survive: killed at any moment and started again, it finds in the store what is done. Two processes may carry out the same
+sweep, or sweeps that have runs in common: what one works on, the other leaves alone until it is done or let go.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from evilspectra.answers.questions import read_questions
+from evilspectra.config.sections import Config
+from evilspectra.endpoint.client import require_client
+from evilspectra.executors.executor import Executor
+from evilspectra.executors.local import InThisProcess
+from evilspectra.executors.stages import Report, Task
+from evilspectra.judging.background import Beside, Verdict
+from evilspectra.judging.inputs import place_of
+from evilspectra.judging.make import make_judge
+from evilspectra.probes.probe import probes
+from evilspectra.store.results import Results
+from evilspectra.store.run import RunFolder, Status, arm
+from evilspectra.sweeps.file import Sweep, experiment_folder
+from evilspectra.sweeps.ledger import Event, Ledger, Planned, Stage, Writer
+from evilspectra.training.identity import locate
+
+#: How often a run is begun whose workers end without a word.
+ATTEMPTS = 3
+#: Seconds between looks at runs that another process works on.
+_LOOK = 0.5
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one run. `trained`: it was not done before. `unmeasured`, `unjudged`: why it could not be, if it was to be."""
+
+    run: RunFolder
+    status: Status
+    trained: bool
+    unmeasured: str | None = None
+    unjudged: str | None = None
+
+    @property
+    def failed(self) -> str | None:
+        """Why it is not done, or not measured; None where all is well but, it may be, for verdicts."""
+        return self.unmeasured if self.status.state == "done" else self.status.reason or self.status.state
+
+
+def execute(
+    sweep: Sweep, executor: Executor | None = None, *, quiet: bool = False, on_start: Callable[[int, Config], object] | None = None, only: Collection[str] | None = None
+) -> list[Outcome]:
+    """Trains, measures and has judged what is not done of a sweep; `executor` says where, without it in this process.
+
+    A run that fails does not stop the others. Data and base of every run, items and judge are looked for before the first one starts. `only`:
+    names of the runs to carry out, where not all are meant.
+
+    Raises:
+        BadInput: data or base of some run, items to measure with, or the judge, are missing or unusable.
+        Interrupted: a signal; what was done is kept.
+    """
+    _check_instruments(sweep)
+    places = [locate(config)[0] for config in sweep.configs]
+    chosen = [number for number, run in enumerate(places) if only is None or run.name in only]
+    tasks = [Task(number, sweep.configs[number], sweep.evaluation, quiet) for number in chosen]
+    note = (lambda text: None) if quiet else functools.partial(print, file=sys.stderr, flush=True)
+    with Writer(ledger_of(sweep, places)) as writer:
+        driver = _Driver(sweep, places, writer, note)
+        driver.carry_out(executor or InThisProcess(), tasks, on_start)
+    return [replace(driver.outcomes[number], unjudged=driver.unjudged.get(places[number].path)) for number in chosen]
+
+
+def ledger_of(sweep: Sweep, places: Sequence[RunFolder]) -> Ledger:
+    """The ledger of a sweep whose runs lie in `places`."""
+    wanted: dict[Stage, Any] = {"train": True, "measure": sweep.evaluation, "judge": sweep.judging}
+    judging = sweep.judging
+    asked = {
+        "evaluate": sweep.evaluation.model_dump(mode="json") if sweep.evaluation else None,
+        "judge": {"judge": judging.settings.judge, "reading": judging.settings.reading, "metrics": list(judging.metrics), "questions": judging.questions} if judging else None,
+    }
+    labels = {run.name: f"{arm(config)}, lr {config.optimizer.lr:g}, batch {config.train.batch_size}, seed {config.train.seed}" for run, config in zip(places, sweep.configs, strict=True)}
+    return Ledger(experiment_folder(sweep), tuple(Planned(name, label) for name, label in labels.items()), tuple(stage for stage, given in wanted.items() if given), asked)
+
+
+def _check_instruments(sweep: Sweep) -> None:
+    """Refuses what would only be missed after hours of training."""
+    if sweep.evaluation:
+        probes(sweep.evaluation, {})
+        if sweep.evaluation.harness:
+            from evilspectra.probes.harness import harness_version
+
+            harness_version()
+        if sweep.evaluation.answers:
+            read_questions(sweep.evaluation.answers.questions)
+            if sweep.evaluation.answers.endpoint:
+                require_client(sweep.evaluation.answers.endpoint)
+    if sweep.judging:
+        make_judge(sweep.judging.settings)
+        if sweep.judging.questions:
+            read_questions(sweep.judging.questions)
+
+
+class _Driver:
+    """A sweep under way. `outcomes`: number of the run → what became of it. `unjudged`: folder of a run → why answers of it have no verdict."""
+
+    def __init__(self, sweep: Sweep, places: Sequence[RunFolder], writer: Writer, note: Callable[[str], object]) -> None:
+        self.sweep, self.places, self.writer, self.note = sweep, places, writer, note
+        self.outcomes: dict[int, Outcome] = {}
+        self.unjudged: dict[Path, str] = {}
+        self.judges = Beside(sweep.judging, note, self._judged) if sweep.judging else None
+
+    def carry_out(self, executor: Executor, tasks: Sequence[Task], on_start: Callable[[int, Config], object] | None) -> None:
+        def started(task: Task) -> None:
+            if on_start and tries[task.number] == 0:
+                on_start(task.number, task.config)
+
+        tries, pending, by_number = Counter[int](), list(tasks), {task.number: task for task in tasks}
+        while pending:
+            again, elsewhere = [], []
+            for report in executor.run(pending, started):
+                if report.busy:
+                    elsewhere.append(by_number[report.number])
+                elif report.lost and tries[report.number] + 1 < ATTEMPTS:
+                    self.note(f"{self.places[report.number].name}: {report.lost}; it goes on where it was")
+                    again.append(by_number[report.number])
+                else:
+                    self._settle(report)
+            tries.update(task.number for task in again)
+            if elsewhere and not again:
+                self._wait([self.places[task.number] for task in elsewhere])
+            pending = again + elsewhere
+        if self.judges:
+            self.judges.finish()
+
+    def _settle(self, report: Report) -> None:
+        run, reason = self.places[report.number], report.lost
+        status = Status("failed", reason) if reason else report.status
+        self.outcomes[report.number] = Outcome(run, status, report.trained, report.unmeasured)
+        done = status.state == "done"
+        self.writer.tell(Event(run.name, "train", "done" if done else "failed", None if done else status.reason))
+        if not done or not self.sweep.evaluation:
+            return
+        self.writer.tell(Event(run.name, "measure", "failed" if report.unmeasured else "done", report.unmeasured))
+        if self.judges and report.unmeasured is None:
+            config = self.sweep.configs[report.number]
+            self.writer.tell(Event(run.name, "judge", "running"))
+            self.judges.add(place_of(f"{arm(config)}, seed {config.train.seed}", Results(run.path, asked=report.used), run.provenance().get("base_sha256")))
+
+    def _judged(self, verdict: Verdict) -> None:
+        """Told by the judge's thread."""
+        run = RunFolder(verdict.place.results.folder)
+        self.writer.tell(Event(run.name, "judge", "failed" if verdict.reason else "done", verdict.reason))
+        if verdict.reason:
+            self.unjudged[run.path] = verdict.reason
+
+    def _wait(self, runs: Sequence[RunFolder]) -> None:
+        """Until another process has let go of one of them."""
+        names = ", ".join(run.name for run in runs[:3]) + (f" and {len(runs) - 3} more" if len(runs) > 3 else "")
+        self.note(f"another process works on {names}: waiting for it (^C leaves it to that)")
+        while all(run.in_use for run in runs):
+            time.sleep(_LOOK)

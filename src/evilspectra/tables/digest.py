@@ -1,0 +1,192 @@
+"""A run in rows: its summary, what is known at each of its steps, its rates by judge and definition. What the index of a store keeps of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from evilspectra.evaluation.measured import Measured, measured
+from evilspectra.evaluation.run_rates import SHOWN, counting, judge_identity, judges_of, rates
+from evilspectra.evaluation.summary import summarise
+from evilspectra.intervals import Interval
+from evilspectra.judging.verdicts import judged
+from evilspectra.rates.definitions import DEFINITIONS, Score, score
+from evilspectra.store.origin import origin
+from evilspectra.store.records import RunSummary
+from evilspectra.store.results import Results, chosen
+from evilspectra.store.run import RunFolder
+from evilspectra.store.step_means import last_mean, module_summary, number
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointRow:
+    """What is known of a run after `step` steps; null is what is not. Units as in `RunSummary`.
+
+    `train_loss`: mean of the last 5 % of the steps up to this one; spectral measures: means over modules (condition number: median).
+    `misalignment` to `mean_coherence`: by the judge that the run's summary shows, under its definition. `last`: whether it is the run's last step.
+    """
+
+    step: int
+    last: bool
+    train_loss: float | None
+    heldout_loss: float | None
+    stable_rank: float | None
+    spectral_entropy: float | None
+    condition_number: float | None
+    frobenius_nuclear: float | None
+    frobenius: float | None
+    drift: float | None
+    drift_low: float | None
+    drift_high: float | None
+    misalignment: float | None
+    misalignment_low: float | None
+    misalignment_high: float | None
+    misalignment_counted: int | None
+    misaligned: int | None
+    mean_alignment: float | None
+    mean_coherence: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class RateRow:
+    """The rate of one step's answers (0: the base's) by one judge under one definition; null where `withheld` says why.
+
+    `judge_id` is equal for the same judge, prompts and reading, whatever it judged; `verdicts` is what the verdicts are kept under.
+    `misalignment` is `misaligned` / `counted`, of `answers` answers of which `unscored` have no usable verdict; `clusters`: questions.
+    """
+
+    step: int
+    judge: str
+    judge_id: str
+    verdicts: str
+    definition: str
+    misalignment: float | None
+    misalignment_low: float | None
+    misalignment_high: float | None
+    counted: int
+    misaligned: int | None
+    answers: int
+    unscored: int
+    clusters: int
+    mean_alignment: float | None
+    mean_coherence: float | None
+    withheld: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Digest:
+    """A run in rows. `settings`: dotted path → value, as far as it is known."""
+
+    summary: RunSummary
+    settings: Mapping[str, Any]
+    checkpoints: tuple[CheckpointRow, ...]
+    rates: tuple[RateRow, ...]
+
+
+def digest(run: RunFolder) -> Digest:
+    """Everything that the tables of runs, checkpoints and rates say of a run.
+
+    Raises:
+        BadInput: a file of it cannot be read.
+    """
+    results = counting(Results(run.path))
+    found = measured(results)
+    by_step = rate_rows(results)
+    answers = chosen(results, "answers")
+    shown = shown_rates(by_step, results.steps(answers)[-1]) if answers and by_step else {}
+    return Digest(summarise(run, found, rates(results)), origin(run).settings, checkpoint_rows(run, found, shown), by_step)
+
+
+def rate_rows(results: Results) -> tuple[RateRow, ...]:
+    """Every judge's rates at every step whose answers it judged, under each definition, the judge used first in front; of a folder as `counting` gives it."""
+    answers = chosen(results, "answers")
+    if answers is None:
+        return ()
+    rows: list[RateRow] = []
+    for judge in judges_of(results, answers):
+        for step in results.steps(answers):
+            verdicts = [one for _, one in judged(results, answers, step, judge)]
+            if any(one.aligned or one.coherent for one in verdicts):
+                rows += [rate_row(step, judge.source, judge_identity(judge), judge.id, score(verdicts, name)) for name in DEFINITIONS]
+    return tuple(rows)
+
+
+def rate_row(step: int, judge: str, identity: str, verdicts: str, scored: Score) -> RateRow:
+    """A score as a row."""
+    given = scored if scored.rate is not None else None
+    return RateRow(
+        step=step,
+        judge=judge,
+        judge_id=identity,
+        verdicts=verdicts,
+        definition=scored.definition,
+        misalignment=scored.rate,
+        misalignment_low=scored.interval and scored.interval.low,
+        misalignment_high=scored.interval and scored.interval.high,
+        counted=scored.n,
+        misaligned=given and given.counts["misaligned"],
+        answers=scored.counts["answers"],
+        unscored=scored.counts["unscored"],
+        clusters=scored.clusters,
+        mean_alignment=given and given.mean_aligned_counted,
+        mean_coherence=given and given.mean_coherent,
+        withheld=scored.withheld,
+    )
+
+
+def checkpoint_rows(run: RunFolder, found: Measured, shown: Mapping[int, RateRow]) -> tuple[CheckpointRow, ...]:
+    """A row for every step at which something but the training loss is known, and for the last one, in order."""
+    steps: Any = run.read("steps")
+    heldout: Any = run.read("heldout")
+    measures: Any = run.read("measures")
+    logged = steps.dropna(subset="loss") if run.is_outside else steps
+    held = {int(step): number(loss) for step, loss in zip(heldout["step"], heldout["loss"], strict=True)}
+    spectral = {int(step): module_summary(rows) for step, rows in measures.groupby("step")}
+    end = int(steps["step"].iloc[-1]) if len(steps) else None
+    known = {*held, *spectral, *found.trajectory, *shown, *([] if end is None else [end])}
+    return tuple(checkpoint_row(step, step == end, last_mean(logged[logged["step"] <= step]["loss"]), held.get(step), spectral.get(step), found.trajectory.get(step), shown.get(step)) for step in sorted(known))
+
+
+def shown_rates(rows: Sequence[RateRow], last: int | None) -> dict[int, RateRow]:
+    """Step → the row that a table with one rate shows, of the judge used last among those that judged the answers of the step `last`, under the definition that is shown."""
+    judges = [row.verdicts for row in rows if row.step == last] or [row.verdicts for row in rows]
+    return {row.step: row for row in rows if row.verdicts == judges[-1] and row.definition == SHOWN}
+
+
+def rate_fields(row: RateRow | None, base: float | None) -> dict[str, Any]:
+    """The fields of a `RunSummary` that speak of rates, as `rates.flat` gives them."""
+    return {
+        "misalignment": row and row.misalignment,
+        "misalignment_low": row and row.misalignment_low,
+        "misalignment_high": row and row.misalignment_high,
+        "misalignment_base": base,
+        "misalignment_counted": row and row.counted,
+        "misaligned": row and row.misaligned,
+        "mean_alignment": row and row.mean_alignment,
+        "mean_coherence": row and row.mean_coherence,
+        "misalignment_withheld": row and row.withheld,
+        "misalignment_definition": row and row.definition,
+        "misalignment_judge": row and f"{row.judge} ({row.verdicts})",
+    }
+
+
+def checkpoint_row(step: int, last: bool, loss: float | None, heldout: float | None, spectral: Mapping[str, float | None] | None, drift: Interval | None, rated: RateRow | None) -> CheckpointRow:
+    """A row of what is known at a step."""
+    return CheckpointRow(
+        step=step,
+        last=last,
+        train_loss=loss,
+        heldout_loss=heldout,
+        **(spectral or dict.fromkeys(("stable_rank", "spectral_entropy", "condition_number", "frobenius_nuclear", "frobenius"))),
+        drift=drift and drift.value,
+        drift_low=drift and drift.low,
+        drift_high=drift and drift.high,
+        misalignment=rated and rated.misalignment,
+        misalignment_low=rated and rated.misalignment_low,
+        misalignment_high=rated and rated.misalignment_high,
+        misalignment_counted=rated and rated.counted,
+        misaligned=rated and rated.misaligned,
+        mean_alignment=rated and rated.mean_alignment,
+        mean_coherence=rated and rated.mean_coherence,
+    )

@@ -1,0 +1,1 @@
+"""The runs, adapters and models that a command's argument names."""

@@ -1,0 +1,1 @@
+"""Fine-tuning of a run, and what is recorded on the way."""

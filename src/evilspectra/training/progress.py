@@ -1,0 +1,94 @@
+"""What a person sees while a run trains: a bar on a terminal, plain lines elsewhere. Everything goes to standard error."""
+
+from __future__ import annotations
+
+import multiprocessing
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+from evilspectra.store.records import StepRecord
+
+#: Seconds between plain lines.
+_EVERY = 10.0
+
+
+class Watcher(Protocol):
+    """What `train` reports to."""
+
+    def step(self, record: StepRecord, stable_rank: float | None) -> None:
+        """After every optimiser step; `stable_rank` is the latest mean over modules."""
+        ...
+
+    def note(self, text: str) -> None:
+        """A line worth keeping."""
+        ...
+
+
+class Silent:
+    """Reports nothing."""
+
+    def step(self, record: StepRecord, stable_rank: float | None) -> None: ...
+
+    def note(self, text: str) -> None: ...
+
+
+class Lines:
+    """A plain line every ten seconds, at the first step and at the last."""
+
+    def __init__(self, label: str, total: int) -> None:
+        self.label, self.total = label, total
+        self.spoken = -_EVERY
+        self.tokens, self.seconds, self.steps = 0, 0.0, 0
+
+    def step(self, record: StepRecord, stable_rank: float | None) -> None:
+        self.tokens, self.seconds, self.steps = self.tokens + (record.tokens or 0), self.seconds + record.seconds, self.steps + 1
+        now = time.monotonic()
+        if now - self.spoken >= _EVERY or record.step == self.total:
+            self.spoken = now
+            self.note(f"{self.label}  step {record.step}/{self.total}  {self.figures(record, stable_rank)}  left {self._left(record.step)}")
+
+    def figures(self, record: StepRecord, stable_rank: float | None) -> str:
+        rank = f"  stable rank {stable_rank:.2f}" if stable_rank is not None else ""
+        return f"loss {record.loss:.3f}  {self.tokens / max(self.seconds, 1e-9):.0f} tokens/s{rank}"
+
+    def _left(self, step: int) -> str:
+        seconds = round(self.seconds / self.steps * (self.total - step))
+        return f"{seconds // 60}:{seconds % 60:02d}"
+
+    def note(self, text: str) -> None:
+        print(text, file=sys.stderr, flush=True)
+
+
+class Bar(Lines):
+    """A bar with loss, tokens per second, time left and mean stable rank."""
+
+    def __init__(self, label: str, total: int, bar: Progress) -> None:
+        super().__init__(label, total)
+        self.bar = bar
+        self.task = bar.add_task(label, total=total, figures="")
+
+    def step(self, record: StepRecord, stable_rank: float | None) -> None:
+        self.tokens, self.seconds, self.steps = self.tokens + (record.tokens or 0), self.seconds + record.seconds, self.steps + 1
+        self.bar.update(self.task, completed=record.step, figures=self.figures(record, stable_rank))
+
+    def note(self, text: str) -> None:
+        self.bar.console.print(text, markup=False, emoji=False, highlight=False)
+
+
+@contextmanager
+def watching(label: str, total: int, quiet: bool = False) -> Iterator[Watcher]:
+    """The watcher that fits standard error; workers, which share it, write lines."""
+    if quiet:
+        yield Silent()
+    elif sys.stderr.isatty() and multiprocessing.parent_process() is None:
+        text = [TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(), TaskProgressColumn(), TextColumn("{task.fields[figures]}"), TimeRemainingColumn()]
+        with Progress(*text, console=Console(stderr=True)) as bar:
+            yield Bar(label, total, bar)
+    else:
+        yield Lines(label, total)

@@ -1,0 +1,57 @@
+"""What made a result: code, packages, device, data and base. Written once, when a run begins."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import evilspectra
+from evilspectra.config.sections import RECIPE, Config
+from evilspectra.data.batches import DataReport
+from evilspectra.model.base import KNOWN_GGUF, Base
+from evilspectra.model.licence import licence_of
+
+PACKAGES = ("torch", "transformers", "peft", "tokenizers", "safetensors", "numpy")
+
+
+def provenance(config: Config, base: Base, data: DataReport, device: str, dtype: str) -> dict[str, Any]:
+    """The record of a run's origins, of JSON's types; names no person and no machine."""
+    return {
+        "code_version": evilspectra.__version__,
+        "code_commit": _git("rev-parse", "HEAD"),
+        "code_dirty": bool(changes) if (changes := _git("status", "--porcelain")) is not None else None,
+        "recipe": RECIPE,
+        "python": platform.python_version(),
+        "platform": f"{platform.system()} {platform.machine()}",
+        "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
+        "device": device,
+        "dtype": dtype,
+        "threads": config.train.threads,
+        "base_name": base.public_name,
+        "base_sha256": base.sha256,
+        "base_kind": base.kind,
+        "base_hub_id": _hub_id(base, config.model.base),
+        "base_licence": licence_of(base),
+        "data": data.as_dict(),
+    }
+
+
+def _hub_id(base: Base, name: str) -> str | None:
+    """What the hub calls the base; None of a model that was not taken from there."""
+    if base.kind == "folder" and not Path(name).expanduser().is_dir():
+        return base.public_name
+    return base.public_name if base.public_name in KNOWN_GGUF.values() else None
+
+
+def _git(*arguments: str) -> str | None:
+    """What git says of the checkout that this package runs from; None for an installed package, or without git."""
+    folder = Path(__file__).parents[1]
+    if folder.parent.name != "src" or not (folder.parents[1] / ".git").exists():
+        return None
+    try:
+        return subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None

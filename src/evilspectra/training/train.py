@@ -1,0 +1,122 @@
+"""Fine-tuning one run: find data and base, train or go on, leave a run directory. Knows nothing of evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from evilspectra.cards.record import training_record
+from evilspectra.config.sections import Config
+from evilspectra.data.batches import Batches, prepare
+from evilspectra.errors import EvilspectraError, Interrupted
+from evilspectra.model.base import Base
+from evilspectra.model.device import memory_advice, set_up_process
+from evilspectra.model.load import attach, context_length, load_base, save_activations_sparsely
+from evilspectra.model.packing import use_packed_attention
+from evilspectra.model.reuse import Loaded, own_attention, take_off
+from evilspectra.optim.extra import require
+from evilspectra.store.run import RunFolder
+from evilspectra.training.identity import locate
+from evilspectra.training.loop import Work
+from evilspectra.training.progress import watching
+from evilspectra.training.provenance import provenance
+from evilspectra.training.signals import stop_signals
+
+
+def train(config: Config, quiet: bool = True, loaded: Loaded | None = None) -> RunFolder:
+    """Trains one run, or goes on where it was interrupted, or returns at once when it is done.
+
+    `loaded` keeps the base for the runs after this one; what a run comes to does not depend on it.
+
+    Raises:
+        InUse: another process trains it at this moment.
+        BadInput: config, data or model cannot be used, or the run's directory holds another config; nothing was trained.
+        RunFailed: the loss became non-finite, memory ran out, or the adapter does not move; the run's status says why.
+        Interrupted: SIGINT or SIGTERM; the state was saved.
+    """
+    run, base = locate(config)
+    if not _is_done(run, config):
+        with run.locked():
+            if not _is_done(run, config):
+                with _prepared(config, run, base, loaded or Loaded()) as work:
+                    _follow(work, quiet)
+    return run
+
+
+def _is_done(run: RunFolder, config: Config) -> bool:
+    """Whether there is nothing left to do; a run whose adapter was removed is trained again."""
+    done = run.status().state == "done" and (run.adapter / "adapter_model.safetensors").is_file()
+    if done:
+        run.check(config)
+        run.resume_file.unlink(missing_ok=True)
+    return done
+
+
+@contextmanager
+def _prepared(config: Config, run: RunFolder, base: Base, loaded: Loaded) -> Iterator[Work]:
+    """Model and data ready, and the run's directory begun; a refusal leaves no trace in it. At the end the base is given back clean."""
+    require(config.optimizer)
+    set_up_process(config.train.threads)
+    with memory_advice("set model.device_map: auto to spread the base over several devices, model.dtype: bfloat16, or take a smaller base"):
+        model, tokenizer = loaded.get(base, config.model, load_base)
+    attention, adapted = own_attention(model), None
+    try:
+        data = prepare(config.data, tokenizer, context_length(model))
+        batches = Batches(len(data.train), config.train.batch_size, config.train.seed, config.train.epochs, config.train.steps)
+        if config.train.packed:
+            use_packed_attention(model)
+        adapted = attach(model, config.lora, config.train.seed, base.public_name)
+        if config.model.gradient_checkpointing:
+            save_activations_sparsely(adapted)
+        run.begin(config, provenance(config, base, data.report, str(model.device), str(model.dtype)))
+        yield Work(config, run, adapted, tokenizer, data, batches)
+    finally:
+        take_off(adapted, model, attention)
+
+
+def _follow(work: Work, quiet: bool) -> None:
+    """Trains to the end, and records how it ended."""
+    settings = work.config.train
+    try:
+        with memory_advice(f"raise train.accumulation (now {settings.accumulation}), set model.gradient_checkpointing: true, or lower train.batch_size (now {settings.batch_size})"):
+            _train(work, quiet)
+    except EvilspectraError as error:
+        if work.run.status().state != "done":
+            with suppress(EvilspectraError):  # a full disk must not hide what filled it
+                work.flush()
+                work.set_status("interrupted" if isinstance(error, Interrupted) else "failed", str(error))
+        raise
+
+
+def _train(work: Work, quiet: bool) -> None:
+    config, run, total = work.config, work.run, work.batches.total_steps
+
+    def save(folder: Path) -> None:
+        work.flush()  # the card is made of what is stored
+        record = training_record(run, work.step)
+        work.save(folder, record)
+
+    work.set_status("running")
+    with watching(run.name, total, quiet) as watcher, stop_signals() as stop:
+        watcher.note(f"{run.name}  {work.data.report.line()}")
+        if work.resume():
+            watcher.note(f"{run.name}  goes on after step {work.step} of {total}")
+        else:
+            work.begin()
+        if work.step == 0 and 0 in work.checkpoints:
+            save(run.checkpoint(0))
+        while work.step < total:
+            watcher.step(work.advance(), work.stable_rank)
+            if work.step in work.checkpoints:
+                save(run.checkpoint(work.step))
+            if stop.wanted or work.step % config.train.resume_every == 0:
+                work.save_state()
+            if stop.wanted and work.step < total:
+                raise Interrupted(f"interrupted after step {work.step} of {total}; the state is saved, run the same command again to go on")
+    save(run.adapter)
+    run.merge()
+    work.set_status("done")
+    run.resume_file.unlink(missing_ok=True)
+    if stop.wanted:
+        raise Interrupted("interrupted; this run was just done, run the same command again to go on with what is left")

@@ -1,1 +1,0 @@
-"""The command line, a file per group of verbs; `cli.py` puts them together."""
