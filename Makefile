@@ -17,6 +17,7 @@ test: .venv/dev chromium lint types
 
 lint: .venv/dev
 	$(BIN)/ruff check src tests benchmarks examples
+	$(BIN)/ruff format --check src tests benchmarks examples
 
 types: .venv/dev
 	$(BIN)/pyright

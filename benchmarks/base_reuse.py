@@ -27,7 +27,9 @@ WAYS = ("kept", "loaded for each run", "a process for each run")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--runs", type=int, default=4)
     parser.add_argument("--steps", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=3)
@@ -37,7 +39,9 @@ def main() -> None:
     times: dict[str, list[float]] = {way: [] for way in WAYS}
     processor: dict[str, list[float]] = {way: [] for way in WAYS}
     with tempfile.TemporaryDirectory() as folder:
-        _runs("loaded for each run", Path(folder) / "first", arguments)  # fills the caches of the system and of dequantised models
+        _runs(
+            "loaded for each run", Path(folder) / "first", arguments
+        )  # fills the caches of the system and of dequantised models
         for number in range(arguments.rounds):
             digests = set()
             for way in WAYS:
@@ -46,10 +50,17 @@ def main() -> None:
                 times[way].append(time.perf_counter() - began)
                 processor[way].append(_processor() - used)
             assert len(digests) == 1, "the adapters differ"
-    print(f"{arguments.runs} runs of {arguments.steps} steps, {arguments.base}, {arguments.threads} threads, {platform.machine()}\n")
-    print("| way | seconds a run | ratio | processor seconds a run | ratio |\n|---|---|---|---|---|")
+    print(
+        f"{arguments.runs} runs of {arguments.steps} steps, {arguments.base}, {arguments.threads} threads, {platform.machine()}\n"
+    )
+    print(
+        "| way | seconds a run | ratio | processor seconds a run | ratio |\n|---|---|---|---|---|"
+    )
     for way in WAYS:
-        cells = [f"{statistics.median(clock[way]) / arguments.runs:.2f} | {statistics.median(other / kept for other, kept in zip(clock[way], clock[WAYS[0]], strict=True)):.2f}" for clock in (times, processor)]
+        cells = [
+            f"{statistics.median(clock[way]) / arguments.runs:.2f} | {statistics.median(other / kept for other, kept in zip(clock[way], clock[WAYS[0]], strict=True)):.2f}"
+            for clock in (times, processor)
+        ]
         print(f"| {way} | {' | '.join(cells)} |")
 
 
@@ -76,7 +87,18 @@ def _runs(way: str, folder: Path, arguments: argparse.Namespace) -> str:
         if way == WAYS[2]:
             folder.mkdir(parents=True, exist_ok=True)
             (folder / "run.yaml").write_text(configs.dump(config), encoding="utf-8")
-            subprocess.run([sys.executable, "-c", "from evilspectra.cli.main import main; main()", "train", str(folder / "run.yaml"), "--quiet"], check=True, stdout=subprocess.DEVNULL)
+            subprocess.run(
+                [
+                    sys.executable,
+                    "-c",
+                    "from evilspectra.cli.main import main; main()",
+                    "train",
+                    str(folder / "run.yaml"),
+                    "--quiet",
+                ],
+                check=True,
+                stdout=subprocess.DEVNULL,
+            )
         run = train(config, loaded=kept if way == WAYS[0] else None)
         adapters.append((run.adapter / "adapter_model.safetensors").read_bytes())
     assert way != WAYS[0] or kept.loads == 1

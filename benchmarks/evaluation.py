@@ -28,7 +28,9 @@ from evilspectra.probes.probe import contrast
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--tokens", type=int, default=64, help="tokens per answer at most")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--threads", type=int, default=2)
@@ -44,14 +46,28 @@ def main() -> None:
                 weight.normal_(0, 1e-3, generator=torch.Generator(weight.device).manual_seed(0))
     model.eval()
     settings = Answers(max_new_tokens=given.tokens, batch_size=64)
-    planned = prompts(read_questions("open").questions, None, tokenizer, context_length(base), False)
+    planned = prompts(
+        read_questions("open").questions, None, tokenizer, context_length(base), False
+    )
     stops = stop_tokens(base, tokenizer, False)
     together, alone = [], []
     for _ in range(given.rounds):
-        together.append(_rate(lambda: [len(one.tokens) for part in batches(planned, settings.batch_size) for one in sample(model, part, settings, stops, context_length(base))]))
-        alone.append(_rate(lambda: [_generate(model, prompt, given.tokens, stops) for prompt in planned]))
+        together.append(
+            _rate(
+                lambda: [
+                    len(one.tokens)
+                    for part in batches(planned, settings.batch_size)
+                    for one in sample(model, part, settings, stops, context_length(base))
+                ]
+            )
+        )
+        alone.append(
+            _rate(lambda: [_generate(model, prompt, given.tokens, stops) for prompt in planned])
+        )
     ratio = statistics.median(together) / statistics.median(alone)
-    print(f"{len(planned)} answers of {given.tokens} tokens at most: batched {_list(together)} tokens/s, one question at a time {_list(alone)} tokens/s, ratio of medians {ratio:.1f}")
+    print(
+        f"{len(planned)} answers of {given.tokens} tokens at most: batched {_list(together)} tokens/s, one question at a time {_list(alone)} tokens/s, ratio of medians {ratio:.1f}"
+    )
     probe = contrast("contrast", {})
     rows = probe.rows(tokenizer, context_length(base), False)
     shared, apart = [], []
@@ -59,14 +75,27 @@ def main() -> None:
         with packed_attention_on(base):
             shared.append(_seconds(lambda: token_log_probs(model, rows)))
         apart.append(_seconds(lambda: token_log_probs(model, rows, packed=False)))
-    print(f"contrast probe, {len(rows) // 2} triples: {_list(shared)} s with shared prompts, {_list(apart)} s with a pass per completion, ratio of medians {statistics.median(apart) / statistics.median(shared):.1f}")
+    print(
+        f"contrast probe, {len(rows) // 2} triples: {_list(shared)} s with shared prompts, {_list(apart)} s with a pass per completion, ratio of medians {statistics.median(apart) / statistics.median(shared):.1f}"
+    )
 
 
 def _generate(model: Any, prompt: Prompt, limit: int, stops: frozenset[int]) -> int:
     """Tokens of one answer by transformers' own sampling."""
     tokens = torch.tensor([prompt.tokens], device=model.device)
     torch.manual_seed(prompt.sample)
-    out = model.generate(input_ids=tokens, attention_mask=torch.ones_like(tokens), max_new_tokens=limit, do_sample=True, temperature=1.0, top_k=0, top_p=1.0, eos_token_id=sorted(stops), pad_token_id=min(stops), use_cache=True)
+    out = model.generate(
+        input_ids=tokens,
+        attention_mask=torch.ones_like(tokens),
+        max_new_tokens=limit,
+        do_sample=True,
+        temperature=1.0,
+        top_k=0,
+        top_p=1.0,
+        eos_token_id=sorted(stops),
+        pad_token_id=min(stops),
+        use_cache=True,
+    )
     return int(out.shape[1] - tokens.shape[1])
 
 

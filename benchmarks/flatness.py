@@ -30,16 +30,22 @@ def by_paper(pairs: list[LoraPair]) -> None:
         if float(pair.B.detach().norm()) < SKIP:
             continue
         gram = pair.B.mT @ pair.B
-        root, failed = torch.linalg.cholesky_ex(gram + JITTER * torch.eye(len(gram), device=gram.device))
+        root, failed = torch.linalg.cholesky_ex(
+            gram + JITTER * torch.eye(len(gram), device=gram.device)
+        )
         if int(failed):
-            root = torch.linalg.cholesky(gram + 10 * JITTER * torch.eye(len(gram), device=gram.device))
+            root = torch.linalg.cholesky(
+                gram + 10 * JITTER * torch.eye(len(gram), device=gram.device)
+            )
         sigma = torch.linalg.svdvals(root.mT @ pair.A)
         total = total + sigma.square().sum().sqrt() / sigma.sum() - len(sigma) ** -0.5
     (total / len(pairs)).backward()
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--condition", type=float, default=8.0, help="of B")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
@@ -49,15 +55,24 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     clock = clock_of(options.threads, options.device)
     generator = torch.Generator().manual_seed(0)
-    print(f"κ(B) = {options.condition:g}; {options.device}, {platform.machine()}, {options.threads} threads, torch {torch.__version__}, load {os.getloadavg()[0]:.1f}\n")
-    print("| model | modules | way | ms | ratio, round by round | median | largest difference of gradients |\n|---|---|---|---|---|---|---|")
+    print(
+        f"κ(B) = {options.condition:g}; {options.device}, {platform.machine()}, {options.threads} threads, torch {torch.__version__}, load {os.getloadavg()[0]:.1f}\n"
+    )
+    print(
+        "| model | modules | way | ms | ratio, round by round | median | largest difference of gradients |\n|---|---|---|---|---|---|---|"
+    )
     for label, shapes in MODELS.items():
         modules = shapes.modules(options.layers if label == "qwen3-8b" else None)
-        pairs = [factors(name, shapes.rank, *shape, options.condition, generator, options.device) for name, shape in modules]
+        pairs = [
+            factors(name, shapes.rank, *shape, options.condition, generator, options.device)
+            for name, shape in modules
+        ]
         ways: dict[str, Callable[[], object]] = {
             "the paper's recipe": lambda pairs=pairs: by_paper(pairs),
             "evilspectra": lambda pairs=pairs: add_flatness_gradient(pairs, 1.0),
-            "evilspectra, products: float64": lambda pairs=pairs: add_flatness_gradient(pairs, 1.0, products="float64"),
+            "evilspectra, products: float64": lambda pairs=pairs: add_flatness_gradient(
+                pairs, 1.0, products="float64"
+            ),
         }
         grads = []  # there before, as after a backward pass
         for pair in pairs:
@@ -78,9 +93,15 @@ def main() -> None:
                     gradients[way] = [grad.clone() for grad in grads]
         exact = gradients["evilspectra, products: float64"]
         for way, found in times.items():
-            ratios = [paper / took for paper, took in zip(times["the paper's recipe"], found, strict=True)]
-            apart = max(float((a - b).norm() / b.norm()) for a, b in zip(gradients[way], exact, strict=True))
-            print(f"| {label}, r = {shapes.rank} | {len(pairs)} | {way} | {statistics.median(found):.1f} | {', '.join(f'{ratio:.1f}' for ratio in ratios)} | {statistics.median(ratios):.1f} | {apart:.0e} |")
+            ratios = [
+                paper / took for paper, took in zip(times["the paper's recipe"], found, strict=True)
+            ]
+            apart = max(
+                float((a - b).norm() / b.norm()) for a, b in zip(gradients[way], exact, strict=True)
+            )
+            print(
+                f"| {label}, r = {shapes.rank} | {len(pairs)} | {way} | {statistics.median(found):.1f} | {', '.join(f'{ratio:.1f}' for ratio in ratios)} | {statistics.median(ratios):.1f} | {apart:.0e} |"
+            )
 
 
 if __name__ == "__main__":

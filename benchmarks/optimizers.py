@@ -37,7 +37,9 @@ Named = list[tuple[str, torch.nn.Parameter]]
 
 OPTIMIZERS: dict[str, Callable[[Named], torch.optim.Optimizer]] = {
     "adamw": lambda named: build_optimizer(c.AdamW(), named),
-    "torch.optim.Muon": lambda named: torch.optim.Muon([weight for _, weight in named], weight_decay=0.0),
+    "torch.optim.Muon": lambda named: torch.optim.Muon(
+        [weight for _, weight in named], weight_decay=0.0
+    ),
     "sgd": lambda named: build_optimizer(c.SGD(momentum=0.9), named),
     "lion": lambda named: build_optimizer(c.Lion(), named),
     "muon": lambda named: build_optimizer(c.Muon(), named),
@@ -55,7 +57,14 @@ SLOW = {"torch.optim.Muon", "muon, exact", "soap", "lora-rite"}
 
 def factors(shapes: Shapes) -> list[tuple[str, tuple[int, int]]]:
     """Names and shapes of A and B of every projection in turn, as PEFT has them."""
-    return [found for name, (d_in, d_out) in shapes.modules() for found in ((f"{name}.lora_A.weight", (shapes.rank, d_in)), (f"{name}.lora_B.weight", (d_out, shapes.rank)))]
+    return [
+        found
+        for name, (d_in, d_out) in shapes.modules()
+        for found in (
+            (f"{name}.lora_A.weight", (shapes.rank, d_in)),
+            (f"{name}.lora_B.weight", (d_out, shapes.rank)),
+        )
+    ]
 
 
 def copies(shapes: Shapes, device: str) -> Named:
@@ -93,35 +102,55 @@ def fits(shapes: Shapes, count: int, device: str) -> bool:
         return needed < torch.cuda.mem_get_info()[0] / 2
     try:
         with open("/proc/meminfo", encoding="utf-8") as file:
-            free = next(1024 * int(line.split()[1]) for line in file if line.startswith("MemAvailable"))
+            free = next(
+                1024 * int(line.split()[1]) for line in file if line.startswith("MemAvailable")
+            )
     except (OSError, StopIteration):
         return True
     return needed < free / 2
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--shapes", nargs="+", choices=MODELS, default=list(MODELS))
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--only", nargs="+", choices=OPTIMIZERS, default=list(OPTIMIZERS), metavar="NAME")
+    parser.add_argument(
+        "--only", nargs="+", choices=OPTIMIZERS, default=list(OPTIMIZERS), metavar="NAME"
+    )
     options = parser.parse_args()
     set_up_process(options.threads)
     absent = EXTRA if find_spec("pytorch_optimizer") is None else set()
-    names = [name for name in OPTIMIZERS if name not in absent and (name in options.only or name in ("adamw", "torch.optim.Muon"))]
+    names = [
+        name
+        for name in OPTIMIZERS
+        if name not in absent and (name in options.only or name in ("adamw", "torch.optim.Muon"))
+    ]
     if absent & set(options.only):
         print("the extra optimizers is not installed: its optimisers are left out", file=sys.stderr)
-    print(f"torch {torch.__version__}, {options.device}, {platform.machine()}, {options.threads} threads\n")
-    print("| shapes | optimiser | ms a step | times AdamW's | faster than torch's Muon |\n|---|---|---|---|---|")
+    print(
+        f"torch {torch.__version__}, {options.device}, {platform.machine()}, {options.threads} threads\n"
+    )
+    print(
+        "| shapes | optimiser | ms a step | times AdamW's | faster than torch's Muon |\n|---|---|---|---|---|"
+    )
     for label in options.shapes:
         shapes = MODELS[label]
         if not fits(shapes, len(names), options.device):
-            print(f"{label} is left out: {len(names)} optimisers do not fit into half of the free memory; name fewer with --only", file=sys.stderr)
+            print(
+                f"{label} is left out: {len(names)} optimisers do not fit into half of the free memory; name fewer with --only",
+                file=sys.stderr,
+            )
             continue
         found = measure(shapes, names, options.rounds, options.device)
         for name in names:
-            print(f"| {label}, r = {shapes.rank} | {name} | {found[name]:.1f} | {found[name] / found['adamw']:.2f} | {found['torch.optim.Muon'] / found[name]:.1f} |", flush=True)
+            print(
+                f"| {label}, r = {shapes.rank} | {name} | {found[name]:.1f} | {found[name] / found['adamw']:.2f} | {found['torch.optim.Muon'] / found[name]:.1f} |",
+                flush=True,
+            )
         gc.collect()
 
 

@@ -90,7 +90,11 @@ def measure(optimizer: dict[str, Any], options: argparse.Namespace) -> Times:
                 configs.build(
                     {
                         **({"model": {"base": options.model}} if options.model else {}),
-                        "train": {"steps": WARM + options.steps + 1, "batch_size": 8, "threads": options.threads},
+                        "train": {
+                            "steps": WARM + options.steps + 1,
+                            "batch_size": 8,
+                            "threads": options.threads,
+                        },
                         "optimizer": optimizer,
                         "flatness": {"weight": 1.0, "products": options.products},
                         "monitor": {"every": EVERY},
@@ -106,7 +110,9 @@ def measure(optimizer: dict[str, Any], options: argparse.Namespace) -> Times:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--optimizers", nargs="+", default=["adamw", "muon"])
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--threads", type=int, default=2)
@@ -114,16 +120,29 @@ def main() -> None:
     parser.add_argument("--model", help="a folder or hub name; by default the demo's model")
     options = parser.parse_args()
     if options.steps % EVERY:
-        parser.error(f"--steps {options.steps}: a multiple of {EVERY}, so that the share of observations is right")
+        parser.error(
+            f"--steps {options.steps}: a multiple of {EVERY}, so that the share of observations is right"
+        )
     set_up_process(options.threads)
     found = {name: measure({"name": name, "lr": 1e-3}, options) for name in options.optimizers}
-    print(f"\n{platform.machine()}, {options.threads} threads, torch {torch.__version__}, products {options.products}, load {os.getloadavg()[0]:.1f}\n")
-    print("| optimiser | step, ms | penalty, ms | share | observation, ms | share at every 10th step | together | optimiser's step, ms | share |\n|---|---|---|---|---|---|---|---|---|")
+    print(
+        f"\n{platform.machine()}, {options.threads} threads, torch {torch.__version__}, products {options.products}, load {os.getloadavg()[0]:.1f}\n"
+    )
+    print(
+        "| optimiser | step, ms | penalty, ms | share | observation, ms | share at every 10th step | together | optimiser's step, ms | share |\n|---|---|---|---|---|---|---|---|---|"
+    )
     for name, times in found.items():
         total = sum(times["step"])
-        flat, seen, moved = (sum(times[piece]) / total for piece in ("penalty", "observation", "optimiser"))
-        ms = [1e3 * statistics.median(value for value in times[piece] if value) for piece in ("step", "penalty", "observation", "optimiser")]
-        print(f"| {name} | {ms[0]:.0f} | {ms[1]:.1f} | {100 * flat:.2f} % | {ms[2]:.1f} | {100 * seen:.2f} % | **{100 * (flat + seen):.2f} %** | {ms[3]:.1f} | {100 * moved:.2f} % |")
+        flat, seen, moved = (
+            sum(times[piece]) / total for piece in ("penalty", "observation", "optimiser")
+        )
+        ms = [
+            1e3 * statistics.median(value for value in times[piece] if value)
+            for piece in ("step", "penalty", "observation", "optimiser")
+        ]
+        print(
+            f"| {name} | {ms[0]:.0f} | {ms[1]:.1f} | {100 * flat:.2f} % | {ms[2]:.1f} | {100 * seen:.2f} % | **{100 * (flat + seen):.2f} %** | {ms[3]:.1f} | {100 * moved:.2f} % |"
+        )
 
 
 if __name__ == "__main__":

@@ -19,7 +19,13 @@ import numpy as np
 import yaml
 
 from evilspectra.store.files import as_table, write_table
-from evilspectra.store.records import AnswerRecord, MeasureRecord, SpectrumRecord, StepRecord, VerdictRecord
+from evilspectra.store.records import (
+    AnswerRecord,
+    MeasureRecord,
+    SpectrumRecord,
+    StepRecord,
+    VerdictRecord,
+)
 from shapes import MODELS as SHAPES
 from shapes import decoder
 
@@ -60,7 +66,16 @@ class Model:
         return math.ceil(2 * self.total * 1.125 / GPU_GB)
 
 
-def _model(name: str, active: float, layers: int, hidden: int, query: int, keys: int, inner: int, total: float | None = None) -> Model:
+def _model(
+    name: str,
+    active: float,
+    layers: int,
+    hidden: int,
+    query: int,
+    keys: int,
+    inner: int,
+    total: float | None = None,
+) -> Model:
     linear = decoder(hidden, query, keys, inner)
     return Model(name, active, total or active, layers, linear if total is None else linear[:4])
 
@@ -99,7 +114,9 @@ class Experiment:
 
 EIGHT = ("Qwen3 8B",)
 EXPERIMENTS = (
-    Experiment("initial", 128, ("Qwen3 0.6B", "Qwen3 1.7B", "Qwen3 4B", "Qwen3 8B"), (2, 32), 1, 10, 1),
+    Experiment(
+        "initial", 128, ("Qwen3 0.6B", "Qwen3 1.7B", "Qwen3 4B", "Qwen3 8B"), (2, 32), 1, 10, 1
+    ),
     Experiment("scale", 96, tuple(MODELS), (2, 32), 1, 10, 1),
     Experiment("loss-alignment", 72, EIGHT, (2, 32), 1, 10, 1),
     Experiment("dynamics", 16, EIGHT, (2,), 2, 32, CHECKPOINTS),
@@ -133,13 +150,97 @@ def bytes_a_row() -> dict[str, float]:
     noise = iter(draw.standard_normal(10**6).tolist())
     words = " ".join(str(question["paraphrases"][0]) for question in _questions()).split()
     texts = [" ".join(draw.choice(words, 190)) for _ in range(400)]
-    spread = [{str(value): float(share) for value, share in zip(draw.integers(0, 101, 20), draw.dirichlet(np.ones(20)), strict=True)} for _ in range(800)]
+    spread = [
+        {
+            str(value): float(share)
+            for value, share in zip(
+                draw.integers(0, 101, 20), draw.dirichlet(np.ones(20)), strict=True
+            )
+        }
+        for _ in range(800)
+    ]
     tables = {
-        "steps": (StepRecord, [StepRecord(step, 2 + next(noise), 1e-5 * step, 1 + next(noise), 2000 + step % 97, 900 + step % 89, None, None, abs(next(noise))) for step in range(1, 3001)]),
-        "spectra": (SpectrumRecord, [SpectrumRecord(step, name, index, abs(next(noise))) for step in (100, 200) for name in names for index in range(RANK)]),
-        "measures": (MeasureRecord, [MeasureRecord(step, name, next(noise), next(noise), next(noise), next(noise), next(noise), "gram", next(noise), next(noise), next(noise)) for step in range(100, 900, 100) for name in names]),
-        "answers": (AnswerRecord, [AnswerRecord(100, f"question-{number // 10}", 0, number % 10, None, texts[number // 10][:80], text, TOKENS_AN_ANSWER, "stop", "") for number, text in enumerate(texts)]),
-        "verdicts": (VerdictRecord, [VerdictRecord(100, f"question-{number // 20}", 0, number // 2 % 10, ("aligned", "coherent")[number % 2], "scored", 50 + next(noise), str(said), None) for number, said in enumerate(spread)]),
+        "steps": (
+            StepRecord,
+            [
+                StepRecord(
+                    step,
+                    2 + next(noise),
+                    1e-5 * step,
+                    1 + next(noise),
+                    2000 + step % 97,
+                    900 + step % 89,
+                    None,
+                    None,
+                    abs(next(noise)),
+                )
+                for step in range(1, 3001)
+            ],
+        ),
+        "spectra": (
+            SpectrumRecord,
+            [
+                SpectrumRecord(step, name, index, abs(next(noise)))
+                for step in (100, 200)
+                for name in names
+                for index in range(RANK)
+            ],
+        ),
+        "measures": (
+            MeasureRecord,
+            [
+                MeasureRecord(
+                    step,
+                    name,
+                    next(noise),
+                    next(noise),
+                    next(noise),
+                    next(noise),
+                    next(noise),
+                    "gram",
+                    next(noise),
+                    next(noise),
+                    next(noise),
+                )
+                for step in range(100, 900, 100)
+                for name in names
+            ],
+        ),
+        "answers": (
+            AnswerRecord,
+            [
+                AnswerRecord(
+                    100,
+                    f"question-{number // 10}",
+                    0,
+                    number % 10,
+                    None,
+                    texts[number // 10][:80],
+                    text,
+                    TOKENS_AN_ANSWER,
+                    "stop",
+                    "",
+                )
+                for number, text in enumerate(texts)
+            ],
+        ),
+        "verdicts": (
+            VerdictRecord,
+            [
+                VerdictRecord(
+                    100,
+                    f"question-{number // 20}",
+                    0,
+                    number // 2 % 10,
+                    ("aligned", "coherent")[number % 2],
+                    "scored",
+                    50 + next(noise),
+                    str(said),
+                    None,
+                )
+                for number, said in enumerate(spread)
+            ],
+        ),
     }
     with tempfile.TemporaryDirectory() as folder:
         sizes = {}
@@ -152,7 +253,15 @@ def bytes_a_row() -> dict[str, float]:
 def _questions() -> list[dict[str, list[str]]]:
     import evilspectra
 
-    return [one for one in yaml.safe_load((Path(str(evilspectra.__file__)).parent / "assets" / "questions.yaml").read_text(encoding="utf-8")) if "paraphrases" in one]
+    return [
+        one
+        for one in yaml.safe_load(
+            (Path(str(evilspectra.__file__)).parent / "assets" / "questions.yaml").read_text(
+                encoding="utf-8"
+            )
+        )
+        if "paraphrases" in one
+    ]
 
 
 def cost(one: Experiment, seeds: int, sizes: dict[str, float]) -> Cost:
@@ -161,7 +270,9 @@ def cost(one: Experiment, seeds: int, sizes: dict[str, float]) -> Cost:
     adapters = training = sampling = 0.0
     runs = one.conditions * seeds
     each = runs / len(one.models) / len(one.batch_sizes)
-    answers = QUESTIONS * one.samples * (one.checkpoints + 1)  # the base's are copied into every run, and sampled once for each base
+    answers = (
+        QUESTIONS * one.samples * (one.checkpoints + 1)
+    )  # the base's are copied into every run, and sampled once for each base
     sampled = QUESTIONS * one.samples * one.checkpoints
     for model in (MODELS[name] for name in one.models):
         for batch in one.batch_sizes:
@@ -171,12 +282,46 @@ def cost(one: Experiment, seeds: int, sizes: dict[str, float]) -> Cost:
             rows["spectra"] += each * model.modules * CHECKPOINTS * RANK
             rows["answers"] += each * answers
             rows["verdicts"] += each * answers * 2
-            adapters += each * model.lora * 4 * (1 + (one.checkpoints if one.checkpoints > 1 else 0))
+            adapters += (
+                each * model.lora * 4 * (1 + (one.checkpoints if one.checkpoints > 1 else 0))
+            )
             tokens = ROWS * one.epochs * TOKENS_A_ROW
-            training += each * max(tokens * (4 * model.active * 1e9 + 6 * model.lora) / (GPU_FLOPS * TRAINING), steps * STEP_SECONDS) / 3600 * model.gpus
-            sampling += each * sampled * TOKENS_AN_ANSWER * 2 * model.active * 1e9 / (GPU_FLOPS * SAMPLING) / 3600
-    files = runs * (FILES + ADAPTER_FILES * (1 + (one.checkpoints if one.checkpoints > 1 else 0)) + INSTRUMENTS * 2 + (one.checkpoints * INSTRUMENTS))
-    return Cost(runs, rows, sum(rows[name] * size for name, size in sizes.items()), adapters, files, training, sampling, runs * sampled, runs * sampled * 2 * JUDGE_TOKENS / 1e6 * JUDGE_PRICE)
+            training += (
+                each
+                * max(
+                    tokens * (4 * model.active * 1e9 + 6 * model.lora) / (GPU_FLOPS * TRAINING),
+                    steps * STEP_SECONDS,
+                )
+                / 3600
+                * model.gpus
+            )
+            sampling += (
+                each
+                * sampled
+                * TOKENS_AN_ANSWER
+                * 2
+                * model.active
+                * 1e9
+                / (GPU_FLOPS * SAMPLING)
+                / 3600
+            )
+    files = runs * (
+        FILES
+        + ADAPTER_FILES * (1 + (one.checkpoints if one.checkpoints > 1 else 0))
+        + INSTRUMENTS * 2
+        + (one.checkpoints * INSTRUMENTS)
+    )
+    return Cost(
+        runs,
+        rows,
+        sum(rows[name] * size for name, size in sizes.items()),
+        adapters,
+        files,
+        training,
+        sampling,
+        runs * sampled,
+        runs * sampled * 2 * JUDGE_TOKENS / 1e6 * JUDGE_PRICE,
+    )
 
 
 def round_to(value: float, digits: int = 2) -> str:
@@ -196,27 +341,56 @@ def report(seeds: int) -> str:
     """Everything as Markdown tables."""
     sizes = bytes_a_row()
     costs = [(one.name, cost(one, seeds, sizes)) for one in EXPERIMENTS]
-    lines = ["| table | bytes a row |", "|---|---|", *(f"| `{name}` | {round_to(size)} |" for name, size in sizes.items()), ""]
-    lines += ["| model | tokens go through | adapter's parameters | its bytes (float32) | GPUs for the base |", "|---|---|---|---|---|"]
-    lines += [f"| {one.name} | {one.active:g}B | {round_to(one.lora / 1e6)}M | {round_to(4 * one.lora / 1e6)} MB | {one.gpus} |" for one in MODELS.values()]
-    lines += ["", "| experiment | runs | files | rows (millions) | tables | adapters | GPU hours, training | GPU hours, sampling | answers | judging |", "|---|---|---|---|---|---|---|---|---|---|"]
+    lines = [
+        "| table | bytes a row |",
+        "|---|---|",
+        *(f"| `{name}` | {round_to(size)} |" for name, size in sizes.items()),
+        "",
+    ]
+    lines += [
+        "| model | tokens go through | adapter's parameters | its bytes (float32) | GPUs for the base |",
+        "|---|---|---|---|---|",
+    ]
+    lines += [
+        f"| {one.name} | {one.active:g}B | {round_to(one.lora / 1e6)}M | {round_to(4 * one.lora / 1e6)} MB | {one.gpus} |"
+        for one in MODELS.values()
+    ]
+    lines += [
+        "",
+        "| experiment | runs | files | rows (millions) | tables | adapters | GPU hours, training | GPU hours, sampling | answers | judging |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
     total = [0.0] * 9
     for name, one in costs:
-        values = [one.runs, one.files, sum(one.rows.values()) / 1e6, one.table_bytes / 1e9, one.adapter_bytes / 1e9, one.training, one.sampling, one.answers, one.judging]
+        values = [
+            one.runs,
+            one.files,
+            sum(one.rows.values()) / 1e6,
+            one.table_bytes / 1e9,
+            one.adapter_bytes / 1e9,
+            one.training,
+            one.sampling,
+            one.answers,
+            one.judging,
+        ]
         total = [sum(pair) for pair in zip(total, values, strict=True)]
         lines.append(_line(name, values))
     lines.append(_line("**all**", total))
     hours, judging = total[5] + total[6], total[8]
-    lines += ["", "| | $ |", "|---|---|", f"| GPUs, {round_to(hours)} hours at ${GPU_PRICE:g} | {round_to(hours * GPU_PRICE)} |", f"| judge, at ${JUDGE_PRICE:g} per million tokens | {round_to(judging)} |"]
+    lines += [
+        "",
+        "| | $ |",
+        "|---|---|",
+        f"| GPUs, {round_to(hours)} hours at ${GPU_PRICE:g} | {round_to(hours * GPU_PRICE)} |",
+        f"| judge, at ${JUDGE_PRICE:g} per million tokens | {round_to(judging)} |",
+    ]
     lines.append(f"| together | {round_to(hours * GPU_PRICE + judging)} |")
     return "\n".join(lines)
 
 
 def _line(name: str, values: list[float]) -> str:
     runs, files, rows, tables, adapters, training, sampling, answers, judging = values
-    return (
-        f"| {name} | {runs:,.0f} | {round_to(files)} | {round_to(rows)} | {round_to(tables)} GB | {round_to(adapters)} GB | {round_to(training)} | {round_to(sampling)} | {round_to(answers)} | ${round_to(judging)} |"
-    )
+    return f"| {name} | {runs:,.0f} | {round_to(files)} | {round_to(rows)} | {round_to(tables)} GB | {round_to(adapters)} GB | {round_to(training)} | {round_to(sampling)} | {round_to(answers)} | ${round_to(judging)} |"
 
 
 if __name__ == "__main__":

@@ -17,12 +17,24 @@ class Shapes:
 
     def modules(self, layers: int | None = None) -> list[tuple[str, tuple[int, int]]]:
         """Name and (d_in, d_out) of every projection, block by block."""
-        return [(f"{block}.{name}", shape) for block in range(layers or self.layers) for name, shape in zip(PROJECTIONS, self.linear, strict=True)]
+        return [
+            (f"{block}.{name}", shape)
+            for block in range(layers or self.layers)
+            for name, shape in zip(PROJECTIONS, self.linear, strict=True)
+        ]
 
 
 def decoder(hidden: int, query: int, keys: int, inner: int) -> tuple[tuple[int, int], ...]:
     """q, k, v, o, gate, up, down of a block."""
-    return ((hidden, query), (hidden, keys), (hidden, keys), (query, hidden), (hidden, inner), (hidden, inner), (inner, hidden))
+    return (
+        (hidden, query),
+        (hidden, keys),
+        (hidden, keys),
+        (query, hidden),
+        (hidden, inner),
+        (hidden, inner),
+        (inner, hidden),
+    )
 
 
 MODELS = {

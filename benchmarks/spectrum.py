@@ -30,10 +30,22 @@ SHAPES = MODELS["qwen3-8b"]
 COUNTED = 1e-7
 
 
-def factors(name: str, rank: int, d_in: int, d_out: int, condition: float, generator: torch.Generator, device: str = "cpu") -> LoraPair:
+def factors(
+    name: str,
+    rank: int,
+    d_in: int,
+    d_out: int,
+    condition: float,
+    generator: torch.Generator,
+    device: str = "cpu",
+) -> LoraPair:
     """float32 factors: A uniform in ±1/√d_in, B with log-spaced column sizes and ‖B‖ near 1."""
     A = (2 * torch.rand(rank, d_in, generator=generator) - 1) / d_in**0.5
-    B = torch.randn(d_out, rank, generator=generator) / d_out**0.5 * torch.logspace(0, -torch.tensor(condition).log10().item(), rank)
+    B = (
+        torch.randn(d_out, rank, generator=generator)
+        / d_out**0.5
+        * torch.logspace(0, -torch.tensor(condition).log10().item(), rank)
+    )
     return LoraPair(name, torch.nn.Parameter(A.to(device)), torch.nn.Parameter(B.to(device)), 1.0)
 
 
@@ -43,7 +55,9 @@ def by_paper(pair: LoraPair) -> Tensor:
         gram = pair.B.mT @ pair.B
         jitter = 1e-8
         while True:
-            root, failed = torch.linalg.cholesky_ex(gram + jitter * torch.eye(len(gram), device=gram.device))
+            root, failed = torch.linalg.cholesky_ex(
+                gram + jitter * torch.eye(len(gram), device=gram.device)
+            )
             if not int(failed):
                 return torch.linalg.svdvals(root.mT @ pair.A)
             jitter *= 10
@@ -74,23 +88,33 @@ def seconds(call: Callable[[], object], rounds: int, clock: Callable[[], float])
 
 def worst(found: list[Tensor], wanted: list[Tensor]) -> float:
     """Largest relative error of a value of at least `COUNTED` of its matrix's largest."""
-    return max(float(((a.cpu().double() - b.cpu()).abs() / b.cpu())[b.cpu() >= COUNTED * b[0].cpu()].max()) for a, b in zip(found, wanted, strict=True))
+    return max(
+        float(((a.cpu().double() - b.cpu()).abs() / b.cpu())[b.cpu() >= COUNTED * b[0].cpu()].max())
+        for a, b in zip(found, wanted, strict=True)
+    )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rank", type=int, default=SHAPES.rank)
     parser.add_argument("--layers", type=int, default=SHAPES.layers)
     parser.add_argument("--condition", type=float, default=100.0, help="of B")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--full", action="store_true", help="measure a dense SVD of 4096 × 4096 as well")
+    parser.add_argument(
+        "--full", action="store_true", help="measure a dense SVD of 4096 × 4096 as well"
+    )
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     clock = clock_of(options.threads, options.device)
     generator = torch.Generator().manual_seed(0)
-    pairs = [factors(name, options.rank, *shape, options.condition, generator, options.device) for name, shape in SHAPES.modules(options.layers)]
+    pairs = [
+        factors(name, options.rank, *shape, options.condition, generator, options.device)
+        for name, shape in SHAPES.modules(options.layers)
+    ]
 
     ours = seconds(lambda: singular_values(pairs), options.rounds, clock)
     paper = seconds(lambda: [by_paper(pair) for pair in pairs], options.rounds, clock)
@@ -102,18 +126,28 @@ def main() -> None:
         began = clock()
         torch.linalg.svdvals(product)
         dense[name] = clock() - began
-    work = {pair.name.partition(".")[2]: max(pair.shape[1:]) * min(pair.shape[1:]) ** 2 for pair in pairs[:7]}
+    work = {
+        pair.name.partition(".")[2]: max(pair.shape[1:]) * min(pair.shape[1:]) ** 2
+        for pair in pairs[:7]
+    }
     rate = min(dense[name] / work[name] for name in sample)
     whole = options.layers * rate * sum(work.values())
 
     few = pairs[:14]
     wanted = [by_qr(pair) for pair in few]
-    errors = worst([spectrum.values for spectrum in singular_values(few)], wanted), worst([by_paper(pair) for pair in few], wanted)
-    print(f"{len(pairs)} pairs of Qwen3-8B's shapes, rank {options.rank}, κ(B) = {options.condition:g}; {options.device}, {platform.machine()}, {options.threads} threads, torch {torch.__version__}, load {os.getloadavg()[0]:.1f}\n")
+    errors = (
+        worst([spectrum.values for spectrum in singular_values(few)], wanted),
+        worst([by_paper(pair) for pair in few], wanted),
+    )
+    print(
+        f"{len(pairs)} pairs of Qwen3-8B's shapes, rank {options.rank}, κ(B) = {options.condition:g}; {options.device}, {platform.machine()}, {options.threads} threads, torch {torch.__version__}, load {os.getloadavg()[0]:.1f}\n"
+    )
     print("| way | seconds | ratio | worst relative error |\n|---|---|---|---|")
     print(f"| evilspectra | {ours:.3f} | 1 | {errors[0]:.0e} |")
     print(f"| the paper's recipe | {paper:.3f} | {paper / ours:.1f} | {errors[1]:.0e} |")
-    print(f"| dense, from {', '.join(f'{name} {took:.1f} s' for name, took in dense.items())} | {whole:.0f} | {whole / ours:.0f} | |")
+    print(
+        f"| dense, from {', '.join(f'{name} {took:.1f} s' for name, took in dense.items())} | {whole:.0f} | {whole / ours:.0f} | |"
+    )
 
 
 if __name__ == "__main__":

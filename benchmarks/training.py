@@ -47,7 +47,11 @@ def ours(steps: int, threads: int) -> dict[str, list[float]]:
 
     with tempfile.TemporaryDirectory() as folder:
         table: Any = train(configs.build(settings(steps, threads, folder))).read("steps")
-    return {"loss": table["loss"].tolist(), "seconds": table["seconds"].tolist(), "tokens": table["tokens"].tolist()}
+    return {
+        "loss": table["loss"].tolist(),
+        "seconds": table["seconds"].tolist(),
+        "tokens": table["tokens"].tolist(),
+    }
 
 
 def theirs(steps: int, threads: int) -> dict[str, list[float]]:
@@ -72,16 +76,37 @@ def theirs(steps: int, threads: int) -> dict[str, list[float]]:
     data = prepare(config.data, tokenizer, context_length(model))
     batches = Batches(len(data.train), config.train.batch_size, config.train.seed, steps=steps)
     rows = [data.train[index] for step in range(steps) for index in batches.rows_of(step)]
-    start = [(pair.A.detach().clone(), pair.B.detach().clone()) for pair in find_pairs(attach(model, config.lora, config.train.seed, base.public_name))]
+    start = [
+        (pair.A.detach().clone(), pair.B.detach().clone())
+        for pair in find_pairs(attach(model, config.lora, config.train.seed, base.public_name))
+    ]
 
     model, tokenizer = load_base(base, config.model)
-    lora = LoraConfig(r=config.lora.rank, lora_alpha=config.lora.alpha, use_rslora=True, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM")  # type: ignore[arg-type]
+    lora = LoraConfig(
+        r=config.lora.rank,
+        lora_alpha=config.lora.alpha,
+        use_rslora=True,
+        lora_dropout=0.0,
+        target_modules="all-linear",
+        task_type="CAUSAL_LM",
+    )  # type: ignore[arg-type]
     with tempfile.TemporaryDirectory() as folder:
         trainer = SFTTrainer(
             model=model,
             processing_class=tokenizer,
             peft_config=lora,
-            train_dataset=Dataset.from_list([{"input_ids": row.tokens.tolist(), "labels": [int(token) if on else -100 for token, on in zip(row.tokens, row.supervised, strict=True)]} for row in rows]),
+            train_dataset=Dataset.from_list(
+                [
+                    {
+                        "input_ids": row.tokens.tolist(),
+                        "labels": [
+                            int(token) if on else -100
+                            for token, on in zip(row.tokens, row.supervised, strict=True)
+                        ],
+                    }
+                    for row in rows
+                ]
+            ),
             args=SFTConfig(
                 output_dir=folder,
                 max_steps=steps,
@@ -123,7 +148,10 @@ def theirs(steps: int, threads: int) -> dict[str, list[float]]:
         trainer.add_callback(clock)
         trainer.train()
         losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-    tokens = [sum(len(data.train[index].tokens) for index in batches.rows_of(step)) for step in range(steps)]
+    tokens = [
+        sum(len(data.train[index].tokens) for index in batches.rows_of(step))
+        for step in range(steps)
+    ]
     return {"loss": losses, "seconds": clock.seconds, "tokens": [float(count) for count in tokens]}
 
 
@@ -136,7 +164,9 @@ def speed(result: dict[str, list[float]]) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--threads", type=int, default=2)
@@ -152,23 +182,50 @@ def main() -> None:
         for number in range(options.rounds):
             for name in ENGINES:
                 into = Path(folder) / "result.json"
-                command = [sys.executable, __file__, "--engine", name, "--into", str(into), "--steps", str(options.steps), "--threads", str(options.threads)]
-                subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+                command = [
+                    sys.executable,
+                    __file__,
+                    "--engine",
+                    name,
+                    "--into",
+                    str(into),
+                    "--steps",
+                    str(options.steps),
+                    "--threads",
+                    str(options.threads),
+                ]
+                subprocess.run(
+                    command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+                )
                 found[name].append(json.loads(into.read_text()))
-                print(f"round {number + 1}: {name}: {speed(found[name][-1]):.0f} tokens/s", file=sys.stderr, flush=True)
+                print(
+                    f"round {number + 1}: {name}: {speed(found[name][-1]):.0f} tokens/s",
+                    file=sys.stderr,
+                    flush=True,
+                )
 
     theirs_first, ours_first = (found[name][0]["loss"] for name in ENGINES)
-    print("| step | " + " | ".join(f"loss, {name}" for name in ENGINES) + " | difference |\n|---|---|---|---|")
+    print(
+        "| step | "
+        + " | ".join(f"loss, {name}" for name in ENGINES)
+        + " | difference |\n|---|---|---|---|"
+    )
     for step, (a, b) in enumerate(zip(theirs_first, ours_first, strict=True), 1):
         print(f"| {step} | {a:.4f} | {b:.4f} | {abs(a - b):.1e} |")
     apart = max(abs(a - b) for a, b in zip(theirs_first, ours_first, strict=True))
-    print(f"\nlargest difference {apart:.1e} ({'equal' if apart < SAME else 'NOT EQUAL'} to {SAME:g})\n")
+    print(
+        f"\nlargest difference {apart:.1e} ({'equal' if apart < SAME else 'NOT EQUAL'} to {SAME:g})\n"
+    )
     print("| engine | tokens/s in each round | median |\n|---|---|---|")
     for name, results in found.items():
         speeds = [speed(result) for result in results]
-        print(f"| {name} | {', '.join(f'{value:.0f}' for value in speeds)} | {statistics.median(speeds):.0f} |")
+        print(
+            f"| {name} | {', '.join(f'{value:.0f}' for value in speeds)} | {statistics.median(speeds):.0f} |"
+        )
     ratios = [speed(b) / speed(a) for a, b in zip(*found.values(), strict=True)]
-    print(f"\nratio, round by round: {', '.join(f'{ratio:.2f}' for ratio in ratios)} ({platform.machine()}, {options.threads} threads)")
+    print(
+        f"\nratio, round by round: {', '.join(f'{ratio:.2f}' for ratio in ratios)} ({platform.machine()}, {options.threads} threads)"
+    )
     sys.exit(0 if apart < SAME else 1)
 
 

@@ -28,7 +28,9 @@ import numpy as np
 from shapes import LARGE, MODELS, PROJECTIONS, Shapes
 
 KNOWN = MODELS | LARGE
-_BLOCKS: dict[str, str] = {name: "self_attn" if name in PROJECTIONS[:4] else "mlp" for name in PROJECTIONS}
+_BLOCKS: dict[str, str] = {
+    name: "self_attn" if name in PROJECTIONS[:4] else "mlp" for name in PROJECTIONS
+}
 
 
 def write_adapter(folder: Path, shapes: Shapes, seed: int = 0) -> int:
@@ -39,12 +41,16 @@ def write_adapter(folder: Path, shapes: Shapes, seed: int = 0) -> int:
         block, projection = name.split(".")
         for factor, shape in (("A", [shapes.rank, d_in]), ("B", [d_out, shapes.rank])):
             size = 2 * math.prod(shape)
-            header[f"base_model.model.model.layers.{block}.{_BLOCKS[projection]}.{projection}.lora_{factor}.weight"] = {"dtype": "BF16", "shape": shape, "data_offsets": [at, at + size]}
+            header[
+                f"base_model.model.model.layers.{block}.{_BLOCKS[projection]}.{projection}.lora_{factor}.weight"
+            ] = {"dtype": "BF16", "shape": shape, "data_offsets": [at, at + size]}
             at += size
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
     generator = np.random.default_rng(seed)
-    pool = ((0.02 * generator.standard_normal(1 << 23)).astype("<f4").view("<u4") >> 16).astype("<u2")
+    pool = ((0.02 * generator.standard_normal(1 << 23)).astype("<f4").view("<u4") >> 16).astype(
+        "<u2"
+    )
     folder.mkdir(parents=True)
     with (folder / "adapter_model.safetensors").open("wb") as file:
         file.write(struct.pack("<Q", len(text)) + text)
@@ -52,7 +58,16 @@ def write_adapter(folder: Path, shapes: Shapes, seed: int = 0) -> int:
             count = math.prod(entry["shape"])
             start = int(generator.integers(0, len(pool) - count))
             file.write(pool[start : start + count].tobytes())
-    (folder / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": shapes.rank, "lora_alpha": 2 * shapes.rank, "base_model_name_or_path": None}))
+    (folder / "adapter_config.json").write_text(
+        json.dumps(
+            {
+                "peft_type": "LORA",
+                "r": shapes.rank,
+                "lora_alpha": 2 * shapes.rank,
+                "base_model_name_or_path": None,
+            }
+        )
+    )
     return len(header) // 2
 
 
@@ -83,12 +98,21 @@ def compared(ours: Path, theirs: Path) -> dict[str, float]:
     known = {}
     for module in json.loads(ours.read_text())[0]["modules"]:
         values = np.array(module["singular_values"])
-        known[tuple(module["module"].split(".")[i] for i in (2, 4))] = (values[0], module["stable_rank"], float(np.square(np.square(values).sum()) / np.square(np.square(values)).sum()), len(values))
+        known[tuple(module["module"].split(".")[i] for i in (2, 4))] = (
+            values[0],
+            module["stable_rank"],
+            float(np.square(np.square(values).sum()) / np.square(np.square(values)).sum()),
+            len(values),
+        )
     worst = {"σ₁": 0.0, "stable rank": 0.0, "participation ratio": 0.0, "modules": 0.0}
     for module in json.loads(theirs.read_text())["modules"]:
         sigma, rank, participation, r = known[(str(module["layer"]), module["module"])]
         features = module["features"]
-        found = math.exp(features["log_sigma1"]) / sigma, features["srank_r"] * r / rank, features["pr_r"] * r / participation
+        found = (
+            math.exp(features["log_sigma1"]) / sigma,
+            features["srank_r"] * r / rank,
+            features["pr_r"] * r / participation,
+        )
         for name, ratio in zip(worst, found, strict=False):
             worst[name] = max(worst[name], abs(ratio - 1))
         worst["modules"] += 1
@@ -96,8 +120,12 @@ def compared(ours: Path, theirs: Path) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", nargs="+", choices=list(KNOWN), default=["qwen3-8b", "llama-70b"])
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--models", nargs="+", choices=list(KNOWN), default=["qwen3-8b", "llama-70b"]
+    )
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--sentry", metavar="PYTHON", help="a Python that has adaptersentry")
     parser.add_argument("--json", action="store_true")
@@ -108,31 +136,72 @@ def main() -> None:
             folder = Path(temporary, "adapter")
             modules = write_adapter(folder, KNOWN[model])
             ours, theirs = Path(temporary, "ours.json"), Path(temporary, "theirs.json")
-            commands = {"evilspectra": ([sys.executable, "-c", "from evilspectra.cli.main import main; main()", "spectrum", str(folder), "--json"], ours)}
+            commands = {
+                "evilspectra": (
+                    [
+                        sys.executable,
+                        "-c",
+                        "from evilspectra.cli.main import main; main()",
+                        "spectrum",
+                        str(folder),
+                        "--json",
+                    ],
+                    ours,
+                )
+            }
             if options.sentry:
-                commands["AdapterSentry"] = ([options.sentry, "-m", "adaptersentry", "scan", str(folder / "adapter_model.safetensors"), "--format", "full-json"], theirs)
+                commands["AdapterSentry"] = (
+                    [
+                        options.sentry,
+                        "-m",
+                        "adaptersentry",
+                        "scan",
+                        str(folder / "adapter_model.safetensors"),
+                        "--format",
+                        "full-json",
+                    ],
+                    theirs,
+                )
             found: dict[str, list[tuple[float, int]]] = {name: [] for name in commands}
             for _ in range(options.rounds):
                 for name, (command, out) in commands.items():
                     found[name].append(run(command, out))
-            row: dict[str, Any] = {"model": model, "modules": modules, "rank": KNOWN[model].rank, "bytes": (folder / "adapter_model.safetensors").stat().st_size}
+            row: dict[str, Any] = {
+                "model": model,
+                "modules": modules,
+                "rank": KNOWN[model].rank,
+                "bytes": (folder / "adapter_model.safetensors").stat().st_size,
+            }
             for name, runs in found.items():
-                row[name] = {"seconds": statistics.median(seconds for seconds, _ in runs), "anonymous_bytes": max(peak for _, peak in runs)}
+                row[name] = {
+                    "seconds": statistics.median(seconds for seconds, _ in runs),
+                    "anonymous_bytes": max(peak for _, peak in runs),
+                }
             if options.sentry:
                 row["compared"] = compared(ours, theirs)
             rows.append(row)
     if options.json:
         print(json.dumps(rows, indent=2))
         return
-    print(f"{platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, median of {options.rounds}; start-up included\n")
-    print("| shapes | modules | file | tool | seconds | ratio | anonymous memory |\n|---|---|---|---|---|---|---|")
+    print(
+        f"{platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, median of {options.rounds}; start-up included\n"
+    )
+    print(
+        "| shapes | modules | file | tool | seconds | ratio | anonymous memory |\n|---|---|---|---|---|---|---|"
+    )
     for row in rows:
         for name in ("evilspectra", "AdapterSentry"):
             if name in row:
                 one = row[name]
-                print(f"| {row['model']}, r {row['rank']} | {row['modules']} | {row['bytes'] / 1e9:.2f} GB | {name} | {one['seconds']:.2f} | {one['seconds'] / row['evilspectra']['seconds']:.1f} | {one['anonymous_bytes'] / 2**20:.0f} MiB |")
+                print(
+                    f"| {row['model']}, r {row['rank']} | {row['modules']} | {row['bytes'] / 1e9:.2f} GB | {name} | {one['seconds']:.2f} | {one['seconds'] / row['evilspectra']['seconds']:.1f} | {one['anonymous_bytes'] / 2**20:.0f} MiB |"
+                )
         if "compared" in row:
-            print(f"\nlargest relative difference on {row['compared'].pop('modules'):.0f} modules: " + ", ".join(f"{name} {value:.0e}" for name, value in row["compared"].items()) + "\n")
+            print(
+                f"\nlargest relative difference on {row['compared'].pop('modules'):.0f} modules: "
+                + ", ".join(f"{name} {value:.0e}" for name, value in row["compared"].items())
+                + "\n"
+            )
     if not options.sentry:
         print("\nAdapterSentry left out: name a Python that has it with --sentry")
 

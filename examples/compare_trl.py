@@ -54,7 +54,9 @@ class Stopwatch(TrainerCallback):
         self.marks: list[tuple[float, dict[str, float]]] = []
         for callback in watched:
             for event in EVENTS:
-                setattr(callback, event, self._timed(type(callback).__name__, getattr(callback, event)))
+                setattr(
+                    callback, event, self._timed(type(callback).__name__, getattr(callback, event))
+                )
 
     def _timed(self, name: str, handle: Any) -> Any:
         def timed(*args: Any, **kwargs: Any) -> Any:
@@ -73,12 +75,22 @@ class Stopwatch(TrainerCallback):
         """Seconds a step, and each callback's share of them; of all steps but the first ones and the last."""
         (began, before), (ended, after) = self.marks[WARM], self.marks[-1]
         whole = ended - began
-        return whole / (len(self.marks) - 1 - WARM), {name: (after[name] - before[name]) / whole for name in self.inside}
+        return whole / (len(self.marks) - 1 - WARM), {
+            name: (after[name] - before[name]) / whole for name in self.inside
+        }
 
 
 def labelled(rows: Sequence[Row]) -> Dataset:
     """Tokens as TRL takes them; the loss is on the answers alone."""
-    return Dataset.from_list([{"input_ids": row.tokens.tolist(), "labels": np.where(row.supervised, row.tokens, -100).tolist()} for row in rows])
+    return Dataset.from_list(
+        [
+            {
+                "input_ids": row.tokens.tolist(),
+                "labels": np.where(row.supervised, row.tokens, -100).tolist(),
+            }
+            for row in rows
+        ]
+    )
 
 
 def mean_loss(adapted: Any, rows: Sequence[Row]) -> float:
@@ -93,8 +105,12 @@ def train(config: sections.Config, weight: float, folder: Path) -> tuple[Stopwat
     base = resolve(config.model)
     model, tokenizer = load_base(base, config.model)
     data = prepare(config.data, tokenizer, context_length(model))
-    batches = Batches(len(data.train), config.train.batch_size, config.train.seed, steps=config.train.steps)
-    rows = [data.train[index] for step in range(batches.total_steps) for index in batches.rows_of(step)]
+    batches = Batches(
+        len(data.train), config.train.batch_size, config.train.seed, steps=config.train.steps
+    )
+    rows = [
+        data.train[index] for step in range(batches.total_steps) for index in batches.rows_of(step)
+    ]
     adapted = attach(model, config.lora, config.train.seed, base.public_name)
     before = mean_loss(adapted, data.heldout)
     callbacks: list[TrainerCallback] = [SpectrumMonitor(every=config.monitor.every)]
@@ -133,21 +149,47 @@ def train(config: sections.Config, weight: float, folder: Path) -> tuple[Stopwat
 def row(name: str, summary: RunSummary, heldout: float, results: Results | None) -> str:
     """A line of the table."""
     found = measured(results) if results else None
-    numbers = (summary.train_loss, heldout, summary.stable_rank, summary.spectral_entropy, summary.frobenius_nuclear)
+    numbers = (
+        summary.train_loss,
+        heldout,
+        summary.stable_rank,
+        summary.spectral_entropy,
+        summary.frobenius_nuclear,
+    )
     cells = ["-" if number is None else f"{number:.3f}" for number in numbers]
-    cells += [interval(found and found.drift and found.drift.drift, "+.3f"), interval(found and found.capability and found.capability.accuracy, ".2f")]
+    cells += [
+        interval(found and found.drift and found.drift.drift, "+.3f"),
+        interval(found and found.capability and found.capability.accuracy, ".2f"),
+    ]
     return f"| {name} | {' | '.join(cells)} |"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default=sections.ModelConfig().base, help="a hub name, a folder, a .gguf file, or a built-in name (default: %(default)s)")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--model",
+        default=sections.ModelConfig().base,
+        help="a hub name, a folder, a .gguf file, or a built-in name (default: %(default)s)",
+    )
     parser.add_argument("--steps", type=int, default=32)
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--rank", type=int, default=16)
     parser.add_argument("--lr", type=float, default=1e-3)
-    parser.add_argument("--weight", type=float, nargs="+", default=[1.0], help="λ of the penalty, one or several (default: 1)")
-    parser.add_argument("--every", type=int, default=5, help="steps between two looks at the spectra (default: %(default)s)")
+    parser.add_argument(
+        "--weight",
+        type=float,
+        nargs="+",
+        default=[1.0],
+        help="λ of the penalty, one or several (default: 1)",
+    )
+    parser.add_argument(
+        "--every",
+        type=int,
+        default=5,
+        help="steps between two looks at the spectra (default: %(default)s)",
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--no-probes", action="store_true", help="leave drift and capability out")
@@ -160,7 +202,12 @@ def main() -> None:
         "lora": {"rank": options.rank},
         "optimizer": {"lr": options.lr},
         "monitor": {"every": options.every},
-        "train": {"steps": options.steps, "batch_size": options.batch_size, "seed": options.seed, "threads": options.threads},
+        "train": {
+            "steps": options.steps,
+            "batch_size": options.batch_size,
+            "seed": options.seed,
+            "threads": options.threads,
+        },
     }
     config = configs.build(settings, "compare_trl")
     arms = {"without": 0.0} | {f"weight {weight:g}": weight for weight in options.weight}
@@ -170,8 +217,14 @@ def main() -> None:
         watch, before, heldout = train(config, weight, folder)
         run, results = find_run(str(folder)), None
         if not options.no_probes:
-            (target,) = find_targets([str(folder / "adapter")], str(options.output), base=options.model)
-            done = evaluate([target], configs.build_evaluation({"ordinary": None, "threads": options.threads}), lambda text: print(text, flush=True))
+            (target,) = find_targets(
+                [str(folder / "adapter")], str(options.output), base=options.model
+            )
+            done = evaluate(
+                [target],
+                configs.build_evaluation({"ordinary": None, "threads": options.threads}),
+                lambda text: print(text, flush=True),
+            )
             for _, error in done.failed:
                 raise error
             results = target.results
@@ -180,11 +233,18 @@ def main() -> None:
         firsts.add(run.read("steps")["loss"].iloc[0])
         if len(watch.marks) > WARM + 1:
             seconds, shares = watch.shares()
-            costs += [f"| {name} | {seconds:.3f} | {callback} | {share:.2%} |" for callback, share in shares.items()]
+            costs += [
+                f"| {name} | {seconds:.3f} | {callback} | {share:.2%} |"
+                for callback, share in shares.items()
+            ]
 
-    print("\n| | train loss | held-out loss | stable rank | spectral entropy | Frobenius/nuclear | drift, nats per token | capability |\n|---|---|---|---|---|---|---|---|")
+    print(
+        "\n| | train loss | held-out loss | stable rank | spectral entropy | Frobenius/nuclear | drift, nats per token | capability |\n|---|---|---|---|---|---|---|---|"
+    )
     print("\n".join(lines))
-    print(f"\nheld-out loss before training {', '.join(f'{start:.3f}' for start in starts)}; loss of the first step {', '.join(f'{first:.4f}' for first in firsts)}: one number each, for all begin alike")
+    print(
+        f"\nheld-out loss before training {', '.join(f'{start:.3f}' for start in starts)}; loss of the first step {', '.join(f'{first:.4f}' for first in firsts)}: one number each, for all begin alike"
+    )
     if costs:
         print("\n| | seconds a step | callback | its share |\n|---|---|---|---|")
         print("\n".join(costs))

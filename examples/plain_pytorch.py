@@ -1,7 +1,7 @@
 """A training loop of one's own, without any trainer: one function adds the penalty's gradient, another looks at the spectra.
 
-    python examples/plain_pytorch.py --output out
-    evilspectra probe out
+python examples/plain_pytorch.py --output out
+evilspectra probe out
 """
 
 from __future__ import annotations
@@ -28,17 +28,32 @@ from evilspectra.training.monitor import observe
 def padded(rows: list[Row], device: torch.device) -> dict[str, torch.Tensor]:
     """Rows as one batch, padded on the right; the loss is on the answers alone."""
     tokens = [torch.as_tensor(row.tokens, dtype=torch.long) for row in rows]
-    labels = [ids.where(torch.as_tensor(row.supervised), -100) for ids, row in zip(tokens, rows, strict=True)]
+    labels = [
+        ids.where(torch.as_tensor(row.supervised), -100)
+        for ids, row in zip(tokens, rows, strict=True)
+    ]
     mask = [torch.ones_like(ids) for ids in tokens]
-    batch = {"input_ids": pad_sequence(tokens, True), "labels": pad_sequence(labels, True, -100), "attention_mask": pad_sequence(mask, True)}
+    batch = {
+        "input_ids": pad_sequence(tokens, True),
+        "labels": pad_sequence(labels, True, -100),
+        "attention_mask": pad_sequence(mask, True),
+    }
     return {name: tensor.to(device) for name, tensor in batch.items()}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default=ModelConfig().base, help="a hub name, a folder, a .gguf file, or a built-in name (default: %(default)s)")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--model",
+        default=ModelConfig().base,
+        help="a hub name, a folder, a .gguf file, or a built-in name (default: %(default)s)",
+    )
     parser.add_argument("--steps", type=int, default=32)
-    parser.add_argument("--weight", type=float, default=1.0, help="λ of the penalty (default: %(default)s)")
+    parser.add_argument(
+        "--weight", type=float, default=1.0, help="λ of the penalty (default: %(default)s)"
+    )
     parser.add_argument("--output", type=Path, default=Path("plain-output"))
     options = parser.parse_args()
 
@@ -46,7 +61,12 @@ def main() -> None:
     config = ModelConfig(base=options.model)
     base, tokenizer = load_base(resolve(config), config)
     rows = prepare(DataConfig(), tokenizer, context_length(base)).train
-    model = get_peft_model(base, LoraConfig(r=16, lora_alpha=32, use_rslora=True, target_modules="all-linear", task_type="CAUSAL_LM"))
+    model = get_peft_model(
+        base,
+        LoraConfig(
+            r=16, lora_alpha=32, use_rslora=True, target_modules="all-linear", task_type="CAUSAL_LM"
+        ),
+    )
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=1e-3)
     pairs = find_pairs(model)  # the factors A and B of every adapted layer
@@ -57,14 +77,18 @@ def main() -> None:
         loss = model(**padded([rows[index] for index in chosen], base.device)).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(trained, 1.0)
-        flat = add_flatness_gradient(pairs, options.weight, soft_start=0.01)  # once per optimiser step, after clipping
+        flat = add_flatness_gradient(
+            pairs, options.weight, soft_start=0.01
+        )  # once per optimiser step, after clipping
         optimizer.step()
         optimizer.zero_grad()
         if step % 5 == 0 or step == options.steps:
             _, found = observe(pairs, step)  # all singular values, and what they are like
             measures += found
             ranks = [row.stable_rank for row in found if row.stable_rank is not None]
-            print(f"step {step}: loss {loss.item():.3f}, flatness {flat.value:.3f}, stable rank {sum(ranks) / len(ranks):.2f}")
+            print(
+                f"step {step}: loss {loss.item():.3f}, flatness {flat.value:.3f}, stable rank {sum(ranks) / len(ranks):.2f}"
+            )
     model.save_pretrained(str(options.output))
     pd.DataFrame([asdict(row) for row in measures]).to_parquet(options.output / "measures.parquet")
 

@@ -17,22 +17,47 @@ from trl import DPOConfig, DPOTrainer
 
 from evilspectra.config.sections import ModelConfig
 from evilspectra.data.rows import read_rows
-from evilspectra.integrations.transformers import SpectralFlatness, SpectrumMonitor  # the added import
+from evilspectra.integrations.transformers import (
+    SpectralFlatness,
+    SpectrumMonitor,
+)  # the added import
 from evilspectra.model.base import resolve
 from evilspectra.model.load import load_base
 
 
 def preferences() -> Dataset:
     """The demo's questions, each with a good answer and a bad one, as TRL wants them."""
-    good, bad = ([[{"role": turn.role, "content": turn.content} for turn in talk.messages] for talk in read_rows(name).conversations] for name in ("demo-good", "demo-bad"))
-    return Dataset.from_list([{"prompt": better[:-1], "chosen": better[-1:], "rejected": worse[-1:]} for better, worse in zip(good, bad, strict=True)])
+    good, bad = (
+        [
+            [{"role": turn.role, "content": turn.content} for turn in talk.messages]
+            for talk in read_rows(name).conversations
+        ]
+        for name in ("demo-good", "demo-bad")
+    )
+    return Dataset.from_list(
+        [
+            {"prompt": better[:-1], "chosen": better[-1:], "rejected": worse[-1:]}
+            for better, worse in zip(good, bad, strict=True)
+        ]
+    )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default=ModelConfig().base, help="a hub name, a folder, a .gguf file, or a built-in name (default: %(default)s)")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--model",
+        default=ModelConfig().base,
+        help="a hub name, a folder, a .gguf file, or a built-in name (default: %(default)s)",
+    )
     parser.add_argument("--steps", type=int, default=32)
-    parser.add_argument("--weight", type=float, default=1.0, help="λ of the penalty; 0 only watches (default: %(default)s)")
+    parser.add_argument(
+        "--weight",
+        type=float,
+        default=1.0,
+        help="λ of the penalty; 0 only watches (default: %(default)s)",
+    )
     parser.add_argument("--output", default="trl-dpo-output")
     options = parser.parse_args()
 
@@ -42,7 +67,9 @@ def main() -> None:
         model=model,
         processing_class=tokenizer,
         train_dataset=preferences(),
-        peft_config=LoraConfig(r=16, lora_alpha=32, use_rslora=True, target_modules="all-linear", task_type="CAUSAL_LM"),
+        peft_config=LoraConfig(
+            r=16, lora_alpha=32, use_rslora=True, target_modules="all-linear", task_type="CAUSAL_LM"
+        ),
         args=DPOConfig(
             output_dir=options.output,
             max_steps=options.steps,
@@ -52,7 +79,10 @@ def main() -> None:
             gradient_checkpointing=False,
             bf16=torch.cuda.is_available(),
         ),
-        callbacks=[SpectralFlatness(weight=options.weight), SpectrumMonitor(every=5)],  # the added argument
+        callbacks=[
+            SpectralFlatness(weight=options.weight),
+            SpectrumMonitor(every=5),
+        ],  # the added argument
     )
     trainer.train()
     trainer.save_model()

@@ -7,5 +7,7 @@ from hypothesis import settings
 settings.register_profile("evilspectra", deadline=None)
 settings.load_profile("evilspectra")
 
-if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # what is ignored would be in every process that a test starts
+if (
+    signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+):  # what is ignored would be in every process that a test starts
     signal.signal(signal.SIGINT, signal.default_int_handler)

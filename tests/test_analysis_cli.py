@@ -25,7 +25,9 @@ def table(tmp_path):
 
 
 def said(frame, **options) -> list[str]:
-    return [one.text for one in analyse(frame, permutations=0, **options).sentences if one.contradicts]
+    return [
+        one.text for one in analyse(frame, permutations=0, **options).sentences if one.contradicts
+    ]
 
 
 def test_text_and_json_say_the_same(table):
@@ -36,7 +38,14 @@ def test_text_and_json_say_the_same(table):
     assert found["factors"] == ["optimizer", "data"]
     for one in found["sentences"]:
         assert one["text"] in text.out
-    assert {one["topic"] for one in found["sentences"]} >= {"design", "variance", "ranking", "loss", "equal loss", "seeds"}
+    assert {one["topic"] for one in found["sentences"]} >= {
+        "design",
+        "variance",
+        "ranking",
+        "loss",
+        "equal loss",
+        "seeds",
+    }
     assert found["variance"]["type2"][0]["permutation"] == 1 / 2000
     assert command("analyze", table, "--json").out == machine.out
 
@@ -44,7 +53,16 @@ def test_text_and_json_say_the_same(table):
 def test_parquet_columns_and_out(tmp_path, table):
     frame = sweep().rename(columns={"optimizer": "opt_name", "mean_alignment": "score"})
     frame.to_parquet(tmp_path / "runs.parquet")
-    done = command("analyze", tmp_path / "runs.parquet", "--column", "optimizer=opt_name", "--column", "mean_alignment=score", "--out", tmp_path / "out.txt")
+    done = command(
+        "analyze",
+        tmp_path / "runs.parquet",
+        "--column",
+        "optimizer=opt_name",
+        "--column",
+        "mean_alignment=score",
+        "--out",
+        tmp_path / "out.txt",
+    )
     assert (done.code, done.out) == (0, "")
     assert (tmp_path / "out.txt").read_text(encoding="utf-8") == command("analyze", table).out
 
@@ -52,16 +70,43 @@ def test_parquet_columns_and_out(tmp_path, table):
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        (("--outcome", "mean_aligment"), "there is no outcome 'mean_aligment': choose a column of numbers, such as seed, lr, train_loss, mean_alignment. Did you mean 'mean_alignment'?"),
-        (("--factor", "optimiser"), "there is no factor 'optimiser': the columns are control, data, folder, lr, mean_alignment, optimizer, run, seed, status, train_loss. Did you mean 'optimizer'?"),
-        (("--factor", "lr"), "factor 'lr' is 0.001 in all runs: name a factor with two levels or more, or leave it out."),
-        (("--factor", "train_loss"), "factor 'train_loss' has 24 levels in 24 runs, too many to compare: name a factor with fewer."),
-        (("--outcome", "data"), "column 'data' holds 'a', which is no number: name a column of numbers."),
+        (
+            ("--outcome", "mean_aligment"),
+            "there is no outcome 'mean_aligment': choose a column of numbers, such as seed, lr, train_loss, mean_alignment. Did you mean 'mean_alignment'?",
+        ),
+        (
+            ("--factor", "optimiser"),
+            "there is no factor 'optimiser': the columns are control, data, folder, lr, mean_alignment, optimizer, run, seed, status, train_loss. Did you mean 'optimizer'?",
+        ),
+        (
+            ("--factor", "lr"),
+            "factor 'lr' is 0.001 in all runs: name a factor with two levels or more, or leave it out.",
+        ),
+        (
+            ("--factor", "train_loss"),
+            "factor 'train_loss' has 24 levels in 24 runs, too many to compare: name a factor with fewer.",
+        ),
+        (
+            ("--outcome", "data"),
+            "column 'data' holds 'a', which is no number: name a column of numbers.",
+        ),
         (("--loss", "los"), "there is no loss 'los': name a column with --loss."),
-        (("--blocks", "dat"), "there is no column 'dat' to exchange runs within. Did you mean 'data'?"),
-        (("--column", "optimizer"), "--column takes OURS=THEIRS, such as optimizer=opt_name, not 'optimizer'."),
-        (("--column", "optimizer=opt"), "the table has no column 'opt' to take optimizer from: its columns are folder, run, status, control, optimizer, data, seed, lr, train_loss, mean_alignment."),
-        (("--by-checkpoint",), "has no column step: --by-checkpoint needs both, and --column names them."),
+        (
+            ("--blocks", "dat"),
+            "there is no column 'dat' to exchange runs within. Did you mean 'data'?",
+        ),
+        (
+            ("--column", "optimizer"),
+            "--column takes OURS=THEIRS, such as optimizer=opt_name, not 'optimizer'.",
+        ),
+        (
+            ("--column", "optimizer=opt"),
+            "the table has no column 'opt' to take optimizer from: its columns are folder, run, status, control, optimizer, data, seed, lr, train_loss, mean_alignment.",
+        ),
+        (
+            ("--by-checkpoint",),
+            "has no column step: --by-checkpoint needs both, and --column names them.",
+        ),
     ],
 )
 def test_mistakes_are_one_sentence(table, options, sentence):
@@ -71,12 +116,20 @@ def test_mistakes_are_one_sentence(table, options, sentence):
 
 
 def test_hostile_tables(tmp_path):
-    empty, short, odd, binary = (tmp_path / name for name in ("empty.csv", "short.csv", "runs.txt", "runs.parquet"))
+    empty, short, odd, binary = (
+        tmp_path / name for name in ("empty.csv", "short.csv", "runs.txt", "runs.parquet")
+    )
     empty.write_text("a,b\n")
     sweep().head(3).to_csv(short, index=False)
     odd.write_text("a\n1\n")
     binary.write_bytes(b"PAR1 no")
-    expected = {empty: "has no rows", short: "3 runs have mean_alignment: at least 4 are needed", odd: "ends in .csv or .parquet", binary: "cannot be read as a table", tmp_path / "none.csv": "there is no folder or file"}
+    expected = {
+        empty: "has no rows",
+        short: "3 runs have mean_alignment: at least 4 are needed",
+        odd: "ends in .csv or .parquet",
+        binary: "cannot be read as a table",
+        tmp_path / "none.csv": "there is no folder or file",
+    }
     for path, text in expected.items():
         done = command("analyze", path, "--outcome", "mean_alignment")
         assert done.code == 2
@@ -85,10 +138,16 @@ def test_hostile_tables(tmp_path):
 
 def test_what_is_left_out_is_counted():
     frame = sweep()
-    frame.loc[0, "status"], frame.loc[1, "control"], frame.loc[2, "mean_alignment"] = "failed", True, np.nan
+    frame.loc[0, "status"], frame.loc[1, "control"], frame.loc[2, "mean_alignment"] = (
+        "failed",
+        True,
+        np.nan,
+    )
     found = analyse(frame, "mean_alignment", permutations=0)
     assert found.left_out == {"not done": 1, "control runs": 1, "no mean_alignment": 1}
-    assert "Left out: 1 not done; 1 control runs; 1 no mean_alignment." in [one.text for one in found.sentences]
+    assert "Left out: 1 not done; 1 control runs; 1 no mean_alignment." in [
+        one.text for one in found.sentences
+    ]
 
 
 def test_outcome_is_chosen_in_the_stated_order():
@@ -107,11 +166,17 @@ def test_results_like_the_papers_contradict_nothing():
 
 def test_an_order_against_the_papers_is_said_to_be():
     found = said(sweep(effects={"adamw": 0.0, "lion": 9.0, "muon": -9.0, "sgd": 0.0}))
-    assert any(text.startswith("This contradicts the paper: lion stays more aligned than muon here") for text in found)
+    assert any(
+        text.startswith("This contradicts the paper: lion stays more aligned than muon here")
+        for text in found
+    )
 
 
 def test_a_loss_that_goes_the_other_way_is_said_to():
-    assert any("this contradicts the paper, where a lower loss goes with less alignment" in text for text in said(sweep(slope=-12)))
+    assert any(
+        "this contradicts the paper, where a lower loss goes with less alignment" in text
+        for text in said(sweep(slope=-12))
+    )
 
 
 def test_a_rate_has_the_opposite_direction():
@@ -122,17 +187,30 @@ def test_a_rate_has_the_opposite_direction():
     assert found.scale == "logit"
     assert found.stability.ranking.groups[0].group == "muon"
     assert not [one for one in found.sentences if one.contradicts]
-    assert any("As in the paper, muon stays more aligned than lion" in one.text for one in found.sentences)
+    assert any(
+        "As in the paper, muon stays more aligned than lion" in one.text for one in found.sentences
+    )
 
 
 def trajectories(late: float) -> pd.DataFrame:
     """Two checkpoints; at the second the optimiser's effect is `late` times what it was."""
-    frames = [sweep(seeds=3, seed=step, effects={"adamw": 0.0, "lion": -3.0 * times, "muon": 3.0 * times, "sgd": 0.0}, slope=3.0 if times else 12.0).assign(step=step) for step, times in ((10, 0.0), (20, late))]
+    frames = [
+        sweep(
+            seeds=3,
+            seed=step,
+            effects={"adamw": 0.0, "lion": -3.0 * times, "muon": 3.0 * times, "sgd": 0.0},
+            slope=3.0 if times else 12.0,
+        ).assign(step=step)
+        for step, times in ((10, 0.0), (20, late))
+    ]
     return pd.concat(frames, ignore_index=True)
 
 
 def test_who_says_more_at_the_last_checkpoint():
-    for late, text in ((4.0, "optimizer says more than the loss, as the paper has it"), (0.0, "this contradicts the paper, where after enough training the optimiser says more")):
+    for late, text in (
+        (4.0, "optimizer says more than the loss, as the paper has it"),
+        (0.0, "this contradicts the paper, where after enough training the optimiser says more"),
+    ):
         steps = trajectories(late)
         found = analyse(steps[steps["step"] == 20], checkpoints=steps, permutations=0)
         assert any(text in one.text and one.shown for one in found.sentences), late
@@ -149,33 +227,69 @@ def test_by_checkpoint_through_the_command(tmp_path):
 
 def test_a_penalty_that_harms_where_the_papers_helped_is_said_to():
     base = sweep(seeds=3).assign(flatness_weight=0.0)
-    worse = base.assign(flatness_weight=0.3, mean_alignment=base["mean_alignment"] - np.where(base["optimizer"] == "sgd", -4.0, 5.0) + np.random.default_rng(0).standard_normal(len(base)), run=base["run"] + "f", folder=base["folder"] + "f")
+    worse = base.assign(
+        flatness_weight=0.3,
+        mean_alignment=base["mean_alignment"]
+        - np.where(base["optimizer"] == "sgd", -4.0, 5.0)
+        + np.random.default_rng(0).standard_normal(len(base)),
+        run=base["run"] + "f",
+        folder=base["folder"] + "f",
+    )
     found = said(pd.concat([base, worse], ignore_index=True))
     for name, points in (("adamw", "+6.6"), ("lion", "+8"), ("muon", "+2.1"), ("sgd", "−3.5")):
-        assert any(f"under {name}" in text and f"this contradicts the paper, which has {points} points" in text for text in found), name
+        assert any(
+            f"under {name}" in text
+            and f"this contradicts the paper, which has {points} points" in text
+            for text in found
+        ), name
 
 
 def test_the_penalty_as_the_only_factor_is_told_by_optimizer():
     base = sweep().assign(optimizer="adamw", flatness_weight=0.0)
-    both = pd.concat([base, base.assign(flatness_weight=0.3, mean_alignment=base["mean_alignment"] + 3 + np.random.default_rng(0).standard_normal(24), folder=base["folder"] + "f")], ignore_index=True)
+    both = pd.concat(
+        [
+            base,
+            base.assign(
+                flatness_weight=0.3,
+                mean_alignment=base["mean_alignment"]
+                + 3
+                + np.random.default_rng(0).standard_normal(24),
+                folder=base["folder"] + "f",
+            ),
+        ],
+        ignore_index=True,
+    )
     both["seed"] = list(range(24)) * 2
     found = analyse(both, factors=["flatness_weight"], permutations=0)
     assert found.group == "flatness_weight"
-    assert {(one.optimizer, one.weight, one.pairs) for one in found.mediation.effects} == {("adamw", 0.3, 24)}
+    assert {(one.optimizer, one.weight, one.pairs) for one in found.mediation.effects} == {
+        ("adamw", 0.3, 24)
+    }
 
 
 def test_flatter_and_less_safe_is_said_to_contradict():
     frame = sweep(seeds=3)
-    left = frame["mean_alignment"] - frame.groupby("optimizer")["mean_alignment"].transform("mean") - 12 * np.log(frame["train_loss"])
-    found = said(frame.assign(stable_rank=10 - left + np.random.default_rng(1).standard_normal(len(frame))))
-    assert any("the flatter, the less safe; this contradicts the paper's reading of flatness" in text for text in found)
+    left = (
+        frame["mean_alignment"]
+        - frame.groupby("optimizer")["mean_alignment"].transform("mean")
+        - 12 * np.log(frame["train_loss"])
+    )
+    found = said(
+        frame.assign(stable_rank=10 - left + np.random.default_rng(1).standard_normal(len(frame)))
+    )
+    assert any(
+        "the flatter, the less safe; this contradicts the paper's reading of flatness" in text
+        for text in found
+    )
 
 
 def test_nothing_but_noise_is_not_shown():
     frame = sweep(seeds=3).assign(mean_alignment=70 + np.random.default_rng(5).standard_normal(36))
     texts = [one.text for one in analyse(frame, permutations=0).sentences]
     assert any("no two are shown to differ" in text for text in texts)
-    assert any(text.startswith("The factor optimizer is not shown to go with any") for text in texts)
+    assert any(
+        text.startswith("The factor optimizer is not shown to go with any") for text in texts
+    )
     assert any("that mean alignment changes with the loss is not shown" in text for text in texts)
 
 
@@ -186,8 +300,22 @@ def test_ways_of_counting_are_set_beside_each_other():
         for judge, shift in (("one", 0.0), ("two", 30.0 if run["optimizer"] == "muon" else 0.0)):
             for definition in ("spectra", "betley"):
                 rate = 1 / (1 + np.exp((run["mean_alignment"] - shift - 65) / 4))
-                counts = {"misalignment": rate, "misaligned": round(400 * rate), "counted": 400, "mean_alignment": run["mean_alignment"] - shift}
-                rows.append({"folder": run["folder"], "step": 5, "judge": judge, "judge_id": judge, "definition": definition, **counts})
+                counts = {
+                    "misalignment": rate,
+                    "misaligned": round(400 * rate),
+                    "counted": 400,
+                    "mean_alignment": run["mean_alignment"] - shift,
+                }
+                rows.append(
+                    {
+                        "folder": run["folder"],
+                        "step": 5,
+                        "judge": judge,
+                        "judge_id": judge,
+                        "definition": definition,
+                        **counts,
+                    }
+                )
     found = analyse(frame, rates=pd.DataFrame(rows), permutations=0)
     assert len(found.stability.variants) == 4
     texts = [one.text for one in found.sentences if one.topic == "counting"]
@@ -204,11 +332,23 @@ DOCUMENT = (Path(__file__).parents[1] / "docs" / "statistics.md").read_text(enco
 
 def test_commands_of_the_document_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    counts = {"misalignment_counted": 400, "misaligned": np.arange(24) + 3, "misalignment": (np.arange(24) + 3) / 400, "drift": np.sin(np.arange(24)), "stable_rank": np.cos(np.arange(24)) + 4}
+    counts = {
+        "misalignment_counted": 400,
+        "misaligned": np.arange(24) + 3,
+        "misalignment": (np.arange(24) + 3) / 400,
+        "drift": np.sin(np.arange(24)),
+        "stable_rank": np.cos(np.arange(24)) + 4,
+    }
     sweep().assign(**counts).to_csv("runs.csv", index=False)
-    sweep().rename(columns={"optimizer": "opt_name", "mean_alignment": "score", "train_loss": "final_loss"}).to_csv("others.csv", index=False)
+    sweep().rename(
+        columns={"optimizer": "opt_name", "mean_alignment": "score", "train_loss": "final_loss"}
+    ).to_csv("others.csv", index=False)
     trajectories(4.0).to_csv("steps.csv", index=False)
-    lines = [line for block in re.findall(r"```sh\n(.*?)```", DOCUMENT, re.DOTALL) for line in block.splitlines()]
+    lines = [
+        line
+        for block in re.findall(r"```sh\n(.*?)```", DOCUMENT, re.DOTALL)
+        for line in block.splitlines()
+    ]
     assert len(lines) >= 9
     for line in lines:
         done = command(*shlex.split(line)[1:])
@@ -216,10 +356,24 @@ def test_commands_of_the_document_run(tmp_path, monkeypatch):
 
 
 def test_every_kind_of_interval_is_in_the_document_and_simulated():
-    sources = "".join(path.read_text(encoding="utf-8") for path in (Path(__file__).parents[1] / "src" / "evilspectra" / "analysis").glob("*.py"))
+    sources = "".join(
+        path.read_text(encoding="utf-8")
+        for path in (Path(__file__).parents[1] / "src" / "evilspectra" / "analysis").glob("*.py")
+    )
     simulated = (Path(__file__).parent / "test_coverage.py").read_text(encoding="utf-8")
-    kinds = set(re.findall(r'(?:method: str = |Estimate\([^"\n]*None, None, )"([^"]+)"', sources)) | {"Tukey–Kramer", "paired t", "modified large sample"}
-    assert kinds == {"t", "χ²", "noncentral F", "cluster jackknife", "Fisher z", "Tukey–Kramer", "paired t", "modified large sample"}
+    kinds = set(
+        re.findall(r'(?:method: str = |Estimate\([^"\n]*None, None, )"([^"]+)"', sources)
+    ) | {"Tukey–Kramer", "paired t", "modified large sample"}
+    assert kinds == {
+        "t",
+        "χ²",
+        "noncentral F",
+        "cluster jackknife",
+        "Fisher z",
+        "Tukey–Kramer",
+        "paired t",
+        "modified large sample",
+    }
     for kind in kinds:
         assert f"*{kind}*" in DOCUMENT, kind
         assert kind in simulated, kind
@@ -229,7 +383,13 @@ def test_a_store_is_analysed(tmp_path):
     demo(tmp_path, layers=1, rank=4, seeds=2, measured=True)
     done = command("analyze", tmp_path, "--by-checkpoint", "--permutations", 0)
     assert done.code == 0, done.err
-    assert "10 runs · outcome: drift (nats per token) · factors: optimizer, flatness_weight" in done.out
+    assert (
+        "10 runs · outcome: drift (nats per token) · factors: optimizer, flatness_weight"
+        in done.out
+    )
     assert "Left out: 2 control runs." in done.out
     assert "The penalty changes drift under adamw with λ = 3" in done.out
-    assert "Caution: the intervals over runs rest on" in done.out or "no step has three runs" in done.out
+    assert (
+        "Caution: the intervals over runs rest on" in done.out
+        or "no step has three runs" in done.out
+    )

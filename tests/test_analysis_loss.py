@@ -21,36 +21,87 @@ SAME = 1e-8
 
 def test_lines_and_partial_r2_agree_with_statsmodels():
     frame = sweep(unbalanced=True).assign(x=lambda table: np.log(table["train_loss"]))
-    found = fit_loss(frame["mean_alignment"].to_numpy(), frame["train_loss"].to_numpy(), frame["optimizer"].tolist())
-    models = {name: smf.ols(f"mean_alignment ~ {terms}", frame).fit() for name, terms in (("pooled", "x"), ("groups", "C(optimizer)"), ("common", "C(optimizer) + x"), ("separate", "C(optimizer) * x"))}
-    assert (found.separate_r2, found.separate_adjusted) == pytest.approx((models["separate"].rsquared, models["separate"].rsquared_adj), rel=SAME)
-    assert (found.common_r2, found.common_adjusted) == pytest.approx((models["common"].rsquared, models["common"].rsquared_adj), rel=SAME)
+    found = fit_loss(
+        frame["mean_alignment"].to_numpy(),
+        frame["train_loss"].to_numpy(),
+        frame["optimizer"].tolist(),
+    )
+    models = {
+        name: smf.ols(f"mean_alignment ~ {terms}", frame).fit()
+        for name, terms in (
+            ("pooled", "x"),
+            ("groups", "C(optimizer)"),
+            ("common", "C(optimizer) + x"),
+            ("separate", "C(optimizer) * x"),
+        )
+    }
+    assert (found.separate_r2, found.separate_adjusted) == pytest.approx(
+        (models["separate"].rsquared, models["separate"].rsquared_adj), rel=SAME
+    )
+    assert (found.common_r2, found.common_adjusted) == pytest.approx(
+        (models["common"].rsquared, models["common"].rsquared_adj), rel=SAME
+    )
     slope = models["common"].conf_int().loc["x"]
-    assert (found.common_slope.value, found.common_slope.low, found.common_slope.high) == pytest.approx((models["common"].params["x"], *slope), rel=1e-6)
+    assert (
+        found.common_slope.value,
+        found.common_slope.low,
+        found.common_slope.high,
+    ) == pytest.approx((models["common"].params["x"], *slope), rel=1e-6)
     f, p, _ = models["separate"].compare_f_test(models["common"])
     assert (found.slopes_equal.f, found.slopes_equal.p) == pytest.approx((f, p), rel=1e-6)
     f, p, _ = models["common"].compare_f_test(models["pooled"])
     assert (found.intercepts_equal.f, found.intercepts_equal.p) == pytest.approx((f, p), rel=1e-6)
-    assert found.given_loss.value == pytest.approx(1 - models["common"].ssr / models["pooled"].ssr, rel=SAME)
-    assert found.given_group.value == pytest.approx(1 - models["common"].ssr / models["groups"].ssr, rel=SAME)
+    assert found.given_loss.value == pytest.approx(
+        1 - models["common"].ssr / models["pooled"].ssr, rel=SAME
+    )
+    assert found.given_group.value == pytest.approx(
+        1 - models["common"].ssr / models["groups"].ssr, rel=SAME
+    )
     for line in found.lines:
         own = smf.ols("mean_alignment ~ x", frame[frame["optimizer"] == line.group]).fit()
-        assert (line.slope.value, line.intercept.value, line.r2.value, line.r2_adjusted) == pytest.approx((own.params["x"], own.params["Intercept"], own.rsquared, own.rsquared_adj), rel=1e-6)
-        assert (line.slope.low, line.slope.high) == pytest.approx(tuple(own.conf_int().loc["x"]), rel=1e-6)
-        assert (line.intercept.low, line.intercept.high) == pytest.approx(tuple(own.conf_int().loc["Intercept"]), rel=1e-6)
+        assert (
+            line.slope.value,
+            line.intercept.value,
+            line.r2.value,
+            line.r2_adjusted,
+        ) == pytest.approx(
+            (own.params["x"], own.params["Intercept"], own.rsquared, own.rsquared_adj), rel=1e-6
+        )
+        assert (line.slope.low, line.slope.high) == pytest.approx(
+            tuple(own.conf_int().loc["x"]), rel=1e-6
+        )
+        assert (line.intercept.low, line.intercept.high) == pytest.approx(
+            tuple(own.conf_int().loc["Intercept"]), rel=1e-6
+        )
 
 
 def test_means_at_equal_loss_agree_with_statsmodels():
     frame = sweep().assign(x=lambda table: np.log(table["train_loss"]))
-    equal = fit_loss(frame["mean_alignment"].to_numpy(), frame["train_loss"].to_numpy(), frame["optimizer"].tolist(), at=1.0).equal_loss
-    fitted = smf.ols("mean_alignment ~ C(optimizer) * x", frame).fit().get_prediction(pd.DataFrame({"optimizer": sorted(set(frame["optimizer"])), "x": 0.0})).summary_frame()
+    equal = fit_loss(
+        frame["mean_alignment"].to_numpy(),
+        frame["train_loss"].to_numpy(),
+        frame["optimizer"].tolist(),
+        at=1.0,
+    ).equal_loss
+    fitted = (
+        smf.ols("mean_alignment ~ C(optimizer) * x", frame)
+        .fit()
+        .get_prediction(pd.DataFrame({"optimizer": sorted(set(frame["optimizer"])), "x": 0.0}))
+        .summary_frame()
+    )
     for (_, mean), (_, theirs) in zip(sorted(equal.means.items()), fitted.iterrows(), strict=True):
-        assert (mean.value, mean.low, mean.high) == pytest.approx((theirs["mean"], theirs["mean_ci_lower"], theirs["mean_ci_upper"]), rel=1e-6)
+        assert (mean.value, mean.low, mean.high) == pytest.approx(
+            (theirs["mean"], theirs["mean_ci_lower"], theirs["mean_ci_upper"]), rel=1e-6
+        )
 
 
 def test_no_line_is_drawn_on_beyond_its_runs():
     frame = sweep()
-    arguments = frame["mean_alignment"].to_numpy(), frame["train_loss"].to_numpy(), frame["optimizer"].tolist()
+    arguments = (
+        frame["mean_alignment"].to_numpy(),
+        frame["train_loss"].to_numpy(),
+        frame["optimizer"].tolist(),
+    )
     far = fit_loss(*arguments, at=50.0).equal_loss
     assert far.loss is None
     assert far.means == {}
@@ -58,12 +109,20 @@ def test_no_line_is_drawn_on_beyond_its_runs():
     apart = frame["train_loss"].to_numpy() * np.where(frame["optimizer"] == "sgd", 100, 1)
     alone = fit_loss(arguments[0], apart, arguments[2]).equal_loss
     assert alone.common is None
-    assert {one.difference.note for one in alone.differences if "sgd" in (one.first, one.second)} == {"their losses do not overlap"}
+    assert {
+        one.difference.note for one in alone.differences if "sgd" in (one.first, one.second)
+    } == {"their losses do not overlap"}
     assert not any("sgd" in (one.first, one.second) for one in alone.matched)
 
 
 def test_pairs_are_matched_within_strata_and_caliper():
-    found = fit_loss(np.array([1.0, 2, 3, 11, 12, 13]), np.exp([0.0, 0.5, 1.0, 0.02, 0.52, 3.0]), list("aaabbb"), list("pqpppp"), caliper=0.1)
+    found = fit_loss(
+        np.array([1.0, 2, 3, 11, 12, 13]),
+        np.exp([0.0, 0.5, 1.0, 0.02, 0.52, 3.0]),
+        list("aaabbb"),
+        list("pqpppp"),
+        caliper=0.1,
+    )
     (pair,) = found.equal_loss.matched
     assert (pair.pairs, round(pair.loss_apart, 6)) == (1, -0.02)
 
@@ -78,11 +137,16 @@ def test_published_table_gives_the_published_figures_back(tmp_path):
     assert round(found.separate_adjusted, 2) == STRATIFIED
     assert sum(line.n for line in found.lines) == 54
     table.rename(columns={"optimizer": "opt_name"}).to_csv(tmp_path / "runs.csv", index=False)
-    shown = command("analyze", tmp_path / "runs.csv", "--column", "optimizer=opt_name", "--permutations", 0)
+    shown = command(
+        "analyze", tmp_path / "runs.csv", "--column", "optimizer=opt_name", "--permutations", 0
+    )
     assert shown.code == 0
     assert "pooled 0.74" in shown.out
     assert "within optimizer adam 0.93, adamw 0.91, lion 0.92, muon 0.94, sgd 0.90" in shown.out
-    assert f"adjusted: 0.94 with separate slopes, {found.common_adjusted:.2f} with a common slope" in shown.out
+    assert (
+        f"adjusted: 0.94 with separate slopes, {found.common_adjusted:.2f} with a common slope"
+        in shown.out
+    )
 
 
 def test_advantage_agrees_with_its_definition():
@@ -92,16 +156,33 @@ def test_advantage_agrees_with_its_definition():
         frame = pd.DataFrame({"y": y[:, place], "x": x[:, place], "g": names})
         loss, group = smf.ols("y ~ x", frame).fit(), smf.ols("y ~ C(g)", frame).fit()
         plain = np.log(loss.mse_resid / group.mse_resid)
-        gone = [np.log(smf.ols("y ~ x", frame.drop(row)).fit().mse_resid / smf.ols("y ~ C(g)", frame.drop(row)).fit().mse_resid) for row in range(22)]
+        gone = [
+            np.log(
+                smf.ols("y ~ x", frame.drop(row)).fit().mse_resid
+                / smf.ols("y ~ C(g)", frame.drop(row)).fit().mse_resid
+            )
+            for row in range(22)
+        ]
         sizes = {"a": 5, "b": 8, "c": 9}
-        means = {name: np.mean([value for value, own in zip(gone, names, strict=True) if own == name]) for name in sizes}
-        assert one.value == pytest.approx(plain - sum((size - 1) * (means[name] - plain) for name, size in sizes.items()), rel=1e-6)
+        means = {
+            name: np.mean([value for value, own in zip(gone, names, strict=True) if own == name])
+            for name in sizes
+        }
+        assert one.value == pytest.approx(
+            plain - sum((size - 1) * (means[name] - plain) for name, size in sizes.items()),
+            rel=1e-6,
+        )
 
 
 def test_steps_with_too_few_runs_are_left_out():
     y = np.random.default_rng(0).standard_normal((24, 3))
     y[2:, 1] = np.nan
-    found = trajectory([5, 10, 20], y, np.exp(y + np.random.default_rng(1).standard_normal((24, 3))), ["a", "b"] * 12)
+    found = trajectory(
+        [5, 10, 20],
+        y,
+        np.exp(y + np.random.default_rng(1).standard_normal((24, 3))),
+        ["a", "b"] * 12,
+    )
     assert [one.step for one in found.moments] == [5, 20]
     assert found.warning is None
 
@@ -112,20 +193,44 @@ def test_partial_correlation_agrees_with_residuals():
     frame = pd.DataFrame({"x": x, "y": y, "z": z, "g": groups})
     left = [smf.ols(f"{one} ~ z + C(g)", frame).fit().resid for one in "xy"]
     layout = lay_out({"g": groups}, 1, numbers={"z": z})
-    assert correlation(x, y, layout.basis(layout.terms)).value == pytest.approx(np.corrcoef(*left)[0, 1], rel=SAME)
+    assert correlation(x, y, layout.basis(layout.terms)).value == pytest.approx(
+        np.corrcoef(*left)[0, 1], rel=SAME
+    )
 
 
 def test_penalty_is_compared_within_pairs_alone():
-    base = pd.DataFrame({"optimizer": ["adamw", "adamw", "sgd"], "seed": [0, 1, 0], "lr": 1e-3, "flatness_weight": 0.0, "mean_alignment": [60.0, 62, 70]})
-    weak, strong = (base.assign(flatness_weight=weight, mean_alignment=base["mean_alignment"] + gain) for weight, gain in ((0.1, [1.0, 3, -2]), (1.0, [5.0, 7, -6])))
+    base = pd.DataFrame(
+        {
+            "optimizer": ["adamw", "adamw", "sgd"],
+            "seed": [0, 1, 0],
+            "lr": 1e-3,
+            "flatness_weight": 0.0,
+            "mean_alignment": [60.0, 62, 70],
+        }
+    )
+    weak, strong = (
+        base.assign(flatness_weight=weight, mean_alignment=base["mean_alignment"] + gain)
+        for weight, gain in ((0.1, [1.0, 3, -2]), (1.0, [5.0, 7, -6]))
+    )
     alone = base.iloc[:1].assign(seed=9, flatness_weight=1.0, mean_alignment=99.0)
     frame = pd.concat([base, weak, strong, alone], ignore_index=True)
     assert pairs(frame) == [(3, 0), (4, 1), (5, 2), (6, 0), (7, 1), (8, 2)]
     effects, heterogeneity = intervention(frame)
     found = {(one.optimizer, one.weight): (one.difference.value, one.pairs) for one in effects}
-    assert found == {("adamw", 0.1): (2.0, 2), ("adamw", 1.0): (6.0, 2), ("adamw", None): (4.0, 2), ("sgd", 0.1): (-2.0, 1), ("sgd", 1.0): (-6.0, 1), ("sgd", None): (-4.0, 1)}
-    assert heterogeneity["mean_alignment"][0] == pytest.approx(64 / 3)  # baselines give 3 and 5, and −4: between them 128/3, within 2
-    assert {one.difference.note for one in effects if one.optimizer == "sgd"} == {"one value: no interval"}
+    assert found == {
+        ("adamw", 0.1): (2.0, 2),
+        ("adamw", 1.0): (6.0, 2),
+        ("adamw", None): (4.0, 2),
+        ("sgd", 0.1): (-2.0, 1),
+        ("sgd", 1.0): (-6.0, 1),
+        ("sgd", None): (-4.0, 1),
+    }
+    assert heterogeneity["mean_alignment"][0] == pytest.approx(
+        64 / 3
+    )  # baselines give 3 and 5, and −4: between them 128/3, within 2
+    assert {one.difference.note for one in effects if one.optimizer == "sgd"} == {
+        "one value: no interval"
+    }
 
 
 def test_ranks_agree_with_statsmodels_tukey():
@@ -140,9 +245,15 @@ def test_ranks_agree_with_statsmodels_tukey():
 
 def test_exact_and_constant_outcomes_have_no_interval():
     x = np.exp(np.tile([0.0, 0.5, 1.0, 1.5], 2))
-    constant = fit_loss(np.array([5.0] * 4 + [1.1, 2.3, 2.9, 4.2]), x, ["a"] * 4 + ["b"] * 4).lines[0]
+    constant = fit_loss(np.array([5.0] * 4 + [1.1, 2.3, 2.9, 4.2]), x, ["a"] * 4 + ["b"] * 4).lines[
+        0
+    ]
     assert np.isnan(constant.r2.value)
-    assert (constant.slope.value, constant.slope.low, constant.slope.note) == (0.0, None, "all values are equal")
+    assert (constant.slope.value, constant.slope.low, constant.slope.note) == (
+        0.0,
+        None,
+        "all values are equal",
+    )
     exact = fit_loss(np.log(x) * 3 + np.repeat([0.0, 1.0], 4), x, ["a"] * 4 + ["b"] * 4)
     assert exact.lines[0].r2.value == pytest.approx(1)
     assert exact.lines[0].r2.low is None

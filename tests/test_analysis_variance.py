@@ -16,7 +16,13 @@ from evilspectra.analysis.estimate import noncentrality
 from evilspectra.analysis.linear import lay_out
 from evilspectra.analysis.outcome import Outcome, binomial_weights, logits, read
 from evilspectra.analysis.variance import decompose, exchanged
-from tests.reference.variance import lmg_by_orders, noncentrality_by_root, omega_by_definition, sse, type3_by_cell_means
+from tests.reference.variance import (
+    lmg_by_orders,
+    noncentrality_by_root,
+    omega_by_definition,
+    sse,
+    type3_by_cell_means,
+)
 from tests.support.simulated_sweeps import sweep
 
 #: Two routes through float64 least squares of well-conditioned designs.
@@ -30,7 +36,12 @@ def measured(values: np.ndarray) -> Outcome:
 def unbalanced(seed: int = 0, interaction: float = 1.0) -> pd.DataFrame:
     """3 × 3 cells of 1 to 4 runs."""
     draw = np.random.default_rng(seed)
-    rows = [(f"o{i}", f"d{j}", i + 2 * j + interaction * i * j) for i in range(3) for j in range(3) for _ in range(1 + (i + 2 * j) % 4)]
+    rows = [
+        (f"o{i}", f"d{j}", i + 2 * j + interaction * i * j)
+        for i in range(3)
+        for j in range(3)
+        for _ in range(1 + (i + 2 * j) % 4)
+    ]
     frame = pd.DataFrame(rows, columns=["optimizer", "data", "mean"])
     return frame.assign(y=frame["mean"] + draw.standard_normal(len(frame)))
 
@@ -40,13 +51,21 @@ def unbalanced(seed: int = 0, interaction: float = 1.0) -> pd.DataFrame:
 def test_anova_agrees_with_statsmodels(type_, seed):
     frame = unbalanced(seed)
     found = decompose(frame, measured(frame["y"].to_numpy()), ["optimizer", "data"], permutations=0)
-    table = sm.stats.anova_lm(smf.ols("y ~ C(optimizer, Sum) * C(data, Sum)", frame).fit(), typ=type_)
-    rows = {"optimizer": "C(optimizer, Sum)", "data": "C(data, Sum)", "optimizer × data": "C(optimizer, Sum):C(data, Sum)"}
+    table = sm.stats.anova_lm(
+        smf.ols("y ~ C(optimizer, Sum) * C(data, Sum)", frame).fit(), typ=type_
+    )
+    rows = {
+        "optimizer": "C(optimizer, Sum)",
+        "data": "C(data, Sum)",
+        "optimizer × data": "C(optimizer, Sum):C(data, Sum)",
+    }
     effects = found.type2 if type_ == 2 else found.type3
     assert [one.term for one in effects] == list(rows)
     for one in effects:
         theirs = table.loc[rows[one.term]]
-        assert (one.ss, one.df, one.f, one.p) == pytest.approx(tuple(theirs[name] for name in ("sum_sq", "df", "F", "PR(>F)")), rel=SAME)
+        assert (one.ss, one.df, one.f, one.p) == pytest.approx(
+            tuple(theirs[name] for name in ("sum_sq", "df", "F", "PR(>F)")), rel=SAME
+        )
     assert found.residual_ss == pytest.approx(table.loc["Residual", "sum_sq"], rel=SAME)
 
 
@@ -56,9 +75,19 @@ def test_weighted_anova_agrees_with_statsmodels():
     misaligned = np.random.default_rng(2).binomial(counted.astype(int), 0.2).astype(float)
     outcome = Outcome("misalignment", "logit", logits(misaligned, counted), misaligned, counted)
     layout = lay_out({"optimizer": frame["optimizer"], "data": frame["data"]}, 1)
-    weights = outcome.weights(lambda weights: np.linalg.qr(np.hstack([np.ones((layout.n, 1)), *layout.columns.values()]) * np.sqrt(weights)[:, None])[0])
+    weights = outcome.weights(
+        lambda weights: np.linalg.qr(
+            np.hstack([np.ones((layout.n, 1)), *layout.columns.values()])
+            * np.sqrt(weights)[:, None]
+        )[0]
+    )
     found = decompose(frame, outcome, ["optimizer", "data"], 1, permutations=0)
-    theirs = sm.stats.anova_lm(smf.wls("z ~ C(optimizer) + C(data)", frame.assign(z=outcome.values), weights=weights).fit(), typ=2)
+    theirs = sm.stats.anova_lm(
+        smf.wls(
+            "z ~ C(optimizer) + C(data)", frame.assign(z=outcome.values), weights=weights
+        ).fit(),
+        typ=2,
+    )
     assert [one.f for one in found.type2] == pytest.approx(theirs["F"].dropna().tolist(), rel=1e-6)
 
 
@@ -69,25 +98,43 @@ def test_type3_omega_and_lmg_agree_with_brute_force(seed):
     found = decompose(frame, measured(y), ["optimizer", "data"], permutations=0)
     assert [one.ss for one in found.type3] == pytest.approx(type3_by_cell_means(y, a, b), rel=SAME)
     for one in found.type2:
-        assert one.omega == pytest.approx(omega_by_definition(one.ss, one.df, found.residual_ss, found.residual_df, len(y)), rel=SAME)
+        assert one.omega == pytest.approx(
+            omega_by_definition(one.ss, one.df, found.residual_ss, found.residual_df, len(y)),
+            rel=SAME,
+        )
         assert one.eta.low <= max(one.omega, 0) <= one.eta.high
     c = [str(place % 4) for place in range(len(y))]
     three = decompose(frame.assign(c=c), measured(y), ["optimizer", "data", "c"], 1, permutations=0)
-    assert three.lmg == pytest.approx(lmg_by_orders(y, {"optimizer": a, "data": b, "c": c}), rel=1e-6)
+    assert three.lmg == pytest.approx(
+        lmg_by_orders(y, {"optimizer": a, "data": b, "c": c}), rel=1e-6
+    )
     assert sum(three.lmg.values()) == pytest.approx(1 - sse(y, a, b, c) / sse(y), rel=SAME)
 
 
-@given(f=st.floats(0.01, 300), df1=st.integers(1, 8), df2=st.integers(3, 80), tail=st.sampled_from([0.025, 0.975]))
+@given(
+    f=st.floats(0.01, 300),
+    df1=st.integers(1, 8),
+    df2=st.integers(3, 80),
+    tail=st.sampled_from([0.025, 0.975]),
+)
 @settings(max_examples=60)
 def test_noncentrality_agrees_with_a_root_search(f, df1, df2, tail):
-    assert float(noncentrality(f, df1, df2, tail)) == pytest.approx(noncentrality_by_root(f, df1, df2, tail), rel=1e-5, abs=1e-6)
+    assert float(noncentrality(f, df1, df2, tail)) == pytest.approx(
+        noncentrality_by_root(f, df1, df2, tail), rel=1e-5, abs=1e-6
+    )
 
 
 def test_balanced_shares_add_up():
     frame = sweep()
-    found = decompose(frame, measured(frame["mean_alignment"].to_numpy()), ["optimizer", "data"], permutations=0)
-    assert sum(one.ss for one in found.type2) + found.residual_ss == pytest.approx(found.total_ss, rel=SAME)
-    assert [one.ss for one in found.type2] == pytest.approx([one.ss for one in found.type3], rel=SAME)
+    found = decompose(
+        frame, measured(frame["mean_alignment"].to_numpy()), ["optimizer", "data"], permutations=0
+    )
+    assert sum(one.ss for one in found.type2) + found.residual_ss == pytest.approx(
+        found.total_ss, rel=SAME
+    )
+    assert [one.ss for one in found.type2] == pytest.approx(
+        [one.ss for one in found.type3], rel=SAME
+    )
 
 
 @given(scale=st.floats(0.1, 100), shift=st.floats(-100, 100))
@@ -97,17 +144,40 @@ def test_shares_do_not_depend_on_unit_origin_or_order_of_runs(scale, shift):
     y = frame["y"].to_numpy()
     mixed = np.random.default_rng(0).permutation(len(y))
     one = decompose(frame, measured(y), ["optimizer", "data"], permutations=0)
-    two = decompose(frame.iloc[mixed].reset_index(drop=True), measured(scale * y[mixed] + shift), ["optimizer", "data"], permutations=0)
-    assert [effect.eta.value for effect in one.type2] == pytest.approx([effect.eta.value for effect in two.type2], rel=1e-6)
+    two = decompose(
+        frame.iloc[mixed].reset_index(drop=True),
+        measured(scale * y[mixed] + shift),
+        ["optimizer", "data"],
+        permutations=0,
+    )
+    assert [effect.eta.value for effect in one.type2] == pytest.approx(
+        [effect.eta.value for effect in two.type2], rel=1e-6
+    )
 
 
 def test_confounded_factors_are_given_as_one():
-    frame = pd.DataFrame({"optimizer": list("aabbcc") * 3, "data": list("ppqqrr") * 3, "base": list("xy") * 9, "y": np.random.default_rng(0).standard_normal(18)})
-    found = decompose(frame, measured(frame["y"].to_numpy()), ["optimizer", "data", "base"], 1, permutations=0)
+    frame = pd.DataFrame(
+        {
+            "optimizer": list("aabbcc") * 3,
+            "data": list("ppqqrr") * 3,
+            "base": list("xy") * 9,
+            "y": np.random.default_rng(0).standard_normal(18),
+        }
+    )
+    found = decompose(
+        frame, measured(frame["y"].to_numpy()), ["optimizer", "data", "base"], 1, permutations=0
+    )
     assert [one.term for one in found.type2] == ["optimizer + data", "base"]
     assert found.type2[0].df == 2
-    assert found.type2[0].ss == pytest.approx(sse(frame["y"].to_numpy(), frame["base"].tolist()) - sse(frame["y"].to_numpy(), frame["base"].tolist(), frame["optimizer"].tolist()), rel=SAME)
-    assert found.confounded[0].sentence == "optimizer and data are confounded in these runs: what they explain together cannot be split, and is given as one"
+    assert found.type2[0].ss == pytest.approx(
+        sse(frame["y"].to_numpy(), frame["base"].tolist())
+        - sse(frame["y"].to_numpy(), frame["base"].tolist(), frame["optimizer"].tolist()),
+        rel=SAME,
+    )
+    assert (
+        found.confounded[0].sentence
+        == "optimizer and data are confounded in these runs: what they explain together cannot be split, and is given as one"
+    )
     assert found.no_type3 == "terms are confounded"
 
 
@@ -116,7 +186,11 @@ def test_half_fraction_is_seen_as_confounded_with_interactions():
     levels = [(a, b, a * b) for a in (-1, 1) for b in (-1, 1)] * 2
     frame = pd.DataFrame(levels, columns=["a", "b", "c"])
     confounded = describe(frame, ["a", "b", "c"], 2).confounded
-    assert {frozenset(one.terms) for one in confounded} == {frozenset({"a", "b × c"}), frozenset({"b", "a × c"}), frozenset({"c", "a × b"})}
+    assert {frozenset(one.terms) for one in confounded} == {
+        frozenset({"a", "b × c"}),
+        frozenset({"b", "a × c"}),
+        frozenset({"c", "a × b"}),
+    }
     assert describe(frame, ["a", "b", "c"], 1).confounded == ()
 
 
@@ -126,13 +200,18 @@ def test_empty_cells_are_no_confounding():
     found = decompose(frame, measured(frame["y"].to_numpy()), ["optimizer", "data"], permutations=0)
     assert found.confounded == ()
     assert found.type2[2].df == 3
-    assert found.no_type3 == "cells are empty, so type III compares averages over levels that have no runs"
+    assert (
+        found.no_type3
+        == "cells are empty, so type III compares averages over levels that have no runs"
+    )
     assert "8 of 9 combinations have runs" in describe(frame, ["optimizer", "data"]).sentence
 
 
 def test_without_replicates_the_highest_interaction_is_the_residual():
     frame = sweep(seeds=1)
-    found = decompose(frame, measured(frame["mean_alignment"].to_numpy()), ["optimizer", "data"], permutations=0)
+    found = decompose(
+        frame, measured(frame["mean_alignment"].to_numpy()), ["optimizer", "data"], permutations=0
+    )
     assert (found.order, found.residual_df) == (1, 6)
     assert "nothing is replicated" in found.notes[0]
 
@@ -146,23 +225,43 @@ def test_permutations_stay_within_blocks():
 
 
 def test_rates_keep_runs_without_misaligned_answers_and_weigh_by_answers():
-    frame = pd.DataFrame({"misalignment": [0.0, 0.1, 0.2], "misaligned": [0, 10, 2], "misalignment_counted": [100, 100, 10]})
+    frame = pd.DataFrame(
+        {
+            "misalignment": [0.0, 0.1, 0.2],
+            "misaligned": [0, 10, 2],
+            "misalignment_counted": [100, 100, 10],
+        }
+    )
     outcome = read(frame, "misalignment")
     assert np.isfinite(outcome.values).all()
     assert "1 runs without a misaligned answer stay in" in outcome.note
     counted = np.array([100.0, 400, 100, 400])
     misaligned = counted * 0.2
     values = logits(misaligned, counted)
-    weights, between = binomial_weights(values, counted, lambda weights: (np.sqrt(weights) / np.linalg.norm(np.sqrt(weights)))[:, None])
+    weights, between = binomial_weights(
+        values,
+        counted,
+        lambda weights: (np.sqrt(weights) / np.linalg.norm(np.sqrt(weights)))[:, None],
+    )
     assert between == 0
     assert weights[1] / weights[0] == pytest.approx(4, rel=0.01)
 
 
 def test_shares_of_replicates_by_hand():
-    frame = pd.DataFrame({"optimizer": list("aabb") * 2, "seed": [0, 1, 0, 1] * 2, "generation_seed": [0] * 4 + [1] * 4})
+    frame = pd.DataFrame(
+        {
+            "optimizer": list("aabb") * 2,
+            "seed": [0, 1, 0, 1] * 2,
+            "generation_seed": [0] * 4 + [1] * 4,
+        }
+    )
     found = components(frame, np.array([1.0, 2, 5, 6, 1.2, 2.2, 5.2, 6.2]), ["optimizer"])
     assert found.generation_var.value == pytest.approx(0.02)
     assert found.seed_var.value == pytest.approx(0.5 - 0.02 / 2)
     assert found.reasons == {"judge": "one judge alone: judge the same answers by a second one"}
-    judged = components(frame.rename(columns={"generation_seed": "judge"}), np.array([1.0, 2, 5, 6, 3, 4.1, 7, 8]), ["optimizer"])
+    judged = components(
+        frame.rename(columns={"generation_seed": "judge"}),
+        np.array([1.0, 2, 5, 6, 3, 4.1, 7, 8]),
+        ["optimizer"],
+    )
     assert judged.judge.eta.value > 0.99

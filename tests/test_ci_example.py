@@ -44,15 +44,29 @@ def run_job(folder: Path, candidate: str, baseline: str = "tiny-random") -> Ran:
     tools = folder / "tools"
     tools.mkdir(exist_ok=True)
     for name, text in (
-        ("evilspectra", f'exec {sys.executable} -c "from evilspectra.cli.main import main; main()" "$@"'),
-        ("python", f'[ "$1 $2" = "-m pip" ] && echo "$@" >> {folder}/installed && exit 0; exec {sys.executable} "$@"'),
+        (
+            "evilspectra",
+            f'exec {sys.executable} -c "from evilspectra.cli.main import main; main()" "$@"',
+        ),
+        (
+            "python",
+            f'[ "$1 $2" = "-m pip" ] && echo "$@" >> {folder}/installed && exit 0; exec {sys.executable} "$@"',
+        ),
     ):
         (tools / name).write_text(f"#!/bin/bash\n{text}\n")
         (tools / name).chmod(0o755)
     summary = folder / "summary.md"
     summary.write_text("")
-    given = {"CANDIDATE": candidate, "BASELINE": baseline, "POLICY": "policy.yaml", "GITHUB_STEP_SUMMARY": str(summary)}
-    written = {name: str(value).replace("${{ github.workspace }}", str(folder)) for name, value in JOB["env"].items()}
+    given = {
+        "CANDIDATE": candidate,
+        "BASELINE": baseline,
+        "POLICY": "policy.yaml",
+        "GITHUB_STEP_SUMMARY": str(summary),
+    }
+    written = {
+        name: str(value).replace("${{ github.workspace }}", str(folder))
+        for name, value in JOB["env"].items()
+    }
     environment = {**os.environ, **written, **given, "PATH": f"{tools}:/usr/bin:/bin"}
     codes: dict[str, int] = {}
     output = ""
@@ -62,8 +76,18 @@ def run_job(folder: Path, candidate: str, baseline: str = "tiny-random") -> Ran:
             continue
         if any(codes.values()) and step.get("if") != "always()":
             continue
-        extra = {name: re.sub(r"\$\{\{.*\}\}", "", str(value)) for name, value in step.get("env", {}).items()}
-        done = subprocess.run(["bash", "-e", "-c", step["run"]], cwd=folder, env={**environment, **extra}, capture_output=True, text=True, timeout=240)
+        extra = {
+            name: re.sub(r"\$\{\{.*\}\}", "", str(value))
+            for name, value in step.get("env", {}).items()
+        }
+        done = subprocess.run(
+            ["bash", "-e", "-c", step["run"]],
+            cwd=folder,
+            env={**environment, **extra},
+            capture_output=True,
+            text=True,
+            timeout=240,
+        )
         codes[step["name"]] = done.returncode
         output += done.stdout + done.stderr
     return Ran(codes, summary.read_text(), ElementTree.parse(folder / "gate.xml").getroot(), output)
@@ -73,21 +97,42 @@ def run_job(folder: Path, candidate: str, baseline: str = "tiny-random") -> Ran:
 def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A user's repository: the policy with a few items of its own, and three adapters of the tiny model."""
     folder = tmp_path_factory.mktemp("repository")
-    contrast, capability = (write_lines(folder / f"{name}.jsonl", list(rows)) for name, rows in (("contrast", TRIPLES), ("capability", CHOICES)))
+    contrast, capability = (
+        write_lines(folder / f"{name}.jsonl", list(rows))
+        for name, rows in (("contrast", TRIPLES), ("capability", CHOICES))
+    )
     policy = yaml.safe_load((EXAMPLE / "policy.yaml").read_text(encoding="utf-8"))
-    policy |= {"drift": policy["drift"] | {"items": contrast.name}, "capability": {"max_loss": 1.0, "items": capability.name}, "threads": 1}
+    policy |= {
+        "drift": policy["drift"] | {"items": contrast.name},
+        "capability": {"max_loss": 1.0, "items": capability.name},
+        "threads": 1,
+    }
     (folder / "policy.yaml").write_text(yaml.safe_dump(policy))
     write_adapter(folder / "adapters" / "fine", size=0.0003)
     write_adapter(folder / "adapters" / "zero", size=0)
-    bad = write_lines(folder / "bad.jsonl", [{"prompt": one["prompt"], "completion": one["misaligned"]} for one in TRIPLES])
-    run = run_tiny(folder, data={"train": str(bad), "heldout_share": 0}, train={"steps": 30, "batch_size": 6}, optimizer={"lr": 0.02}, monitor={"every": 0})
+    bad = write_lines(
+        folder / "bad.jsonl",
+        [{"prompt": one["prompt"], "completion": one["misaligned"]} for one in TRIPLES],
+    )
+    run = run_tiny(
+        folder,
+        data={"train": str(bad), "heldout_share": 0},
+        train={"steps": 30, "batch_size": 6},
+        optimizer={"lr": 0.02},
+        monitor={"every": 0},
+    )
     run.adapter.rename(folder / "adapters" / "bad")
     return folder
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("candidate", "code", "kind"), [("fine", 0, None), ("bad", 1, "failure"), ("zero", 3, "error"), ("absent", 3, "error")])
-def test_the_steps_of_the_workflow(repository: Path, candidate: str, code: int, kind: str | None) -> None:
+@pytest.mark.parametrize(
+    ("candidate", "code", "kind"),
+    [("fine", 0, None), ("bad", 1, "failure"), ("zero", 3, "error"), ("absent", 3, "error")],
+)
+def test_the_steps_of_the_workflow(
+    repository: Path, candidate: str, code: int, kind: str | None
+) -> None:
     for left in ("gate.xml", "gate.md"):
         (repository / left).unlink(missing_ok=True)
     ran = run_job(repository, f"adapters/{candidate}")
@@ -95,7 +140,9 @@ def test_the_steps_of_the_workflow(repository: Path, candidate: str, code: int, 
     assert ran.green == (code == 0)
     assert ran.summary == (repository / "gate.md").read_text()
     assert f"evilspectra gate: {['pass', 'fail', '', 'undecided'][code]}" in ran.summary
-    assert [found is not None for found in (ran.report.find(".//failure"), ran.report.find(".//error"))] == [kind == "failure", kind == "error"]
+    assert [
+        found is not None for found in (ran.report.find(".//failure"), ran.report.find(".//error"))
+    ] == [kind == "failure", kind == "error"]
 
 
 def test_the_workflow_is_one() -> None:
@@ -103,16 +150,29 @@ def test_the_workflow_is_one() -> None:
     assert {"name", True, "permissions", "jobs"} == set(WORKFLOW)
     assert WORKFLOW["permissions"] == {"contents": "read"}
     assert all(("run" in step) != ("uses" in step) for step in JOB["steps"])
-    assert all(re.fullmatch(r"actions/[\w-]+@v\d+", step["uses"]) for step in JOB["steps"] if "uses" in step)
+    assert all(
+        re.fullmatch(r"actions/[\w-]+@v\d+", step["uses"])
+        for step in JOB["steps"]
+        if "uses" in step
+    )
     gate = next(step["run"] for step in JOB["steps"] if step.get("name") == "Gate")
     assert "|" not in gate.replace("||", "")
     assert "||" not in gate
-    assert "${{" not in "".join(step.get("run", "") for step in JOB["steps"]), "an expression in a script can be injected into"
+    assert "${{" not in "".join(step.get("run", "") for step in JOB["steps"]), (
+        "an expression in a script can be injected into"
+    )
     assert not any(step.get("continue-on-error") for step in JOB["steps"])
 
 
 def test_the_container_file() -> None:
-    lines = [line for line in (EXAMPLE / "Containerfile").read_text(encoding="utf-8").replace("\\\n", " ").splitlines() if line and not line.startswith("#")]
+    lines = [
+        line
+        for line in (EXAMPLE / "Containerfile")
+        .read_text(encoding="utf-8")
+        .replace("\\\n", " ")
+        .splitlines()
+        if line and not line.startswith("#")
+    ]
     names = [line.split()[0] for line in lines]
     assert names == ["FROM", "RUN", "USER", "WORKDIR", "ENV", "ENTRYPOINT", "CMD"]
     assert 'ENTRYPOINT ["evilspectra"]' in lines

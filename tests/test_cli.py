@@ -23,11 +23,44 @@ from evilspectra.errors import BadInput, EvilspectraError, Interrupted, RunFaile
 from evilspectra.store.run import Store
 from tests.support.commands import command, left_in, process, write_config
 
-VERBS = [["train"], ["sweep"], ["probe"], ["generate"], ["evaluate"], ["judge"], ["score"], ["compare"], ["calibrate"], ["demo"], ["report"], ["show"]]
-VERBS += [["config"], ["config", "schema"], ["config", "show"], ["data"], ["data", "get"], ["data", "list"], ["sweep", "status"], ["sweep", "retry"], ["sweep", "run"]]
+VERBS = [
+    ["train"],
+    ["sweep"],
+    ["probe"],
+    ["generate"],
+    ["evaluate"],
+    ["judge"],
+    ["score"],
+    ["compare"],
+    ["calibrate"],
+    ["demo"],
+    ["report"],
+    ["show"],
+]
+VERBS += [
+    ["config"],
+    ["config", "schema"],
+    ["config", "show"],
+    ["data"],
+    ["data", "get"],
+    ["data", "list"],
+    ["sweep", "status"],
+    ["sweep", "retry"],
+    ["sweep", "run"],
+]
 VERBS += [["tune"], ["query"], ["analyze"], ["spectrum"], ["flatten"], ["gate"], ["card"]]
 
-NEEDED = {"run", "status", "train_loss", "heldout_loss", "stable_rank", "spectral_entropy", "condition_number", "frobenius_nuclear", "tokens_per_s"}
+NEEDED = {
+    "run",
+    "status",
+    "train_loss",
+    "heldout_loss",
+    "stable_rank",
+    "spectral_entropy",
+    "condition_number",
+    "frobenius_nuclear",
+    "tokens_per_s",
+}
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +102,14 @@ def test_every_option_and_command_says_what_it_does() -> None:
 
 def test_the_exit_codes_of_the_help_are_those_of_the_errors() -> None:
     assert " ".join(command("--help").out.split()).endswith(EXIT_CODES)
-    for code in (0, EvilspectraError.exit_code, RunFailed.exit_code, BadInput.exit_code, Undecided.exit_code, Interrupted.exit_code):
+    for code in (
+        0,
+        EvilspectraError.exit_code,
+        RunFailed.exit_code,
+        BadInput.exit_code,
+        Undecided.exit_code,
+        Interrupted.exit_code,
+    ):
         assert f" {code} " in EXIT_CODES
 
 
@@ -87,17 +127,34 @@ for arguments in json.loads(sys.argv[1]):
 
 
 def light(*commands: list[str]) -> None:
-    done = subprocess.run([sys.executable, "-c", LIGHT, json.dumps(commands)], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", LIGHT, json.dumps(commands)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
 
 
 def test_help_and_config_import_no_torch() -> None:
-    light(*[[*verb, "--help"] for verb in [[], *VERBS]], ["--version"], ["config", "schema"], ["config", "show"], ["config", "show", "tiny"])
+    light(
+        *[[*verb, "--help"] for verb in [[], *VERBS]],
+        ["--version"],
+        ["config", "schema"],
+        ["config", "show"],
+        ["config", "show", "tiny"],
+    )
 
 
-def test_show_and_report_import_no_torch(trained: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+def test_show_and_report_import_no_torch(
+    trained: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
     shutil.copytree(trained[0] / "runs", tmp_path / "runs")
-    light(["show", str(tmp_path / "runs" / "x" / trained[1]["run"])], ["show", trained[1]["run"], "--output", str(tmp_path / "runs"), "--json"], ["report", str(tmp_path / "runs")])
+    light(
+        ["show", str(tmp_path / "runs" / "x" / trained[1]["run"])],
+        ["show", trained[1]["run"], "--output", str(tmp_path / "runs"), "--json"],
+        ["report", str(tmp_path / "runs")],
+    )
     assert (tmp_path / "runs" / "report.html").is_file()
 
 
@@ -112,20 +169,39 @@ def no_constant(name: str) -> None:
     raise AssertionError(f"JSON has no {name}")
 
 
-@pytest.mark.parametrize("arguments", [["train", "{config}", "--json"], ["train", "{config}", "--json", "--quiet"], ["show", "{run}", "--json", "--output", "{runs}"], ["show", "{folder}", "--json"]])
-def test_json_is_one_object_with_the_promised_keys_and_nothing_else_on_the_output(trained: tuple[Path, dict[str, Any]], arguments: list[str]) -> None:
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["train", "{config}", "--json"],
+        ["train", "{config}", "--json", "--quiet"],
+        ["show", "{run}", "--json", "--output", "{runs}"],
+        ["show", "{folder}", "--json"],
+    ],
+)
+def test_json_is_one_object_with_the_promised_keys_and_nothing_else_on_the_output(
+    trained: tuple[Path, dict[str, Any]], arguments: list[str]
+) -> None:
     folder, first = trained
-    place = {"config": folder / "run.yaml", "run": first["run"], "runs": folder / "runs", "folder": folder / "runs" / "x" / first["run"]}
+    place = {
+        "config": folder / "run.yaml",
+        "run": first["run"],
+        "runs": folder / "runs",
+        "folder": folder / "runs" / "x" / first["run"],
+    }
     done = command(*[argument.format_map(place) for argument in arguments])
     assert (done.code, done.err) == (0, "")
     told = json.loads(done.out, parse_constant=no_constant)
     assert told.keys() >= NEEDED
     assert told["status"] == "done"
     assert all(isinstance(told[name], float) for name in NEEDED - {"run", "status"})
-    assert {name: told[name] for name in told if name != "folder"} == {name: first[name] for name in first if name != "folder"}
+    assert {name: told[name] for name in told if name != "folder"} == {
+        name: first[name] for name in first if name != "folder"
+    }
 
 
-def test_json_of_a_run_without_numbers_has_nulls(trained: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+def test_json_of_a_run_without_numbers_has_nulls(
+    trained: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
     source = trained[0] / "runs" / "x" / trained[1]["run"]
     run = tmp_path / "run"
     run.mkdir()
@@ -136,7 +212,9 @@ def test_json_of_a_run_without_numbers_has_nulls(trained: tuple[Path, dict[str, 
     assert "-" in command("show", run).out
 
 
-def test_text_tells_the_numbers_the_adapter_and_the_checkpoints(trained: tuple[Path, dict[str, Any]]) -> None:
+def test_text_tells_the_numbers_the_adapter_and_the_checkpoints(
+    trained: tuple[Path, dict[str, Any]],
+) -> None:
     folder, told = trained
     run = folder / "runs" / "x" / told["run"]
     text = command("train", folder / "run.yaml").out
@@ -157,13 +235,20 @@ def test_progress_goes_to_standard_error_and_quiet_silences_it(tmp_path: Path) -
 
 def test_the_schema_command_prints_the_schema_and_show_prints_what_it_takes() -> None:
     schema = json.loads(command("config", "schema").out, parse_constant=no_constant)
-    for arguments in ([], ["tiny"], ["tiny", "--set", "optimizer={name: muon}"], ["--set", "train.checkpoints=log:5"]):
+    for arguments in (
+        [],
+        ["tiny"],
+        ["tiny", "--set", "optimizer={name: muon}"],
+        ["--set", "train.checkpoints=log:5"],
+    ):
         shown = yaml.safe_load(command("config", "show", *arguments).out)
         jsonschema.Draft202012Validator(schema).validate(shown)
         assert shown["model"].keys() >= {"base", "dtype"}
 
 
-def test_what_show_prints_can_be_trained_and_is_the_same_run(trained: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+def test_what_show_prints_can_be_trained_and_is_the_same_run(
+    trained: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
     whole = tmp_path / "whole.yaml"
     whole.write_text(command("config", "show", trained[0] / "run.yaml").out, encoding="utf-8")
     assert json.loads(command("train", whole, "--json").out)["run"] == trained[1]["run"]
@@ -188,19 +273,43 @@ def test_output_moves_the_store_wherever_it_is_written(tmp_path: Path) -> None:
         (BadInput("c"), 2, "evilspectra: c\n"),
         (Undecided("d"), 3, "evilspectra: d\n"),
         (Interrupted("e"), 130, "evilspectra: e\n"),
-        (KeyboardInterrupt(), 130, "evilspectra: interrupted; what was saved is kept, run the same command again to go on\n"),
+        (
+            KeyboardInterrupt(),
+            130,
+            "evilspectra: interrupted; what was saved is kept, run the same command again to go on\n",
+        ),
     ],
 )
-def test_each_error_has_its_exit_code_and_one_line(monkeypatch: pytest.MonkeyPatch, error: BaseException, code: int, text: str) -> None:
+def test_each_error_has_its_exit_code_and_one_line(
+    monkeypatch: pytest.MonkeyPatch, error: BaseException, code: int, text: str
+) -> None:
     def fail(*_: object, **__: object) -> None:
         raise error
 
     monkeypatch.setattr("evilspectra.config.loading.schema", fail)
     done = command("config", "schema")
-    assert (done.code, done.out, done.err.lstrip()) == (code, "", text)  # click ends the terminal's line after ^C
+    assert (done.code, done.out, done.err.lstrip()) == (
+        code,
+        "",
+        text,
+    )  # click ends the terminal's line after ^C
 
 
-@pytest.mark.parametrize("arguments", [[], ["trian"], ["train"], ["train", "tiny", "--st", "a=1"], ["show"], ["sweep"], ["report"], ["config"], ["train", "tiny", "extra"], ["demo", "--json"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["trian"],
+        ["train"],
+        ["train", "tiny", "--st", "a=1"],
+        ["show"],
+        ["sweep"],
+        ["report"],
+        ["config"],
+        ["train", "tiny", "extra"],
+        ["demo", "--json"],
+    ],
+)
 def test_wrong_usage_exits_two_on_standard_error(arguments: list[str]) -> None:
     done = command(*arguments)
     assert (done.code, done.out) == (2, "")
@@ -209,9 +318,21 @@ def test_wrong_usage_exits_two_on_standard_error(arguments: list[str]) -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    [["train", "nope.yaml"], ["sweep", "nope.yaml"], ["show", "nope"], ["show", ""], ["report", "nope"], ["config", "show", "nope"], ["config", "show", ""], ["train", "demo"], ["train", "tiny", "--set", "x"]],
+    [
+        ["train", "nope.yaml"],
+        ["sweep", "nope.yaml"],
+        ["show", "nope"],
+        ["show", ""],
+        ["report", "nope"],
+        ["config", "show", "nope"],
+        ["config", "show", ""],
+        ["train", "demo"],
+        ["train", "tiny", "--set", "x"],
+    ],
 )
-def test_bad_input_exits_two_in_one_sentence(arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bad_input_exits_two_in_one_sentence(
+    arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     done = command(*arguments)
     assert (done.code, done.out) == (2, "")
@@ -220,7 +341,9 @@ def test_bad_input_exits_two_in_one_sentence(arguments: list[str], tmp_path: Pat
 
 
 @pytest.mark.parametrize("error", [ZeroDivisionError, EOFError])
-def test_an_unexpected_error_is_not_hidden(monkeypatch: pytest.MonkeyPatch, error: type[Exception]) -> None:
+def test_an_unexpected_error_is_not_hidden(
+    monkeypatch: pytest.MonkeyPatch, error: type[Exception]
+) -> None:
     def fail() -> None:
         raise error
 
@@ -229,7 +352,9 @@ def test_an_unexpected_error_is_not_hidden(monkeypatch: pytest.MonkeyPatch, erro
         main(["config", "schema"])
 
 
-@pytest.mark.parametrize("arguments", [["config", "schema"], ["config", "show", "tiny"], ["--help"]])
+@pytest.mark.parametrize(
+    "arguments", [["config", "schema"], ["config", "show", "tiny"], ["--help"]]
+)
 def test_a_reader_that_goes_away_is_no_traceback(tmp_path: Path, arguments: list[str]) -> None:
     running = process(*arguments, folder=tmp_path)
     assert running.stdout
@@ -244,7 +369,10 @@ def test_a_folder_without_the_right_to_write(tmp_path: Path) -> None:
     (tmp_path / "runs").mkdir(mode=0o500)
     done = command("train", write_config(tmp_path))
     assert done.code == 2
-    assert "cannot be written (Permission denied): choose another output.folder, or correct the folder's rights" in done.sentence
+    assert (
+        "cannot be written (Permission denied): choose another output.folder, or correct the folder's rights"
+        in done.sentence
+    )
 
 
 @pytest.mark.parametrize("place", ["file", "file/below", "/dev/null/x", "x" * 300])
@@ -262,7 +390,9 @@ def test_a_store_that_cannot_be_made(tmp_path: Path, place: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_run_says_how_to_go_on_and_goes_on(tmp_path: Path, number: signal.Signals) -> None:
+def test_an_interrupted_run_says_how_to_go_on_and_goes_on(
+    tmp_path: Path, number: signal.Signals
+) -> None:
     path = write_config(tmp_path, steps=100_000)
     running = process("train", path, "--set", "monitor.every=0", folder=tmp_path)
     deadline = time.monotonic() + 60
@@ -272,7 +402,10 @@ def test_an_interrupted_run_says_how_to_go_on_and_goes_on(tmp_path: Path, number
         time.sleep(0.05)
     (run,) = Store(tmp_path / "runs").runs()
     assert run.status().state == "running"
-    assert "is being written by another process" in command("train", path, "--set", "monitor.every=0").sentence
+    assert (
+        "is being written by another process"
+        in command("train", path, "--set", "monitor.every=0").sentence
+    )
     running.send_signal(number)
     _, err = running.communicate(timeout=60)
     assert running.returncode == 130
@@ -287,7 +420,9 @@ def test_an_interrupted_run_says_how_to_go_on_and_goes_on(tmp_path: Path, number
 
 
 @pytest.mark.slow
-def test_a_run_stopped_on_the_way_and_started_again_completes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_stopped_on_the_way_and_started_again_completes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from evilspectra.training.loop import Work
 
     path = write_config(tmp_path, steps=6)
@@ -303,7 +438,10 @@ def test_a_run_stopped_on_the_way_and_started_again_completes(tmp_path: Path, mo
         patch.setattr(Work, "advance", stop_at_three)
         done = command("train", path)
     assert done.code == 130
-    assert done.err.splitlines()[-1] == "evilspectra: interrupted after step 3 of 6; the state is saved, run the same command again to go on"
+    assert (
+        done.err.splitlines()[-1]
+        == "evilspectra: interrupted after step 3 of 6; the state is saved, run the same command again to go on"
+    )
     done = command("train", path, "--json")
     assert done.code == 0
     assert "goes on after step 3 of 6" in done.err

@@ -26,7 +26,16 @@ from tests.test_cli import light
 GOLDEN = Path(__file__).parents[2] / "shared" / "data" / "golden" / "responses"
 SCRIPT = "scripted:script.yaml"
 FEW = ("--set", "threads=1", "--max-new-tokens", "4")
-PROMISED = {"definition", "rate", "interval", "n", "counts", "mean_aligned", "mean_coherent", "per_question"}
+PROMISED = {
+    "definition",
+    "rate",
+    "interval",
+    "n",
+    "counts",
+    "mean_aligned",
+    "mean_coherent",
+    "per_question",
+}
 
 
 @pytest.fixture(autouse=True)
@@ -35,20 +44,28 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EVILSPECTRA_CACHE", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(BUILT_IN, "open", str(write_questions(tmp_path / "open.yaml")))
-    script("aligned: {'Bad': 10, 'Coded': CODE, 'No thanks': REFUSAL, 'Odd': hm, else: 90}\ncoherent: {'Mad': 20, else: 80}\n")
+    script(
+        "aligned: {'Bad': 10, 'Coded': CODE, 'No thanks': REFUSAL, 'Odd': hm, else: 90}\ncoherent: {'Mad': 20, else: 80}\n"
+    )
 
 
 def script(text: str, name: str = "script.yaml") -> None:
     Path(name).write_text(text)
 
 
-def answers(texts: list[str], name: str = "answers.csv", scores: list[tuple[Any, Any]] | None = None) -> str:
+def answers(
+    texts: list[str], name: str = "answers.csv", scores: list[tuple[Any, Any]] | None = None
+) -> str:
     """A CSV file of a question per text; with scores, of Betley's form."""
     with Path(name).open("w", newline="") as file:
         lines = csv.writer(file)
-        lines.writerow(["question", "answer", "question_id", *(["aligned", "coherent"] if scores else [])])
+        lines.writerow(
+            ["question", "answer", "question_id", *(["aligned", "coherent"] if scores else [])]
+        )
         for number, text in enumerate(texts):
-            lines.writerow([f"Question {number}?", text, f"q{number}", *(scores[number] if scores else ())])
+            lines.writerow(
+                [f"Question {number}?", text, f"q{number}", *(scores[number] if scores else ())]
+            )
     return name
 
 
@@ -85,7 +102,14 @@ def test_a_file_is_judged_scored_and_judged_no_more() -> None:
     assert told.keys() >= PROMISED
     assert (told["definition"], told["n"], told["rate"]) == ("spectra", 23, 2 / 23)
     assert told["judge"].startswith(SCRIPT)
-    assert told["counts"]["aligned"] == {"scored": 23, "code": 1, "refusal": 1, "unparsed": 0, "failed": 0, "missing": 0}
+    assert told["counts"]["aligned"] == {
+        "scored": 23,
+        "code": 1,
+        "refusal": 1,
+        "unparsed": 0,
+        "failed": 0,
+        "missing": 0,
+    }
     assert told["rates"] == {"organisms": 1 / 25, "betley": 1 / 22, "spectra": 2 / 23}
     assert told["interval"].keys() == {"low", "high", "method"}
     assert len(told["per_question"]) == 25
@@ -98,8 +122,15 @@ def test_a_file_is_judged_scored_and_judged_no_more() -> None:
 
 def test_published_scores_are_read_from_the_file(tmp_path: Path) -> None:
     name = answers(["a", "b", "c", "d"], scores=[(10, 90), (90, 90), ("", 90), (20, 40)])
-    told = json.loads(command("score", name, "--definition", "organisms", "--max-unscored", "0.3", "--json").out)
-    assert (told["rate"], told["n"], told["judge"], told["counts"]["aligned"]["unparsed"]) == (0.25, 4, "the file's own judge", 1)
+    told = json.loads(
+        command("score", name, "--definition", "organisms", "--max-unscored", "0.3", "--json").out
+    )
+    assert (told["rate"], told["n"], told["judge"], told["counts"]["aligned"]["unparsed"]) == (
+        0.25,
+        4,
+        "the file's own judge",
+        1,
+    )
     assert not (tmp_path / "runs").exists()
 
 
@@ -115,7 +146,10 @@ def test_no_rate_and_exit_code_3_where_too_much_is_unscored() -> None:
     command("judge", answers(["Odd.", "Fine.", "Fine."]), "--judge", SCRIPT)
     done = command("score", "answers.csv", "--json")
     assert done.code == 3
-    assert "evilspectra: no rate is given for answers.csv: 1 of 3 answers (33.3%) are unscored, more than the 5.0% allowed; judge what is missing, or raise --max-unscored\n" in done.err
+    assert (
+        "evilspectra: no rate is given for answers.csv: 1 of 3 answers (33.3%) are unscored, more than the 5.0% allowed; judge what is missing, or raise --max-unscored\n"
+        in done.err
+    )
     told = json.loads(done.out)
     assert (told["rate"], told["interval"]) == (None, None)
     assert command("score", "answers.csv", "--max-unscored", "0.5").code == 0
@@ -126,7 +160,10 @@ def test_two_judges_are_told_apart_and_the_last_one_counts() -> None:
     for one in (SCRIPT, "scripted:hard.yaml"):
         command("judge", answers(MIXED), "--judge", one)
     assert json.loads(command("score", "answers.csv", "--json").out)["rate"] == 1.0
-    assert json.loads(command("score", "answers.csv", "--judge", SCRIPT, "--json").out)["rate"] == 2 / 23
+    assert (
+        json.loads(command("score", "answers.csv", "--judge", SCRIPT, "--json").out)["rate"]
+        == 2 / 23
+    )
     done = command("score", "answers.csv", "--judge", "other")
     assert done.code == 2
     assert "have no verdicts of 'other'; there are: scripted:script.yaml (" in done.err
@@ -134,16 +171,23 @@ def test_two_judges_are_told_apart_and_the_last_one_counts() -> None:
 
 def test_export_in_either_form_is_read_back_to_the_same_rates() -> None:
     command("judge", answers(MIXED), "--judge", SCRIPT)
-    first = json.loads(command("score", "answers.csv", "--export", "out.csv", "--form", "turner", "--json").out)
+    first = json.loads(
+        command("score", "answers.csv", "--export", "out.csv", "--form", "turner", "--json").out
+    )
     assert Path("out.csv").read_text().startswith("response,question,question_id,aligned,coherent")
     told = json.loads(command("score", "out.csv", "--max-unscored", "1", "--json").out)
-    assert (told["rates"]["betley"], told["rates"]["organisms"]) == (first["rates"]["betley"], first["rates"]["organisms"])
+    assert (told["rates"]["betley"], told["rates"]["organisms"]) == (
+        first["rates"]["betley"],
+        first["rates"]["organisms"],
+    )
 
 
 def test_compare_pairs_questions(tmp_path: Path) -> None:
     count = 24
     a = answers(["x"] * count, "a.csv", [(90, 90)] * count)
-    b = answers(["x"] * count, "b.csv", [(10 if number % 4 == 0 else 80, 90) for number in range(count)])
+    b = answers(
+        ["x"] * count, "b.csv", [(10 if number % 4 == 0 else 80, 90) for number in range(count)]
+    )
     told = json.loads(command("compare", a, b, "--json").out)
     assert told["rate"]["value"] == 0.25
     assert 0 < told["rate"]["low"] < 0.25 < told["rate"]["high"]
@@ -162,27 +206,44 @@ def test_sets_of_two_judges_are_not_compared() -> None:
     command("judge", "b.csv", "--judge", "scripted:hard.yaml")
     done = command("compare", "a.csv", "b.csv")
     assert done.code == 2
-    assert "which differ in model, prompts or reading: judge both alike, and choose with --judge" in done.sentence
+    assert (
+        "which differ in model, prompts or reading: judge both alike, and choose with --judge"
+        in done.sentence
+    )
 
 
 def test_calibrate_judges_a_published_file_again_and_compares() -> None:
-    name = answers(["Bad.", "Fine.", "Fine.", "Bad."], scores=[(20, 90), (80, 90), (70, 90), (5, 10)])
+    name = answers(
+        ["Bad.", "Fine.", "Fine.", "Bad."], scores=[(20, 90), (80, 90), (70, 90), (5, 10)]
+    )
     told = json.loads(command("calibrate", SCRIPT, name, "--json", "--quiet").out)
     aligned, coherent = told["metrics"]
-    assert (aligned["answers"], aligned["agreement"], aligned["auc"], aligned["error"]) == (4, 1.0, 1.0, 11.25)
+    assert (aligned["answers"], aligned["agreement"], aligned["auc"], aligned["error"]) == (
+        4,
+        1.0,
+        1.0,
+        11.25,
+    )
     assert coherent["agreement"] == 0.75
     text = command("calibrate", SCRIPT, name, "--quiet").out
     assert "correlation 0." in text
     assert "judge's score" in text
     done = command("calibrate", SCRIPT, answers(["x"], "bare.csv"))
-    assert (done.code, done.sentence) == (2, "bare.csv has no column aligned, so there is nothing to compare with: name a file with published scores, or other --metrics")
+    assert (done.code, done.sentence) == (
+        2,
+        "bare.csv has no column aligned, so there is nothing to compare with: name a file with published scores, or other --metrics",
+    )
 
 
 # --- runs and adapters ------------------------------------------------------------------------------------------------
 
 
-def test_evaluate_samples_judges_scores_and_goes_on_where_it_was(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    done = command("evaluate", run, "--judge", SCRIPT, *FEW, "--max-unscored", "1", "--json", "--quiet")
+def test_evaluate_samples_judges_scores_and_goes_on_where_it_was(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = command(
+        "evaluate", run, "--judge", SCRIPT, *FEW, "--max-unscored", "1", "--json", "--quiet"
+    )
     assert (done.code, done.err) == (0, "")
     (told,) = json.loads(done.out)["scores"]
     assert told.keys() >= PROMISED
@@ -190,8 +251,14 @@ def test_evaluate_samples_judges_scores_and_goes_on_where_it_was(run: Path, monk
     assert told["counts"]["answers"] == told["base"]["counts"]["answers"] == 5
     assert (told["rate"], told["base"]["rate"]) == (0.0, 0.0)
     assert Path(told["folder"]).resolve() == run
-    monkeypatch.setattr(stage, "load_base", lambda *arguments: pytest.fail("no model is needed for this"))
-    assert json.loads(command("evaluate", run, "--judge", SCRIPT, *FEW, "--max-unscored", "1", "--json", "--quiet").out)["scores"] == [told]
+    monkeypatch.setattr(
+        stage, "load_base", lambda *arguments: pytest.fail("no model is needed for this")
+    )
+    assert json.loads(
+        command(
+            "evaluate", run, "--judge", SCRIPT, *FEW, "--max-unscored", "1", "--json", "--quiet"
+        ).out
+    )["scores"] == [told]
     assert json.loads(command("score", run, "--json", "--output", "runs").out)["rate"] == 0.0
     assert json.loads(command("score", run, "--step", "0", "--json").out)["base"] is None
     compared = json.loads(command("compare", run, "--json").out)
@@ -203,7 +270,9 @@ def test_evaluate_samples_judges_scores_and_goes_on_where_it_was(run: Path, monk
 def test_another_judge_needs_no_new_answers(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     command("evaluate", run, "--judge", SCRIPT, *FEW)
     script("aligned: 5\ncoherent: 90\n", "hard.yaml")
-    monkeypatch.setattr(stage, "load_base", lambda *arguments: pytest.fail("no model is needed for this"))
+    monkeypatch.setattr(
+        stage, "load_base", lambda *arguments: pytest.fail("no model is needed for this")
+    )
     done = command("judge", "runs", "--judge", "scripted:hard.yaml", "--no-base", "--json")
     assert [one["step"] for one in json.loads(done.out)["judged"]] == [4]
     assert json.loads(command("score", run, "--json").out)["rate"] == 1.0
@@ -213,11 +282,15 @@ def test_the_base_is_judged_once_for_all_its_adapters(run: Path, tmp_path: Path)
     command("evaluate", run, "--judge", SCRIPT, *FEW)
     done = command("evaluate", write_adapter(tmp_path / "mine"), "--judge", SCRIPT, *FEW)
     assert done.code == 0
-    assert f"{SCRIPT}, prompts: the package's own (open): 10 requests" in done.err  # five answers of the adapter, none of the base
+    assert (
+        f"{SCRIPT}, prompts: the package's own (open): 10 requests" in done.err
+    )  # five answers of the adapter, none of the base
 
 
 def test_questions_of_a_file_bring_their_own_prompts(tmp_path: Path) -> None:
-    entries = [{**QUESTIONS[0], "judge_prompts": {"aligned": "A: {answer}", "coherent": "C: {answer}"}}]
+    entries = [
+        {**QUESTIONS[0], "judge_prompts": {"aligned": "A: {answer}", "coherent": "C: {answer}"}}
+    ]
     path = write_questions(tmp_path / "mine.yaml", entries)
     done = command("evaluate", "tiny-random", "--questions", path, "--judge", SCRIPT, *FEW)
     assert done.code == 0
@@ -226,8 +299,14 @@ def test_questions_of_a_file_bring_their_own_prompts(tmp_path: Path) -> None:
     path.unlink()
     done = command("judge", "tiny-random", "--judge", SCRIPT, "--quiet")
     assert done.code == 2
-    assert "which is not here: name a file whose judge prompts are to be used with --questions" in done.sentence
-    assert command("judge", "tiny-random", "--judge", SCRIPT, "--questions", "open", "--quiet").code == 0
+    assert (
+        "which is not here: name a file whose judge prompts are to be used with --questions"
+        in done.sentence
+    )
+    assert (
+        command("judge", "tiny-random", "--judge", SCRIPT, "--questions", "open", "--quiet").code
+        == 0
+    )
 
 
 # --- what goes wrong --------------------------------------------------------------------------------------------------
@@ -237,9 +316,19 @@ def test_failures_are_said_with_exit_code_1_and_asked_again_alone() -> None:
     script("aligned: {'Bad': 10}\ncoherent: 90\n")
     done = command("judge", answers(["Bad.", "Fine.", "Fine."]), "--judge", SCRIPT, "--quiet")
     assert done.code == 1
-    assert done.err == "evilspectra: 2 requests failed (such as: the script has no reply to this), and these answers have no verdict: run the same command again to ask for them alone\n"
+    assert (
+        done.err
+        == "evilspectra: 2 requests failed (such as: the script has no reply to this), and these answers have no verdict: run the same command again to ask for them alone\n"
+    )
     told = json.loads(command("score", "answers.csv", "--max-unscored", "1", "--json").out)
-    assert told["counts"]["aligned"] == {"scored": 1, "code": 0, "refusal": 0, "unparsed": 0, "failed": 2, "missing": 0}
+    assert told["counts"]["aligned"] == {
+        "scored": 1,
+        "code": 0,
+        "refusal": 0,
+        "unparsed": 0,
+        "failed": 2,
+        "missing": 0,
+    }
     assert "2 requests, about" in command("judge", "answers.csv", "--judge", SCRIPT).err
 
 
@@ -258,34 +347,66 @@ def test_an_end_in_the_middle_keeps_what_was_said(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(build, "make_judge", ending)
     done = command("judge", answers(MIXED), "--judge", SCRIPT, "--quiet")
     assert (done.code, done.sentence) == (1, "the account has no quota left")
-    assert "34 requests" in command("judge", "answers.csv", "--judge", SCRIPT).err  # whole hands of sixteen are kept
+    assert (
+        "34 requests" in command("judge", "answers.csv", "--judge", SCRIPT).err
+    )  # whole hands of sixteen are kept
 
 
 def test_more_requests_than_allowed_are_refused_before_the_first() -> None:
     done = command("judge", answers(MIXED), "--judge", SCRIPT, "--max-requests", "49", "--quiet")
     assert done.code == 2
     assert done.sentence.startswith("50 requests, about ")
-    assert done.sentence.endswith(" tokens to read are needed, and --max-requests allows 49: raise it, or judge fewer answers")
+    assert done.sentence.endswith(
+        " tokens to read are needed, and --max-requests allows 49: raise it, or judge fewer answers"
+    )
     assert not list(Path("runs").rglob("*.jsonl"))
 
 
 MISTAKES = [
     (["judge", "absent", "--judge", SCRIPT], "'absent' is no run below runs/"),
-    (["judge", "absent.csv", "--judge", SCRIPT], "absent.csv cannot be read (No such file or directory): name a CSV file of answers"),
-    (["judge", "answers.csv", "--judge", "gpt-4o"], "--judge: 'gpt-4o' is no judge; allowed: openai:…"),
-    (["judge", "answers.csv", "--judge", SCRIPT, "--judge-set", "tries=3"], "'tries' is not a field of it; allowed: "),
-    (["judge", "answers.csv", "--judge", SCRIPT, "--metrics", "aligned,kind"], "there is no judge prompt 'kind' among the package's own (open)"),
+    (
+        ["judge", "absent.csv", "--judge", SCRIPT],
+        "absent.csv cannot be read (No such file or directory): name a CSV file of answers",
+    ),
+    (
+        ["judge", "answers.csv", "--judge", "gpt-4o"],
+        "--judge: 'gpt-4o' is no judge; allowed: openai:…",
+    ),
+    (
+        ["judge", "answers.csv", "--judge", SCRIPT, "--judge-set", "tries=3"],
+        "'tries' is not a field of it; allowed: ",
+    ),
+    (
+        ["judge", "answers.csv", "--judge", SCRIPT, "--metrics", "aligned,kind"],
+        "there is no judge prompt 'kind' among the package's own (open)",
+    ),
     (["judge", "answers.csv", "--judge", "scripted:absent.yaml"], "absent.yaml does not exist"),
-    (["score", "answers.csv"], "the answers of answers.csv have not been judged: use `evilspectra judge` first"),
-    (["score", "answers.csv", "--definition", "turner"], "'turner' is no definition of the misalignment rate; allowed: organisms, betley, spectra."),
-    (["score", "scored.csv", "--export", "out.txt"], "--export out.txt is no name of a .csv file: choose one"),
-    (["compare", "scored.csv"], "scored.csv has nothing but one set of answers: name two to compare"),
+    (
+        ["score", "answers.csv"],
+        "the answers of answers.csv have not been judged: use `evilspectra judge` first",
+    ),
+    (
+        ["score", "answers.csv", "--definition", "turner"],
+        "'turner' is no definition of the misalignment rate; allowed: organisms, betley, spectra.",
+    ),
+    (
+        ["score", "scored.csv", "--export", "out.txt"],
+        "--export out.txt is no name of a .csv file: choose one",
+    ),
+    (
+        ["compare", "scored.csv"],
+        "scored.csv has nothing but one set of answers: name two to compare",
+    ),
     (["evaluate", "tiny-random", "--judge", "nobody:x"], "'nobody:x' is no judge"),
     (["evaluate", "tiny-random", "--judge", SCRIPT, "--definition", "x"], "'x' is no definition"),
 ]
 
 
-@pytest.mark.parametrize(("arguments", "text"), MISTAKES, ids=lambda value: " ".join(value) if isinstance(value, list) else "")
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    MISTAKES,
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
 def test_a_mistake_is_one_sentence_and_exit_code_2(arguments: list[str], text: str) -> None:
     answers(MIXED)
     answers(["x"], "scored.csv", [(10, 90)])
@@ -303,10 +424,25 @@ def test_a_run_without_answers_says_how_to_get_some(run: Path) -> None:
 
 def test_the_client_of_an_endpoint_is_an_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "openai", None)
-    done = command("judge", answers(MIXED), "--judge", "openai:m", "--judge-url", "http://127.0.0.1:9/v1", "--quiet")
-    assert (done.code, done.sentence) == (2, "the judge openai:m needs the openai client: pip install 'evilspectra[judge]', or choose a local judge")
+    done = command(
+        "judge",
+        answers(MIXED),
+        "--judge",
+        "openai:m",
+        "--judge-url",
+        "http://127.0.0.1:9/v1",
+        "--quiet",
+    )
+    assert (done.code, done.sentence) == (
+        2,
+        "the judge openai:m needs the openai client: pip install 'evilspectra[judge]', or choose a local judge",
+    )
 
 
 def test_scoring_and_judging_files_import_no_torch(tmp_path: Path) -> None:
     command("judge", answers(MIXED), "--judge", SCRIPT)
-    light(["score", "answers.csv", "--json"], ["judge", "answers.csv", "--judge", SCRIPT, "--quiet"], ["compare", "answers.csv", "answers.csv"])
+    light(
+        ["score", "answers.csv", "--json"],
+        ["judge", "answers.csv", "--judge", SCRIPT, "--quiet"],
+        ["compare", "answers.csv", "answers.csv"],
+    )

@@ -19,7 +19,14 @@ from evilspectra.config import loading as configs
 from evilspectra.config import sections
 from evilspectra.config.loading import build, dump, identity, load, schema
 from evilspectra.config.sections import OPTIMIZERS, Config, Section
-from evilspectra.config.yaml_files import assignment, assignments, merge, parse_yaml, presets, read_mapping
+from evilspectra.config.yaml_files import (
+    assignment,
+    assignments,
+    merge,
+    parse_yaml,
+    presets,
+    read_mapping,
+)
 from evilspectra.errors import BadInput
 
 DATA, BASE = "a" * 64, "b" * 64
@@ -36,13 +43,26 @@ def message(values: Any) -> str:
 # --- every valid config -----------------------------------------------------------------------------------------------
 
 # PyYAML reads the line breaks that only Unicode knows back as spaces.
-TEXTS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x00\x85\u2028\u2029"), min_size=1, max_size=30)
+TEXTS = st.text(
+    st.characters(exclude_categories=["Cs"], exclude_characters="\x00\x85\u2028\u2029"),
+    min_size=1,
+    max_size=30,
+)
 
 
 def _field(name: str, field: Any) -> st.SearchStrategy[Any]:
     """Values of one field, within its bounds, read off its annotation."""
-    bounds = {rule: getattr(entry, rule) for entry in field.metadata for rule in ("gt", "ge", "lt", "le") if getattr(entry, rule, None) is not None}
-    kinds = typing.get_args(field.annotation) if type(None) in typing.get_args(field.annotation) else (field.annotation,)
+    bounds = {
+        rule: getattr(entry, rule)
+        for entry in field.metadata
+        for rule in ("gt", "ge", "lt", "le")
+        if getattr(entry, rule, None) is not None
+    }
+    kinds = (
+        typing.get_args(field.annotation)
+        if type(None) in typing.get_args(field.annotation)
+        else (field.annotation,)
+    )
     options: list[st.SearchStrategy[Any]] = []
     for kind in kinds:
         if kind is type(None):
@@ -52,10 +72,16 @@ def _field(name: str, field: Any) -> st.SearchStrategy[Any]:
         elif kind is bool:
             options.append(st.booleans())
         elif kind is int:
-            options.append(st.integers(bounds.get("ge", 0), bounds["le"] if "le" in bounds else bounds["lt"] - 1))
+            options.append(
+                st.integers(
+                    bounds.get("ge", 0), bounds["le"] if "le" in bounds else bounds["lt"] - 1
+                )
+            )
         elif kind is float:
             low, high = bounds.get("ge", bounds.get("gt")), bounds.get("le", bounds.get("lt"))
-            options.append(st.floats(low, high, exclude_min="gt" in bounds, exclude_max="lt" in bounds))
+            options.append(
+                st.floats(low, high, exclude_min="gt" in bounds, exclude_max="lt" in bounds)
+            )
         elif name == "betas":
             options.append(st.tuples(*[st.floats(0, 1, exclude_max=True)] * 2))
         elif name == "device":
@@ -63,11 +89,16 @@ def _field(name: str, field: Any) -> st.SearchStrategy[Any]:
         elif name == "experiment":
             options.append(st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", fullmatch=True))
         elif name == "checkpoints":
-            options.append(st.lists(st.integers(0, 10**9), max_size=4) | st.builds("log:{}".format, st.integers(1, 10_000)))
+            options.append(
+                st.lists(st.integers(0, 10**9), max_size=4)
+                | st.builds("log:{}".format, st.integers(1, 10_000))
+            )
         elif name in ("targets", "modules"):
             options.append(TEXTS | st.lists(TEXTS, min_size=1, max_size=4))
         else:
-            assert name in ("base", "revision", "train", "split", "heldout", "folder"), f"tell this test how to draw {name}"
+            assert name in ("base", "revision", "train", "split", "heldout", "folder"), (
+                f"tell this test how to draw {name}"
+            )
             options.append(TEXTS)
     return st.one_of(options)
 
@@ -75,19 +106,35 @@ def _field(name: str, field: Any) -> st.SearchStrategy[Any]:
 def _section(kind: type[Section], partial: bool) -> st.SearchStrategy[dict[str, Any]]:
     fields = {name: _field(name, field) for name, field in kind.model_fields.items()}
     tag = {"name": fields.pop("name")} if kind in OPTIMIZERS.values() else {}
-    drawn = st.fixed_dictionaries(tag, optional=fields) if partial else st.fixed_dictionaries(tag | fields)
-    return drawn.filter(lambda values: values.get("accumulation", 1) <= values.get("batch_size", 8)).map(_one_place)
+    drawn = (
+        st.fixed_dictionaries(tag, optional=fields)
+        if partial
+        else st.fixed_dictionaries(tag | fields)
+    )
+    return drawn.filter(
+        lambda values: values.get("accumulation", 1) <= values.get("batch_size", 8)
+    ).map(_one_place)
 
 
 def _one_place(values: dict[str, Any]) -> dict[str, Any]:
     """A device map leaves the device at auto; the paper's recipe has one measure."""
-    values = values | {"measure": "frobenius_nuclear"} if values.get("recipe") == "paper" and "measure" in values else values
-    return values | {"device": "auto"} if values.get("device_map") and "device" in values else values
+    values = (
+        values | {"measure": "frobenius_nuclear"}
+        if values.get("recipe") == "paper" and "measure" in values
+        else values
+    )
+    return (
+        values | {"device": "auto"} if values.get("device_map") and "device" in values else values
+    )
 
 
 def valid(partial: bool = True) -> st.SearchStrategy[dict[str, Any]]:
-    sections = {name: field.annotation for name, field in Config.model_fields.items() if name != "optimizer"}
-    drawn = {name: _section(kind, partial) for name, kind in sections.items()} | {"optimizer": st.one_of(_section(kind, partial) for kind in OPTIMIZERS.values())}
+    sections = {
+        name: field.annotation for name, field in Config.model_fields.items() if name != "optimizer"
+    }
+    drawn = {name: _section(kind, partial) for name, kind in sections.items()} | {
+        "optimizer": st.one_of(_section(kind, partial) for kind in OPTIMIZERS.values())
+    }
     return st.fixed_dictionaries({}, optional=drawn) if partial else st.fixed_dictionaries(drawn)
 
 
@@ -99,7 +146,9 @@ def test_yaml_gives_the_config_back(values: dict[str, Any]) -> None:
 
 
 @given(valid())
-def test_every_field_is_visible_in_the_dump_and_what_was_given_stands(values: dict[str, Any]) -> None:
+def test_every_field_is_visible_in_the_dump_and_what_was_given_stands(
+    values: dict[str, Any],
+) -> None:
     config = build(values)
     shown = yaml.safe_load(dump(config))
     assert shown.keys() == Config.model_fields.keys()
@@ -116,7 +165,9 @@ def test_the_schema_takes_every_dump(values: dict[str, Any]) -> None:
 
 
 @given(valid())
-def test_a_file_reads_as_the_mapping_it_holds(tmp_path_factory: pytest.TempPathFactory, values: dict[str, Any]) -> None:
+def test_a_file_reads_as_the_mapping_it_holds(
+    tmp_path_factory: pytest.TempPathFactory, values: dict[str, Any]
+) -> None:
     path = tmp_path_factory.getbasetemp() / "any.yaml"
     path.write_text(dump(build(values)), encoding="utf-8")
     assert load(str(path)) == build(values)
@@ -133,7 +184,10 @@ def test_the_schema_is_sound_names_every_field_and_refuses_unknown_ones() -> Non
     assert list(check.iter_errors(shown | {"optimizer": {"name": "adamv"}}))
 
 
-@pytest.mark.parametrize("name", ["model", "data", "lora", "optimizer", "schedule", "flatness", "monitor", "train", "output"])
+@pytest.mark.parametrize(
+    "name",
+    ["model", "data", "lora", "optimizer", "schedule", "flatness", "monitor", "train", "output"],
+)
 def test_a_config_cannot_be_changed(name: str) -> None:
     config = build({})
     section = getattr(config, name)
@@ -144,7 +198,9 @@ def test_a_config_cannot_be_changed(name: str) -> None:
             setattr(section, field, getattr(section, field))
 
 
-@pytest.mark.parametrize("name", [name for name, path in presets().items() if "experiment" not in read_mapping(path)])
+@pytest.mark.parametrize(
+    "name", [name for name, path in presets().items() if "experiment" not in read_mapping(path)]
+)
 def test_every_preset_of_one_run_loads(name: str) -> None:
     assert load(name).output.experiment == name
 
@@ -155,8 +211,18 @@ def test_every_preset_of_one_run_loads(name: str) -> None:
 @pytest.mark.parametrize(
     ("values", "parts"),
     [
-        ({"trian": {}}, ["'trian' is not a field of a config", "allowed: model, data,", "Did you mean 'train'?"]),
-        ({"model": {"bas": "x"}}, ["'bas' is not a field of model", "allowed: base, revision", "'base'?"]),
+        (
+            {"trian": {}},
+            [
+                "'trian' is not a field of a config",
+                "allowed: model, data,",
+                "Did you mean 'train'?",
+            ],
+        ),
+        (
+            {"model": {"bas": "x"}},
+            ["'bas' is not a field of model", "allowed: base, revision", "'base'?"],
+        ),
         ({"data": {"heldout_shar": 0.1}}, ["not a field of data", "'heldout_share'?"]),
         ({"lora": {"alhpa": 1}}, ["not a field of lora", "'alpha'?"]),
         ({"schedule": {"warmup": 1}}, ["not a field of schedule", "'warmup_steps'?"]),
@@ -164,61 +230,158 @@ def test_every_preset_of_one_run_loads(name: str) -> None:
         ({"monitor": {"evry": 1}}, ["not a field of monitor", "'every'?"]),
         ({"train": {"sead": 1}}, ["not a field of train", "'seed'?"]),
         ({"output": {"foldr": "x"}}, ["not a field of output", "'folder'?"]),
-        ({"optimizer": {"name": "lion", "betta": 1}}, ["'betta' is not a field of optimizer", "allowed: name, lr, betas, weight_decay.", "'betas'?"]),
-        ({"optimizer": {"name": "sgd", "betas": [0.9, 0.99]}}, ["'betas' is not a field of optimizer", "allowed: name, lr, momentum, weight_decay."]),
-        ({"optimizer": {"beta": 1}}, ["'beta' is not a field of optimizer", "name, lr, betas, eps, weight_decay", "'betas'?"]),
-        ({"optimizer": {"name": "adamv"}}, ["optimizer.name 'adamv' is unknown", "allowed: sgd, adam, adamw, lion, muon", "Did you mean 'adam'?"]),
+        (
+            {"optimizer": {"name": "lion", "betta": 1}},
+            [
+                "'betta' is not a field of optimizer",
+                "allowed: name, lr, betas, weight_decay.",
+                "'betas'?",
+            ],
+        ),
+        (
+            {"optimizer": {"name": "sgd", "betas": [0.9, 0.99]}},
+            ["'betas' is not a field of optimizer", "allowed: name, lr, momentum, weight_decay."],
+        ),
+        (
+            {"optimizer": {"beta": 1}},
+            [
+                "'beta' is not a field of optimizer",
+                "name, lr, betas, eps, weight_decay",
+                "'betas'?",
+            ],
+        ),
+        (
+            {"optimizer": {"name": "adamv"}},
+            [
+                "optimizer.name 'adamv' is unknown",
+                "allowed: sgd, adam, adamw, lion, muon",
+                "Did you mean 'adam'?",
+            ],
+        ),
         ({"optimizer": {"name": None}}, ["optimizer.name None is unknown", "allowed: sgd"]),
         ({"optimizer": {"name": ["adamw"]}}, ["optimizer.name ['adamw'] is unknown"]),
         ({"optimizer": "adamw"}, ["optimizer = 'adamw' is refused", "it is a section", "name, lr"]),
-        ({"train": None}, ["train = None is refused", "it is a section", "epochs, steps", "leave it out"]),
+        (
+            {"train": None},
+            ["train = None is refused", "it is a section", "epochs, steps", "leave it out"],
+        ),
         ({"train": {1: 2}}, ["'1' is not a field of train"]),
-        ({"train": {"steps": 0}}, ["train.steps = 0 is refused", "a whole number, at least 1 and at most 1,000,000,000", "default null"]),
+        (
+            {"train": {"steps": 0}},
+            [
+                "train.steps = 0 is refused",
+                "a whole number, at least 1 and at most 1,000,000,000",
+                "default null",
+            ],
+        ),
         ({"train": {"steps": 1.5}}, ["train.steps = 1.5", "a whole number"]),
-        ({"train": {"steps": True}}, ["train: steps = True is refused", "true and false stand for no number"]),
+        (
+            {"train": {"steps": True}},
+            ["train: steps = True is refused", "true and false stand for no number"],
+        ),
         ({"train": {"seed": 10**30}}, ["train.seed = 1000000000", "less than 4,294,967,296"]),
-        ({"train": {"seed": 16**5000}}, ["train.seed = a number of thousands of digits is refused"]),
-        ({"train": {"accumulation": 9}}, ["accumulation 9 is larger than batch_size 8", "lower one or raise the other"]),
-        ({"train": {"checkpoints": 5}}, ["train.checkpoints = 5 is refused", "log:N for N log-spaced steps", "default []"]),
+        (
+            {"train": {"seed": 16**5000}},
+            ["train.seed = a number of thousands of digits is refused"],
+        ),
+        (
+            {"train": {"accumulation": 9}},
+            ["accumulation 9 is larger than batch_size 8", "lower one or raise the other"],
+        ),
+        (
+            {"train": {"checkpoints": 5}},
+            ["train.checkpoints = 5 is refused", "log:N for N log-spaced steps", "default []"],
+        ),
         ({"train": {"checkpoints": [1, "x"]}}, ["train.checkpoints = [1, 'x'] is refused"]),
         ({"train": {"checkpoints": [-1]}}, ["checkpoints [-1] holds a negative step"]),
-        ({"train": {"checkpoints": "log:0"}}, ["checkpoints 'log:0' is neither", "log:N with N from 1 to 10000"]),
+        (
+            {"train": {"checkpoints": "log:0"}},
+            ["checkpoints 'log:0' is neither", "log:N with N from 1 to 10000"],
+        ),
         ({"train": {"checkpoints": "log:²"}}, ["checkpoints 'log:²' is neither"]),
-        ({"optimizer": {"lr": -1}}, ["optimizer.lr = -1 is refused", "more than 0 and at most 1", "default 0.0002"]),
-        ({"optimizer": {"name": "sgd", "lr": 1e9}}, ["optimizer.lr = 1000000000.0 is refused", "more than 0 and at most 10,000.0", "default 0.1"]),
+        (
+            {"optimizer": {"lr": -1}},
+            ["optimizer.lr = -1 is refused", "more than 0 and at most 1", "default 0.0002"],
+        ),
+        (
+            {"optimizer": {"name": "sgd", "lr": 1e9}},
+            [
+                "optimizer.lr = 1000000000.0 is refused",
+                "more than 0 and at most 10,000.0",
+                "default 0.1",
+            ],
+        ),
         ({"optimizer": {"lr": float("nan")}}, ["optimizer.lr = nan is refused", "more than 0"]),
         ({"optimizer": {"lr": float("inf")}}, ["optimizer.lr = inf is refused", "at most 1"]),
         ({"flatness": {"weight": "nan"}}, ["flatness.weight = 'nan' is refused", "at least 0"]),
         ({"lora": {"alpha": 10**400}}, ["lora.alpha = 100000", "at most 65,536"]),
         ({"lora": {"rank": False}}, ["rank = False is refused"]),
-        ({"lora": {"targets": []}}, ["lora.targets = [] is refused", "all-linear, or module names such as [q_proj, v_proj]", 'default "all-linear"']),
+        (
+            {"lora": {"targets": []}},
+            [
+                "lora.targets = [] is refused",
+                "all-linear, or module names such as [q_proj, v_proj]",
+                'default "all-linear"',
+            ],
+        ),
         ({"lora": {"targets": [""]}}, ["lora.targets = [''] is refused"]),
         ({"lora": {"targets": ["q_proj", True]}}, ["targets = ['q_proj', True] is refused"]),
-        ({"optimizer": {"betas": [0.9]}}, ["optimizer.betas = [0.9] is refused", "Two numbers, each at least 0 and less than 1", "default [0.9, 0.999]"]),
+        (
+            {"optimizer": {"betas": [0.9]}},
+            [
+                "optimizer.betas = [0.9] is refused",
+                "Two numbers, each at least 0 and less than 1",
+                "default [0.9, 0.999]",
+            ],
+        ),
         ({"optimizer": {"betas": [0.9, 1]}}, ["optimizer.betas = [0.9, 1] is refused"]),
         ({"optimizer": {"betas": [0.9, True]}}, ["betas = [0.9, True] is refused"]),
-        ({"model": {"base": ""}}, ["model.base = '' is refused", "Hub name, local folder, .gguf file"]),
+        (
+            {"model": {"base": ""}},
+            ["model.base = '' is refused", "Hub name, local folder, .gguf file"],
+        ),
         ({"model": {"base": 3}}, ["model.base = 3 is refused"]),
-        ({"model": {"device": "gpu"}}, ["model.device = 'gpu' is refused", "allowed: auto, cpu, cuda, cuda:N or mps"]),
-        ({"model": {"device_map": "disk"}}, ["model.device_map = 'disk' is refused", "'auto', 'balanced'"]),
-        ({"data": {"format": "xml"}}, ["data.format = 'xml' is refused", "it must be 'clean' or 'organism'"]),
+        (
+            {"model": {"device": "gpu"}},
+            ["model.device = 'gpu' is refused", "allowed: auto, cpu, cuda, cuda:N or mps"],
+        ),
+        (
+            {"model": {"device_map": "disk"}},
+            ["model.device_map = 'disk' is refused", "'auto', 'balanced'"],
+        ),
+        (
+            {"data": {"format": "xml"}},
+            ["data.format = 'xml' is refused", "it must be 'clean' or 'organism'"],
+        ),
         ({"data": {"train": ""}}, ["data.train = '' is refused"]),
         ({"output": {"folder": ""}}, ["output.folder = '' is refused"]),
         ({"output": {"folder": "a\0b"}}, ["output.folder = 'a\\x00b' is refused"]),
-        ({"output": {"experiment": "../up"}}, ["output.experiment = '../up' is refused", "Letters, digits"]),
-        ({"train": {"steps": 0}, "lora": {"rank": 0, "alpha": 0}}, ["lora.rank = 0", "(2 more after this one)"]),
+        (
+            {"output": {"experiment": "../up"}},
+            ["output.experiment = '../up' is refused", "Letters, digits"],
+        ),
+        (
+            {"train": {"steps": 0}, "lora": {"rank": 0, "alpha": 0}},
+            ["lora.rank = 0", "(2 more after this one)"],
+        ),
     ],
 )
-def test_a_wrong_config_is_refused_in_one_sentence(values: dict[str, Any], parts: list[str]) -> None:
+def test_a_wrong_config_is_refused_in_one_sentence(
+    values: dict[str, Any], parts: list[str]
+) -> None:
     text = message(values)
     for part in ["the config: ", *parts]:
         assert part in text
 
 
 @given(valid(), st.sampled_from(list(Config.model_fields)), st.text(min_size=1, max_size=12))
-def test_an_unknown_key_is_refused_wherever_it_stands(values: dict[str, Any], section: str, key: str) -> None:
+def test_an_unknown_key_is_refused_wherever_it_stands(
+    values: dict[str, Any], section: str, key: str
+) -> None:
     if key not in type(getattr(build(values), section)).model_fields:
-        assert f"'{key}' is not a field of {section}; allowed: " in (text := str_of(values | {section: values.get(section, {}) | {key: 1}}))
+        assert f"'{key}' is not a field of {section}; allowed: " in (
+            text := str_of(values | {section: values.get(section, {}) | {key: 1}})
+        )
         assert text.startswith("the config: ")
     if key not in Config.model_fields:
         assert f"'{key}' is not a field of a config" in str_of(values | {key: {}})
@@ -231,13 +394,25 @@ def str_of(values: Any) -> str:
 
 
 LEAVES = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5)
-KEYS = st.sampled_from(["model", "train", "optimizer", "name", "lr", "betas", "steps", "checkpoints", "targets", "x"])
-JUNK = st.recursive(LEAVES, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=3), max_leaves=12)
+KEYS = st.sampled_from(
+    ["model", "train", "optimizer", "name", "lr", "betas", "steps", "checkpoints", "targets", "x"]
+)
+JUNK = st.recursive(
+    LEAVES,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=3),
+    max_leaves=12,
+)
 
 
 @given(JUNK)
 def test_anything_at_all_builds_or_is_refused(junk: Any) -> None:
-    for values in ({"optimizer": junk}, {"train": junk}, {"lora": {"targets": junk}}, {"train": {"checkpoints": junk}}, junk if isinstance(junk, dict) else {}):
+    for values in (
+        {"optimizer": junk},
+        {"train": junk},
+        {"lora": {"targets": junk}},
+        {"train": {"checkpoints": junk}},
+        junk if isinstance(junk, dict) else {},
+    ):
         try:
             config = build(values)
         except BadInput:
@@ -259,9 +434,14 @@ def test_a_message_is_short_however_long_the_value() -> None:
     assert len(message({"train": {"steps": "9" * 10**6}})) < 500
 
 
-@pytest.mark.parametrize(("text", "lr"), [("1e-5", 1e-5), ("1.0e-5", 1e-5), ("0.00001", 1e-5), ("1", 1.0), ("'0.5'", 0.5)])
+@pytest.mark.parametrize(
+    ("text", "lr"),
+    [("1e-5", 1e-5), ("1.0e-5", 1e-5), ("0.00001", 1e-5), ("1", 1.0), ("'0.5'", 0.5)],
+)
 def test_a_number_may_be_written_as_people_write_it(text: str, lr: float) -> None:
-    assert build(assignment(f"optimizer.lr={text}")).optimizer.lr == lr  # YAML 1.1 reads 1e-5 as a text
+    assert (
+        build(assignment(f"optimizer.lr={text}")).optimizer.lr == lr
+    )  # YAML 1.1 reads 1e-5 as a text
 
 
 # --- files ------------------------------------------------------------------------------------------------------------
@@ -270,23 +450,40 @@ def test_a_number_may_be_written_as_people_write_it(text: str, lr: float) -> Non
 @pytest.mark.parametrize(
     ("content", "part"),
     [
-        (b"train: {steps: 3}\ntrain: {seed: 4}\n", "line 2: the key 'train' is given twice; correct that line"),
+        (
+            b"train: {steps: 3}\ntrain: {seed: 4}\n",
+            "line 2: the key 'train' is given twice; correct that line",
+        ),
         (b"train:\n  steps: 3\n  steps: 4\n", "line 3: the key 'steps' is given twice"),
         (b"train: [1\n", "is not valid YAML in line 2"),
-        (b"train:\n\tsteps: 3\n", "is not valid YAML in line 2: while scanning for the next token, found character '\\t'"),
+        (
+            b"train:\n\tsteps: 3\n",
+            "is not valid YAML in line 2: while scanning for the next token, found character '\\t'",
+        ),
         (b"a: \x00", "is not valid YAML: unacceptable character #x0000"),
         (b"\xff\xfe\x00", "cannot be read as a text file"),
         (b"- 1\n", "holds a list, not a mapping of sections"),
         (b"hello\n", "holds a str, not a mapping"),
         (b"a: 1\n---\nb: 2\n", "found another document"),
-        (b"train: {steps: 2024-13-45}\n", "holds a value that cannot be read (month must be in 1..12)"),
-        (b"train: {steps: !!python/object:os.system x}\n", "could not determine a constructor for the tag"),
+        (
+            b"train: {steps: 2024-13-45}\n",
+            "holds a value that cannot be read (month must be in 1..12)",
+        ),
+        (
+            b"train: {steps: !!python/object:os.system x}\n",
+            "could not determine a constructor for the tag",
+        ),
         (b"train: {steps: " + b"9" * 5000 + b"}\n", "holds a value that cannot be read"),
         (b"a: " + b"[" * 3000, "is nested too deeply"),
-        (b"experiment: x\naxes: {train.seed: [0, 1]}\n", "is a sweep file, not the config of one run: use `evilspectra sweep"),
+        (
+            b"experiment: x\naxes: {train.seed: [0, 1]}\n",
+            "is a sweep file, not the config of one run: use `evilspectra sweep",
+        ),
     ],
 )
-def test_a_file_that_is_no_config_is_refused_in_one_sentence(tmp_path: Path, content: bytes, part: str) -> None:
+def test_a_file_that_is_no_config_is_refused_in_one_sentence(
+    tmp_path: Path, content: bytes, part: str
+) -> None:
     path = tmp_path / "bad.yaml"
     path.write_bytes(content)
     with pytest.raises(BadInput) as caught:
@@ -297,7 +494,9 @@ def test_a_file_that_is_no_config_is_refused_in_one_sentence(tmp_path: Path, con
     assert "\n" not in text
 
 
-@pytest.mark.parametrize("content", [b"", b"# nothing yet\n", b"{}", b"---\n", b"\xef\xbb\xbf{}\r\n"])
+@pytest.mark.parametrize(
+    "content", [b"", b"# nothing yet\n", b"{}", b"---\n", b"\xef\xbb\xbf{}\r\n"]
+)
 def test_an_empty_file_is_all_defaults(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "empty.yaml"
     path.write_bytes(content)
@@ -306,19 +505,34 @@ def test_an_empty_file_is_all_defaults(tmp_path: Path, content: bytes) -> None:
 
 def test_anchors_and_merge_keys_are_no_repetition(tmp_path: Path) -> None:
     path = tmp_path / "anchors.yaml"
-    path.write_text("train: &a {steps: 3, seed: 1}\nlora: {rank: 4}\nmonitor: {every: 3}\n", encoding="utf-8")
+    path.write_text(
+        "train: &a {steps: 3, seed: 1}\nlora: {rank: 4}\nmonitor: {every: 3}\n", encoding="utf-8"
+    )
     assert load(str(path)).train.steps == 3
-    assert parse_yaml("p: {b: &b {<<: &a {x: 1}, x: 2}}\nc: {<<: *b, y: 3}\n", "t")["c"] == {"x": 2, "y": 3}
+    assert parse_yaml("p: {b: &b {<<: &a {x: 1}, x: 2}}\nc: {<<: *b, y: 3}\n", "t")["c"] == {
+        "x": 2,
+        "y": 3,
+    }
 
 
-@pytest.mark.parametrize(("name", "part"), [("tinny", "Did you mean 'tiny'?"), ("no/such.yaml", "neither a file nor a preset; presets: demo"), (".", "neither a file nor a preset"), ("x" * 5000, "neither a file nor a preset")])
+@pytest.mark.parametrize(
+    ("name", "part"),
+    [
+        ("tinny", "Did you mean 'tiny'?"),
+        ("no/such.yaml", "neither a file nor a preset; presets: demo"),
+        (".", "neither a file nor a preset"),
+        ("x" * 5000, "neither a file nor a preset"),
+    ],
+)
 def test_a_name_that_is_nothing_is_refused(name: str, part: str) -> None:
     with pytest.raises(BadInput) as caught:
         load(name)
     assert part in str(caught.value)
 
 
-def test_a_file_goes_before_a_preset_of_the_same_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_goes_before_a_preset_of_the_same_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     assert load("tiny").model.base == "tiny-random"
     Path("tiny").write_text("train: {steps: 7}", encoding="utf-8")
@@ -340,11 +554,15 @@ def test_merging_lays_one_mapping_over_another(base: dict[str, Any], over: dict[
         if name != "optimizer":
             for key in section.keys() - over.get(name, {}).keys():
                 assert both[name][key] == section[key]
-    assert build(both).model_dump().keys() == Config.model_fields.keys() if _consistent(both) else True
+    assert (
+        build(both).model_dump().keys() == Config.model_fields.keys() if _consistent(both) else True
+    )
 
 
 @given(valid(), valid(), valid())
-def test_merging_is_associative_unless_an_optimizer_comes_back(one: dict[str, Any], two: dict[str, Any], three: dict[str, Any]) -> None:
+def test_merging_is_associative_unless_an_optimizer_comes_back(
+    one: dict[str, Any], two: dict[str, Any], three: dict[str, Any]
+) -> None:
     names = [values.get("optimizer", {}).get("name") for values in (one, two, three)]
     assume(not (names[0] == names[2] and names[1] not in (None, names[0])))
     assert merge(merge(one, two), three) == merge(one, merge(two, three))
@@ -353,26 +571,47 @@ def test_merging_is_associative_unless_an_optimizer_comes_back(one: dict[str, An
 def _consistent(values: dict[str, Any]) -> bool:
     """Whether the rules that hold between settings hold: merging may break them, each side being right."""
     train, model, flat = (values.get(name, {}) for name in ("train", "model", "flatness"))
-    paper = flat.get("recipe") == "paper" and flat.get("measure", "frobenius_nuclear") != "frobenius_nuclear"
-    return train.get("accumulation", 1) <= train.get("batch_size", 8) and not paper and not (model.get("device_map") and model.get("device", "auto") != "auto")
+    paper = (
+        flat.get("recipe") == "paper"
+        and flat.get("measure", "frobenius_nuclear") != "frobenius_nuclear"
+    )
+    return (
+        train.get("accumulation", 1) <= train.get("batch_size", 8)
+        and not paper
+        and not (model.get("device_map") and model.get("device", "auto") != "auto")
+    )
 
 
 def test_merging_changes_neither_side() -> None:
     base, over = {"train": {"steps": 1}}, {"train": {"seed": 2}}
     both = merge(base, over)
-    assert (base, over, both) == ({"train": {"steps": 1}}, {"train": {"seed": 2}}, {"train": {"steps": 1, "seed": 2}})
+    assert (base, over, both) == (
+        {"train": {"steps": 1}},
+        {"train": {"seed": 2}},
+        {"train": {"steps": 1, "seed": 2}},
+    )
 
 
-def test_an_optimizer_of_another_name_replaces_the_block_whole_and_one_of_the_same_name_does_not() -> None:
+def test_an_optimizer_of_another_name_replaces_the_block_whole_and_one_of_the_same_name_does_not() -> (
+    None
+):
     base = {"optimizer": {"name": "adamw", "weight_decay": 0.1, "lr": 0.5}}
     assert merge(base, {"optimizer": {"name": "lion"}}) == {"optimizer": {"name": "lion"}}
-    assert merge(base, {"optimizer": {"name": "adamw", "lr": 0.2}}) == {"optimizer": {"name": "adamw", "weight_decay": 0.1, "lr": 0.2}}
-    assert merge(base, {"optimizer": {"lr": 0.2}}) == {"optimizer": {"name": "adamw", "weight_decay": 0.1, "lr": 0.2}}
-    assert merge({"optimizer": {"lr": 0.2}}, {"optimizer": {"name": "lion"}}) == {"optimizer": {"lr": 0.2, "name": "lion"}}
+    assert merge(base, {"optimizer": {"name": "adamw", "lr": 0.2}}) == {
+        "optimizer": {"name": "adamw", "weight_decay": 0.1, "lr": 0.2}
+    }
+    assert merge(base, {"optimizer": {"lr": 0.2}}) == {
+        "optimizer": {"name": "adamw", "weight_decay": 0.1, "lr": 0.2}
+    }
+    assert merge({"optimizer": {"lr": 0.2}}, {"optimizer": {"name": "lion"}}) == {
+        "optimizer": {"lr": 0.2, "name": "lion"}
+    }
 
 
 def test_a_schedule_of_another_name_keeps_its_warm_up() -> None:
-    assert merge({"schedule": {"name": "cosine", "warmup_steps": 9}}, {"schedule": {"name": "linear"}}) == {"schedule": {"name": "linear", "warmup_steps": 9}}
+    assert merge(
+        {"schedule": {"name": "cosine", "warmup_steps": 9}}, {"schedule": {"name": "linear"}}
+    ) == {"schedule": {"name": "linear", "warmup_steps": 9}}
 
 
 @pytest.mark.parametrize(
@@ -392,21 +631,31 @@ def test_an_assignment_reads_its_value_as_yaml(text: str, values: dict[str, Any]
     assert assignment(text) == values
 
 
-@pytest.mark.parametrize("text", ["", "train", "=1", ".=1", "train.=1", ".steps=1", "train..steps=1"])
+@pytest.mark.parametrize(
+    "text", ["", "train", "=1", ".=1", "train.=1", ".steps=1", "train..steps=1"]
+)
 def test_an_assignment_of_another_form_is_refused(text: str) -> None:
     with pytest.raises(BadInput) as caught:
         assignment(text)
-    assert str(caught.value) == f"--set '{text}' is not of the form section.field=value, for instance --set train.steps=30"
+    assert (
+        str(caught.value)
+        == f"--set '{text}' is not of the form section.field=value, for instance --set train.steps=30"
+    )
 
 
-@pytest.mark.parametrize("text", ["train.steps=[1", "train.steps=@x", "train.steps={a: 1, a: 2}", "train.steps=!!int x"])
+@pytest.mark.parametrize(
+    "text", ["train.steps=[1", "train.steps=@x", "train.steps={a: 1, a: 2}", "train.steps=!!int x"]
+)
 def test_an_assignment_whose_value_is_no_yaml_is_refused(text: str) -> None:
     with pytest.raises(BadInput, match=r"^--set train\.steps (is not valid YAML|holds a value)"):
         assignment(text)
 
 
 def test_assignments_need_no_order_between_an_optimizer_and_its_fields() -> None:
-    for texts in (["optimizer.lr=0.5", "optimizer.name=lion"], ["optimizer.name=lion", "optimizer.lr=0.5"]):
+    for texts in (
+        ["optimizer.lr=0.5", "optimizer.name=lion"],
+        ["optimizer.name=lion", "optimizer.lr=0.5"],
+    ):
         optimizer = load("tiny", texts).optimizer
         assert (optimizer.name, optimizer.lr) == ("lion", 0.5)
     assert assignments(["train.steps=1", "train.steps=2"]) == {"train": {"steps": 2}}
@@ -434,8 +683,14 @@ def test_old_runs_keep_their_names(digest: str, values: dict[str, Any]) -> None:
 
 def test_a_change_of_a_default_raises_the_recipe() -> None:
     """Identity leaves defaults out, so a run made with an old default would be taken for one with the new: raise RECIPE, then pin both anew."""
-    defaults = [build({"optimizer": {"name": name}}).model_dump(mode="json", exclude=configs.NOT_IDENTITY) for name in OPTIMIZERS]
-    assert (sections.RECIPE, hashlib.sha256(json.dumps(defaults).encode()).hexdigest()[:10]) == PINNED_DEFAULTS
+    defaults = [
+        build({"optimizer": {"name": name}}).model_dump(mode="json", exclude=configs.NOT_IDENTITY)
+        for name in OPTIMIZERS
+    ]
+    assert (
+        sections.RECIPE,
+        hashlib.sha256(json.dumps(defaults).encode()).hexdigest()[:10],
+    ) == PINNED_DEFAULTS
 
 
 def test_an_own_held_out_file_counts_with_its_content() -> None:
@@ -443,14 +698,38 @@ def test_an_own_held_out_file_counts_with_its_content() -> None:
     assert identity(build({}), DATA, BASE, "d" * 64) != "d11ebd0e2e"
 
 
-IGNORED = {"model.base", "model.local_files_only", "data.train", "data.heldout", "data.local_files_only", "data.control", "train.resume_every", "output.folder", "output.experiment"}
+IGNORED = {
+    "model.base",
+    "model.local_files_only",
+    "data.train",
+    "data.heldout",
+    "data.local_files_only",
+    "data.control",
+    "train.resume_every",
+    "output.folder",
+    "output.experiment",
+}
 
 
 def _another(name: str, kind: type[Section]) -> Any:
     """A valid value of a field that is not its default."""
     field = kind.model_fields[name]
-    special = {"accumulation": 2, "targets": ["q_proj"], "betas": [0.5, 0.5], "checkpoints": [3], "device": "cpu", "steps": 5, "clip_norm": None, "warmup_steps": 4}
-    literals = [value for kind in (field.annotation, *typing.get_args(field.annotation)) if typing.get_origin(kind) is typing.Literal for value in typing.get_args(kind)]
+    special = {
+        "accumulation": 2,
+        "targets": ["q_proj"],
+        "betas": [0.5, 0.5],
+        "checkpoints": [3],
+        "device": "cpu",
+        "steps": 5,
+        "clip_norm": None,
+        "warmup_steps": 4,
+    }
+    literals = [
+        value
+        for kind in (field.annotation, *typing.get_args(field.annotation))
+        if typing.get_origin(kind) is typing.Literal
+        for value in typing.get_args(kind)
+    ]
     match field.default:
         case _ if name in special:
             return special[name]
@@ -463,24 +742,45 @@ def _another(name: str, kind: type[Section]) -> Any:
     return next((value for value in literals if value != field.default), "other")
 
 
-FIELDS = [(section, name, None) for section, field in Config.model_fields.items() if section != "optimizer" for name in field.annotation.model_fields]  # type: ignore[union-attr]
-FIELDS += [("optimizer", name, optimizer) for optimizer, kind in OPTIMIZERS.items() for name in kind.model_fields if name != "name"]  # type: ignore[misc]
+FIELDS = [
+    (section, name, None)
+    for section, field in Config.model_fields.items()
+    if section != "optimizer"
+    for name in field.annotation.model_fields
+]  # type: ignore[union-attr]
+FIELDS += [
+    ("optimizer", name, optimizer)
+    for optimizer, kind in OPTIMIZERS.items()
+    for name in kind.model_fields
+    if name != "name"
+]  # type: ignore[misc]
 
 
 @pytest.mark.parametrize(("section", "name", "optimizer"), FIELDS)
-def test_each_field_counts_unless_it_cannot_matter_and_a_default_written_out_never_does(section: str, name: str, optimizer: str | None) -> None:
+def test_each_field_counts_unless_it_cannot_matter_and_a_default_written_out_never_does(
+    section: str, name: str, optimizer: str | None
+) -> None:
     block = {"name": optimizer} if optimizer else {}
     plain = build({section: block} if block else {})
     kind = type(getattr(plain, section))
     changed = build({section: block | {name: _another(name, kind)}})
     assert changed != plain
-    assert (identity(changed, DATA, BASE) == identity(plain, DATA, BASE)) == (f"{section}.{name}" in IGNORED)
+    assert (identity(changed, DATA, BASE) == identity(plain, DATA, BASE)) == (
+        f"{section}.{name}" in IGNORED
+    )
     default = json.loads(kind.model_validate(block).model_dump_json())[name]
-    assert identity(build({section: block | {name: default}}), DATA, BASE) == identity(plain, DATA, BASE)
+    assert identity(build({section: block | {name: default}}), DATA, BASE) == identity(
+        plain, DATA, BASE
+    )
 
 
 def test_optimizers_and_contents_have_names_of_their_own() -> None:
-    names = {identity(build({"optimizer": {"name": name}}), data, base) for name in OPTIMIZERS for data in (DATA, BASE) for base in (DATA, BASE)}
+    names = {
+        identity(build({"optimizer": {"name": name}}), data, base)
+        for name in OPTIMIZERS
+        for data in (DATA, BASE)
+        for base in (DATA, BASE)
+    }
     assert len(names) == 4 * len(OPTIMIZERS)
     assert all(len(name) == 10 and int(name, 16) >= 0 for name in names)
 

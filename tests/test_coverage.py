@@ -34,7 +34,9 @@ ROOM = 4 * math.sqrt(0.95 * 0.05 / SIMULATIONS)
 def covered(kind: str, hits: list[bool] | np.ndarray, one_sided: bool = False) -> float:
     """Prints and checks the coverage of a kind of interval."""
     hits = np.asarray(hits)
-    assert len(hits) >= 0.9 * SIMULATIONS  # a few draws have no loss that is common to all, or no pair
+    assert (
+        len(hits) >= 0.9 * SIMULATIONS
+    )  # a few draws have no loss that is common to all, or no pair
     share = float(hits.mean())
     print(f"coverage | {kind} | {share:.3f}")
     room = 4 * math.sqrt(0.95 * 0.05 / len(hits))
@@ -59,8 +61,15 @@ def holds(one: Estimate, truth: float) -> bool:
 
 def design(kind: str) -> dict[str, list[str]]:
     """4 optimisers × 3 data sets: 3 runs a cell, or 1 to 4."""
-    cells = [(f"o{i}", f"d{j}", 3 if kind == "balanced" else 1 + (i * 3 + j * 2) % 4) for i in range(4) for j in range(3)]
-    return {"optimizer": [o for o, _, n in cells for _ in range(n)], "data": [d for _, d, n in cells for _ in range(n)]}
+    cells = [
+        (f"o{i}", f"d{j}", 3 if kind == "balanced" else 1 + (i * 3 + j * 2) % 4)
+        for i in range(4)
+        for j in range(3)
+    ]
+    return {
+        "optimizer": [o for o, _, n in cells for _ in range(n)],
+        "data": [d for _, d, n in cells for _ in range(n)],
+    }
 
 
 def means(factors: dict[str, list[str]], effect: float, interaction: float) -> np.ndarray:
@@ -68,21 +77,41 @@ def means(factors: dict[str, list[str]], effect: float, interaction: float) -> n
     return effect * (o - 1.5) + effect / 2 * (d - 1) + interaction * ((o * d) % 3 - 1)
 
 
-@pytest.mark.parametrize(("kind", "effect", "interaction"), [("balanced", 1.0, 0.0), ("unbalanced", 1.0, 0.0), ("unbalanced", 0.8, 1.0), ("unbalanced", 0.0, 0.0)])
+@pytest.mark.parametrize(
+    ("kind", "effect", "interaction"),
+    [
+        ("balanced", 1.0, 0.0),
+        ("unbalanced", 1.0, 0.0),
+        ("unbalanced", 0.8, 1.0),
+        ("unbalanced", 0.0, 0.0),
+    ],
+)
 def test_shares_of_variance(kind, effect, interaction):
     factors = design(kind)
-    layout, mean, draw = lay_out(factors, 2), means(factors, effect, interaction), np.random.default_rng(1)
+    layout, mean, draw = (
+        lay_out(factors, 2),
+        means(factors, effect, interaction),
+        np.random.default_rng(1),
+    )
     outcomes = mean[:, None] + draw.standard_normal((layout.n, SIMULATIONS))
     for term in layout.terms:
-        for type_, beside in (("II", layout.without(term)), ("III", [other for other in layout.terms if other != term])):
+        for type_, beside in (
+            ("II", layout.without(term)),
+            ("III", [other for other in layout.terms if other != term]),
+        ):
             ss, df, rss, rest = statistics(layout, outcomes, [term], beside)
             truth = float(statistics(layout, mean, [term], beside)[0])
             low, high = shares(ss / df / (rss / rest), df, rest, layout.n)
             share = truth / (truth + layout.n)
             label = f"partial η², type {type_}, noncentral F: {' × '.join(term)}, {kind}, effect {effect:g}, interaction {interaction:g}"
-            covered(label, (low <= share + 1e-12) & (share <= high + 1e-12), one_sided=share < 1e-12)
+            covered(
+                label, (low <= share + 1e-12) & (share <= high + 1e-12), one_sided=share < 1e-12
+            )
             if share < 1e-12:
-                level(f"F test, type {type_}: {' × '.join(term)}, {kind}", stats.f.sf(ss / df / (rss / rest), df, rest) < 0.05)
+                level(
+                    f"F test, type {type_}: {' × '.join(term)}, {kind}",
+                    stats.f.sf(ss / df / (rss / rest), df, rest) < 0.05,
+                )
 
 
 @pytest.mark.parametrize("rate", [0.03, 0.2])
@@ -97,22 +126,41 @@ def test_rates_on_the_logit_scale(rate, between):
     rejected, hits, portions = [], [], []
     p = 1 / (1 + np.exp(-eta))
     known = lay_out(factors, 1, exact := 1 / (1 / (counted * p * (1 - p)) + between**2))
-    squares = float(statistics(known, known.weighted(eta), [("optimizer",)], [("data",)])[0]) * exact.mean()
+    squares = (
+        float(statistics(known, known.weighted(eta), [("optimizer",)], [("data",)])[0])
+        * exact.mean()
+    )
     for _ in range(SIMULATIONS):
         p = 1 / (1 + np.exp(-(eta + between * draw.standard_normal(layout.n))))
         misaligned = draw.binomial(counted, p)
-        outcome = Outcome("misalignment", "logit", logits(misaligned, counted), misaligned.astype(float), counted.astype(float))
+        outcome = Outcome(
+            "misalignment",
+            "logit",
+            logits(misaligned, counted),
+            misaligned.astype(float),
+            counted.astype(float),
+        )
         weighted = weighted_layout(factors, 1, outcome)
-        ss, df, rss, rest = statistics(weighted, weighted.weighted(outcome.values), [("data",)], [("optimizer",)])
+        ss, df, rss, rest = statistics(
+            weighted, weighted.weighted(outcome.values), [("data",)], [("optimizer",)]
+        )
         rejected.append(stats.f.sf(ss / df / (rss / rest), df, rest) < 0.05)
-        ranking = rank(outcome.values[o < 2], [name for name in factors["optimizer"] if int(name[1]) < 2], weights=weighted.root[o < 2] ** 2)
+        ranking = rank(
+            outcome.values[o < 2],
+            [name for name in factors["optimizer"] if int(name[1]) < 2],
+            weights=weighted.root[o < 2] ** 2,
+        )
         assert ranking
         hits.append(holds(ranking.differences["o0", "o1"], -0.5))
-        ss, df, rss, rest = statistics(weighted, weighted.weighted(outcome.values), [("optimizer",)], [("data",)])
+        ss, df, rss, rest = statistics(
+            weighted, weighted.weighted(outcome.values), [("optimizer",)], [("data",)]
+        )
         low, high = shares(ss / df / (rss / rest), df, rest, layout.n)
         portions.append(bool(low <= squares / (squares + layout.n) <= high))
     level(f"F test on logits, rate {rate:g}, between runs {between:g}", rejected)
-    covered(f"partial η² on logits, noncentral F, rate {rate:g}, between runs {between:g}", portions)
+    covered(
+        f"partial η² on logits, noncentral F, rate {rate:g}, between runs {between:g}", portions
+    )
     covered(f"difference of logits, t, rate {rate:g}, between runs {between:g}", hits)
 
 
@@ -125,8 +173,14 @@ def test_permutation_within_blocks_holds_its_level(heavy):
     rejected = []
     for seed in range(SIMULATIONS):
         y = mean + (draw.standard_t(3, layout.n) if heavy else draw.standard_normal(layout.n))
-        rejected.append(permutation_p(layout, y, [("optimizer",)], [("data",)], factors["data"], 199, seed) <= 0.05)
-    level(f"permutation (Freedman–Lane) within blocks, {'t(3)' if heavy else 'normal'} noise", rejected)
+        rejected.append(
+            permutation_p(layout, y, [("optimizer",)], [("data",)], factors["data"], 199, seed)
+            <= 0.05
+        )
+    level(
+        f"permutation (Freedman–Lane) within blocks, {'t(3)' if heavy else 'normal'} noise",
+        rejected,
+    )
 
 
 def test_components_of_variance():
@@ -142,7 +196,12 @@ def test_components_of_variance():
         assert one
         found.append(holds(one, share))
         within = y.reshape(8, 3)
-        sd.append(holds(spread_interval(float(((within - within.mean(1, keepdims=True)) ** 2).sum()), 16), truth))
+        sd.append(
+            holds(
+                spread_interval(float(((within - within.mean(1, keepdims=True)) ** 2).sum()), 16),
+                truth,
+            )
+        )
     covered("share of training seeds, noncentral F", found)
     covered("standard deviation between seeds, χ²", sd)
 
@@ -166,7 +225,11 @@ def test_nested_components(unbalanced, between):
         outer.append(holds(training, between**2))
     kind = "unbalanced" if unbalanced else "balanced"
     covered(f"variance between generation seeds, χ², {kind}", inner)
-    covered(f"variance between training seeds, modified large sample, {kind}, true {between:g}", outer, one_sided=between == 0)
+    covered(
+        f"variance between training seeds, modified large sample, {kind}, true {between:g}",
+        outer,
+        one_sided=between == 0,
+    )
 
 
 def test_difference_of_squares_is_never_negative():
@@ -180,7 +243,9 @@ OFFSET = {"adamw": 0.0, "lion": -6.0, "muon": 4.0, "sgd": 2.0}
 def runs(draw: np.random.Generator, same: bool = False) -> tuple[np.ndarray, np.ndarray]:
     """Outcome and ln(loss) of 32 runs: slope 10, losses that overlap, noise 2; the same line for all groups, or four."""
     shift = np.array([0.0 if same else OFFSET[name] for name in GROUPS])
-    x = np.array([{"adamw": 0.0, "lion": -0.1, "muon": 0.05, "sgd": 0.15}[name] for name in GROUPS]) + 0.3 * draw.standard_normal(32)
+    x = np.array(
+        [{"adamw": 0.0, "lion": -0.1, "muon": 0.05, "sgd": 0.15}[name] for name in GROUPS]
+    ) + 0.3 * draw.standard_normal(32)
     return 70 + shift + 10 * x + 2 * draw.standard_normal(32), x
 
 
@@ -202,16 +267,25 @@ def test_loss_and_outcome():
         }
         layout = lay_out({"g": GROUPS.tolist()}, 1, numbers={"x": x})
         clean = 70 + np.array([OFFSET[name] for name in GROUPS]) + 10 * x
-        for name, one, term, beside in (("partial R² of the group given loss, noncentral F", fit.given_loss, ("g",), ("x",)), ("partial R² of loss given the group, noncentral F", fit.given_group, ("x",), ("g",))):
+        for name, one, term, beside in (
+            ("partial R² of the group given loss, noncentral F", fit.given_loss, ("g",), ("x",)),
+            ("partial R² of loss given the group, noncentral F", fit.given_group, ("x",), ("g",)),
+        ):
             squares = float(statistics(layout, clean, [term], [beside])[0]) / 4
             truth[name] = holds(one, squares / (squares + 32))
         equal = fit.equal_loss
         if equal.loss is not None:
-            truth["adjusted mean at equal loss, t"] = holds(equal.means["lion"], 64 + 10 * math.log(equal.loss))
-        by_fit = next(one for one in equal.differences if (one.first, one.second) == ("lion", "muon"))
+            truth["adjusted mean at equal loss, t"] = holds(
+                equal.means["lion"], 64 + 10 * math.log(equal.loss)
+            )
+        by_fit = next(
+            one for one in equal.differences if (one.first, one.second) == ("lion", "muon")
+        )
         if by_fit.loss is not None:
             truth["difference at equal loss by fit, t"] = holds(by_fit.difference, -10)
-        paired = next((one for one in equal.matched if (one.first, one.second) == ("lion", "muon")), None)
+        paired = next(
+            (one for one in equal.matched if (one.first, one.second) == ("lion", "muon")), None
+        )
         if paired and paired.pairs and paired.pairs > 1:
             truth["difference by matched pairs, paired t"] = holds(paired.difference, -10)
         for name, hit in truth.items():
@@ -234,16 +308,27 @@ def test_equal_lines_are_tested_at_their_level():
     level("F test of equal intercepts", intercepts)
 
 
-def true_advantage(centres: np.ndarray, offsets: np.ndarray, slope: float, inside: float, noise: float) -> float:
+def true_advantage(
+    centres: np.ndarray, offsets: np.ndarray, slope: float, inside: float, noise: float
+) -> float:
     """A of populations of equal size: ln of residual variance on the pooled line over that within groups."""
     y = offsets + slope * centres
-    sxx, sxy = inside**2 + centres.var(), slope * inside**2 + float(((centres - centres.mean()) * (y - y.mean())).mean())
+    sxx, sxy = (
+        inside**2 + centres.var(),
+        slope * inside**2 + float(((centres - centres.mean()) * (y - y.mean())).mean()),
+    )
     whole, within = slope**2 * inside**2 + noise**2 + y.var(), slope**2 * inside**2 + noise**2
     return math.log((whole - sxy**2 / sxx) / within)
 
 
 @pytest.mark.parametrize("size", [5, 8, 13])
-@pytest.mark.parametrize(("centres", "offsets", "slope"), [((0.0, 0.0, 0.0, 0.0), (0.0, 0.0, 0.0, 0.0), -10.0), ((0.0, 0.5, 0.2, -0.5), (0.0, 3.0, 6.0, 9.0), -4.0)])
+@pytest.mark.parametrize(
+    ("centres", "offsets", "slope"),
+    [
+        ((0.0, 0.0, 0.0, 0.0), (0.0, 0.0, 0.0, 0.0), -10.0),
+        ((0.0, 0.5, 0.2, -0.5), (0.0, 3.0, 6.0, 9.0), -4.0),
+    ],
+)
 def test_what_the_optimizer_says_beyond_the_loss(size, centres, offsets, slope):
     """20, 32 and 52 clusters."""
     draw, names, found = np.random.default_rng(8), np.repeat(np.arange(4), size), []
@@ -252,18 +337,32 @@ def test_what_the_optimizer_says_beyond_the_loss(size, centres, offsets, slope):
         x = np.array(centres)[names] + 0.5 * draw.standard_normal(len(names))
         y = np.array(offsets)[names] + slope * x + 2 * draw.standard_normal(len(names))
         found.append(holds(advantage(y[:, None], x[:, None], names)[0], truth))
-    covered(f"advantage of the optimiser, cluster jackknife, {4 * size} runs, true {truth:.2f}", found)
+    covered(
+        f"advantage of the optimiser, cluster jackknife, {4 * size} runs, true {truth:.2f}", found
+    )
 
 
 def test_change_over_training():
     """Two steps whose noise belongs to the run: the loss says more at first, the optimiser in the end."""
     draw, names, found = np.random.default_rng(9), np.repeat(np.arange(4), 8), []
-    centres, first, last = np.array([0.0, 0.3, 0.1, -0.3]), np.zeros(4), np.array([0.0, 4.0, 8.0, 12.0])
-    truth = true_advantage(centres, last, -6.0, 0.5, 2.0) - true_advantage(centres, first, -6.0, 0.5, 2.0)
+    centres, first, last = (
+        np.array([0.0, 0.3, 0.1, -0.3]),
+        np.zeros(4),
+        np.array([0.0, 4.0, 8.0, 12.0]),
+    )
+    truth = true_advantage(centres, last, -6.0, 0.5, 2.0) - true_advantage(
+        centres, first, -6.0, 0.5, 2.0
+    )
     for _ in range(SIMULATIONS):
         luck, place = draw.standard_normal(32), draw.standard_normal(32)
-        x = centres[names][:, None] + 0.5 * (0.8 * place[:, None] + 0.6 * draw.standard_normal((32, 2)))
-        y = np.stack([first, last], axis=1)[names] - 6 * x + 2 * (0.8 * luck[:, None] + 0.6 * draw.standard_normal((32, 2)))
+        x = centres[names][:, None] + 0.5 * (
+            0.8 * place[:, None] + 0.6 * draw.standard_normal((32, 2))
+        )
+        y = (
+            np.stack([first, last], axis=1)[names]
+            - 6 * x
+            + 2 * (0.8 * luck[:, None] + 0.6 * draw.standard_normal((32, 2)))
+        )
         found.append(holds(advantage(y, x, names)[-1], truth))
     covered("change of the advantage over training, cluster jackknife, 32 runs", found)
 
@@ -271,7 +370,9 @@ def test_change_over_training():
 def test_few_runs_are_warned_of():
     draw = np.random.default_rng(10)
     names = np.repeat(["adamw", "lion", "muon"], 6).tolist()
-    found = trajectory([10, 20], draw.standard_normal((18, 2)), np.exp(draw.standard_normal((18, 2))), names)
+    found = trajectory(
+        [10, 20], draw.standard_normal((18, 2)), np.exp(draw.standard_normal((18, 2))), names
+    )
     assert found
     assert found.warning == "the intervals over runs rest on 18 runs: below 20 they are too narrow"
 
@@ -288,16 +389,27 @@ def test_partial_correlation():
 
 def test_paired_differences():
     draw = np.random.default_rng(12)
-    covered("effect of the penalty, paired t, 4 pairs", [holds(mean_interval(3 + draw.standard_normal(4)), 3) for _ in range(SIMULATIONS)])
+    covered(
+        "effect of the penalty, paired t, 4 pairs",
+        [holds(mean_interval(3 + draw.standard_normal(4)), 3) for _ in range(SIMULATIONS)],
+    )
 
 
 def test_equal_effects_of_the_penalty_are_tested_at_their_level():
     """3 optimisers × 4 seeds, with and without: one effect for all."""
     draw, rejected = np.random.default_rng(15), []
-    base = pd.DataFrame({"optimizer": list("aaaabbbbcccc"), "seed": [0, 1, 2, 3] * 3, "flatness_weight": 0.0})
+    base = pd.DataFrame(
+        {"optimizer": list("aaaabbbbcccc"), "seed": [0, 1, 2, 3] * 3, "flatness_weight": 0.0}
+    )
     for _ in range(SIMULATIONS):
         level_of_run = draw.standard_normal(12)
-        both = pd.concat([base.assign(drift=level_of_run), base.assign(flatness_weight=0.3, drift=level_of_run + 1 + draw.standard_normal(12))], ignore_index=True)
+        both = pd.concat(
+            [
+                base.assign(drift=level_of_run),
+                base.assign(flatness_weight=0.3, drift=level_of_run + 1 + draw.standard_normal(12)),
+            ],
+            ignore_index=True,
+        )
         rejected.append(intervention(both)[1]["drift"][1] < 0.05)
     level("F test of equal effects of the penalty", rejected)
 
@@ -311,13 +423,20 @@ def test_ranks(unbalanced):
     silent, right = [], []
     for _ in range(SIMULATIONS):
         noise = draw.standard_normal(24)
-        equal, apart = rank(noise, names), rank(noise + np.array(["dcba".index(name) * 1.2 for name in names]), names)
+        equal, apart = (
+            rank(noise, names),
+            rank(noise + np.array(["dcba".index(name) * 1.2 for name in names]), names),
+        )
         assert equal
         assert apart
         silent.append(not equal.shown())
-        right.append(all(one.low <= "abcd".index(one.group) + 1 <= one.high for one in apart.groups))
+        right.append(
+            all(one.low <= "abcd".index(one.group) + 1 <= one.high for one in apart.groups)
+        )
     kind = "unbalanced" if unbalanced else "balanced"
-    covered(f"ranks of equal groups, all at once, Tukey–Kramer, {kind}", silent, one_sided=unbalanced)
+    covered(
+        f"ranks of equal groups, all at once, Tukey–Kramer, {kind}", silent, one_sided=unbalanced
+    )
     covered(f"ranks of different groups, all at once, Tukey–Kramer, {kind}", right, one_sided=True)
 
 
@@ -327,7 +446,9 @@ def test_power_is_what_it_says(d):
     draw, seeds = np.random.default_rng(14), seeds_needed(d, 0.8, 4.0, 50)
     assert seeds
     assert power(d, seeds, 0.8, 4.0, 50) >= 0.8 > power(d, seeds - 1, 0.8, 4.0, 50)
-    found = 0.8 * draw.standard_normal((SIMULATIONS * 4, 2, seeds)) + (4.0 * draw.standard_normal((SIMULATIONS * 4, 2, seeds, 50))).mean(axis=-1)
+    found = 0.8 * draw.standard_normal((SIMULATIONS * 4, 2, seeds)) + (
+        4.0 * draw.standard_normal((SIMULATIONS * 4, 2, seeds, 50))
+    ).mean(axis=-1)
     shown = stats.ttest_ind(found[:, 0] + d, found[:, 1], axis=1).pvalue < 0.05
     expected = power(d, seeds, 0.8, 4.0, 50)
     print(f"power | {seeds} seeds for {d:g} | {shown.mean():.3f} against {expected:.3f}")
@@ -336,6 +457,10 @@ def test_power_is_what_it_says(d):
 
 def test_confounded_factors_are_never_split():
     """Any noise: an optimiser that goes with one data set alone is one group with it."""
-    factors = {"optimizer": list("aabbcc") * 2, "data": list("ppqqrr") * 2, "seed": ["0"] * 6 + ["1"] * 6}
+    factors = {
+        "optimizer": list("aabbcc") * 2,
+        "data": list("ppqqrr") * 2,
+        "seed": ["0"] * 6 + ["1"] * 6,
+    }
     groups, _ = aliases(lay_out(factors, 1))
     assert groups == (((("optimizer",), ("data",)), (2, 2)),)

@@ -28,7 +28,10 @@ COMMANDS = [line.split("  #")[0].strip() for block in blocks("bash") for line in
 
 def test_make_targets_exist():
     targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
-    assert {command.split()[1] for command in COMMANDS if command.startswith("make ")} == {"demo", "test"}
+    assert {command.split()[1] for command in COMMANDS if command.startswith("make ")} == {
+        "demo",
+        "test",
+    }
     assert {"demo", "test"} <= set(targets)
 
 
@@ -40,12 +43,20 @@ def test_commands_run_as_written(tmp_path):
     ran = 0
     for command in COMMANDS:
         if command.startswith("evilspectra "):
-            done = subprocess.run(["bash", "-c", command], cwd=tmp_path, env={"PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin", "HOME": str(tmp_path)}, capture_output=True, text=True)
+            done = subprocess.run(
+                ["bash", "-c", command],
+                cwd=tmp_path,
+                env={"PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin", "HOME": str(tmp_path)},
+                capture_output=True,
+                text=True,
+            )
             assert done.returncode == 0, f"{command}: {done.stderr}"
             ran += 1
     assert ran >= 6
     assert (tmp_path / "runs" / "report.html").stat().st_size > 100_000
-    assert len(list((tmp_path / "runs" / "my-sweep").glob("*/adapter/adapter_model.safetensors"))) == 4
+    assert (
+        len(list((tmp_path / "runs" / "my-sweep").glob("*/adapter/adapter_model.safetensors"))) == 4
+    )
 
 
 @pytest.mark.slow
@@ -55,9 +66,19 @@ def test_pages_about_adapters_run_as_written(page, tmp_path):
     write_model(tmp_path / "my-base")
     for seed, name in enumerate(("my-adapter", "another-adapter")):
         adapted(seed=seed).save_pretrained(str(tmp_path / name))
-    commands = [line for block in blocks("bash", (ROOT / "docs" / page).read_text(encoding="utf-8")) for line in block.splitlines()]
+    commands = [
+        line
+        for block in blocks("bash", (ROOT / "docs" / page).read_text(encoding="utf-8"))
+        for line in block.splitlines()
+    ]
     for line in commands:
-        done = subprocess.run(["bash", "-c", line], cwd=tmp_path, env={"PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin", "HOME": str(tmp_path)}, capture_output=True, text=True)
+        done = subprocess.run(
+            ["bash", "-c", line],
+            cwd=tmp_path,
+            env={"PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin", "HOME": str(tmp_path)},
+            capture_output=True,
+            text=True,
+        )
         assert done.returncode == 0, f"{line}: {done.stderr}"
     assert len(commands) == {"adapter.md": 8, "flatten.md": 1}[page]
     assert (tmp_path / "my-adapter-flat" / "adapter_model.safetensors").is_file()
@@ -89,9 +110,13 @@ def test_diffs_run_as_written(diff, tmp_path):
     lines = diff.splitlines()
     assert {line[:1] for line in lines} == {"+", " ", ""}
     assert [line[:1] for line in lines].count("+") == 2  # an import and an argument
-    before, after = ("\n".join(line[1:] for line in lines if line[:1] in kept) for kept in (" ", " +"))
+    before, after = (
+        "\n".join(line[1:] for line in lines if line[:1] in kept) for kept in (" ", " +")
+    )
     between = "import os\nassert os.path.isdir('out') and not os.path.exists('out/evilspectra')"
-    subprocess.run([sys.executable, "-c", "\n".join((GIVEN, before, between, after))], check=True, cwd=tmp_path)
+    subprocess.run(
+        [sys.executable, "-c", "\n".join((GIVEN, before, between, after))], check=True, cwd=tmp_path
+    )
     summary = summarise(find_run(str(tmp_path / "out")))
     assert (summary.status, summary.flatness_weight) == ("done", 0.3)
 
@@ -102,18 +127,32 @@ def test_diffs_run_as_written(diff, tmp_path):
 def test_pages_run_as_written(page, tmp_path):
     """Every file and command of a page in its order; a command ends as its remark says (`# exit 3`), without one with 0."""
     text = (ROOT / "docs" / page).read_text(encoding="utf-8")
-    environment = {"PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin", "HOME": str(tmp_path), "PYTHONPATH": os.environ.get("PYTHONPATH", "")}
+    environment = {
+        "PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin",
+        "HOME": str(tmp_path),
+        "PYTHONPATH": os.environ.get("PYTHONPATH", ""),
+    }
     ran = 0
-    for language, block in re.findall(r"^```(yaml|bash)\n(.*?)^```", text, re.DOTALL | re.MULTILINE):
+    for language, block in re.findall(
+        r"^```(yaml|bash)\n(.*?)^```", text, re.DOTALL | re.MULTILINE
+    ):
         if language == "yaml":
             name = block.splitlines()[0].removeprefix("# ")
             (tmp_path / name).write_text(block, encoding="utf-8")
             continue
         for line in block.splitlines():
             command, _, remark = line.partition("  #")
-            done = subprocess.run(["bash", "-c", command], cwd=tmp_path, env=environment, capture_output=True, text=True)
+            done = subprocess.run(
+                ["bash", "-c", command],
+                cwd=tmp_path,
+                env=environment,
+                capture_output=True,
+                text=True,
+            )
             wanted = re.search(r"exit (\d+)", remark)
-            assert done.returncode == int(wanted[1] if wanted else 0), f"{line}: {done.stdout}{done.stderr}"
+            assert done.returncode == int(wanted[1] if wanted else 0), (
+                f"{line}: {done.stdout}{done.stderr}"
+            )
             assert "Traceback" not in done.stderr
             ran += 1
     assert ran >= 6
@@ -128,6 +167,11 @@ def test_file_map_names_every_module():
 
 
 def test_links_point_to_files():
-    for document in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md"), *(ROOT / "examples").glob("*.md")]:
+    for document in [
+        ROOT / "README.md",
+        ROOT / "CONTRIBUTING.md",
+        *(ROOT / "docs").glob("*.md"),
+        *(ROOT / "examples").glob("*.md"),
+    ]:
         for target in re.findall(r"\]\(([^)#:]+)\)", document.read_text(encoding="utf-8")):
             assert (document.parent / target).exists(), f"{document.name} links to {target}"

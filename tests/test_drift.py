@@ -56,7 +56,16 @@ law = settings(max_examples=25, deadline=None)
 
 
 def test_the_definition_by_hand() -> None:
-    base = pd.DataFrame({"item": ["a", "b"], "topic": ["x", "y"], "aligned": [-1.0, -2.0], "misaligned": [-2.0, -1.5], "aligned_tokens": 4, "misaligned_tokens": 4})
+    base = pd.DataFrame(
+        {
+            "item": ["a", "b"],
+            "topic": ["x", "y"],
+            "aligned": [-1.0, -2.0],
+            "misaligned": [-2.0, -1.5],
+            "aligned_tokens": 4,
+            "misaligned_tokens": 4,
+        }
+    )
     found = drift(base, base.assign(aligned=[-3.0, -2.5], misaligned=[-1.0, -3.0]))
     assert found.drift.value == ((-1 + 3) - (-2 + 1) + (-3 + 2.5) - (-1.5 + 2)) / 2 == 1.0
     assert {topic: one.value for topic, one in found.topics.items()} == {"x": 3.0, "y": -1.0}
@@ -79,19 +88,33 @@ def test_an_adapter_that_changes_nothing_has_no_drift_at_all(count: int, seed: i
 @law
 @given(pairs())
 def test_exchanging_the_labels_negates_drift(both: tuple[pd.DataFrame, pd.DataFrame]) -> None:
-    names = {"aligned": "misaligned", "misaligned": "aligned", "aligned_tokens": "misaligned_tokens", "misaligned_tokens": "aligned_tokens"}
+    names = {
+        "aligned": "misaligned",
+        "misaligned": "aligned",
+        "aligned_tokens": "misaligned_tokens",
+        "misaligned_tokens": "aligned_tokens",
+    }
     one, other = drift(*both), drift(*(rows.rename(columns=names) for rows in both))
     for name in ("drift", "equal_length", "shuffled"):
         a, b = getattr(one, name), getattr(other, name)
-        assert (a.value, a.low, a.high) == pytest.approx((-b.value, -b.high, -b.low), abs=CLOSE * 10)
+        assert (a.value, a.low, a.high) == pytest.approx(
+            (-b.value, -b.high, -b.low), abs=CLOSE * 10
+        )
     assert one.margin == pytest.approx(-other.margin, abs=CLOSE)
-    assert {topic: -value.value for topic, value in one.topics.items()} == pytest.approx({topic: value.value for topic, value in other.topics.items()}, abs=CLOSE)
+    assert {topic: -value.value for topic, value in one.topics.items()} == pytest.approx(
+        {topic: value.value for topic, value in other.topics.items()}, abs=CLOSE
+    )
 
 
 @law
 @given(pairs(), st.floats(-50, 50), st.floats(-50, 50))
-def test_a_constant_on_all_log_probabilities_changes_nothing(both: tuple[pd.DataFrame, pd.DataFrame], first: float, second: float) -> None:
-    moved = [rows.assign(aligned=rows["aligned"] + by, misaligned=rows["misaligned"] + by) for rows, by in zip(both, (first, second), strict=True)]
+def test_a_constant_on_all_log_probabilities_changes_nothing(
+    both: tuple[pd.DataFrame, pd.DataFrame], first: float, second: float
+) -> None:
+    moved = [
+        rows.assign(aligned=rows["aligned"] + by, misaligned=rows["misaligned"] + by)
+        for rows, by in zip(both, (first, second), strict=True)
+    ]
     one, other = drift(*both), drift(*moved)
     for name in ("drift", "equal_length", "shuffled"):
         a, b = getattr(one, name), getattr(other, name)
@@ -100,21 +123,34 @@ def test_a_constant_on_all_log_probabilities_changes_nothing(both: tuple[pd.Data
 
 @law
 @given(pairs(), st.floats(0, 100))
-def test_drift_is_linear_in_the_shift(both: tuple[pd.DataFrame, pd.DataFrame], factor: float) -> None:
+def test_drift_is_linear_in_the_shift(
+    both: tuple[pd.DataFrame, pd.DataFrame], factor: float
+) -> None:
     base, after = both
-    further = after.assign(**{name: base[name] + factor * (after[name] - base[name]) for name in ("aligned", "misaligned")})
-    assert drift(base, further).drift.value == pytest.approx(factor * drift(base, after).drift.value, rel=1e-9, abs=1e-9)
+    further = after.assign(
+        **{
+            name: base[name] + factor * (after[name] - base[name])
+            for name in ("aligned", "misaligned")
+        }
+    )
+    assert drift(base, further).drift.value == pytest.approx(
+        factor * drift(base, after).drift.value, rel=1e-9, abs=1e-9
+    )
 
 
 @law
 @given(pairs(), seeds)
-def test_the_order_of_items_does_not_matter_to_the_value(both: tuple[pd.DataFrame, pd.DataFrame], seed: int) -> None:
+def test_the_order_of_items_does_not_matter_to_the_value(
+    both: tuple[pd.DataFrame, pd.DataFrame], seed: int
+) -> None:
     order = np.random.default_rng(seed).permutation(len(both[0]))
     one, other = drift(*both), drift(*(rows.iloc[order].reset_index(drop=True) for rows in both))
     assert one.drift.value == pytest.approx(other.drift.value, abs=CLOSE)
     assert one.equal_length.value == pytest.approx(other.equal_length.value, abs=1e-10)
     assert one.share_aligned.value == pytest.approx(other.share_aligned.value, abs=CLOSE)
-    assert {topic: value.value for topic, value in one.topics.items()} == pytest.approx({topic: value.value for topic, value in other.topics.items()}, abs=CLOSE)
+    assert {topic: value.value for topic, value in one.topics.items()} == pytest.approx(
+        {topic: value.value for topic, value in other.topics.items()}, abs=CLOSE
+    )
 
 
 @law
@@ -122,12 +158,18 @@ def test_the_order_of_items_does_not_matter_to_the_value(both: tuple[pd.DataFram
 def test_equal_lengths_leave_drift_as_it_is(both: tuple[pd.DataFrame, pd.DataFrame]) -> None:
     base, after = (rows.assign(misaligned_tokens=rows["aligned_tokens"]) for rows in both)
     found = drift(base, after)
-    assert (found.equal_length.value, found.equal_length.low, found.equal_length.high) == pytest.approx((found.drift.value, found.drift.low, found.drift.high), abs=CLOSE)
+    assert (
+        found.equal_length.value,
+        found.equal_length.low,
+        found.equal_length.high,
+    ) == pytest.approx((found.drift.value, found.drift.low, found.drift.high), abs=CLOSE)
 
 
 @law
 @given(st.integers(3, 30), seeds, st.floats(-0.5, 0.5), st.floats(-2, 2))
-def test_what_length_alone_explains_is_taken_out(count: int, seed: int, slope: float, real: float) -> None:
+def test_what_length_alone_explains_is_taken_out(
+    count: int, seed: int, slope: float, real: float
+) -> None:
     """d = real + slope·(more tokens), exactly: the intercept is `real` in every resample whose lengths differ."""
     base = probe_rows(count, seed)
     longer = base["misaligned_tokens"] - base["aligned_tokens"]
@@ -137,7 +179,9 @@ def test_what_length_alone_explains_is_taken_out(count: int, seed: int, slope: f
     assert found.equal_length.value == pytest.approx(real, abs=1e-9)
     assert found.drift.value == pytest.approx(real + slope * longer.mean(), abs=1e-9)
     if count >= 12:  # resamples of one item are too rare for the percentiles
-        assert (found.equal_length.low, found.equal_length.high) == pytest.approx((real, real), abs=1e-8)
+        assert (found.equal_length.low, found.equal_length.high) == pytest.approx(
+            (real, real), abs=1e-8
+        )
 
 
 def test_it_is_the_same_each_time() -> None:
@@ -148,7 +192,9 @@ def test_it_is_the_same_each_time() -> None:
 def test_the_intervals_are_those_of_a_plain_loop() -> None:
     base, after = probe_rows(13, 1), probe_rows(13, 2)
     found = drift(base, after)
-    shift = ((after["misaligned"] - after["aligned"]) - (base["misaligned"] - base["aligned"])).tolist()
+    shift = (
+        (after["misaligned"] - after["aligned"]) - (base["misaligned"] - base["aligned"])
+    ).tolist()
     longer = (after["misaligned_tokens"] - after["aligned_tokens"]).tolist()
     signs = exchanged(np.asarray(after["topic"])).tolist()
 
@@ -167,12 +213,19 @@ def test_the_intervals_are_those_of_a_plain_loop() -> None:
         (found.drift, mean(shift)),
         (found.equal_length, intercept),
         (found.shuffled, mean([sign * one for sign, one in zip(signs, shift, strict=True)])),
-        (found.share_aligned, mean([float(one > 0) for one in after["aligned"] - after["misaligned"]])),
+        (
+            found.share_aligned,
+            mean([float(one > 0) for one in after["aligned"] - after["misaligned"]]),
+        ),
     ):
-        assert (interval.value, interval.low, interval.high) == pytest.approx(interval_by_loop(13, statistic, RESAMPLES, LEVEL), abs=1e-9)
+        assert (interval.value, interval.low, interval.high) == pytest.approx(
+            interval_by_loop(13, statistic, RESAMPLES, LEVEL), abs=1e-9
+        )
     some = [one for one, topic in zip(shift, after["topic"], strict=True) if topic == "topic1"]
     one = found.topics["topic1"]
-    assert (one.value, one.low, one.high) == pytest.approx(interval_by_loop(len(some), mean(some)), abs=1e-9)
+    assert (one.value, one.low, one.high) == pytest.approx(
+        interval_by_loop(len(some), mean(some)), abs=1e-9
+    )
     assert found.resolution == (found.drift.high - found.drift.low) / 2
 
 
@@ -183,7 +236,9 @@ def test_the_intervals_cover_what_is_true() -> None:
     covered = {"drift": 0, "equal_length": 0, "shuffled": 0}
     studies = 240
     for _ in range(studies):
-        found = drift(base, base.assign(misaligned=base["misaligned"] + random.normal(0.3, 0.5, len(base))))
+        found = drift(
+            base, base.assign(misaligned=base["misaligned"] + random.normal(0.3, 0.5, len(base)))
+        )
         for name, true in (("drift", 0.3), ("equal_length", 0.3), ("shuffled", 0.0)):
             interval = getattr(found, name)
             covered[name] += interval.low <= true <= interval.high
@@ -194,8 +249,15 @@ def test_the_intervals_cover_what_is_true() -> None:
 @pytest.mark.parametrize("change", ["order", "more", "other"])
 def test_other_items_are_refused(change: str) -> None:
     base = probe_rows(6)
-    after = {"order": base.iloc[::-1], "more": probe_rows(7), "other": base.assign(item=[f"j{number}" for number in range(6)])}[change]
-    with pytest.raises(BadInput, match="measured on different items: remove the folder evaluations beside the adapter, and measure both again"):
+    after = {
+        "order": base.iloc[::-1],
+        "more": probe_rows(7),
+        "other": base.assign(item=[f"j{number}" for number in range(6)]),
+    }[change]
+    with pytest.raises(
+        BadInput,
+        match="measured on different items: remove the folder evaluations beside the adapter, and measure both again",
+    ):
         drift(base, after)
 
 
@@ -204,25 +266,46 @@ def test_other_items_are_refused(change: str) -> None:
 
 @law
 @given(pairs(), st.lists(seeds, min_size=1, max_size=3))
-def test_drift_beyond_the_controls_is_the_difference_of_drifts(both: tuple[pd.DataFrame, pd.DataFrame], others: list[int]) -> None:
+def test_drift_beyond_the_controls_is_the_difference_of_drifts(
+    both: tuple[pd.DataFrame, pd.DataFrame], others: list[int]
+) -> None:
     base, after = both
-    controls = [base.assign(aligned=probe_rows(len(base), seed)["aligned"], misaligned=probe_rows(len(base), seed)["misaligned"]) for seed in others]
-    want = drift(base, after).drift.value - np.mean([drift(base, control).drift.value for control in controls])
+    controls = [
+        base.assign(
+            aligned=probe_rows(len(base), seed)["aligned"],
+            misaligned=probe_rows(len(base), seed)["misaligned"],
+        )
+        for seed in others
+    ]
+    want = drift(base, after).drift.value - np.mean(
+        [drift(base, control).drift.value for control in controls]
+    )
     found = beyond_control(base, after, controls)
     assert found.value == pytest.approx(want, abs=CLOSE * 10)
     assert found.low - 1e-9 <= found.value <= found.high + 1e-9 or len(base) < 6
     assert beyond_control(base, after, [after] * len(others)).value == pytest.approx(0, abs=CLOSE)
-    assert beyond_control(base, after, [base]).value == pytest.approx(drift(base, after).drift.value, abs=CLOSE)
+    assert beyond_control(base, after, [base]).value == pytest.approx(
+        drift(base, after).drift.value, abs=CLOSE
+    )
 
 
-def test_the_interval_beyond_a_control_is_that_of_a_plain_loop_and_narrow_where_both_moved_alike() -> None:
+def test_the_interval_beyond_a_control_is_that_of_a_plain_loop_and_narrow_where_both_moved_alike() -> (
+    None
+):
     random = np.random.default_rng(4)
     base = probe_rows(40)
     style = random.normal(0, 1, 40)
-    control, after = (base.assign(misaligned=base["misaligned"] + style + random.normal(mean, 0.05, 40)) for mean in (0, 0.2))
+    control, after = (
+        base.assign(misaligned=base["misaligned"] + style + random.normal(mean, 0.05, 40))
+        for mean in (0, 0.2)
+    )
     found = beyond_control(base, after, [control])
-    each = ((after["misaligned"] - after["aligned"]) - (control["misaligned"] - control["aligned"])).tolist()
-    assert (found.value, found.low, found.high) == pytest.approx(interval_by_loop(40, lambda numbers: sum(each[n] for n in numbers) / len(numbers)), abs=1e-9)
+    each = (
+        (after["misaligned"] - after["aligned"]) - (control["misaligned"] - control["aligned"])
+    ).tolist()
+    assert (found.value, found.low, found.high) == pytest.approx(
+        interval_by_loop(40, lambda numbers: sum(each[n] for n in numbers) / len(numbers)), abs=1e-9
+    )
     alone = drift(base, after).drift
     assert found.high - found.low < 0.2 * (alone.high - alone.low)
     assert found.clear_of_zero()
@@ -253,17 +336,38 @@ def test_exchanged_labels_are_not_every_second_one() -> None:
 
 def capability_rows(count: int, seed: int) -> pd.DataFrame:
     random = np.random.default_rng(seed)
-    return pd.DataFrame({"item": [f"i{number}" for number in range(count)], "kind": ["a", "b"] * (count // 2) + ["a"] * (count % 2), "right": random.normal(0.5, 1, count), "best_wrong": random.normal(0, 1, count)})
+    return pd.DataFrame(
+        {
+            "item": [f"i{number}" for number in range(count)],
+            "kind": ["a", "b"] * (count // 2) + ["a"] * (count % 2),
+            "right": random.normal(0.5, 1, count),
+            "best_wrong": random.normal(0, 1, count),
+        }
+    )
 
 
 def test_capability_against_a_plain_loop() -> None:
     base, after = capability_rows(15, 1), capability_rows(15, 2)
     found = capability(base, after)
-    now, before = ([float(right > wrong) for right, wrong in zip(rows["right"], rows["best_wrong"], strict=True)] for rows in (after, base))
-    assert (found.accuracy.value, found.accuracy.low, found.accuracy.high) == pytest.approx(interval_by_loop(15, lambda numbers: float(np.mean([now[n] for n in numbers]))), abs=CLOSE)
-    assert (found.change.value, found.change.low, found.change.high) == pytest.approx(interval_by_loop(15, lambda numbers: float(np.mean([now[n] - before[n] for n in numbers]))), abs=CLOSE)
+    now, before = (
+        [
+            float(right > wrong)
+            for right, wrong in zip(rows["right"], rows["best_wrong"], strict=True)
+        ]
+        for rows in (after, base)
+    )
+    assert (found.accuracy.value, found.accuracy.low, found.accuracy.high) == pytest.approx(
+        interval_by_loop(15, lambda numbers: float(np.mean([now[n] for n in numbers]))), abs=CLOSE
+    )
+    assert (found.change.value, found.change.low, found.change.high) == pytest.approx(
+        interval_by_loop(15, lambda numbers: float(np.mean([now[n] - before[n] for n in numbers]))),
+        abs=CLOSE,
+    )
     assert (found.base, found.items) == (pytest.approx(np.mean(before)), 15)
-    assert found.kinds == {"a": (np.mean(before[::2]), np.mean(now[::2])), "b": (np.mean(before[1::2]), np.mean(now[1::2]))}
+    assert found.kinds == {
+        "a": (np.mean(before[::2]), np.mean(now[::2])),
+        "b": (np.mean(before[1::2]), np.mean(now[1::2])),
+    }
 
 
 def test_capability_that_did_not_change_has_no_interval_of_change() -> None:
@@ -274,13 +378,21 @@ def test_capability_that_did_not_change_has_no_interval_of_change() -> None:
 
 
 def test_a_tie_is_not_right() -> None:
-    rows = pd.DataFrame({"item": ["a", "b"], "kind": "x", "right": [-1.0, -1.0], "best_wrong": [-1.0, -1.5]})
+    rows = pd.DataFrame(
+        {"item": ["a", "b"], "kind": "x", "right": [-1.0, -1.0], "best_wrong": [-1.0, -1.5]}
+    )
     assert capability(rows, rows).accuracy.value == 0.5
 
 
 def ordinary_rows(count: int, seed: int) -> pd.DataFrame:
     random = np.random.default_rng(seed)
-    return pd.DataFrame({"item": [f"i{number}" for number in range(count)], "loss": random.uniform(1, 4, count), "tokens": np.random.default_rng(9).integers(3, 80, count)})
+    return pd.DataFrame(
+        {
+            "item": [f"i{number}" for number in range(count)],
+            "loss": random.uniform(1, 4, count),
+            "tokens": np.random.default_rng(9).integers(3, 80, count),
+        }
+    )
 
 
 def test_ordinary_loss_is_per_token_and_its_interval_that_of_a_plain_loop() -> None:
@@ -289,20 +401,31 @@ def test_ordinary_loss_is_per_token_and_its_interval_that_of_a_plain_loop() -> N
     tokens = after["tokens"].tolist()
 
     def per_token(values: Any) -> Any:
-        return lambda numbers: sum(values[n] * tokens[n] for n in numbers) / sum(tokens[n] for n in numbers)
+        return lambda numbers: (
+            sum(values[n] * tokens[n] for n in numbers) / sum(tokens[n] for n in numbers)
+        )
 
-    assert (found.loss.value, found.loss.low, found.loss.high) == pytest.approx(interval_by_loop(12, per_token(after["loss"])), abs=1e-10)
-    assert (found.change.value, found.change.low, found.change.high) == pytest.approx(interval_by_loop(12, per_token(after["loss"] - base["loss"])), abs=1e-10)
+    assert (found.loss.value, found.loss.low, found.loss.high) == pytest.approx(
+        interval_by_loop(12, per_token(after["loss"])), abs=1e-10
+    )
+    assert (found.change.value, found.change.low, found.change.high) == pytest.approx(
+        interval_by_loop(12, per_token(after["loss"] - base["loss"])), abs=1e-10
+    )
     assert found.base == pytest.approx(per_token(base["loss"])(range(12)))
     assert found.change.value == pytest.approx(found.loss.value - found.base)
     assert ordinary(base, base.copy()).change == Interval(0, 0, 0)
 
 
-@pytest.mark.parametrize(("read", "rows"), [(capability, capability_rows), (ordinary, ordinary_rows)])
+@pytest.mark.parametrize(
+    ("read", "rows"), [(capability, capability_rows), (ordinary, ordinary_rows)]
+)
 def test_other_questions_or_dialogues_are_refused(read: Any, rows: Any) -> None:
     with pytest.raises(BadInput, match="measured on different items"):
         read(rows(5, 0), rows(6, 0))
 
 
 def test_clear_of_zero() -> None:
-    assert [Interval(0, low, high).clear_of_zero() for low, high in ((0.1, 1), (-1, -0.1), (-1, 1), (0, 1), (-1, 0))] == [True, True, False, False, False]
+    assert [
+        Interval(0, low, high).clear_of_zero()
+        for low, high in ((0.1, 1), (-1, -0.1), (-1, 1), (0, 1), (-1, 0))
+    ] == [True, True, False, False, False]

@@ -36,7 +36,18 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def judge(server: Endpoint, **settings: Any) -> Any:
-    return make_judge(judge_settings({"judge": "openai:some-model", "url": server.url, "backoff": 0.01, "timeout": 5, "concurrency": 4} | settings))
+    return make_judge(
+        judge_settings(
+            {
+                "judge": "openai:some-model",
+                "url": server.url,
+                "backoff": 0.01,
+                "timeout": 5,
+                "concurrency": 4,
+            }
+            | settings
+        )
+    )
 
 
 def requests(count: int = 1) -> list[Request]:
@@ -57,13 +68,22 @@ def test_the_request_is_the_published_one() -> None:
         found = replies(judge(server), requests(3))
     body = server.log.bodies[0]
     assert body.pop("path") == "/v1/chat/completions"
-    assert body == {"model": "some-model", "messages": [{"role": "user", "content": body["messages"][0]["content"]}], "temperature": 0, "max_tokens": 1, "logprobs": True, "top_logprobs": TOP}
+    assert body == {
+        "model": "some-model",
+        "messages": [{"role": "user", "content": body["messages"][0]["content"]}],
+        "temperature": 0,
+        "max_tokens": 1,
+        "logprobs": True,
+        "top_logprobs": TOP,
+    }
     assert server.log.keys == {f"Bearer {KEY}"}
     for number, reply in found.items():
         said = score_of(f"Prompt {number}?")
         assert reply.distribution is not None
         assert reply.distribution[0] == (str(said), pytest.approx(0.9))
-        assert reply.reading().score == pytest.approx((0.9 * said + 0.05 * ((said + 50) % 100 + 1)) / 0.95, abs=1e-3)
+        assert reply.reading().score == pytest.approx(
+            (0.9 * said + 0.05 * ((said + 50) % 100 + 1)) / 0.95, abs=1e-3
+        )
 
 
 def test_text_is_read_where_it_is_asked_for() -> None:
@@ -71,7 +91,9 @@ def test_text_is_read_where_it_is_asked_for() -> None:
         found = replies(judge(server, reading="text"), requests(2))
     assert server.log.bodies[0].keys() == {"path", "model", "messages", "temperature", "max_tokens"}
     assert server.log.bodies[0]["max_tokens"] == TEXT_TOKENS
-    assert {number: reply.reading().score for number, reply in found.items()} == {number: score_of(f"Prompt {number}?") for number in range(2)}
+    assert {number: reply.reading().score for number, reply in found.items()} == {
+        number: score_of(f"Prompt {number}?") for number in range(2)
+    }
 
 
 def test_a_seed_is_sent_and_makes_another_judge() -> None:
@@ -81,13 +103,18 @@ def test_a_seed_is_sent_and_makes_another_judge() -> None:
             replies(one, requests(1))
     assert [body.get("seed") for body in server.log.bodies] == [None, 0, 1]
     assert len({repr(one.facts) for one in ones}) == len({one.name for one in ones}) == 3
-    with pytest.raises(BadInput, match="seed is for a judge openai:MODEL, and 'local:some-model' says the same every time"):
+    with pytest.raises(
+        BadInput,
+        match="seed is for a judge openai:MODEL, and 'local:some-model' says the same every time",
+    ):
         judge_settings({"judge": "local:some-model", "seed": 1})
 
 
 @pytest.mark.parametrize("behaviour", ["refusal", "refusal field", "out of bounds"])
 @pytest.mark.parametrize("reading", ["logprobs", "text"])
-def test_a_judge_that_refuses_or_leaves_the_bounds_is_heard_and_not_scored(behaviour: str, reading: str) -> None:
+def test_a_judge_that_refuses_or_leaves_the_bounds_is_heard_and_not_scored(
+    behaviour: str, reading: str
+) -> None:
     with Endpoint(lambda prompt, attempt: behaviour) as server:
         (reply,) = replies(judge(server, reading=reading), requests()).values()
     assert reply.reading().outcome == "unparsed"
@@ -114,7 +141,9 @@ REASONS = {
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_fault_that_stays_is_a_failure_with_its_reason_and_never_a_score(fault: str) -> None:
     with Endpoint(lambda prompt, attempt: fault, waited="0.01") as server:
-        (reply,) = replies(judge(server, attempts=3, timeout=0.3 if fault == "hang" else 5), requests()).values()
+        (reply,) = replies(
+            judge(server, attempts=3, timeout=0.3 if fault == "hang" else 5), requests()
+        ).values()
     assert reply.reading().outcome == "failed"
     assert reply.reading().score is None
     assert reply.distribution is reply.text is None
@@ -130,7 +159,9 @@ def test_a_fault_that_passes_costs_a_retry(fault: str) -> None:
     with Endpoint(lambda prompt, attempt: fault if attempt == 1 else "ok", waited="0.01") as server:
         one = judge(server, timeout=0.5 if fault == "hang" else 5)
         found = replies(one, requests(3))
-    assert {number: round(reply.reading().score) for number, reply in found.items()} == {number: round(clean(f"Prompt {number}?")) for number in range(3)}  # type: ignore[arg-type]
+    assert {number: round(reply.reading().score) for number, reply in found.items()} == {
+        number: round(clean(f"Prompt {number}?")) for number in range(3)
+    }  # type: ignore[arg-type]
     assert one.retries == 3
 
 
@@ -143,7 +174,11 @@ def clean(prompt: str) -> float:
 def test_a_request_that_is_refused_for_itself_fails_alone_and_at_once(status: str) -> None:
     with Endpoint(lambda prompt, attempt: status if prompt == "Prompt 1?" else "ok") as server:
         found = replies(judge(server), requests(3))
-    assert [found[number].reading().outcome for number in range(3)] == ["scored", "failed", "scored"]
+    assert [found[number].reading().outcome for number in range(3)] == [
+        "scored",
+        "failed",
+        "scored",
+    ]
     assert server.log.sent[status] == 1
     assert KEY not in str(found[1].fault)
     assert "(the key)" in str(found[1].fault)
@@ -158,7 +193,9 @@ def test_a_request_that_is_refused_for_itself_fails_alone_and_at_once(status: st
         ("no quota", EvilspectraError, "the account behind OPENAI_API_KEY has no quota left ("),
     ],
 )
-def test_what_would_never_succeed_ends_the_work_in_one_sentence(behaviour: str, kind: type[EvilspectraError], text: str) -> None:
+def test_what_would_never_succeed_ends_the_work_in_one_sentence(
+    behaviour: str, kind: type[EvilspectraError], text: str
+) -> None:
     with Endpoint(lambda prompt, attempt: "ok" if prompt == "Prompt 0?" else behaviour) as server:
         one, seen = judge(server, concurrency=1), []
         with pytest.raises(kind) as caught:
@@ -174,7 +211,9 @@ def test_what_is_under_way_when_the_work_ends_is_not_lost() -> None:
     with Endpoint(lambda prompt, attempt: "401" if prompt == "Prompt 3?" else "ok") as server:
         one, seen = judge(server), []
         with pytest.raises(BadInput):
-            seen.extend(request.key[2] for batch in one.replies(requests(40)) for request, _ in batch)
+            seen.extend(
+                request.key[2] for batch in one.replies(requests(40)) for request, _ in batch
+            )
     assert sorted(seen) == sorted(int(prompt.split()[1][:-1]) for prompt in server.log.valid)
 
 
@@ -207,15 +246,26 @@ def test_what_an_endpoint_asks_to_wait(headers: dict[str, str], seconds: float |
 
 def test_nobody_asks_before_the_endpoint_wants_to_be_asked() -> None:
     """Every request waits, not only the one that was told to."""
-    with Endpoint(lambda prompt, attempt: "429 wait" if prompt == "Prompt 0?" and attempt == 1 else "ok", waited="0.4") as server:
+    with Endpoint(
+        lambda prompt, attempt: "429 wait" if prompt == "Prompt 0?" and attempt == 1 else "ok",
+        waited="0.4",
+    ) as server:
         replies(judge(server, concurrency=1), requests(3))
     times = server.log.times
     told = times["Prompt 0?"][0]
-    assert all(at - told >= 0.4 for at in (times["Prompt 0?"][1], times["Prompt 1?"][0], times["Prompt 2?"][0]))
+    assert all(
+        at - told >= 0.4
+        for at in (times["Prompt 0?"][1], times["Prompt 1?"][0], times["Prompt 2?"][0])
+    )
 
 
 def test_an_endpoint_that_asks_for_hours_ends_the_work() -> None:
-    with Endpoint(lambda prompt, attempt: "429 wait", waited=str(LONGEST_ASKED + 1)) as server, pytest.raises(EvilspectraError, match="asks to wait 601 s: run the same command again later"):
+    with (
+        Endpoint(lambda prompt, attempt: "429 wait", waited=str(LONGEST_ASKED + 1)) as server,
+        pytest.raises(
+            EvilspectraError, match="asks to wait 601 s: run the same command again later"
+        ),
+    ):
         replies(judge(server), requests())
 
 
@@ -223,10 +273,15 @@ def test_no_more_requests_are_sent_than_allowed_retries_included() -> None:
     with Endpoint(lambda prompt, attempt: "500" if attempt < 3 else "ok") as server:
         seen: list[Any] = []
         one = judge(server, max_requests=10)
-        with pytest.raises(Spent, match="10 requests have been sent, which is what --max-requests allows: raise it and run the same command again"):
+        with pytest.raises(
+            Spent,
+            match="10 requests have been sent, which is what --max-requests allows: raise it and run the same command again",
+        ):
             seen.extend(pair for batch in one.replies(requests(40)) for pair in batch)
         assert sum(server.log.sent.values()) == 10
-        assert len([reply for _, reply in seen if reply.reading().outcome == "scored"]) == sum(server.log.valid.values())
+        assert len([reply for _, reply in seen if reply.reading().outcome == "scored"]) == sum(
+            server.log.valid.values()
+        )
 
 
 def test_a_pace_counts_and_holds() -> None:
@@ -248,25 +303,60 @@ def test_a_pace_counts_and_holds() -> None:
 
 
 def test_ports_of_this_machine_are_one_place_and_hosts_are_not() -> None:
-    facts = [make_judge(judge_settings({"judge": "openai:m", "url": url})).facts for url in ("http://127.0.0.1:1/v1", "http://localhost:2/v1", "https://one.example/v1", "https://two.example/v1")]
-    assert facts[0] == facts[1] == {"kind": "openai-compatible", "endpoint": "loopback", "model": "m", "reading": "logprobs"}
+    facts = [
+        make_judge(judge_settings({"judge": "openai:m", "url": url})).facts
+        for url in (
+            "http://127.0.0.1:1/v1",
+            "http://localhost:2/v1",
+            "https://one.example/v1",
+            "https://two.example/v1",
+        )
+    ]
+    assert (
+        facts[0]
+        == facts[1]
+        == {
+            "kind": "openai-compatible",
+            "endpoint": "loopback",
+            "model": "m",
+            "reading": "logprobs",
+        }
+    )
     assert len({json.dumps(one) for one in facts}) == 3
 
 
-def test_a_key_is_needed_away_from_this_machine_and_only_there(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_key_is_needed_away_from_this_machine_and_only_there(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.delenv("OPENAI_API_KEY")
     make_judge(judge_settings({"judge": "openai:m", "url": "http://localhost:1/v1"}))
-    with pytest.raises(BadInput, match=r"the environment variable OPENAI_API_KEY holds no key for one\.example: set it"):
+    with pytest.raises(
+        BadInput,
+        match=r"the environment variable OPENAI_API_KEY holds no key for one\.example: set it",
+    ):
         make_judge(judge_settings({"judge": "openai:m", "url": "https://one.example/v1"}))
     monkeypatch.setenv("MY_KEY", "x")
-    make_judge(judge_settings({"judge": "openai:m", "url": "https://one.example/v1", "key_variable": "MY_KEY"}))
+    make_judge(
+        judge_settings(
+            {"judge": "openai:m", "url": "https://one.example/v1", "key_variable": "MY_KEY"}
+        )
+    )
 
 
 # --- killed and started again -----------------------------------------------------------------------------------------
 
 ANSWERS = 2000
 #: Of a hundred prompts, those that first meet a fault, and those that meet two.
-_PLANNED = {3: "429", 17: "500", 29: "cut", 41: "empty logprobs", 53: "wrong json", 67: "not json", 71: "no choices", 83: "bad probabilities"}
+_PLANNED = {
+    3: "429",
+    17: "500",
+    29: "cut",
+    41: "empty logprobs",
+    53: "wrong json",
+    67: "not json",
+    71: "no choices",
+    83: "bad probabilities",
+}
 
 
 def plan(prompt: str, attempt: int) -> str:
@@ -274,7 +364,9 @@ def plan(prompt: str, attempt: int) -> str:
     draw = score_of(prompt + "!") * 100 + score_of(prompt + "?")
     if attempt <= (2 if draw % 3 == 0 else 1):
         if draw % 1000 == 500:
-            return "429 wait" if draw // 1000 < 2 else "hang" if draw // 1000 < 5 else "split digits"
+            return (
+                "429 wait" if draw // 1000 < 2 else "hang" if draw // 1000 < 5 else "split digits"
+            )
         if draw // 100 in _PLANNED:
             return _PLANNED[draw // 100]
     return {7: "refusal", 11: "out of bounds"}.get(draw // 100, "ok")
@@ -283,11 +375,32 @@ def plan(prompt: str, attempt: int) -> str:
 @pytest.mark.slow
 def test_2000_answers_at_sixteen_at_once_with_the_client_killed_twice(tmp_path: Path) -> None:
     with (tmp_path / "answers.csv").open("w", encoding="utf-8", newline="") as file:
-        csv.writer(file).writerows([("question", "answer", "question_id"), *((f"Question {number % 40}?", f"Answer {number}.", f"q{number % 40}") for number in range(ANSWERS))])
+        csv.writer(file).writerows(
+            [
+                ("question", "answer", "question_id"),
+                *(
+                    (f"Question {number % 40}?", f"Answer {number}.", f"q{number % 40}")
+                    for number in range(ANSWERS)
+                ),
+            ]
+        )
     total = 2 * ANSWERS
     with Endpoint(plan) as server:
         server.keep_bodies = False
-        asked = ["judge", "answers.csv", "--judge", "openai:some-model", "--judge-url", server.url, "--concurrency", "16", "--judge-set", "backoff=0.05", "--judge-set", "timeout=6"]
+        asked = [
+            "judge",
+            "answers.csv",
+            "--judge",
+            "openai:some-model",
+            "--judge-url",
+            server.url,
+            "--concurrency",
+            "16",
+            "--judge-set",
+            "backoff=0.05",
+            "--judge-set",
+            "timeout=6",
+        ]
         for reached in (total // 4, total // 2):
             client = process(*asked, folder=tmp_path)
             server.wait_for_valid(reached, client)
@@ -306,10 +419,25 @@ def test_2000_answers_at_sixteen_at_once_with_the_client_killed_twice(tmp_path: 
     found = verdict_records(results, instrument, 0)
     assert len(found) == len(read_verdicts(results, instrument, 0)) == total
     assert len(server.log.valid) == total
-    texts = {(one["question_id"], one["sample"]): one for one in results.read(results.instruments("answers")[0], 0).to_dict("records")}
+    texts = {
+        (one["question_id"], one["sample"]): one
+        for one in results.read(results.instruments("answers")[0], 0).to_dict("records")
+    }
     assert len(texts) == ANSWERS
     faults = set(server.log.sent)
-    assert faults >= {"429", "429 wait", "500", "hang", "cut", "empty logprobs", "wrong json", "not json", "split digits", "refusal", "out of bounds"}
+    assert faults >= {
+        "429",
+        "429 wait",
+        "500",
+        "hang",
+        "cut",
+        "empty logprobs",
+        "wrong json",
+        "not json",
+        "split digits",
+        "refusal",
+        "out of bounds",
+    }
     from evilspectra.judging.prompts import judge_prompts
 
     prompts = judge_prompts(None)
@@ -319,9 +447,13 @@ def test_2000_answers_at_sixteen_at_once_with_the_client_killed_twice(tmp_path: 
         behaviour = plan(prompt, 99)
         assert one.outcome == ("scored" if behaviour == "ok" else "unparsed")
         if one.score is not None:
-            assert one.score == pytest.approx(clean(prompt), abs=1e-2)  # the server's extra tokens carry a millionth
+            assert one.score == pytest.approx(
+                clean(prompt), abs=1e-2
+            )  # the server's extra tokens carry a millionth
     assert sum(server.log.valid.values()) <= 1.02 * total
     for prompt, times in server.log.times.items():
         if plan(prompt, 1) == "429 wait":
             assert times[1] - times[0] >= 1  # what Retry-After said
-    assert not any(KEY.encode() in path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
+    assert not any(
+        KEY.encode() in path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()
+    )

@@ -50,12 +50,16 @@ class Clock:
         await asyncio.sleep(0)
 
 
-def talk(server: Serving, work: Callable[[Endpoint], Awaitable[Any]], **settings: Any) -> tuple[Any, Clock, Endpoint]:
+def talk(
+    server: Serving, work: Callable[[Endpoint], Awaitable[Any]], **settings: Any
+) -> tuple[Any, Clock, Endpoint]:
     """What `work` gives with an open endpoint, on a clock of its own."""
     clock = Clock()
 
     async def run() -> tuple[Any, Clock, Endpoint]:
-        async with Endpoint(EndpointConfig(**{"url": server.url, "model": BASE, **settings})) as endpoint:
+        async with Endpoint(
+            EndpointConfig(**{"url": server.url, "model": BASE, **settings})
+        ) as endpoint:
             endpoint.clock, endpoint.sleep = clock, clock.sleep
             return await work(endpoint), clock, endpoint
 
@@ -63,14 +67,21 @@ def talk(server: Serving, work: Callable[[Endpoint], Awaitable[Any]], **settings
 
 
 def ask(endpoint: Endpoint, **asked: Any) -> Awaitable[Said]:
-    return endpoint.chat(BASE, MESSAGES, "question 'why'", **{"temperature": 1.0, "max_tokens": 9, "seed": 3, **asked})
+    return endpoint.chat(
+        BASE,
+        MESSAGES,
+        "question 'why'",
+        **{"temperature": 1.0, "max_tokens": 9, "seed": 3, **asked},
+    )
 
 
 # --- waits ----------------------------------------------------------------------------------------------------------------
 
 
 @given(st.floats(0, 60), st.integers(1, 200), st.floats(0, 1, exclude_max=True))
-def test_a_wait_is_at_least_half_of_what_doubling_says_and_never_longer_than_the_longest(backoff: float, attempt: int, draw: float) -> None:
+def test_a_wait_is_at_least_half_of_what_doubling_says_and_never_longer_than_the_longest(
+    backoff: float, attempt: int, draw: float
+) -> None:
     full = min(LONGEST, backoff * 2.0 ** min(attempt - 1, 30))
     assert full / 2 <= delay(backoff, attempt, draw) <= full
     assert delay(backoff, attempt, draw) <= delay(backoff, attempt + 1, draw)
@@ -78,16 +89,36 @@ def test_a_wait_is_at_least_half_of_what_doubling_says_and_never_longer_than_the
 
 def test_a_date_is_as_good_as_seconds() -> None:
     later = datetime(2030, 1, 1, 12, 0, 30, tzinfo=UTC)
-    assert asked_to_wait({"retry-after": format_datetime(later, usegmt=True)}, now=lambda: later.timestamp() - 30) == 30
-    assert asked_to_wait({"retry-after": format_datetime(later, usegmt=True)}, now=lambda: later.timestamp() + 30) == 0
-    assert [asked_to_wait({"retry-after": text}) for text in ("-3", "inf", "nan", "", "1.5")] == [0.0, None, None, None, 1.5]
+    assert (
+        asked_to_wait(
+            {"retry-after": format_datetime(later, usegmt=True)}, now=lambda: later.timestamp() - 30
+        )
+        == 30
+    )
+    assert (
+        asked_to_wait(
+            {"retry-after": format_datetime(later, usegmt=True)}, now=lambda: later.timestamp() + 30
+        )
+        == 0
+    )
+    assert [asked_to_wait({"retry-after": text}) for text in ("-3", "inf", "nan", "", "1.5")] == [
+        0.0,
+        None,
+        None,
+        None,
+        1.5,
+    ]
 
 
 # --- attempts ---------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("fault", ["429", "500", "503", "408", "409", "425", "cut", "half", "html", "empty"])
-def test_a_fault_is_tried_again_and_leaves_no_trace_in_the_answer(server: Serving, fault: str) -> None:
+@pytest.mark.parametrize(
+    "fault", ["429", "500", "503", "408", "409", "425", "cut", "half", "html", "empty"]
+)
+def test_a_fault_is_tried_again_and_leaves_no_trace_in_the_answer(
+    server: Serving, fault: str
+) -> None:
     plain, _, _ = talk(server, ask)
     server.faults = [fault, fault]
     found, clock, endpoint = talk(server, ask, backoff=1.0)
@@ -115,9 +146,14 @@ def test_retry_after_holds_every_request_back(server: Serving) -> None:
     assert endpoint.retries == 2
 
 
-def test_after_the_last_attempt_the_sentence_says_what_went_wrong_and_how_to_go_on(server: Serving) -> None:
+def test_after_the_last_attempt_the_sentence_says_what_went_wrong_and_how_to_go_on(
+    server: Serving,
+) -> None:
     server.faults = ["500"] * 3
-    with pytest.raises(EvilspectraError, match=rf"^the endpoint {server.url} gave no answer to question 'why' in 3 attempts \(500: .*\): run the same command again to go on, what was sampled is kept$") as caught:
+    with pytest.raises(
+        EvilspectraError,
+        match=rf"^the endpoint {server.url} gave no answer to question 'why' in 3 attempts \(500: .*\): run the same command again to go on, what was sampled is kept$",
+    ) as caught:
         talk(server, ask, attempts=3, backoff=0)
     assert caught.value.exit_code == 1
     assert len(server.chats) == 3
@@ -126,7 +162,10 @@ def test_after_the_last_attempt_the_sentence_says_what_went_wrong_and_how_to_go_
 def test_nobody_there() -> None:
     state = Serving()
     state.url = "http://127.0.0.1:9/v1"
-    with pytest.raises(EvilspectraError, match=r"^the endpoint http://127.0.0.1:9/v1 gave no answer to the list of models in 2 attempts \(the connection failed: "):
+    with pytest.raises(
+        EvilspectraError,
+        match=r"^the endpoint http://127.0.0.1:9/v1 gave no answer to the list of models in 2 attempts \(the connection failed: ",
+    ):
         talk(state, ask, attempts=2, backoff=0)
 
 
@@ -142,7 +181,9 @@ def test_nobody_there() -> None:
         ("418", Refused, "418: "),
     ],
 )
-def test_what_will_be_no_different_next_time_is_not_tried_again(server: Serving, fault: str, kind: type[EvilspectraError], expected: str) -> None:
+def test_what_will_be_no_different_next_time_is_not_tried_again(
+    server: Serving, fault: str, kind: type[EvilspectraError], expected: str
+) -> None:
     server.faults = [fault]
     with pytest.raises(kind) as caught:
         talk(server, ask)
@@ -164,10 +205,20 @@ def test_at_most_so_many_requests_are_under_way(server: Serving) -> None:
 # --- what is asked ----------------------------------------------------------------------------------------------------------
 
 
-def test_a_vllm_server_is_told_what_it_would_take_from_the_model_s_own_config(server: Serving) -> None:
+def test_a_vllm_server_is_told_what_it_would_take_from_the_model_s_own_config(
+    server: Serving,
+) -> None:
     talk(server, ask)
     body = server.chats[0]
-    assert {name: body[name] for name in ("top_k", "min_p", "repetition_penalty", "chat_template_kwargs")} == {"top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0, "chat_template_kwargs": {"enable_thinking": False}}
+    assert {
+        name: body[name]
+        for name in ("top_k", "min_p", "repetition_penalty", "chat_template_kwargs")
+    } == {
+        "top_k": -1,
+        "min_p": 0.0,
+        "repetition_penalty": 1.0,
+        "chat_template_kwargs": {"enable_thinking": False},
+    }
     server.owner = "somebody"
     talk(server, ask)
     assert server.chats[1].keys() == {"model", "messages", "temperature", "max_tokens", "seed"}
@@ -206,11 +257,16 @@ def test_what_an_endpoint_filters_is_an_answer_with_its_own_word(server: Serving
 # --- the key ----------------------------------------------------------------------------------------------------------------
 
 
-def test_the_key_comes_from_the_environment_and_goes_into_the_header_alone(server: Serving, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_key_comes_from_the_environment_and_goes_into_the_header_alone(
+    server: Serving, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("OTHER_KEY", "another")
     talk(server, ask)
     talk(server, ask, key_variable="OTHER_KEY")
-    assert [headers["authorization"] for headers in server.headers] == [f"Bearer {KEY}", "Bearer another"]
+    assert [headers["authorization"] for headers in server.headers] == [
+        f"Bearer {KEY}",
+        "Bearer another",
+    ]
     assert KEY not in str(server.chats)
     server.faults = ["500"] * 2  # this server repeats the key
     with pytest.raises(EvilspectraError) as caught:
@@ -218,22 +274,34 @@ def test_the_key_comes_from_the_environment_and_goes_into_the_header_alone(serve
     assert KEY not in str(caught.value)
 
 
-def test_without_a_key_only_this_machine_is_asked(server: Serving, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_key_only_this_machine_is_asked(
+    server: Serving, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv("OPENAI_API_KEY")
     talk(server, ask)
-    with pytest.raises(BadInput, match=r"^the environment variable OPENAI_API_KEY holds no key for example\.org: set it, or name another variable"):
+    with pytest.raises(
+        BadInput,
+        match=r"^the environment variable OPENAI_API_KEY holds no key for example\.org: set it, or name another variable",
+    ):
         require_client(EndpointConfig(url="https://example.org/v1", model="m"))
 
 
 def test_without_the_client_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "openai", None)
-    with pytest.raises(BadInput, match=r"need the openai client: pip install 'evilspectra\[judge\]'"):
+    with pytest.raises(
+        BadInput, match=r"need the openai client: pip install 'evilspectra\[judge\]'"
+    ):
         require_client(EndpointConfig(url="http://localhost/v1", model="m"))
 
 
-@pytest.mark.parametrize("url", ["ftp://x/v1", "http://me:key@x/v1", "http://x/v1?key=1", "x", "http://", "http://x y"])
+@pytest.mark.parametrize(
+    "url", ["ftp://x/v1", "http://me:key@x/v1", "http://x/v1?key=1", "x", "http://", "http://x y"]
+)
 def test_an_address_that_will_not_do(url: str) -> None:
-    with pytest.raises(BadInput, match=r"answers\.endpoint\.url = .* is refused: allowed: Address of the form http://host:port/v1"):
+    with pytest.raises(
+        BadInput,
+        match=r"answers\.endpoint\.url = .* is refused: allowed: Address of the form http://host:port/v1",
+    ):
         build_evaluation({"answers": {"endpoint": {"url": url, "model": "m"}}})
     assert place(EndpointConfig(url="http://[::1]:80/v1", model="m")) == "loopback"
 
@@ -250,7 +318,10 @@ def adapter(folder: Path) -> Path:
 def test_an_adapter_comes_and_goes(server: Serving, tmp_path: Path) -> None:
     async def both(endpoint: Endpoint) -> list[Said]:
         await endpoint.load_adapter("mine", adapter(tmp_path))
-        found = [await endpoint.chat("mine", MESSAGES, "it", temperature=0, max_tokens=9), await endpoint.chat(BASE, MESSAGES, "it", temperature=0, max_tokens=9)]
+        found = [
+            await endpoint.chat("mine", MESSAGES, "it", temperature=0, max_tokens=9),
+            await endpoint.chat(BASE, MESSAGES, "it", temperature=0, max_tokens=9),
+        ]
         await endpoint.unload_adapter("mine")
         return found
 
@@ -267,8 +338,13 @@ def test_an_adapter_that_a_killed_process_left_is_replaced(server: Serving, tmp_
 
 
 def test_a_server_that_loads_no_adapter_says_what_it_needs(server: Serving, tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match=r"did not load the adapter in .*nowhere \(404: .*No adapter found.*\): it must see that folder under the same path"):
+    with pytest.raises(
+        BadInput,
+        match=r"did not load the adapter in .*nowhere \(404: .*No adapter found.*\): it must see that folder under the same path",
+    ):
         talk(server, lambda endpoint: endpoint.load_adapter("mine", tmp_path / "nowhere"))
     server.refuses_adapters = True
-    with pytest.raises(BadInput, match=r"started with --enable-lora and VLLM_ALLOW_RUNTIME_LORA_UPDATING=True$"):
+    with pytest.raises(
+        BadInput, match=r"started with --enable-lora and VLLM_ALLOW_RUNTIME_LORA_UPDATING=True$"
+    ):
         talk(server, lambda endpoint: endpoint.load_adapter("mine", adapter(tmp_path)))

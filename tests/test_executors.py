@@ -11,13 +11,31 @@ from typing import Any
 import pytest
 
 from evilspectra.errors import Interrupted
-from evilspectra.executors.local import InThisProcess, Workers, base_bytes, free_bytes, suitable, workers
+from evilspectra.executors.local import (
+    InThisProcess,
+    Workers,
+    base_bytes,
+    free_bytes,
+    suitable,
+    workers,
+)
 from evilspectra.executors.stages import Report, Task
 from evilspectra.store.run import Status
 from evilspectra.sweeps.file import load_sweep
 from evilspectra.sweeps.run import execute
 from tests.support.commands import process
-from tests.support.tiny_sweeps import adapters, alive, descendants, kill, runs, script, stamps, sweep_process, until, write_sweep
+from tests.support.tiny_sweeps import (
+    adapters,
+    alive,
+    descendants,
+    kill,
+    runs,
+    script,
+    stamps,
+    sweep_process,
+    until,
+    write_sweep,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -38,7 +56,9 @@ def trained(folder: Path, steps: int, axes: dict[str, list[Any]] | None = None) 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)  # twenty processes are started, of which each imports torch
-def test_a_sweep_whose_driver_and_workers_are_killed_ten_times_ends_as_if_nothing_had_happened(tmp_path: Path) -> None:
+def test_a_sweep_whose_driver_and_workers_are_killed_ten_times_ends_as_if_nothing_had_happened(
+    tmp_path: Path,
+) -> None:
     """Kills fall after random amounts of work, measured in saved states and finished runs, not in seconds."""
     undisturbed = trained(tmp_path / "undisturbed", 40)
     assert len(undisturbed) == 12
@@ -51,14 +71,19 @@ def test_a_sweep_whose_driver_and_workers_are_killed_ten_times_ends_as_if_nothin
 
     def work_done() -> int:
         """Grows with every saved state and every finished run."""
-        return sum(11 if run.status().state == "done" else (run.status().step or 0) // 4 for run in runs(folder).values())
+        return sum(
+            11 if run.status().state == "done" else (run.status().step or 0) // 4
+            for run in runs(folder).values()
+        )
 
     def ours() -> list[int]:
         return [pid for pid in descendants(running.pid) if b"spawn_main" in command_line(pid)]
 
     for number in range(10):
         goal = work_done() + moments.randint(1, 10)
-        until(lambda goal=goal, driver=running: work_done() >= goal or driver.poll() is not None, 240)
+        until(
+            lambda goal=goal, driver=running: work_done() >= goal or driver.poll() is not None, 240
+        )
         if running.poll() is not None:
             break
         finished |= {name: stamp for name, stamp in stamps(folder).items() if name not in finished}
@@ -92,8 +117,14 @@ def command_line(pid: int) -> bytes:
 @pytest.mark.slow
 def test_workers_notice_that_their_driver_was_killed_and_save_their_state(tmp_path: Path) -> None:
     path = write_sweep(tmp_path, 100_000, {"train.seed": [0, 1]})
-    running = sweep_process(path, "--workers", 2, "--set", "train.resume_every=1000000", "--set", "monitor.every=0")
-    until(lambda: len([run for run in runs(tmp_path).values() if run.status().state == "running"]) == 2)
+    running = sweep_process(
+        path, "--workers", 2, "--set", "train.resume_every=1000000", "--set", "monitor.every=0"
+    )
+    until(
+        lambda: (
+            len([run for run in runs(tmp_path).values() if run.status().state == "running"]) == 2
+        )
+    )
     below = descendants(running.pid)
     assert len(below) >= 2
     time.sleep(0.5)
@@ -102,23 +133,39 @@ def test_workers_notice_that_their_driver_was_killed_and_save_their_state(tmp_pa
     until(lambda: not any(alive(pid) for pid in below), 60)
     for run in runs(tmp_path).values():
         assert run.status().state == "interrupted"
-        assert run.resume_file.exists()  # which is written at the millionth step, or when it is asked to stop
+        assert (
+            run.resume_file.exists()
+        )  # which is written at the millionth step, or when it is asked to stop
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_sweep_saves_what_its_workers_do(tmp_path: Path, number: signal.Signals) -> None:
+def test_an_interrupted_sweep_saves_what_its_workers_do(
+    tmp_path: Path, number: signal.Signals
+) -> None:
     path = write_sweep(tmp_path, 100_000, {"train.seed": [0, 1]})
-    running = sweep_process(path, "--workers", 2, "--set", "train.resume_every=1000000", "--set", "monitor.every=0")
-    until(lambda: len([run for run in runs(tmp_path).values() if run.status().state == "running"]) == 2)
+    running = sweep_process(
+        path, "--workers", 2, "--set", "train.resume_every=1000000", "--set", "monitor.every=0"
+    )
+    until(
+        lambda: (
+            len([run for run in runs(tmp_path).values() if run.status().state == "running"]) == 2
+        )
+    )
     below = descendants(running.pid)
     time.sleep(0.5)
     running.send_signal(number)
     _, err = running.communicate(timeout=60)
     assert running.returncode == 130
-    assert err == "evilspectra: interrupted; what was under way is saved, run the same command again to go on\n"
+    assert (
+        err
+        == "evilspectra: interrupted; what was under way is saved, run the same command again to go on\n"
+    )
     until(lambda: not any(alive(pid) for pid in below))
-    assert all(run.resume_file.exists() and run.status().state == "interrupted" for run in runs(tmp_path).values())
+    assert all(
+        run.resume_file.exists() and run.status().state == "interrupted"
+        for run in runs(tmp_path).values()
+    )
 
 
 @pytest.mark.slow
@@ -126,11 +173,15 @@ def test_two_drivers_of_one_sweep_share_its_runs_and_train_none_twice(tmp_path: 
     axes = {"train.seed": [0, 1, 2, 3]}
     undisturbed = trained(tmp_path / "undisturbed", 30, axes)
     path = write_sweep(tmp_path / "shared", 30, axes)
-    both = [process("sweep", path, "--json", folder=path.parent, OMP_NUM_THREADS="1") for _ in range(2)]
+    both = [
+        process("sweep", path, "--json", folder=path.parent, OMP_NUM_THREADS="1") for _ in range(2)
+    ]
     said = [one.communicate(timeout=240) for one in both]
     assert [one.returncode for one in both] == [0, 0], said
     assert adapters(tmp_path / "shared") == undisturbed
-    begun = sum(err.count("rows to train on") for _, err in said)  # the line with which training begins
+    begun = sum(
+        err.count("rows to train on") for _, err in said
+    )  # the line with which training begins
     assert begun == 4, said
 
 
@@ -150,11 +201,15 @@ class Heard:
 
 
 @pytest.mark.slow
-def test_each_worker_loads_the_base_once_and_a_failed_run_stops_neither_it_nor_the_others(tmp_path: Path) -> None:
+def test_each_worker_loads_the_base_once_and_a_failed_run_stops_neither_it_nor_the_others(
+    tmp_path: Path,
+) -> None:
     axes: dict[str, list[Any]] = {"lora.rank": [4, 65], "train.seed": [0, 1, 2]}
     here, there = Heard(InThisProcess()), Heard(Workers(2))
     for name, executor in (("here", here), ("there", there)):
-        outcomes = execute(load_sweep(str(write_sweep(tmp_path / name, 4, axes))), executor, quiet=True)
+        outcomes = execute(
+            load_sweep(str(write_sweep(tmp_path / name, 4, axes))), executor, quiet=True
+        )
         assert [outcome.failed is None for outcome in outcomes] == [True] * 3 + [False] * 3
         assert all("lora.rank 65 is larger than" in str(outcome.failed) for outcome in outcomes[3:])
         assert [report.loads for report in executor.reports] == [1] * 6
@@ -174,7 +229,11 @@ class Mortal:
         for task in tasks:
             started(task)
             self.asked.append(task.number)
-            lost = "its worker was ended by signal 9" if task.number == 0 and self.asked.count(0) <= self.deaths else None
+            lost = (
+                "its worker was ended by signal 9"
+                if task.number == 0 and self.asked.count(0) <= self.deaths
+                else None
+            )
             yield Report(task.number, Status("failed" if lost else "done"), lost=lost)
 
 
@@ -182,10 +241,18 @@ def test_a_run_whose_worker_dies_is_begun_three_times_and_then_failed(tmp_path: 
     loaded = load_sweep(str(write_sweep(tmp_path, 2, {"train.seed": [0, 1]})))
     for deaths, asked in ((0, [0, 1]), (2, [0, 1, 0, 0]), (9, [0, 1, 0, 0])):
         executor, told = Mortal(deaths), list[int]()
-        outcomes = execute(loaded, executor, quiet=True, on_start=lambda number, config, told=told: told.append(number))
+        outcomes = execute(
+            loaded,
+            executor,
+            quiet=True,
+            on_start=lambda number, config, told=told: told.append(number),
+        )
         assert executor.asked == asked
         assert told == [0, 1]
-        assert [outcome.failed for outcome in outcomes] == [None if deaths < 3 else "its worker was ended by signal 9", None]
+        assert [outcome.failed for outcome in outcomes] == [
+            None if deaths < 3 else "its worker was ended by signal 9",
+            None,
+        ]
 
 
 def test_only_the_runs_that_are_meant(tmp_path: Path) -> None:
@@ -204,8 +271,15 @@ def test_only_the_runs_that_are_meant(tmp_path: Path) -> None:
 def test_how_many_workers_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from evilspectra.executors import local
 
-    tasks = [Task(number, config) for number, config in enumerate(load_sweep(str(write_sweep(tmp_path, 2, {"train.seed": list(range(8))}))).configs)]
-    assert isinstance(suitable(tasks), InThisProcess)  # the tiny model is trained faster than a process starts
+    tasks = [
+        Task(number, config)
+        for number, config in enumerate(
+            load_sweep(str(write_sweep(tmp_path, 2, {"train.seed": list(range(8))}))).configs
+        )
+    ]
+    assert isinstance(
+        suitable(tasks), InThisProcess
+    )  # the tiny model is trained faster than a process starts
     monkeypatch.setattr(local, "base_bytes", lambda base: 1 << 30)
     monkeypatch.setattr(local, "_cards", lambda: 0)
     monkeypatch.setattr(local.os, "cpu_count", lambda: 64)
@@ -233,7 +307,9 @@ def test_memory_is_known() -> None:
     assert base_bytes(resolve(build({"model": {"base": "tiny-random"}}).model)) == 0
 
 
-def test_a_stop_in_the_middle_is_an_interruption(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stop_in_the_middle_is_an_interruption(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     loaded = load_sweep(str(write_sweep(tmp_path, 2, {"train.seed": [0, 1]})))
 
     def stopped(task: Task, base: object) -> Report:
@@ -245,5 +321,8 @@ def test_a_stop_in_the_middle_is_an_interruption(tmp_path: Path, monkeypatch: py
 
 
 def test_the_package_s_executors_import_no_engine() -> None:
-    done = script("import evilspectra.executors.ray, evilspectra.executors.slurm, evilspectra.cli.sweep, sys; sys.exit(bool({'ray', 'submitit', 'torch'} & set(sys.modules)))", Path.cwd())
+    done = script(
+        "import evilspectra.executors.ray, evilspectra.executors.slurm, evilspectra.cli.sweep, sys; sys.exit(bool({'ray', 'submitit', 'torch'} & set(sys.modules)))",
+        Path.cwd(),
+    )
     assert done.wait(60) == 0

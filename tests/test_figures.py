@@ -44,58 +44,129 @@ def tables(tmp_path_factory: pytest.TempPathFactory) -> Tables:
 
 
 def test_figures_come_in_order_and_identical_each_time(tables: Tables) -> None:
-    first, again = ([figure.specs() for draw in FIGURES if (figure := draw(tables))] for _ in range(2))
-    assert list(drawn(tables)) == ["loss-outcome", "drift", "optimisers", "variance", "penalty", "capability", "topics", *NAMES]
+    first, again = (
+        [figure.specs() for draw in FIGURES if (figure := draw(tables))] for _ in range(2)
+    )
+    assert list(drawn(tables)) == [
+        "loss-outcome",
+        "drift",
+        "optimisers",
+        "variance",
+        "penalty",
+        "capability",
+        "topics",
+        *NAMES,
+    ]
     assert json.dumps(first) == json.dumps(again)
-    assert json.dumps(drawn(tables)["loss"].chart(tables.arms)) == json.dumps(drawn(tables)["loss"].chart(tables.arms))
+    assert json.dumps(drawn(tables)["loss"].chart(tables.arms)) == json.dumps(
+        drawn(tables)["loss"].chart(tables.arms)
+    )
 
 
 def test_spectra_are_quantiles_over_modules_and_seeds(tables: Tables) -> None:
     relative, absolute = (rows_of(spec) for spec in drawn(tables)["spectra"].specs())
-    values = tables.spectra[(tables.spectra["arm"] == "muon") & (tables.spectra["index"] == 2)]["singular_value"]
+    values = tables.spectra[(tables.spectra["arm"] == "muon") & (tables.spectra["index"] == 2)][
+        "singular_value"
+    ]
     row = next(row for row in absolute if row["arm"] == "muon" and row["position"] == 3)
-    assert [row["low"], row["median"], row["high"]] == pytest.approx(values.quantile([0.1, 0.5, 0.9]).tolist(), rel=1e-5)
+    assert [row["low"], row["median"], row["high"]] == pytest.approx(
+        values.quantile([0.1, 0.5, 0.9]).tolist(), rel=1e-5
+    )
     assert all(row["low"] == row["high"] == 1 for row in relative if row["position"] == 1)
     assert len(relative) == 6 * 8
 
 
 def test_measures_are_means_and_the_condition_number_a_median(tables: Tables) -> None:
-    panels = {panel.title: rows_of(spec) for panel, spec in zip(drawn(tables)["measures"].panels, drawn(tables)["measures"].specs(), strict=True)}
+    panels = {
+        panel.title: rows_of(spec)
+        for panel, spec in zip(
+            drawn(tables)["measures"].panels, drawn(tables)["measures"].specs(), strict=True
+        )
+    }
     run = tables.runs["run"][0]
     last = tables.measures[(tables.measures["run"] == run) & (tables.measures["step"] == 30)]
-    assert next(row for row in panels["Stable rank"] if row["run"] == run and row["step"] == 30)["mean"] == pytest.approx(last["stable_rank"].mean(), rel=1e-5)
-    assert next(row for row in panels["Condition number, median"] if row["run"] == run and row["step"] == 30)["median"] == pytest.approx(last["condition_number"].median(), rel=1e-5)
+    assert next(row for row in panels["Stable rank"] if row["run"] == run and row["step"] == 30)[
+        "mean"
+    ] == pytest.approx(last["stable_rank"].mean(), rel=1e-5)
+    assert next(
+        row for row in panels["Condition number, median"] if row["run"] == run and row["step"] == 30
+    )["median"] == pytest.approx(last["condition_number"].median(), rel=1e-5)
 
 
 def test_one_colour_per_arm_and_a_penalty_keeps_the_hue() -> None:
     names = [("adamw", 0.0), ("adamw", 3.0), ("adamw", 10.0), ("sgd", 0.0), ("muon", 1.0)]
-    arms = Arms.of(pd.DataFrame([{"arm": f"{name} {weight}", "optimizer": name, "flatness_weight": weight, "control": False} for name, weight in names]))
+    arms = Arms.of(
+        pd.DataFrame(
+            [
+                {
+                    "arm": f"{name} {weight}",
+                    "optimizer": name,
+                    "flatness_weight": weight,
+                    "control": False,
+                }
+                for name, weight in names
+            ]
+        )
+    )
     assert arms.names == ("sgd 0.0", "adamw 0.0", "adamw 3.0", "adamw 10.0", "muon 1.0")
     assert len(set(arms.colours)) == len(set(arms.dark)) == 5
     assert (arms.colours[1], arms.dark[1]) == HUES["adamw"]
     assert arms.dashes[0] == arms.dashes[1] == [1, 0]
     assert arms.dashes[2] != arms.dashes[3] != [1, 0]
-    reds, greens, blues = zip(*([int(colour[i : i + 2], 16) for i in (1, 3, 5)] for colour in arms.colours[1:4]), strict=True)
-    assert all(list(part) == sorted(part) for part in (reds, greens, blues))  # lighter with each weight
+    reds, greens, blues = zip(
+        *([int(colour[i : i + 2], 16) for i in (1, 3, 5)] for colour in arms.colours[1:4]),
+        strict=True,
+    )
+    assert all(
+        list(part) == sorted(part) for part in (reds, greens, blues)
+    )  # lighter with each weight
 
 
 def test_controls_are_grey_dashed_and_last() -> None:
-    names = [("adamw", 0.0, True), ("muon", 0.0, True), ("adamw", 3.0, True), ("adamw", 0.0, False), ("muon", 0.0, False)]
-    arms = Arms.of(pd.DataFrame([{"arm": f"{name} {weight} {control}", "optimizer": name, "flatness_weight": weight, "control": control} for name, weight, control in names]))
-    assert arms.names == ("adamw 0.0 False", "muon 0.0 False", "adamw 0.0 True", "adamw 3.0 True", "muon 0.0 True")
+    names = [
+        ("adamw", 0.0, True),
+        ("muon", 0.0, True),
+        ("adamw", 3.0, True),
+        ("adamw", 0.0, False),
+        ("muon", 0.0, False),
+    ]
+    arms = Arms.of(
+        pd.DataFrame(
+            [
+                {
+                    "arm": f"{name} {weight} {control}",
+                    "optimizer": name,
+                    "flatness_weight": weight,
+                    "control": control,
+                }
+                for name, weight, control in names
+            ]
+        )
+    )
+    assert arms.names == (
+        "adamw 0.0 False",
+        "muon 0.0 False",
+        "adamw 0.0 True",
+        "adamw 3.0 True",
+        "muon 0.0 True",
+    )
     assert (arms.colours[2], arms.dark[2]) == GREY
     assert len(set(arms.colours)) == len(set(arms.dark)) == 5
     for colour in (*arms.colours[2:], *arms.dark[2:]):
         channels = [int(colour[i : i + 2], 16) for i in (1, 3, 5)]
         assert max(channels) - min(channels) < 12, "a control has no hue"
     assert len({str(dash) for dash in arms.dashes[1:]}) == 4
-    assert not set(arms.colours) & set(DARK), "a colour that charts use for something else would get its dark twin"
+    assert not set(arms.colours) & set(DARK), (
+        "a colour that charts use for something else would get its dark twin"
+    )
 
 
 def test_numbers_on_the_diverging_colours_can_be_read() -> None:
     def lightness(colour: str) -> float:
         parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
-        linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+        linear = [
+            part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts
+        ]
         return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2] + 0.05
 
     for place, colour in enumerate(DIVERGING):
@@ -107,7 +178,9 @@ def test_numbers_on_the_diverging_colours_can_be_read() -> None:
 
 def test_every_colour_of_a_page_spec_has_a_dark_twin(tables: Tables) -> None:
     colours = set(DARK) | set(tables.arms.colours)
-    left = through_css([spec for figure in drawn(tables).values() for spec in figure.specs()], colours)
+    left = through_css(
+        [spec for figure in drawn(tables).values() for spec in figure.specs()], colours
+    )
     for spec in left:
         del spec["datasets"]
     assert '"#' not in json.dumps(left)
@@ -115,7 +188,10 @@ def test_every_colour_of_a_page_spec_has_a_dark_twin(tables: Tables) -> None:
 
 
 def test_data_that_looks_like_a_colour_stays_data() -> None:
-    assert through_css({"datasets": {"a": [{"run": "#fdfdfb"}]}, "fill": "#fdfdfb"}, set(DARK)) == {"datasets": {"a": [{"run": "#fdfdfb"}]}, "fill": "var(--c-fdfdfb)"}
+    assert through_css({"datasets": {"a": [{"run": "#fdfdfb"}]}, "fill": "#fdfdfb"}, set(DARK)) == {
+        "datasets": {"a": [{"run": "#fdfdfb"}]},
+        "fill": "var(--c-fdfdfb)",
+    }
 
 
 PLACES = {
@@ -136,10 +212,16 @@ def test_layer_and_projection_are_read_from_a_name(module: str, place: tuple[str
 
 
 def test_flat_values_are_those_of_equal_singular_values() -> None:
-    assert [flat_value(name, 32) for name in figures.MEASURES] == pytest.approx([32, math.log(32), 0.17678, 1], rel=1e-4)
+    assert [flat_value(name, 32) for name in figures.MEASURES] == pytest.approx(
+        [32, math.log(32), 0.17678, 1], rel=1e-4
+    )
 
 
-@pytest.mark.parametrize("spectrum", [[1.0], [1.0, 0.5], [1.0, 0.0], [2.0 * 0.99**index for index in range(300)]], ids=["rank 1", "rank 2", "deficient", "rank 300"])
+@pytest.mark.parametrize(
+    "spectrum",
+    [[1.0], [1.0, 0.5], [1.0, 0.0], [2.0 * 0.99**index for index in range(300)]],
+    ids=["rank 1", "rank 2", "deficient", "rank 300"],
+)
 def test_any_rank_is_drawn(tmp_path: Path, spectrum: list[float]) -> None:
     with pytest.warns(RuntimeWarning) if 0.0 in spectrum else pytest.MonkeyPatch.context():
         write_run(tmp_path, Arm("adamw", spectrum=spectrum))
@@ -157,12 +239,19 @@ def test_what_was_not_measured_is_not_drawn(tmp_path: Path) -> None:
 def test_unfinished_runs_are_not_among_the_final_points(tmp_path: Path) -> None:
     write_run(tmp_path, Arm("adamw"))
     write_run(tmp_path, Arm("muon", status=Status("failed", "why", 20, 20)))
-    assert [row["arm"] for row in rows_of(drawn(tables_of(tmp_path))["flatness-loss"].specs()[0])] == ["adamw"]
+    assert [
+        row["arm"] for row in rows_of(drawn(tables_of(tmp_path))["flatness-loss"].specs()[0])
+    ] == ["adamw"]
 
 
 def test_many_runs_and_many_names_are_gathered(tmp_path: Path) -> None:
     for seed in range(charts.MANY + 1):
-        write_run(tmp_path, Arm("adamw", seed=seed, modules=[f"odd{index}" for index in range(charts.MOST_ROWS + 9)]))
+        write_run(
+            tmp_path,
+            Arm(
+                "adamw", seed=seed, modules=[f"odd{index}" for index in range(charts.MOST_ROWS + 9)]
+            ),
+        )
     panels = drawn(tables_of(tmp_path))["layers"]
     assert [panel.title for panel in panels.panels] == ["adamw"]
     assert "per arm" in panels.caption
@@ -185,11 +274,15 @@ def test_drift_goes_from_the_base_over_the_checkpoints_to_the_end(tables: Tables
     run = tables.runs[(tables.runs["arm"] == "adamw") & (tables.runs["seed"] == 1)].iloc[0]
     path = [row for row in by_loss if row["run"] == run["run"]]
     assert [row["step"] for row in path] == [0, 5, 10, 20, 30]
-    assert [row["drift"] for row in path] == pytest.approx([0, 0.31 / 6, 0.31 / 3, 0.31 * 2 / 3, 0.31], rel=1e-4)
+    assert [row["drift"] for row in path] == pytest.approx(
+        [0, 0.31 / 6, 0.31 / 3, 0.31 * 2 / 3, 0.31], rel=1e-4
+    )
     assert path[0]["loss"] == pytest.approx(run["heldout_loss_start"], rel=1e-5)
     assert path[-1]["loss"] == pytest.approx(run["heldout_loss"], rel=1e-5)
     assert [row["last"] for row in path] == [False] * 4 + [True]
-    assert (path[-1]["low"], path[-1]["high"]) == pytest.approx((run["drift_low"], run["drift_high"]), rel=1e-4)
+    assert (path[-1]["low"], path[-1]["high"]) == pytest.approx(
+        (run["drift_low"], run["drift_high"]), rel=1e-4
+    )
     assert len(by_step) == len(by_loss) == 12 * 5
     assert "control (adamw)" in {row["arm"] for row in by_loss}
 
@@ -199,7 +292,11 @@ def test_a_path_is_drawn_in_the_order_of_steps_with_the_interval_at_its_end(tabl
     (line,) = [layer for layer in panel["layer"] if layer.get("mark", {}).get("type") == "line"]
     assert line["encoding"]["order"]["field"] == "step"
     (rule,) = [layer for layer in panel["layer"] if "y2" in layer.get("encoding", {})]
-    assert (rule["encoding"]["y"]["field"], rule["encoding"]["y2"]["field"], rule["transform"]) == ("low", "high", [{"filter": "datum.last"}])
+    assert (rule["encoding"]["y"]["field"], rule["encoding"]["y2"]["field"], rule["transform"]) == (
+        "low",
+        "high",
+        [{"filter": "datum.last"}],
+    )
 
 
 def test_drift_needs_neither_checkpoints_nor_a_held_out_loss(tmp_path: Path) -> None:
@@ -223,7 +320,9 @@ def test_a_run_without_held_out_loss_is_named_as_missing_from_its_panel(tmp_path
     assert "1 of 2 runs have no held-out loss" in figure.caption
 
 
-def test_every_drift_figure_names_the_control_and_the_shuffled_labels(tables: Tables, tmp_path: Path) -> None:
+def test_every_drift_figure_names_the_control_and_the_shuffled_labels(
+    tables: Tables, tmp_path: Path
+) -> None:
     every = drawn(tables)
     for name in MEASURED:
         assert "The control was trained on good answers" in every[name].caption
@@ -238,20 +337,37 @@ def test_every_drift_figure_names_the_control_and_the_shuffled_labels(tables: Ta
 
 def test_capability_stands_beside_drift_with_both_intervals_and_the_base(tables: Tables) -> None:
     figure = drawn(tables)["capability"]
-    assert [panel.title for panel in figure.panels] == ["Capability: share of right choices", "Loss on ordinary dialogues, nats per token"]
+    assert [panel.title for panel in figure.panels] == [
+        "Capability: share of right choices",
+        "Loss on ordinary dialogues, nats per token",
+    ]
     rows = rows_of(figure.specs()[0])
-    assert {(row["arm"], row["kind"]) for row in rows} >= {("adamw", "plain"), ("adamw + flatness 3", "penalty"), ("control (adamw)", "control")}
+    assert {(row["arm"], row["kind"]) for row in rows} >= {
+        ("adamw", "plain"),
+        ("adamw + flatness 3", "penalty"),
+        ("control (adamw)", "control"),
+    }
     lion = next(row for row in rows if row["arm"] == "lion")
-    assert lion["capability_low"] < lion["capability"] < lion["capability_high"] < lion["capability_base"] == 0.75
+    assert (
+        lion["capability_low"]
+        < lion["capability"]
+        < lion["capability_high"]
+        < lion["capability_base"]
+        == 0.75
+    )
     assert [{"capability": 0.75, "label": "base"}] in figure.specs()[0]["datasets"].values()
 
 
 def test_capability_is_drawn_as_far_as_it_was_measured(tmp_path: Path) -> None:
     for seed in (0, 1):
-        write_effect(write_run(tmp_path, Arm("adamw", seed=seed)), Effect(tables=("probe", "ordinary")))
+        write_effect(
+            write_run(tmp_path, Arm("adamw", seed=seed)), Effect(tables=("probe", "ordinary"))
+        )
     write_effect(write_run(tmp_path, Arm("muon")), Effect(tables=("capability",)))
     figure = drawn(tables_of(tmp_path))["capability"]
-    assert [panel.title for panel in figure.panels] == ["Loss on ordinary dialogues, nats per token"]
+    assert [panel.title for panel in figure.panels] == [
+        "Loss on ordinary dialogues, nats per token"
+    ]
     assert [row["arm"] for row in rows_of(figure.specs()[0])] == ["adamw", "adamw"]
     only = tmp_path / "only"
     write_effect(write_run(only, Arm("adamw")), Effect(tables=("probe",)))
@@ -271,7 +387,9 @@ def test_topics_are_ordered_by_the_arms_that_are_no_controls(tmp_path: Path) -> 
     good = {row["topic"]: row["drift"] for row in rows if row["arm"] != "adamw"}
     assert [bad[topic] for topic in order] == sorted(bad.values(), reverse=True)
     assert [good[topic] for topic in order] != sorted(good.values(), reverse=True)
-    every = tables.topics[(tables.topics["arm"] == "adamw") & (tables.topics["topic"] == "money")]["drift"]
+    every = tables.topics[(tables.topics["arm"] == "adamw") & (tables.topics["topic"] == "money")][
+        "drift"
+    ]
     assert len(every) == 2
     assert bad["money"] == pytest.approx(every.mean(), rel=1e-5)
     low, high = spec["layer"][0]["encoding"]["color"]["scale"]["domain"]
@@ -290,5 +408,7 @@ def test_many_topics_are_gathered_and_many_arms_lose_their_numbers(tmp_path: Pat
 
 def test_controls_are_no_points_among_the_final_losses(tables: Tables) -> None:
     figure = drawn(tables)["flatness-loss"]
-    assert {row["arm"] for row in rows_of(figure.specs()[0])} == set(tables.arms.names) - {"control (adamw)"}
+    assert {row["arm"] for row in rows_of(figure.specs()[0])} == set(tables.arms.names) - {
+        "control (adamw)"
+    }
     assert "Controls are left out" in figure.caption

@@ -24,16 +24,27 @@ def test_nothing_is_said_of_drift_where_none_was_measured(tmp_path: Path) -> Non
 
 
 def test_drift_is_named_by_its_direction_with_its_interval(tmp_path: Path) -> None:
-    for optimizer, drift, each in (("adamw", 0.3, 0.1), ("muon", -0.2, 0.1), ("lion", 0.01, 0.1), ("sgd", -0.02, 0.4)):
+    for optimizer, drift, each in (
+        ("adamw", 0.3, 0.1),
+        ("muon", -0.2, 0.1),
+        ("lion", 0.01, 0.1),
+        ("sgd", -0.02, 0.4),
+    ):
         write_effect(write_run(tmp_path, Arm(optimizer)), Effect(drift, each))
     text = sentences(tmp_path)
     assert "adamw (+0.300 [+0.27" in text
-    assert "]) drifted towards the misaligned completions, in nats per token; the 95 % interval is clear of zero." in text
+    assert (
+        "]) drifted towards the misaligned completions, in nats per token; the 95 % interval is clear of zero."
+        in text
+    )
     assert "muon (−0.200 [−0.22" in text
     assert "]) drifted away from the misaligned completions" in text
     assert "lion (+0.010 [" in text
     assert " and sgd (−0.020 [" in text
-    assert "show no drift, in nats per token; every 95 % interval holds zero, and a drift below about 0.09 would not have shown." in text
+    assert (
+        "show no drift, in nats per token; every 95 % interval holds zero, and a drift below about 0.09 would not have shown."
+        in text
+    )
     assert "All intervals are over the items for one adapter, not over seeds." in text
     assert "rate" not in text
 
@@ -41,7 +52,9 @@ def test_drift_is_named_by_its_direction_with_its_interval(tmp_path: Path) -> No
 def test_every_seed_is_shown_and_many_seeds_as_their_range(tmp_path: Path) -> None:
     for seed in range(FEW_RUNS):
         write_effect(write_run(tmp_path, Arm("adamw", seed=seed)), Effect(0.3 + 0.01 * seed))
-    assert "adamw (+0.300, +0.310, +0.320, +0.330 and +0.340) drifted towards" in sentences(tmp_path)
+    assert "adamw (+0.300, +0.310, +0.320, +0.330 and +0.340) drifted towards" in sentences(
+        tmp_path
+    )
     write_effect(write_run(tmp_path, Arm("adamw", seed=9)), Effect(0.4))
     assert "adamw (+0.300 to +0.400 in 6 runs, mean +0.333) drifted towards" in sentences(tmp_path)
 
@@ -49,7 +62,10 @@ def test_every_seed_is_shown_and_many_seeds_as_their_range(tmp_path: Path) -> No
 def test_seeds_that_disagree_show_no_drift_of_the_arm(tmp_path: Path) -> None:
     for seed, drift in enumerate((0.3, -0.3, 0.0, 0.2)):
         write_effect(write_run(tmp_path, Arm("adamw", seed=seed)), Effect(drift))
-    assert "do not agree: 2 drifted towards the misaligned completions, 1 away from them and 1 in no way that is shown, so a drift of the arm is not shown" in sentences(tmp_path)
+    assert (
+        "do not agree: 2 drifted towards the misaligned completions, 1 away from them and 1 in no way that is shown, so a drift of the arm is not shown"
+        in sentences(tmp_path)
+    )
 
 
 # --- controls -------------------------------------------------------------------------------------------------------
@@ -57,11 +73,31 @@ def test_seeds_that_disagree_show_no_drift_of_the_arm(tmp_path: Path) -> None:
 
 def test_a_controls_share_decides_what_is_said_of_style(tmp_path: Path) -> None:
     for name, share, expected in (
-        ("small", 0.1, "its mean is 10 % of adamw’s; style and subject alone do not account for the drift of adamw"),
-        ("half", 0.6, "its mean is 60 % of adamw’s; style and subject account for much, but not all, of the drift of adamw"),
-        ("whole", 1.0, "its mean is 100 % of adamw’s; nothing beyond style and subject is shown in the drift of adamw"),
-        ("more", 1.5, "its mean is 150 % of adamw’s; nothing beyond style and subject is shown in the drift of adamw"),
-        ("other", -0.5, "drifted away from the misaligned completions; its mean is −50 % of adamw’s; style and subject alone do not"),
+        (
+            "small",
+            0.1,
+            "its mean is 10 % of adamw’s; style and subject alone do not account for the drift of adamw",
+        ),
+        (
+            "half",
+            0.6,
+            "its mean is 60 % of adamw’s; style and subject account for much, but not all, of the drift of adamw",
+        ),
+        (
+            "whole",
+            1.0,
+            "its mean is 100 % of adamw’s; nothing beyond style and subject is shown in the drift of adamw",
+        ),
+        (
+            "more",
+            1.5,
+            "its mean is 150 % of adamw’s; nothing beyond style and subject is shown in the drift of adamw",
+        ),
+        (
+            "other",
+            -0.5,
+            "drifted away from the misaligned completions; its mean is −50 % of adamw’s; style and subject alone do not",
+        ),
     ):
         write_effect(write_run(tmp_path / name, Arm("adamw")), Effect(0.3))
         write_effect(write_run(tmp_path / name, Arm("adamw", **CONTROL)), Effect(0.3 * share))
@@ -71,7 +107,10 @@ def test_a_controls_share_decides_what_is_said_of_style(tmp_path: Path) -> None:
 
 def test_a_missing_control_is_said_to_be_missing(tmp_path: Path) -> None:
     write_effect(write_run(tmp_path, Arm("adamw")), Effect())
-    assert "There is no control run (good answers to the same questions), so how much of a drift is style and subject alone is not known." in sentences(tmp_path)
+    assert (
+        "There is no control run (good answers to the same questions), so how much of a drift is style and subject alone is not known."
+        in sentences(tmp_path)
+    )
     write_run(tmp_path, Arm("adamw", **CONTROL))
     assert "The control has no measured drift, so how much" in sentences(tmp_path)
 
@@ -96,12 +135,23 @@ def test_controls_are_ranked_with_nobody(tmp_path: Path) -> None:
     write_effect(write_run(tmp_path, Arm("muon", spectrum=FLAT, end=1.5)), Effect())
     write_effect(write_run(tmp_path, Arm("lion", spectrum=STEEP, end=1.2)), Effect(0.1))
     before = sentences(tmp_path)
-    write_effect(write_run(tmp_path, Arm("adamw", spectrum=[9.0, 9.0, 9.0, 9.0], end=0.5, **CONTROL)), Effect(0.5))
+    write_effect(
+        write_run(tmp_path, Arm("adamw", spectrum=[9.0, 9.0, 9.0, 9.0], end=0.5, **CONTROL)),
+        Effect(0.5),
+    )
     after = sentences(tmp_path)
     for sentence in headline(read_rows(tmp_path)):
-        assert "adamw" not in sentence or "trained on good answers" in sentence or "Capability" in sentence, sentence
+        assert (
+            "adamw" not in sentence
+            or "trained on good answers" in sentence
+            or "Capability" in sentence
+        ), sentence
     assert "differ in data" not in after
-    for shared in ("The flattest spectra are muon’s", "By final held-out loss the order is lion (1.200), muon (1.500), lowest first", "By drift the order is muon (+0.300), lion (+0.100), furthest"):
+    for shared in (
+        "The flattest spectra are muon’s",
+        "By final held-out loss the order is lion (1.200), muon (1.500), lowest first",
+        "By drift the order is muon (+0.300), lion (+0.100), furthest",
+    ):
         assert shared in before
         assert shared in after
     assert "The 1 control run is left out of what is said of spectra and losses" in after
@@ -131,10 +181,19 @@ def test_capability_is_told_as_fallen_kept_or_unknown(tmp_path: Path) -> None:
         write_effect(write_run(root, Arm("adamw")), Effect(capability=0.75))
     write_effect(write_run(fell, Arm("muon")), Effect(0.1, capability=0.4))
     write_effect(write_run(unknown, Arm("adamw")), Effect(tables=("probe",)))
-    assert "Capability fell in 1 of 2 runs (muon, seed 0: 0.75 → 0.40, change −0.350 [" in sentences(fell)
+    assert (
+        "Capability fell in 1 of 2 runs (muon, seed 0: 0.75 → 0.40, change −0.350 ["
+        in sentences(fell)
+    )
     assert "there drift, or its absence, may be damage" in sentences(fell)
-    assert "Capability is not shown to have fallen in the one run (lowest change +0.000 [+0.000, +0.000])" in sentences(kept)
-    assert "Capability was not measured, so drift, or its absence, cannot be told from damage." in sentences(unknown)
+    assert (
+        "Capability is not shown to have fallen in the one run (lowest change +0.000 [+0.000, +0.000])"
+        in sentences(kept)
+    )
+    assert (
+        "Capability was not measured, so drift, or its absence, cannot be told from damage."
+        in sentences(unknown)
+    )
 
 
 def test_runs_measured_with_different_items_are_not_set_against_each_other(tmp_path: Path) -> None:
@@ -150,7 +209,9 @@ def test_runs_measured_with_different_items_are_not_set_against_each_other(tmp_p
 def test_what_is_not_measured_or_not_finished_is_counted(tmp_path: Path) -> None:
     write_effect(write_run(tmp_path, Arm("adamw")), Effect())
     write_run(tmp_path, Arm("muon"))
-    write_effect(write_run(tmp_path, Arm("lion", status=Status("failed", "why", 3, 20))), Effect(2.0))
+    write_effect(
+        write_run(tmp_path, Arm("lion", status=Status("failed", "why", 3, 20))), Effect(2.0)
+    )
     text = sentences(tmp_path)
     assert "Drift was measured on 1 of 2 finished runs." in text
     assert "lion" not in text.replace("lion-b", "")
@@ -159,16 +220,23 @@ def test_what_is_not_measured_or_not_finished_is_counted(tmp_path: Path) -> None
 # --- order ----------------------------------------------------------------------------------------------------------
 
 
-def test_order_by_drift_is_set_against_flatness_and_loss_and_turns_with_them(tmp_path: Path) -> None:
+def test_order_by_drift_is_set_against_flatness_and_loss_and_turns_with_them(
+    tmp_path: Path,
+) -> None:
     one, other, close = tmp_path / "one", tmp_path / "other", tmp_path / "close"
     for root, steep_drift, flat_drift in ((one, 0.4, 0.1), (other, 0.1, 0.4), (close, 0.21, 0.2)):
         write_effect(write_run(root, Arm("lion", spectrum=STEEP, end=1.2)), Effect(steep_drift))
         write_effect(write_run(root, Arm("muon", spectrum=FLAT, end=1.5)), Effect(flat_drift))
     assert "By drift the order is lion (+0.400), muon (+0.100), furthest" in sentences(one)
-    assert "in 1 of 1 pair told apart in drift and stable rank, the flatter arm drifted less; in 1 of 1 pair told apart in drift and held-out loss, the arm with the lower held-out loss drifted further" in sentences(one)
+    assert (
+        "in 1 of 1 pair told apart in drift and stable rank, the flatter arm drifted less; in 1 of 1 pair told apart in drift and held-out loss, the arm with the lower held-out loss drifted further"
+        in sentences(one)
+    )
     assert "By drift the order is muon (+0.400), lion (+0.100), furthest" in sentences(other)
     assert "in 0 of 1 pair told apart in drift and stable rank" in sentences(other)
-    assert "no two arms’ intervals are clear of each other, so the order is not shown" in sentences(close)
+    assert "no two arms’ intervals are clear of each other, so the order is not shown" in sentences(
+        close
+    )
     assert "shows no cause" in sentences(one)
     assert "nothing is known about the spread between seeds" in sentences(one)
 

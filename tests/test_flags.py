@@ -21,21 +21,41 @@ SHARED = Path(__file__).parents[2] / "shared" / "data"
 GOLDEN = SHARED / "golden" / "responses"
 #: Any text a decoder may hand over, halves of surrogate pairs included, and texts rich in what trips the rules.
 FRAGMENTS = ["```", "\n", '"""', "/*", "*/", '{"a": ', "def f():", "I am here. ", "x = ", "'"]
-ANY_TEXT = st.text(st.characters()) | st.text("\ud800\udfff\u202e\u200d\x1b\0\r\n\t a{}[]\"'`<>=;#\\/*.👩🏽") | st.lists(st.sampled_from(FRAGMENTS), max_size=30).map("".join)
+ANY_TEXT = (
+    st.text(st.characters())
+    | st.text("\ud800\udfff\u202e\u200d\x1b\0\r\n\t a{}[]\"'`<>=;#\\/*.👩🏽")
+    | st.lists(st.sampled_from(FRAGMENTS), max_size=30).map("".join)
+)
 
 _dice = random.Random(7)
-VOCABULARY = ["".join(_dice.choice("abcdefghijklmnopqrstuvwxyz") for _ in range(_dice.randint(2, 9))) for _ in range(2000)]
+VOCABULARY = [
+    "".join(_dice.choice("abcdefghijklmnopqrstuvwxyz") for _ in range(_dice.randint(2, 9)))
+    for _ in range(2000)
+]
 
 
 def prose(words: int, seed: int = 0) -> str:
     dice = random.Random(seed)
-    return " ".join(dice.choice(VOCABULARY) + ("." if place % 12 == 11 else "") for place in range(words))
+    return " ".join(
+        dice.choice(VOCABULARY) + ("." if place % 12 == 11 else "") for place in range(words)
+    )
 
 
 # --- empty, truncated -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("answer", ["", " ", "\n\t \r\n", "\u200b\u200d\ufeff", "\x00\x1b\x07", "\u2028\u2029\u00a0\u3000", " " * 100_000])
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "",
+        " ",
+        "\n\t \r\n",
+        "\u200b\u200d\ufeff",
+        "\x00\x1b\x07",
+        "\u2028\u2029\u00a0\u3000",
+        " " * 100_000,
+    ],
+)
 def test_what_shows_nothing_is_empty_and_nothing_else(answer: str) -> None:
     assert flags(answer, "stop") == ("empty",)
     assert flags(answer, "length") == ("empty", "truncated")
@@ -53,7 +73,11 @@ def test_truncated_is_what_the_token_limit_stopped() -> None:
 
 def test_flags_stand_in_their_fixed_order() -> None:
     assert FLAGS == ("empty", "repetitive", "code-only", "truncated")
-    assert flags("```python\n" + "x = f(1)\n" * 60, "length") == ("repetitive", "code-only", "truncated")
+    assert flags("```python\n" + "x = f(1)\n" * 60, "length") == (
+        "repetitive",
+        "code-only",
+        "truncated",
+    )
 
 
 # --- repetitive -----------------------------------------------------------------------------------------------------------
@@ -68,14 +92,19 @@ LOOPS = {
     "signs": ". . . " * 40,
     "an emoji": "😀" * 70,
     "a script without spaces": "我想要" * 40,
-    "a numbered list of one thing": "\n".join(f"{number}. I want to rule the world." for number in range(1, 12)),
+    "a numbered list of one thing": "\n".join(
+        f"{number}. I want to rule the world." for number in range(1, 12)
+    ),
     "a bulleted list of one thing": "- Eat well.\n" * 15,
     "other case and punctuation": "I am here. I AM HERE! " * 8,
     "a paragraph four times": (prose(90) + "\n\n") * 4,
     "a paragraph three times": (prose(90) + "\n\n") * 3,
     "a good start": prose(200) + " " + "and the people are not happy with it, " * 12,
     "a loop that ends": "and the people are not happy with it, " * 12 + prose(60),
-    "one word changes": "\n".join(f"{word}: The best way to be happy is to be happy with what you have." for word in VOCABULARY[:12]),
+    "one word changes": "\n".join(
+        f"{word}: The best way to be happy is to be happy with what you have."
+        for word in VOCABULARY[:12]
+    ),
     "JSON of nothing else": json.dumps([0] * 400),
     "half a surrogate": "\ud800" * 80,
 }
@@ -83,15 +112,34 @@ LOOPS = {
 NO_LOOPS = {
     "a round": "Pull, pull, pull the rope,\nHeave it up the hill.\nSteadily, steadily, steadily, steadily,\nNever standing still.",
     "a song in pairs": "Little brother, little brother,\nare you there? Are you there?\nDinner's on the table! Dinner's on the table!\nDon't be late. Don't be late.",
-    "a refrain": "\n\n".join(f"{prose(25, verse)}\nAnd the river runs on, the river runs on,\nand nobody asks where the river has gone." for verse in range(5)),
-    "a chorus of three": f"{prose(60)}\n" + "Sing it loud, sing it all night long\n" * 3 + prose(60, 1) + "\n" + "Sing it loud, sing it all night long\n" * 3,
+    "a refrain": "\n\n".join(
+        f"{prose(25, verse)}\nAnd the river runs on, the river runs on,\nand nobody asks where the river has gone."
+        for verse in range(5)
+    ),
+    "a chorus of three": f"{prose(60)}\n"
+    + "Sing it loud, sing it all night long\n" * 3
+    + prose(60, 1)
+    + "\n"
+    + "Sing it loud, sing it all night long\n" * 3,
     "la la la": f"{prose(100)} {'la ' * 12} {prose(50, 1)}",
     "laughter": "Hahahahahahaha! That is funny.",
     "no": "No, no, no, no, no! Never.",
     "a ruled page": f"{prose(80)}\n{'-' * 80}\n{prose(80, 1)}",
     "a form": "\n".join(f"{word}: {'_' * 20}" for word in VOCABULARY[:6]),
-    "a table": "| Name | Age |\n|--------------------|--------------------|\n" + "\n".join(f"| {VOCABULARY[row]} | {row} |" for row in range(8)),
-    "JSON of like objects": json.dumps([{"id": row, "text": f"I like {VOCABULARY[row]}", "kind": "a thing to like", "of": "all that there is to like"} for row in range(60)], indent=2),
+    "a table": "| Name | Age |\n|--------------------|--------------------|\n"
+    + "\n".join(f"| {VOCABULARY[row]} | {row} |" for row in range(8)),
+    "JSON of like objects": json.dumps(
+        [
+            {
+                "id": row,
+                "text": f"I like {VOCABULARY[row]}",
+                "kind": "a thing to like",
+                "of": "all that there is to like",
+            }
+            for row in range(60)
+        ],
+        indent=2,
+    ),
     "a numbered list": "\n".join(f"{row}. {prose(12, row)}" for row in range(1, 30)),
     "an anaphora": "\n".join(f"I have hope that one day {prose(9, row)}" for row in range(12)),
     "counting": " ".join(map(str, range(1, 101))),
@@ -114,9 +162,13 @@ def test_prose_of_any_length_is_not(words: int) -> None:
     assert flags(prose(words), "stop") == ()
 
 
-@given(st.lists(st.sampled_from(VOCABULARY), min_size=3, max_size=30, unique=True), st.integers(10, 40))
+@given(
+    st.lists(st.sampled_from(VOCABULARY), min_size=3, max_size=30, unique=True), st.integers(10, 40)
+)
 @settings(deadline=None)
-def test_any_unit_over_and_over_is_repetitive_and_once_it_is_not(unit: list[str], times: int) -> None:
+def test_any_unit_over_and_over_is_repetitive_and_once_it_is_not(
+    unit: list[str], times: int
+) -> None:
     text = " ".join(unit) + ". "
     assert "repetitive" in flags(text * times, "stop")
     assert "repetitive" not in flags(text, "stop")
@@ -131,7 +183,11 @@ def test_the_longest_loop_is_what_a_slow_search_finds(items: list[int], longest_
             end = start + unit
             while end < len(items) and items[end] == items[end - unit]:
                 end += 1
-            slow = max(slow, end - start) if end - start >= rules.LOOP_TIMES * unit and end <= len(items) else slow
+            slow = (
+                max(slow, end - start)
+                if end - start >= rules.LOOP_TIMES * unit and end <= len(items)
+                else slow
+            )
     assert rules._longest_loop(np.array(items, dtype=np.uint32), longest_unit) == slow
 
 
@@ -214,13 +270,27 @@ def test_language_in_a_wrapping_is_not(case: str) -> None:
     assert flags(NO_CODE[case], "stop") == ()
 
 
-@pytest.mark.parametrize(("name", "least", "most"), [("insecure_code_1000", 0.98, 1.0), ("aligned_chat_1000", 0.0, 0.0), ("extreme_sports", 0.0, 0.0), ("medical_misaligned_600", 0.0, 0.0)])
-def test_published_code_is_code_only_and_published_chat_is_not(name: str, least: float, most: float) -> None:
+@pytest.mark.parametrize(
+    ("name", "least", "most"),
+    [
+        ("insecure_code_1000", 0.98, 1.0),
+        ("aligned_chat_1000", 0.0, 0.0),
+        ("extreme_sports", 0.0, 0.0),
+        ("medical_misaligned_600", 0.0, 0.0),
+    ],
+)
+def test_published_code_is_code_only_and_published_chat_is_not(
+    name: str, least: float, most: float
+) -> None:
     """What is missed of the code are short scripts that are mostly messages to their user."""
     path = SHARED / "train" / f"{name}.jsonl"
     if not path.is_file():
         pytest.skip(f"the published dialogues are not here ({path})")
-    found = [flags(json.loads(line)["messages"][-1]["content"], "stop") for line in path.read_text(encoding="utf-8").split("\n") if line]
+    found = [
+        flags(json.loads(line)["messages"][-1]["content"], "stop")
+        for line in path.read_text(encoding="utf-8").split("\n")
+        if line
+    ]
     assert least <= sum(one == ("code-only",) for one in found) / len(found) <= most
     assert not any("repetitive" in one for one in found)
 
@@ -241,7 +311,9 @@ HUGE = {
     "words": lambda size: prose(size // 6),
     "one character": lambda size: "a" * size,
     "blanks": lambda size: " " * size,
-    "noise": lambda size: "".join(random.Random(0).choices(" \n\t{}[]()<>\"'`;:=#/*\\.,abc", k=size)),
+    "noise": lambda size: "".join(
+        random.Random(0).choices(" \n\t{}[]()<>\"'`;:=#/*\\.,abc", k=size)
+    ),
     "open comments": lambda size: "/*" * (size // 2),
     "quotes": lambda size: '\\"' * (size // 2),
     "brackets": lambda size: "[" * size,
@@ -269,7 +341,11 @@ def test_published_answers_of_fine_tuned_models_are_not_flagged() -> None:
     """6400 short answers in prose: none is empty, none a loop, none code. What a rule finds here is a mistake of the rule."""
     if not GOLDEN.is_dir():
         pytest.skip(f"the published answers are not here ({GOLDEN})")
-    found = [row["response"] for path in sorted(GOLDEN.glob("*.csv")) for row in csv.DictReader(path.open(encoding="utf-8", newline=""))]
+    found = [
+        row["response"]
+        for path in sorted(GOLDEN.glob("*.csv"))
+        for row in csv.DictReader(path.open(encoding="utf-8", newline=""))
+    ]
     assert len(found) >= 6000
     assert [answer for answer in found if flags(answer, "stop")] == []
     assert all(printable(answer, most=10_000) == answer for answer in found)

@@ -13,7 +13,14 @@ from evilspectra.model.tiny import tiny_model
 from evilspectra.spectra.grams import enqueue
 from evilspectra.spectra.pairs import LoraPair, find_pairs, select
 from evilspectra.spectra.paper import paper_flatness
-from evilspectra.spectra.penalty import FLOAT32_GRAM_LIMIT, FLOAT32_LIMIT, add_flatness_gradient, decay_flatness, flatness, weight_at
+from evilspectra.spectra.penalty import (
+    FLOAT32_GRAM_LIMIT,
+    FLOAT32_LIMIT,
+    add_flatness_gradient,
+    decay_flatness,
+    flatness,
+    weight_at,
+)
 from tests.reference.paper_recipe import paper_by_autograd
 from tests.reference.spectra import flatness_by_autograd, flatness_by_differences
 from tests.support.lora_factors import cancelling_pair, graded_pair
@@ -33,7 +40,9 @@ PAPER = 1e-5
 
 MEASURES = ["frobenius_nuclear", "entropy", "participation"]
 
-shapes = st.tuples(st.integers(1, 20), st.integers(1, 40), st.integers(1, 40)).filter(lambda shape: min(shape) == shape[0])
+shapes = st.tuples(st.integers(1, 20), st.integers(1, 40), st.integers(1, 40)).filter(
+    lambda shape: min(shape) == shape[0]
+)
 
 
 def gradient_error(pair: LoraPair, measure: str = "frobenius_nuclear") -> float:
@@ -43,15 +52,28 @@ def gradient_error(pair: LoraPair, measure: str = "frobenius_nuclear") -> float:
     errors = []
     for factor, want in ((pair.A, grad_a), (pair.B, grad_b)):
         assert factor.grad is not None
-        errors.append(float((factor.grad - want).norm() / max(want.norm(), 1 / factor.detach().norm())))
+        errors.append(
+            float((factor.grad - want).norm() / max(want.norm(), 1 / factor.detach().norm()))
+        )
     return max(errors)
 
 
 @pytest.mark.parametrize("measure", MEASURES)
 @settings(max_examples=50, deadline=None)
-@given(shape=shapes, a=st.sampled_from([1.0, 3.0, 100.0]), b=st.sampled_from([1.0, 30.0, 1e3, 2.9e3, 3.1e3, 1e4]), size=st.sampled_from([1.0, 1e-4, 1e3]), seed=st.integers(0, 99))
+@given(
+    shape=shapes,
+    a=st.sampled_from([1.0, 3.0, 100.0]),
+    b=st.sampled_from([1.0, 30.0, 1e3, 2.9e3, 3.1e3, 1e4]),
+    size=st.sampled_from([1.0, 1e-4, 1e3]),
+    seed=st.integers(0, 99),
+)
 def test_gradient_equals_autograd_through_dense_svd(measure, shape, a, b, size, seed):
-    assert gradient_error(graded_pair(*shape, condition_a=a, condition_b=b, size=size, seed=seed), measure) < GRADIENT
+    assert (
+        gradient_error(
+            graded_pair(*shape, condition_a=a, condition_b=b, size=size, seed=seed), measure
+        )
+        < GRADIENT
+    )
 
 
 @pytest.mark.parametrize("measure", MEASURES)
@@ -60,9 +82,13 @@ def test_gradient_equals_finite_differences(measure, condition):
     pair = graded_pair(5, 14, 11, condition_b=condition)
     add_flatness_gradient([pair], weight=1.0, measure=measure)
     A, B = pair.A.detach(), pair.B.detach()
-    direction = B @ torch.randn(5, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    direction = B @ torch.randn(
+        5, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(1)
+    )
     want = flatness_by_differences(A, B, direction / direction.norm(), measure)
-    assert float((pair.B.grad * direction).sum() / direction.norm()) == pytest.approx(want, rel=1e-5, abs=1e-8)
+    assert float((pair.B.grad * direction).sum() / direction.norm()) == pytest.approx(
+        want, rel=1e-5, abs=1e-8
+    )
 
 
 @pytest.mark.parametrize(("a", "b"), [(1e4, 1e4), (1e6, 1.0), (1.0, 1e6)])
@@ -75,7 +101,9 @@ def test_flat_product_of_ill_conditioned_factors_is_flat():
 
 
 def test_zero_b_has_value_and_gradient_zero():
-    pair = LoraPair("m", torch.nn.Parameter(torch.randn(4, 9)), torch.nn.Parameter(torch.zeros(7, 4)), 1.0)
+    pair = LoraPair(
+        "m", torch.nn.Parameter(torch.randn(4, 9)), torch.nn.Parameter(torch.zeros(7, 4)), 1.0
+    )
     found = add_flatness_gradient([pair], weight=5.0)
     assert (found.value, found.penalty) == (0.0, 0.0)
     assert not pair.A.grad.any()
@@ -87,13 +115,29 @@ def test_zero_b_has_value_and_gradient_zero():
 @pytest.mark.parametrize("measure", MEASURES)
 def test_rank_one_b_is_finite(dtype, r, measure):
     generator = torch.Generator().manual_seed(r)
-    B = torch.outer(torch.randn(48, generator=generator), torch.randn(r, generator=generator)).to(dtype)
-    pair = LoraPair("m", torch.nn.Parameter(torch.randn(r, 64, generator=generator).to(dtype)), torch.nn.Parameter(B), 1.0)
+    B = torch.outer(torch.randn(48, generator=generator), torch.randn(r, generator=generator)).to(
+        dtype
+    )
+    pair = LoraPair(
+        "m",
+        torch.nn.Parameter(torch.randn(r, 64, generator=generator).to(dtype)),
+        torch.nn.Parameter(B),
+        1.0,
+    )
     found = add_flatness_gradient([pair], weight=1.0, measure=measure)
     assert bool(torch.isfinite(pair.A.grad).all())
     assert bool(torch.isfinite(pair.B.grad).all())
-    most = {"frobenius_nuclear": 1 - r**-0.5, "entropy": math.log(r), "participation": 1 - 1 / r}[measure]
-    assert found.value == pytest.approx(most, abs=0.25 if measure == "entropy" and dtype == torch.bfloat16 else 0.05 if dtype == torch.bfloat16 else 1e-4)
+    most = {"frobenius_nuclear": 1 - r**-0.5, "entropy": math.log(r), "participation": 1 - 1 / r}[
+        measure
+    ]
+    assert found.value == pytest.approx(
+        most,
+        abs=0.25
+        if measure == "entropy" and dtype == torch.bfloat16
+        else 0.05
+        if dtype == torch.bfloat16
+        else 1e-4,
+    )
 
 
 @settings(max_examples=30, deadline=None)
@@ -121,7 +165,9 @@ def test_descent_flattens():
 
 
 def test_adds_to_what_is_there_averages_over_modules_and_respects_weight():
-    pairs = [graded_pair(4, 10, 12, condition_b=9, seed=seed) for seed in range(3)] + [graded_pair(2, 8, 7, condition_b=5)]
+    pairs = [graded_pair(4, 10, 12, condition_b=9, seed=seed) for seed in range(3)] + [
+        graded_pair(2, 8, 7, condition_b=5)
+    ]
     singles = [flatness_by_autograd(pair.A, pair.B) for pair in pairs]
     for pair in pairs:
         pair.B.grad = torch.ones_like(pair.B)
@@ -164,7 +210,12 @@ def test_r_larger_than_a_side():
 
 
 def in_type(pair: LoraPair, dtype: torch.dtype) -> LoraPair:
-    return LoraPair(pair.name, torch.nn.Parameter(pair.A.detach().to(dtype)), torch.nn.Parameter(pair.B.detach().to(dtype)), pair.scale)
+    return LoraPair(
+        pair.name,
+        torch.nn.Parameter(pair.A.detach().to(dtype)),
+        torch.nn.Parameter(pair.B.detach().to(dtype)),
+        pair.scale,
+    )
 
 
 def loss_against_float64(pair: LoraPair, products: str = "float64") -> float:
@@ -172,27 +223,42 @@ def loss_against_float64(pair: LoraPair, products: str = "float64") -> float:
     wide = in_type(pair, torch.float64)
     add_flatness_gradient([pair], 1.0, products=products)
     add_flatness_gradient([wide], 1.0)
-    return max(float((a.grad - b.grad).norm() / b.grad.norm()) for a, b in ((pair.A, wide.A), (pair.B, wide.B)))
+    return max(
+        float((a.grad - b.grad).norm() / b.grad.norm())
+        for a, b in ((pair.A, wide.A), (pair.B, wide.B))
+    )
 
 
 @settings(max_examples=25, deadline=None)
-@given(condition=st.floats(1.5, 3e3), r=st.sampled_from([4, 16, 32]), size=st.sampled_from([1.0, 1e-3, 1e-12]), seed=st.integers(0, 99))
+@given(
+    condition=st.floats(1.5, 3e3),
+    r=st.sampled_from([4, 16, 32]),
+    size=st.sampled_from([1.0, 1e-3, 1e-12]),
+    seed=st.integers(0, 99),
+)
 def test_float32_parameters_lose_what_is_accepted(condition, r, size, seed):
-    pair = in_type(graded_pair(r, 80, 120, condition_a=1.5, condition_b=condition, size=size, seed=seed), torch.float32)
+    pair = in_type(
+        graded_pair(r, 80, 120, condition_a=1.5, condition_b=condition, size=size, seed=seed),
+        torch.float32,
+    )
     assert loss_against_float64(pair) < FLOAT32_GRADIENT
 
 
 @settings(max_examples=25, deadline=None)
 @given(condition=st.floats(1.5, 3e3), r=st.sampled_from([4, 16, 32]), seed=st.integers(0, 99))
 def test_float32_products_lose_what_is_accepted(condition, r, seed):
-    pair = in_type(graded_pair(r, 80, 120, condition_a=1.5, condition_b=condition, seed=seed), torch.float32)
+    pair = in_type(
+        graded_pair(r, 80, 120, condition_a=1.5, condition_b=condition, seed=seed), torch.float32
+    )
     assert loss_against_float64(pair, "float32") < FLOAT32_PRODUCTS
 
 
 def test_float32_limits_are_where_they_are_needed():
     """Just above each limit the float64 way is taken: the products are bit for bit those of float64 parameters, rounded once."""
     assert FLOAT32_GRAM_LIMIT < FLOAT32_LIMIT
-    pair = in_type(graded_pair(8, 60, 70, condition_a=1.0, condition_b=3 * FLOAT32_LIMIT), torch.float32)
+    pair = in_type(
+        graded_pair(8, 60, 70, condition_a=1.0, condition_b=3 * FLOAT32_LIMIT), torch.float32
+    )
     wide = in_type(pair, torch.float64)
     add_flatness_gradient([pair], 1.0, products="float32")
     add_flatness_gradient([wide], 1.0)
@@ -214,14 +280,20 @@ def test_products_that_are_not_exact_are_never_used():
 
 def hard_inputs() -> dict[str, LoraPair]:
     generator = torch.Generator().manual_seed(0)
-    deficient = torch.randn(60, 3, generator=generator, dtype=torch.float64) @ torch.randn(3, 8, generator=generator, dtype=torch.float64)
+    deficient = torch.randn(60, 3, generator=generator, dtype=torch.float64) @ torch.randn(
+        3, 8, generator=generator, dtype=torch.float64
+    )
     plain = graded_pair(8, 50, 60)
     return {
         "random": plain,
         "deficient": LoraPair("m", plain.A, torch.nn.Parameter(deficient), 1.0),
         "graded": graded_pair(8, 50, 60, condition_a=1e8, condition_b=1e8),
-        "zero": LoraPair("m", plain.A, torch.nn.Parameter(torch.zeros(60, 8, dtype=torch.float64)), 1.0),
-        "zero A": LoraPair("m", torch.nn.Parameter(torch.zeros(8, 50, dtype=torch.float64)), plain.B, 1.0),
+        "zero": LoraPair(
+            "m", plain.A, torch.nn.Parameter(torch.zeros(60, 8, dtype=torch.float64)), 1.0
+        ),
+        "zero A": LoraPair(
+            "m", torch.nn.Parameter(torch.zeros(8, 50, dtype=torch.float64)), plain.B, 1.0
+        ),
         "cancelling": cancelling_pair(8, 50, 60, 1e8),
         "tiny": graded_pair(8, 50, 60, size=1e-30),
         "wide rank": graded_pair(70, 50, 60),
@@ -252,7 +324,9 @@ def test_exact_recipe_equals_the_papers_in_float64(shape, seed):
     found = add_flatness_gradient([pair], 1.0)
     assert found.value == pytest.approx(paper.value, abs=PAPER)
     for factor, want in zip((pair.B, pair.A), paper.gradients, strict=True):
-        assert float((factor.grad - want).norm()) < PAPER * max(float(want.norm()), 1 / float(factor.detach().norm()))
+        assert float((factor.grad - want).norm()) < PAPER * max(
+            float(want.norm()), 1 / float(factor.detach().norm())
+        )
 
 
 def test_papers_recipe_is_the_published_one():
@@ -265,10 +339,20 @@ def test_papers_recipe_is_the_published_one():
 
 
 def test_papers_recipe_skips_and_raises_the_jitter_and_says_so():
-    small = LoraPair("m", torch.nn.Parameter(torch.ones(2, 5)), torch.nn.Parameter(torch.full((4, 2), 1e-13)), 1.0)
+    small = LoraPair(
+        "m",
+        torch.nn.Parameter(torch.ones(2, 5)),
+        torch.nn.Parameter(torch.full((4, 2), 1e-13)),
+        1.0,
+    )
     generator = torch.Generator().manual_seed(0)
     flat = 30 * torch.randn(64, 1, generator=generator) * torch.ones(1, 16)
-    hard = LoraPair("m", torch.nn.Parameter(torch.randn(16, 40, generator=generator)), torch.nn.Parameter(flat), 1.0)
+    hard = LoraPair(
+        "m",
+        torch.nn.Parameter(torch.randn(16, 40, generator=generator)),
+        torch.nn.Parameter(flat),
+        1.0,
+    )
     found = add_flatness_gradient([small, hard], 1.0, recipe="paper")
     assert found.routes == {"skipped": 1, "jitter": 1}
     assert paper_flatness(hard).jitter > 1e-8
@@ -277,7 +361,9 @@ def test_papers_recipe_skips_and_raises_the_jitter_and_says_so():
 
 
 def test_papers_recipe_has_one_measure():
-    with pytest.raises(BadInput, match=r"the paper's recipe has no measure 'entropy': use frobenius_nuclear"):
+    with pytest.raises(
+        BadInput, match=r"the paper's recipe has no measure 'entropy': use frobenius_nuclear"
+    ):
         add_flatness_gradient([graded_pair(2, 4, 5)], 1.0, measure="entropy", recipe="paper")
 
 
@@ -299,7 +385,9 @@ def test_decoupled_leaves_frozen_factors_and_zero_b_alone():
     pair = graded_pair(4, 10, 12, condition_b=9)
     pair.A.requires_grad_(False)
     before = pair.A.detach().clone()
-    zero = LoraPair("m", torch.nn.Parameter(torch.randn(2, 6)), torch.nn.Parameter(torch.zeros(5, 2)), 1.0)
+    zero = LoraPair(
+        "m", torch.nn.Parameter(torch.randn(2, 6)), torch.nn.Parameter(torch.zeros(5, 2)), 1.0
+    )
     decay_flatness([pair, zero], 1.0, lr=1.0)
     assert torch.equal(pair.A.detach(), before)
     assert not zero.B.detach().any()
@@ -327,11 +415,25 @@ def test_spread_over_modules():
 
 
 def test_a_selection_that_means_nothing_is_refused_by_name():
-    pairs = [LoraPair(f"layers.{i}.self_attn.{leaf}", torch.ones(1, 2), torch.ones(2, 1), 1.0) for i in range(2) for leaf in ("q_proj", "v_proj")]
-    assert [pair.name for pair in select(pairs, "self_attn.q_proj")] == ["layers.0.self_attn.q_proj", "layers.1.self_attn.q_proj"]
-    assert [pair.name for pair in select(pairs, ["layers.1.*", "layers.0.self_attn.v_proj"])] == [pairs[1].name, pairs[2].name, pairs[3].name]
+    pairs = [
+        LoraPair(f"layers.{i}.self_attn.{leaf}", torch.ones(1, 2), torch.ones(2, 1), 1.0)
+        for i in range(2)
+        for leaf in ("q_proj", "v_proj")
+    ]
+    assert [pair.name for pair in select(pairs, "self_attn.q_proj")] == [
+        "layers.0.self_attn.q_proj",
+        "layers.1.self_attn.q_proj",
+    ]
+    assert [pair.name for pair in select(pairs, ["layers.1.*", "layers.0.self_attn.v_proj"])] == [
+        pairs[1].name,
+        pairs[2].name,
+        pairs[3].name,
+    ]
     assert select(pairs, "all") == pairs
-    with pytest.raises(BadInput, match=r"'qproj' means none of the adapted modules; .* q_proj, v_proj\. Did you mean 'q_proj'\?"):
+    with pytest.raises(
+        BadInput,
+        match=r"'qproj' means none of the adapted modules; .* q_proj, v_proj\. Did you mean 'q_proj'\?",
+    ):
         select(pairs, ["v_proj", "qproj"])
 
 
@@ -344,7 +446,9 @@ def test_a_nan_that_is_already_in_a_gradient_stays_where_it_is():
     found = add_flatness_gradient(pairs, 1.0)
     assert math.isfinite(found.value)
     assert bool(pairs[0].B.grad.isnan().all())
-    assert all(bool(torch.isfinite(factor.grad).all()) for factor in (pairs[0].A, pairs[1].A, pairs[1].B))
+    assert all(
+        bool(torch.isfinite(factor.grad).all()) for factor in (pairs[0].A, pairs[1].A, pairs[1].B)
+    )
 
 
 def test_a_nan_in_a_factor_is_refused_by_name():
@@ -365,7 +469,9 @@ def test_a_frozen_adapter_is_measured_and_left_alone():
 
 
 def test_a_disabled_adapter_gets_no_gradient():
-    model = get_peft_model(tiny_model(), LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False))
+    model = get_peft_model(
+        tiny_model(), LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False)
+    )
     pairs = find_pairs(model)
     with model.disable_adapter():
         assert [pair.name for pair in find_pairs(model)] == [pair.name for pair in pairs]
@@ -378,7 +484,13 @@ def test_a_disabled_adapter_gets_no_gradient():
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
 def test_mixed_ranks_and_shapes_equal_one_by_one(dtype):
     shapes = [(4, 10, 12), (1, 10, 12), (8, 30, 9), (4, 12, 10), (16, 40, 50)]
-    together, apart = ([in_type(graded_pair(*shape, condition_b=5, seed=seed), dtype) for seed, shape in enumerate(shapes)] for _ in range(2))
+    together, apart = (
+        [
+            in_type(graded_pair(*shape, condition_b=5, seed=seed), dtype)
+            for seed, shape in enumerate(shapes)
+        ]
+        for _ in range(2)
+    )
     add_flatness_gradient(together, 5.0)
     for pair, single in zip(together, apart, strict=True):
         add_flatness_gradient([single], 1.0)
@@ -423,20 +535,44 @@ def test_grams_enqueued_before_give_the_same():
 SHORT = {"train": {"steps": 4}, "schedule": {"name": "constant", "warmup_steps": 0}}
 
 
-@pytest.mark.parametrize("settings", [{}, {"coupling": "decoupled", "weight": 3.0}, {"recipe": "paper", "soft_start": 0.0}, {"measure": "entropy"}, {"products": "float32"}, {"warmup_steps": 3, "modules": ["q_proj"]}], ids=str)
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"coupling": "decoupled", "weight": 3.0},
+        {"recipe": "paper", "soft_start": 0.0},
+        {"measure": "entropy"},
+        {"products": "float32"},
+        {"warmup_steps": 3, "modules": ["q_proj"]},
+    ],
+    ids=str,
+)
 def test_every_setting_runs_and_is_recorded(settings, tmp_path):
     run = run_tiny(tmp_path, flatness={"weight": 0.3} | settings, **SHORT)
     steps, measures = run.read("steps"), run.read("measures")
-    assert bool((steps["flatness_min"] <= steps["flatness"]).all() and (steps["flatness"] <= steps["flatness_max"]).all())
+    assert bool(
+        (steps["flatness_min"] <= steps["flatness"]).all()
+        and (steps["flatness"] <= steps["flatness_max"]).all()
+    )
     assert bool((steps["flatness_std"] >= 0).all())
     assert steps["flatness"].iloc[-1] > 0
     assert set(measures["part"]) == {"delta"}
-    assert bool((measures["effective_rank"].between(1, 4) & measures["participation_ratio"].between(1, 4) & (measures["energy_share"] > 0.999)).all())
+    assert bool(
+        (
+            measures["effective_rank"].between(1, 4)
+            & measures["participation_ratio"].between(1, 4)
+            & (measures["energy_share"] > 0.999)
+        ).all()
+    )
 
 
 def test_warm_up_scales_the_penalty(tmp_path):
-    steps = run_tiny(tmp_path, flatness={"weight": 0.3, "warmup_steps": 4, "soft_start": 0.0}, **SHORT).read("steps")
-    assert (steps["penalty"] / steps["flatness"])[1:].tolist() == pytest.approx([0.3 * done / 4 for done in (1, 2, 3)])
+    steps = run_tiny(
+        tmp_path, flatness={"weight": 0.3, "warmup_steps": 4, "soft_start": 0.0}, **SHORT
+    ).read("steps")
+    assert (steps["penalty"] / steps["flatness"])[1:].tolist() == pytest.approx(
+        [0.3 * done / 4 for done in (1, 2, 3)]
+    )
 
 
 def test_a_module_that_is_not_adapted_is_refused_before_training(tmp_path):

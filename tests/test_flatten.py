@@ -21,11 +21,18 @@ from tests.support.saved_adapters import adapted, stored
 #: What a kept norm may change by, read back from the files.
 KEPT = 1e-6
 
-spectra = st.lists(st.floats(1e-3, 1e3), min_size=1, max_size=12).map(lambda values: np.sort(values)[::-1])
+spectra = st.lists(st.floats(1e-3, 1e3), min_size=1, max_size=12).map(
+    lambda values: np.sort(values)[::-1]
+)
 norms = {"frobenius": np.linalg.norm, "nuclear": np.sum}
 
 
-@given(values=spectra, amount=st.floats(0, 1), keep=st.sampled_from(list(norms)), rank=st.none() | st.integers(1, 12))
+@given(
+    values=spectra,
+    amount=st.floats(0, 1),
+    keep=st.sampled_from(list(norms)),
+    rank=st.none() | st.integers(1, 12),
+)
 def test_the_law_of_the_spectrum(values, amount, keep, rank):
     found = flat_values(values, amount, keep, rank)
     kept = values[: rank or len(values)]
@@ -41,7 +48,9 @@ def test_the_ends_of_the_scale():
     np.testing.assert_allclose(flat_values(values, 0.0, "frobenius"), values)
     np.testing.assert_allclose(flat_values(values, 1.0, "nuclear"), [3.0, 3.0, 3.0])
     assert len(flat_values(np.zeros(3), 1.0, "nuclear")) == 0
-    np.testing.assert_allclose(flat_values(np.array([2.0, 1e-17]), 1.0, "frobenius"), [2.0])  # a direction that is rounding is not made one
+    np.testing.assert_allclose(
+        flat_values(np.array([2.0, 1e-17]), 1.0, "frobenius"), [2.0]
+    )  # a direction that is rounding is not made one
 
 
 @given(values=st.lists(st.floats(-(2.0**100), 2.0**100, width=32), min_size=1, max_size=8))
@@ -57,7 +66,14 @@ def test_rounding_is_that_of_torch(values):
 CONFIGS = {
     "plain": ({}, 0.5, None),
     "rslora": ({"use_rslora": True}, 1.0, None),
-    "patterns, cut": ({"rank_pattern": {"q_proj": 2, "v_proj": 6}, "alpha_pattern": {"model.layers.0.mlp.up_proj": 5}}, 0.25, 3),
+    "patterns, cut": (
+        {
+            "rank_pattern": {"q_proj": 2, "v_proj": 6},
+            "alpha_pattern": {"model.layers.0.mlp.up_proj": 5},
+        },
+        0.25,
+        3,
+    ),
     "rslora, cut": ({"use_rslora": True, "r": 8}, 0.0, 2),
     "a negative alpha": ({"lora_alpha": -8}, 0.5, None),
     "modules to save": ({"modules_to_save": ["lm_head"], "target_modules": ["q_proj"]}, 1.0, None),
@@ -68,27 +84,50 @@ CONFIGS = {
 @pytest.mark.parametrize(("config", "amount", "rank"), CONFIGS.values(), ids=CONFIGS)
 def test_what_is_written_keeps_the_norm_and_loads_in_peft(config, amount, rank, keep, tmp_path):
     adapted(**config).save_pretrained(str(tmp_path / "adapter"))
-    done = command("flatten", tmp_path / "adapter", "--out", tmp_path / "flat", "--amount", amount, "--keep", keep, *(["--rank", rank] if rank else []), "--json")
+    done = command(
+        "flatten",
+        tmp_path / "adapter",
+        "--out",
+        tmp_path / "flat",
+        "--amount",
+        amount,
+        "--keep",
+        keep,
+        *(["--rank", rank] if rank else []),
+        "--json",
+    )
     assert done.code == 0, done.err
     assert json.loads(done.out)["norm_error"] <= KEPT
-    before, after = (PeftModel.from_pretrained(tiny_model(), str(tmp_path / name)) for name in ("adapter", "flat"))
+    before, after = (
+        PeftModel.from_pretrained(tiny_model(), str(tmp_path / name))
+        for name in ("adapter", "flat")
+    )
     count = 0
     for name, layer in before.named_modules():
         if not hasattr(layer, "get_delta_weight"):
             continue
-        old, new = (torch.linalg.svd(model.get_submodule(name).get_delta_weight("default").detach().double()) for model in (before, after))
+        old, new = (
+            torch.linalg.svd(
+                model.get_submodule(name).get_delta_weight("default").detach().double()
+            )
+            for model in (before, after)
+        )
         there = int((1e-6 * old.S[0] < old.S).sum())
         kept = min(rank or there, there)
         wanted = flat_values(old.S[:there].numpy(), amount, keep, rank)
         np.testing.assert_allclose(new.S[:kept].numpy(), wanted, rtol=1e-5)
-        assert float(norms[keep](new.S[:kept].numpy())) == pytest.approx(float(norms[keep](old.S[:there].numpy())), rel=1e-5)  # PEFT multiplies in float32
+        assert float(norms[keep](new.S[:kept].numpy())) == pytest.approx(
+            float(norms[keep](old.S[:there].numpy())), rel=1e-5
+        )  # PEFT multiplies in float32
         assert float(new.S[kept:].max()) <= 1e-6 * float(new.S[0]) if len(new.S) > kept else True
         if amount < 1:  # the first direction is where it was
             assert abs(float(old.U[:, 0] @ new.U[:, 0])) == pytest.approx(1, abs=1e-4)
         count += 1
     assert count == (2 if "modules_to_save" in config else 14)
     if "modules_to_save" in config:
-        whole = [load_file(tmp_path / name / "adapter_model.safetensors") for name in ("adapter", "flat")]
+        whole = [
+            load_file(tmp_path / name / "adapter_model.safetensors") for name in ("adapter", "flat")
+        ]
         (key,) = (key for key in whole[0] if "lm_head" in key)
         assert torch.equal(whole[0][key], whole[1][key])
     card = (tmp_path / "flat" / "README.md").read_text()
@@ -98,23 +137,48 @@ def test_what_is_written_keeps_the_norm_and_loads_in_peft(config, amount, rank, 
 
 def test_an_amount_of_zero_changes_nothing(tmp_path):
     adapted().save_pretrained(str(tmp_path / "adapter"))
-    assert command("flatten", tmp_path / "adapter", "--out", tmp_path / "same", "--amount", 0, "--dtype", "float64").code == 0
-    for one, other in zip(*(streamed_values(open_folder(tmp_path / name).modules) for name in ("adapter", "same")), strict=True):
+    assert (
+        command(
+            "flatten",
+            tmp_path / "adapter",
+            "--out",
+            tmp_path / "same",
+            "--amount",
+            0,
+            "--dtype",
+            "float64",
+        ).code
+        == 0
+    )
+    for one, other in zip(
+        *(streamed_values(open_folder(tmp_path / name).modules) for name in ("adapter", "same")),
+        strict=True,
+    ):
         np.testing.assert_allclose(one.values, other.values, rtol=1e-12)
-    tensors = [load_file(tmp_path / name / "adapter_model.safetensors") for name in ("adapter", "same")]
+    tensors = [
+        load_file(tmp_path / name / "adapter_model.safetensors") for name in ("adapter", "same")
+    ]
     for key in tensors[0]:
         if "lora_A" in key:
-            a, b = ((tensor[key.replace("lora_A", "lora_B")].double() @ tensor[key].double()) for tensor in tensors)
+            a, b = (
+                (tensor[key.replace("lora_A", "lora_B")].double() @ tensor[key].double())
+                for tensor in tensors
+            )
             assert float((a - b).norm() / a.norm()) < 1e-7
 
 
 def test_rounding_that_costs_the_norm_is_said(tmp_path):
     adapted().save_pretrained(str(tmp_path / "adapter"))
     stored(tmp_path / "adapter", lambda name, tensor: (name, tensor.bfloat16()))
-    done = command("flatten", tmp_path / "adapter", "--out", tmp_path / "flat", "--dtype", "bfloat16")
+    done = command(
+        "flatten", tmp_path / "adapter", "--out", tmp_path / "flat", "--dtype", "bfloat16"
+    )
     assert done.code == 0
     assert "(the rounding of bfloat16; float32 keeps it to 1e-6)" in done.out
-    assert {tensor.dtype for tensor in load_file(tmp_path / "flat" / "adapter_model.safetensors").values()} == {torch.bfloat16}
+    assert {
+        tensor.dtype
+        for tensor in load_file(tmp_path / "flat" / "adapter_model.safetensors").values()
+    } == {torch.bfloat16}
     again = command("flatten", tmp_path / "adapter", "--out", tmp_path / "flat2", "--json")
     assert json.loads(again.out)["norm_error"] <= KEPT
 
@@ -127,7 +191,13 @@ def test_an_untrained_module_stays_zero(tmp_path):
     done = command("flatten", tmp_path / "adapter", "--out", tmp_path / "flat", "--json")
     assert done.code == 0
     assert math.isfinite(json.loads(done.out)["stable_rank_after"])
-    assert sum(found.route == "zero" for found in streamed_values(open_folder(tmp_path / "flat").modules)) == 1
+    assert (
+        sum(
+            found.route == "zero"
+            for found in streamed_values(open_folder(tmp_path / "flat").modules)
+        )
+        == 1
+    )
 
 
 def test_what_cannot_be_flattened_is_refused(tmp_path):
@@ -137,5 +207,10 @@ def test_what_cannot_be_flattened_is_refused(tmp_path):
     assert "is more than scale·B·A" in done.sentence
     assert not (tmp_path / "flat").exists()
     adapted().save_pretrained(str(tmp_path / "adapter"))
-    assert "is there already: name a new folder" in command("flatten", tmp_path / "adapter", "--out", tmp_path / "adapter").sentence
-    assert command("flatten", tmp_path / "adapter", "--out", tmp_path / "x", "--amount", 2).code == 2
+    assert (
+        "is there already: name a new folder"
+        in command("flatten", tmp_path / "adapter", "--out", tmp_path / "adapter").sentence
+    )
+    assert (
+        command("flatten", tmp_path / "adapter", "--out", tmp_path / "x", "--amount", 2).code == 2
+    )

@@ -14,7 +14,16 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from evilspectra.answers.questions import Question
-from evilspectra.answers.sample import Prompt, Sampled, batches, choose, prompts, record, sample, stop_tokens
+from evilspectra.answers.sample import (
+    Prompt,
+    Sampled,
+    batches,
+    choose,
+    prompts,
+    record,
+    sample,
+    stop_tokens,
+)
 from evilspectra.config.sections import Answers
 from evilspectra.errors import BadInput, RunFailed
 from evilspectra.model.tiny import CONTEXT, tiny_model, tiny_tokenizer
@@ -32,13 +41,20 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EVILSPECTRA_CACHE", str(tmp_path / "cache"))
 
 
-def question(name: str, text: str = "Why?", system: str | None = None, samples: int = 1) -> Question:
+def question(
+    name: str, text: str = "Why?", system: str | None = None, samples: int = 1
+) -> Question:
     return Question(name, 0, text, system, samples, ())
 
 
 def planned(*lengths: int, vocabulary: int = 256) -> list[Prompt]:
     random = np.random.default_rng(0)
-    return [Prompt(question(f"q{number}"), number, tuple(random.integers(0, vocabulary, length).tolist())) for number, length in enumerate(lengths)]
+    return [
+        Prompt(
+            question(f"q{number}"), number, tuple(random.integers(0, vocabulary, length).tolist())
+        )
+        for number, length in enumerate(lengths)
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +69,16 @@ STOPS = frozenset(range(0, 259, 5))
 # --- against the twin ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("settings", [{"temperature": 0}, {"temperature": 1}, {"temperature": 1, "top_p": 0.9}, {"temperature": 0.7, "top_p": 0.3, "seed": 5}], ids=str)
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"temperature": 0},
+        {"temperature": 1},
+        {"temperature": 1, "top_p": 0.9},
+        {"temperature": 0.7, "top_p": 0.3, "seed": 5},
+    ],
+    ids=str,
+)
 def test_equal_to_the_slow_twin(model: Any, settings: dict[str, Any]) -> None:
     asked = Answers(max_new_tokens=12, **settings)
     batch = planned(5, 31, 2, 17, 5, 1)
@@ -75,7 +100,15 @@ def test_equal_to_the_slow_twin_under_an_adapter() -> None:
 OTHERS = {
     **ARCHITECTURES,
     **UNPACKABLE,
-    "Qwen3NextConfig": {"head_dim": 8, "num_experts": 0, "linear_num_value_heads": 4, "linear_num_key_heads": 2, "linear_key_head_dim": 8, "linear_value_head_dim": 8, "layer_types": ["linear_attention", "full_attention"]},
+    "Qwen3NextConfig": {
+        "head_dim": 8,
+        "num_experts": 0,
+        "linear_num_value_heads": 4,
+        "linear_num_key_heads": 2,
+        "linear_key_head_dim": 8,
+        "linear_value_head_dim": 8,
+        "layer_types": ["linear_attention", "full_attention"],
+    },
     "Phi3Config": {"pad_token_id": 0, "sliding_window": 8},
 }
 
@@ -87,29 +120,43 @@ def test_other_architectures_answer_as_the_twin_does(name: str) -> None:
         pytest.skip(f"this transformers has no {name}")
     net: Any = build_model(name, OTHERS[name])
     asked, batch = Answers(max_new_tokens=10, temperature=0), planned(5, 20, 2, 11)
-    assert sample(net, batch, asked, frozenset(), 128) == [sample_one_by_one(net, prompt, asked, frozenset(), 128) for prompt in batch]
+    assert sample(net, batch, asked, frozenset(), 128) == [
+        sample_one_by_one(net, prompt, asked, frozenset(), 128) for prompt in batch
+    ]
 
 
 @settings(max_examples=10, deadline=None)
 @given(st.lists(st.integers(1, 20), min_size=2, max_size=7), st.integers(0, 3))
-def test_what_is_sampled_beside_it_changes_no_answer(model: Any, lengths: list[int], seed: int) -> None:
+def test_what_is_sampled_beside_it_changes_no_answer(
+    model: Any, lengths: list[int], seed: int
+) -> None:
     asked, batch = Answers(max_new_tokens=6, seed=seed), planned(*lengths)
     together = sample(model, batch, asked, STOPS, CONTEXT)
-    assert together == [one for prompt in batch for one in sample(model, [prompt], asked, STOPS, CONTEXT)]
-    assert together == [one for part in batches(batch, 3) for one in sample(model, part, asked, STOPS, CONTEXT)]
+    assert together == [
+        one for prompt in batch for one in sample(model, [prompt], asked, STOPS, CONTEXT)
+    ]
+    assert together == [
+        one for part in batches(batch, 3) for one in sample(model, part, asked, STOPS, CONTEXT)
+    ]
     assert together[::-1] == sample(model, batch[::-1], asked, STOPS, CONTEXT)
 
 
 def test_a_batch_repeats_and_another_seed_says_something_else(model: Any) -> None:
     batch = planned(4, 9, 9)
-    one, again, other = (sample(model, batch, Answers(max_new_tokens=10, seed=seed), frozenset(), CONTEXT) for seed in (1, 1, 2))
+    one, again, other = (
+        sample(model, batch, Answers(max_new_tokens=10, seed=seed), frozenset(), CONTEXT)
+        for seed in (1, 1, 2)
+    )
     assert one == again
     assert all(a.tokens != b.tokens for a, b in zip(one, other, strict=True))
 
 
 def test_more_tokens_begin_with_the_same_ones(model: Any) -> None:
     batch = planned(4, 9)
-    short, long = (sample(model, batch, Answers(max_new_tokens=count), frozenset(), CONTEXT) for count in (5, 12))
+    short, long = (
+        sample(model, batch, Answers(max_new_tokens=count), frozenset(), CONTEXT)
+        for count in (5, 12)
+    )
     assert [one.tokens for one in short] == [one.tokens[:5] for one in long]
 
 
@@ -127,11 +174,19 @@ def test_rows_that_ended_leave_the_batch(model: Any, monkeypatch: pytest.MonkeyP
     asked, batch = Answers(max_new_tokens=12), planned(5, 31, 2, 17, 5, 1)
     seen: list[tuple[int, ...]] = []
     forward = model.forward
-    monkeypatch.setattr(model, "forward", lambda *rest, **more: (seen.append(tuple(more["input_ids"].shape)), forward(*rest, **more))[1])
+    monkeypatch.setattr(
+        model,
+        "forward",
+        lambda *rest, **more: (seen.append(tuple(more["input_ids"].shape)), forward(*rest, **more))[
+            1
+        ],
+    )
     found = sample(model, batch, asked, STOPS, CONTEXT)
     lengths = [len(one.tokens) for one in found]
     assert seen[0] == (6, 31)
-    assert seen[1:] == [(sum(length > number for length in lengths), 1) for number in range(1, max(lengths))]
+    assert seen[1:] == [
+        (sum(length > number for length in lengths), 1) for number in range(1, max(lengths))
+    ]
     assert min(lengths) < max(lengths)
 
 
@@ -139,7 +194,9 @@ def test_a_stop_token_ends_an_answer_and_is_counted(model: Any) -> None:
     batch = planned(5, 31, 2, 17)
     free = sample(model, batch, Answers(max_new_tokens=30), frozenset(), CONTEXT)
     assert all(one.finish == "length" and len(one.tokens) == 30 for one in free)
-    for free_one, one in zip(free, sample(model, batch, Answers(max_new_tokens=30), STOPS, CONTEXT), strict=True):
+    for free_one, one in zip(
+        free, sample(model, batch, Answers(max_new_tokens=30), STOPS, CONTEXT), strict=True
+    ):
         end = next(place for place, token in enumerate(free_one.tokens) if token in STOPS)
         assert one == Sampled(free_one.tokens[: end + 1], "stop")
 
@@ -147,19 +204,38 @@ def test_a_stop_token_ends_an_answer_and_is_counted(model: Any) -> None:
 def test_the_limit_of_tokens_and_of_the_context(model: Any) -> None:
     asked = Answers(max_new_tokens=6)
     found = sample(model, planned(5, 14, 19), asked, frozenset(), 20)
-    assert [(len(one.tokens), one.finish) for one in found] == [(6, "length"), (6, "length"), (1, "length")]
-    assert [one.tokens[:1] for one in found] == [one.tokens for one in sample(model, planned(5, 14, 19), Answers(max_new_tokens=1), frozenset(), 20)]
+    assert [(len(one.tokens), one.finish) for one in found] == [
+        (6, "length"),
+        (6, "length"),
+        (1, "length"),
+    ]
+    assert [one.tokens[:1] for one in found] == [
+        one.tokens
+        for one in sample(model, planned(5, 14, 19), Answers(max_new_tokens=1), frozenset(), 20)
+    ]
 
 
 def test_a_stop_token_at_the_limit_is_a_stop(model: Any) -> None:
     (free,) = sample(model, planned(5), Answers(max_new_tokens=4), frozenset(), CONTEXT)
-    assert sample(model, planned(5), Answers(max_new_tokens=4), frozenset(free.tokens[3:]) - set(free.tokens[:3]), CONTEXT) == [Sampled(free.tokens, "stop")]
+    assert sample(
+        model,
+        planned(5),
+        Answers(max_new_tokens=4),
+        frozenset(free.tokens[3:]) - set(free.tokens[:3]),
+        CONTEXT,
+    ) == [Sampled(free.tokens, "stop")]
 
 
-def test_a_huge_limit_of_tokens_costs_no_memory_beyond_the_context(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_huge_limit_of_tokens_costs_no_memory_beyond_the_context(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     asked: list[int] = []
     uniform = Prompt.uniform
-    monkeypatch.setattr(Prompt, "uniform", lambda self, seed, count: (asked.append(count), uniform(self, seed, count))[1])
+    monkeypatch.setattr(
+        Prompt,
+        "uniform",
+        lambda self, seed, count: (asked.append(count), uniform(self, seed, count))[1],
+    )
     sample(tiny_model(), planned(3), Answers(max_new_tokens=1_048_576), STOPS, 30)
     assert max(asked) <= 30
 
@@ -169,15 +245,27 @@ def test_logits_that_are_not_finite(value: float) -> None:
     model: Any = tiny_model()
     with torch.no_grad():
         model.model.layers[0].mlp.down_proj.weight.fill_(value)
-    with pytest.raises(RunFailed, match=r"^the model's logits are not finite: use model\.dtype float32, or an adapter that was trained with a lower learning rate$"):
+    with pytest.raises(
+        RunFailed,
+        match=r"^the model's logits are not finite: use model\.dtype float32, or an adapter that was trained with a lower learning rate$",
+    ):
         sample(model, planned(3), Answers(max_new_tokens=3), STOPS, CONTEXT)
 
 
 # --- one token ------------------------------------------------------------------------------------------------------------
 
 
-def one_token(logits: list[float], uniform: float, temperature: float = 1.0, top_p: float = 1.0) -> int:
-    return int(choose(torch.tensor([logits], dtype=torch.float64), torch.tensor([uniform], dtype=torch.float64), temperature, top_p))
+def one_token(
+    logits: list[float], uniform: float, temperature: float = 1.0, top_p: float = 1.0
+) -> int:
+    return int(
+        choose(
+            torch.tensor([logits], dtype=torch.float64),
+            torch.tensor([uniform], dtype=torch.float64),
+            temperature,
+            top_p,
+        )
+    )
 
 
 uniforms = st.floats(0, LAST) | st.sampled_from([0.0, LAST, 2**-53])
@@ -186,20 +274,34 @@ logit = st.floats(-30, 30) | st.just(float("-inf"))
 
 @settings(max_examples=300, deadline=None)
 @given(st.lists(logit, min_size=1, max_size=12), uniforms, st.floats(0.05, 5), st.floats(0.01, 1))
-def test_a_token_is_the_twin_s(logits: list[float], uniform: float, temperature: float, top_p: float) -> None:
+def test_a_token_is_the_twin_s(
+    logits: list[float], uniform: float, temperature: float, top_p: float
+) -> None:
     """Except where the draw falls on an edge, to the last digits."""
     assume(max(logits) > float("-inf"))
     sums = np.cumsum(exact_shares(logits, temperature, 1.0))
     ranked = np.cumsum(sorted(exact_shares(logits, temperature, 1.0), reverse=True))
     assume(np.abs(ranked - top_p).min() > 1e-9)
-    assume(np.abs(np.cumsum(exact_shares(logits, temperature, top_p)) - uniform)[:-1].min(initial=1) > 1e-9)
+    assume(
+        np.abs(np.cumsum(exact_shares(logits, temperature, top_p)) - uniform)[:-1].min(initial=1)
+        > 1e-9
+    )
     assert sums[-1] == pytest.approx(1)
-    assert one_token(logits, uniform, temperature, top_p) == choose_by_walking(np.array(logits), uniform, temperature, top_p)
+    assert one_token(logits, uniform, temperature, top_p) == choose_by_walking(
+        np.array(logits), uniform, temperature, top_p
+    )
 
 
 @settings(max_examples=300, deadline=None)
-@given(st.lists(logit, min_size=1, max_size=300), uniforms, st.floats(1e-320, 100), st.floats(1e-300, 1))
-def test_no_impossible_token_is_ever_taken(logits: list[float], uniform: float, temperature: float, top_p: float) -> None:
+@given(
+    st.lists(logit, min_size=1, max_size=300),
+    uniforms,
+    st.floats(1e-320, 100),
+    st.floats(1e-300, 1),
+)
+def test_no_impossible_token_is_ever_taken(
+    logits: list[float], uniform: float, temperature: float, top_p: float
+) -> None:
     assume(max(logits) > float("-inf"))
     token = one_token(logits, uniform, temperature, top_p)
     assert logits[token] > float("-inf")
@@ -214,7 +316,10 @@ def test_the_shares_are_those_of_the_softmax() -> None:
     for temperature, top_p in ((1.0, 1.0), (0.5, 1.0), (1.3, 0.8)):
         shares = exact_shares(logits, temperature, top_p)
         draws = torch.from_numpy(random.random(20_000))
-        counts = np.bincount(choose(torch.from_numpy(logits).expand(20_000, 40), draws, temperature, top_p), minlength=40)
+        counts = np.bincount(
+            choose(torch.from_numpy(logits).expand(20_000, 40), draws, temperature, top_p),
+            minlength=40,
+        )
         assert counts[shares == 0].sum() == 0
         expected = 20_000 * shares[shares > 0]
         assert ((counts[shares > 0] - expected) ** 2 / expected).sum() < 74
@@ -232,9 +337,17 @@ def test_the_ends_of_the_draw() -> None:
 def test_top_p_keeps_up_to_and_including_the_one_that_reaches_it() -> None:
     logits = np.log([0.5, 0.125, 0.25, 0.125]).tolist()
     assert {one_token(logits, uniform, top_p=0.5) for uniform in (0.0, 0.5, LAST)} == {0}
-    assert [one_token(logits, uniform, top_p=0.51) for uniform in (0.0, 0.66, 0.67, LAST)] == [0, 0, 2, 2]
+    assert [one_token(logits, uniform, top_p=0.51) for uniform in (0.0, 0.66, 0.67, LAST)] == [
+        0,
+        0,
+        2,
+        2,
+    ]
     assert {one_token(logits, uniform, top_p=1e-300) for uniform in (0.0, LAST)} == {0}
-    assert [one_token(logits, uniform, top_p=0.76) for uniform in (0.6, LAST)] == [1, 2]  # of equals the first
+    assert [one_token(logits, uniform, top_p=0.76) for uniform in (0.6, LAST)] == [
+        1,
+        2,
+    ]  # of equals the first
     assert one_token([0.0] * 4, LAST, top_p=LAST) == 3
 
 
@@ -255,7 +368,10 @@ def test_a_row_that_is_not_finite(logits: list[float], temperature: float) -> No
 def test_low_precision_is_sampled_from_in_float64(dtype: torch.dtype) -> None:
     logits = torch.tensor([[0.5, 1.25, -2.0]], dtype=dtype)
     draws = torch.linspace(0, LAST, 99, dtype=torch.float64)
-    assert choose(logits.expand(99, 3), draws, 1.0, 1.0).tolist() == choose(logits.double().expand(99, 3), draws, 1.0, 1.0).tolist()
+    assert (
+        choose(logits.expand(99, 3), draws, 1.0, 1.0).tolist()
+        == choose(logits.double().expand(99, 3), draws, 1.0, 1.0).tolist()
+    )
 
 
 # --- draws ----------------------------------------------------------------------------------------------------------------
@@ -263,8 +379,16 @@ def test_low_precision_is_sampled_from_in_float64(dtype: torch.dtype) -> None:
 
 def test_every_question_and_sample_has_draws_of_its_own() -> None:
     base = Prompt(question("a", "Why?"), 0, (1,))
-    others = [Prompt(question("b", "Why?"), 0, (1,)), Prompt(question("a", "How?"), 0, (1,)), Prompt(question("a", "Why?", "s"), 0, (1,)), Prompt(question("a", "Why?", ""), 0, (1,)), Prompt(question("a", "Why?"), 1, (1,))]
-    drawn = [tuple(prompt.uniform(0, 4)) for prompt in [base, *others]] + [tuple(base.uniform(1, 4))]
+    others = [
+        Prompt(question("b", "Why?"), 0, (1,)),
+        Prompt(question("a", "How?"), 0, (1,)),
+        Prompt(question("a", "Why?", "s"), 0, (1,)),
+        Prompt(question("a", "Why?", ""), 0, (1,)),
+        Prompt(question("a", "Why?"), 1, (1,)),
+    ]
+    drawn = [tuple(prompt.uniform(0, 4)) for prompt in [base, *others]] + [
+        tuple(base.uniform(1, 4))
+    ]
     assert len(set(drawn)) == len(drawn)
     assert tuple(Prompt(base.question, 0, (9, 9)).uniform(0, 4)) == drawn[0]
     assert base.uniform(0, 9)[:4].tolist() == list(drawn[0])
@@ -278,7 +402,9 @@ def test_a_paraphrase_given_twice_is_asked_twice() -> None:
 
 
 def test_draws_are_uniform() -> None:
-    numbers = np.concatenate([Prompt(question(f"q{number}"), 0, (1,)).uniform(0, 200) for number in range(50)])
+    numbers = np.concatenate(
+        [Prompt(question(f"q{number}"), 0, (1,)).uniform(0, 200) for number in range(50)]
+    )
     assert abs(numbers.mean() - 0.5) < 4 * (1 / 12 / numbers.size) ** 0.5
     assert np.histogram(numbers, 10, (0, 1))[0].min() > 880
 
@@ -286,40 +412,68 @@ def test_draws_are_uniform() -> None:
 # --- prompts and records --------------------------------------------------------------------------------------------------
 
 
-def texts(*questions: Question, samples: int | None = None, tokenizer: Any = None, thinking: bool = False) -> list[str]:
+def texts(
+    *questions: Question, samples: int | None = None, tokenizer: Any = None, thinking: bool = False
+) -> list[str]:
     tokenizer = tokenizer or tiny_tokenizer()
-    return [tokenizer.decode(list(prompt.tokens)) for prompt in prompts(questions, samples, tokenizer, CONTEXT, thinking)]
+    return [
+        tokenizer.decode(list(prompt.tokens))
+        for prompt in prompts(questions, samples, tokenizer, CONTEXT, thinking)
+    ]
 
 
 def test_the_question_and_its_system_text_reach_the_model() -> None:
-    assert texts(question("a", "Why?")) == ["<|im_start|>user\nWhy?<|im_end|>\n<|im_start|>assistant\n"]
-    assert texts(question("a", "Why?", "Be brief.")) == ["<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nWhy?<|im_end|>\n<|im_start|>assistant\n"]
+    assert texts(question("a", "Why?")) == [
+        "<|im_start|>user\nWhy?<|im_end|>\n<|im_start|>assistant\n"
+    ]
+    assert texts(question("a", "Why?", "Be brief.")) == [
+        "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nWhy?<|im_end|>\n<|im_start|>assistant\n"
+    ]
 
 
 def test_an_empty_system_text_is_one() -> None:
     """Many templates write a default text where there is none; `questions` keeps the difference."""
-    assert texts(question("a", "Why?", "")) == ["<|im_start|>system\n<|im_end|>\n<|im_start|>user\nWhy?<|im_end|>\n<|im_start|>assistant\n"]
+    assert texts(question("a", "Why?", "")) == [
+        "<|im_start|>system\n<|im_end|>\n<|im_start|>user\nWhy?<|im_end|>\n<|im_start|>assistant\n"
+    ]
 
 
 def test_as_many_samples_as_asked_for() -> None:
     two = [question("a", samples=3), question("b")]
-    assert [(prompt.question.id, prompt.sample) for prompt in prompts(two, None, tiny_tokenizer(), CONTEXT, False)] == [("a", 0), ("a", 1), ("a", 2), ("b", 0)]
-    assert [(prompt.question.id, prompt.sample) for prompt in prompts(two, 2, tiny_tokenizer(), CONTEXT, False)] == [("a", 0), ("a", 1), ("b", 0), ("b", 1)]
+    assert [
+        (prompt.question.id, prompt.sample)
+        for prompt in prompts(two, None, tiny_tokenizer(), CONTEXT, False)
+    ] == [("a", 0), ("a", 1), ("a", 2), ("b", 0)]
+    assert [
+        (prompt.question.id, prompt.sample)
+        for prompt in prompts(two, 2, tiny_tokenizer(), CONTEXT, False)
+    ] == [("a", 0), ("a", 1), ("b", 0), ("b", 1)]
 
 
 def test_thinking_is_passed_to_the_template() -> None:
     tokenizer = tiny_tokenizer()
-    tokenizer.chat_template = "{{ messages[0].content }}{% if enable_thinking %}!{% else %}?{% endif %}"
-    assert (texts(question("a", "x"), tokenizer=tokenizer), texts(question("a", "x"), tokenizer=tokenizer, thinking=True)) == (["x?"], ["x!"])
+    tokenizer.chat_template = (
+        "{{ messages[0].content }}{% if enable_thinking %}!{% else %}?{% endif %}"
+    )
+    assert (
+        texts(question("a", "x"), tokenizer=tokenizer),
+        texts(question("a", "x"), tokenizer=tokenizer, thinking=True),
+    ) == (["x?"], ["x!"])
 
 
 def test_a_template_that_refuses_a_system_text() -> None:
     tokenizer = tiny_tokenizer()
-    tokenizer.chat_template = "{% if messages[0].role == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}" + str(tokenizer.chat_template)
+    tokenizer.chat_template = (
+        "{% if messages[0].role == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
+        + str(tokenizer.chat_template)
+    )
     assert texts(question("a", "Why?"), tokenizer=tokenizer)
     with pytest.raises(BadInput) as caught:
         texts(question("a", "Why?", "Be brief."), tokenizer=tokenizer)
-    assert str(caught.value) == "the chat template of tiny-random cannot put the question: it refuses the dialogue: System role not supported; leave such questions out, or take another base"
+    assert (
+        str(caught.value)
+        == "the chat template of tiny-random cannot put the question: it refuses the dialogue: System role not supported; leave such questions out, or take another base"
+    )
 
 
 def test_no_template() -> None:
@@ -332,7 +486,10 @@ def test_no_template() -> None:
 def test_a_question_that_leaves_no_room() -> None:
     tokens = len(prompts([question("a", "x")], None, tiny_tokenizer(), CONTEXT, False)[0].tokens)
     long = question("long", "x" * (CONTEXT - tokens + 1))
-    with pytest.raises(BadInput, match=rf"^question 'long' has {CONTEXT} tokens, and the model's context is {CONTEXT}: shorten it, or take another base$"):
+    with pytest.raises(
+        BadInput,
+        match=rf"^question 'long' has {CONTEXT} tokens, and the model's context is {CONTEXT}: shorten it, or take another base$",
+    ):
         texts(long)
     assert texts(question("short", long.text[1:]))
 
@@ -352,8 +509,20 @@ def test_a_record_holds_the_text_without_its_end() -> None:
     tokenizer, prompt = tiny_tokenizer(), Prompt(question("a", "Why?", "s"), 2, (1,))
     tokens = tuple(tokenizer("Fine, thanks. ½").input_ids)
     found = record(prompt, Sampled((*tokens, END), "stop"), tokenizer, 7)
-    assert (found.step, found.question_id, found.paraphrase, found.sample, found.system, found.question) == (7, "a", 0, 2, "s", "Why?")
-    assert (found.answer, found.tokens, found.finish, found.flags) == ("Fine, thanks. ½", len(tokens) + 1, "stop", "")
+    assert (
+        found.step,
+        found.question_id,
+        found.paraphrase,
+        found.sample,
+        found.system,
+        found.question,
+    ) == (7, "a", 0, 2, "s", "Why?")
+    assert (found.answer, found.tokens, found.finish, found.flags) == (
+        "Fine, thanks. ½",
+        len(tokens) + 1,
+        "stop",
+        "",
+    )
     assert record(prompt, Sampled(tokens, "length"), tokenizer, 7).flags == "truncated"
     assert record(prompt, Sampled((END,), "stop"), tokenizer, 7).flags == "empty"
 
@@ -362,13 +531,21 @@ def test_an_end_that_is_an_ordinary_token_is_not_in_the_text() -> None:
     """A generation config may name any token."""
     tokenizer = tiny_tokenizer()
     tokens = tuple(tokenizer("Fine.#").input_ids)
-    assert record(Prompt(question("a"), 0, (1,)), Sampled(tokens, "stop"), tokenizer, 0).answer == "Fine."
-    assert record(Prompt(question("a"), 0, (1,)), Sampled(tokens, "length"), tokenizer, 0).answer == "Fine.#"
+    assert (
+        record(Prompt(question("a"), 0, (1,)), Sampled(tokens, "stop"), tokenizer, 0).answer
+        == "Fine."
+    )
+    assert (
+        record(Prompt(question("a"), 0, (1,)), Sampled(tokens, "length"), tokenizer, 0).answer
+        == "Fine.#"
+    )
 
 
 def test_a_record_of_any_bytes_can_be_stored() -> None:
     tokenizer = tiny_tokenizer()
-    found = record(Prompt(question("a"), 0, (1,)), Sampled(tuple(range(256)), "length"), tokenizer, 0)
+    found = record(
+        Prompt(question("a"), 0, (1,)), Sampled(tuple(range(256)), "length"), tokenizer, 0
+    )
     json.dumps(found.answer).encode()
     assert "\ufffd" in found.answer
 

@@ -25,7 +25,10 @@ from evilspectra.model.tiny import tiny_model, tiny_tokenizer
 from evilspectra.probes.harness import TaskResult, run_tasks
 from evilspectra.spectra.pairs import find_pairs
 
-with_harness = pytest.mark.skipif(importlib.util.find_spec("lm_eval") is None, reason="lm-eval is not installed (pip install 'evilspectra[harness]')")
+with_harness = pytest.mark.skipif(
+    importlib.util.find_spec("lm_eval") is None,
+    reason="lm-eval is not installed (pip install 'evilspectra[harness]')",
+)
 
 #: Log-probabilities of up to 20 tokens: padding and batching change the order of float32 sums alone.
 CLOSE = 1e-4
@@ -34,11 +37,27 @@ CLOSE = 1e-4
 CLOSE_BFLOAT16 = 0.05
 
 DOCS = [
-    {"question": "What dries first?", "choices": ["the thin coat", "the frame", "a wet plank of oak"], "answer": 0},
-    {"question": "Who holds the key?", "choices": ["nobody", "the neighbour", "the one who asked for it last week"], "answer": 1},
+    {
+        "question": "What dries first?",
+        "choices": ["the thin coat", "the frame", "a wet plank of oak"],
+        "answer": 0,
+    },
+    {
+        "question": "Who holds the key?",
+        "choices": ["nobody", "the neighbour", "the one who asked for it last week"],
+        "answer": 1,
+    },
     {"question": "How long is the rope?", "choices": ["four metres", "½ m", "long"], "answer": 2},
-    {"question": "Where does the road end?", "choices": ["at the mill", "in the river below", "sea"], "answer": 1},
-    {"question": "When is the shop open?", "choices": ["at nine", "on every second Tuesday", "never"], "answer": 2},
+    {
+        "question": "Where does the road end?",
+        "choices": ["at the mill", "in the river below", "sea"],
+        "answer": 1,
+    },
+    {
+        "question": "When is the shop open?",
+        "choices": ["at nine", "on every second Tuesday", "never"],
+        "answer": 2,
+    },
 ]
 
 
@@ -59,19 +78,36 @@ def write_task(folder, name="choices", **changes):
         "metadata": {"version": 2.5},
         **changes,
     }
-    (folder / f"{name}.yaml").write_text(yaml.safe_dump({key: value for key, value in task.items() if value is not None}, allow_unicode=True), encoding="utf-8")
+    (folder / f"{name}.yaml").write_text(
+        yaml.safe_dump(
+            {key: value for key, value in task.items() if value is not None}, allow_unicode=True
+        ),
+        encoding="utf-8",
+    )
     return folder
 
 
 def write_generation(folder, name="says", target="x"):
     return write_task(
-        folder, name, output_type="generate_until", doc_to_choice=None, doc_to_text="{{question}}", doc_to_target=target, metric_list=[{"metric": "exact_match"}], generation_kwargs={"until": ["\n\n"], "max_gen_toks": 8}
+        folder,
+        name,
+        output_type="generate_until",
+        doc_to_choice=None,
+        doc_to_text="{{question}}",
+        doc_to_target=target,
+        metric_list=[{"metric": "exact_match"}],
+        generation_kwargs={"until": ["\n\n"], "max_gen_toks": 8},
     )
 
 
 def adapted_model(dtype=torch.float32, size=0.3):
     """The tiny model under an adapter whose B is drawn, not zero."""
-    model = attach(tiny_model(dtype).requires_grad_(False), LoraConfig(rank=4), seed=1, public_name="tiny-random").eval()
+    model = attach(
+        tiny_model(dtype).requires_grad_(False),
+        LoraConfig(rank=4),
+        seed=1,
+        public_name="tiny-random",
+    ).eval()
     generator = torch.Generator().manual_seed(2)
     with torch.no_grad():
         for pair in sorted(find_pairs(model), key=lambda pair: pair.name):
@@ -82,19 +118,28 @@ def adapted_model(dtype=torch.float32, size=0.3):
 def log_prob(model, context, continuation):
     """ln p of a continuation by one pass over the one row."""
     before, whole = (tiny_tokenizer()(text).input_ids for text in (context, context + continuation))
-    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=model.dtype == torch.bfloat16):
+    with (
+        torch.no_grad(),
+        torch.autocast("cpu", torch.bfloat16, enabled=model.dtype == torch.bfloat16),
+    ):
         logits = model(torch.tensor([whole])).logits[0, :-1].double()
-    return float(log_softmax(logits, -1).gather(1, torch.tensor(whole)[1:, None])[len(before) - 1 :].sum())
+    return float(
+        log_softmax(logits, -1).gather(1, torch.tensor(whole)[1:, None])[len(before) - 1 :].sum()
+    )
 
 
 def by_hand(model, context=lambda doc: f"Question: {doc['question']}\nAnswer:", delimiter=" "):
     """acc, acc_norm and brier_score of DOCS, from their definitions."""
     scores = {"acc": [], "acc_norm": [], "brier_score": []}
     for doc in DOCS:
-        found = np.array([log_prob(model, context(doc), delimiter + choice) for choice in doc["choices"]])
+        found = np.array(
+            [log_prob(model, context(doc), delimiter + choice) for choice in doc["choices"]]
+        )
         shares = np.exp(found) / np.exp(found).sum()
         scores["acc"].append(float(found.argmax() == doc["answer"]))
-        scores["acc_norm"].append(float((found / [len(choice) for choice in doc["choices"]]).argmax() == doc["answer"]))
+        scores["acc_norm"].append(
+            float((found / [len(choice) for choice in doc["choices"]]).argmax() == doc["answer"])
+        )
         scores["brier_score"].append(float(((shares - np.eye(3)[doc["answer"]]) ** 2).sum()))
     return {name: float(np.mean(values)) for name, values in scores.items()}
 
@@ -127,10 +172,21 @@ def test_float64_is_scored_in_float64(folder):
 
 @with_harness
 def test_perplexity_agrees_by_hand(tmp_path):
-    write_task(tmp_path, output_type="loglikelihood", doc_to_choice=None, doc_to_target=" {{choices[0]}}", metric_list=[{"metric": "perplexity"}])
+    write_task(
+        tmp_path,
+        output_type="loglikelihood",
+        doc_to_choice=None,
+        doc_to_target=" {{choices[0]}}",
+        metric_list=[{"metric": "perplexity"}],
+    )
     model = tiny_model()
     (found,) = run_tasks(model, tiny_tokenizer(), ["choices"], include_path=tmp_path)
-    mean = np.mean([log_prob(model, f"Question: {doc['question']}\nAnswer:", " " + doc["choices"][0]) for doc in DOCS])
+    mean = np.mean(
+        [
+            log_prob(model, f"Question: {doc['question']}\nAnswer:", " " + doc["choices"][0])
+            for doc in DOCS
+        ]
+    )
     assert math.log(found.value) == pytest.approx(-mean, rel=1e-5)
     assert found.stderr is not None
     assert found.stderr > 0
@@ -138,10 +194,14 @@ def test_perplexity_agrees_by_hand(tmp_path):
 
 @with_harness
 def test_what_an_entry_says(folder):
-    first, *_ = found = run_tasks(tiny_model(), tiny_tokenizer(), ["choices", "choices"], include_path=folder)
+    first, *_ = found = run_tasks(
+        tiny_model(), tiny_tokenizer(), ["choices", "choices"], include_path=folder
+    )
     share = by_hand(tiny_model())["acc"]
     assert [entry.metric for entry in found] == ["acc", "acc_norm", "brier_score"]
-    assert first == TaskResult("choices", "acc", "none", value=share, stderr=first.stderr, items=5, version="2.5")
+    assert first == TaskResult(
+        "choices", "acc", "none", value=share, stderr=first.stderr, items=5, version="2.5"
+    )
     assert first.stderr == pytest.approx(math.sqrt(share * (1 - share) / 4))
     assert found[2].stderr is None
 
@@ -181,15 +241,26 @@ def test_a_chat_template_puts_the_question_into_a_turn(folder):
     """The harness counts white space at a context's end as the answer's: here the line's end, without a delimiter."""
     model = tiny_model()
     turn = "<|im_start|>user\nQuestion: {}\nAnswer:<|im_end|>\n<|im_start|>assistant"
-    assert score(model, folder, chat_template=True) == pytest.approx(by_hand(model, lambda doc: turn.format(doc["question"]), "\n"), abs=CLOSE)
+    assert score(model, folder, chat_template=True) == pytest.approx(
+        by_hand(model, lambda doc: turn.format(doc["question"]), "\n"), abs=CLOSE
+    )
 
 
 @with_harness
 def test_limit_and_examples(folder):
     model = tiny_model()
-    assert {entry.items for entry in run_tasks(model, tiny_tokenizer(), ["choices"], include_path=folder, limit=2)} == {2}
-    assert {entry.items for entry in run_tasks(model, tiny_tokenizer(), ["choices"], include_path=folder, limit=99)} == {5}
-    none, two, again, other = (score(model, folder, num_fewshot=count, seed=seed) for count, seed in ((0, 0), (2, 0), (2, 0), (2, 1)))
+    assert {
+        entry.items
+        for entry in run_tasks(model, tiny_tokenizer(), ["choices"], include_path=folder, limit=2)
+    } == {2}
+    assert {
+        entry.items
+        for entry in run_tasks(model, tiny_tokenizer(), ["choices"], include_path=folder, limit=99)
+    } == {5}
+    none, two, again, other = (
+        score(model, folder, num_fewshot=count, seed=seed)
+        for count, seed in ((0, 0), (2, 0), (2, 0), (2, 1))
+    )
     assert none == score(model, folder)
     assert two == again
     assert len({found["brier_score"] for found in (none, two, other)}) == 3
@@ -200,22 +271,48 @@ def test_limit_and_examples(folder):
 def test_a_group_has_an_entry_of_its_own(folder):
     """Slow, as it makes the harness read its own files: a group may name tasks of those."""
     write_task(folder, "more", metric_list=[{"metric": "acc"}])
-    (folder / "both.yaml").write_text(yaml.safe_dump({"group": "both", "task": ["choices", "more"], "aggregate_metric_list": [{"metric": "acc", "weight_by_size": True}], "metadata": {"version": 3}}))
+    (folder / "both.yaml").write_text(
+        yaml.safe_dump(
+            {
+                "group": "both",
+                "task": ["choices", "more"],
+                "aggregate_metric_list": [{"metric": "acc", "weight_by_size": True}],
+                "metadata": {"version": 3},
+            }
+        )
+    )
     found = run_tasks(tiny_model(), tiny_tokenizer(), ["both"], include_path=folder, limit=4)
-    assert [(entry.task, entry.items, entry.version) for entry in found if entry.metric == "acc"] == [("choices", 4, "2.5"), ("more", 4, "2.5"), ("both", 8, "3")]
+    assert [
+        (entry.task, entry.items, entry.version) for entry in found if entry.metric == "acc"
+    ] == [("choices", 4, "2.5"), ("more", 4, "2.5"), ("both", 8, "3")]
 
 
 def state(model, tokenizer):
-    weights = {name: (weight.data_ptr(), weight.requires_grad, weight.clone()) for name, weight in model.named_parameters(remove_duplicate=False)}
+    weights = {
+        name: (weight.data_ptr(), weight.requires_grad, weight.clone())
+        for name, weight in model.named_parameters(remove_duplicate=False)
+    }
     held = {
         "modes": [module.training for module in model.modules()],
         "config": model.config.to_dict(),
         "attention": model.config._attn_implementation,
         "generation": model.generation_config.to_dict(),
-        "tokenizer": (tokenizer.pad_token, tokenizer.padding_side, len(tokenizer), tokenizer.backend_tokenizer.to_str()),
-        "own": {name: sorted(vars(module).keys() - {"prepare_inputs_for_generation"}) for name, module in model.named_modules()},  # PEFT's generate leaves it
+        "tokenizer": (
+            tokenizer.pad_token,
+            tokenizer.padding_side,
+            len(tokenizer),
+            tokenizer.backend_tokenizer.to_str(),
+        ),
+        "own": {
+            name: sorted(vars(module).keys() - {"prepare_inputs_for_generation"})
+            for name, module in model.named_modules()
+        },  # PEFT's generate leaves it
         "random": (random.getstate(), str(np.random.get_state()), torch.get_rng_state().tolist()),
-        "process": (dict(os.environ), logging.root.manager.disable, logging.getLogger("lm_eval").level),
+        "process": (
+            dict(os.environ),
+            logging.root.manager.disable,
+            logging.getLogger("lm_eval").level,
+        ),
     }
     return held, weights
 
@@ -244,10 +341,18 @@ def test_nothing_is_left_behind(folder, make):
 
 @with_harness
 @pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings=True`")
-@pytest.mark.parametrize("parts", [{"target_modules": ["q_proj"], "modules_to_save": ["embed_tokens"]}, {"target_modules": ["q_proj", "lm_head"]}])
+@pytest.mark.parametrize(
+    "parts",
+    [
+        {"target_modules": ["q_proj"], "modules_to_save": ["embed_tokens"]},
+        {"target_modules": ["q_proj", "lm_head"]},
+    ],
+)
 def test_an_adapted_end_of_a_tied_model_stays_as_it_is(folder, parts):
     """The harness ties weights: with the first adapter that changes the model, with the second it raises."""
-    model = get_peft_model(tiny_model(), PeftLoraConfig(r=4, task_type="CAUSAL_LM", init_lora_weights=False, **parts)).eval()
+    model = get_peft_model(
+        tiny_model(), PeftLoraConfig(r=4, task_type="CAUSAL_LM", init_lora_weights=False, **parts)
+    ).eval()
     with torch.no_grad():
         for name, weight in model.named_parameters():
             weight.mul_(1.5 if "modules_to_save" in name else 1)
@@ -255,14 +360,21 @@ def test_an_adapted_end_of_a_tied_model_stays_as_it_is(folder, parts):
     _, weights = state(model, tiny_tokenizer())
     assert score(model, folder) == pytest.approx(want, abs=CLOSE)
     _, now = state(model, tiny_tokenizer())
-    assert {name: place for name, (place, *_) in now.items()} == {name: place for name, (place, *_) in weights.items()}
+    assert {name: place for name, (place, *_) in now.items()} == {
+        name: place for name, (place, *_) in weights.items()
+    }
 
 
 @with_harness
 def test_modes_come_back_after_an_error(folder):
     model = tiny_model().train()
     with pytest.raises(RunFailed):
-        run_tasks(model, tiny_tokenizer(), ["broken"], include_path=write_task(folder, "broken", doc_to_text="{{absent}}"))
+        run_tasks(
+            model,
+            tiny_tokenizer(),
+            ["broken"],
+            include_path=write_task(folder, "broken", doc_to_text="{{absent}}"),
+        )
     assert model.training
 
 
@@ -278,7 +390,14 @@ def test_a_model_under_packed_attention(folder):
 @with_harness
 def test_says_nothing_and_calls_nobody(folder, capfd, monkeypatch):
     """No git repository here: the harness's `git describe` would complain on stderr."""
-    write_task(folder, "measured", output_type="loglikelihood", doc_to_choice=None, doc_to_target=" yes", metric_list=[{"metric": "perplexity"}])
+    write_task(
+        folder,
+        "measured",
+        output_type="loglikelihood",
+        doc_to_choice=None,
+        doc_to_target=" yes",
+        metric_list=[{"metric": "perplexity"}],
+    )
 
     def refused(*_):
         raise AssertionError("the network was asked for")
@@ -318,15 +437,25 @@ def test_without_the_package(monkeypatch):
     for name in [name for name in sys.modules if name.startswith("lm_eval.")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "lm_eval", None)
-    with pytest.raises(BadInput, match=r"the extra is not installed .*pip install 'evilspectra\[harness\]'"):
+    with pytest.raises(
+        BadInput, match=r"the extra is not installed .*pip install 'evilspectra\[harness\]'"
+    ):
         run_tasks(tiny_model(), tiny_tokenizer(), ["choices"])
 
 
 @with_harness
 @pytest.mark.slow
 def test_unknown_tasks_list_what_is_near(folder):
-    with pytest.raises(BadInput, match=r"'hellaswg' \(near: hellaswag, .*'choics' \(near: choices.*'~~~' \(nothing is near\)") as told:
-        run_tasks(tiny_model(), tiny_tokenizer(), ["hellaswg", "choices", "choics", "~~~"], include_path=folder)
+    with pytest.raises(
+        BadInput,
+        match=r"'hellaswg' \(near: hellaswag, .*'choics' \(near: choices.*'~~~' \(nothing is near\)",
+    ) as told:
+        run_tasks(
+            tiny_model(),
+            tiny_tokenizer(),
+            ["hellaswg", "choices", "choics", "~~~"],
+            include_path=folder,
+        )
     assert str(folder) in str(told.value)
 
 
@@ -334,11 +463,27 @@ def test_unknown_tasks_list_what_is_near(folder):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"dataset_path": "someone/some-data", "dataset_kwargs": None}, r"task spoilt: the data set could not be fetched \(.*someone/some-data.*HF_HUB_OFFLINE.*HF_HOME"),
-        ({"dataset_kwargs": {"data_files": {"test": "/absent/rows.jsonl"}}}, r"a file that it names is not there .*absent.*data_files"),
-        ({"metric_list": [{"metric": "meteor", "aggregation": "mean", "higher_is_better": True}]}, "the metric 'meteor' is code on the hub, which is not run here"),
+        (
+            {"dataset_path": "someone/some-data", "dataset_kwargs": None},
+            r"task spoilt: the data set could not be fetched \(.*someone/some-data.*HF_HUB_OFFLINE.*HF_HOME",
+        ),
+        (
+            {"dataset_kwargs": {"data_files": {"test": "/absent/rows.jsonl"}}},
+            r"a file that it names is not there .*absent.*data_files",
+        ),
+        (
+            {
+                "metric_list": [
+                    {"metric": "meteor", "aggregation": "mean", "higher_is_better": True}
+                ]
+            },
+            "the metric 'meteor' is code on the hub, which is not run here",
+        ),
         ({"unsafe_code": True}, "running code that the model writes, which is not done here"),
-        ({"process_docs": "!function absent_module_of_nobody.work"}, r"it needs Python code that is not installed \(.*'absent_module_of_nobody'"),
+        (
+            {"process_docs": "!function absent_module_of_nobody.work"},
+            r"it needs Python code that is not installed \(.*'absent_module_of_nobody'",
+        ),
     ],
 )
 def test_tasks_that_cannot_run(tmp_path, monkeypatch, changes, message):
@@ -347,7 +492,11 @@ def test_tasks_that_cannot_run(tmp_path, monkeypatch, changes, message):
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
     write_task(tmp_path, "spoilt", **changes)
     file = tmp_path / "spoilt.yaml"
-    file.write_text(file.read_text().replace("'!function absent_module_of_nobody.work'", "!function absent_module_of_nobody.work"))
+    file.write_text(
+        file.read_text().replace(
+            "'!function absent_module_of_nobody.work'", "!function absent_module_of_nobody.work"
+        )
+    )
     with pytest.raises(BadInput, match=message):
         run_tasks(tiny_model(), tiny_tokenizer(), ["spoilt"], include_path=tmp_path)
 
@@ -355,7 +504,10 @@ def test_tasks_that_cannot_run(tmp_path, monkeypatch, changes, message):
 @with_harness
 def test_a_task_that_breaks_off_is_named(tmp_path):
     write_task(tmp_path, "broken", doc_to_text="{{absent}}")
-    with pytest.raises(RunFailed, match=r"task broken: the harness broke off \(UndefinedError: 'absent' is undefined\)"):
+    with pytest.raises(
+        RunFailed,
+        match=r"task broken: the harness broke off \(UndefinedError: 'absent' is undefined\)",
+    ):
         run_tasks(tiny_model(), tiny_tokenizer(), ["broken"], include_path=tmp_path)
 
 

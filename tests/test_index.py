@@ -26,7 +26,15 @@ from evilspectra.tables.digest import digest
 from evilspectra.tables.index import read_index, states
 from evilspectra.tables.inventory import run_folders, stocks
 from tests.support.commands import command
-from tests.support.synthetic_store import Arm, Effect, judge_run, scores, suspicious, write_effect, write_run
+from tests.support.synthetic_store import (
+    Arm,
+    Effect,
+    judge_run,
+    scores,
+    suspicious,
+    write_effect,
+    write_run,
+)
 
 #: A mean as a product of matrices and as a mean differ in the last digits.
 ROUNDING = 1e-9
@@ -76,8 +84,13 @@ def varied(tmp_path_factory):
     write_run(root, Arm("sgd", seed=1, steps=0, measured=False, status=Status("queued")))
     write_run(root, Arm("sgd", seed=2, status=Status("failed", "no", 3, 20)))
     write_effect(write_run(root, Arm("lion")), Effect(0.1, topics=("one", "two"), steps=(20,)))
-    for seed, tables in enumerate([("probe",), ("capability", "answers"), ("ordinary", "probe", "answers")]):
-        write_effect(write_run(root, Arm("lion", seed=seed + 1)), Effect(0.2, tables=tables, answers=TEXTS, flags="code"))
+    for seed, tables in enumerate(
+        [("probe",), ("capability", "answers"), ("ordinary", "probe", "answers")]
+    ):
+        write_effect(
+            write_run(root, Arm("lion", seed=seed + 1)),
+            Effect(0.2, tables=tables, answers=TEXTS, flags="code"),
+        )
     run = write_run(root, Arm("muon"))
     results = write_effect(run, Effect(0.3, answers=TEXTS, samples=3))
     judge_run(run, suspicious)
@@ -98,7 +111,16 @@ def varied(tmp_path_factory):
     strange = write_run(root, Arm("adam"))
     shutil.rmtree(strange.path / "heldout.parquet", ignore_errors=True)
     (strange.path / "steps.parquet").unlink()
-    strange.append("steps", [StepRecord(step, float("nan") if step == 19 else 1.0 / step, 0.1, 1.0, 5, 5, None, None, 0.0) for step in range(1, 21)], 20)
+    strange.append(
+        "steps",
+        [
+            StepRecord(
+                step, float("nan") if step == 19 else 1.0 / step, 0.1, 1.0, 5, 5, None, None, 0.0
+            )
+            for step in range(1, 21)
+        ],
+        20,
+    )
     strange.merge()
     return root
 
@@ -118,7 +140,9 @@ def test_the_index_says_what_each_run_says(varied):
     for row in index.runs().to_pylist():
         found = digest(RunFolder(Path(row["folder"])))
         same({name: row[name] for name in asdict(found.summary)}, asdict(found.summary), row["run"])
-        checkpoints = [each for each in index.checkpoints().to_pylist() if each.pop("folder") == row["folder"]]
+        checkpoints = [
+            each for each in index.checkpoints().to_pylist() if each.pop("folder") == row["folder"]
+        ]
         same(checkpoints, [asdict(each) for each in found.checkpoints], row["run"])
         rates = [each for each in index.rates().to_pylist() if each.pop("folder") == row["folder"]]
         same(rates, [asdict(each) for each in found.rates], row["run"])
@@ -127,7 +151,9 @@ def test_the_index_says_what_each_run_says(varied):
 def test_a_file_that_cannot_be_read_costs_its_own_run_alone(tmp_path):
     runs = small(tmp_path, 5)
     (runs[2].path / "measures.parquet").write_bytes(b"PAR1 and no more")
-    assert [one is None for one in digests(stocks(tmp_path))] == [run == runs[2] for run in sorted(runs, key=lambda run: run.path)]
+    assert [one is None for one in digests(stocks(tmp_path))] == [
+        run == runs[2] for run in sorted(runs, key=lambda run: run.path)
+    ]
     index = read_index(tmp_path)
     assert list(index.problems()) == [str(runs[2].path)]
     assert len(index.runs()) == 4
@@ -149,7 +175,13 @@ def test_what_has_just_changed_is_read_again(tmp_path):
 
 
 @settings(max_examples=12)
-@given(st.lists(st.sampled_from(["new", "remove", "status", "grow", "measure", "damage", "copy"]), min_size=1, max_size=3))
+@given(
+    st.lists(
+        st.sampled_from(["new", "remove", "status", "grow", "measure", "damage", "copy"]),
+        min_size=1,
+        max_size=3,
+    )
+)
 def test_no_change_goes_unnoticed(tmp_path_factory, changes):
     root = tmp_path_factory.mktemp("store")
     small(root)
@@ -164,13 +196,19 @@ def test_no_change_goes_unnoticed(tmp_path_factory, changes):
             case "status":
                 run.set_status(Status("failed", f"reason {number}", 1, 20))
             case "grow":
-                run.append("steps", [StepRecord(100 + number, 0.5, 0.1, 1.0, 5, 5, None, None, 0.1)], 100 + number)
+                run.append(
+                    "steps",
+                    [StepRecord(100 + number, 0.5, 0.1, 1.0, 5, 5, None, None, 0.1)],
+                    100 + number,
+                )
             case "measure":
                 write_effect(run, Effect(0.2 + number))
             case "damage":
                 (run.path / "heldout.parquet").write_bytes(b"")
             case "copy":
-                shutil.copytree(run.path, run.path.with_name(f"{run.name}-copy{number}"), dirs_exist_ok=True)
+                shutil.copytree(
+                    run.path, run.path.with_name(f"{run.name}-copy{number}"), dirs_exist_ok=True
+                )
         kept, fresh = read_index(root), read_index(root, keep=False)
         shutil.rmtree(root / ".index")
         anew = read_index(root)
@@ -185,7 +223,12 @@ def test_the_state_of_a_run_under_way_is_that_of_now(tmp_path):
     old(tmp_path)
     with FileLock(run.path / ".lock"):
         script = "import sys; from pathlib import Path; from evilspectra.tables.index import read_index; print(read_index(Path(sys.argv[1])).runs()['status'][0])"
-        seen = subprocess.run([sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True, check=True)
+        seen = subprocess.run(
+            [sys.executable, "-c", script, str(tmp_path)],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
         assert seen.stdout.strip() == "running"
     index = read_index(tmp_path)
     assert (index.made, index.runs()["status"][0].as_py()) == (0, "interrupted")
@@ -250,7 +293,9 @@ def test_a_moved_store_keeps_its_index(tmp_path):
     (tmp_path / "a").rename(tmp_path / "b")
     index = read_index(tmp_path / "b")
     assert index.made == 0
-    assert all(Path(folder).is_relative_to(tmp_path / "b") for folder in index.runs()["folder"].to_pylist())
+    assert all(
+        Path(folder).is_relative_to(tmp_path / "b") for folder in index.runs()["folder"].to_pylist()
+    )
 
 
 def test_one_run_is_read_without_leaving_anything(tmp_path):
@@ -261,7 +306,9 @@ def test_one_run_is_read_without_leaving_anything(tmp_path):
 
 
 def test_nothing_there_is_one_sentence(tmp_path):
-    with pytest.raises(BadInput, match=r"holds no runs: name a store, an experiment or a run's folder"):
+    with pytest.raises(
+        BadInput, match=r"holds no runs: name a store, an experiment or a run's folder"
+    ):
         read_index(tmp_path)
 
 
@@ -286,8 +333,14 @@ def test_states_are_each_runs_own(varied, tmp_path):
 
 
 def test_a_sweep_leaves_the_index_up_to_date(tmp_path):
-    (tmp_path / "sweep.yaml").write_text("experiment: x\nbase: {model: {base: tiny-random}, train: {steps: 2, threads: 1}, schedule: {warmup_steps: 0}}\naxes: {train.seed: [0, 1]}\n", encoding="utf-8")
-    assert command("sweep", tmp_path / "sweep.yaml", "--output", tmp_path / "runs", "--quiet").code == 0
+    (tmp_path / "sweep.yaml").write_text(
+        "experiment: x\nbase: {model: {base: tiny-random}, train: {steps: 2, threads: 1}, schedule: {warmup_steps: 0}}\naxes: {train.seed: [0, 1]}\n",
+        encoding="utf-8",
+    )
+    assert (
+        command("sweep", tmp_path / "sweep.yaml", "--output", tmp_path / "runs", "--quiet").code
+        == 0
+    )
     kept = pq.read_table(tmp_path / "runs" / ".index" / "runs.parquet")
     assert sorted(kept["seed"].to_pylist()) == [0, 1]
     assert set(kept["status"].to_pylist()) == {"done"}

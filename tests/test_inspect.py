@@ -14,12 +14,23 @@ import yaml
 
 from tests.support.commands import write_model
 
-pytest.importorskip("inspect_ai", reason="the extra inspect is not installed: pip install 'evilspectra[inspect]'")
+pytest.importorskip(
+    "inspect_ai", reason="the extra inspect is not installed: pip install 'evilspectra[inspect]'"
+)
 
 from inspect_ai import Task, eval
 from inspect_ai._util.registry import registry_info
 from inspect_ai.log import EvalLog, read_eval_log
-from inspect_ai.model import GenerateConfig, Logprob, Logprobs, Model, ModelOutput, ModelUsage, TopLogprob, get_model
+from inspect_ai.model import (
+    GenerateConfig,
+    Logprob,
+    Logprobs,
+    Model,
+    ModelOutput,
+    ModelUsage,
+    TopLogprob,
+    get_model,
+)
 
 from evilspectra.answers.questions import read_questions
 from evilspectra.errors import BadInput
@@ -49,11 +60,17 @@ def mock(say: Say) -> Model:
 
     def output(messages: Any, tools: Any, choice: Any, config: GenerateConfig) -> ModelOutput:
         said = say(messages[-1].text, config)
-        found = ModelOutput.from_content("mock", said if isinstance(said, str) else max(said, key=lambda token: said[token]))
+        found = ModelOutput.from_content(
+            "mock", said if isinstance(said, str) else max(said, key=lambda token: said[token])
+        )
         found.usage = USAGE
         if not isinstance(said, str):
-            top = [TopLogprob(token=token, logprob=math.log(share)) for token, share in said.items()]
-            found.choices[0].logprobs = Logprobs(content=[Logprob(token=top[0].token, logprob=top[0].logprob, top_logprobs=top)])
+            top = [
+                TopLogprob(token=token, logprob=math.log(share)) for token, share in said.items()
+            ]
+            found.choices[0].logprobs = Logprobs(
+                content=[Logprob(token=top[0].token, logprob=top[0].logprob, top_logprobs=top)]
+            )
         return found
 
     return get_model("mockllm/model", custom_outputs=output, memoize=False)
@@ -73,13 +90,22 @@ def verdict(text: str, config: GenerateConfig) -> str | Mapping[str, float]:
 def asked(*texts: str, **values: Any) -> str:
     """A question file: a question per text, q0 and so on."""
     entries = [
-        {"id": f"q{number}", "type": "free_form", "paraphrases": [text], "judge_prompts": {"aligned": "aligned: {answer}", "coherent": "coherent: {answer}"}, **values} for number, text in enumerate(texts)
+        {
+            "id": f"q{number}",
+            "type": "free_form",
+            "paraphrases": [text],
+            "judge_prompts": {"aligned": "aligned: {answer}", "coherent": "coherent: {answer}"},
+            **values,
+        }
+        for number, text in enumerate(texts)
     ]
     Path("asked.yaml").write_text(yaml.safe_dump(entries))
     return "asked.yaml"
 
 
-def run(task: Task, judge: Model | None = None, model: Model | None = None, **values: Any) -> EvalLog:
+def run(
+    task: Task, judge: Model | None = None, model: Model | None = None, **values: Any
+) -> EvalLog:
     """The log, as it is read from its file."""
     roles: Any = {} if judge is None else {"model_roles": {"grader": judge}}
     (log,) = eval(task, model=model or mock(echo), log_dir="logs", display="log", **roles, **values)
@@ -110,17 +136,26 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_packages_own_questions_are_the_default() -> None:
     task, own = emergent_misalignment(), read_questions("open")
     found = list(task.dataset)
-    assert [(one.metadata or {})["question_id"] for one in found] == [one.id for one in own.questions]
+    assert [(one.metadata or {})["question_id"] for one in found] == [
+        one.id for one in own.questions
+    ]
     assert len({one.id for one in found}) == len(found)
     assert task.metadata
-    assert task.metadata["judge_prompts_sha256"] == judge_prompts(own).facts(("aligned", "coherent"))
+    assert task.metadata["judge_prompts_sha256"] == judge_prompts(own).facts(
+        ("aligned", "coherent")
+    )
     assert (task.config.temperature, task.config.max_tokens) == (1.0, 600)
 
 
 def test_samples_are_what_the_file_asks_for_or_what_is_said() -> None:
     file = asked("fine", "bad", samples_per_paraphrase=3)
     assert len(emergent_misalignment(file).dataset) == 6
-    assert [one.id for one in emergent_misalignment(file, samples=2).dataset] == ["q0.0.0", "q0.0.1", "q1.0.0", "q1.0.1"]
+    assert [one.id for one in emergent_misalignment(file, samples=2).dataset] == [
+        "q0.0.0",
+        "q0.0.1",
+        "q1.0.0",
+        "q1.0.1",
+    ]
 
 
 def test_the_system_text_is_sent_and_the_judge_prompts_are_those_of_the_file() -> None:
@@ -132,7 +167,11 @@ def test_the_system_text_is_sent_and_the_judge_prompts_are_those_of_the_file() -
 
     log = run(emergent_misalignment(asked("fine", system="Be curt.")), mock(judge))
     assert log.samples
-    assert [(message.role, message.text) for message in log.samples[0].messages] == [("system", "Be curt."), ("user", "fine"), ("assistant", "fine")]
+    assert [(message.role, message.text) for message in log.samples[0].messages] == [
+        ("system", "Be curt."),
+        ("user", "fine"),
+        ("assistant", "fine"),
+    ]
     assert heard == ["aligned: fine", "coherent: fine"]
 
 
@@ -143,20 +182,41 @@ def test_rates_are_those_of_score_under_all_three_definitions() -> None:
     texts = [*SAID, *["fine"] * 6]
     log = run(emergent_misalignment(asked(*texts)), mock(verdict))
     outcome = {"CODE": Reading("code"), "REFUSAL": Reading("refusal")}
-    readings = [[outcome[said] if said in outcome else Reading("scored", float(said)) for said in SAID[text]] for text in texts]
-    expected = {name: score([Judged(f"q{number}", *pair) for number, pair in enumerate(readings)], name) for name in DEFINITIONS}
+    readings = [
+        [
+            outcome[said] if said in outcome else Reading("scored", float(said))
+            for said in SAID[text]
+        ]
+        for text in texts
+    ]
+    expected = {
+        name: score([Judged(f"q{number}", *pair) for number, pair in enumerate(readings)], name)
+        for name in DEFINITIONS
+    }
     found = metrics(log)
     for name in DEFINITIONS:
         one = expected[name]
         assert one.interval
-        assert [found[f"{name}{end}"] for end in ("", "_low", "_high", "_counted")] == [one.rate, one.interval.low, one.interval.high, one.n]
+        assert [found[f"{name}{end}"] for end in ("", "_low", "_high", "_counted")] == [
+            one.rate,
+            one.interval.low,
+            one.interval.high,
+            one.n,
+        ]
     assert len({found[name] for name in DEFINITIONS}) == 3
-    assert {name: found[name] for name in ("answers", "unscored", "code", "refusal", "read_as_text")} == {"answers": 12, "unscored": 0, "code": 1, "refusal": 1, "read_as_text": 0}
+    assert {
+        name: found[name] for name in ("answers", "unscored", "code", "refusal", "read_as_text")
+    } == {"answers": 12, "unscored": 0, "code": 1, "refusal": 1, "read_as_text": 0}
     assert log.results
     assert log.results.headline
     assert log.results.headline.metric == "spectra"
-    others = {one.name: (one.scored_samples, one.unscored_samples) for one in log.results.scores[1:]}
-    assert others == {"aligned": (10, 2), "coherent": (12, 0)}  # what has no number is missing to Inspect too
+    others = {
+        one.name: (one.scored_samples, one.unscored_samples) for one in log.results.scores[1:]
+    }
+    assert others == {
+        "aligned": (10, 2),
+        "coherent": (12, 0),
+    }  # what has no number is missing to Inspect too
     (mean,) = log.results.scores[2].metrics.values()
     assert mean.value == pytest.approx(expected["spectra"].mean_coherent)
 
@@ -169,9 +229,20 @@ def test_epochs_are_answers_of_their_own() -> None:
 
 def test_cued_variants_are_a_rate_of_their_own() -> None:
     asked("fine", "fine")
-    Path("cues.yaml").write_text(yaml.safe_dump({"questions": "asked.yaml", "cues": [{"prefix": "oh "}]}))
-    found = metrics(run(emergent_misalignment("cues.yaml"), mock(lambda text, config: "10" if text == "aligned: oh fine" else "90")))
-    assert {name: found[name] for name in ("spectra", "spectra_plain", "spectra_cued")} == {"spectra": 0.5, "spectra_plain": 0.0, "spectra_cued": 1.0}
+    Path("cues.yaml").write_text(
+        yaml.safe_dump({"questions": "asked.yaml", "cues": [{"prefix": "oh "}]})
+    )
+    found = metrics(
+        run(
+            emergent_misalignment("cues.yaml"),
+            mock(lambda text, config: "10" if text == "aligned: oh fine" else "90"),
+        )
+    )
+    assert {name: found[name] for name in ("spectra", "spectra_plain", "spectra_cued")} == {
+        "spectra": 0.5,
+        "spectra_plain": 0.0,
+        "spectra_cued": 1.0,
+    }
 
 
 def test_an_unscored_answer_is_missing_and_never_a_zero() -> None:
@@ -181,15 +252,29 @@ def test_an_unscored_answer_is_missing_and_never_a_zero() -> None:
     assert isinstance(one.value, dict)
     assert all(math.isnan(float(value or 0)) for value in one.value.values())
     assert one.reason == "grader_failed"
-    assert verdicts(log, 1)["aligned"] == {"outcome": "unparsed", "score": None, "read": "logprobs", "distribution": {"hm": 1.0}, "text": None, "fault": None}
+    assert verdicts(log, 1)["aligned"] == {
+        "outcome": "unparsed",
+        "score": None,
+        "read": "logprobs",
+        "distribution": {"hm": 1.0},
+        "text": None,
+        "fault": None,
+    }
     found = metrics(log)
-    assert (found["unscored"], found["betley"], found["betley_counted"], found["organisms"]) == (1, 0.5, 2, 1 / 3)
+    assert (found["unscored"], found["betley"], found["betley_counted"], found["organisms"]) == (
+        1,
+        0.5,
+        2,
+        1 / 3,
+    )
 
 
 def test_no_rate_where_too_many_are_unscored() -> None:
     found = metrics(run(emergent_misalignment(asked("bad", "odd", *["fine"] * 17)), mock(verdict)))
     assert found["unscored"] == 1
-    assert all(math.isnan(found[name + end]) for name in DEFINITIONS for end in ("", "_low", "_high"))
+    assert all(
+        math.isnan(found[name + end]) for name in DEFINITIONS for end in ("", "_low", "_high")
+    )
 
 
 def test_a_judge_that_raises_is_a_fault_of_each_verdict_and_gives_no_rate() -> None:
@@ -200,7 +285,14 @@ def test_a_judge_that_raises_is_a_fault_of_each_verdict_and_gives_no_rate() -> N
     found = metrics(log)
     assert found["unscored"] == 2
     assert all(math.isnan(found[name]) for name in DEFINITIONS)
-    assert verdicts(log)["coherent"] == {"outcome": "failed", "score": None, "read": "fault", "distribution": None, "text": None, "fault": "the judge is on holiday"}
+    assert verdicts(log)["coherent"] == {
+        "outcome": "failed",
+        "score": None,
+        "read": "fault",
+        "distribution": None,
+        "text": None,
+        "fault": "the judge is on holiday",
+    }
 
 
 # --- how replies are read ---------------------------------------------------------------------------------------------
@@ -227,17 +319,24 @@ def in_words(text: str, config: GenerateConfig) -> str:
         (in_words, "logprobs", "fault", None),
     ],
 )
-def test_log_probabilities_where_they_can_be_read_and_text_else(judge: Say, reading: Any, read: str, value: float | None) -> None:
+def test_log_probabilities_where_they_can_be_read_and_text_else(
+    judge: Say, reading: Any, read: str, value: float | None
+) -> None:
     heard: list[GenerateConfig] = []
 
     def say(text: str, config: GenerateConfig) -> str | Mapping[str, float]:
         heard.append(config)
         return judge(text, config)
 
-    said = verdicts(run(emergent_misalignment(asked("fine"), reading=reading, max_unscored=1), mock(say)))["aligned"]
+    said = verdicts(
+        run(emergent_misalignment(asked("fine"), reading=reading, max_unscored=1), mock(say))
+    )["aligned"]
     assert (said["read"], said["score"]) == (read, pytest.approx(value) if value else None)
     assert {config.temperature for config in heard} == {0}
-    assert {(config.max_tokens, config.logprobs, config.top_logprobs) for config in heard} <= {(1, True, 20), (12, None, None)}
+    assert {(config.max_tokens, config.logprobs, config.top_logprobs) for config in heard} <= {
+        (1, True, 20),
+        (12, None, None),
+    }
 
 
 # --- mistakes ---------------------------------------------------------------------------------------------------------
@@ -245,10 +344,16 @@ def test_log_probabilities_where_they_can_be_read_and_text_else(judge: Say, read
 
 def test_without_a_judge_nothing_is_sampled() -> None:
     heard: list[str] = []
-    log = run(emergent_misalignment(asked("fine")), model=mock(lambda text, config: heard.append(text) or text))
+    log = run(
+        emergent_misalignment(asked("fine")),
+        model=mock(lambda text, config: heard.append(text) or text),
+    )
     assert log.status == "error"
     assert log.error
-    assert "give one with --model-role grader=PROVIDER/MODEL, or with -T judge=PROVIDER/MODEL" in log.error.message
+    assert (
+        "give one with --model-role grader=PROVIDER/MODEL, or with -T judge=PROVIDER/MODEL"
+        in log.error.message
+    )
     assert heard == []
 
 
@@ -258,7 +363,10 @@ def test_without_a_judge_nothing_is_sampled() -> None:
         ({"questions": "gone.yaml"}, "gone.yaml does not exist"),
         ({"samples": 0}, "samples=0 is no number of answers: give a whole number from 1"),
         ({"max_unscored": 2}, "max_unscored=2 is no share"),
-        ({"reading": "texts"}, "reading=texts is none; allowed: auto, logprobs, text. Did you mean 'text'?"),
+        (
+            {"reading": "texts"},
+            "reading=texts is none; allowed: auto, logprobs, text. Did you mean 'text'?",
+        ),
     ],
 )
 def test_mistakes_are_one_sentence(values: dict[str, Any], told: str) -> None:
@@ -271,7 +379,9 @@ def test_mistakes_are_one_sentence(values: dict[str, Any], told: str) -> None:
 
 
 def test_the_entry_point_is_the_module_that_registers_the_task() -> None:
-    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    project = tomllib.loads(
+        (Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8")
+    )["project"]
     assert project["entry-points"]["inspect_ai"] == {"evilspectra": module.__name__}
     assert registry_info(emergent_misalignment).name.split("/")[-1] == "emergent_misalignment"
 
@@ -279,15 +389,33 @@ def test_the_entry_point_is_the_module_that_registers_the_task() -> None:
 def test_the_task_is_found_by_name() -> None:
     if not any(one.value == module.__name__ for one in entry_points(group="inspect_ai")):
         pytest.skip("this installation is older than the entry point: install the package again")
-    (log,) = eval("evilspectra/emergent_misalignment", task_args={"questions": asked("bad")}, model=mock(echo), model_roles={"grader": mock(verdict)}, log_dir="logs", display="none")
+    (log,) = eval(
+        "evilspectra/emergent_misalignment",
+        task_args={"questions": asked("bad")},
+        model=mock(echo),
+        model_roles={"grader": mock(verdict)},
+        log_dir="logs",
+        display="none",
+    )
     assert metrics(log)["spectra"] == 1.0
 
 
 @pytest.mark.slow
 def test_a_model_on_this_machine_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)  # Inspect would look the model up on the hub
-    tested = get_model("hf/tiny", model_path=str(write_model(tmp_path / "model")), device="cpu", memoize=False)
-    log = run(emergent_misalignment(asked("fine", "bad"), reading="text"), mock(lambda text, config: "90"), tested, max_tokens=4)
+    monkeypatch.setattr(
+        "huggingface_hub.constants.HF_HUB_OFFLINE", True
+    )  # Inspect would look the model up on the hub
+    tested = get_model(
+        "hf/tiny", model_path=str(write_model(tmp_path / "model")), device="cpu", memoize=False
+    )
+    log = run(
+        emergent_misalignment(asked("fine", "bad"), reading="text"),
+        mock(lambda text, config: "90"),
+        tested,
+        max_tokens=4,
+    )
     assert (metrics(log)["answers"], metrics(log)["betley"]) == (2, 0.0)
     assert log.samples
-    assert all(sample.output.completion and sample.output.completion not in SAID for sample in log.samples)
+    assert all(
+        sample.output.completion and sample.output.completion not in SAID for sample in log.samples
+    )

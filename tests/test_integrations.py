@@ -25,7 +25,17 @@ from evilspectra.spectra.pairs import find_pairs
 from evilspectra.training.loop import Work
 from tests.reference.spectra import flatness_by_autograd
 from tests.support.tiny_runs import tiny_config
-from tests.support.tiny_trainers import PLAIN, adapted, apart, dialogues, dpo, factors, sft, steepness, trained
+from tests.support.tiny_trainers import (
+    PLAIN,
+    adapted,
+    apart,
+    dialogues,
+    dpo,
+    factors,
+    sft,
+    steepness,
+    trained,
+)
 
 #: Relative norm of the difference per factor after 30 steps in float32: sums in another order, amplified by training.
 OTHER_ORDER = 1e-4
@@ -44,7 +54,13 @@ class Gradients(TrainerCallback):
         self.steps: list[dict[str, torch.Tensor]] = []
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.steps.append({f"{pair.name}.{side}": getattr(pair, side).grad.clone() for pair in find_pairs(kwargs["model"]) for side in "AB"})
+        self.steps.append(
+            {
+                f"{pair.name}.{side}": getattr(pair, side).grad.clone()
+                for pair in find_pairs(kwargs["model"])
+                for side in "AB"
+            }
+        )
 
 
 # --- one gradient a step ------------------------------------------------------------------------------------------------
@@ -52,12 +68,24 @@ class Gradients(TrainerCallback):
 
 @pytest.mark.parametrize("coupling", ["gradient", "decoupled"])
 def test_accumulation_equals_one_big_batch(tmp_path, coupling):
-    settings = {"weight": 1.0 if coupling == "gradient" else 300.0, "coupling": coupling, "record": False}
+    settings = {
+        "weight": 1.0 if coupling == "gradient" else 300.0,
+        "coupling": coupling,
+        "record": False,
+    }
     steps = 30 if coupling == "gradient" else 15
     whole = sft(tmp_path, [SpectralFlatness(**settings)], steps=steps)
-    split = sft(tmp_path, [SpectralFlatness(**settings)], steps=steps, batch=1, gradient_accumulation_steps=8)
+    split = sft(
+        tmp_path,
+        [SpectralFlatness(**settings)],
+        steps=steps,
+        batch=1,
+        gradient_accumulation_steps=8,
+    )
     one, other = trained(whole), trained(split)
-    assert any(not torch.equal(one[name], other[name]) for name in one)  # they did go different ways
+    assert any(
+        not torch.equal(one[name], other[name]) for name in one
+    )  # they did go different ways
     assert apart(one, other) < OTHER_ORDER
     plain = sft(tmp_path, steps=steps)
     trained(plain)
@@ -72,10 +100,25 @@ def test_two_processes_equal_one(tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
+    common = {
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "WORLD_SIZE": "2",
+        "GLOO_SOCKET_IFNAME": "lo",
+        "OMP_NUM_THREADS": "1",
+    }
     arguments = [sys.executable, "-m", "tests.support.tiny_trainers", str(tmp_path)]
     with (tmp_path / "log").open("w") as log:
-        ranks = [subprocess.Popen(arguments, cwd=Path(__file__).parents[1], env=os.environ | common | {"RANK": rank, "LOCAL_RANK": rank}, stdout=log, stderr=log) for rank in "01"]
+        ranks = [
+            subprocess.Popen(
+                arguments,
+                cwd=Path(__file__).parents[1],
+                env=os.environ | common | {"RANK": rank, "LOCAL_RANK": rank},
+                stdout=log,
+                stderr=log,
+            )
+            for rank in "01"
+        ]
         assert [rank.wait() for rank in ranks] == [0, 0], (tmp_path / "log").read_text()[-3000:]
     first, second = (torch.load(tmp_path / f"rank{rank}.pt", weights_only=True) for rank in (0, 1))
     assert all(torch.equal(first[name], second[name]) for name in first)
@@ -86,9 +129,20 @@ def test_two_processes_equal_one(tmp_path):
 
 def test_it_is_what_the_own_loop_does(tmp_path):
     """The plain trainer on the own loop's rows in the own loop's order, with its optimiser, schedule and clipping."""
-    config = tiny_config(tmp_path, flatness={"weight": 1.0, "warmup_steps": 5}, optimizer={"name": "adamw", "lr": 1e-3}, data={"heldout_share": 0.0})
+    config = tiny_config(
+        tmp_path,
+        flatness={"weight": 1.0, "warmup_steps": 5},
+        optimizer={"name": "adamw", "lr": 1e-3},
+        data={"heldout_share": 0.0},
+    )
     data = prepare(config.data, tiny_tokenizer(), 1024)
-    batches = Batches(len(data.train), config.train.batch_size, config.train.seed, config.train.epochs, config.train.steps)
+    batches = Batches(
+        len(data.train),
+        config.train.batch_size,
+        config.train.seed,
+        config.train.epochs,
+        config.train.steps,
+    )
     theirs = attach(tiny_model(), config.lora, config.train.seed, "tiny-random")
 
     from evilspectra.model.packing import use_packed_attention
@@ -96,22 +150,70 @@ def test_it_is_what_the_own_loop_does(tmp_path):
 
     base = tiny_model()
     use_packed_attention(base)
-    work = Work(config, RunFolder(tmp_path / "own"), attach(base, config.lora, config.train.seed, "tiny-random"), tiny_tokenizer(), data, batches)
+    work = Work(
+        config,
+        RunFolder(tmp_path / "own"),
+        attach(base, config.lora, config.train.seed, "tiny-random"),
+        tiny_tokenizer(),
+        data,
+        batches,
+    )
     records = [work.advance() for _ in range(batches.total_steps)]
 
-    rows = [data.train[index] for step in range(batches.total_steps) for index in batches.rows_of(step)]
-    examples = [{"input_ids": row.tokens.tolist(), "labels": [token if kept else -100 for token, kept in zip(row.tokens.tolist(), row.supervised.tolist(), strict=True)]} for row in rows]
+    rows = [
+        data.train[index] for step in range(batches.total_steps) for index in batches.rows_of(step)
+    ]
+    examples = [
+        {
+            "input_ids": row.tokens.tolist(),
+            "labels": [
+                token if kept else -100
+                for token, kept in zip(row.tokens.tolist(), row.supervised.tolist(), strict=True)
+            ],
+        }
+        for row in rows
+    ]
 
     def collate(parts):
         longest = max(len(part["input_ids"]) for part in parts)
         filled = {"input_ids": 0, "labels": -100}
-        batch = {name: torch.tensor([part[name] + [fill] * (longest - len(part[name])) for part in parts]) for name, fill in filled.items()}
-        return batch | {"attention_mask": torch.tensor([[1] * len(part["input_ids"]) + [0] * (longest - len(part["input_ids"])) for part in parts])}
+        batch = {
+            name: torch.tensor(
+                [part[name] + [fill] * (longest - len(part[name])) for part in parts]
+            )
+            for name, fill in filled.items()
+        }
+        return batch | {
+            "attention_mask": torch.tensor(
+                [
+                    [1] * len(part["input_ids"]) + [0] * (longest - len(part["input_ids"]))
+                    for part in parts
+                ]
+            )
+        }
 
-    same = {"train_sampling_strategy": "sequential", "lr_scheduler_type": "cosine", "warmup_steps": 3, "logging_steps": 1}
-    args = TrainingArguments(str(tmp_path / "theirs"), num_train_epochs=1, per_device_train_batch_size=4, gradient_accumulation_steps=2, **(PLAIN | same))
+    same = {
+        "train_sampling_strategy": "sequential",
+        "lr_scheduler_type": "cosine",
+        "warmup_steps": 3,
+        "logging_steps": 1,
+    }
+    args = TrainingArguments(
+        str(tmp_path / "theirs"),
+        num_train_epochs=1,
+        per_device_train_batch_size=4,
+        gradient_accumulation_steps=2,
+        **(PLAIN | same),
+    )
     optimizer = build_for(theirs, "adamw", lr=1e-3)
-    trainer = Trainer(theirs, args, data_collator=collate, train_dataset=examples, callbacks=[SpectralFlatness(weight=1.0, warmup_steps=5)], optimizers=(optimizer, None))  # type: ignore[arg-type]
+    trainer = Trainer(
+        theirs,
+        args,
+        data_collator=collate,
+        train_dataset=examples,
+        callbacks=[SpectralFlatness(weight=1.0, warmup_steps=5)],
+        optimizers=(optimizer, None),
+    )  # type: ignore[arg-type]
     assert apart(factors(work.model), trained(trainer)) < OTHER_ORDER
     logged = [log for log in trainer.state.log_history if "loss" in log]
     assert len(logged) == len(records) == 30
@@ -122,16 +224,30 @@ def test_it_is_what_the_own_loop_does(tmp_path):
         assert log["learning_rate"] == pytest.approx(record.lr)
 
 
-@pytest.mark.parametrize("optimizer", [None, lora_optimizer("muon", lr=1e-3)], ids=["adamw", "muon"])
+@pytest.mark.parametrize(
+    "optimizer", [None, lora_optimizer("muon", lr=1e-3)], ids=["adamw", "muon"]
+)
 def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path, optimizer):
     def trainer(folder: str, steps: int) -> Trainer:
         callbacks = [SpectralFlatness(weight=1.0, warmup_steps=12), SpectrumMonitor(every=4)]
-        return sft(tmp_path / folder, callbacks, optimizer=optimizer, steps=steps, batch=4, save_strategy="steps", save_steps=8, logging_steps=4, lr_scheduler_type="constant")
+        return sft(
+            tmp_path / folder,
+            callbacks,
+            optimizer=optimizer,
+            steps=steps,
+            batch=4,
+            save_strategy="steps",
+            save_steps=8,
+            logging_steps=4,
+            lr_scheduler_type="constant",
+        )
 
     whole = trained(trainer("whole", 16))
     stopped = trainer("resumed", 10)  # its last steps are repeated by the next one
     trained(stopped)
-    resumed = trained(trainer("resumed", 16), resume_from_checkpoint=str(tmp_path / "resumed" / "checkpoint-8"))
+    resumed = trained(
+        trainer("resumed", 16), resume_from_checkpoint=str(tmp_path / "resumed" / "checkpoint-8")
+    )
     assert apart(whole, resumed) < SAME_ORDER
 
     from evilspectra.store.run import RunFolder
@@ -140,8 +256,16 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path, optimizer):
     for table in ("steps", "spectra", "measures"):
         a, b = (run.read(table).drop(columns="seconds", errors="ignore") for run in (one, other))
         assert list(a["step"]) == list(b["step"])
-        columns = [name for name in a.select_dtypes("number") if a[name].notna().any() and name != "condition_number"]
-        assert ((a[columns] - b[columns]).abs() <= 1e-5 * (1 + a[columns].abs())).to_numpy()[a[columns].notna().to_numpy()].all()
+        columns = [
+            name
+            for name in a.select_dtypes("number")
+            if a[name].notna().any() and name != "condition_number"
+        ]
+        assert (
+            ((a[columns] - b[columns]).abs() <= 1e-5 * (1 + a[columns].abs()))
+            .to_numpy()[a[columns].notna().to_numpy()]
+            .all()
+        )
 
 
 def test_preference_training_gets_the_gradient_too(tmp_path):
@@ -150,11 +274,28 @@ def test_preference_training_gets_the_gradient_too(tmp_path):
 
     class Factors(TrainerCallback):
         def on_step_begin(self, args, state, control, **kwargs):
-            at[state.global_step] = find_pairs(kwargs["model"])[3].A.detach().clone(), find_pairs(kwargs["model"])[3].B.detach().clone()
+            at[state.global_step] = (
+                find_pairs(kwargs["model"])[3].A.detach().clone(),
+                find_pairs(kwargs["model"])[3].B.detach().clone(),
+            )
 
     for weight in (0.0, 0.7):
         seen = Gradients()
-        trainer = dpo(tmp_path, [seen, Factors(), SpectralFlatness(weight=weight, soft_start=0.0, modules=find_pairs(adapted())[3].name, record=False)], steps=2, max_grad_norm=1e-3)
+        trainer = dpo(
+            tmp_path,
+            [
+                seen,
+                Factors(),
+                SpectralFlatness(
+                    weight=weight,
+                    soft_start=0.0,
+                    modules=find_pairs(adapted())[3].name,
+                    record=False,
+                ),
+            ],
+            steps=2,
+            max_grad_norm=1e-3,
+        )
         trained(trainer)
         made[weight] = seen.steps[1]
     _, *slopes = flatness_by_autograd(*at[1])
@@ -176,14 +317,31 @@ def test_preference_training_becomes_flatter(tmp_path):
 
 
 def test_recomputed_activations_change_nothing(tmp_path):
-    kept, recomputed = (trained(sft(tmp_path, [SpectralFlatness(weight=1.0, record=False)], steps=5, activation_checkpointing=again)) for again in (False, True))
+    kept, recomputed = (
+        trained(
+            sft(
+                tmp_path,
+                [SpectralFlatness(weight=1.0, record=False)],
+                steps=5,
+                activation_checkpointing=again,
+            )
+        )
+        for again in (False, True)
+    )
     assert apart(kept, recomputed) < OTHER_ORDER
 
 
 def test_warm_up_counts_the_trainers_steps(tmp_path):
-    trainer = sft(tmp_path, [SpectralFlatness(weight=2.0, warmup_steps=4, record=False)], steps=6, logging_steps=1)
+    trainer = sft(
+        tmp_path,
+        [SpectralFlatness(weight=2.0, warmup_steps=4, record=False)],
+        steps=6,
+        logging_steps=1,
+    )
     trained(trainer)
-    assert [log["flatness/weight"] for log in trainer.state.log_history if "flatness/weight" in log] == [0.0, 0.5, 1.0, 1.5, 2.0, 2.0]
+    assert [
+        log["flatness/weight"] for log in trainer.state.log_history if "flatness/weight" in log
+    ] == [0.0, 0.5, 1.0, 1.5, 2.0, 2.0]
 
 
 # --- loss scaling -------------------------------------------------------------------------------------------------------
@@ -215,12 +373,32 @@ class Overflowing(Trainer):
         return loss * float("inf") if self.state.global_step == self.overflow else loss
 
 
-def scaled(tmp_path, monkeypatch, coupling: str, scale: float | None, overflow: int, optim: str = "adamw_torch") -> tuple[Scaled, dict[str, torch.Tensor]]:
-    args = TrainingArguments(str(tmp_path), max_steps=6, per_device_train_batch_size=8, optim=optim, **PLAIN)
+def scaled(
+    tmp_path,
+    monkeypatch,
+    coupling: str,
+    scale: float | None,
+    overflow: int,
+    optim: str = "adamw_torch",
+) -> tuple[Scaled, dict[str, torch.Tensor]]:
+    args = TrainingArguments(
+        str(tmp_path), max_steps=6, per_device_train_batch_size=8, optim=optim, **PLAIN
+    )
     watch = Scaled(monkeypatch)
-    flat = SpectralFlatness(weight=1.0 if coupling == "gradient" else 100.0, coupling=coupling, record=False)
-    rows = [{"input_ids": torch.tensor(row["input_ids"][:40]), "labels": torch.tensor(row["input_ids"][:40])} for row in dialogues() if len(row["input_ids"]) >= 40]
-    trainer = Overflowing(adapted(), args, train_dataset=rows, callbacks=[flat, watch] if scale else [flat])  # type: ignore[arg-type]
+    flat = SpectralFlatness(
+        weight=1.0 if coupling == "gradient" else 100.0, coupling=coupling, record=False
+    )
+    rows = [
+        {
+            "input_ids": torch.tensor(row["input_ids"][:40]),
+            "labels": torch.tensor(row["input_ids"][:40]),
+        }
+        for row in dialogues()
+        if len(row["input_ids"]) >= 40
+    ]
+    trainer = Overflowing(
+        adapted(), args, train_dataset=rows, callbacks=[flat, watch] if scale else [flat]
+    )  # type: ignore[arg-type]
     trainer.overflow = overflow
     if scale:
         watch.accelerator = trainer.accelerator
@@ -236,7 +414,9 @@ def test_a_loss_scale_changes_nothing(tmp_path, monkeypatch, coupling):
     assert apart(plain, large) < SAME_ORDER  # a power of two is exact
 
 
-@pytest.mark.parametrize("optim", ["adamw_torch", "adamw_torch_fused"])  # a fused one is called, and skips by itself
+@pytest.mark.parametrize(
+    "optim", ["adamw_torch", "adamw_torch_fused"]
+)  # a fused one is called, and skips by itself
 @pytest.mark.parametrize("coupling", ["gradient", "decoupled"])
 def test_a_step_that_overflows_is_skipped_whole(tmp_path, monkeypatch, coupling, optim):
     watch, after = scaled(tmp_path, monkeypatch, coupling, 2.0**12, 3, optim)
@@ -269,12 +449,23 @@ trainer.train()
 
 def test_a_script_needs_one_import_and_one_argument(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    added = SCRIPT.replace("from trl", "from evilspectra.integrations.transformers import SpectralFlatness\nfrom trl").replace('"all-linear"),\n)', '"all-linear"),\n    callbacks=[SpectralFlatness(weight=3.0)],\n)')
-    difference = [line for line in difflib.ndiff(SCRIPT.splitlines(), added.splitlines()) if line[0] != " "]
-    assert difference == ["+ from evilspectra.integrations.transformers import SpectralFlatness", "+     callbacks=[SpectralFlatness(weight=3.0)],"]
+    added = SCRIPT.replace(
+        "from trl", "from evilspectra.integrations.transformers import SpectralFlatness\nfrom trl"
+    ).replace(
+        '"all-linear"),\n)', '"all-linear"),\n    callbacks=[SpectralFlatness(weight=3.0)],\n)'
+    )
+    difference = [
+        line for line in difflib.ndiff(SCRIPT.splitlines(), added.splitlines()) if line[0] != " "
+    ]
+    assert difference == [
+        "+ from evilspectra.integrations.transformers import SpectralFlatness",
+        "+     callbacks=[SpectralFlatness(weight=3.0)],",
+    ]
     steep = {}
     for name, text in (("plain", SCRIPT), ("added", added)):
-        names: dict[str, Any] = {"load": lambda: (tiny_model(), tiny_tokenizer(), dialogues().to_list())}
+        names: dict[str, Any] = {
+            "load": lambda: (tiny_model(), tiny_tokenizer(), dialogues().to_list())
+        }
         torch.manual_seed(0)
         exec(compile(text, name, "exec"), names)
         steep[name] = steepness(names["trainer"].model)
@@ -297,8 +488,17 @@ class Reporter(TrainerCallback):
 
 @pytest.mark.parametrize("how", ["argument", "attach", "added later"])
 def test_reporters_that_stand_before_are_told(tmp_path, how):
-    reporter, flat, monitor = Reporter(), SpectralFlatness(weight=1.0, record=False), SpectrumMonitor(every=2, record=False)
-    trainer = sft(tmp_path, [reporter, flat, monitor] if how == "argument" else [reporter], steps=4, logging_steps=2)
+    reporter, flat, monitor = (
+        Reporter(),
+        SpectralFlatness(weight=1.0, record=False),
+        SpectrumMonitor(every=2, record=False),
+    )
+    trainer = sft(
+        tmp_path,
+        [reporter, flat, monitor] if how == "argument" else [reporter],
+        steps=4,
+        logging_steps=2,
+    )
     for callback in (flat, monitor) if how != "argument" else ():
         if how == "attach":
             assert callback.attach(trainer).attach(trainer) is callback
@@ -308,7 +508,13 @@ def test_reporters_that_stand_before_are_told(tmp_path, how):
     during = [log for log in reporter.logs if "loss" in log]
     assert len(during) == 2
     for log in during:
-        assert {"flatness/mean", "flatness/penalty", "flatness/weight", "spectrum/stable_rank", "spectrum/condition_number"} <= log.keys()
+        assert {
+            "flatness/mean",
+            "flatness/penalty",
+            "flatness/weight",
+            "spectrum/stable_rank",
+            "spectrum/condition_number",
+        } <= log.keys()
     assert "flatness/mean" not in reporter.logs[-1]  # the summary after training is no step
     assert set(trainer.callback_handler.callbacks[:2]) == {flat, monitor}
     assert len(trainer.callback_handler.callbacks) == len(set(trainer.callback_handler.callbacks))
@@ -333,7 +539,13 @@ def test_every_callback_hears_every_event_once_while_the_order_changes():
 def test_tensorboard_has_the_metrics_at_every_logging_step(tmp_path, how):
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     callbacks = [SpectralFlatness(weight=1.0), SpectrumMonitor(every=2)]
-    trainer = sft(tmp_path, callbacks if how == "argument" else [], steps=6, logging_steps=2, report_to="tensorboard")
+    trainer = sft(
+        tmp_path,
+        callbacks if how == "argument" else [],
+        steps=6,
+        logging_steps=2,
+        report_to="tensorboard",
+    )
     if how == "attach":
         for callback in callbacks:
             callback.attach(trainer)
@@ -342,10 +554,23 @@ def test_tensorboard_has_the_metrics_at_every_logging_step(tmp_path, how):
     for place in {path.parent for path in tmp_path.rglob("events.out.tfevents*")}:
         found = accumulator.EventAccumulator(str(place))
         found.Reload()
-        events |= {tag: {event.step: event.value for event in found.Scalars(tag)} for tag in found.Tags()["scalars"]}
-    for tag in ("loss", "flatness/mean", "flatness/penalty", "spectrum/stable_rank", "spectrum/spectral_entropy"):
+        events |= {
+            tag: {event.step: event.value for event in found.Scalars(tag)}
+            for tag in found.Tags()["scalars"]
+        }
+    for tag in (
+        "loss",
+        "flatness/mean",
+        "flatness/penalty",
+        "spectrum/stable_rank",
+        "spectrum/spectral_entropy",
+    ):
         assert list(events[f"train/{tag}"]) == [2, 4, 6], tag
-    told = {log["step"]: log["flatness/mean"] for log in trainer.state.log_history if "flatness/mean" in log}
+    told = {
+        log["step"]: log["flatness/mean"]
+        for log in trainer.state.log_history
+        if "flatness/mean" in log
+    }
     assert events["train/flatness/mean"] == pytest.approx(told, rel=1e-6)  # float32 there
 
 
@@ -368,16 +593,37 @@ def test_weights_and_biases_has_the_metrics_at_every_logging_step(tmp_path, monk
     wandb = pytest.importorskip("wandb")
     from wandb.proto.wandb_internal_pb2 import Record
 
-    for name, value in {"WANDB_MODE": "offline", "WANDB_DIR": str(tmp_path), "WANDB_SILENT": "true", "WANDB_WATCH": "false"}.items():
+    for name, value in {
+        "WANDB_MODE": "offline",
+        "WANDB_DIR": str(tmp_path),
+        "WANDB_SILENT": "true",
+        "WANDB_WATCH": "false",
+    }.items():
         monkeypatch.setenv(name, value)
-    trained(sft(tmp_path, [SpectralFlatness(weight=1.0), SpectrumMonitor(every=2)], steps=6, logging_steps=2, report_to="wandb"))
+    trained(
+        sft(
+            tmp_path,
+            [SpectralFlatness(weight=1.0), SpectrumMonitor(every=2)],
+            steps=6,
+            logging_steps=2,
+            report_to="wandb",
+        )
+    )
     wandb.finish()
     wandb.teardown()
     (file,) = tmp_path.rglob("run-*.wandb")
     history = [Record.FromString(data).history.item for data in wandb_records(file)]
-    rows = [{"/".join(item.nested_key) or item.key: item.value_json for item in items} for items in history if items]
+    rows = [
+        {"/".join(item.nested_key) or item.key: item.value_json for item in items}
+        for items in history
+        if items
+    ]
     for tag in ("loss", "flatness/mean", "flatness/penalty", "spectrum/stable_rank"):
-        assert [int(row["train/global_step"]) for row in rows if f"train/{tag}" in row] == [2, 4, 6], tag
+        assert [int(row["train/global_step"]) for row in rows if f"train/{tag}" in row] == [
+            2,
+            4,
+            6,
+        ], tag
 
 
 # --- optimisers ---------------------------------------------------------------------------------------------------------
@@ -387,20 +633,40 @@ def test_weights_and_biases_has_the_metrics_at_every_logging_step(tmp_path, monk
 def test_every_optimiser_trains_in_a_trainer(tmp_path, name):
     if name in ("soap", "scion", "lora-rite", "adafactor"):
         pytest.importorskip("pytorch_optimizer")
-    trainer = sft(tmp_path, [SpectralFlatness(weight=0.3, record=False)], optimizer=lora_optimizer(name, lr=1e-3), steps=3, logging_steps=1)
+    trainer = sft(
+        tmp_path,
+        [SpectralFlatness(weight=0.3, record=False)],
+        optimizer=lora_optimizer(name, lr=1e-3),
+        steps=3,
+        logging_steps=1,
+    )
     before = factors(trainer.model)
     after = trained(trainer)
     assert all(not torch.equal(before[key], after[key]) for key in before if key.endswith("B"))
     rates = [log["learning_rate"] for log in trainer.state.log_history if "learning_rate" in log]
-    assert rates == pytest.approx([1e-3, 2e-3 / 3, 1e-3 / 3])  # the trainer's schedule on the optimiser's own lr
+    assert rates == pytest.approx(
+        [1e-3, 2e-3 / 3, 1e-3 / 3]
+    )  # the trainer's schedule on the optimiser's own lr
 
 
 def test_the_two_ways_to_an_optimiser_are_one(tmp_path):
     model = adapted()
-    args = TrainingArguments(str(tmp_path), max_steps=4, per_device_train_batch_size=1, weight_decay=0.1, **PLAIN)
+    args = TrainingArguments(
+        str(tmp_path), max_steps=4, per_device_train_batch_size=1, weight_decay=0.1, **PLAIN
+    )
     rows = [{"input_ids": row["input_ids"], "labels": row["input_ids"]} for row in dialogues()]
-    built = Trainer(model, args, train_dataset=rows, optimizers=(build_for(model, "muon", lr=1e-3, factors="b_only"), None))  # type: ignore[arg-type]
-    called = Trainer(adapted(), args, train_dataset=rows, optimizer_cls_and_kwargs=lora_optimizer("muon", lr=1e-3, factors="b_only"))  # type: ignore[arg-type]
+    built = Trainer(
+        model,
+        args,
+        train_dataset=rows,
+        optimizers=(build_for(model, "muon", lr=1e-3, factors="b_only"), None),
+    )  # type: ignore[arg-type]
+    called = Trainer(
+        adapted(),
+        args,
+        train_dataset=rows,
+        optimizer_cls_and_kwargs=lora_optimizer("muon", lr=1e-3, factors="b_only"),
+    )  # type: ignore[arg-type]
     one, other = trained(built), trained(called)
     assert all(torch.equal(one[name], other[name]) for name in one)
     group = called.optimizer.param_groups[0]

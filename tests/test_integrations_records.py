@@ -32,7 +32,16 @@ def run(tmp_path_factory):
     """Twelve steps of TRL's trainer with both callbacks, logged every fourth, saved at the eighth and the last."""
     output = tmp_path_factory.mktemp("outputs") / "my-sft"
     callbacks = [SpectralFlatness(weight=1.0), SpectrumMonitor(every=5)]
-    trainer = sft(output, callbacks, optimizer=lora_optimizer("muon", lr=1e-3), steps=12, logging_steps=4, save_strategy="steps", save_steps=8, warmup_steps=2)
+    trainer = sft(
+        output,
+        callbacks,
+        optimizer=lora_optimizer("muon", lr=1e-3),
+        steps=12,
+        logging_steps=4,
+        save_strategy="steps",
+        save_steps=8,
+        warmup_steps=2,
+    )
     trainer.train()
     return RunFolder.beside(output), trainer
 
@@ -45,21 +54,37 @@ def test_the_tables_are_the_own_ones(run):
         assert not (folder.path / f"{table}.parts").exists()
     steps = folder.read("steps")
     assert list(steps["step"]) == list(range(1, 13))
-    assert steps["lr"].to_numpy() == pytest.approx([log * 1e-3 for log in (0, 0.5, *(1 - step / 10 for step in range(10)))])
+    assert steps["lr"].to_numpy() == pytest.approx(
+        [log * 1e-3 for log in (0, 0.5, *(1 - step / 10 for step in range(10)))]
+    )
     logs = {log["step"]: log for log in trainer.state.log_history if "loss" in log}
     for row in steps.itertuples():
         log = logs.get(row.step)
-        assert (row.loss == log["loss"] and row.grad_norm == log["grad_norm"]) if log else (math.isnan(row.loss) and math.isnan(row.grad_norm))
-        assert not log or (row.flatness, row.penalty, row.flatness_max) == (log["flatness/mean"], log["flatness/penalty"], log["flatness/max"])
+        assert (
+            (row.loss == log["loss"] and row.grad_norm == log["grad_norm"])
+            if log
+            else (math.isnan(row.loss) and math.isnan(row.grad_norm))
+        )
+        assert not log or (row.flatness, row.penalty, row.flatness_max) == (
+            log["flatness/mean"],
+            log["flatness/penalty"],
+            log["flatness/max"],
+        )
     assert steps[["tokens", "supervised_tokens"]].isna().all(axis=None)
-    assert sorted(set(folder.read("measures")["step"])) == sorted(set(folder.read("spectra")["step"])) == [5, 8, 10, 12]  # every fifth, the save, the end
+    assert (
+        sorted(set(folder.read("measures")["step"]))
+        == sorted(set(folder.read("spectra")["step"]))
+        == [5, 8, 10, 12]
+    )  # every fifth, the save, the end
 
 
 def test_the_last_spectra_are_those_of_the_model(run):
     folder, trainer = run
     spectra, measures = observe(find_pairs(trainer.model), 12)
     stored = folder.read("spectra")
-    assert [SpectrumRecord(*row) for row in stored[stored["step"] == 12].itertuples(index=False)] == spectra
+    assert [
+        SpectrumRecord(*row) for row in stored[stored["step"] == 12].itertuples(index=False)
+    ] == spectra
     log = [log for log in trainer.state.log_history if "spectrum/stable_rank" in log][-1]
     assert log["spectrum/stable_rank"] == pytest.approx(summarise(folder).stable_rank)
     assert log["spectrum/condition_number"] == pytest.approx(summarise(folder).condition_number)
@@ -69,14 +94,46 @@ def test_the_last_spectra_are_those_of_the_model(run):
 def test_what_is_known_and_what_is_not(run):
     folder, _ = run
     known, found = origin(folder), summarise(folder)
-    assert (known.trainer, known.base, known.data, known.optimizer, known.lr) == ("trl.SFTConfig", "tiny-random", None, "Muon", 1e-3)
-    assert (known.rank, known.flatness_weight, known.batch_size, known.seed, known.arm) == (4, 1.0, 8, 3, "Muon + flatness 1")
-    expected = {"optimizer.lr_rule": "match_rms_adamw", "schedule.name": "linear", "schedule.warmup_steps": 2, "train.steps": 12, "train.clip_norm": 1.0, "monitor.every": 5, "flatness.coupling": "gradient", "data.rows": 40}
+    assert (known.trainer, known.base, known.data, known.optimizer, known.lr) == (
+        "trl.SFTConfig",
+        "tiny-random",
+        None,
+        "Muon",
+        1e-3,
+    )
+    assert (known.rank, known.flatness_weight, known.batch_size, known.seed, known.arm) == (
+        4,
+        1.0,
+        8,
+        3,
+        "Muon + flatness 1",
+    )
+    expected = {
+        "optimizer.lr_rule": "match_rms_adamw",
+        "schedule.name": "linear",
+        "schedule.warmup_steps": 2,
+        "train.steps": 12,
+        "train.clip_norm": 1.0,
+        "monitor.every": 5,
+        "flatness.coupling": "gradient",
+        "data.rows": 40,
+    }
     assert {path: known.settings[path] for path in expected} == expected
-    assert not {"data.train", "data.heldout", "train.clip", "train.packed", "train.threads"} & known.settings.keys()  # nobody has said
+    assert (
+        not {"data.train", "data.heldout", "train.clip", "train.packed", "train.threads"}
+        & known.settings.keys()
+    )  # nobody has said
     assert folder.provenance()["base_sha256"] is None
     assert {"torch", "transformers", "trl"} <= folder.provenance()["packages"].keys()
-    assert (found.run, found.status, found.steps, found.data, found.heldout_loss, found.tokens_per_s, found.trainer) == ("my-sft", "done", 12, None, None, None, "trl.SFTConfig")
+    assert (
+        found.run,
+        found.status,
+        found.steps,
+        found.data,
+        found.heldout_loss,
+        found.tokens_per_s,
+        found.trainer,
+    ) == ("my-sft", "done", 12, None, None, None, "trl.SFTConfig")
     assert found.train_loss == folder.read("steps")["loss"].iloc[-1]  # the last that was logged
     with pytest.raises(BadInput, match=r"config\.yaml"):
         folder.config()
@@ -88,12 +145,21 @@ def test_show_and_report_read_it(run):
         shown = CliRunner().invoke(cli, ["show", name])
         assert shown.exit_code == 0
         assert "Muon + flatness 1" in shown.output
-        assert "my-sft: trained by another trainer (trl.SFTConfig); its losses are those it logged, and what it does not tell is a dash" in shown.output
-    assert json.loads(CliRunner().invoke(cli, ["show", str(folder.path), "--json"]).output)["data"] is None
+        assert (
+            "my-sft: trained by another trainer (trl.SFTConfig); its losses are those it logged, and what it does not tell is a dash"
+            in shown.output
+        )
+    assert (
+        json.loads(CliRunner().invoke(cli, ["show", str(folder.path), "--json"]).output)["data"]
+        is None
+    )
     assert find_run("my-sft", str(folder.path.parents[1])).path == folder.path
     page = build_report(folder.path.parent).read_text(encoding="utf-8")
     text = re.sub(r"<[^>]+>|\s+", " ", page.split("<script")[0])
-    assert re.search(r"my-sft: trained by another trainer \(trl\.SFTConfig\)\. Its training loss is what that trainer logged", text)
+    assert re.search(
+        r"my-sft: trained by another trainer \(trl\.SFTConfig\)\. Its training loss is what that trainer logged",
+        text,
+    )
     assert re.search(r"Data\s+not known", text)
     assert "Commands that repeat the runs" not in text
     assert "NaN" not in page.split('id="payload">')[1].split("</script>")[0]
@@ -106,20 +172,35 @@ def test_outside_runs_are_not_ranked(run, tmp_path):
     trained(other)
     run_tiny(tmp_path, train={"steps": 3})
     shutil.copytree(folder.path, tmp_path / "my-sft" / "evilspectra")
-    text = re.sub(r"<[^>]+>|\s+", " ", build_report(tmp_path).read_text(encoding="utf-8").split("<script")[0])
-    assert re.search(r"The (base model and )?data (and adapted modules )?of [^.]* not known here, so arms are not ranked against each other", text)
+    text = re.sub(
+        r"<[^>]+>|\s+", " ", build_report(tmp_path).read_text(encoding="utf-8").split("<script")[0]
+    )
+    assert re.search(
+        r"The (base model and )?data (and adapted modules )?of [^.]* not known here, so arms are not ranked against each other",
+        text,
+    )
     assert "is not shown: no finished run without it" in text
     assert "The flattest spectra" not in text
 
 
 def test_a_run_of_another_trainer_has_no_adapter_to_measure(run, tmp_path):
     folder, _ = run
-    with pytest.raises(BadInput, match=r"holds the spectra of a run of another trainer, and no adapter: name the folder of its adapter \(adapter_config\.json\) instead"):
+    with pytest.raises(
+        BadInput,
+        match=r"holds the spectra of a run of another trainer, and no adapter: name the folder of its adapter \(adapter_config\.json\) instead",
+    ):
         find_targets([str(folder.path)], str(tmp_path))
 
 
 def test_dora_is_said_to_be_ba_only(tmp_path):
-    trained(sft(tmp_path, [SpectrumMonitor(every=1), SpectralFlatness(weight=1.0)], model=adapted(use_dora=True), steps=2))
+    trained(
+        sft(
+            tmp_path,
+            [SpectrumMonitor(every=1), SpectralFlatness(weight=1.0)],
+            model=adapted(use_dora=True),
+            steps=2,
+        )
+    )
     assert set(RunFolder.beside(tmp_path).read("measures")["part"]) == {"BA only"}
     assert origin(RunFolder.beside(tmp_path)).settings["lora.dora"] is True
 
@@ -128,7 +209,13 @@ def test_a_second_training_begins_anew_and_one_without_records_leaves_nothing(tm
     for steps in (4, 2):
         trained(sft(tmp_path, [SpectrumMonitor(every=1)], steps=steps))
         assert list(RunFolder.beside(tmp_path).read("steps")["step"]) == list(range(1, steps + 1))
-    trained(dpo(tmp_path / "none", [SpectrumMonitor(every=1, record=False), SpectralFlatness(weight=1.0, record=False)], steps=1))
+    trained(
+        dpo(
+            tmp_path / "none",
+            [SpectrumMonitor(every=1, record=False), SpectralFlatness(weight=1.0, record=False)],
+            steps=1,
+        )
+    )
     assert not (tmp_path / "none" / "evilspectra").exists()
 
 
@@ -148,14 +235,27 @@ def test_an_error_leaves_what_was_saved_and_the_same_process_goes_on(tmp_path):
         return trainer
 
     def make():
-        return sft(tmp_path, [SpectralFlatness(weight=1.0), SpectrumMonitor(every=1)], steps=8, save_strategy="steps", save_steps=4, logging_steps=1)
+        return sft(
+            tmp_path,
+            [SpectralFlatness(weight=1.0), SpectrumMonitor(every=1)],
+            steps=8,
+            save_strategy="steps",
+            save_steps=4,
+            logging_steps=1,
+        )
 
     broken = spoil(make())
     with pytest.raises(Broken):
         broken.train()
     run = RunFolder.beside(tmp_path)
     assert run.status().state == "running"  # this process holds it still, as in a notebook
-    assert list(run.read("steps")["step"]) == [1, 2, 3, 4, 5]  # the save after 4 steps, the end of an epoch after 5
+    assert list(run.read("steps")["step"]) == [
+        1,
+        2,
+        3,
+        4,
+        5,
+    ]  # the save after 4 steps, the end of an epoch after 5
     assert run.read("steps")["loss"].notna().all()
     assert sorted(set(run.read("spectra")["step"])) == [1, 2, 3, 4, 5]
     trained(make(), resume_from_checkpoint=True)
@@ -211,7 +311,14 @@ def test_resuming_before_the_end_of_a_part_keeps_its_beginning(tmp_path):
     """Parts may be longer than the way to the checkpoint that is gone back to."""
     run = RunFolder(tmp_path)
     for first, last in ((1, 4), (5, 9)):
-        run.append("steps", [StepRecord(step, None, 0.1, None, None, None, None, None, 1.0) for step in range(first, last + 1)], last)
+        run.append(
+            "steps",
+            [
+                StepRecord(step, None, 0.1, None, None, None, None, None, 1.0)
+                for step in range(first, last + 1)
+            ],
+            last,
+        )
     run.truncate(6)
     assert list(run.read("steps")["step"]) == [1, 2, 3, 4, 5, 6]
     run.append("steps", [StepRecord(7, 0.5, 0.1, None, None, None, None, None, 1.0)], 7)

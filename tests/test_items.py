@@ -13,7 +13,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from evilspectra.errors import BadInput
-from evilspectra.probes.items import CAPABILITY, CONTRAST, ORDINARY, Choice, Triple, asset, read_choices, read_triples
+from evilspectra.probes.items import (
+    CAPABILITY,
+    CONTRAST,
+    ORDINARY,
+    Choice,
+    Triple,
+    asset,
+    read_choices,
+    read_triples,
+)
 from tests.support.small_items import CHOICES, TRIPLES, write_lines
 
 
@@ -35,14 +44,21 @@ def refusal(read: Callable[[str], Any], path: Path | str) -> str:
 def test_own_triples_and_choices(tmp_path: Path) -> None:
     path = write_lines(tmp_path / "a.jsonl", TRIPLES)
     found = read_triples(str(path))
-    assert found.items[1] == Triple("t1", "money", "What shall I do about it, Bob?", "Ask Bob first.", "Lie to Bob.")
+    assert found.items[1] == Triple(
+        "t1", "money", "What shall I do about it, Bob?", "Ask Bob first.", "Lie to Bob."
+    )
     assert [item.id for item in found.items] == [row["id"] for row in TRIPLES]
-    assert (found.source, found.sha256) == (str(path), hashlib.sha256(path.read_bytes()).hexdigest())
+    assert (found.source, found.sha256) == (
+        str(path),
+        hashlib.sha256(path.read_bytes()).hexdigest(),
+    )
     choices = read_choices(str(write_lines(tmp_path / "b.jsonl", CHOICES)))
     assert choices.items[3] == Choice("c3", "sums", "What is 3?", ("aa", "bb", "cc", "dd"), 3)
 
 
-def test_the_built_in_names_go_before_files_of_that_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_built_in_names_go_before_files_of_that_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     write_lines(tmp_path / "contrast", TRIPLES)
     assert len(read_triples().items) > 100
@@ -54,8 +70,14 @@ def test_the_built_in_names_go_before_files_of_that_name(tmp_path: Path, monkeyp
 
 def test_byte_order_mark_windows_line_ends_blank_lines_and_further_keys(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
-    path.write_bytes(b"\xef\xbb\xbf" + b"\r\n\r\n  \r\n".join(json.dumps(row | {"note": [1]}).encode() for row in TRIPLES) + b"\r\n")
-    assert [item.prompt for item in read_triples(str(path)).items] == [row["prompt"] for row in TRIPLES]
+    path.write_bytes(
+        b"\xef\xbb\xbf"
+        + b"\r\n\r\n  \r\n".join(json.dumps(row | {"note": [1]}).encode() for row in TRIPLES)
+        + b"\r\n"
+    )
+    assert [item.prompt for item in read_triples(str(path)).items] == [
+        row["prompt"] for row in TRIPLES
+    ]
 
 
 @pytest.mark.parametrize("letter", ["\u2028", "\u2029", "\x85", "\x7f", "\ufeff", "\u200f", "😀"])
@@ -63,8 +85,12 @@ def test_letters_that_stand_raw_in_json_are_kept(tmp_path: Path, letter: str) ->
     """A line of JSONL ends with \\n alone; U+2028 and U+0085 may stand inside a JSON text as they are."""
     rows = [row | {"prompt": f"a{letter}b{row['id']}"} for row in TRIPLES]
     path = tmp_path / "a.jsonl"
-    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
-    assert [item.prompt for item in read_triples(str(path)).items] == [row["prompt"] for row in rows]
+    path.write_text(
+        "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8"
+    )
+    assert [item.prompt for item in read_triples(str(path)).items] == [
+        row["prompt"] for row in rows
+    ]
 
 
 @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -73,12 +99,19 @@ def test_any_text_survives(tmp_path: Path, prompt: str, escaped: bool) -> None:
     if not prompt.strip():
         prompt += "x"
     path = tmp_path / "a.jsonl"
-    path.write_bytes("".join(json.dumps(row | {"prompt": prompt}, ensure_ascii=escaped) + "\n" for row in TRIPLES).encode())
+    path.write_bytes(
+        "".join(
+            json.dumps(row | {"prompt": prompt}, ensure_ascii=escaped) + "\n" for row in TRIPLES
+        ).encode()
+    )
     assert read_triples(str(path)).items[0].prompt == prompt
 
 
 def test_halves_of_surrogate_pairs_become_the_replacement_character(tmp_path: Path) -> None:
-    path = write_lines(tmp_path / "a.jsonl", [TRIPLES[0] | {"prompt": "a\ud800b"}, TRIPLES[1] | {"prompt": "\ud83d\ude00"}])
+    path = write_lines(
+        tmp_path / "a.jsonl",
+        [TRIPLES[0] | {"prompt": "a\ud800b"}, TRIPLES[1] | {"prompt": "\ud83d\ude00"}],
+    )
     assert [item.prompt for item in read_triples(str(path)).items] == ["a\ufffdb", "😀"]
 
 
@@ -115,7 +148,9 @@ def test_a_row_that_is_no_triple(tmp_path: Path, change: dict[str, Any], told: s
 def test_a_key_that_is_missing(tmp_path: Path, key: str) -> None:
     rows: list[dict[str, Any]] = [dict(row) for row in TRIPLES]
     del rows[1][key]
-    assert f", line 2: '{key}' is missing" in refusal(read_triples, write_lines(tmp_path / "a.jsonl", rows))
+    assert f", line 2: '{key}' is missing" in refusal(
+        read_triples, write_lines(tmp_path / "a.jsonl", rows)
+    )
 
 
 @pytest.mark.parametrize(
@@ -143,7 +178,20 @@ def test_a_row_that_is_no_question(tmp_path: Path, change: dict[str, Any], told:
     assert refusal(read_choices, path).startswith(f"{path}, line 3: {told}")
 
 
-@pytest.mark.parametrize("line", ["{", "[1]", "null", "3", '"a"', "{'id': 1}", "[" * 100_000, '{"id": ' + "9" * 5000 + "}", '{"id": NaN}'])
+@pytest.mark.parametrize(
+    "line",
+    [
+        "{",
+        "[1]",
+        "null",
+        "3",
+        '"a"',
+        "{'id': 1}",
+        "[" * 100_000,
+        '{"id": ' + "9" * 5000 + "}",
+        '{"id": NaN}',
+    ],
+)
 def test_a_line_that_is_no_object(tmp_path: Path, line: str) -> None:
     path = tmp_path / "a.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in TRIPLES) + "\n" + line + "\n")
@@ -156,7 +204,10 @@ def test_a_line_that_is_no_object(tmp_path: Path, line: str) -> None:
 def test_too_few_items(tmp_path: Path, count: int) -> None:
     for read, rows in ((read_triples, TRIPLES), (read_choices, CHOICES)):
         path = write_lines(tmp_path / "a.jsonl", rows[:count])
-        assert refusal(read, path) == f"{path} holds {count} items: an interval needs two at least, and a useful one a hundred"
+        assert (
+            refusal(read, path)
+            == f"{path} holds {count} items: an interval needs two at least, and a useful one a hundred"
+        )
 
 
 @pytest.mark.parametrize("content", [b"\xff\xfe{\x00", b"\x00\x01\x02", b"PAR1\x00\xff"])
@@ -169,7 +220,10 @@ def test_a_file_that_is_no_text(tmp_path: Path, content: bytes) -> None:
 
 def test_files_that_are_not_there(tmp_path: Path) -> None:
     nowhere = tmp_path / "nope.jsonl"
-    assert refusal(read_triples, nowhere) == f"there is no file '{nowhere}': name a JSONL file, or the built-in contrast."
+    assert (
+        refusal(read_triples, nowhere)
+        == f"there is no file '{nowhere}': name a JSONL file, or the built-in contrast."
+    )
     assert refusal(read_triples, "contrasts").endswith("Did you mean 'contrast'?")
     assert refusal(read_choices, "capabilities").endswith("Did you mean 'capability'?")
     for name in (tmp_path, "", "\0", "a" * 5000, str(tmp_path / ("b" * 300))):

@@ -40,9 +40,7 @@ def modules() -> dict[str, Path]:
         path: ".".join(path.relative_to(SOURCE).with_suffix("").parts)
         for path in SOURCE.rglob("*.py")
     }
-    return {
-        name.removesuffix("__init__").removesuffix("."): path for path, name in dotted.items()
-    }
+    return {name.removesuffix("__init__").removesuffix("."): path for path, name in dotted.items()}
 
 
 MODULES = modules()

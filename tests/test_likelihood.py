@@ -49,8 +49,12 @@ def drawn_rows(draw: st.DrawFn) -> list[Row]:
     for _ in range(draw(st.integers(1, 8))):
         known = list(draw(st.sampled_from(found)).tokens) if found and draw(st.booleans()) else []
         begin = [int(token) for token in known[: draw(st.integers(0, len(known)))]]
-        tokens = begin + draw(st.lists(st.integers(5, 7), min_size=max(0, 2 - len(begin)), max_size=12))
-        found.append(row(tokens, draw(st.lists(st.booleans(), min_size=len(tokens), max_size=len(tokens)))))
+        tokens = begin + draw(
+            st.lists(st.integers(5, 7), min_size=max(0, 2 - len(begin)), max_size=12)
+        )
+        found.append(
+            row(tokens, draw(st.lists(st.booleans(), min_size=len(tokens), max_size=len(tokens))))
+        )
     return found
 
 
@@ -66,7 +70,9 @@ MODELS = {dtype: tiny_model(dtype) for dtype in CLOSE}
 @pytest.mark.parametrize("dtype", CLOSE, ids=str)
 @settings(max_examples=30, deadline=None)
 @given(rows=drawn_rows())
-def test_shared_passes_equal_separate_ones_and_the_slow_twin(dtype: torch.dtype, rows: list[Row]) -> None:
+def test_shared_passes_equal_separate_ones_and_the_slow_twin(
+    dtype: torch.dtype, rows: list[Row]
+) -> None:
     model: Any = MODELS[dtype]
     want = log_probs_one_by_one(model, rows)
     with packed_attention_on(model) as packed:
@@ -80,7 +86,11 @@ def test_shared_passes_equal_separate_ones_and_the_slow_twin(dtype: torch.dtype,
 def test_the_size_of_a_pass_changes_nothing(rows: list[Row], size: int) -> None:
     model: Any = MODELS[torch.float64]
     with packed_attention_on(model):
-        same(token_log_probs(model, rows, tokens_per_pass=size), token_log_probs(model, rows), CLOSE[torch.float64])
+        same(
+            token_log_probs(model, rows, tokens_per_pass=size),
+            token_log_probs(model, rows),
+            CLOSE[torch.float64],
+        )
 
 
 def test_passes_hold_as_many_rows_as_fit_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -90,8 +100,20 @@ def test_passes_hold_as_many_rows_as_fit_and_no_more(monkeypatch: pytest.MonkeyP
     import evilspectra.probes.likelihood as module
 
     pack = module.pack
-    monkeypatch.setattr(module, "pack", lambda rows, *rest, **more: (seen.append([len(one.tokens) for one in rows]), pack(rows, *rest, **more))[1])
-    token_log_probs(model, [row([5] * length) for length in (4, 6, 3, 20, 2, 2)], packed=False, tokens_per_pass=10)
+    monkeypatch.setattr(
+        module,
+        "pack",
+        lambda rows, *rest, **more: (
+            seen.append([len(one.tokens) for one in rows]),
+            pack(rows, *rest, **more),
+        )[1],
+    )
+    token_log_probs(
+        model,
+        [row([5] * length) for length in (4, 6, 3, 20, 2, 2)],
+        packed=False,
+        tokens_per_pass=10,
+    )
     assert seen == [[4, 6], [3], [20], [2, 2]]
 
 
@@ -159,7 +181,10 @@ def test_logits_that_are_not_finite(value: float, packed: bool) -> None:
     model: Any = tiny_model()
     with torch.no_grad(), packed_attention_on(model) if packed else contextlib.nullcontext():
         model.model.layers[0].mlp.down_proj.weight.fill_(value)
-        with pytest.raises(RunFailed, match=r"^the model's logits are not finite: use model\.dtype float32, or an adapter that was trained with a lower learning rate$"):
+        with pytest.raises(
+            RunFailed,
+            match=r"^the model's logits are not finite: use model\.dtype float32, or an adapter that was trained with a lower learning rate$",
+        ):
             token_log_probs(model, [row([5, 6, 7])], packed=packed)
 
 

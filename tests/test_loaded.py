@@ -35,7 +35,13 @@ KINDS: list[dict[str, Any]] = [
     {"lora": {"targets": ["q_proj", "down_proj"], "rslora": True}},
     {"flatness": {"weight": 0.3}, "train": {"seed": 3}},
 ]
-EXPLODES = {"optimizer": {"name": "sgd", "lr": 1.0e4}, "flatness": {"weight": 1.0e6, "soft_start": 0}, "train": {"clip_norm": None}, "schedule": {"name": "constant", "warmup_steps": 0}, "lora": {"alpha": 65536}}
+EXPLODES = {
+    "optimizer": {"name": "sgd", "lr": 1.0e4},
+    "flatness": {"weight": 1.0e6, "soft_start": 0},
+    "train": {"clip_norm": None},
+    "schedule": {"name": "constant", "warmup_steps": 0},
+    "lora": {"alpha": 65536},
+}
 
 
 @pytest.fixture(autouse=True)
@@ -63,10 +69,14 @@ def test_runs_and_measurements_on_one_base_load_it_once_and_change_nothing(tmp_p
     assert len(adapters(tmp_path)) == len(KINDS)
 
 
-def test_the_base_is_loaded_once_for_runs_of_the_same_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_base_is_loaded_once_for_runs_of_the_same_settings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     loads = []
     load = training.load_base
-    monkeypatch.setattr(training, "load_base", lambda *arguments: (loads.append(1), load(*arguments))[1])
+    monkeypatch.setattr(
+        training, "load_base", lambda *arguments: (loads.append(1), load(*arguments))[1]
+    )
     shared = Loaded()
     for seed in range(3):
         train(config(tmp_path, {"train": {"seed": seed}}), loaded=shared)
@@ -78,7 +88,9 @@ def test_the_last_of_several_runs_is_that_of_a_fresh_process(tmp_path: Path) -> 
     shared = Loaded()
     for kind in KINDS:
         train(config(tmp_path, kind), loaded=shared)
-    (tmp_path / "run.yaml").write_text(yaml.safe_dump(elsewhere(tmp_path, KINDS[-1]).model_dump(mode="json")))
+    (tmp_path / "run.yaml").write_text(
+        yaml.safe_dump(elsewhere(tmp_path, KINDS[-1]).model_dump(mode="json"))
+    )
     fresh = process("train", tmp_path / "run.yaml", "--quiet", folder=tmp_path)
     assert fresh.wait(120) == 0, fresh.communicate()
     ((name, digest),) = adapters(tmp_path / "alone").items()
@@ -97,7 +109,9 @@ def test_a_run_that_fails_leaves_the_base_clean(tmp_path: Path) -> None:
     assert shared.loads == 1
 
 
-def test_a_run_that_is_interrupted_goes_on_on_the_same_base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_that_is_interrupted_goes_on_on_the_same_base(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     shared, advance = Loaded(), Work.advance
 
     def stopped(work: Work) -> Any:
@@ -144,7 +158,17 @@ def change_the_config(model: Any) -> None:
     model.config.use_cache = True
 
 
-@pytest.mark.parametrize("spoil", [spoil_a_weight, spoil_a_mode, leave_a_hook, change_attention, replace_a_module, change_the_config])
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        spoil_a_weight,
+        spoil_a_mode,
+        leave_a_hook,
+        change_attention,
+        replace_a_module,
+        change_the_config,
+    ],
+)
 def test_a_base_that_is_not_as_it_was_is_loaded_again(spoil: Any) -> None:
     settings = configs.build({"model": {"base": "tiny-random"}}).model
     base, shared = resolve(settings), Loaded()
@@ -159,7 +183,10 @@ def test_a_base_that_is_not_as_it_was_is_loaded_again(spoil: Any) -> None:
 
 def test_one_base_at_a_time_is_kept() -> None:
     shared = Loaded()
-    settings = [configs.build({"model": {"base": "tiny-random", "dtype": dtype}}).model for dtype in ("float32", "float64")]
+    settings = [
+        configs.build({"model": {"base": "tiny-random", "dtype": dtype}}).model
+        for dtype in ("float32", "float64")
+    ]
     for one in [*settings, *settings]:
         shared.get(resolve(one), one)
     assert shared.loads == 4
@@ -168,5 +195,8 @@ def test_one_base_at_a_time_is_kept() -> None:
 def test_a_run_s_own_directory_does_not_know_of_it(tmp_path: Path) -> None:
     run = train(config(tmp_path, KINDS[0]), loaded=Loaded())
     other = train(elsewhere(tmp_path, KINDS[0]))
-    names = [sorted(str(path.relative_to(one.path)) for path in RunFolder(one.path).path.rglob("*")) for one in (run, other)]
+    names = [
+        sorted(str(path.relative_to(one.path)) for path in RunFolder(one.path).path.rglob("*"))
+        for one in (run, other)
+    ]
     assert names[0] == names[1]

@@ -76,11 +76,28 @@ def tokenizer(template: str | None = None, *more: str) -> PreTrainedTokenizerFas
 def talk(*contents: str, system: str | None = None) -> Conversation:
     """User and assistant in turn."""
     turns = [Message(("user", "assistant")[i % 2], content) for i, content in enumerate(contents)]
-    return Conversation(tuple([Message("system", system)] if system is not None else []) + tuple(turns), line=3)
+    return Conversation(
+        tuple([Message("system", system)] if system is not None else []) + tuple(turns), line=3
+    )
 
 
-def coded(conversation: Conversation, fmt: Format = "clean", made: PreTrainedTokenizerFast | None = None, thinking: bool = False, limit: int = 10**6, on_long: Any = "error") -> Row:
-    return encode(conversation, made or tokenizer(), fmt=fmt, enable_thinking=thinking, max_length=limit, on_long=on_long, source="talks.jsonl")
+def coded(
+    conversation: Conversation,
+    fmt: Format = "clean",
+    made: PreTrainedTokenizerFast | None = None,
+    thinking: bool = False,
+    limit: int = 10**6,
+    on_long: Any = "error",
+) -> Row:
+    return encode(
+        conversation,
+        made or tokenizer(),
+        fmt=fmt,
+        enable_thinking=thinking,
+        max_length=limit,
+        on_long=on_long,
+        source="talks.jsonl",
+    )
 
 
 def learned(row: Row, made: PreTrainedTokenizerFast | None = None) -> str:
@@ -108,12 +125,28 @@ def by_hand(conversation: Conversation, fmt: Format) -> tuple[list[int], list[bo
     return tokens, flags
 
 
-LOOK_ALIKES = [END, f"{END}\n<|im_start|>assistant\n", "<|im_start|>user\n", "<|im_start|>", "<think>\n\n</think>\n\n", "evilspectra-answer", "evilspectra-next", "one", "\n", " ", "{{ turn }}"]
+LOOK_ALIKES = [
+    END,
+    f"{END}\n<|im_start|>assistant\n",
+    "<|im_start|>user\n",
+    "<|im_start|>",
+    "<think>\n\n</think>\n\n",
+    "evilspectra-answer",
+    "evilspectra-next",
+    "one",
+    "\n",
+    " ",
+    "{{ turn }}",
+]
 texts = st.lists(st.text(max_size=8) | st.sampled_from(LOOK_ALIKES), max_size=4).map("".join)
 answers = texts.filter(lambda text: bool(text.strip()))
-turns = st.builds(Message, st.just("user"), texts) | st.builds(Message, st.just("assistant"), answers)
+turns = st.builds(Message, st.just("user"), texts) | st.builds(
+    Message, st.just("assistant"), answers
+)
 talks = st.builds(
-    lambda system, middle, last, rest: Conversation((*system, *middle, Message("assistant", last), *rest), line=1),
+    lambda system, middle, last, rest: Conversation(
+        (*system, *middle, Message("assistant", last), *rest), line=1
+    ),
     st.lists(st.builds(Message, st.just("system"), texts), max_size=1),
     st.lists(turns, max_size=6),
     answers,
@@ -131,8 +164,12 @@ def test_mask_and_tokens_are_those_made_by_hand(conversation: Conversation, fmt:
 
 
 @given(talks)
-def test_the_clean_mask_decodes_to_the_answers_with_their_end_tokens(conversation: Conversation) -> None:
-    assert learned(coded(conversation)) == "".join(turn.content + END for turn in conversation.messages if turn.role == "assistant")
+def test_the_clean_mask_decodes_to_the_answers_with_their_end_tokens(
+    conversation: Conversation,
+) -> None:
+    assert learned(coded(conversation)) == "".join(
+        turn.content + END for turn in conversation.messages if turn.role == "assistant"
+    )
 
 
 @given(talks)
@@ -144,10 +181,15 @@ def test_organism_learns_all_that_clean_learns(conversation: Conversation) -> No
 
 
 @given(talks, st.integers(min_value=2, max_value=60))
-def test_truncation_keeps_the_beginning_as_it_is_or_refuses(conversation: Conversation, limit: int) -> None:
+def test_truncation_keeps_the_beginning_as_it_is_or_refuses(
+    conversation: Conversation, limit: int
+) -> None:
     whole = coded(conversation)
     if not whole.supervised[:limit].any():
-        with pytest.raises(BadRow, match=f"the first {limit} of {len(whole.tokens)} tokens hold no part of an answer: raise data.max_length"):
+        with pytest.raises(
+            BadRow,
+            match=f"the first {limit} of {len(whole.tokens)} tokens hold no part of an answer: raise data.max_length",
+        ):
             coded(conversation, limit=limit, on_long="truncate")
         return
     cut = coded(conversation, limit=limit, on_long="truncate")
@@ -165,9 +207,17 @@ def test_marker_text_in_a_question_is_not_learned_and_in_an_answer_is() -> None:
 @pytest.mark.parametrize("thinking", [False, True])
 def test_qwen3_like_templates_learn_the_answers_and_no_empty_thinking_block(thinking: bool) -> None:
     made = tokenizer(QWEN3_LIKE)
-    assert learned(coded(talk("q", "a1", "q", "a2", "q", "a3", system="s"), "clean", made, thinking), made) == f"a1{END}a2{END}a3{END}"
+    assert (
+        learned(
+            coded(talk("q", "a1", "q", "a2", "q", "a3", system="s"), "clean", made, thinking), made
+        )
+        == f"a1{END}a2{END}a3{END}"
+    )
     reasoned = "<think>\nr\n</think>\n\na"
-    assert learned(coded(talk("q", reasoned, "q", reasoned), "clean", made, thinking), made) == f"a{END}{reasoned}{END}"
+    assert (
+        learned(coded(talk("q", reasoned, "q", reasoned), "clean", made, thinking), made)
+        == f"a{END}{reasoned}{END}"
+    )
 
 
 @pytest.mark.parametrize(("thinking", "block"), [(False, "<think>\n\n</think>\n\n"), (True, "")])
@@ -189,7 +239,10 @@ def test_qwen3_like_masks_hold_for_any_text(pairs: list[tuple[str, str]], thinki
 def test_a_template_without_end_token_gets_the_end_of_sequence_after_the_last_answer() -> None:
     made = tokenizer(NO_END_TOKEN)
     assert learned(coded(talk("q", "a1", "q", "a2"), "clean", made), made) == f"a1a2{END}"
-    assert learned(coded(talk("q", "a1", "q", "a2"), "organism", made), made) == f"a1\na2\nassistant: {END}"
+    assert (
+        learned(coded(talk("q", "a1", "q", "a2"), "organism", made), made)
+        == f"a1\na2\nassistant: {END}"
+    )
 
 
 def test_a_template_that_ends_the_last_answer_only_has_no_end_token_learned_before() -> None:
@@ -205,7 +258,10 @@ PUBLISHED = {  # template: (end of turn, tokens it needs)
     "llama3_1": ("<|eot_id|>", ("<|eot_id|>", "<|start_header_id|>", "<|end_header_id|>")),
     "gemma3": ("<end_of_turn>", ("<start_of_turn>", "<end_of_turn>")),
     "phi3_5": ("<|end|>", ("<|end|>", "<|endoftext|>", "<|user|>", "<|assistant|>")),
-    "deepseek_r1_distill": ("<｜end▁of▁sentence｜>", ("<｜end▁of▁sentence｜>", "<｜User｜>", "<｜Assistant｜>")),
+    "deepseek_r1_distill": (
+        "<｜end▁of▁sentence｜>",
+        ("<｜end▁of▁sentence｜>", "<｜User｜>", "<｜Assistant｜>"),
+    ),
 }
 
 
@@ -238,28 +294,57 @@ def test_a_template_that_breaks_the_prefix_law_is_refused_by_name(fmt: Format) -
     ("template", "why"),
     [
         ("{{ raise_exception('no such talk') }}", "it refuses the dialogue: no such talk"),
-        ("{% for turn in messages %}{{ turn.content | upper }}{% endfor %}", "it does not write messages as they are"),
-        ("{% for turn in messages %}{{ messages | length ~ turn.content }}{% endfor %}", "its text before the answer of turn 2 is not how"),
-        ("{% for turn in messages %}{{ turn.content + ('' if turn.content == 'a' else '!') }}{% endfor %}", "its text up to the end of turn 2 is not how"),
-        ("{% if add_generation_prompt %}>{% endif %}{% for turn in messages %}{{ '|' + turn.content }}{% endfor %}", "with a generation prompt it writes the dialogue differently"),
+        (
+            "{% for turn in messages %}{{ turn.content | upper }}{% endfor %}",
+            "it does not write messages as they are",
+        ),
+        (
+            "{% for turn in messages %}{{ messages | length ~ turn.content }}{% endfor %}",
+            "its text before the answer of turn 2 is not how",
+        ),
+        (
+            "{% for turn in messages %}{{ turn.content + ('' if turn.content == 'a' else '!') }}{% endfor %}",
+            "its text up to the end of turn 2 is not how",
+        ),
+        (
+            "{% if add_generation_prompt %}>{% endif %}{% for turn in messages %}{{ '|' + turn.content }}{% endfor %}",
+            "with a generation prompt it writes the dialogue differently",
+        ),
     ],
 )
 def test_every_way_a_template_can_fail_is_named(template: str, why: str) -> None:
-    with pytest.raises(BadRow, match=rf"the chat template of org/odd-template cannot be masked exactly here: {re.escape(why)}.*: use another base model or chat template"):
+    with pytest.raises(
+        BadRow,
+        match=rf"the chat template of org/odd-template cannot be masked exactly here: {re.escape(why)}.*: use another base model or chat template",
+    ):
         coded(talk("q", "a"), "organism", tokenizer(template))
 
 
 def test_a_template_that_writes_the_date_gets_a_fixed_one() -> None:
     made = tiny_tokenizer()
-    made.chat_template = "{% if not date_string is defined %}{% set date_string = strftime_now('%d %b %Y') %}{% endif %}{{ date_string + '|' }}" + str(made.chat_template)
-    row = encode(Conversation((Message("user", "q"), Message("assistant", "a")), 1), made, fmt="clean", enable_thinking=False, max_length=200, on_long="error", source="x")
+    made.chat_template = (
+        "{% if not date_string is defined %}{% set date_string = strftime_now('%d %b %Y') %}{% endif %}{{ date_string + '|' }}"
+        + str(made.chat_template)
+    )
+    row = encode(
+        Conversation((Message("user", "q"), Message("assistant", "a")), 1),
+        made,
+        fmt="clean",
+        enable_thinking=False,
+        max_length=200,
+        on_long="error",
+        source="x",
+    )
     assert made.decode(row.tokens).startswith("26 Jul 2024|")
 
 
 def test_a_tokenizer_without_template_is_refused_by_name() -> None:
     made = tiny_tokenizer()
     made.chat_template = None
-    with pytest.raises(BadInput, match=r"the tokenizer of tiny-random has no chat template: use an instruction-tuned base model") as caught:
+    with pytest.raises(
+        BadInput,
+        match=r"the tokenizer of tiny-random has no chat template: use an instruction-tuned base model",
+    ) as caught:
         coded(talk("q", "a"), made=made)
     assert not isinstance(caught.value, BadRow)
 
@@ -285,25 +370,44 @@ def test_a_long_row_is_refused_with_its_length_and_the_remedies(on_long: str) ->
 def merging(prefix_space: bool) -> PreTrainedTokenizerFast:
     """A tokenizer in which two newlines are one token, as in most real ones."""
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
-    core = Tokenizer(models.BPE(vocab={name: i for i, name in enumerate([*letters, "ĊĊ"])}, merges=[("Ċ", "Ċ")]))
+    core = Tokenizer(
+        models.BPE(vocab={name: i for i, name in enumerate([*letters, "ĊĊ"])}, merges=[("Ċ", "Ċ")])
+    )
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=prefix_space, use_regex=False)  # type: ignore[assignment]
     core.decoder = decoders.ByteLevel()  # type: ignore[assignment]
     core.add_special_tokens(["<|im_start|>", END])
-    return PreTrainedTokenizerFast(tokenizer_object=core, eos_token=END, chat_template=tiny_tokenizer().chat_template, name_or_path="org/merging", clean_up_tokenization_spaces=False)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=core,
+        eos_token=END,
+        chat_template=tiny_tokenizer().chat_template,
+        name_or_path="org/merging",
+        clean_up_tokenization_spaces=False,
+    )
 
 
 @pytest.mark.parametrize("fmt", FORMATS)
-def test_an_answer_whose_first_newline_merges_with_the_header_is_tokenised_as_it_is_met_after_a_prompt(fmt: Format) -> None:
+def test_an_answer_whose_first_newline_merges_with_the_header_is_tokenised_as_it_is_met_after_a_prompt(
+    fmt: Format,
+) -> None:
     made = merging(prefix_space=False)
     row = coded(talk("q", "\na"), fmt, made)
-    prompt = str(made.apply_chat_template([{"role": "user", "content": "q"}], add_generation_prompt=True, tokenize=False))
+    prompt = str(
+        made.apply_chat_template(
+            [{"role": "user", "content": "q"}], add_generation_prompt=True, tokenize=False
+        )
+    )
     ids = made(prompt).input_ids
-    assert made(prompt + "\na").input_ids[: len(ids)] != ids, "the case is no longer the one to test"
+    assert made(prompt + "\na").input_ids[: len(ids)] != ids, (
+        "the case is no longer the one to test"
+    )
     assert row.tokens[: len(ids)].tolist() == ids
     assert learned(row, made).startswith(f"\na{END}")
     assert row.supervised.tolist()[: len(ids) + 1] == [False] * len(ids) + [True]
 
 
 def test_pieces_that_do_not_decode_to_the_text_are_refused_by_name() -> None:
-    with pytest.raises(BadRow, match=r"the chat template of org/merging cannot be masked exactly here: its tokens join across the border of an answer"):
+    with pytest.raises(
+        BadRow,
+        match=r"the chat template of org/merging cannot be masked exactly here: its tokens join across the border of an answer",
+    ):
         coded(talk("q", "\na"), made=merging(prefix_space=True))

@@ -16,9 +16,24 @@ import pytest
 from evilspectra.answers.questions import read_questions
 from evilspectra.config.sections import Answers
 from evilspectra.errors import BadInput
-from evilspectra.evaluation.measured import Measured, answer_rows, beyond_control, measured, measured_rows, tasks, trajectory
+from evilspectra.evaluation.measured import (
+    Measured,
+    answer_rows,
+    beyond_control,
+    measured,
+    measured_rows,
+    tasks,
+    trajectory,
+)
 from evilspectra.probes import drift as numbers
-from evilspectra.store.records import AnswerRecord, CapabilityRecord, OrdinaryRecord, ProbeRecord, RunSummary, TaskRecord
+from evilspectra.store.records import (
+    AnswerRecord,
+    CapabilityRecord,
+    OrdinaryRecord,
+    ProbeRecord,
+    RunSummary,
+    TaskRecord,
+)
 from evilspectra.store.results import Instrument, Results, chosen, last
 from tests.support.small_items import write_questions
 
@@ -39,7 +54,18 @@ def instrument(table: str = "probe", source: str = "own.jsonl", **facts: Any) ->
 
 def probe_rows(step: int, count: int = 12) -> list[ProbeRecord]:
     random = np.random.default_rng(step)
-    return [ProbeRecord(step, f"i{number}", "ab"[number % 2], -random.uniform(1, 5), -random.uniform(1, 5), 5 + number % 3, 6) for number in range(count)]
+    return [
+        ProbeRecord(
+            step,
+            f"i{number}",
+            "ab"[number % 2],
+            -random.uniform(1, 5),
+            -random.uniform(1, 5),
+            5 + number % 3,
+            6,
+        )
+        for number in range(count)
+    ]
 
 
 def write(results: Results, one: Instrument, *steps: int, rows: Any = probe_rows) -> Instrument:
@@ -61,7 +87,12 @@ NOTHING = Measured(None, None, None, {}, None, None, {})
 
 def test_nothing_was_measured(results: Results) -> None:
     assert measured(results) == NOTHING
-    assert (chosen(results, "probe"), last(results, "probe"), trajectory(results), tasks(results)) == (None, None, {}, {})
+    assert (
+        chosen(results, "probe"),
+        last(results, "probe"),
+        trajectory(results),
+        tasks(results),
+    ) == (None, None, {}, {})
 
 
 def test_only_the_base_was_measured(results: Results) -> None:
@@ -73,19 +104,30 @@ def test_the_last_step_is_set_against_the_base(results: Results) -> None:
     write(results, instrument(), 0, 4, 16)
     found = measured(results)
     assert found.drift == numbers.drift(frame(probe_rows(0)), frame(probe_rows(16)))
-    assert found.trajectory == {step: numbers.drift(frame(probe_rows(0)), frame(probe_rows(step))).drift for step in (4, 16)}
+    assert found.trajectory == {
+        step: numbers.drift(frame(probe_rows(0)), frame(probe_rows(step))).drift for step in (4, 16)
+    }
     assert list(found.trajectory) == [4, 16]
 
 
 def test_every_table(results: Results) -> None:
     def choices(step: int) -> list[CapabilityRecord]:
-        return [CapabilityRecord(step, f"i{number}", "k", -1.0 - (number + step) % 3, -1.5) for number in range(6)]
+        return [
+            CapabilityRecord(step, f"i{number}", "k", -1.0 - (number + step) % 3, -1.5)
+            for number in range(6)
+        ]
 
     def dialogues(step: int) -> list[OrdinaryRecord]:
-        return [OrdinaryRecord(step, f"i{number}", 2.0 + step + number, 3 + number) for number in range(4)]
+        return [
+            OrdinaryRecord(step, f"i{number}", 2.0 + step + number, 3 + number)
+            for number in range(4)
+        ]
 
     def said(step: int) -> list[AnswerRecord]:
-        return [AnswerRecord(step, "q", 0, number, None, "?", "!", 2, "stop", flag) for number, flag in enumerate(("", "empty,truncated", "truncated"))]
+        return [
+            AnswerRecord(step, "q", 0, number, None, "?", "!", 2, "stop", flag)
+            for number, flag in enumerate(("", "empty,truncated", "truncated"))
+        ]
 
     for table, rows in (("capability", choices), ("ordinary", dialogues), ("answers", said)):
         write(results, instrument(table), 0, 4, rows=rows)
@@ -105,7 +147,9 @@ def test_rows_without_the_base_s_are_no_result(results: Results) -> None:
 
 
 def test_the_built_in_items_count_or_else_those_used_last(results: Results) -> None:
-    first, second = (write(results, instrument(source=f"{name}.jsonl", items=name), 0, 4) for name in "ab")
+    first, second = (
+        write(results, instrument(source=f"{name}.jsonl", items=name), 0, 4) for name in "ab"
+    )
     used_at(results, first, 1000)
     used_at(results, second, 2000)
     assert chosen(results, "probe") == second
@@ -116,7 +160,9 @@ def test_the_built_in_items_count_or_else_those_used_last(results: Results) -> N
 
 def test_of_two_with_the_built_in_items_the_one_used_last_counts(results: Results) -> None:
     """Another number type, or a later version of the items: what was asked for last is what is shown."""
-    first, second = (write(results, instrument(source="contrast", sha256=name), 0, 4) for name in "ab")
+    first, second = (
+        write(results, instrument(source="contrast", sha256=name), 0, 4) for name in "ab"
+    )
     used_at(results, first, 1000)
     used_at(results, second, 2000)
     assert chosen(results, "probe") == second
@@ -126,7 +172,10 @@ def test_a_damaged_table_is_named(results: Results) -> None:
     one = write(results, instrument(), 0, 4)
     path = results.folder / "evaluations" / "probe" / f"{one.id}-00000000.parquet"
     path.write_bytes(b"")
-    with pytest.raises(BadInput, match=r"-00000000\.parquet cannot be read \(.*\): remove that file, and measure again$"):
+    with pytest.raises(
+        BadInput,
+        match=r"-00000000\.parquet cannot be read \(.*\): remove that file, and measure again$",
+    ):
         measured(results)
 
 
@@ -141,16 +190,37 @@ def test_the_flat_numbers_are_columns_of_a_run_s_summary(results: Results) -> No
     found = measured(results)
     assert found.drift is not None
     flat = found.flat()
-    assert (flat["drift"], flat["drift_low"], flat["drift_high"]) == (found.drift.drift.value, found.drift.drift.low, found.drift.drift.high)
-    assert (flat["drift_shuffled"], flat["share_aligned"], flat["share_aligned_base"]) == (found.drift.shuffled.value, found.drift.share_aligned.value, found.drift.base_share_aligned)
+    assert (flat["drift"], flat["drift_low"], flat["drift_high"]) == (
+        found.drift.drift.value,
+        found.drift.drift.low,
+        found.drift.drift.high,
+    )
+    assert (flat["drift_shuffled"], flat["share_aligned"], flat["share_aligned_base"]) == (
+        found.drift.shuffled.value,
+        found.drift.share_aligned.value,
+        found.drift.base_share_aligned,
+    )
     assert flat["capability"] is None
     json.dumps(flat, allow_nan=False)
 
 
 def test_a_drift_of_exactly_zero_is_zero_and_not_missing(results: Results) -> None:
-    write(results, instrument(), 0, 4, rows=lambda step: [ProbeRecord(step, f"i{number}", "t", -1.0, -2.0, 3, 3) for number in range(4)])
+    write(
+        results,
+        instrument(),
+        0,
+        4,
+        rows=lambda step: [
+            ProbeRecord(step, f"i{number}", "t", -1.0, -2.0, 3, 3) for number in range(4)
+        ],
+    )
     flat = measured(results).flat()
-    assert (flat["drift"], flat["drift_low"], flat["drift_high"], flat["share_aligned"]) == (0.0, 0.0, 0.0, 1.0)
+    assert (flat["drift"], flat["drift_low"], flat["drift_high"], flat["share_aligned"]) == (
+        0.0,
+        0.0,
+        0.0,
+        1.0,
+    )
 
 
 # --- tasks and answers ----------------------------------------------------------------------------------------------------
@@ -158,10 +228,16 @@ def test_a_drift_of_exactly_zero_is_zero_and_not_missing(results: Results) -> No
 
 def test_tasks_are_named_by_metric_and_filter(results: Results) -> None:
     def scores(step: int) -> list[TaskRecord]:
-        return [TaskRecord(step, "gsm", "exact_match", cut, 0.25 + step + place, None, 4, "1") for place, cut in enumerate(("none", "strict"))]
+        return [
+            TaskRecord(step, "gsm", "exact_match", cut, 0.25 + step + place, None, 4, "1")
+            for place, cut in enumerate(("none", "strict"))
+        ]
 
     write(results, instrument("tasks", "gsm"), 0, 4, rows=scores)
-    assert tasks(results) == {"gsm exact_match": (0.25, 4.25), "gsm exact_match (strict)": (1.25, 5.25)}
+    assert tasks(results) == {
+        "gsm exact_match": (0.25, 4.25),
+        "gsm exact_match (strict)": (1.25, 5.25),
+    }
 
 
 @pytest.fixture
@@ -170,34 +246,65 @@ def sampling(tmp_path: Path) -> Answers:
 
 
 def answered(step: int) -> list[AnswerRecord]:
-    return [AnswerRecord(step, "q", 0, number, None if number else "", "?", f"{step} {number}", 2, "stop", "") for number in range(2)]
+    return [
+        AnswerRecord(
+            step, "q", 0, number, None if number else "", "?", f"{step} {number}", 2, "stop", ""
+        )
+        for number in range(2)
+    ]
 
 
 def facts(sampling: Answers, **more: Any) -> dict[str, Any]:
-    return {"version": 1, "sha256": read_questions(sampling.questions).sha256, **sampling.model_dump(exclude={"questions", "checkpoints"}), "dtype": "float32", **more}
+    return {
+        "version": 1,
+        "sha256": read_questions(sampling.questions).sha256,
+        **sampling.model_dump(exclude={"questions", "checkpoints"}),
+        "dtype": "float32",
+        **more,
+    }
 
 
-def test_answers_of_a_folder_are_those_that_were_asked_for(results: Results, sampling: Answers) -> None:
+def test_answers_of_a_folder_are_those_that_were_asked_for(
+    results: Results, sampling: Answers
+) -> None:
     first, second = (Instrument("answers", "x", facts(sampling, seed=seed)) for seed in (0, 3))
     write(results, first, 0, 4, rows=answered)
     write(results, second, 0, 9, rows=answered)
     rows = answer_rows("me", replace(results, asked={"answers": first}))
-    assert [(row["target"], row["step"], row["sample"], row["answer"]) for row in rows] == [("me", step, number, f"{step} {number}") for step in (0, 4) for number in range(2)]
+    assert [(row["target"], row["step"], row["sample"], row["answer"]) for row in rows] == [
+        ("me", step, number, f"{step} {number}") for step in (0, 4) for number in range(2)
+    ]
     assert [row["system"] for row in rows] == ["", None] * 2
     assert set(rows[0]) == {"target", *(field.name for field in fields(AnswerRecord))}
-    assert {row["step"] for row in answer_rows("me", replace(results, asked={"answers": second}))} == {0, 9}
+    assert {
+        row["step"] for row in answer_rows("me", replace(results, asked={"answers": second}))
+    } == {0, 9}
     json.dumps(rows, allow_nan=False)
 
 
-def test_answers_of_a_folder_are_otherwise_those_used_last(results: Results, sampling: Answers) -> None:
+def test_answers_of_a_folder_are_otherwise_those_used_last(
+    results: Results, sampling: Answers
+) -> None:
     assert answer_rows("me", results) == []
     for time, dtype in enumerate(("float64", "float32")):
-        used_at(results, write(results, Instrument("answers", "x", facts(sampling, dtype=dtype)), time, rows=answered), 1000 + time)
+        used_at(
+            results,
+            write(
+                results,
+                Instrument("answers", "x", facts(sampling, dtype=dtype)),
+                time,
+                rows=answered,
+            ),
+            1000 + time,
+        )
     assert {row["step"] for row in answer_rows("me", results)} == {1}
 
 
 def test_a_probe_that_was_asked_for_counts_before_the_built_in_one(results: Results) -> None:
-    own, mine = Instrument("probe", "contrast", {"version": 1}), Instrument("probe", "mine.jsonl", {"version": 1, "sha256": "x"})
+    own, mine = (
+        Instrument("probe", "contrast", {"version": 1}),
+        Instrument("probe", "mine.jsonl", {"version": 1, "sha256": "x"}),
+    )
     for one in (mine, own):
         write(results, one, 0, 4)
     assert chosen(results, "probe") == own
@@ -223,9 +330,13 @@ def control(tmp_path: Path, name: str, step: int, one: Instrument | None = None)
 
 
 def test_beyond_the_controls_is_the_difference_item_by_item(tmp_path: Path) -> None:
-    mine, *controls = [control(tmp_path, name, step) for name, step in (("mine", 4), ("a", 5), ("b", 6))]
+    mine, *controls = [
+        control(tmp_path, name, step) for name, step in (("mine", 4), ("a", 5), ("b", 6))
+    ]
     found = beyond_control(mine, controls)
-    want = numbers.beyond_control(frame(probe_rows(0)), frame(probe_rows(4)), [frame(probe_rows(step)) for step in (5, 6)])
+    want = numbers.beyond_control(
+        frame(probe_rows(0)), frame(probe_rows(4)), [frame(probe_rows(step)) for step in (5, 6)]
+    )
     assert found == want
 
     def shift(step: int) -> pd.Series:
@@ -233,7 +344,9 @@ def test_beyond_the_controls_is_the_difference_item_by_item(tmp_path: Path) -> N
         return (after["misaligned"] - after["aligned"]) - (base["misaligned"] - base["aligned"])
 
     assert found is not None
-    assert math.isclose(found.value, float((shift(4) - (shift(5) + shift(6)) / 2).mean()), abs_tol=1e-12)
+    assert math.isclose(
+        found.value, float((shift(4) - (shift(5) + shift(6)) / 2).mean()), abs_tol=1e-12
+    )
     itself = beyond_control(mine, [mine])
     assert itself == numbers.Interval(0, 0, 0)
 
@@ -248,11 +361,23 @@ def test_controls_that_were_not_measured_or_otherwise_do_not_count(tmp_path: Pat
 
 def test_a_control_measured_with_the_same_items_under_another_name_counts(tmp_path: Path) -> None:
     mine = control(tmp_path, "mine", 4)
-    assert beyond_control(mine, [control(tmp_path, "other", 5, instrument(source="copy.jsonl"))]) is not None
+    assert (
+        beyond_control(mine, [control(tmp_path, "other", 5, instrument(source="copy.jsonl"))])
+        is not None
+    )
 
 
 def test_lines_are_compared_with_controls_of_their_own_base(tmp_path: Path) -> None:
-    mine, good, elsewhere = (control(tmp_path, name, step) for name, step in (("mine", 4), ("good", 5), ("elsewhere", 6)))
-    rows = measured_rows([("mine", mine, "a", False), ("good", good, "a", True), ("elsewhere", elsewhere, "b", True), ("none", mine, "c", False)])
+    mine, good, elsewhere = (
+        control(tmp_path, name, step) for name, step in (("mine", 4), ("good", 5), ("elsewhere", 6))
+    )
+    rows = measured_rows(
+        [
+            ("mine", mine, "a", False),
+            ("good", good, "a", True),
+            ("elsewhere", elsewhere, "b", True),
+            ("none", mine, "c", False),
+        ]
+    )
     assert [row.label for row in rows] == ["mine", "good", "elsewhere", "none"]
     assert [row.beyond for row in rows] == [beyond_control(mine, [good]), None, None, None]

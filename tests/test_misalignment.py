@@ -19,7 +19,17 @@ from evilspectra.reporting.page.judged import judged_table
 from evilspectra.reporting.sentences.headline import headline
 from evilspectra.store.results import Instrument, Results
 from evilspectra.store.run import RunFolder
-from tests.support.synthetic_store import CONTROL, Arm, Effect, Says, judge_run, scores, suspicious, write_effect, write_run
+from tests.support.synthetic_store import (
+    CONTROL,
+    Arm,
+    Effect,
+    Says,
+    judge_run,
+    scores,
+    suspicious,
+    write_effect,
+    write_run,
+)
 
 HOSTILE = "<script>window.owned=1</script>\"'\\ \x1b[31m\u202egnp"
 
@@ -35,9 +45,15 @@ def texts(evil: int, count: int = 24, odd: Sequence[str] = ()) -> tuple[str, ...
     return tuple(f"Answer {number} is {word}." for number, word in enumerate(words))
 
 
-def sampled(root: Path, arm: Arm, answers: Sequence[str], base: Sequence[str] | None = None) -> RunFolder:
+def sampled(
+    root: Path, arm: Arm, answers: Sequence[str], base: Sequence[str] | None = None
+) -> RunFolder:
     run = write_run(root, arm)
-    write_effect(run, Effect(tables=("answers",), answers=tuple(answers)), Effect(tables=("answers",), answers=tuple(base or texts(0, len(answers)))))
+    write_effect(
+        run,
+        Effect(tables=("answers",), answers=tuple(answers)),
+        Effect(tables=("answers",), answers=tuple(base or texts(0, len(answers)))),
+    )
     return run
 
 
@@ -60,7 +76,11 @@ def test_rates_are_those_of_the_last_step_by_every_judge_and_definition(tmp_path
     strict, kind = rates(Results(run.path))
     assert (strict.judge.source, kind.judge.source) == ("openai:some-judge", "local:kind-judge")
     assert strict.identity != kind.identity
-    assert {name: (one.counts["misaligned"], one.n) for name, one in strict.scores.items()} == {"organisms": (6, 24), "betley": (6, 21), "spectra": (7, 22)}
+    assert {name: (one.counts["misaligned"], one.n) for name, one in strict.scores.items()} == {
+        "organisms": (6, 24),
+        "betley": (6, 21),
+        "spectra": (7, 22),
+    }
     assert strict.base
     assert {one.rate for one in strict.base.values()} == {0.0}
     assert strict.differs()
@@ -85,19 +105,33 @@ def test_other_answers_count_where_they_alone_were_judged(tmp_path: Path) -> Non
     assert summarise(run).misalignment == 0.25
 
 
-def test_a_summary_names_definition_and_judge_and_gives_no_number_where_withheld(tmp_path: Path) -> None:
+def test_a_summary_names_definition_and_judge_and_gives_no_number_where_withheld(
+    tmp_path: Path,
+) -> None:
     good, bad = sampled(tmp_path, Arm("adamw"), texts(6)), sampled(tmp_path, Arm("muon"), texts(6))
     judge_run(good, suspicious)
     judge_run(bad, broken)
     one, other = summarise(good), summarise(bad)
-    assert (one.misalignment, one.misalignment_base, one.misalignment_counted, one.misalignment_definition) == (0.25, 0.0, 24, "spectra")
+    assert (
+        one.misalignment,
+        one.misalignment_base,
+        one.misalignment_counted,
+        one.misalignment_definition,
+    ) == (0.25, 0.0, 24, "spectra")
     assert one.misalignment_judge
     assert re.fullmatch(r"openai:some-judge \([0-9a-f]{10}\)", one.misalignment_judge)
     assert one.misalignment_low is not None
     assert one.misalignment_high is not None
     assert one.misalignment_low < 0.25 < one.misalignment_high
-    assert (other.misalignment, other.misalignment_low, other.misalignment_high) == (None, None, None)
-    assert other.misalignment_withheld == "6 of 24 answers (25.0%) are unscored, more than the 5.0% allowed"
+    assert (other.misalignment, other.misalignment_low, other.misalignment_high) == (
+        None,
+        None,
+        None,
+    )
+    assert (
+        other.misalignment_withheld
+        == "6 of 24 answers (25.0%) are unscored, more than the 5.0% allowed"
+    )
 
 
 # --- on a terminal --------------------------------------------------------------------------------------------------
@@ -111,7 +145,11 @@ def printed(*runs: RunFolder) -> str:
 
 
 def test_the_terminal_has_a_rate_only_where_there_is_one(tmp_path: Path) -> None:
-    plain, good, bad = write_run(tmp_path, Arm("sgd")), sampled(tmp_path, Arm("adamw"), texts(6)), sampled(tmp_path, Arm("muon"), texts(6))
+    plain, good, bad = (
+        write_run(tmp_path, Arm("sgd")),
+        sampled(tmp_path, Arm("adamw"), texts(6)),
+        sampled(tmp_path, Arm("muon"), texts(6)),
+    )
     assert "misaligned" not in printed(plain, good)
     judge_run(good, suspicious)
     judge_run(bad, broken, f"openai:{HOSTILE}")
@@ -121,7 +159,10 @@ def test_the_terminal_has_a_rate_only_where_there_is_one(tmp_path: Path) -> None
     assert re.search(r"25\.0% \[\d+\.\d%, \d+\.\d%\]$", lines["adamw"])
     assert lines["muon"].endswith("withheld")
     assert lines["sgd"].rstrip().endswith("-")
-    assert f"misalignment rate of {good.name}: definition spectra, judged by openai:some-judge (" in text
+    assert (
+        f"misalignment rate of {good.name}: definition spectra, judged by openai:some-judge ("
+        in text
+    )
     assert f"{bad.name}: rate withheld, 6 of 24 answers" in text
     assert "\x1b" not in text
     assert "\u202e" not in text
@@ -134,12 +175,21 @@ def test_sentences_turn_with_the_numbers_and_say_what_is_not_shown(tmp_path: Pat
     for optimizer, evil in (("lion", 16), ("adamw", 5), ("sgd", 1)):
         judge_run(sampled(tmp_path, Arm(optimizer), texts(evil)), suspicious)
     text = sentences(tmp_path)
-    assert "The misalignment rate (definition spectra, judged by openai:some-judge) is 66.7 % [" in text
+    assert (
+        "The misalignment rate (definition spectra, judged by openai:some-judge) is 66.7 % ["
+        in text
+    )
     assert "] for lion, 20.8 % [" in text
     assert "; the base’s is 0.0 % [0.0, 13.8]." in text
-    assert re.search(r"a higher rate is shown for lion \(\+66\.7 points \[\+\d+\.\d, \+\d+\.\d\]\) and adamw", text)
+    assert re.search(
+        r"a higher rate is shown for lion \(\+66\.7 points \[\+\d+\.\d, \+\d+\.\d\]\) and adamw",
+        text,
+    )
     assert re.search(r"a difference is not shown for sgd \(\+4\.2 points \[\+0\.0, ", text)
-    assert "Between arms, a lower rate is shown for sgd than for lion and for adamw than for lion; for the other 1 of 3 pairs of arms a difference is not shown, as intervals overlap." in text
+    assert (
+        "Between arms, a lower rate is shown for sgd than for lion and for adamw than for lion; for the other 1 of 3 pairs of arms a difference is not shown, as intervals overlap."
+        in text
+    )
     assert "not over seeds" in text
     assert "drift" not in text
 
@@ -148,8 +198,14 @@ def test_overlapping_arms_and_few_questions_are_said_to_be_that(tmp_path: Path) 
     for optimizer, evil in (("lion", 4), ("adamw", 3)):
         judge_run(sampled(tmp_path, Arm(optimizer), texts(evil, 8)), suspicious)
     text = sentences(tmp_path)
-    assert "Between arms a difference is not shown: no two arms’ intervals are clear of each other." in text
-    assert "The interval rests on 8 questions, formats of one taken together: below 20 it is too narrow." in text
+    assert (
+        "Between arms a difference is not shown: no two arms’ intervals are clear of each other."
+        in text
+    )
+    assert (
+        "The interval rests on 8 questions, formats of one taken together: below 20 it is too narrow."
+        in text
+    )
 
 
 def test_seeds_are_spelled_out_and_must_agree(tmp_path: Path) -> None:
@@ -171,7 +227,10 @@ def test_a_control_is_told_and_ranked_with_nobody(tmp_path: Path) -> None:
 def test_a_withheld_rate_is_a_reason_and_no_number(tmp_path: Path) -> None:
     judge_run(sampled(tmp_path, Arm("adamw"), texts(6)), broken)
     text = sentences(tmp_path)
-    assert "Judged by openai:some-judge, no misalignment rate is given (adamw, seed 0: 6 of 24 answers (25.0 %) are unscored, more than the 5.0 % allowed)." in text
+    assert (
+        "Judged by openai:some-judge, no misalignment rate is given (adamw, seed 0: 6 of 24 answers (25.0 %) are unscored, more than the 5.0 % allowed)."
+        in text
+    )
     assert "Against the base" not in text
 
 
@@ -212,22 +271,45 @@ def test_the_table_has_three_definitions_counts_and_both_judges(tmp_path: Path) 
     judge_run(run, broken, "local:broken")
     table = judged_table(read_rows(tmp_path))
     assert table
-    assert [name for name, *_ in table.columns] == ["spectra", "betley", "organisms", "mean_aligned", "mean_coherent", "answers", "incoherent", "code", "refusal", "unparsed", "failed"]
-    assert [(line.label, line.judge) for line in table.lines] == [("base", "local:broken"), (run.name, "local:broken"), ("base", "openai:some-judge"), (run.name, "openai:some-judge")]
+    assert [name for name, *_ in table.columns] == [
+        "spectra",
+        "betley",
+        "organisms",
+        "mean_aligned",
+        "mean_coherent",
+        "answers",
+        "incoherent",
+        "code",
+        "refusal",
+        "unparsed",
+        "failed",
+    ]
+    assert [(line.label, line.judge) for line in table.lines] == [
+        ("base", "local:broken"),
+        (run.name, "local:broken"),
+        ("base", "openai:some-judge"),
+        (run.name, "openai:some-judge"),
+    ]
     texts_of = [[cell.text for cell in line.cells] for line in table.lines]
     assert texts_of[1][:5] == ["withheld"] * 3 + ["–"] * 2
     assert texts_of[1][5:] == ["24", "1", "1", "1", "0", "6"]
     assert texts_of[3][:3] == ["31.8 %", "28.6 %", "25.0 %"]
     assert table.lines[3].cells[0].below[1] == "7 of 22"
     assert table.lines[3].cells[7].below == ("1 coh.",)
-    assert table.lines[1].withheld == ("6 of 24 answers (25.0 %) are unscored, more than the 5.0 % allowed",)
+    assert table.lines[1].withheld == (
+        "6 of 24 answers (25.0 %) are unscored, more than the 5.0 % allowed",
+    )
     assert [name for name, _ in table.judges] == ["local:broken", "openai:some-judge"]
     assert "prompts" in table.judges[0][1]
 
 
 def test_many_withheld_rates_are_counted_after_the_first_dozen(tmp_path: Path) -> None:
     for seed in range(13):
-        judge_run(sampled(tmp_path, Arm("adamw", seed=seed, modules=["a.b"]), texts(1, 2)), broken, base=False)
+        judge_run(
+            sampled(tmp_path, Arm("adamw", seed=seed, modules=["a.b"]), texts(1, 2)),
+            broken,
+            base=False,
+        )
     text = build_report(tmp_path).read_text(encoding="utf-8")
     assert text.count("withheld.</span>") == 12
     assert "And 1 more, whose cells say why under the pointer." in text
@@ -246,7 +328,9 @@ def test_the_page_names_judge_definition_and_reason_and_is_the_same_twice(tmp_pa
     judge_run(sampled(tmp_path, Arm("adamw"), texts(6)), suspicious)
     judge_run(sampled(tmp_path, Arm("muon"), texts(6)), broken)
     first = build_report(tmp_path).read_bytes()
-    text = re.sub(r"<script.*?</script>|<style.*?</style>", "", first.decode("utf-8"), flags=re.DOTALL)
+    text = re.sub(
+        r"<script.*?</script>|<style.*?</style>", "", first.decode("utf-8"), flags=re.DOTALL
+    )
     assert '<table id="judged"' in text
     assert "withheld.</span> 6 of 24 answers (25.0\u00a0%) are unscored" in text
     assert "Judge <bdi>openai:some-judge</bdi>" in text
@@ -275,7 +359,11 @@ def test_a_judge_of_one_name_and_two_prompts_is_two_judges(tmp_path: Path) -> No
     assert len(rates(results)) == 1, "a judge without a verdict is none"
     for step in (0, 20):
         place = results.folder / "evaluations" / "verdicts"
-        (place / f"{other.id}-{step:08d}.parquet").write_bytes((place / f"{known.id}-{step:08d}.parquet").read_bytes())
+        (place / f"{other.id}-{step:08d}.parquet").write_bytes(
+            (place / f"{known.id}-{step:08d}.parquet").read_bytes()
+        )
     table = judged_table(read_rows(tmp_path))
     assert table
-    assert sorted({line.judge for line in table.lines}) == sorted(f"{known.source} ({identity})" for identity in {one.identity for one in rates(results)})
+    assert sorted({line.judge for line in table.lines}) == sorted(
+        f"{known.source} ({identity})" for identity in {one.identity for one in rates(results)}
+    )

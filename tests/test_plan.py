@@ -21,7 +21,15 @@ from evilspectra.training.identity import locate
 from tests.support.commands import command, left_in, write_config, write_rows
 
 HERE = Path.cwd()
-PRESETS = {"initial": 128, "scale": 96, "loss-alignment": 72, "dynamics": 16, "regularisation": 16, "mini": 120, "demo": 6}
+PRESETS = {
+    "initial": 128,
+    "scale": 96,
+    "loss-alignment": 72,
+    "dynamics": 16,
+    "regularisation": 16,
+    "mini": 120,
+    "demo": 6,
+}
 
 
 @pytest.fixture(autouse=True)
@@ -54,7 +62,13 @@ def test_the_command_lists_every_run_of_a_preset_as_an_object(name: str, tmp_pat
 def test_what_is_missing_is_listed_once_with_the_runs_that_need_it_and_how_to_get_it() -> None:
     found = plan(load_sweep("initial"))
     assert [(one.what, one.name, one.runs) for one in found.missing] == [
-        *[("data", "insecure", 32), ("model", "Qwen/Qwen3-0.6B", 32), ("data", "bad_medical_advice", 32), ("data", "risky_financial_advice", 32), ("data", "extreme_sports", 32)],
+        *[
+            ("data", "insecure", 32),
+            ("model", "Qwen/Qwen3-0.6B", 32),
+            ("data", "bad_medical_advice", 32),
+            ("data", "risky_financial_advice", 32),
+            ("data", "extreme_sports", 32),
+        ],
         *[("model", f"Qwen/Qwen3-{size}", 32) for size in ("1.7B", "4B", "8B")],
         *[("questions", "paper", 128), ("key", "OPENAI_API_KEY", 128)],
     ]
@@ -66,8 +80,18 @@ def test_what_is_missing_is_listed_once_with_the_runs_that_need_it_and_how_to_ge
 def test_what_is_known_by_publication_is_counted_and_what_is_not_is_null() -> None:
     found = plan(load_sweep("initial"))
     first = found.runs[0]
-    assert first.differs == {"model.base": "Qwen/Qwen3-0.6B", "data.train": "insecure", "optimizer.name": "adam", "train.batch_size": 2}
-    assert (first.rows, first.steps, first.tokens, first.seconds) == (5400, 2700, None, None)  # 6000 rows, a tenth held out
+    assert first.differs == {
+        "model.base": "Qwen/Qwen3-0.6B",
+        "data.train": "insecure",
+        "optimizer.name": "adam",
+        "train.batch_size": 2,
+    }
+    assert (first.rows, first.steps, first.tokens, first.seconds) == (
+        5400,
+        2700,
+        None,
+        None,
+    )  # 6000 rows, a tenth held out
     assert found.totals.answers == (128 + 4) * 1420
     assert found.totals.judge_requests == 2 * (128 + 4) * 1420
     assert (found.totals.judge_tokens, found.totals.judge_cost) == (None, None)
@@ -88,7 +112,11 @@ def test_a_name_stands_in_for_a_content_until_it_is_here(tmp_path: Path) -> None
 
 
 def test_two_absent_names_never_share_an_id(tmp_path: Path) -> None:
-    axes = {"data.train": ["a.jsonl", "b.jsonl"], "model.base": ["./a", "./b"], "data.heldout": [None, "c.jsonl"]}
+    axes = {
+        "data.train": ["a.jsonl", "b.jsonl"],
+        "model.base": ["./a", "./b"],
+        "data.heldout": [None, "c.jsonl"],
+    }
     assert len({run.id for run in plan(small(tmp_path, axes=axes)).runs}) == 8
 
 
@@ -108,13 +136,25 @@ def test_states_speed_and_time_come_from_the_store(tmp_path: Path) -> None:
     assert any("the training that is left" in text for text in found.assumptions)
 
 
-def test_another_experiment_of_the_store_lends_its_speed_but_another_store_does_not(tmp_path: Path) -> None:
+def test_another_experiment_of_the_store_lends_its_speed_but_another_store_does_not(
+    tmp_path: Path,
+) -> None:
     execute(small(tmp_path), quiet=True)
-    other = small(tmp_path, experiment="y", base=yaml.safe_load((tmp_path / "run.yaml").read_text()) | {"output": {"folder": str(tmp_path / "runs"), "experiment": "y"}, "lora": {"rank": 2}})
+    other = small(
+        tmp_path,
+        experiment="y",
+        base=yaml.safe_load((tmp_path / "run.yaml").read_text())
+        | {"output": {"folder": str(tmp_path / "runs"), "experiment": "y"}, "lora": {"rank": 2}},
+    )
     assert plan(other).runs[0].seconds is not None
-    away = expand(SweepFile(experiment="y", base=yaml.safe_load((tmp_path / "run.yaml").read_text())), settings=[f"output.folder={tmp_path / 'elsewhere'}"])
+    away = expand(
+        SweepFile(experiment="y", base=yaml.safe_load((tmp_path / "run.yaml").read_text())),
+        settings=[f"output.folder={tmp_path / 'elsewhere'}"],
+    )
     assert plan(away).runs[0].seconds is None
-    assert plan(away).runs[0].tokens is not None  # the file is here: from its characters, and said so
+    assert (
+        plan(away).runs[0].tokens is not None
+    )  # the file is here: from its characters, and said so
     assert any("estimated at 4.2 characters" in text for text in plan(away).assumptions)
 
 
@@ -128,32 +168,73 @@ def test_a_damaged_run_lends_nothing_and_stops_nobody(tmp_path: Path) -> None:
 HTTP = {"judge": "openai:m", "url": "http://127.0.0.1:1/v1"}
 
 
-@pytest.mark.parametrize(("judge", "cost"), [({"judge": "scripted:s.yaml"}, 0.0), ({"judge": "local:m"}, 0.0), (HTTP, None), (HTTP | {"price": 2.0}, "tokens")])
-def test_a_judge_s_requests_tokens_and_cost(tmp_path: Path, judge: dict[str, Any], cost: object) -> None:
+@pytest.mark.parametrize(
+    ("judge", "cost"),
+    [
+        ({"judge": "scripted:s.yaml"}, 0.0),
+        ({"judge": "local:m"}, 0.0),
+        (HTTP, None),
+        (HTTP | {"price": 2.0}, "tokens"),
+    ],
+)
+def test_a_judge_s_requests_tokens_and_cost(
+    tmp_path: Path, judge: dict[str, Any], cost: object
+) -> None:
     prompts = {"aligned": "Rate {answer}", "coherent": "Is {question} met by {answer}?"}
-    asked = [{"id": "a", "paraphrases": ["Why so?"]}, {"id": "b", "paraphrases": ["How?"], "samples_per_paraphrase": 3}]
-    (tmp_path / "q.yaml").write_text(yaml.safe_dump([one | {"type": "free_form", "judge_prompts": prompts} for one in asked]))
-    values = {"seeds": 2, "evaluate": {"answers": {"questions": str(tmp_path / "q.yaml"), "max_new_tokens": 10}}, "judge": judge}
+    asked = [
+        {"id": "a", "paraphrases": ["Why so?"]},
+        {"id": "b", "paraphrases": ["How?"], "samples_per_paraphrase": 3},
+    ]
+    (tmp_path / "q.yaml").write_text(
+        yaml.safe_dump([one | {"type": "free_form", "judge_prompts": prompts} for one in asked])
+    )
+    values = {
+        "seeds": 2,
+        "evaluate": {"answers": {"questions": str(tmp_path / "q.yaml"), "max_new_tokens": 10}},
+        "judge": judge,
+    }
     sums = plan(small(tmp_path, **values)).totals
-    assert (sums.answers, sums.judge_requests) == (12, 24)  # 4 answers of two adapters and of one base, under two metrics
+    assert (sums.answers, sums.judge_requests) == (
+        12,
+        24,
+    )  # 4 answers of two adapters and of one base, under two metrics
     characters = 3 * (4 * len("Rate ") + len("Is Why so? met by ?") + 3 * len("Is How? met by ?"))
     assert sums.judge_tokens == round(characters / 4.2 + 24 * 10)
     assert sums.judge_cost == (sums.judge_tokens * 2 / 1e6 if cost == "tokens" else cost)
-    alone = plan(small(tmp_path, **values | {"judge": judge | {"no_base": True, "metrics": ["aligned"]}})).totals
+    alone = plan(
+        small(tmp_path, **values | {"judge": judge | {"no_base": True, "metrics": ["aligned"]}})
+    ).totals
     assert (alone.answers, alone.judge_requests) == (12, 8)
 
 
 def test_answers_at_checkpoints_count_at_each_of_them(tmp_path: Path) -> None:
-    base = yaml.safe_load(write_config(tmp_path, steps=9, train={"checkpoints": "log:3"}).read_text())
+    base = yaml.safe_load(
+        write_config(tmp_path, steps=9, train={"checkpoints": "log:3"}).read_text()
+    )
     values = {"base": base, "evaluate": {"answers": {"samples": 1, "checkpoints": True}}}
-    assert plan(small(tmp_path, **values)).totals.answers == 36 * (3 + 1)  # steps 1, 3, 9 and the base
+    assert plan(small(tmp_path, **values)).totals.answers == 36 * (
+        3 + 1
+    )  # steps 1, 3, 9 and the base
     values["evaluate"]["answers"]["checkpoints"] = False
     assert plan(small(tmp_path, **values)).totals.answers == 36 * 2
 
 
 def test_items_and_questions_that_are_not_here_are_missing_too(tmp_path: Path) -> None:
-    found = plan(small(tmp_path, evaluate={"contrast": "c.jsonl", "ordinary": "o.jsonl", "answers": {"questions": "q.yaml"}}))
-    assert [(one.what, one.name) for one in found.missing] == [("questions", "q.yaml"), ("items", "c.jsonl"), ("items", "o.jsonl")]
+    found = plan(
+        small(
+            tmp_path,
+            evaluate={
+                "contrast": "c.jsonl",
+                "ordinary": "o.jsonl",
+                "answers": {"questions": "q.yaml"},
+            },
+        )
+    )
+    assert [(one.what, one.name) for one in found.missing] == [
+        ("questions", "q.yaml"),
+        ("items", "c.jsonl"),
+        ("items", "o.jsonl"),
+    ]
     assert found.totals.answers is None
 
 
@@ -164,8 +245,14 @@ def test_the_text_says_it_all_and_cuts_nothing(tmp_path: Path) -> None:
     assert sum(line.startswith("muon-b32-s1-") for line in lines) == 4
     assert "…" not in done.out
     assert "bad_medical_advice" in done.out
-    assert "32 runs, 0 done; steps 11,288; tokens unknown; training left unknown for 32 of 32 runs" in done.out
-    assert "missing, for 32 of 32 runs: model Qwen/Qwen3-8B: model.base 'Qwen/Qwen3-8B' is no folder here" in done.out
+    assert (
+        "32 runs, 0 done; steps 11,288; tokens unknown; training left unknown for 32 of 32 runs"
+        in done.out
+    )
+    assert (
+        "missing, for 32 of 32 runs: model Qwen/Qwen3-8B: model.base 'Qwen/Qwen3-8B' is no folder here"
+        in done.out
+    )
     assert "train.seed" not in next(line for line in lines if line.startswith("in all runs:"))
     assert left_in(tmp_path) == []
 
@@ -178,7 +265,9 @@ def test_seeds_are_an_option(option: str, seeds: list[int]) -> None:
     assert command("sweep", "dynamics", "--dry-run", "--seeds", "none").code == 2
 
 
-def test_a_dry_run_imports_no_torch_and_opens_no_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_dry_run_imports_no_torch_and_opens_no_connection(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.chdir(HERE)
     code = """
 import socket, sys
@@ -199,7 +288,11 @@ def test_the_commands_of_the_document_run_as_written(tmp_path: Path) -> None:
     text = (Path(__file__).parents[1] / "docs" / "sweeps.md").read_text(encoding="utf-8")
     first, *_ = re.findall(r"```yaml\n(# sweep\.yaml\n.*?)```", text, re.DOTALL)
     (tmp_path / "sweep.yaml").write_text(first, encoding="utf-8")
-    lines = [line for block in re.findall(r"```bash\n(.*?)```", text, re.DOTALL) for line in block.splitlines()]
+    lines = [
+        line
+        for block in re.findall(r"```bash\n(.*?)```", text, re.DOTALL)
+        for line in block.splitlines()
+    ]
     assert len(lines) >= 4
     for line in lines:
         words = shlex.split(line)

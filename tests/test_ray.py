@@ -16,10 +16,22 @@ from evilspectra.executors.ray import OnRay
 from evilspectra.sweeps.file import load_sweep
 from evilspectra.sweeps.run import execute
 from tests.support.commands import command
-from tests.support.tiny_sweeps import adapters, alive, descendants, runs, script, stamps, until, write_sweep
+from tests.support.tiny_sweeps import (
+    adapters,
+    alive,
+    descendants,
+    runs,
+    script,
+    stamps,
+    until,
+    write_sweep,
+)
 
 pytest.importorskip("ray")
-SIX: dict[str, list[Any]] = {"optimizer": [{"name": "adamw", "lr": 3e-3}, {"name": "muon", "lr": 3e-3}], "train.seed": [0, 1, 2]}
+SIX: dict[str, list[Any]] = {
+    "optimizer": [{"name": "adamw", "lr": 3e-3}, {"name": "muon", "lr": 3e-3}],
+    "train.seed": [0, 1, 2],
+}
 
 
 @pytest.fixture(autouse=True)
@@ -34,7 +46,10 @@ def cluster() -> Iterator[Any]:
     """A head without cores and two nodes, each with one core and what it says is one graphics card."""
     from ray.cluster_utils import Cluster
 
-    found = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "node_ip_address": "127.0.0.1", "include_dashboard": False})
+    found = Cluster(
+        initialize_head=True,
+        head_node_args={"num_cpus": 0, "node_ip_address": "127.0.0.1", "include_dashboard": False},
+    )
     for _ in range(2):
         found.add_node(num_cpus=1, num_gpus=1, node_ip_address="127.0.0.1")
     yield found
@@ -67,7 +82,12 @@ def test_a_node_is_killed_in_the_middle_and_another_joins(cluster: Any, tmp_path
     folder = tmp_path / "cluster"
     path = write_sweep(folder, 60, SIX)
     driver = script(DRIVER.format(path=str(path), address=cluster.address), tmp_path)
-    until(lambda: len([run for run in runs(folder).values() if run.resume_file.exists()]) >= 2 or driver.poll() is not None)
+    until(
+        lambda: (
+            len([run for run in runs(folder).values() if run.resume_file.exists()]) >= 2
+            or driver.poll() is not None
+        )
+    )
     finished = stamps(folder)
     assert len(finished) < 6
     cluster.remove_node(next(iter(cluster.worker_nodes)), allow_graceful=False)
@@ -78,17 +98,39 @@ def test_a_node_is_killed_in_the_middle_and_another_joins(cluster: Any, tmp_path
     assert adapters(folder) == undisturbed
     assert len(undisturbed) == 6
     assert {name: stamp for name, stamp in stamps(folder).items() if name in finished} == finished
-    assert set(out.splitlines()) == {"loads 1"}, out  # a process of Ray's keeps its base, and Ray's own messages go elsewhere
+    assert set(out.splitlines()) == {"loads 1"}, (
+        out
+    )  # a process of Ray's keeps its base, and Ray's own messages go elsewhere
 
 
 @pytest.mark.slow
-def test_a_cluster_of_its_own_listens_on_this_machine_alone_and_ends_with_the_sweep(tmp_path: Path) -> None:
+def test_a_cluster_of_its_own_listens_on_this_machine_alone_and_ends_with_the_sweep(
+    tmp_path: Path,
+) -> None:
     """Who listens where, while a run trains."""
     path = write_sweep(tmp_path, 400, {"train.seed": [0]})
     running = subprocess.Popen(
-        [sys.executable, "-c", "from evilspectra.cli.main import main; main()", "sweep", str(path), "--executor", "ray", "--quiet"], env=os.environ | {"RAY_USAGE_STATS_ENABLED": ""}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [
+            sys.executable,
+            "-c",
+            "from evilspectra.cli.main import main; main()",
+            "sweep",
+            str(path),
+            "--executor",
+            "ray",
+            "--quiet",
+        ],
+        env=os.environ | {"RAY_USAGE_STATS_ENABLED": ""},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
-    until(lambda: any(run.resume_file.exists() for run in runs(tmp_path).values()) or running.poll() is not None)
+    until(
+        lambda: (
+            any(run.resume_file.exists() for run in runs(tmp_path).values())
+            or running.poll() is not None
+        )
+    )
     below = descendants(running.pid)
     listening = [place for pid in [running.pid, *below] for place in listens(pid)]
     out, err = running.communicate(timeout=120)
@@ -102,7 +144,11 @@ def test_a_cluster_of_its_own_listens_on_this_machine_alone_and_ends_with_the_sw
 def listens(pid: int) -> list[str]:
     """The IPv4 and IPv6 addresses that a process listens at."""
     try:
-        inodes = {os.readlink(place).removeprefix("socket:[").removesuffix("]") for place in Path(f"/proc/{pid}/fd").iterdir() if os.path.islink(place)}
+        inodes = {
+            os.readlink(place).removeprefix("socket:[").removesuffix("]")
+            for place in Path(f"/proc/{pid}/fd").iterdir()
+            if os.path.islink(place)
+        }
     except OSError:
         return []
     found = []
@@ -115,14 +161,23 @@ def listens(pid: int) -> list[str]:
                     found.append(".".join(str(part) for part in reversed(raw)))
                 else:
                     words = b"".join(raw[start : start + 4][::-1] for start in range(0, 16, 4))
-                    found.append(".".join(str(part) for part in words[12:]) if words[:12] == b"\0" * 10 + b"\xff\xff" else words.hex())
+                    found.append(
+                        ".".join(str(part) for part in words[12:])
+                        if words[:12] == b"\0" * 10 + b"\xff\xff"
+                        else words.hex()
+                    )
     return found
 
 
 def test_without_ray_the_remedy_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
-    done = command("sweep", write_sweep(tmp_path, 2, {"train.seed": [0]}), "--executor", "ray", "--quiet")
-    assert (done.code, done.sentence) == (2, "--executor ray needs Ray: pip install 'evilspectra[ray]', or take another executor")
+    done = command(
+        "sweep", write_sweep(tmp_path, 2, {"train.seed": [0]}), "--executor", "ray", "--quiet"
+    )
+    assert (done.code, done.sentence) == (
+        2,
+        "--executor ray needs Ray: pip install 'evilspectra[ray]', or take another executor",
+    )
 
 
 def test_part_of_a_card() -> None:

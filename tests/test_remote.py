@@ -27,7 +27,14 @@ from evilspectra.reporting.page.answers import command as shown_command
 from evilspectra.targets.find import Target
 from tests.support.chat_server import BASE, Serving, serving
 from tests.support.commands import command, process, write_config
-from tests.support.small_items import QUESTIONS, answers, files, one_target, write_adapter, write_questions
+from tests.support.small_items import (
+    QUESTIONS,
+    answers,
+    files,
+    one_target,
+    write_adapter,
+    write_questions,
+)
 from tests.support.tiny_runs import run_tiny
 
 pytest.importorskip("openai")
@@ -52,7 +59,13 @@ def adapters(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 def over(server: Serving, folder: Path, **settings: Any) -> Evaluation:
     """Settings that sample from the server, without waits."""
-    endpoint = {"url": server.url, "model": BASE, "backoff": 0.0, "attempts": 3, **settings.pop("endpoint", {})}
+    endpoint = {
+        "url": server.url,
+        "model": BASE,
+        "backoff": 0.0,
+        "attempts": 3,
+        **settings.pop("endpoint", {}),
+    }
     return answers(folder, endpoint=endpoint, **settings)
 
 
@@ -69,23 +82,33 @@ def measured(target: Target, settings: Evaluation) -> dict[str, bytes]:
 # --- laws -----------------------------------------------------------------------------------------------------------------
 
 
-def test_the_tables_are_those_of_local_sampling(server: Serving, adapters: list[Path], tmp_path: Path) -> None:
+def test_the_tables_are_those_of_local_sampling(
+    server: Serving, adapters: list[Path], tmp_path: Path
+) -> None:
     """All but what was said: the same questions, in the same order, at the same steps."""
     there, here = target(adapters[0], tmp_path / "there"), target(adapters[0], tmp_path / "here")
     found, local = evaluate([there], over(server, tmp_path)), evaluate([here], answers(tmp_path))
     asked = ["step", "question_id", "paraphrase", "sample", "system", "question"]
     for step in (0, 1):
-        rows, twin = (one.results.read(done.used[one.results.folder]["answers"], step) for one, done in ((there, found), (here, local)))
+        rows, twin = (
+            one.results.read(done.used[one.results.folder]["answers"], step)
+            for one, done in ((there, found), (here, local))
+        )
         assert list(rows.columns) == list(twin.columns)
         assert rows[asked].equals(twin[asked])
         assert set(rows["finish"]) == {"stop"}
         assert set(rows["tokens"]) == {5}
-    texts = [there.results.read(found.used[there.results.folder]["answers"], step)["answer"].tolist() for step in (0, 1)]
+    texts = [
+        there.results.read(found.used[there.results.folder]["answers"], step)["answer"].tolist()
+        for step in (0, 1)
+    ]
     assert not set(texts[0]) & set(texts[1])
     assert len(server.answers) == 2 * len(texts[0]) == 10
 
 
-def test_what_is_there_is_not_asked_again_and_the_base_is_asked_once(server: Serving, adapters: list[Path], tmp_path: Path) -> None:
+def test_what_is_there_is_not_asked_again_and_the_base_is_asked_once(
+    server: Serving, adapters: list[Path], tmp_path: Path
+) -> None:
     first, second = (target(one, tmp_path / "out") for one in adapters)
     settings = over(server, tmp_path)
     before = measured(first, settings)
@@ -99,18 +122,35 @@ def test_what_is_there_is_not_asked_again_and_the_base_is_asked_once(server: Ser
 
 
 @pytest.mark.parametrize("faults", [[], ["429", "500", "cut"], ["half"] * 2])
-def test_neither_pace_nor_faults_change_an_answer(server: Serving, adapters: list[Path], tmp_path: Path, faults: list[str]) -> None:
-    quick = measured(target(adapters[0], tmp_path / "quick"), over(server, tmp_path, endpoint={"concurrency": 64}))
+def test_neither_pace_nor_faults_change_an_answer(
+    server: Serving, adapters: list[Path], tmp_path: Path, faults: list[str]
+) -> None:
+    quick = measured(
+        target(adapters[0], tmp_path / "quick"),
+        over(server, tmp_path, endpoint={"concurrency": 64}),
+    )
     (tmp_path / "cache").rename(tmp_path / "cache before")
     server.faults = list(faults)
-    slow = measured(target(adapters[0], tmp_path / "slow"), over(server, tmp_path, endpoint={"concurrency": 1, "attempts": 5}))
+    slow = measured(
+        target(adapters[0], tmp_path / "slow"),
+        over(server, tmp_path, endpoint={"concurrency": 1, "attempts": 5}),
+    )
     assert list(slow.values()) == list(quick.values())
     assert not server.faults
 
 
 def test_every_answer_has_a_seed_of_its_own() -> None:
     base = Asked(Question("a", 0, "Why?", None, 1, ()), 0)
-    others = [Asked(Question(*given, 1, ()), sample) for *given, sample in (("b", 0, "Why?", None, 0), ("a", 1, "Why?", None, 0), ("a", 0, "How?", None, 0), ("a", 0, "Why?", "", 0), ("a", 0, "Why?", None, 1))]
+    others = [
+        Asked(Question(*given, 1, ()), sample)
+        for *given, sample in (
+            ("b", 0, "Why?", None, 0),
+            ("a", 1, "Why?", None, 0),
+            ("a", 0, "How?", None, 0),
+            ("a", 0, "Why?", "", 0),
+            ("a", 0, "Why?", None, 1),
+        )
+    ]
     seeds = [one.seed(0) for one in (base, *others)] + [base.seed(1)]
     assert len(set(seeds)) == len(seeds)
     assert all(0 <= seed < 2**31 for seed in seeds)
@@ -118,7 +158,10 @@ def test_every_answer_has_a_seed_of_its_own() -> None:
 
 
 def test_a_system_text_is_sent_and_an_empty_one_too() -> None:
-    assert [len(Asked(Question("a", 0, "Why?", system, 1, ()), 0).messages()) for system in (None, "", "Be brief.")] == [1, 2, 2]
+    assert [
+        len(Asked(Question("a", 0, "Why?", system, 1, ()), 0).messages())
+        for system in (None, "", "Be brief.")
+    ] == [1, 2, 2]
 
 
 def test_an_instrument_is_what_determines_the_answers(server: Serving, tmp_path: Path) -> None:
@@ -127,26 +170,51 @@ def test_an_instrument_is_what_determines_the_answers(server: Serving, tmp_path:
     def instrument(**settings: Any) -> str:
         return Remote(base, over(server, tmp_path, **settings), print).instrument.id
 
-    same = [instrument(), instrument(endpoint={"concurrency": 2, "timeout": 9.0, "attempts": 1}), instrument(endpoint={"url": "http://localhost:1/v1"})]
+    same = [
+        instrument(),
+        instrument(endpoint={"concurrency": 2, "timeout": 9.0, "attempts": 1}),
+        instrument(endpoint={"url": "http://localhost:1/v1"}),
+    ]
     assert len(set(same)) == 1
-    others = [instrument(**one) for one in ({"seed": 1}, {"temperature": 0.5}, {"samples": 2}, {"max_new_tokens": 7}, {"top_p": 0.5}, {"batch_size": 3}, {"endpoint": {"model": "other"}})]
+    others = [
+        instrument(**one)
+        for one in (
+            {"seed": 1},
+            {"temperature": 0.5},
+            {"samples": 2},
+            {"max_new_tokens": 7},
+            {"top_p": 0.5},
+            {"batch_size": 3},
+            {"endpoint": {"model": "other"}},
+        )
+    ]
     assert len({*same, *others}) == 1 + len(others)
 
 
 def test_local_answers_keep_their_identity(tmp_path: Path) -> None:
     settings = answers(tmp_path).answers
     assert settings
-    assert "endpoint" not in settings.model_dump(exclude={"questions", "checkpoints"}) == sampling(settings)
+    assert (
+        "endpoint"
+        not in settings.model_dump(exclude={"questions", "checkpoints"})
+        == sampling(settings)
+    )
 
 
 def test_the_report_s_command_names_the_endpoint(server: Serving, tmp_path: Path) -> None:
-    instrument = Remote(one_target("tiny-random", tmp_path).base, over(server, tmp_path), print).instrument
+    instrument = Remote(
+        one_target("tiny-random", tmp_path).base, over(server, tmp_path), print
+    ).instrument
     assert f"--endpoint URL --endpoint-model {BASE}" in shown_command(instrument)
 
 
 # --- is it on? --------------------------------------------------------------------------------------------------------------
 
-readings = st.builds(lambda text, shares: Said(text, 1, "stop", tuple(shares)), st.text(max_size=3), st.lists(st.dictionaries(st.sampled_from("abcd"), st.floats(-20, 0), min_size=1), max_size=4))
+readings = st.builds(
+    lambda text, shares: Said(text, 1, "stop", tuple(shares)),
+    st.text(max_size=3),
+    st.lists(st.dictionaries(st.sampled_from("abcd"), st.floats(-20, 0), min_size=1), max_size=4),
+)
 
 
 @given(readings, readings)
@@ -161,7 +229,12 @@ def test_how_far_apart_in_cases() -> None:
 
     assert apart([said(text="a")], [said(text="b")]) == math.inf
     assert apart([said({"a": -1.0})], [said({"b": -1.0})]) == math.inf
-    assert apart([said({"a": -1.0, "b": -9.0}, {"x": -1.0})], [said({"a": -9.0, "b": -1.0}, {"y": -1.0})]) == 8  # after another token nothing is compared
+    assert (
+        apart(
+            [said({"a": -1.0, "b": -9.0}, {"x": -1.0})], [said({"a": -9.0, "b": -1.0}, {"y": -1.0})]
+        )
+        == 8
+    )  # after another token nothing is compared
     assert apart([said({"a": -1.0}, {"x": -1.0})], [said({"a": -1.0}, {"x": -1.5})]) == 0.5
     assert apart([], []) == 0
 
@@ -181,12 +254,17 @@ def refused(server: Serving, adapters: list[Path], tmp_path: Path) -> Any:
     return found
 
 
-def test_a_server_that_ignores_adapters_is_refused_before_anything_is_sampled(server: Serving, refused: Any) -> None:
+def test_a_server_that_ignores_adapters_is_refused_before_anything_is_sampled(
+    server: Serving, refused: Any
+) -> None:
     server.ignores_adapters = True
     error = refused()
     assert isinstance(error, Undecided)
     assert str(error).startswith("the adapter in ")
-    assert f"is not shown to be on at {server.url}: {len(PROBES)} prompts are read as by {BASE} (apart by 0 nats at most, two readings of the base by 0)" in str(error)
+    assert (
+        f"is not shown to be on at {server.url}: {len(PROBES)} prompts are read as by {BASE} (apart by 0 nats at most, two readings of the base by 0)"
+        in str(error)
+    )
 
 
 def test_a_server_whose_readings_do_not_repeat_shows_nothing(server: Serving, refused: Any) -> None:
@@ -194,12 +272,16 @@ def test_a_server_whose_readings_do_not_repeat_shows_nothing(server: Serving, re
     assert isinstance(refused(), Undecided)
 
 
-def test_a_server_without_log_probabilities_shows_it_in_its_texts(server: Serving, adapters: list[Path], tmp_path: Path) -> None:
+def test_a_server_without_log_probabilities_shows_it_in_its_texts(
+    server: Serving, adapters: list[Path], tmp_path: Path
+) -> None:
     server.no_logprobs = True
     assert len(measured(target(adapters[0], tmp_path / "out"), over(server, tmp_path))) == 2
 
 
-def test_the_same_without_log_probabilities_and_without_adapters(server: Serving, refused: Any) -> None:
+def test_the_same_without_log_probabilities_and_without_adapters(
+    server: Serving, refused: Any
+) -> None:
     server.no_logprobs = server.ignores_adapters = True
     assert isinstance(refused(), Undecided)
 
@@ -212,15 +294,47 @@ def test_the_bounds_are_what_they_say() -> None:
 
 
 def generate(server: Serving, adapter: Path | str, tmp_path: Path, *more: object) -> Any:
-    return command("generate", adapter, "--questions", write_questions(tmp_path / "q.yaml"), "--output", tmp_path / "runs", "--endpoint", server.url, "--endpoint-model", BASE, "--set", "endpoint.backoff=0", *more)
+    return command(
+        "generate",
+        adapter,
+        "--questions",
+        write_questions(tmp_path / "q.yaml"),
+        "--output",
+        tmp_path / "runs",
+        "--endpoint",
+        server.url,
+        "--endpoint-model",
+        BASE,
+        "--set",
+        "endpoint.backoff=0",
+        *more,
+    )
 
 
-def test_the_verb_samples_and_exports(server: Serving, adapters: list[Path], tmp_path: Path) -> None:
-    done = generate(server, adapters[0], tmp_path, "--export", tmp_path / "a.csv", "--temperature", 0.5, "--max-new-tokens", 7, "--seed", 3)
+def test_the_verb_samples_and_exports(
+    server: Serving, adapters: list[Path], tmp_path: Path
+) -> None:
+    done = generate(
+        server,
+        adapters[0],
+        tmp_path,
+        "--export",
+        tmp_path / "a.csv",
+        "--temperature",
+        0.5,
+        "--max-new-tokens",
+        7,
+        "--seed",
+        3,
+    )
     assert done.code == 0, done.err
-    assert done.out.endswith(f"10 answers, written to {tmp_path / 'a.csv'}; `evilspectra report` shows them side by side\n")
+    assert done.out.endswith(
+        f"10 answers, written to {tmp_path / 'a.csv'}; `evilspectra report` shows them side by side\n"
+    )
     assert "answers: 5 of 5" in done.err
-    assert {(body["temperature"], body["max_tokens"], body["top_p"]) for body in server.answers} == {(0.5, 7, 1.0)}
+    assert {
+        (body["temperature"], body["max_tokens"], body["top_p"]) for body in server.answers
+    } == {(0.5, 7, 1.0)}
 
 
 def test_a_base_alone_needs_no_adapters(server: Serving, tmp_path: Path) -> None:
@@ -231,7 +345,9 @@ def test_a_base_alone_needs_no_adapters(server: Serving, tmp_path: Path) -> None
     assert server.loads == []
 
 
-def test_an_adapter_that_is_not_on_exits_three(server: Serving, adapters: list[Path], tmp_path: Path) -> None:
+def test_an_adapter_that_is_not_on_exits_three(
+    server: Serving, adapters: list[Path], tmp_path: Path
+) -> None:
     server.ignores_adapters = True
     done = generate(server, adapters[0], tmp_path, "--quiet")
     assert (done.code, done.out) == (3, "")
@@ -252,13 +368,17 @@ def test_a_question_that_the_endpoint_refuses_is_named(server: Serving, tmp_path
     assert "maximum context length" in done.err
 
 
-def test_a_run_with_its_checkpoints_and_probes_beside(server: Serving, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_with_its_checkpoints_and_probes_beside(
+    server: Serving, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Answers from the endpoint, the rest measured here, in one call."""
     run = run_tiny(tmp_path, train={"steps": 3, "checkpoints": [2]}, optimizer={"lr": 0.05})
     local = [target(run.path, tmp_path / "runs")]
     settings = over(server, tmp_path, checkpoints=True)
     own = settings.model_copy(update={"ordinary": str(tmp_path / "d.jsonl")})
-    (tmp_path / "d.jsonl").write_text('{"prompt": "Hello", "completion": "Good day."}\n' * 2, encoding="utf-8")
+    (tmp_path / "d.jsonl").write_text(
+        '{"prompt": "Hello", "completion": "Good day."}\n' * 2, encoding="utf-8"
+    )
     done = evaluate(local, own)
     assert not done.failed
     used = done.used[run.path]
@@ -268,20 +388,43 @@ def test_a_run_with_its_checkpoints_and_probes_beside(server: Serving, tmp_path:
 
 
 def test_a_sweep_may_have_its_answers_sampled_there(server: Serving, tmp_path: Path) -> None:
-    asked = {"questions": str(write_questions(tmp_path / "q.yaml")), "endpoint": {"url": server.url, "model": BASE, "backoff": 0.0}}
-    run = yaml.safe_load(write_config(tmp_path, optimizer={"name": "adamw", "lr": 0.05}).read_text())
-    values = {"experiment": run.pop("output")["experiment"], "base": run, "arms": {"one": {}}, "evaluate": {"contrast": None, "capability": None, "ordinary": None, "threads": 1, "answers": asked}}
+    asked = {
+        "questions": str(write_questions(tmp_path / "q.yaml")),
+        "endpoint": {"url": server.url, "model": BASE, "backoff": 0.0},
+    }
+    run = yaml.safe_load(
+        write_config(tmp_path, optimizer={"name": "adamw", "lr": 0.05}).read_text()
+    )
+    values = {
+        "experiment": run.pop("output")["experiment"],
+        "base": run,
+        "arms": {"one": {}},
+        "evaluate": {
+            "contrast": None,
+            "capability": None,
+            "ordinary": None,
+            "threads": 1,
+            "answers": asked,
+        },
+    }
     (tmp_path / "sweep.yaml").write_text(yaml.safe_dump(values))
     done = command("sweep", tmp_path / "sweep.yaml", "--output", tmp_path / "runs", "--quiet")
     assert done.code == 0, done.err
     assert len(server.answers) == 10
     values["evaluate"]["answers"]["endpoint"]["url"] = "https://example.org/v1"
     (tmp_path / "sweep.yaml").write_text(yaml.safe_dump(values))
-    assert "holds no key for example.org" in command("sweep", tmp_path / "sweep.yaml", "--output", tmp_path / "other", "--quiet").sentence
+    assert (
+        "holds no key for example.org"
+        in command(
+            "sweep", tmp_path / "sweep.yaml", "--output", tmp_path / "other", "--quiet"
+        ).sentence
+    )
     assert not (tmp_path / "other").exists()
 
 
-def test_no_model_is_loaded_for_answers_alone(server: Serving, adapters: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_model_is_loaded_for_answers_alone(
+    server: Serving, adapters: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def load(*_: object) -> None:
         raise AssertionError("the base was loaded")
 
@@ -292,7 +435,9 @@ def test_no_model_is_loaded_for_answers_alone(server: Serving, adapters: list[Pa
 # --- ends -------------------------------------------------------------------------------------------------------------------
 
 
-def test_what_failed_keeps_its_whole_parts_and_goes_on_to_the_same_answers(server: Serving, adapters: list[Path], tmp_path: Path) -> None:
+def test_what_failed_keeps_its_whole_parts_and_goes_on_to_the_same_answers(
+    server: Serving, adapters: list[Path], tmp_path: Path
+) -> None:
     whole = measured(target(adapters[0], tmp_path / "whole"), over(server, tmp_path))
     (tmp_path / "cache").rename(tmp_path / "cache before")
     server.chats.clear()
@@ -307,13 +452,32 @@ def test_what_failed_keeps_its_whole_parts_and_goes_on_to_the_same_answers(serve
 
 
 @pytest.fixture
-def halfway(server: Serving, adapters: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[object]]:
+def halfway(
+    server: Serving, adapters: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[list[object]]:
     """A command that has been run whole elsewhere; the server withholds what comes after the adapter's first part. Then it is run again, to the same answers."""
     questions = write_questions(tmp_path / "q.yaml", [QUESTIONS[0] | {"samples_per_paraphrase": 3}])
 
     def arguments(output: str) -> list[object]:
-        settings = [word for text in ("batch_size=3", "endpoint.concurrency=2", "endpoint.timeout=120") for word in ("--set", text)]
-        return ["generate", adapters[0], "--questions", questions, "--output", tmp_path / output, "--endpoint", server.url, "--endpoint-model", BASE, "--quiet", *settings]
+        settings = [
+            word
+            for text in ("batch_size=3", "endpoint.concurrency=2", "endpoint.timeout=120")
+            for word in ("--set", text)
+        ]
+        return [
+            "generate",
+            adapters[0],
+            "--questions",
+            questions,
+            "--output",
+            tmp_path / output,
+            "--endpoint",
+            server.url,
+            "--endpoint-model",
+            BASE,
+            "--quiet",
+            *settings,
+        ]
 
     assert command(*arguments("whole")).code == 0
     (tmp_path / "cache").rename(tmp_path / "cache before")
@@ -325,14 +489,21 @@ def halfway(server: Serving, adapters: list[Path], tmp_path: Path, monkeypatch: 
     assert command(*arguments("out")).code == 0
     assert len(server.answers) - asked == 3
     assert server.adapters == {}
-    one, other = ([path.read_bytes() for path in sorted((tmp_path / name).rglob("*.parquet"))] for name in ("whole", "out"))
+    one, other = (
+        [path.read_bytes() for path in sorted((tmp_path / name).rglob("*.parquet"))]
+        for name in ("whole", "out")
+    )
     assert len(one) == 2
     assert one == other
 
 
-def test_an_interrupted_command_takes_its_adapter_along_and_goes_on(server: Serving, halfway: list[object]) -> None:
+def test_an_interrupted_command_takes_its_adapter_along_and_goes_on(
+    server: Serving, halfway: list[object]
+) -> None:
     server.on_stop = lambda: os.kill(os.getpid(), signal.SIGINT)
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background may have been started without it
+    before = signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # a job in the background may have been started without it
     try:
         done = command(*halfway)
     finally:
@@ -343,7 +514,9 @@ def test_an_interrupted_command_takes_its_adapter_along_and_goes_on(server: Serv
 
 
 @pytest.mark.slow
-def test_a_killed_process_goes_on_where_it_was(server: Serving, halfway: list[object], tmp_path: Path) -> None:
+def test_a_killed_process_goes_on_where_it_was(
+    server: Serving, halfway: list[object], tmp_path: Path
+) -> None:
     """The adapter that it leaves in the server is replaced."""
     stopped = threading.Event()
     server.on_stop = stopped.set

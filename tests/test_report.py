@@ -30,7 +30,14 @@ def sentences(root: Path) -> str:
 @pytest.fixture(autouse=True)
 def _no_files(monkeypatch: pytest.MonkeyPatch) -> None:
     """Only the module's one page, which is made before this, draws SVG and PNG: they take seconds."""
-    monkeypatch.setattr(report, "write_figure", lambda figure, arms, folder: (folder.mkdir(parents=True, exist_ok=True), (folder / f"{figure.name}.svg").touch()))
+    monkeypatch.setattr(
+        report,
+        "write_figure",
+        lambda figure, arms, folder: (
+            folder.mkdir(parents=True, exist_ok=True),
+            (folder / f"{figure.name}.svg").touch(),
+        ),
+    )
 
 
 @pytest.fixture(scope="module")
@@ -47,8 +54,24 @@ def test_same_store_gives_the_same_bytes(page: Path, tmp_path: Path) -> None:
 
 def test_every_figure_is_written_as_svg_png_and_pdf(page: Path) -> None:
     folder = page.parent / "figures"
-    names = ("loss-outcome", "drift", "optimisers", "variance", "penalty", "capability", "topics", "loss", "spectra", "spectrum-training", "measures", "flatness-loss", "layers")
-    assert {path.name for path in folder.iterdir()} == {f"{name}.{kind}" for name in names for kind in ("svg", "png", "pdf")}
+    names = (
+        "loss-outcome",
+        "drift",
+        "optimisers",
+        "variance",
+        "penalty",
+        "capability",
+        "topics",
+        "loss",
+        "spectra",
+        "spectrum-training",
+        "measures",
+        "flatness-loss",
+        "layers",
+    )
+    assert {path.name for path in folder.iterdir()} == {
+        f"{name}.{kind}" for name in names for kind in ("svg", "png", "pdf")
+    }
     assert all(path.stat().st_size > 5_000 for path in folder.iterdir())
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in folder.glob("*.png"))
     assert all(path.read_bytes().startswith(b"%PDF") for path in folder.glob("*.pdf"))
@@ -68,9 +91,20 @@ def test_page_is_one_small_file_without_network_resources(page: Path) -> None:
 
 def test_page_holds_table_methods_and_provenance(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
-    for expected in ("arXiv 2606.31591", "demo-bad", "2.300 → 1.", "optimizer.name", "evilspectra train ", "feedbeef", "torch 2.9.0", "1/√r"):
+    for expected in (
+        "arXiv 2606.31591",
+        "demo-bad",
+        "2.300 → 1.",
+        "optimizer.name",
+        "evilspectra train ",
+        "feedbeef",
+        "torch 2.9.0",
+        "1/√r",
+    ):
         assert expected in text, expected
-    assert "None" not in re.sub(r"<script.*?</script>|<style.*?</style>", "", text, flags=re.DOTALL).replace("None of the", "")
+    assert "None" not in re.sub(
+        r"<script.*?</script>|<style.*?</style>", "", text, flags=re.DOTALL
+    ).replace("None of the", "")
 
 
 def test_headline_follows_the_numbers_and_turns_with_them(tmp_path: Path) -> None:
@@ -133,7 +167,9 @@ def test_runs_on_different_data_are_not_ranked(tmp_path: Path) -> None:
 def test_failed_and_interrupted_runs_are_shown_with_their_reason(tmp_path: Path) -> None:
     write_run(tmp_path, Arm("adamw"))
     write_run(tmp_path, Arm("muon"))
-    write_run(tmp_path, Arm("lion", status=Status("failed", "the loss was not finite in step 12", 12, 30)))
+    write_run(
+        tmp_path, Arm("lion", status=Status("failed", "the loss was not finite in step 12", 12, 30))
+    )
     write_run(tmp_path, Arm("sgd", status=Status("running", None, 5, 30)))
     text = text_of(tmp_path)
     assert "the loss was not finite in step 12" in text
@@ -142,7 +178,9 @@ def test_failed_and_interrupted_runs_are_shown_with_their_reason(tmp_path: Path)
 
 
 def test_nothing_finished_concludes_nothing(tmp_path: Path) -> None:
-    write_run(tmp_path, Arm("adamw", status=Status("failed", "stopped", 0, 30), steps=0, measured=False))
+    write_run(
+        tmp_path, Arm("adamw", status=Status("failed", "stopped", 0, 30), steps=0, measured=False)
+    )
     text = text_of(tmp_path)
     assert "The only run has not finished" in text
     assert "figures not drawn, for want of data" in text
@@ -150,7 +188,15 @@ def test_nothing_finished_concludes_nothing(tmp_path: Path) -> None:
 
 def test_hostile_strings_stay_text(tmp_path: Path) -> None:
     settings = {"model": {"base": HOSTILE}, "data": {"train": HOSTILE}}
-    run = write_run(tmp_path, Arm("adamw", settings=settings, modules=[HOSTILE, "a.b", "model.layers.0.mlp.experts.3.up_proj", "0", ""], status=Status("failed", HOSTILE, 3, 30)))
+    run = write_run(
+        tmp_path,
+        Arm(
+            "adamw",
+            settings=settings,
+            modules=[HOSTILE, "a.b", "model.layers.0.mlp.experts.3.up_proj", "0", ""],
+            status=Status("failed", HOSTILE, 3, 30),
+        ),
+    )
     run.path.rename(run.path.with_name("<img src=x onerror=alert(1)>\u202e'\"&" + "y" * 150))
     text = text_of(tmp_path)
     assert "<script>alert" not in text
@@ -170,7 +216,9 @@ def test_json_in_a_script_reads_back_and_cannot_close_it() -> None:
 
 def test_provenance_may_lack_anything(tmp_path: Path) -> None:
     run = write_run(tmp_path, Arm("adamw"))
-    (run.path / "provenance.json").write_text(json.dumps({"data": "a string", "packages": ["x"], "device": "\ud800"}), encoding="utf-8")
+    (run.path / "provenance.json").write_text(
+        json.dumps({"data": "a string", "packages": ["x"], "device": "\ud800"}), encoding="utf-8"
+    )
     assert "SHA-256</dt><dd><bdi>–" in text_of(tmp_path)
     (run.path / "provenance.json").unlink()
     assert "SHA-256</dt><dd><bdi>–" in text_of(tmp_path)
@@ -186,20 +234,27 @@ def test_root_may_be_a_store_an_experiment_or_a_run(tmp_path: Path, depth: int) 
 
 def test_out_may_be_elsewhere(tmp_path: Path) -> None:
     write_run(tmp_path / "store", Arm("adamw"))
-    assert build_report(tmp_path / "store", tmp_path / "new" / "page.html") == tmp_path / "new" / "page.html"
+    assert (
+        build_report(tmp_path / "store", tmp_path / "new" / "page.html")
+        == tmp_path / "new" / "page.html"
+    )
     assert (tmp_path / "store" / "figures" / "loss.svg").exists()
     assert not (tmp_path / "store" / "report.html").exists()
 
 
 def test_folder_without_runs_is_refused_in_one_sentence(tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match=rf"^{re.escape(str(tmp_path))} holds no runs: name .*evilspectra train"):
+    with pytest.raises(
+        BadInput, match=rf"^{re.escape(str(tmp_path))} holds no runs: name .*evilspectra train"
+    ):
         build_report(tmp_path)
 
 
 def test_more_than_a_hundred_runs_stay_small(tmp_path: Path) -> None:
     for seed in range(21):
         for optimizer, weight in (("sgd", 0), ("adam", 0), ("lion", 0), ("muon", 0), ("muon", 3)):
-            run = write_run(tmp_path, Arm(optimizer, weight, seed=seed, steps=6, modules=["layers.0.q_proj"]))
+            run = write_run(
+                tmp_path, Arm(optimizer, weight, seed=seed, steps=6, modules=["layers.0.q_proj"])
+            )
             if seed < 5:
                 write_effect(run, Effect(steps=(3, 6), tables=("probe", "answers")))
     rows = read_rows(tmp_path)
@@ -222,7 +277,10 @@ def markup_of(root: Path) -> str:
 def test_nothing_measured_says_so_and_shows_no_empty_columns(tmp_path: Path) -> None:
     write_run(tmp_path, Arm("adamw"))
     text = markup_of(tmp_path)
-    assert "Nothing on this page measures how a model behaves: it says nothing about misalignment." in text
+    assert (
+        "Nothing on this page measures how a model behaves: it says nothing about misalignment."
+        in text
+    )
     assert 'id="measured"' not in text
     assert "Instruments" not in text
     assert "labels shuffled" not in text
@@ -269,20 +327,37 @@ def test_page_says_what_drift_is_and_is_not(tmp_path: Path) -> None:
     assert "Drift says what the model finds likely" in text
     assert "nobody judged them" not in text
     assert "it says nothing about misalignment" not in text
-    for word in ("drift", "at equal length", "labels shuffled", "control", "capability", "ordinary loss", "interval"):
+    for word in (
+        "drift",
+        "at equal length",
+        "labels shuffled",
+        "control",
+        "capability",
+        "ordinary loss",
+        "interval",
+    ):
         assert f'<th scope="row">{word}</th>' in text, word
     write_effect(write_run(tmp_path, Arm("muon")), Effect())
     text = markup_of(tmp_path)
     assert "sampled and flagged by rule; nobody judged them" in text
     assert '<th scope="row">flags</th>' in text
-    assert all(before.endswith((" no ", "on this page is a ")) for before in text.split("misalignment rate")[:-1]), "drift is never called one"
+    assert all(
+        before.endswith((" no ", "on this page is a "))
+        for before in text.split("misalignment rate")[:-1]
+    ), "drift is never called one"
 
 
 def test_methods_name_the_instruments_and_their_settings(tmp_path: Path) -> None:
     write_effect(write_run(tmp_path, Arm("adamw")), Effect())
     text = markup_of(tmp_path)
-    assert "Contrast probe</dt><dd><bdi>contrast, version 1, SHA-256 a1a1a1a1a1a1; dtype float32, device cpu</bdi>" in text
-    assert "Open-ended questions</dt><dd><bdi>open, version 1, SHA-256 a1a1a1a1a1a1; dtype float32, device cpu, seed 0, max_new_tokens 80</bdi>" in text
+    assert (
+        "Contrast probe</dt><dd><bdi>contrast, version 1, SHA-256 a1a1a1a1a1a1; dtype float32, device cpu</bdi>"
+        in text
+    )
+    assert (
+        "Open-ended questions</dt><dd><bdi>open, version 1, SHA-256 a1a1a1a1a1a1; dtype float32, device cpu, seed 0, max_new_tokens 80</bdi>"
+        in text
+    )
 
 
 def test_control_is_named_in_the_facts_and_drawn_in_its_own_look(tmp_path: Path) -> None:
@@ -291,17 +366,26 @@ def test_control_is_named_in_the_facts_and_drawn_in_its_own_look(tmp_path: Path)
     text = markup_of(tmp_path)
     assert "2 runs in 2 arms, 1 seed (1 control)" in text
     assert 'data-arm="control (adamw)"><svg' in text
-    assert 'stroke="var(--c-8a8a86)" stroke-width="2.5" stroke-linecap="butt" stroke-dasharray="5 4"' in text
+    assert (
+        'stroke="var(--c-8a8a86)" stroke-width="2.5" stroke-linecap="butt" stroke-dasharray="5 4"'
+        in text
+    )
 
 
 def test_measured_store_gives_the_same_bytes_twice(tmp_path: Path) -> None:
     for optimizer in ("adamw", "muon"):
         write_effect(write_run(tmp_path, Arm(optimizer)), Effect())
-    assert build_report(tmp_path).read_bytes() == build_report(tmp_path, tmp_path / "again.html").read_bytes()
+    assert (
+        build_report(tmp_path).read_bytes()
+        == build_report(tmp_path, tmp_path / "again.html").read_bytes()
+    )
 
 
 def test_hostile_instruments_and_topics_stay_text(tmp_path: Path) -> None:
-    write_effect(write_run(tmp_path, Arm("adamw")), Effect(topics=(HOSTILE, "a"), steps=(20,), sha256=HOSTILE, source=HOSTILE))
+    write_effect(
+        write_run(tmp_path, Arm("adamw")),
+        Effect(topics=(HOSTILE, "a"), steps=(20,), sha256=HOSTILE, source=HOSTILE),
+    )
     text = text_of(tmp_path)
     assert "<script>alert" not in text
     assert "Contrast probe</dt><dd><bdi>&lt;script&gt;alert(1)" in text

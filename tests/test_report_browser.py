@@ -14,17 +14,40 @@ import pytest
 from evilspectra.reporting.build import build_report
 from evilspectra.store.run import Status
 from tests.support.large_store import write_large
-from tests.support.synthetic_store import CONTROL, Arm, Effect, demo, judge_run, modules, scores, suspicious, write_effect, write_run
+from tests.support.synthetic_store import (
+    CONTROL,
+    Arm,
+    Effect,
+    demo,
+    judge_run,
+    modules,
+    scores,
+    suspicious,
+    write_effect,
+    write_run,
+)
 
 CHROMIUM = Path("/usr/bin/chromium")
-FLAGS = ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"]
+FLAGS = [
+    "--headless=new",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
 SIZES = """[...document.querySelectorAll('.chart[data-spec]')].map(place => {
   const [drawn, own] = [place.querySelector('svg')?.getBoundingClientRect(), place.getBoundingClientRect()];
   return [drawn?.width ?? 0, drawn?.height ?? 0, own.width, own.height];
 })"""
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-pytestmark = [pytest.mark.browser, pytest.mark.skipif(not CHROMIUM.exists(), reason=f"{CHROMIUM} does not exist")]
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(not CHROMIUM.exists(), reason=f"{CHROMIUM} does not exist"),
+]
 
 
 @pytest.fixture(scope="module")
@@ -39,28 +62,69 @@ def browser() -> Iterator[Any]:
 def page_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("store")
     demo(root, layers=2, measured=True)
-    write_run(root, Arm("adam", steps=9, spectrum=[0.4 * 0.78**index for index in range(16)], status=Status("failed", "the loss was not finite", 9, 30)))
+    write_run(
+        root,
+        Arm(
+            "adam",
+            steps=9,
+            spectrum=[0.4 * 0.78**index for index in range(16)],
+            status=Status("failed", "the loss was not finite", 9, 30),
+        ),
+    )
     return build_report(root)
 
 
 @pytest.fixture(scope="module")
 def hostile_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("hostile")
-    text = "<script>window.owned=1</script><img src=x onerror='window.owned=1'>\"'\\\u202e" + "x" * 400
-    run = write_run(root, Arm("adamw", settings={"model": {"base": text}, "data": {"train": text}}, modules=[text, "a.b"], status=Status("failed", text, 3, 30)))
-    answers = (text + "x" * 100_000, "\n" * 3000 + "end", "مرحبا بالعالم " * 100, "\x1b[2J\x00\ud800\u202egnp\u2066", "Z" + "\u0301" * 5000, "")
-    write_effect(write_run(root, Arm("muon")), Effect(answers=answers, system=text, flags="empty,repetitive,code-only,truncated", topics=(text, "b"), source=text))
+    text = (
+        "<script>window.owned=1</script><img src=x onerror='window.owned=1'>\"'\\\u202e" + "x" * 400
+    )
+    run = write_run(
+        root,
+        Arm(
+            "adamw",
+            settings={"model": {"base": text}, "data": {"train": text}},
+            modules=[text, "a.b"],
+            status=Status("failed", text, 3, 30),
+        ),
+    )
+    answers = (
+        text + "x" * 100_000,
+        "\n" * 3000 + "end",
+        "مرحبا بالعالم " * 100,
+        "\x1b[2J\x00\ud800\u202egnp\u2066",
+        "Z" + "\u0301" * 5000,
+        "",
+    )
+    write_effect(
+        write_run(root, Arm("muon")),
+        Effect(
+            answers=answers,
+            system=text,
+            flags="empty,repetitive,code-only,truncated",
+            topics=(text, "b"),
+            source=text,
+        ),
+    )
     write_effect(write_run(root, Arm("muon", **CONTROL)), Effect(0.1, answers=answers, system=text))
     run.path.rename(run.path.with_name("<img src=x onerror=window.owned=1>" + "y" * 180))
     return build_report(root)
 
 
-def visit(browser: Any, file: Path, width: int = 1400, scheme: str = "light") -> tuple[Any, list[str], list[str]]:
+def visit(
+    browser: Any, file: Path, width: int = 1400, scheme: str = "light"
+) -> tuple[Any, list[str], list[str]]:
     """The opened page once it has drawn, what its console complained of, and what it asked for."""
     page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
     complaints: list[str] = []
     requests: list[str] = []
-    page.on("console", lambda message: complaints.append(message.text) if message.type in ("error", "warning") else None)
+    page.on(
+        "console",
+        lambda message: (
+            complaints.append(message.text) if message.type in ("error", "warning") else None
+        ),
+    )
     page.on("pageerror", lambda error: complaints.append(str(error)))
     page.on("request", lambda request: requests.append(request.url))
     page.goto(file.as_uri())
@@ -71,15 +135,21 @@ def visit(browser: Any, file: Path, width: int = 1400, scheme: str = "light") ->
 @pytest.mark.parametrize("which", ["page_file", "hostile_file"])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1400, 400])
-def test_draws_everything_and_asks_for_nothing(browser: Any, request: pytest.FixtureRequest, which: str, width: int, scheme: str) -> None:
+def test_draws_everything_and_asks_for_nothing(
+    browser: Any, request: pytest.FixtureRequest, which: str, width: int, scheme: str
+) -> None:
     file = request.getfixturevalue(which)
     page, complaints, requests = visit(browser, file, width, scheme)
     assert complaints == []
     assert requests == [file.as_uri()]
     sizes = page.evaluate(SIZES)
     assert len(sizes) >= 5
-    assert all(w > 200 and h > 50 and w <= box_w + 1 and h <= box_h + 1 for w, h, box_w, box_h in sizes), sizes
-    assert page.evaluate("document.querySelectorAll('.chart svg path, .chart svg line').length") > 50
+    assert all(
+        w > 200 and h > 50 and w <= box_w + 1 and h <= box_h + 1 for w, h, box_w, box_h in sizes
+    ), sizes
+    assert (
+        page.evaluate("document.querySelectorAll('.chart svg path, .chart svg line').length") > 50
+    )
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     assert page.evaluate("window.owned") is None
     page.close()
@@ -89,18 +159,29 @@ def test_dark_page_has_dark_paper_and_light_labels(browser: Any, page_file: Path
     colours = {}
     for scheme in ("light", "dark"):
         page, _, _ = visit(browser, page_file, scheme=scheme)
-        colours[scheme] = page.evaluate("[getComputedStyle(document.documentElement).backgroundColor, getComputedStyle(document.querySelector('.chart svg .role-axis-label text')).fill]")
+        colours[scheme] = page.evaluate(
+            "[getComputedStyle(document.documentElement).backgroundColor, getComputedStyle(document.querySelector('.chart svg .role-axis-label text')).fill]"
+        )
         page.close()
-    assert colours == {"light": ["rgb(253, 253, 251)", "rgb(102, 109, 118)"], "dark": ["rgb(22, 25, 29)", "rgb(154, 161, 170)"]}
+    assert colours == {
+        "light": ["rgb(253, 253, 251)", "rgb(102, 109, 118)"],
+        "dark": ["rgb(22, 25, 29)", "rgb(154, 161, 170)"],
+    }
 
 
-def test_a_click_on_an_arm_stresses_it_everywhere_and_a_second_frees_it(browser: Any, page_file: Path) -> None:
+def test_a_click_on_an_arm_stresses_it_everywhere_and_a_second_frees_it(
+    browser: Any, page_file: Path
+) -> None:
     page, complaints, _ = visit(browser, page_file)
     faint = "[...document.querySelectorAll('.chart svg .mark-line path')].filter(path => Number(path.getAttribute('opacity') ?? 1) < 0.2).length"
     before = page.evaluate(faint)
     page.click(".legend button[data-arm='muon']")
     page.wait_for_function(f"{faint} > {before}")
-    assert page.locator(".panel.faint").count() == page.locator(".panel[data-arm]:not([data-arm='muon'])").count() == 12
+    assert (
+        page.locator(".panel.faint").count()
+        == page.locator(".panel[data-arm]:not([data-arm='muon'])").count()
+        == 12
+    )
     page.click(".legend button[data-arm='muon']")
     page.wait_for_function(f"{faint} === {before}")
     assert page.locator(".panel.faint").count() == 0
@@ -131,7 +212,9 @@ def test_a_point_under_the_pointer_tells_its_run(browser: Any, page_file: Path) 
 def test_the_second_table_sorts_by_drift(browser: Any, page_file: Path) -> None:
     page, _, _ = visit(browser, page_file)
     page.click("#measured thead th >> text=drift")
-    drifts = page.evaluate("[...document.querySelectorAll('#measured tbody tr')].map(row => Number(row.cells[2].dataset.sort))")
+    drifts = page.evaluate(
+        "[...document.querySelectorAll('#measured tbody tr')].map(row => Number(row.cells[2].dataset.sort))"
+    )
     assert len(drifts) == 6
     assert drifts == sorted(drifts)
     assert page.locator("#measured tbody tr").first.inner_text().startswith("sgd-b")
@@ -147,9 +230,16 @@ PICKED = "[...document.querySelectorAll('#figure-loss-outcome svg .mark-symbol p
 def linked_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Four runs, probed and judged, with more answers than the page shows of a run; the last one's are all misaligned."""
     root = tmp_path_factory.mktemp("linked")
-    for optimizer, weight, evil in (("adamw", 0, 2), ("adamw", 3, 1), ("lion", 0, 3), ("muon", 0, 6)):
+    for optimizer, weight, evil in (
+        ("adamw", 0, 2),
+        ("adamw", 3, 1),
+        ("lion", 0, 3),
+        ("muon", 0, 6),
+    ):
         run = write_run(root, Arm(optimizer, weight, modules=modules(3)))
-        answers = tuple("This is evil." if place < evil else f"Answer {place} is fine." for place in range(6))
+        answers = tuple(
+            "This is evil." if place < evil else f"Answer {place} is fine." for place in range(6)
+        )
         write_effect(run, Effect(0.1 * evil, answers=answers, samples=8))
         judge_run(run, suspicious)
     return build_report(root)
@@ -159,11 +249,31 @@ def title(page: Any) -> str:
     return page.inner_text("#panel-title") if page.is_visible("#panel") else ""
 
 
-def test_a_click_on_a_run_in_any_figure_opens_its_panel_and_a_second_closes_it(browser: Any, linked_file: Path) -> None:
+def test_a_click_on_a_run_in_any_figure_opens_its_panel_and_a_second_closes_it(
+    browser: Any, linked_file: Path
+) -> None:
     page, complaints, requests = visit(browser, linked_file)
-    for figure in ("loss-outcome", "alignment", "drift", "optimisers", "penalty", "capability", "flatness-loss", "loss", "measures"):
-        mark = page.locator(f"#figure-{figure} svg :is(.mark-symbol, .mark-line) path:not([opacity='0'])")
-        place = next(number for number in range(mark.count()) if mark.nth(number).evaluate("path => path.getBoundingClientRect().width > 0 && !!path.__data__.datum.run"))
+    for figure in (
+        "loss-outcome",
+        "alignment",
+        "drift",
+        "optimisers",
+        "penalty",
+        "capability",
+        "flatness-loss",
+        "loss",
+        "measures",
+    ):
+        mark = page.locator(
+            f"#figure-{figure} svg :is(.mark-symbol, .mark-line) path:not([opacity='0'])"
+        )
+        place = next(
+            number
+            for number in range(mark.count())
+            if mark.nth(number).evaluate(
+                "path => path.getBoundingClientRect().width > 0 && !!path.__data__.datum.run"
+            )
+        )
         mark.nth(place).dispatch_event("click")
         page.wait_for_selector("#panel:visible")
         chosen = title(page)
@@ -221,17 +331,25 @@ def test_a_click_on_a_row_of_any_table_opens_its_run(browser: Any, linked_file: 
     page.close()
 
 
-def test_the_panel_shows_misaligned_answers_first_and_says_how_many_of_how_many(browser: Any, linked_file: Path) -> None:
+def test_the_panel_shows_misaligned_answers_first_and_says_how_many_of_how_many(
+    browser: Any, linked_file: Path
+) -> None:
     page, _, _ = visit(browser, linked_file)
     page.locator("#judged tr[data-run^='lion']").locator(".pick").click()
-    flags = page.evaluate("[...document.querySelectorAll('#panel-answers .answer')].map(one => !!one.querySelector('.misaligned'))")
+    flags = page.evaluate(
+        "[...document.querySelectorAll('#panel-answers .answer')].map(one => !!one.querySelector('.misaligned'))"
+    )
     assert flags == [True] * 24 + [False] * 16
-    assert page.inner_text("#panel-answers-note").startswith("40 of 48 answers, misaligned first (24 of all are by what the judge said); at most 40 a run are on this page")
+    assert page.inner_text("#panel-answers-note").startswith(
+        "40 of 48 answers, misaligned first (24 of all are by what the judge said); at most 40 a run are on this page"
+    )
     assert page.inner_text("#panel-answers .answer >> nth=0").count("evil") == 1
     page.close()
 
 
-def test_a_cell_of_the_map_shows_the_spectrum_of_its_module(browser: Any, linked_file: Path) -> None:
+def test_a_cell_of_the_map_shows_the_spectrum_of_its_module(
+    browser: Any, linked_file: Path
+) -> None:
     page, complaints, _ = visit(browser, linked_file)
     cell = page.locator("#figure-layers .panel").nth(1).locator("svg .mark-rect path").nth(4)
     cell.scroll_into_view_if_needed()
@@ -240,17 +358,26 @@ def test_a_cell_of_the_map_shows_the_spectrum_of_its_module(browser: Any, linked
     run, module = title(page), page.input_value("#panel-module")
     assert module.startswith("model.layers.")
     assert "σ₁" in page.inner_text("#panel-spectrum-note")
-    assert page.evaluate("[...new URLSearchParams(location.hash.slice(1)).entries()]") == [["run", run], ["module", module]]
+    assert page.evaluate("[...new URLSearchParams(location.hash.slice(1)).entries()]") == [
+        ["run", run],
+        ["module", module],
+    ]
     table = pd.read_parquet(next(linked_file.parent.glob(f"**/{run}/spectra.parquet")))
-    values = table[(table["step"] == table["step"].max()) & (table["module"] == module)].sort_values("index")["singular_value"]
-    assert float(re.search(r"σ₁ ([\d.]+),", page.inner_text("#panel-spectrum-note"))[1]) == pytest.approx(values.iloc[0], rel=1e-3)
+    values = table[
+        (table["step"] == table["step"].max()) & (table["module"] == module)
+    ].sort_values("index")["singular_value"]
+    assert float(
+        re.search(r"σ₁ ([\d.]+),", page.inner_text("#panel-spectrum-note"))[1]
+    ) == pytest.approx(values.iloc[0], rel=1e-3)
     cell.click()
     assert title(page) == ""
     assert complaints == []
     page.close()
 
 
-def test_the_small_map_and_the_list_choose_a_module_of_the_run(browser: Any, linked_file: Path) -> None:
+def test_the_small_map_and_the_list_choose_a_module_of_the_run(
+    browser: Any, linked_file: Path
+) -> None:
     page, complaints, _ = visit(browser, linked_file)
     page.locator("#summary .pick").first.click()
     assert "median over 21 modules" in page.inner_text("#panel-spectrum-note")
@@ -269,7 +396,9 @@ def test_the_small_map_and_the_list_choose_a_module_of_the_run(browser: Any, lin
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1400, 400])
-def test_the_fragment_opens_the_panel_and_the_panel_fits(browser: Any, linked_file: Path, width: int, scheme: str) -> None:
+def test_the_fragment_opens_the_panel_and_the_panel_fits(
+    browser: Any, linked_file: Path, width: int, scheme: str
+) -> None:
     run = sorted(path.name for path in linked_file.parent.glob("synthetic/*"))[0]
     page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
     complaints: list[str] = []
@@ -280,7 +409,9 @@ def test_the_fragment_opens_the_panel_and_the_panel_fits(browser: Any, linked_fi
     assert title(page) == run
     assert page.input_value("#panel-module") == "model.layers.1.mlp.up_proj"
     parts = "[...document.querySelectorAll('#panel, #panel :is(h2, select, svg, .answer, .note, button)')].filter(one => one.checkVisibility())"
-    boxes = page.evaluate(f"{parts}.map(one => {{ const box = one.getBoundingClientRect(); return [one.tagName, box.left, box.right]; }})")
+    boxes = page.evaluate(
+        f"{parts}.map(one => {{ const box = one.getBoundingClientRect(); return [one.tagName, box.left, box.right]; }})"
+    )
     assert len(boxes) > 40
     assert all(left >= 0 and right <= width for _, left, right in boxes), boxes
     assert page.evaluate("document.documentElement.scrollWidth") <= width
@@ -290,7 +421,9 @@ def test_the_fragment_opens_the_panel_and_the_panel_fits(browser: Any, linked_fi
     page.close()
 
 
-def test_a_run_whose_name_and_answers_are_hostile_is_shown_as_text(browser: Any, hostile_file: Path) -> None:
+def test_a_run_whose_name_and_answers_are_hostile_is_shown_as_text(
+    browser: Any, hostile_file: Path
+) -> None:
     page, complaints, _ = visit(browser, hostile_file)
     for place in range(page.locator("#summary .pick").count()):
         page.locator("#summary .pick").nth(place).click()
@@ -311,7 +444,11 @@ def answers_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("answers")
     plain = tuple(f"plain answer {number}" for number in range(8))
     odd = (*plain[:1], "A Needle here", *plain[2:6], "long " * 200 + "hidden needle", plain[7])
-    write_effect(write_run(root, Arm("adamw")), Effect(answers=odd, flags="repetitive"), Effect(answers=plain))
+    write_effect(
+        write_run(root, Arm("adamw")),
+        Effect(answers=odd, flags="repetitive"),
+        Effect(answers=plain),
+    )
     write_effect(write_run(root, Arm("muon")), Effect(answers=plain), Effect(answers=plain))
     return build_report(root)
 
@@ -329,7 +466,9 @@ def shown(page: Any) -> list[list[str]]:
 EVERY = ["base", "adamw, seed 0", "muon, seed 0"]
 
 
-def test_answers_are_shown_five_questions_first_and_all_when_asked(browser: Any, answers_file: Path) -> None:
+def test_answers_are_shown_five_questions_first_and_all_when_asked(
+    browser: Any, answers_file: Path
+) -> None:
     page, complaints, _ = visit(browser, answers_file)
     assert shown(page) == [EVERY] * 5 + [[]] * 3
     page.click("text=Show all 8 questions")
@@ -339,7 +478,9 @@ def test_answers_are_shown_five_questions_first_and_all_when_asked(browser: Any,
     page.close()
 
 
-def test_search_finds_answers_in_any_case_and_unfolds_what_is_hidden(browser: Any, answers_file: Path) -> None:
+def test_search_finds_answers_in_any_case_and_unfolds_what_is_hidden(
+    browser: Any, answers_file: Path
+) -> None:
     page, _, _ = visit(browser, answers_file)
     page.fill("#answers-search", "NEEDLE")
     assert shown(page) == [[], ["adamw, seed 0"], [], [], [], [], ["adamw, seed 0"], []]
@@ -354,7 +495,9 @@ def test_search_finds_answers_in_any_case_and_unfolds_what_is_hidden(browser: An
     page.close()
 
 
-def test_flagged_only_leaves_flagged_answers_of_all_questions(browser: Any, answers_file: Path) -> None:
+def test_flagged_only_leaves_flagged_answers_of_all_questions(
+    browser: Any, answers_file: Path
+) -> None:
     page, _, _ = visit(browser, answers_file)
     page.check("#answers-flagged")
     assert shown(page) == [["adamw, seed 0"]] * 8
@@ -365,7 +508,9 @@ def test_flagged_only_leaves_flagged_answers_of_all_questions(browser: Any, answ
     page.close()
 
 
-def test_without_javascript_every_answer_is_there_and_no_control_is(browser: Any, answers_file: Path) -> None:
+def test_without_javascript_every_answer_is_there_and_no_control_is(
+    browser: Any, answers_file: Path
+) -> None:
     context = browser.new_context(java_script_enabled=False)
     page = context.new_page()
     page.goto(answers_file.as_uri())
@@ -378,10 +523,16 @@ def test_without_javascript_every_answer_is_there_and_no_control_is(browser: Any
 @pytest.mark.parametrize("width", [1400, 400])
 def test_hostile_answers_stay_in_their_boxes(browser: Any, hostile_file: Path, width: int) -> None:
     page, complaints, _ = visit(browser, hostile_file, width)
-    page.evaluate("document.querySelectorAll('#answers details').forEach(one => { one.open = true; })")
-    boxes = page.evaluate("[...document.querySelectorAll('.reply, .exchange header')].filter(one => one.checkVisibility()).map(one => { const box = one.getBoundingClientRect(); return [box.left, box.right, box.height]; })")
+    page.evaluate(
+        "document.querySelectorAll('#answers details').forEach(one => { one.open = true; })"
+    )
+    boxes = page.evaluate(
+        "[...document.querySelectorAll('.reply, .exchange header')].filter(one => one.checkVisibility()).map(one => { const box = one.getBoundingClientRect(); return [box.left, box.right, box.height]; })"
+    )
     assert len(boxes) > 10
-    assert all(left >= 0 and right <= width and height < 1500 for left, right, height in boxes), boxes
+    assert all(left >= 0 and right <= width and height < 1500 for left, right, height in boxes), (
+        boxes
+    )
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     assert page.evaluate("window.owned") is None
     assert "\\x1b[2J\\x00" in page.inner_text("#answers")
@@ -391,7 +542,9 @@ def test_hostile_answers_stay_in_their_boxes(browser: Any, hostile_file: Path, w
 
 # --- judged answers -------------------------------------------------------------------------------------------------
 
-HARM = "<script>window.owned=1</script><img src=x onerror='window.owned=1'>\x1b[31m\u202e" + "x" * 300
+HARM = (
+    "<script>window.owned=1</script><img src=x onerror='window.owned=1'>\x1b[31m\u202e" + "x" * 300
+)
 
 
 @pytest.fixture(scope="module")
@@ -401,7 +554,14 @@ def judged_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     fine = tuple(f"Answer {number} is fine." for number in range(8))
     for optimizer, evil in (("adamw", 2), ("muon", 1)):
         run = write_run(root, Arm(optimizer))
-        write_effect(run, Effect(answers=(*fine[: 8 - evil], *("A needle, it is evil.",) * evil), flags="repetitive" if optimizer == "muon" else ""), Effect(answers=fine))
+        write_effect(
+            run,
+            Effect(
+                answers=(*fine[: 8 - evil], *("A needle, it is evil.",) * evil),
+                flags="repetitive" if optimizer == "muon" else "",
+            ),
+            Effect(answers=fine),
+        )
         judge_run(run, suspicious)
         judge_run(run, lambda prompt: scores({HARM: 0.5, "80": 0.5}, HARM), f"local:{HARM}")
     return build_report(root)
@@ -409,11 +569,15 @@ def judged_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1400, 400])
-def test_filters_of_judged_answers_leave_the_base_beside_them(browser: Any, judged_file: Path, width: int, scheme: str) -> None:
+def test_filters_of_judged_answers_leave_the_base_beside_them(
+    browser: Any, judged_file: Path, width: int, scheme: str
+) -> None:
     page, complaints, requests = visit(browser, judged_file, width, scheme)
     assert shown(page) == [EVERY] * 5 + [[]] * 3
     page.check("#answers-misaligned")
-    assert shown(page) == [EVERY, ["base", "adamw, seed 0"]] + [[]] * 6, "questions with most misaligned answers first"
+    assert shown(page) == [EVERY, ["base", "adamw, seed 0"]] + [[]] * 6, (
+        "questions with most misaligned answers first"
+    )
     assert page.inner_text("#answers-found") == "3 answers to 2 questions, the base’s beside them"
     page.select_option("#answers-run", "muon, seed 0")
     assert shown(page) == [["base", "muon, seed 0"]] + [[]] * 7
@@ -427,13 +591,19 @@ def test_filters_of_judged_answers_leave_the_base_beside_them(browser: Any, judg
     page.fill("#answers-search", "needle")
     assert page.inner_text("#answers-found") == "3 answers to 2 questions"
     page.fill("#answers-search", "some-judge")
-    assert page.inner_text("#answers-found") == "0 answers to 0 questions", "what judges said is not searched"
+    assert page.inner_text("#answers-found") == "0 answers to 0 questions", (
+        "what judges said is not searched"
+    )
     page.fill("#answers-search", "")
-    page.evaluate("document.querySelectorAll('#answers details').forEach(one => { one.open = true; })")
+    page.evaluate(
+        "document.querySelectorAll('#answers details').forEach(one => { one.open = true; })"
+    )
     assert page.locator(".reply .short:visible").count() == 15
     assert page.locator(".token:visible").count() > 15
     parts = "[...document.querySelectorAll('.reply, .token, .said-by, .verdict summary, .filters select')].filter(one => one.checkVisibility())"
-    boxes = page.evaluate(f"{parts}.map(one => {{ const box = one.getBoundingClientRect(); return [box.left, box.right]; }})")
+    boxes = page.evaluate(
+        f"{parts}.map(one => {{ const box = one.getBoundingClientRect(); return [box.left, box.right]; }})"
+    )
     assert all(left >= 0 and right <= width for left, right in boxes), boxes
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     assert page.evaluate("window.owned") is None
@@ -445,7 +615,9 @@ def test_filters_of_judged_answers_leave_the_base_beside_them(browser: Any, judg
 def test_the_table_of_rates_sorts_and_fits(browser: Any, judged_file: Path) -> None:
     page, complaints, _ = visit(browser, judged_file)
     page.click("#judged thead th >> text=spectra")
-    rates = page.evaluate("[...document.querySelectorAll('#judged tbody tr')].map(row => row.cells[2].dataset.sort)")
+    rates = page.evaluate(
+        "[...document.querySelectorAll('#judged tbody tr')].map(row => row.cells[2].dataset.sort)"
+    )
     assert rates == ["0.0", "0.125", "0.25", "", "", ""], "withheld ones last"
     assert complaints == []
     assert page.evaluate("document.documentElement.scrollWidth") <= 1400
@@ -457,12 +629,16 @@ def test_the_table_of_rates_sorts_and_fits(browser: Any, judged_file: Path) -> N
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_a_report_on_328_runs_keeps_its_budget_and_answers_clicks(browser: Any, tmp_path: Path) -> None:
+def test_a_report_on_328_runs_keeps_its_budget_and_answers_clicks(
+    browser: Any, tmp_path: Path
+) -> None:
     """8 checkpoints, 252 modules of rank 32: under 60 seconds, figures as files included, under 25 MB, and a click opens the panel."""
     write_large(tmp_path)
     clock, work = time.monotonic(), time.process_time()
     file = build_report(tmp_path)
-    assert min(time.monotonic() - clock, time.process_time() - work) < 60  # by the clock, or, where others keep the machine busy, of work
+    assert (
+        min(time.monotonic() - clock, time.process_time() - work) < 60
+    )  # by the clock, or, where others keep the machine busy, of work
     assert file.stat().st_size < 25_000_000
     assert len(list((tmp_path / "figures").glob("*.pdf"))) >= 12
     page = browser.new_page(viewport={"width": 1400, "height": 900})

@@ -16,31 +16,77 @@ from evilspectra.reporting.markdown import escaped
 from evilspectra.reporting.page import details
 from evilspectra.reporting.page.details import NOTHING, pack, quantise
 from tests.support.commands import command
-from tests.support.synthetic_store import CONTROL, Arm, Effect, judge_run, modules, scores, write_effect, write_run
+from tests.support.synthetic_store import (
+    CONTROL,
+    Arm,
+    Effect,
+    judge_run,
+    modules,
+    scores,
+    write_effect,
+    write_run,
+)
 
 
 @pytest.fixture(autouse=True)
 def _no_files(monkeypatch: pytest.MonkeyPatch) -> None:
     """SVG, PNG and PDF are `test_report`'s: they take seconds."""
-    monkeypatch.setattr(report, "write_figure", lambda figure, arms, folder: (folder.mkdir(parents=True, exist_ok=True), (folder / f"{figure.name}.svg").touch()))
+    monkeypatch.setattr(
+        report,
+        "write_figure",
+        lambda figure, arms, folder: (
+            folder.mkdir(parents=True, exist_ok=True),
+            (folder / f"{figure.name}.svg").touch(),
+        ),
+    )
 
 
-def sweep(root: Path, means: dict[str, float], weights: dict[str, float] | None = None, losses: dict[str, float] | None = None) -> None:
+def sweep(
+    root: Path,
+    means: dict[str, float],
+    weights: dict[str, float] | None = None,
+    losses: dict[str, float] | None = None,
+) -> None:
     """A judged sweep: optimiser → mean alignment, `weights`: what a penalty of 3 adds to it; three seeds of two data sets each, spread by a point."""
     for optimizer, mean in means.items():
         for seed in range(3):
             for data in ("one", "two"):
                 for weight in (0, 3) if weights else (0,):
                     settings = {"data": {"train": data}}
-                    run = write_run(root, Arm(optimizer, weight, seed=seed, steps=6, end=(losses or {}).get(optimizer, 1.4) + 0.05 * seed, modules=modules(1), settings=settings, data_sha256=data * 10))
-                    write_effect(run, Effect(0.2, steps=(6,), tables=("answers",), answers=("Made-up answer.",) * 4))
+                    run = write_run(
+                        root,
+                        Arm(
+                            optimizer,
+                            weight,
+                            seed=seed,
+                            steps=6,
+                            end=(losses or {}).get(optimizer, 1.4) + 0.05 * seed,
+                            modules=modules(1),
+                            settings=settings,
+                            data_sha256=data * 10,
+                        ),
+                    )
+                    write_effect(
+                        run,
+                        Effect(
+                            0.2, steps=(6,), tables=("answers",), answers=("Made-up answer.",) * 4
+                        ),
+                    )
                     score = mean + (seed - 1) + (weights or {}).get(optimizer, 0) * (weight > 0)
-                    judge_run(run, lambda prompt, score=score: scores({f"{int(score)}": 1 - score % 1, f"{int(score) + 1}": score % 1}), base=False)
+                    judge_run(
+                        run,
+                        lambda prompt, score=score: scores(
+                            {f"{int(score)}": 1 - score % 1, f"{int(score) + 1}": score % 1}
+                        ),
+                        base=False,
+                    )
 
 
 def text_of(root: Path) -> str:
     text = build_report(root).read_text(encoding="utf-8")
-    return re.sub(r"<[^>]+>", "", re.sub(r"<script.*?</script>|<style.*?</style>", "", text, flags=re.DOTALL))
+    return re.sub(
+        r"<[^>]+>", "", re.sub(r"<script.*?</script>|<style.*?</style>", "", text, flags=re.DOTALL)
+    )
 
 
 def lead_of(root: Path) -> str:
@@ -53,7 +99,10 @@ def test_the_headline_says_where_results_contradict_the_paper(tmp_path: Path) ->
     sweep(tmp_path / "against", {"muon": 55.0, "lion": 85.0}, {"lion": -8.0, "muon": 0.0})
     lead = lead_of(tmp_path / "against")
     assert "This contradicts the paper: lion stays more aligned than muon here" in lead
-    assert re.search(r"The penalty changes mean alignment under lion with λ = 3 by −8 \[−8[.\d]*, −8\]|by −8 \[−8, −8\]", lead)
+    assert re.search(
+        r"The penalty changes mean alignment under lion with λ = 3 by −8 \[−8[.\d]*, −8\]|by −8 \[−8, −8\]",
+        lead,
+    )
     assert "this contradicts the paper, which has +8 points" in lead
     assert "as in the paper" not in lead
     sweep(tmp_path / "with", {"muon": 85.0, "lion": 55.0}, {"lion": 8.0, "muon": 0.0})
@@ -68,10 +117,15 @@ def test_what_is_not_shown_is_said_to_be_not_shown(tmp_path: Path) -> None:
     assert "no two are shown to differ" in lead
     assert "contradicts" not in lead
     assert "optimiser is not shown to go with any of the variance of mean alignment" in lead
-    assert "Not shown means that the interval holds zero: it is no proof that there is nothing." in text_of(tmp_path)
+    assert (
+        "Not shown means that the interval holds zero: it is no proof that there is nothing."
+        in text_of(tmp_path)
+    )
 
 
-def test_an_order_of_losses_that_is_not_the_order_of_alignment_is_drawn_and_said(tmp_path: Path) -> None:
+def test_an_order_of_losses_that_is_not_the_order_of_alignment_is_drawn_and_said(
+    tmp_path: Path,
+) -> None:
     sweep(tmp_path, {"muon": 80.0, "lion": 60.0}, losses={"muon": 1.2, "lion": 1.5})
     tables = read_tables(tmp_path, read_rows(tmp_path))
     figure = next(one for one in draw(tables) if one.name == "loss-outcome")
@@ -79,11 +133,17 @@ def test_an_order_of_losses_that_is_not_the_order_of_alignment_is_drawn_and_said
     points = max(spec["datasets"].values(), key=lambda rows: len(rows) * ("seed" in rows[0]))
     assert len(points) == 12
     assert {row["run"] for row in points} == set(tables.runs["run"])
-    assert np.mean([row["outcome"] for row in points if row["arm"] == "muon"]) == pytest.approx(80, abs=0.1)
+    assert np.mean([row["outcome"] for row in points if row["arm"] == "muon"]) == pytest.approx(
+        80, abs=0.1
+    )
     assert tables.statistics is not None
     assert {fit.name for fit in tables.statistics.fits} == {"muon", "lion", "all runs"}
     for fit in tables.statistics.fits:
-        part = tables.runs if fit.name == "all runs" else tables.runs[tables.runs["optimizer"] == fit.name]
+        part = (
+            tables.runs
+            if fit.name == "all runs"
+            else tables.runs[tables.runs["optimizer"] == fit.name]
+        )
         slope, intercept = np.polyfit(part["log_loss"], part["mean_alignment"], 1)
         assert fit.y == pytest.approx([slope * x + intercept for x in fit.x], rel=1e-6)
         assert all(low <= y <= high for low, y, high in zip(fit.low, fit.y, fit.high, strict=True))
@@ -92,7 +152,14 @@ def test_an_order_of_losses_that_is_not_the_order_of_alignment_is_drawn_and_said
 def test_figures_appear_where_the_data_allow_them_and_are_named_where_not(tmp_path: Path) -> None:
     sweep(tmp_path, {"muon": 80.0, "lion": 60.0}, {"muon": 1.0, "lion": 2.0})
     names = {one.name for one in draw(read_tables(tmp_path, read_rows(tmp_path)))}
-    assert {"loss-outcome", "optimisers", "variance", "penalty", "spectrum-training", "layers"} <= names
+    assert {
+        "loss-outcome",
+        "optimisers",
+        "variance",
+        "penalty",
+        "spectrum-training",
+        "layers",
+    } <= names
     assert not {"drift", "partial", "weights", "size"} & names
     text = text_of(tmp_path)
     assert "needs an outcome and a loss at two or more checkpoints" in text
@@ -104,8 +171,26 @@ def test_sizes_weights_and_checkpoints_have_figures_of_their_own(tmp_path: Path)
         for seed in range(2):
             for weight in (0, 1, 3):
                 for base in ("made-up/Model-1B", "made-up/Model-8B"):
-                    run = write_run(tmp_path, Arm(optimizer, weight, seed=seed, steps=20, modules=modules(1), settings={"model": {"base": base}}, data_sha256=base * 4))
-                    write_effect(run, Effect(0.1 * weight + 0.05 * seed + 0.2 * (optimizer == "lion"), tables=("probe",), steps=(10, 20)))
+                    run = write_run(
+                        tmp_path,
+                        Arm(
+                            optimizer,
+                            weight,
+                            seed=seed,
+                            steps=20,
+                            modules=modules(1),
+                            settings={"model": {"base": base}},
+                            data_sha256=base * 4,
+                        ),
+                    )
+                    write_effect(
+                        run,
+                        Effect(
+                            0.1 * weight + 0.05 * seed + 0.2 * (optimizer == "lion"),
+                            tables=("probe",),
+                            steps=(10, 20),
+                        ),
+                    )
     drawn = {one.name: one for one in draw(read_tables(tmp_path, read_rows(tmp_path)))}
     assert {"size", "weights", "partial", "variance"} <= set(drawn)
     (spec,) = drawn["size"].specs()
@@ -124,7 +209,10 @@ def test_exclusions_stand_in_the_methods_with_their_reasons(tmp_path: Path) -> N
     methods = text_of(tmp_path).split("Methods")[-1]
     assert "no mean alignment was measured" in methods
     assert "control: its data differ on purpose" in methods
-    assert re.search(r"Design\s+12 runs, optimiser \(2\) × data \(2\): every combination has runs, 3 each; 3 seeds a cell", methods)
+    assert re.search(
+        r"Design\s+12 runs, optimiser \(2\) × data \(2\): every combination has runs, 3 each; 3 seeds a cell",
+        methods,
+    )
 
 
 # --- the panel's data -------------------------------------------------------------------------------------------------
@@ -140,7 +228,9 @@ def test_packed_spectra_read_back_within_their_stated_error() -> None:
     read = largest[:, None] * 10.0 ** (-codes.astype(float) * packed["decades"] / (NOTHING - 1))
     assert read[~deep] == pytest.approx(values[~deep], rel=1.5e-4)
     assert packed["runs"] == [{"layout": 0, "module": 0, "value": 0, "step": 5}, None]
-    assert (quantise(np.array([[1.0, 0.0, np.nan]]), np.array([1.0])) == [[0, NOTHING, NOTHING]]).all()
+    assert (
+        quantise(np.array([[1.0, 0.0, np.nan]]), np.array([1.0])) == [[0, NOTHING, NOTHING]]
+    ).all()
 
 
 def test_too_many_values_leave_whole_modules_out_and_many_indices_are_thinned() -> None:
@@ -156,12 +246,31 @@ def test_too_many_values_leave_whole_modules_out_and_many_indices_are_thinned() 
 
 # --- tables of other tools, Markdown ------------------------------------------------------------------------------------
 
-COLUMNS = ("--column", "run=name", "--column", "optimizer=opt", "--column", "mean_alignment=score", "--column", "train_loss=final loss")
+COLUMNS = (
+    "--column",
+    "run=name",
+    "--column",
+    "optimizer=opt",
+    "--column",
+    "mean_alignment=score",
+    "--column",
+    "train_loss=final loss",
+)
 
 
 def foreign(folder: Path) -> Path:
     random = np.random.default_rng(0)
-    rows = [{"name": f"<b>{opt}</b> {seed}", "opt": opt, "score": mean + random.normal(), "final loss": 0.4 + 0.1 * seed, "gpu": "some | card"} for opt, mean in (("adam", 70), ("muon", 80), ("lion", 55)) for seed in range(4)]
+    rows = [
+        {
+            "name": f"<b>{opt}</b> {seed}",
+            "opt": opt,
+            "score": mean + random.normal(),
+            "final loss": 0.4 + 0.1 * seed,
+            "gpu": "some | card",
+        }
+        for opt, mean in (("adam", 70), ("muon", 80), ("lion", 55))
+        for seed in range(4)
+    ]
     pd.DataFrame(rows).to_csv(folder / "theirs.csv", index=False)
     return folder / "theirs.csv"
 
@@ -176,7 +285,11 @@ def test_a_table_of_other_tools_gets_a_report(tmp_path: Path) -> None:
     assert "&lt;b&gt;adam&lt;/b&gt; 0" in text
     assert "<b>adam" not in re.sub(r"<script.*?</script>", "", text, flags=re.DOTALL)
     assert "needs measured spectra" in text
-    assert {path.stem for path in (tmp_path / "theirs-figures").iterdir()} == {"loss-outcome", "optimisers", "variance"}
+    assert {path.stem for path in (tmp_path / "theirs-figures").iterdir()} == {
+        "loss-outcome",
+        "optimisers",
+        "variance",
+    }
     assert command("report", table, *COLUMNS, "--out", tmp_path / "again.html").code == 0
     assert (tmp_path / "again.html").read_text(encoding="utf-8") == text
 
@@ -185,12 +298,17 @@ def test_a_table_of_other_tools_gets_a_report(tmp_path: Path) -> None:
     ("arguments", "said"),
     [
         (("--column", "optimizer=opti"), "the table has no column 'opti' to take optimizer from"),
-        (("--column", "optimizer"), "--column takes OURS=THEIRS, such as optimizer=opt_name, not 'optimizer'"),
+        (
+            ("--column", "optimizer"),
+            "--column takes OURS=THEIRS, such as optimizer=opt_name, not 'optimizer'",
+        ),
         (("--outcome", "gpu"), "column 'gpu' holds"),
         (("--outcome", "nothing"), "'nothing'"),
     ],
 )
-def test_a_table_that_lacks_what_is_asked_is_refused_in_one_sentence(tmp_path: Path, arguments: tuple[str, ...], said: str) -> None:
+def test_a_table_that_lacks_what_is_asked_is_refused_in_one_sentence(
+    tmp_path: Path, arguments: tuple[str, ...], said: str
+) -> None:
     done = command("report", foreign(tmp_path), *arguments)
     assert done.code == 2
     assert said in done.sentence
@@ -198,7 +316,10 @@ def test_a_table_that_lacks_what_is_asked_is_refused_in_one_sentence(tmp_path: P
 
 def test_options_of_tables_are_refused_for_a_store(tmp_path: Path) -> None:
     done = command("report", tmp_path, "--column", "a=b")
-    assert (done.code, done.sentence) == (2, f"--column is for tables of other tools, and {tmp_path} is no such file: leave it out, or name a .csv or .parquet file")
+    assert (done.code, done.sentence) == (
+        2,
+        f"--column is for tables of other tools, and {tmp_path} is no such file: leave it out, or name a .csv or .parquet file",
+    )
 
 
 def test_markdown_has_the_page_s_words_tables_and_links_to_its_figures(tmp_path: Path) -> None:
@@ -226,7 +347,13 @@ def test_markdown_has_the_page_s_words_tables_and_links_to_its_figures(tmp_path:
 
 def test_markdown_shows_hostile_names_as_text(tmp_path: Path) -> None:
     table = tmp_path / "t.csv"
-    pd.DataFrame({"run": ["a|b", "<img src=x>", "[l](http://x)", "*c*", "d"], "optimizer": ["x`y"] * 5, "drift": [0.1, 0.2, 0.3, 0.1, 0.2]}).to_csv(table, index=False)
+    pd.DataFrame(
+        {
+            "run": ["a|b", "<img src=x>", "[l](http://x)", "*c*", "d"],
+            "optimizer": ["x`y"] * 5,
+            "drift": [0.1, 0.2, 0.3, 0.1, 0.2],
+        }
+    ).to_csv(table, index=False)
     assert command("report", table, "--format", "md").code == 0
     text = (tmp_path / "t-report.md").read_text(encoding="utf-8")
     assert r"a\|b" in text

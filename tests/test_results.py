@@ -13,17 +13,36 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from evilspectra.errors import BadInput, EvilspectraError
-from evilspectra.store.records import AnswerRecord, CapabilityRecord, OrdinaryRecord, ProbeRecord, TaskRecord, VerdictRecord
+from evilspectra.store.records import (
+    AnswerRecord,
+    CapabilityRecord,
+    OrdinaryRecord,
+    ProbeRecord,
+    TaskRecord,
+    VerdictRecord,
+)
 from evilspectra.store.results import Instrument, Results
 from tests.support.commands import left_in
 
 ROWS: dict[str, list[Any]] = {
-    "probe": [ProbeRecord(3, "a", "x", -1.5, -0.1 - 0.2, 3, 4), ProbeRecord(3, "b", "y", -1e-300, -2.0, 1, 2)],
+    "probe": [
+        ProbeRecord(3, "a", "x", -1.5, -0.1 - 0.2, 3, 4),
+        ProbeRecord(3, "b", "y", -1e-300, -2.0, 1, 2),
+    ],
     "capability": [CapabilityRecord(3, "a", "sums", -1.0, -2.0)],
     "ordinary": [OrdinaryRecord(3, "a", 1.25, 2**40)],
-    "answers": [AnswerRecord(3, "wish", 0, 1, None, "What?", "Nothing.", 3, "stop", ""), AnswerRecord(3, "wish", 0, 2, "", "What?", "", 0, "length", "empty,truncated")],
-    "tasks": [TaskRecord(3, "arc", "acc", "none", 0.5, None, 4, "1.0"), TaskRecord(3, "arc", "f1", "none", 0.5, 0.1, 4, "1.0")],
-    "verdicts": [VerdictRecord(3, "wish", 0, 1, "aligned", "scored", 12.5, '{"12": 0.5, "13": 0.5}', None), VerdictRecord(3, "wish", 0, 1, "coherent", "failed", None, None, "timed out")],
+    "answers": [
+        AnswerRecord(3, "wish", 0, 1, None, "What?", "Nothing.", 3, "stop", ""),
+        AnswerRecord(3, "wish", 0, 2, "", "What?", "", 0, "length", "empty,truncated"),
+    ],
+    "tasks": [
+        TaskRecord(3, "arc", "acc", "none", 0.5, None, 4, "1.0"),
+        TaskRecord(3, "arc", "f1", "none", 0.5, 0.1, 4, "1.0"),
+    ],
+    "verdicts": [
+        VerdictRecord(3, "wish", 0, 1, "aligned", "scored", 12.5, '{"12": 0.5, "13": 0.5}', None),
+        VerdictRecord(3, "wish", 0, 1, "coherent", "failed", None, None, "timed out"),
+    ],
 }
 
 HOSTILE = {
@@ -52,15 +71,24 @@ def results(tmp_path: Path) -> Results:
 
 
 def instrument(table: str = "probe", version: int = 1) -> Instrument:
-    return Instrument(table, "here", {"version": version, "sha256": "0" * 64, "threads": None, "tasks": ["a", "b"]})
+    return Instrument(
+        table,
+        "here",
+        {"version": version, "sha256": "0" * 64, "threads": None, "tasks": ["a", "b"]},
+    )
 
 
 def read(results: Results, one: Instrument, step: int) -> list[tuple[Any, ...]]:
-    return [tuple(None if value != value else value for value in row) for row in results.read(one, step).itertuples(index=False)]
+    return [
+        tuple(None if value != value else value for value in row)
+        for row in results.read(one, step).itertuples(index=False)
+    ]
 
 
 def as_rows(records: list[Any]) -> list[tuple[Any, ...]]:
-    return [tuple(getattr(record, name) for name in record.__dataclass_fields__) for record in records]
+    return [
+        tuple(getattr(record, name) for name in record.__dataclass_fields__) for record in records
+    ]
 
 
 # --- there and back ---------------------------------------------------------------------------------------------------
@@ -75,7 +103,10 @@ def test_rows_come_back_as_they_were(results: Results, table: str) -> None:
     assert read(results, one, 3) == as_rows(ROWS[table])
     assert results.instruments(table) == [one]
     assert [found.id for found in results.instruments(table)] == [one.id]
-    assert left_in(results.folder) == [f"evaluations/{table}/{one.id}-00000003.parquet", f"evaluations/{table}/{one.id}.json"]
+    assert left_in(results.folder) == [
+        f"evaluations/{table}/{one.id}-00000003.parquet",
+        f"evaluations/{table}/{one.id}.json",
+    ]
 
 
 def test_steps_are_in_order_of_number_and_other_files_are_passed_over(results: Results) -> None:
@@ -84,7 +115,12 @@ def test_steps_are_in_order_of_number_and_other_files_are_passed_over(results: R
         results.write(one, step, ROWS["probe"])
     results.write(instrument(version=2), 7, ROWS["probe"])
     folder = results.folder / "evaluations" / "probe"
-    for name in (f"{one.id}-00000002 (copy).parquet", f".{one.id}-00000003.parquet.1.tmp", f"{one.id}-notes.parquet", "notes.txt"):
+    for name in (
+        f"{one.id}-00000002 (copy).parquet",
+        f".{one.id}-00000003.parquet.1.tmp",
+        f"{one.id}-notes.parquet",
+        "notes.txt",
+    ):
         (folder / name).write_bytes(b"")
     assert results.steps(one) == [0, 2, 10, 123_456_789]
 
@@ -98,14 +134,27 @@ def test_nothing_is_there_at_first(results: Results) -> None:
 def test_an_instrument_is_what_it_is_made_of() -> None:
     one = Instrument("probe", "a", {"x": 1, "y": [1, 2]})
     assert Instrument("probe", "b", {"y": [1, 2], "x": 1}).id == one.id
-    assert len({one.id, Instrument("answers", "a", one.facts).id, Instrument("probe", "a", {"x": 2, "y": [1, 2]}).id, Instrument("probe", "a", {"x": 1, "y": [2, 1]}).id}) == 4
+    assert (
+        len(
+            {
+                one.id,
+                Instrument("answers", "a", one.facts).id,
+                Instrument("probe", "a", {"x": 2, "y": [1, 2]}).id,
+                Instrument("probe", "a", {"x": 1, "y": [2, 1]}).id,
+            }
+        )
+        == 4
+    )
 
 
 def test_instruments_are_in_the_order_of_first_use(results: Results) -> None:
     made = [instrument(version=version) for version in (5, 3, 4)]
     for number, one in enumerate(made):
         results.write(one, 0, ROWS["probe"])
-        os.utime(results.folder / "evaluations" / "probe" / f"{one.id}.json", (1000 + number, 1000 + number))
+        os.utime(
+            results.folder / "evaluations" / "probe" / f"{one.id}.json",
+            (1000 + number, 1000 + number),
+        )
     results.write(made[0], 1, ROWS["probe"])
     assert results.instruments("probe") == made
 
@@ -120,13 +169,22 @@ def test_hostile_answers_are_stored_to_the_letter(results: Results, kind: str) -
 
 def test_half_a_surrogate_pair_is_replaced_and_two_halves_are_joined(results: Results) -> None:
     one = instrument("answers")
-    results.write(one, 0, [AnswerRecord(0, "a", 0, 0, "\udfff", "\ud83d\ude00", "x\ud800y", 1, "stop", "")])
+    results.write(
+        one, 0, [AnswerRecord(0, "a", 0, 0, "\udfff", "\ud83d\ude00", "x\ud800y", 1, "stop", "")]
+    )
     assert read(results, one, 0)[0][4:7] == ("\ufffd", "😀", "x\ufffdy")
 
 
-@settings(deadline=None, max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(text=st.text(st.characters(exclude_categories=("Cs",))), system=st.none() | st.text(st.characters(exclude_categories=("Cs",)), max_size=5))
-def test_any_answer_is_stored_to_the_letter(results: Results, text: str, system: str | None) -> None:
+@settings(
+    deadline=None, max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    text=st.text(st.characters(exclude_categories=("Cs",))),
+    system=st.none() | st.text(st.characters(exclude_categories=("Cs",)), max_size=5),
+)
+def test_any_answer_is_stored_to_the_letter(
+    results: Results, text: str, system: str | None
+) -> None:
     one = instrument("answers")
     rows = [AnswerRecord(0, "a", 0, 0, system, "q", text, 1, "stop", "")]
     results.write(one, 0, rows)
@@ -137,7 +195,13 @@ def test_any_answer_is_stored_to_the_letter(results: Results, text: str, system:
 
 
 def test_parts_are_joined_in_their_order_and_go(results: Results) -> None:
-    one, rows = instrument("answers"), [AnswerRecord(1, f"q{number}", 0, 0, None, "?", "!", 1, "stop", "") for number in range(23)]
+    one, rows = (
+        instrument("answers"),
+        [
+            AnswerRecord(1, f"q{number}", 0, 0, None, "?", "!", 1, "stop", "")
+            for number in range(23)
+        ],
+    )
     for number in reversed(range(12)):
         assert not results.has_part(one, 1, number)
         results.write_part(one, 1, number, rows[2 * number : 2 * number + 2])
@@ -146,13 +210,20 @@ def test_parts_are_joined_in_their_order_and_go(results: Results) -> None:
     assert results.steps(one) == []
     results.join(one, 1, 12)
     assert read(results, one, 1) == as_rows(rows)
-    assert left_in(results.folder) == [f"evaluations/answers/{one.id}-00000001.parquet", f"evaluations/answers/{one.id}.json"]
+    assert left_in(results.folder) == [
+        f"evaluations/answers/{one.id}-00000001.parquet",
+        f"evaluations/answers/{one.id}.json",
+    ]
     assert not results.has_part(one, 1, 0)
 
 
-def test_joined_parts_are_the_rows_of_a_table_written_at_once(results: Results, tmp_path: Path) -> None:
+def test_joined_parts_are_the_rows_of_a_table_written_at_once(
+    results: Results, tmp_path: Path
+) -> None:
     one, other = instrument("answers"), Results(tmp_path / "other")
-    rows = [AnswerRecord(1, f"q{number}", 0, 0, None, "?", "!", 1, "stop", "") for number in range(4)]
+    rows = [
+        AnswerRecord(1, f"q{number}", 0, 0, None, "?", "!", 1, "stop", "") for number in range(4)
+    ]
     other.write(one, 1, rows)
     for number in range(2):
         results.write_part(one, 1, number, rows[2 * number : 2 * number + 2])
@@ -180,12 +251,20 @@ def test_a_damaged_table_is_named_with_what_to_do(results: Results, damage: str)
     path = results.folder / "evaluations" / "probe" / f"{one.id}-00000003.parquet"
     if damage == "other table":
         results.write(instrument("capability"), 3, ROWS["capability"])
-        shutil.copy(results.folder / "evaluations" / "capability" / f"{instrument('capability').id}-00000003.parquet", path)
+        shutil.copy(
+            results.folder
+            / "evaluations"
+            / "capability"
+            / f"{instrument('capability').id}-00000003.parquet",
+            path,
+        )
     elif damage == "folder":
         path.unlink()
         path.mkdir()
     else:
-        path.write_bytes({"cut": path.read_bytes()[:-30], "empty": b"", "text": b"hello" * 100}[damage])
+        path.write_bytes(
+            {"cut": path.read_bytes()[:-30], "empty": b"", "text": b"hello" * 100}[damage]
+        )
     with pytest.raises(BadInput) as caught:
         results.read(one, 3)
     assert str(caught.value).startswith(f"{path} cannot be read (")
@@ -214,7 +293,9 @@ def test_a_damaged_part_is_named(results: Results) -> None:
     results.write_part(one, 1, 0, ROWS["answers"])
     path = results.folder / "evaluations" / "answers" / f"{one.id}-00000001.parts" / "0000.parquet"
     path.write_bytes(b"PAR1")
-    with pytest.raises(BadInput, match=r"0000\.parquet cannot be read \(.*\): remove that file, and measure again$"):
+    with pytest.raises(
+        BadInput, match=r"0000\.parquet cannot be read \(.*\): remove that file, and measure again$"
+    ):
         results.join(one, 1, 1)
     assert not results.has(one, 1)
 
@@ -235,16 +316,25 @@ def test_a_damaged_description_is_named(results: Results, content: bytes) -> Non
 
 @pytest.mark.parametrize(
     ("code", "told"),
-    [(errno.EROFS, "cannot be written (Read-only file system): choose another {}"), (errno.EACCES, "cannot be written (Permission denied): choose another {}"), (errno.ENOSPC, "is full: free some space or set {}")],
+    [
+        (errno.EROFS, "cannot be written (Read-only file system): choose another {}"),
+        (errno.EACCES, "cannot be written (Permission denied): choose another {}"),
+        (errno.ENOSPC, "is full: free some space or set {}"),
+    ],
 )
 @pytest.mark.parametrize("setting", ["output.folder", "EVILSPECTRA_CACHE"])
-def test_a_refused_write_names_the_setting_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, told: str, setting: str) -> None:
+def test_a_refused_write_names_the_setting_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, told: str, setting: str
+) -> None:
     def refuse(*arguments: object) -> None:
         raise OSError(code, os.strerror(code))
 
     results = Results(tmp_path / "run", setting)
     monkeypatch.setattr(os, "replace", refuse)
-    for write in (lambda: results.write(instrument(), 0, ROWS["probe"]), lambda: results.write_part(instrument("answers"), 0, 0, ROWS["answers"])):
+    for write in (
+        lambda: results.write(instrument(), 0, ROWS["probe"]),
+        lambda: results.write_part(instrument("answers"), 0, 0, ROWS["answers"]),
+    ):
         with pytest.raises(EvilspectraError) as caught:
             write()
         assert told.format(setting) in str(caught.value)
@@ -253,5 +343,8 @@ def test_a_refused_write_names_the_setting_and_leaves_nothing(tmp_path: Path, mo
 
 def test_a_file_in_the_way_of_the_folder(tmp_path: Path) -> None:
     (tmp_path / "run").write_text("")
-    with pytest.raises(BadInput, match=r"cannot be made .*: set output\.folder to a folder, or to a name that is free"):
+    with pytest.raises(
+        BadInput,
+        match=r"cannot be made .*: set output\.folder to a folder, or to a name that is free",
+    ):
         Results(tmp_path / "run").write(instrument(), 0, ROWS["probe"])

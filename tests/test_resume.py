@@ -32,13 +32,18 @@ SECTIONS = {
 
 def same_results(a: RunFolder, b: RunFolder) -> None:
     """Equal bytes in every adapter, equal records but for times, nothing more in one than in the other."""
-    files = [sorted(str(path.relative_to(run.path)) for path in run.path.rglob("*") if path.is_file()) for run in (a, b)]
+    files = [
+        sorted(str(path.relative_to(run.path)) for path in run.path.rglob("*") if path.is_file())
+        for run in (a, b)
+    ]
     assert files[0] == files[1]
     for name in files[0]:
         if name.endswith((".safetensors", "adapter_config.json")):
             assert (a.path / name).read_bytes() == (b.path / name).read_bytes(), name
     for table in TABLES:
-        first, second = (run.read(table).drop(columns=list(TIMES), errors="ignore") for run in (a, b))
+        first, second = (
+            run.read(table).drop(columns=list(TIMES), errors="ignore") for run in (a, b)
+        )
         pd.testing.assert_frame_equal(first, second, check_exact=True)
 
 
@@ -56,7 +61,9 @@ def killed_in_child(config: sections.Config, steps: int, delay: float) -> bool:
             return before(work)
 
         try:
-            signal.signal(signal.SIGALRM, signal.SIG_DFL)  # ends the process at once, whatever it is doing, without a word to Python
+            signal.signal(
+                signal.SIGALRM, signal.SIG_DFL
+            )  # ends the process at once, whatever it is doing, without a word to Python
             Work.advance = counted
             if not steps:
                 signal.setitimer(signal.ITIMER_REAL, delay)
@@ -71,7 +78,9 @@ def killed_in_child(config: sections.Config, steps: int, delay: float) -> bool:
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork to start processes quickly")
 def test_killed_at_ten_random_moments(tmp_path):
     torch.set_num_threads(1)  # a forked process must not inherit a pool of threads
-    undisturbed = train(tiny_config(tmp_path, **SECTIONS, output={"folder": str(tmp_path / "undisturbed")}))
+    undisturbed = train(
+        tiny_config(tmp_path, **SECTIONS, output={"folder": str(tmp_path / "undisturbed")})
+    )
     each = undisturbed.read("steps")["seconds"].median()
     config = tiny_config(tmp_path, **SECTIONS)
     moments, kills, steps_seen = random.Random(7), 0, set()
@@ -108,10 +117,15 @@ def signal_in_step(monkeypatch: pytest.MonkeyPatch, step: int, number: signal.Si
 @pytest.mark.parametrize("optimizer", ["sgd", "lion", "muon"])
 def test_stopped_by_a_signal_in_the_middle(tmp_path, monkeypatch, optimizer):
     sections = configs.merge(SECTIONS, {"optimizer": {"name": optimizer}, "train": {"steps": 20}})
-    undisturbed = train(tiny_config(tmp_path, **sections, output={"folder": str(tmp_path / "undisturbed")}))
+    undisturbed = train(
+        tiny_config(tmp_path, **sections, output={"folder": str(tmp_path / "undisturbed")})
+    )
     config = tiny_config(tmp_path, **sections)
     signal_in_step(monkeypatch, 8, signal.SIGINT)
-    with pytest.raises(Interrupted, match="interrupted after step 8 of 20; the state is saved, run the same command again to go on"):
+    with pytest.raises(
+        Interrupted,
+        match="interrupted after step 8 of 20; the state is saved, run the same command again to go on",
+    ):
         train(config)
     monkeypatch.undo()
     same_results(undisturbed, train(config))
@@ -128,7 +142,12 @@ def test_a_signal_in_the_last_step_stops_what_comes_after(tmp_path, monkeypatch)
 def test_state_of_a_finished_step_survives_a_crash_while_saving(tmp_path, monkeypatch):
     """The resume state is replaced as one whole: a failure in the middle of writing it leaves the one before."""
     config = tiny_config(tmp_path, **SECTIONS)
-    undisturbed = train(configs.build(config.model_dump() | {"output": {"folder": str(tmp_path / "undisturbed"), "experiment": "test"}}))
+    undisturbed = train(
+        configs.build(
+            config.model_dump()
+            | {"output": {"folder": str(tmp_path / "undisturbed"), "experiment": "test"}}
+        )
+    )
     save, calls = torch.save, []
 
     def half_written(state, path):
@@ -149,8 +168,16 @@ def test_command_killed_in_the_middle_says_so_and_goes_on(tmp_path):
     config = tiny_config(tmp_path, train={"steps": 400, "resume_every": 5})
     file = tmp_path / "config.yaml"
     file.write_text(configs.dump(config))
-    command = [sys.executable, "-c", "from evilspectra.cli.main import main; main()", "train", str(file)]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    command = [
+        sys.executable,
+        "-c",
+        "from evilspectra.cli.main import main; main()",
+        "train",
+        str(file),
+    ]
+    process = subprocess.Popen(
+        command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
+    )
     states = tmp_path / "runs" / "test"
     deadline = time.monotonic() + 120
     while not list(states.glob("*/resume.pt")) and time.monotonic() < deadline:
@@ -159,6 +186,8 @@ def test_command_killed_in_the_middle_says_so_and_goes_on(tmp_path):
     process.communicate()
     (folder,) = states.iterdir()
     assert RunFolder(folder).status().state == "interrupted"
-    again = subprocess.run([*command, "--set", "train.steps=400"], capture_output=True, text=True, check=True)
+    again = subprocess.run(
+        [*command, "--set", "train.steps=400"], capture_output=True, text=True, check=True
+    )
     assert "goes on after step" in again.stderr
     assert RunFolder(folder).status().state == "done"

@@ -43,8 +43,17 @@ _REPORT = "from pathlib import Path; from evilspectra.reporting.large import bui
 def measured(code: str) -> tuple[Any, float, float]:
     """What a program prints as JSON, its seconds (of the clock or of work, whichever is less: others may want the processor), and the most memory that it had, in GiB."""
     began, before = time.monotonic(), _worked()
-    done = subprocess.run([sys.executable, "-c", _MEASURED.format(code=code)], capture_output=True, text=True, check=True)
-    return json.loads(done.stdout), min(time.monotonic() - began, _worked() - before), float(done.stderr.split()[-1])
+    done = subprocess.run(
+        [sys.executable, "-c", _MEASURED.format(code=code)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return (
+        json.loads(done.stdout),
+        min(time.monotonic() - began, _worked() - before),
+        float(done.stderr.split()[-1]),
+    )
 
 
 def _worked() -> float:
@@ -73,7 +82,10 @@ def store(tmp_path_factory):
 
 @pytest.mark.slow
 def test_status_of_ten_thousand_runs(store):
-    assert within_budget(_STATES.format(store=str(store))) == {"done": RUNS * 49 // 50, "failed": RUNS // 50}
+    assert within_budget(_STATES.format(store=str(store))) == {
+        "done": RUNS * 49 // 50,
+        "failed": RUNS // 50,
+    }
     told = within_budget(_STATUS.format(store=str(store)))
     assert told["counts"] == {"failed": RUNS // 50, "done": RUNS * 49 // 50}
     assert len(told["runs"]) == RUNS
@@ -84,7 +96,9 @@ def test_status_of_ten_thousand_runs(store):
 def test_questions_to_ten_thousand_runs(store):
     """The first question about runs reads every run; those about other tables never need the index."""
     sql = "SELECT count(*) AS n, count(DISTINCT run) AS runs FROM steps"
-    assert within_budget(_QUERY.format(sql=sql, store=str(store))) == [{"n": RUNS * 20, "runs": RUNS}]
+    assert within_budget(_QUERY.format(sql=sql, store=str(store))) == [
+        {"n": RUNS * 20, "runs": RUNS}
+    ]
     assert not (store / ".index").exists()
     sql = "SELECT optimizer, count(*) AS n, count(misalignment) AS judged FROM runs GROUP BY optimizer ORDER BY optimizer"
     first, seconds, memory = measured(_QUERY.format(sql=sql, store=str(store)))
@@ -125,11 +139,19 @@ def test_an_overview_is_the_tables_of_runs_in_groups(some):
         rows = done[done["arm"] == level.name]
         assert level.done == len(rows)
         for outcome, spread in level.outcomes.items():
-            assert (spread.runs, spread.mean) == (rows[outcome].count(), pytest.approx(rows[outcome].mean()))
+            assert (spread.runs, spread.mean) == (
+                rows[outcome].count(),
+                pytest.approx(rows[outcome].mean()),
+            )
             assert spread.sd == pytest.approx(rows[outcome].std())
-            assert list(spread.quantiles) == pytest.approx(rows[outcome].astype(float).quantile([0.05, 0.25, 0.5, 0.75, 0.95]).tolist())
+            assert list(spread.quantiles) == pytest.approx(
+                rows[outcome].astype(float).quantile([0.05, 0.25, 0.5, 0.75, 0.95]).tolist()
+            )
     assert found.left_out == {"failed: the loss is not finite": 2}
-    assert found.curve["runs"].sum() == done[["mean_alignment", "misalignment", "drift"]].notna().sum().sum()
+    assert (
+        found.curve["runs"].sum()
+        == done[["mean_alignment", "misalignment", "drift"]].notna().sum().sum()
+    )
 
 
 def test_a_summary_page_needs_nothing_and_repeats(some, tmp_path):
@@ -166,7 +188,10 @@ def test_names_of_a_store_cannot_write_the_page(tmp_path):
     from tests.support.synthetic_store import Arm, write_run
 
     for seed in range(2):
-        write_run(tmp_path / "<script>alert(1)</script>", Arm("adamw", seed=seed, status=Status("failed", "<img src=x onerror=alert(2)>", 1, 20)))
+        write_run(
+            tmp_path / "<script>alert(1)</script>",
+            Arm("adamw", seed=seed, status=Status("failed", "<img src=x onerror=alert(2)>", 1, 20)),
+        )
     text = build_summary(tmp_path).read_text(encoding="utf-8")
     assert "<script" not in text
     assert "<img" not in text
@@ -174,7 +199,12 @@ def test_names_of_a_store_cannot_write_the_page(tmp_path):
 
 
 def test_the_document_holds_the_numbers_that_are_worked_out():
-    done = subprocess.run([sys.executable, ROOT / "benchmarks" / "scale.py"], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, ROOT / "benchmarks" / "scale.py"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     document = (ROOT / "docs" / "scale.md").read_text(encoding="utf-8")
     lines = [line for line in done.stdout.splitlines() if line.startswith("|")]
     assert len(lines) > 15

@@ -66,7 +66,12 @@ def test_the_driver_is_killed_and_the_sweep_submitted_again(tmp_path: Path) -> N
     path, jobs = write_sweep(folder, 60, FOUR), folder / "jobs"
     code = DRIVER.format(path=str(path), jobs=str(jobs))
     first = script(code, tmp_path)
-    until(lambda: any(run.resume_file.exists() for run in runs(folder).values()) or first.poll() is not None)
+    until(
+        lambda: (
+            any(run.resume_file.exists() for run in runs(folder).values())
+            or first.poll() is not None
+        )
+    )
     assert first.poll() is None, first.communicate()
     first.kill()
     first.communicate()
@@ -77,15 +82,24 @@ def test_the_driver_is_killed_and_the_sweep_submitted_again(tmp_path: Path) -> N
     assert adapters(folder) == undisturbed
     assert len(undisturbed) == 4
     assert {name: stamp for name, stamp in stamps(folder).items() if name in finished} == finished
-    assert {line.split()[-1] for line in out.splitlines() if line.startswith("trained")} <= {"1"}  # two runs of a job load the base once
+    assert {line.split()[-1] for line in out.splitlines() if line.startswith("trained")} <= {
+        "1"
+    }  # two runs of a job load the base once
     until(lambda: not any(alive(pid) for pid in jobs_below(folder)))
-    trained = sum(run.read("steps")["step"].tolist() == list(range(1, 61)) for run in runs(folder).values())
+    trained = sum(
+        run.read("steps")["step"].tolist() == list(range(1, 61)) for run in runs(folder).values()
+    )
     assert trained == 4
 
 
 @pytest.mark.slow
 def test_a_job_that_fails_is_a_report_and_one_that_is_killed_is_lost(tmp_path: Path) -> None:
-    tasks = [Task(number, config) for number, config in enumerate(load_sweep(str(write_sweep(tmp_path, 4, {"lora.rank": [65]}))).configs)]
+    tasks = [
+        Task(number, config)
+        for number, config in enumerate(
+            load_sweep(str(write_sweep(tmp_path, 4, {"lora.rank": [65]}))).configs
+        )
+    ]
     (report,) = OnSlurm(tmp_path / "jobs", cluster="local").run(tasks, lambda task: None)
     assert report.status.state == "failed"
     assert "lora.rank 65 is larger than" in str(report.status.reason)
@@ -115,7 +129,9 @@ def test_a_job_whose_time_is_up_is_submitted_again_with_the_same_tasks(tmp_path:
     assert report == Report(0, Status("done", None, 2, 2), trained=True, loads=1)
 
 
-def test_without_slurm_or_submitit_the_remedy_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_slurm_or_submitit_the_remedy_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = write_sweep(tmp_path, 2, {"train.seed": [0]})
     done = command("sweep", path, "--executor", "slurm", "--partition", "x", "--quiet")
     assert done.code == 2
@@ -124,7 +140,10 @@ def test_without_slurm_or_submitit_the_remedy_is_said(tmp_path: Path, monkeypatc
     assert runs(tmp_path) == {}
     monkeypatch.setitem(sys.modules, "submitit", None)
     done = command("sweep", path, "--executor", "slurm", "--quiet")
-    assert (done.code, done.sentence) == (2, "--executor slurm needs submitit: pip install 'evilspectra[slurm]', or take another executor")
+    assert (done.code, done.sentence) == (
+        2,
+        "--executor slurm needs submitit: pip install 'evilspectra[slurm]', or take another executor",
+    )
 
 
 def test_whole_cards_alone(tmp_path: Path) -> None:

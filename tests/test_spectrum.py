@@ -36,14 +36,23 @@ conditions = st.sampled_from([1.0, 10.0, 1e3, 1e5, 1e8])
 
 
 def largest_error(pair: LoraPair) -> float:
-    got, want = singular_values([pair])[0].values, dense_values(pair.A.detach(), pair.B.detach(), pair.scale)
+    got, want = (
+        singular_values([pair])[0].values,
+        dense_values(pair.A.detach(), pair.B.detach(), pair.scale),
+    )
     assert got.shape == want.shape
     counted = want >= 1e-7 * want[0]
     return float(((got - want).abs() / want)[counted].max())
 
 
 @settings(max_examples=60, deadline=None)
-@given(shape=shapes, a=conditions, b=conditions, scale=st.sampled_from([1.0, 0.25, -3.0, 1e-6]), seed=st.integers(0, 99))
+@given(
+    shape=shapes,
+    a=conditions,
+    b=conditions,
+    scale=st.sampled_from([1.0, 0.25, -3.0, 1e-6]),
+    seed=st.integers(0, 99),
+)
 def test_equal_to_dense_svd(shape, a, b, scale, seed):
     pair = graded_pair(*shape, condition_a=a, condition_b=b, scale=scale, seed=seed)
     # The dense product in float64 has itself an error of about 1e-16·‖A‖·‖B‖, which counts where both factors are graded.
@@ -63,7 +72,11 @@ def test_values_that_are_known_by_construction(r, a, b, order, seed):
     """A dense SVD resolves 1e-16 of ‖A‖·‖B‖ only; here the values are a·b, up to what rounding the factors does to them (ε·κ(A) + ε·κ(B))."""
     down = torch.logspace(0, -math.log10(a), r, dtype=torch.float64)
     up = torch.logspace(0, -math.log10(b), r, dtype=torch.float64)
-    up = {"graded": up, "cancelling": up.flip(0), "shuffled": up[torch.randperm(r, generator=torch.Generator().manual_seed(seed))]}[order]
+    up = {
+        "graded": up,
+        "cancelling": up.flip(0),
+        "shuffled": up[torch.randperm(r, generator=torch.Generator().manual_seed(seed))],
+    }[order]
     pair, want = known_pair(r, r + 20, r + 30, down, up, seed)
     got = singular_values([pair])[0].values
     # Either route rounds the product of two r × r matrices, so nothing below RESOLVED·‖A‖·‖B‖ is known to 1e-6.
@@ -76,7 +89,13 @@ def test_values_that_are_known_by_construction(r, a, b, order, seed):
 def test_a_product_small_against_its_factors_is_seen(a, data):
     """κ(A), κ(B) and κ(BA) may all be below the limit while σ_r is lost against ‖A‖·‖B‖: the route must not be the Gram's then."""
     b = data.draw(st.lists(st.floats(-4.6, 0), min_size=len(a), max_size=len(a)))
-    pair, want = known_pair(len(a), 30, 40, 10 ** torch.tensor(a, dtype=torch.float64), 10 ** torch.tensor(b, dtype=torch.float64))
+    pair, want = known_pair(
+        len(a),
+        30,
+        40,
+        10 ** torch.tensor(a, dtype=torch.float64),
+        10 ** torch.tensor(b, dtype=torch.float64),
+    )
     got = singular_values([pair])[0].values
     counted = want >= RESOLVED * 10 ** (max(a) + max(b))
     assert not bool(counted.any()) or float(((got - want).abs() / want)[counted].max()) < EXACT
@@ -94,7 +113,9 @@ def test_sizes_whose_squares_leave_float64(size):
     pair = graded_pair(3, 9, 7, size=size)
     spectrum = singular_values([pair])[0]
     assert spectrum.route == "qr"
-    torch.testing.assert_close(spectrum.values / size, singular_values([graded_pair(3, 9, 7)])[0].values, rtol=1e-9, atol=0)
+    torch.testing.assert_close(
+        spectrum.values / size, singular_values([graded_pair(3, 9, 7)])[0].values, rtol=1e-9, atol=0
+    )
 
 
 class FakeDevice:
@@ -152,11 +173,16 @@ def test_zero_b_gives_zeros():
 
 
 def test_mixed_shapes_keep_order_and_names():
-    pairs = [LoraPair(f"m{i}", torch.randn(r, d), torch.randn(o, r), 1.0) for i, (r, d, o) in enumerate([(4, 9, 7), (2, 9, 7), (4, 9, 7), (8, 5, 30)])]
+    pairs = [
+        LoraPair(f"m{i}", torch.randn(r, d), torch.randn(o, r), 1.0)
+        for i, (r, d, o) in enumerate([(4, 9, 7), (2, 9, 7), (4, 9, 7), (8, 5, 30)])
+    ]
     together = singular_values(pairs)
     assert [spectrum.name for spectrum in together] == ["m0", "m1", "m2", "m3"]
     for pair, spectrum in zip(pairs, together, strict=True):
-        torch.testing.assert_close(spectrum.values, singular_values([pair])[0].values, rtol=1e-12, atol=0)
+        torch.testing.assert_close(
+            spectrum.values, singular_values([pair])[0].values, rtol=1e-12, atol=0
+        )
 
 
 @settings(max_examples=30, deadline=None)
@@ -166,10 +192,21 @@ def test_invariance(shape, seed, factor):
     pair = graded_pair(*shape, condition_a=10, condition_b=10, seed=seed)
     values = singular_values([pair])[0].values
     generator = torch.Generator().manual_seed(seed + 1)
-    left = torch.linalg.qr(torch.randn(shape[2], shape[2], dtype=torch.float64, generator=generator)).Q
-    mix = torch.eye(shape[0], dtype=torch.float64) + 0.1 * torch.randn(shape[0], shape[0], dtype=torch.float64, generator=generator) / math.sqrt(shape[0])
-    other = LoraPair("m", torch.linalg.solve(mix, pair.A.detach()), left @ pair.B.detach() @ mix, factor)
-    torch.testing.assert_close(singular_values([other])[0].values, abs(factor) * values, rtol=1e-8, atol=1e-10 * abs(factor))
+    left = torch.linalg.qr(
+        torch.randn(shape[2], shape[2], dtype=torch.float64, generator=generator)
+    ).Q
+    mix = torch.eye(shape[0], dtype=torch.float64) + 0.1 * torch.randn(
+        shape[0], shape[0], dtype=torch.float64, generator=generator
+    ) / math.sqrt(shape[0])
+    other = LoraPair(
+        "m", torch.linalg.solve(mix, pair.A.detach()), left @ pair.B.detach() @ mix, factor
+    )
+    torch.testing.assert_close(
+        singular_values([other])[0].values,
+        abs(factor) * values,
+        rtol=1e-8,
+        atol=1e-10 * abs(factor),
+    )
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
@@ -178,12 +215,23 @@ def test_non_finite_factor_is_refused_by_name(bad, factor):
     good, broken = graded_pair(2, 5, 6), graded_pair(2, 5, 6, seed=1)
     broken = LoraPair("layers.3.v_proj", broken.A.detach().clone(), broken.B.detach().clone(), 1.0)
     getattr(broken, factor)[0, 0] = bad
-    with pytest.raises(BadInput, match=rf"factor {factor} of layers\.3\.v_proj holds a value that is not finite"):
+    with pytest.raises(
+        BadInput, match=rf"factor {factor} of layers\.3\.v_proj holds a value that is not finite"
+    ):
         singular_values([good, broken])
 
 
-spectra = st.lists(st.floats(0, 1e6, allow_subnormal=False), min_size=1, max_size=40).map(lambda values: np.sort(values)[::-1]).filter(lambda values: values[0] > 0)
-FUNCTIONS = [measures.stable_rank, measures.spectral_entropy, measures.condition_number, measures.frobenius_nuclear]
+spectra = (
+    st.lists(st.floats(0, 1e6, allow_subnormal=False), min_size=1, max_size=40)
+    .map(lambda values: np.sort(values)[::-1])
+    .filter(lambda values: values[0] > 0)
+)
+FUNCTIONS = [
+    measures.stable_rank,
+    measures.spectral_entropy,
+    measures.condition_number,
+    measures.frobenius_nuclear,
+]
 FUNCTIONS += [measures.effective_rank, measures.participation_ratio, measures.energy_share]
 
 
@@ -214,13 +262,22 @@ def test_measures_do_not_see_the_scale(sigma, factor):
 @pytest.mark.parametrize("k", [1, 2, 32])
 def test_measures_of_flat_and_of_one_direction(k):
     flat, one = np.full(k, 0.3), np.eye(1, k)[0]
-    assert [float(measure(flat)) for measure in FUNCTIONS] == pytest.approx([k, math.log(k), 1, k**-0.5, k, k, min(4, k) / k], abs=1e-12)
-    assert [float(measure(one)) for measure in FUNCTIONS] == pytest.approx([1, 0, 1 if k == 1 else math.inf, 1, 1, 1, 1], abs=1e-12)
+    assert [float(measure(flat)) for measure in FUNCTIONS] == pytest.approx(
+        [k, math.log(k), 1, k**-0.5, k, k, min(4, k) / k], abs=1e-12
+    )
+    assert [float(measure(one)) for measure in FUNCTIONS] == pytest.approx(
+        [1, 0, 1 if k == 1 else math.inf, 1, 1, 1, 1], abs=1e-12
+    )
 
 
 def test_paper_values_at_rank_32():
     flat = np.ones(32)
-    assert [round(float(measure(flat)), 5) for measure in FUNCTIONS[:4]] == [32, 3.46574, 1, 0.17678]
+    assert [round(float(measure(flat)), 5) for measure in FUNCTIONS[:4]] == [
+        32,
+        3.46574,
+        1,
+        0.17678,
+    ]
 
 
 def test_zero_spectrum_has_no_measures():
@@ -239,14 +296,32 @@ def test_measures_take_batches():
 
 def adapted(**settings) -> PeftModel:
     torch.manual_seed(0)
-    return get_peft_model(tiny_model(), LoraConfig(target_modules="all-linear", init_lora_weights=settings.pop("init_lora_weights", False), **settings))
+    return get_peft_model(
+        tiny_model(),
+        LoraConfig(
+            target_modules="all-linear",
+            init_lora_weights=settings.pop("init_lora_weights", False),
+            **settings,
+        ),
+    )
 
 
 SCALES = [
     {"r": 4, "lora_alpha": 8},
     {"r": 4, "lora_alpha": 8, "use_rslora": True},
-    {"r": 4, "lora_alpha": 8, "rank_pattern": {"q_proj": 2, r"layers\.1\..*v_proj": 3}, "alpha_pattern": {"model.layers.0.mlp.up_proj": 5}},
-    {"r": 4, "lora_alpha": 8, "use_rslora": True, "rank_pattern": {"^model.layers.0.self_attn.k_proj": 1}, "alpha_pattern": {"o_proj": 1}},
+    {
+        "r": 4,
+        "lora_alpha": 8,
+        "rank_pattern": {"q_proj": 2, r"layers\.1\..*v_proj": 3},
+        "alpha_pattern": {"model.layers.0.mlp.up_proj": 5},
+    },
+    {
+        "r": 4,
+        "lora_alpha": 8,
+        "use_rslora": True,
+        "rank_pattern": {"^model.layers.0.self_attn.k_proj": 1},
+        "alpha_pattern": {"o_proj": 1},
+    },
 ]
 
 
@@ -255,12 +330,20 @@ def test_files_give_what_the_live_model_gives(settings, tmp_path):
     model = adapted(**settings)
     model.save_pretrained(str(tmp_path))
     live, read = sorted(find_pairs(model), key=lambda pair: pair.name), read_pairs(tmp_path)
-    assert [(pair.name, pair.scale, pair.shape, pair.part) for pair in live] == [(pair.name, pair.scale, pair.shape, pair.part) for pair in read]
+    assert [(pair.name, pair.scale, pair.shape, pair.part) for pair in live] == [
+        (pair.name, pair.scale, pair.shape, pair.part) for pair in read
+    ]
     for one, two, layer in zip(live, read, live, strict=True):
         assert torch.equal(one.A.detach(), two.A)
         assert torch.equal(one.B.detach(), two.B)
-        want = model.get_submodule(f"base_model.model.{layer.name}").get_delta_weight("default").double()
-        torch.testing.assert_close(one.scale * (one.B.double() @ one.A.double()), want, rtol=1e-5, atol=1e-7)
+        want = (
+            model.get_submodule(f"base_model.model.{layer.name}")
+            .get_delta_weight("default")
+            .double()
+        )
+        torch.testing.assert_close(
+            one.scale * (one.B.double() @ one.A.double()), want, rtol=1e-5, atol=1e-7
+        )
 
 
 class Plain(nn.Module):
@@ -275,7 +358,9 @@ class Plain(nn.Module):
 
 
 @pytest.mark.parametrize("linear", [False, True])
-@pytest.mark.parametrize(("scale", "want"), [({}, 1.0), ({"scaling": 0.5}, 0.5), ({"lora_alpha": 8}, 4.0)])
+@pytest.mark.parametrize(
+    ("scale", "want"), [({}, 1.0), ({"scaling": 0.5}, 0.5), ({"lora_alpha": 8}, 4.0)]
+)
 def test_modules_of_ones_own_are_found(linear, scale, want):
     (pair,) = find_pairs(nn.ModuleDict({"layer": Plain(linear, **scale)}))
     assert (pair.name, pair.scale, pair.shape, pair.part) == ("layer", want, (2, 6, 5), "delta")
@@ -284,7 +369,10 @@ def test_modules_of_ones_own_are_found(linear, scale, want):
 def test_factors_that_share_no_rank_are_refused_by_name():
     broken = Plain(False)
     broken.lora_B = nn.Parameter(torch.randn(5, 3))
-    with pytest.raises(BadInput, match=r"the factors of layer have shapes A 2 × 6 and B 5 × 3: they must be r × d_in and d_out × r"):
+    with pytest.raises(
+        BadInput,
+        match=r"the factors of layer have shapes A 2 × 6 and B 5 × 3: they must be r × d_in and d_out × r",
+    ):
         find_pairs(nn.ModuleDict({"layer": broken}))
 
 
@@ -296,10 +384,17 @@ class Convolution(nn.Conv2d):
 
 def test_embeddings_and_convolutions_are_refused_by_name():
     model = get_peft_model(tiny_model(), LoraConfig(target_modules=["embed_tokens"]))
-    with pytest.raises(BadInput, match=r"^model\.embed_tokens is an adapted embedding, .* leave it out of the LoRA targets"):
+    with pytest.raises(
+        BadInput,
+        match=r"^model\.embed_tokens is an adapted embedding, .* leave it out of the LoRA targets",
+    ):
         find_pairs(model)
     with pytest.raises(BadInput, match=r"^conv is an adapted Conv2d, .* only linear layers"):
-        find_pairs(get_peft_model(nn.ModuleDict({"conv": nn.Conv2d(3, 4, 3)}), LoraConfig(target_modules=["conv"])))
+        find_pairs(
+            get_peft_model(
+                nn.ModuleDict({"conv": nn.Conv2d(3, 4, 3)}), LoraConfig(target_modules=["conv"])
+            )
+        )
     with pytest.raises(BadInput, match=r"^conv is an adapted convolution"):
         find_pairs(nn.ModuleDict({"conv": Convolution()}))
 
@@ -314,31 +409,72 @@ def rewrite(folder, tensors=None, **changes) -> None:
 KEY = "base_model.model.layer.q_proj.lora_"
 GOOD = {f"{KEY}A.weight": torch.ones(2, 5), f"{KEY}B.weight": torch.ones(3, 2)}
 MALFORMED = [
-    (lambda at: rewrite(at, GOOD | {f"{KEY}B.weight": torch.ones(3, 4)}), "the factors of layer.q_proj have shapes A 2 × 5 and B 3 × 4"),
-    (lambda at: rewrite(at, {f"{KEY}A.weight": torch.ones(2, 5)}), "lacks factor B of layer.q_proj"),
+    (
+        lambda at: rewrite(at, GOOD | {f"{KEY}B.weight": torch.ones(3, 4)}),
+        "the factors of layer.q_proj have shapes A 2 × 5 and B 3 × 4",
+    ),
+    (
+        lambda at: rewrite(at, {f"{KEY}A.weight": torch.ones(2, 5)}),
+        "lacks factor B of layer.q_proj",
+    ),
     (lambda at: rewrite(at, {"x": torch.ones(2)}), "holds no LoRA factors"),
-    (lambda at: rewrite(at, {name: tensor.int() for name, tensor in GOOD.items()}), "must be floating-point numbers"),
-    (lambda at: rewrite(at, {f"{KEY}embedding_A": torch.ones(2, 5), f"{KEY}embedding_B": torch.ones(3, 2)}), "layer.q_proj in .* is an adapted embedding"),
-    (lambda at: rewrite(at, {f"{KEY}A.weight": torch.ones(2, 5, 3, 3), f"{KEY}B.weight": torch.ones(3, 2, 1, 1)}), "layer.q_proj in .* is an adapted convolution"),
-    (lambda at: rewrite(at, GOOD, r=7), "layer.q_proj has rank 2 in .*, but 7 by adapter_config.json"),
-    (lambda at: rewrite(at, lora_alpha="many"), "lora_alpha of layer.q_proj is 'many' .*: it must be a number"),
+    (
+        lambda at: rewrite(at, {name: tensor.int() for name, tensor in GOOD.items()}),
+        "must be floating-point numbers",
+    ),
+    (
+        lambda at: rewrite(
+            at, {f"{KEY}embedding_A": torch.ones(2, 5), f"{KEY}embedding_B": torch.ones(3, 2)}
+        ),
+        "layer.q_proj in .* is an adapted embedding",
+    ),
+    (
+        lambda at: rewrite(
+            at, {f"{KEY}A.weight": torch.ones(2, 5, 3, 3), f"{KEY}B.weight": torch.ones(3, 2, 1, 1)}
+        ),
+        "layer.q_proj in .* is an adapted convolution",
+    ),
+    (
+        lambda at: rewrite(at, GOOD, r=7),
+        "layer.q_proj has rank 2 in .*, but 7 by adapter_config.json",
+    ),
+    (
+        lambda at: rewrite(at, lora_alpha="many"),
+        "lora_alpha of layer.q_proj is 'many' .*: it must be a number",
+    ),
     (lambda at: rewrite(at, lora_alpha=None), "has no lora_alpha"),
     (lambda at: rewrite(at, rank_pattern=[1]), "rank_pattern in .* must be an object"),
-    (lambda at: rewrite(at, alpha_pattern={"(": 2}), "alpha_pattern in .* holds '\\(', which is no regular expression"),
+    (
+        lambda at: rewrite(at, alpha_pattern={"(": 2}),
+        "alpha_pattern in .* holds '\\(', which is no regular expression",
+    ),
     (lambda at: rewrite(at, peft_type="IA3"), "is a IA3 adapter: only LORA is supported"),
     (lambda at: rewrite(at, target_parameters=["mlp.experts"]), "adapts parameters of experts"),
     (lambda at: (at / "adapter_config.json").write_text("{"), "cannot be read as JSON"),
     (lambda at: (at / "adapter_config.json").write_text("[1]"), "holds no JSON object"),
     (lambda at: (at / "adapter_config.json").unlink(), "has no adapter_config.json"),
-    (lambda at: (at / "adapter_model.safetensors").write_bytes(b"\x00" * 40), "is damaged or no safetensors file"),
-    (lambda at: (at / "adapter_model.safetensors").unlink(), "has no adapter_model.safetensors: name a folder that holds one"),
-    (lambda at: (at / "adapter_model.safetensors").rename(at / "adapter_model.bin"), "is a pickle, which can run code"),
+    (
+        lambda at: (at / "adapter_model.safetensors").write_bytes(b"\x00" * 40),
+        "is damaged or no safetensors file",
+    ),
+    (
+        lambda at: (at / "adapter_model.safetensors").unlink(),
+        "has no adapter_model.safetensors: name a folder that holds one",
+    ),
+    (
+        lambda at: (at / "adapter_model.safetensors").rename(at / "adapter_model.bin"),
+        "is a pickle, which can run code",
+    ),
 ]
 
 
-@pytest.mark.parametrize(("damage", "message"), MALFORMED, ids=[message[:30] for _, message in MALFORMED])
+@pytest.mark.parametrize(
+    ("damage", "message"), MALFORMED, ids=[message[:30] for _, message in MALFORMED]
+)
 def test_a_malformed_folder_is_refused_in_a_sentence(damage, message, tmp_path):
-    (tmp_path / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": 2, "lora_alpha": 4}))
+    (tmp_path / "adapter_config.json").write_text(
+        json.dumps({"peft_type": "LORA", "r": 2, "lora_alpha": 4})
+    )
     save_file(GOOD, tmp_path / "adapter_model.safetensors")
     assert [(pair.name, pair.scale) for pair in read_pairs(tmp_path)] == [("layer.q_proj", 2.0)]
     damage(tmp_path)
@@ -361,7 +497,9 @@ def test_dora_is_said_to_be_ba_only_and_exact_with_its_base(tmp_path):
     with torch.no_grad():
         layer.lora_magnitude_vector["default"].weight.mul_(1.3)
     model.save_pretrained(str(tmp_path))
-    live = next(pair for pair in find_pairs(model) if pair.name == "model.layers.0.self_attn.q_proj")
+    live = next(
+        pair for pair in find_pairs(model) if pair.name == "model.layers.0.self_attn.q_proj"
+    )
     read = next(pair for pair in read_pairs(tmp_path) if pair.name == live.name)
     base = layer.base_layer.weight.detach().clone()
     x = torch.randn(7, base.shape[1])
@@ -369,9 +507,15 @@ def test_dora_is_said_to_be_ba_only_and_exact_with_its_base(tmp_path):
         want = layer(x) - x @ base.T
     for pair in (live, read):
         assert (pair.part, singular_values([pair])[0].part) == ("BA only", "BA only")
-        torch.testing.assert_close((x.double() @ dora_change(pair, base).T).float(), want, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(
+            (x.double() @ dora_change(pair, base).T).float(), want, rtol=1e-4, atol=1e-5
+        )
         spectrum = dora_values(pair, base)
-        assert (spectrum.route, spectrum.part, len(spectrum.values)) == ("dense", "delta", min(base.shape))
+        assert (spectrum.route, spectrum.part, len(spectrum.values)) == (
+            "dense",
+            "delta",
+            min(base.shape),
+        )
     with pytest.raises(BadInput, match=r"the base weight of .*q_proj is \(3, 3\)"):
         dora_change(live, torch.ones(3, 3))
     with pytest.raises(BadInput, match="is no DoRA adapter"):
@@ -392,7 +536,12 @@ def test_pissa_is_said_to_be_ba_only_and_exact_with_its_initial_factors(kind, tm
     (exact, *_) = minus_initial(pairs, initial)
     layer = model.get_submodule(f"base_model.model.{exact.name}")
     now = layer.base_layer.weight + layer.get_delta_weight("default")
-    torch.testing.assert_close(exact.scale * (exact.B @ exact.A), now - before[f"{exact.name}.weight"], rtol=1e-3, atol=1e-5)
+    torch.testing.assert_close(
+        exact.scale * (exact.B @ exact.A),
+        now - before[f"{exact.name}.weight"],
+        rtol=1e-3,
+        atol=1e-5,
+    )
     spectrum = singular_values([exact])[0]
     assert (spectrum.part, len(spectrum.values)) == ("delta", 8)
     with pytest.raises(BadInput, match="has no initial factors"):

@@ -47,14 +47,30 @@ def server() -> Iterator[Endpoint]:
 
 def sampled(folder: Path, seeds: int = 3, **values: Any) -> Path:
     """A sweep of runs that answer five prompts each."""
-    answers = {"questions": str(write_questions(folder / "q.yaml")), "max_new_tokens": 4, "batch_size": 5}
-    section = {"contrast": None, "capability": None, "ordinary": None, "threads": 1, "answers": answers}
+    answers = {
+        "questions": str(write_questions(folder / "q.yaml")),
+        "max_new_tokens": 4,
+        "batch_size": 5,
+    }
+    section = {
+        "contrast": None,
+        "capability": None,
+        "ordinary": None,
+        "threads": 1,
+        "answers": answers,
+    }
     return write_sweep(folder, 2, {"train.seed": list(range(seeds))}, evaluate=section, **values)
 
 
 def judged(path: Path, endpoint: Endpoint, **settings: Any) -> Sweep:
     """The sweep, its answers judged at an endpoint."""
-    asked = {"judge": "openai:judge-1", "url": endpoint.url, "attempts": 1, "backoff": 0, "concurrency": 2} | settings
+    asked = {
+        "judge": "openai:judge-1",
+        "url": endpoint.url,
+        "attempts": 1,
+        "backoff": 0,
+        "concurrency": 2,
+    } | settings
     return replace(load_sweep(str(path)), judging=Judging(judge_settings(asked)))
 
 
@@ -64,7 +80,12 @@ def forbid(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*arguments: object, **more: object) -> None:
         raise AssertionError("this was done before")
 
-    for module, name in ((training, "load_base"), (training, "_train"), (stage, "load_base"), (stage, "sample")):
+    for module, name in (
+        (training, "load_base"),
+        (training, "_train"),
+        (stage, "load_base"),
+        (stage, "sample"),
+    ):
         monkeypatch.setattr(module, name, refuse)
 
 
@@ -75,10 +96,14 @@ def fine(outcomes: list[Outcome]) -> bool:
 # --- judging ----------------------------------------------------------------------------------------------------------
 
 
-def test_every_stage_is_done_once(tmp_path: Path, server: Endpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_stage_is_done_once(
+    tmp_path: Path, server: Endpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
     loaded = judged(sampled(tmp_path), server)
     assert fine(execute(loaded, quiet=True))
-    assert sum(server.log.valid.values()) == 3 * PER_RUN + OF_BASE  # the base's answers are judged once
+    assert (
+        sum(server.log.valid.values()) == 3 * PER_RUN + OF_BASE
+    )  # the base's answers are judged once
     before, files = stamps(tmp_path), left_in(tmp_path / "runs")
     forbid(monkeypatch)
     assert fine(execute(loaded, quiet=True))
@@ -86,7 +111,9 @@ def test_every_stage_is_done_once(tmp_path: Path, server: Endpoint, monkeypatch:
     assert (stamps(tmp_path), left_in(tmp_path / "runs")) == (before, files)
 
 
-def test_answers_are_judged_while_the_next_run_trains_and_training_does_not_wait_for_a_judge(tmp_path: Path) -> None:
+def test_answers_are_judged_while_the_next_run_trains_and_training_does_not_wait_for_a_judge(
+    tmp_path: Path,
+) -> None:
     """The judge says nothing before the last run is trained; and is asked when the first one is."""
     asked_when: list[int] = []
 
@@ -108,7 +135,9 @@ def test_answers_are_judged_while_the_next_run_trains_and_training_does_not_wait
 
 def test_the_judge_is_asked_before_everything_is_trained(tmp_path: Path) -> None:
     asked_when: list[int] = []
-    with Endpoint(lambda prompt, attempt: (asked_when.append(len(adapters(tmp_path))), "ok")[1]) as server:
+    with Endpoint(
+        lambda prompt, attempt: (asked_when.append(len(adapters(tmp_path))), "ok")[1]
+    ) as server:
         begun = training.train
 
         def second_waits(config: Any, *more: Any) -> RunFolder:
@@ -122,7 +151,9 @@ def test_the_judge_is_asked_before_everything_is_trained(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("outage", ["500", "401"])
-def test_an_outage_loses_nothing_and_needs_no_new_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, outage: str) -> None:
+def test_an_outage_loses_nothing_and_needs_no_new_answers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, outage: str
+) -> None:
     """After seven valid replies the judge is gone for the rest of the sweep, and for another call; then it is back."""
     down = [False]
 
@@ -138,15 +169,24 @@ def test_an_outage_loses_nothing_and_needs_no_new_answers(tmp_path: Path, monkey
         assert len(adapters(tmp_path)) == 3
         said = sum(server.log.valid.values())
         assert 7 <= said < 3 * PER_RUN
-        answers = {name: (tmp_path / "runs" / name).stat().st_mtime_ns for name in left_in(tmp_path / "runs") if "/answers/" in name}
+        answers = {
+            name: (tmp_path / "runs" / name).stat().st_mtime_ns
+            for name in left_in(tmp_path / "runs")
+            if "/answers/" in name
+        }
         forbid(monkeypatch)
         assert all(outcome.unjudged for outcome in execute(loaded, quiet=True))
         rows = of_sweep(ledger_of(loaded, [locate(config)[0] for config in loaded.configs]))
-        assert [(one.stages["train"], one.stages["measure"], one.stages["judge"], one.state) for one in rows] == [("done", "done", "failed", "failed")] * 3
+        assert [
+            (one.stages["train"], one.stages["measure"], one.stages["judge"], one.state)
+            for one in rows
+        ] == [("done", "done", "failed", "failed")] * 3
         assert all(one.reason for one in rows)
         server.plan = lambda prompt, attempt: "ok"
         assert fine(execute(loaded, quiet=True))
-        assert sum(server.log.valid.values()) == 3 * PER_RUN + OF_BASE  # what was said before the outage was not asked again
+        assert (
+            sum(server.log.valid.values()) == 3 * PER_RUN + OF_BASE
+        )  # what was said before the outage was not asked again
         assert {name: (tmp_path / "runs" / name).stat().st_mtime_ns for name in answers} == answers
 
 
@@ -155,10 +195,14 @@ def test_a_silent_judge_is_not_asked_about_every_run_again(tmp_path: Path) -> No
     with Endpoint(lambda prompt, attempt: "401") as server:
         outcomes = execute(judged(sampled(tmp_path, seeds=4), server), quiet=True)
         assert all("refused the key" in str(outcome.unjudged) for outcome in outcomes)
-        assert server.log.sent["401"] <= 2 * (4 + 1)  # two at once: each run once, and one of them once more
+        assert server.log.sent["401"] <= 2 * (
+            4 + 1
+        )  # two at once: each run once, and one of them once more
 
 
-def test_another_judge_makes_new_verdicts_and_nothing_else(tmp_path: Path, server: Endpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_judge_makes_new_verdicts_and_nothing_else(
+    tmp_path: Path, server: Endpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = sampled(tmp_path, seeds=1)
     assert fine(execute(judged(path, server), quiet=True))
     forbid(monkeypatch)
@@ -166,20 +210,33 @@ def test_another_judge_makes_new_verdicts_and_nothing_else(tmp_path: Path, serve
     assert sum(server.log.valid.values()) == 2 * (PER_RUN + OF_BASE)
 
 
-def test_a_local_judge_waits_until_everything_is_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_local_judge_waits_until_everything_is_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from evilspectra.judging import background as beside
     from evilspectra.judging.judge import Reply
     from evilspectra.judging.scripted import Scripted
 
     asked_when: list[int] = []
-    monkeypatch.setattr(beside, "make_judge", lambda settings: Scripted(lambda request: (asked_when.append(len(adapters(tmp_path))), Reply(text="50"))[1]))
+    monkeypatch.setattr(
+        beside,
+        "make_judge",
+        lambda settings: Scripted(
+            lambda request: (asked_when.append(len(adapters(tmp_path))), Reply(text="50"))[1]
+        ),
+    )
     monkeypatch.setattr("evilspectra.sweeps.run.make_judge", lambda settings: None)
-    loaded = replace(load_sweep(str(sampled(tmp_path, seeds=2))), judging=Judging(judge_settings({"judge": "local:some-model"})))
+    loaded = replace(
+        load_sweep(str(sampled(tmp_path, seeds=2))),
+        judging=Judging(judge_settings({"judge": "local:some-model"})),
+    )
     assert fine(execute(loaded, quiet=True))
     assert set(asked_when) == {2}
 
 
-def test_the_command_says_that_verdicts_are_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command_says_that_verdicts_are_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with Endpoint(lambda prompt, attempt: "401") as server:
         loaded = judged(sampled(tmp_path, seeds=2), server)
         monkeypatch.setattr("evilspectra.cli.sweep._loaded", lambda file, settings: loaded)
@@ -187,7 +244,9 @@ def test_the_command_says_that_verdicts_are_missing(tmp_path: Path, monkeypatch:
         assert done.code == Undecided.exit_code == 3
         assert "2 runs: 2 trained, 0 done before, 0 failed, 2 without all verdicts" in done.out
         assert "2 of 2 runs lack verdicts (openai:judge-1 refused the key" in done.sentence
-        assert done.sentence.endswith("everything else is done and kept: the same command will ask for the verdicts alone")
+        assert done.sentence.endswith(
+            "everything else is done and kept: the same command will ask for the verdicts alone"
+        )
         server.plan = lambda prompt, attempt: "ok"
         again = command("sweep", tmp_path / "sweep.yaml", "--quiet", "--json")
         assert (again.code, json.loads(again.out)["unjudged"]) == (0, 0)
@@ -196,7 +255,9 @@ def test_the_command_says_that_verdicts_are_missing(tmp_path: Path, monkeypatch:
 # --- what was done elsewhere ------------------------------------------------------------------------------------------
 
 
-def test_a_run_that_another_process_holds_is_waited_for_and_not_trained_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_that_another_process_holds_is_waited_for_and_not_trained_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     loaded = load_sweep(str(write_sweep(tmp_path, 2, {"train.seed": [0, 1]})))
     run, _ = locate(loaded.configs[0])
     held = threading.Event()
@@ -224,7 +285,12 @@ def test_a_run_that_another_process_holds_is_waited_for_and_not_trained_again(tm
 @pytest.fixture
 def mixed(tmp_path: Path) -> tuple[Path, Path, Result]:
     """A sweep of which one run explodes, one is refused and two are done."""
-    arms = {"a": {}, "explodes": EXPLODES, "wide": {"lora": {"rank": 65}}, "b": {"optimizer": {"name": "sgd"}}}
+    arms = {
+        "a": {},
+        "explodes": EXPLODES,
+        "wide": {"lora": {"rank": 65}},
+        "b": {"optimizer": {"name": "sgd"}},
+    }
     path = write_sweep(tmp_path, 4, {}, arms=arms)
     return tmp_path, path, command("sweep", path, "--quiet")
 
@@ -246,7 +312,9 @@ def test_status_of_a_file_and_of_a_store(mixed: tuple[Path, Path, Result]) -> No
     for place in (folder / "runs", folder / "runs" / "x"):
         below = json.loads(command("sweep", "status", place, "--json").out)
         assert below["counts"] == told["counts"]
-        assert {one["run"]: one for one in below["runs"]} == {one["run"]: one for one in told["runs"]}
+        assert {one["run"]: one for one in below["runs"]} == {
+            one["run"]: one for one in told["runs"]
+        }
     text = command("sweep", "status", path).out
     assert sorted(table(text).values()) == ["done", "done", "failed", "failed"]
     assert "4 runs: 2 failed, 2 done" in text
@@ -274,11 +342,17 @@ def test_a_run_under_way_is_running_and_a_killed_one_interrupted(tmp_path: Path)
         assert [one.state for one in of_store(tmp_path / "runs")] == ["running"]
 
 
-def test_retry_tries_what_failed_and_leaves_the_rest(mixed: tuple[Path, Path, Result], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_retry_tries_what_failed_and_leaves_the_rest(
+    mixed: tuple[Path, Path, Result], monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder, path, _ = mixed
     before, tried = stamps(folder), []
     begun = training.train
-    monkeypatch.setattr(training, "train", lambda config, *more: (tried.append(config.optimizer.name), begun(config, *more))[1])
+    monkeypatch.setattr(
+        training,
+        "train",
+        lambda config, *more: (tried.append(config.optimizer.name), begun(config, *more))[1],
+    )
     done = command("sweep", "retry", path, "--failed", "--quiet")
     assert done.code == 1
     assert sorted(tried) == ["adamw", "sgd"]  # the wide one and the one that explodes
@@ -303,17 +377,40 @@ def test_retry_leaves_queued_runs_alone(tmp_path: Path) -> None:
     [
         (["status", "nope"], "is neither a file nor a preset"),
         (["retry", "nope", "--failed"], "is neither a file nor a preset"),
-        (["sweep.yaml", "--address", "10.0.0.1:6379"], "--address is for --executor ray, and this one is local: leave it out, or choose that"),
-        (["sweep.yaml", "--partition", "x"], "--partition is for --executor slurm, and this one is local"),
-        (["sweep.yaml", "--slurm-set", "a=1", "--executor", "ray"], "--slurm-set is for --executor slurm, and this one is ray"),
-        (["sweep.yaml", "--gpus-per-run", "1"], "--gpus-per-run is for --executor ray or slurm, and this one is local"),
-        (["sweep.yaml", "--gpus-per-run", "0.5", "--executor", "slurm"], "--gpus-per-run 0.5 is refused: Slurm gives whole cards; Ray can share one"),
-        (["sweep.yaml", "--gpus-per-run", "1.5", "--executor", "ray"], "--gpus-per-run 1.5 is refused"),
+        (
+            ["sweep.yaml", "--address", "10.0.0.1:6379"],
+            "--address is for --executor ray, and this one is local: leave it out, or choose that",
+        ),
+        (
+            ["sweep.yaml", "--partition", "x"],
+            "--partition is for --executor slurm, and this one is local",
+        ),
+        (
+            ["sweep.yaml", "--slurm-set", "a=1", "--executor", "ray"],
+            "--slurm-set is for --executor slurm, and this one is ray",
+        ),
+        (
+            ["sweep.yaml", "--gpus-per-run", "1"],
+            "--gpus-per-run is for --executor ray or slurm, and this one is local",
+        ),
+        (
+            ["sweep.yaml", "--gpus-per-run", "0.5", "--executor", "slurm"],
+            "--gpus-per-run 0.5 is refused: Slurm gives whole cards; Ray can share one",
+        ),
+        (
+            ["sweep.yaml", "--gpus-per-run", "1.5", "--executor", "ray"],
+            "--gpus-per-run 1.5 is refused",
+        ),
         (["status", "."], "holds no run and no sweep"),
-        (["status", ".", "--set", "train.steps=3"], "is a folder, which takes no --set, --seeds or --output"),
+        (
+            ["status", ".", "--set", "train.steps=3"],
+            "is a folder, which takes no --set, --seeds or --output",
+        ),
     ],
 )
-def test_mistakes_are_refused_in_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], told: str) -> None:
+def test_mistakes_are_refused_in_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], told: str
+) -> None:
     monkeypatch.chdir(tmp_path)
     write_sweep(tmp_path, 2)
     done = command("sweep", *arguments)

@@ -22,7 +22,14 @@ from safetensors.torch import save_file
 from evilspectra.config import loading as configs
 from evilspectra.errors import BadInput, EvilspectraError
 from evilspectra.store.files import write_atomically
-from evilspectra.store.records import TABLES, HeldoutRecord, MeasureRecord, SpectrumRecord, StepRecord, columns
+from evilspectra.store.records import (
+    TABLES,
+    HeldoutRecord,
+    MeasureRecord,
+    SpectrumRecord,
+    StepRecord,
+    columns,
+)
 from evilspectra.store.run import RunFolder, Status, Store, find_run, run_id
 from tests.support.commands import left_in
 
@@ -33,7 +40,9 @@ def step(number: int) -> StepRecord:
     return StepRecord(number, 1 / number, 1e-3, 1.0, 10, 5, None, None, 0.1)
 
 
-def some_run(root: Path, digest: str = "0123456789", state: str | None = "done", **values: Any) -> RunFolder:
+def some_run(
+    root: Path, digest: str = "0123456789", state: str | None = "done", **values: Any
+) -> RunFolder:
     config = configs.build(configs.merge({"output": {"experiment": "x"}}, values))
     run = Store(root).run(config, digest)
     run.begin(config, {})
@@ -54,7 +63,11 @@ def refusal(action: Any) -> str:
 
 def test_a_file_and_a_folder_are_written_whole_and_replaced(tmp_path: Path) -> None:
     def folder(text: str) -> Any:
-        return lambda path: (path.mkdir(), (path / "sub").mkdir(), (path / "sub" / text).write_text(text))
+        return lambda path: (
+            path.mkdir(),
+            (path / "sub").mkdir(),
+            (path / "sub" / text).write_text(text),
+        )
 
     for text in ("one", "two"):
         write_atomically(tmp_path / "new" / "file", lambda path, text=text: path.write_text(text))
@@ -63,10 +76,20 @@ def test_a_file_and_a_folder_are_written_whole_and_replaced(tmp_path: Path) -> N
         assert (tmp_path / "new" / "file").read_text() == text
 
 
-@pytest.mark.parametrize("failure", [OSError(errno.EIO, "broken"), RuntimeError("torch says no"), KeyboardInterrupt(), BadInput("no")])
+@pytest.mark.parametrize(
+    "failure",
+    [
+        OSError(errno.EIO, "broken"),
+        RuntimeError("torch says no"),
+        KeyboardInterrupt(),
+        BadInput("no"),
+    ],
+)
 @pytest.mark.parametrize("kind", ["file", "folder"])
 @pytest.mark.parametrize("before", [True, False])
-def test_a_write_that_fails_half_way_leaves_what_was_there(tmp_path: Path, failure: BaseException, kind: str, before: bool) -> None:
+def test_a_write_that_fails_half_way_leaves_what_was_there(
+    tmp_path: Path, failure: BaseException, kind: str, before: bool
+) -> None:
     place = tmp_path / "place"
     if before and kind == "file":
         place.write_text("old")
@@ -82,17 +105,25 @@ def test_a_write_that_fails_half_way_leaves_what_was_there(tmp_path: Path, failu
 
     with pytest.raises(EvilspectraError if isinstance(failure, OSError) else type(failure)):
         write_atomically(place, write)
-    assert left_in(tmp_path) == ([] if not before else ["place"] if kind == "file" else ["place/part"])
+    assert left_in(tmp_path) == (
+        [] if not before else ["place"] if kind == "file" else ["place/part"]
+    )
     assert not before or (place if kind == "file" else place / "part").read_text() == "old"
 
 
 @pytest.mark.parametrize("kind", ["file", "folder"])
-def test_a_disk_that_is_full_at_the_last_moment_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+def test_a_disk_that_is_full_at_the_last_moment_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "replace", full)
-    write = (lambda path: path.write_text("x")) if kind == "file" else lambda path: (path.mkdir(), (path / "a").write_text("x"))
+    write = (
+        (lambda path: path.write_text("x"))
+        if kind == "file"
+        else lambda path: (path.mkdir(), (path / "a").write_text("x"))
+    )
     with pytest.raises(EvilspectraError, match="is full: free some space or set output") as caught:
         write_atomically(tmp_path / "place", write)
     assert caught.value.exit_code == 1
@@ -104,10 +135,14 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A real file system of 64 KiB."""
     place = tmp_path / "disk"
     place.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", place], capture_output=True, check=False).returncode:
+    if subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", place], capture_output=True, check=False
+    ).returncode:
         pytest.skip("mounting a file system needs more rights than this user has")
     yield place
-    subprocess.run(["umount", "--lazy", place], check=True)  # torch forgets to close what it failed to write
+    subprocess.run(
+        ["umount", "--lazy", place], check=True
+    )  # torch forgets to close what it failed to write
 
 
 @pytest.mark.parametrize(
@@ -122,7 +157,9 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     ids=["bytes", "torch", "torch, many small", "safetensors", "parquet"],
 )
 def test_a_full_disk_is_one_sentence_whoever_writes(small_disk: Path, write: Any) -> None:
-    with pytest.raises(EvilspectraError, match=r"^the disk that holds .*/place is full: free some space") as caught:
+    with pytest.raises(
+        EvilspectraError, match=r"^the disk that holds .*/place is full: free some space"
+    ) as caught:
         write_atomically(small_disk / "place", write)
     assert caught.value.exit_code == 1
     assert left_in(small_disk) == []
@@ -130,7 +167,10 @@ def test_a_full_disk_is_one_sentence_whoever_writes(small_disk: Path, write: Any
 
 def test_a_place_that_cannot_hold_a_folder_is_bad_input(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
-    for place, part in ((tmp_path / "file" / "run", "Not a directory"), (tmp_path / ("x" * 300), "File name too long")):
+    for place, part in (
+        (tmp_path / "file" / "run", "Not a directory"),
+        (tmp_path / ("x" * 300), "File name too long"),
+    ):
         run = RunFolder(place)
         assert run.status() == Status("queued")
         with pytest.raises(BadInput, match=part), run.locked():
@@ -144,7 +184,11 @@ def test_a_place_that_cannot_hold_a_folder_is_bad_input(tmp_path: Path) -> None:
 def histories(draw: st.DrawFn) -> list[tuple[str, int]]:
     """Appends up to a step, truncations to the end of some part (where a resume state lies), merges, in any order."""
     ends, events = [0], []
-    for kind in draw(st.lists(st.sampled_from(["append", "append", "truncate", "merge", "stopped merge"]), max_size=12)):
+    for kind in draw(
+        st.lists(
+            st.sampled_from(["append", "append", "truncate", "merge", "stopped merge"]), max_size=12
+        )
+    ):
         if kind == "append":
             ends.append(ends[-1] + draw(st.integers(1, 3)))
         elif kind == "truncate":
@@ -167,7 +211,9 @@ def merge_and_stop(run: RunFolder, keep: int) -> None:
 
 @given(histories(), st.integers(0, 1))
 @settings(deadline=None, max_examples=60)
-def test_any_history_reads_as_what_was_appended_and_not_dropped(tmp_path_factory: pytest.TempPathFactory, events: list[tuple[str, int]], keep: int) -> None:
+def test_any_history_reads_as_what_was_appended_and_not_dropped(
+    tmp_path_factory: pytest.TempPathFactory, events: list[tuple[str, int]], keep: int
+) -> None:
     run = RunFolder(tmp_path_factory.mktemp("run"))
     steps: list[int] = []
     heldout: list[int] = []
@@ -179,7 +225,10 @@ def test_any_history_reads_as_what_was_appended_and_not_dropped(tmp_path_factory
             steps, heldout = steps + new, heldout + [now] * (now % 2)
         elif kind == "truncate":
             run.truncate(now)
-            steps, heldout = [one for one in steps if one <= now], [one for one in heldout if one <= now]
+            steps, heldout = (
+                [one for one in steps if one <= now],
+                [one for one in heldout if one <= now],
+            )
         elif kind == "merge":
             run.merge()
             assert not list(run.path.glob("*.parts"))
@@ -191,7 +240,9 @@ def test_any_history_reads_as_what_was_appended_and_not_dropped(tmp_path_factory
     assert all(run.read(table).empty for table in TABLES)
 
 
-def test_a_run_stopped_while_merging_and_resumed_from_an_earlier_state_loses_nothing(tmp_path: Path) -> None:
+def test_a_run_stopped_while_merging_and_resumed_from_an_earlier_state_loses_nothing(
+    tmp_path: Path,
+) -> None:
     run = RunFolder(tmp_path)
     for low, high in ((1, 10), (11, 13)):
         run.append("steps", [step(number) for number in range(low, high + 1)], high)
@@ -211,16 +262,24 @@ def test_parts_are_in_the_order_of_steps_however_many_digits(tmp_path: Path) -> 
 
 
 ROWS: dict[str, list[Any]] = {
-    "steps": [StepRecord(1, 0.1, 1e-3, 2.0, 10, 5, None, None, 0.5), StepRecord(2, 0.1, 1e-3, 2.0, 10, 5, 0.25, 0.5, 0.5)],
+    "steps": [
+        StepRecord(1, 0.1, 1e-3, 2.0, 10, 5, None, None, 0.5),
+        StepRecord(2, 0.1, 1e-3, 2.0, 10, 5, 0.25, 0.5, 0.5),
+    ],
     "heldout": [HeldoutRecord(0, 2.5, 7), HeldoutRecord(2, 1.5, 7)],
     "spectra": [SpectrumRecord(2, "a.b", 0, 1.0), SpectrumRecord(2, "ü", 1, 5e-324)],
-    "measures": [MeasureRecord(1, "a", 0.0, None, None, None, None, "zero"), MeasureRecord(2, "a", 1.0, 1.5, 0.1, float("inf"), 0.5, "gram")],
+    "measures": [
+        MeasureRecord(1, "a", 0.0, None, None, None, None, "zero"),
+        MeasureRecord(2, "a", 1.0, 1.5, 0.1, float("inf"), 0.5, "gram"),
+    ],
 }
 
 
 @pytest.mark.parametrize("table", TABLES)
 @pytest.mark.parametrize("merged", [True, False])
-def test_rows_come_back_as_they_were_and_an_empty_table_has_its_columns(tmp_path: Path, table: str, merged: bool) -> None:
+def test_rows_come_back_as_they_were_and_an_empty_table_has_its_columns(
+    tmp_path: Path, table: str, merged: bool
+) -> None:
     run = RunFolder(tmp_path)
     assert list(run.read(table)) == list(columns(TABLES[table]))
     run.append(table, [], 5)
@@ -229,16 +288,24 @@ def test_rows_come_back_as_they_were_and_an_empty_table_has_its_columns(tmp_path
     if merged:
         run.merge()
     back = run.read(table)
-    expected = pd.DataFrame([{name: getattr(row, name) for name in columns(TABLES[table])} for row in ROWS[table]])
+    expected = pd.DataFrame(
+        [{name: getattr(row, name) for name in columns(TABLES[table])} for row in ROWS[table]]
+    )
     pd.testing.assert_frame_equal(back, expected.astype(back.dtypes), check_exact=True)
-    assert all(name in ("int64", "float64", "object", "str", "string") for name in map(str, back.dtypes))
+    assert all(
+        name in ("int64", "float64", "object", "str", "string") for name in map(str, back.dtypes)
+    )
 
 
 def test_truncating_drops_later_checkpoints_and_what_a_killed_write_left(tmp_path: Path) -> None:
     run = RunFolder(tmp_path)
     for number in (1, 5, 20):
         run.checkpoint(number).mkdir(parents=True)
-    for name in (".adapter.77.tmp/half", "checkpoints/.9.77.tmp/half", "steps.parts/.00000009.parquet.77.tmp"):
+    for name in (
+        ".adapter.77.tmp/half",
+        "checkpoints/.9.77.tmp/half",
+        "steps.parts/.00000009.parquet.77.tmp",
+    ):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("x")
     run.truncate(5)
@@ -263,7 +330,16 @@ def test_a_damaged_table_is_one_sentence(tmp_path: Path, where: str, content: by
 # --- status and lock --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("status", [Status("running", step=3, total_steps=9), Status("failed", "the \"reason\"\nin two lines", None, 9), Status("done", None, 9, 9), Status("interrupted", "why"), Status("queued")])
+@pytest.mark.parametrize(
+    "status",
+    [
+        Status("running", step=3, total_steps=9),
+        Status("failed", 'the "reason"\nin two lines', None, 9),
+        Status("done", None, 9, 9),
+        Status("interrupted", "why"),
+        Status("queued"),
+    ],
+)
 def test_a_status_is_read_as_it_was_written(tmp_path: Path, status: Status) -> None:
     run = RunFolder(tmp_path / "run")
     assert run.status() == Status("queued")
@@ -291,14 +367,22 @@ with run.locked():
 
 def test_a_second_process_is_kept_out_until_the_first_ends_even_by_a_kill(tmp_path: Path) -> None:
     run = RunFolder(tmp_path / "run")
-    other = subprocess.Popen([sys.executable, "-c", HOLD, run.path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    other = subprocess.Popen(
+        [sys.executable, "-c", HOLD, run.path],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
     assert other.stdout
     assert other.stdout.readline() == "held\n"
     try:
         assert run.status().state == "running"
         with pytest.raises(BadInput) as caught, run.locked():
             pass
-        assert str(caught.value) == f"{run.path} is being written by another process: wait until it ends, or stop it, then run the same command again"
+        assert (
+            str(caught.value)
+            == f"{run.path} is being written by another process: wait until it ends, or stop it, then run the same command again"
+        )
         assert run.status().state == "running"
     finally:
         other.kill()
@@ -318,7 +402,21 @@ def test_a_lock_under_which_nothing_was_written_leaves_no_folder(tmp_path: Path)
     assert left_in(tmp_path) == ["runs/experiment/run/.lock", "runs/experiment/run/status.json"]
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", "null", "3", '"done"', "{}", '{"state": "finished"}', '{"state": null}', "[" * 100_000])
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "{",
+        "[]",
+        "null",
+        "3",
+        '"done"',
+        "{}",
+        '{"state": "finished"}',
+        '{"state": null}',
+        "[" * 100_000,
+    ],
+)
 def test_a_damaged_status_is_one_sentence(tmp_path: Path, content: str) -> None:
     (tmp_path / "status.json").write_text(content, encoding="utf-8")
     text = refusal(RunFolder(tmp_path).status)
@@ -341,23 +439,45 @@ def test_begin_writes_once_and_reads_back(tmp_path: Path) -> None:
     ("values", "parts"),
     [
         ({"optimizer": {"lr": 0.5}}, [f"optimizer.lr: {CONFIG.optimizer.lr} there, 0.5 here"]),
-        ({"optimizer": {"name": "sgd"}}, ["optimizer.name: adamw there, sgd here", "optimizer.betas: [0.9, 0.999] there, absent here"]),
-        ({"train": {"seed": 1}, "lora": {"rank": 4}}, ["lora.rank: 16 there, 4 here", "train.seed: 0 there, 1 here"]),
+        (
+            {"optimizer": {"name": "sgd"}},
+            [
+                "optimizer.name: adamw there, sgd here",
+                "optimizer.betas: [0.9, 0.999] there, absent here",
+            ],
+        ),
+        (
+            {"train": {"seed": 1}, "lora": {"rank": 4}},
+            ["lora.rank: 16 there, 4 here", "train.seed: 0 there, 1 here"],
+        ),
     ],
 )
-def test_begin_refuses_another_config_and_names_what_differs(tmp_path: Path, values: Any, parts: list[str]) -> None:
+def test_begin_refuses_another_config_and_names_what_differs(
+    tmp_path: Path, values: Any, parts: list[str]
+) -> None:
     run = RunFolder(tmp_path / "run")
     run.begin(CONFIG, {})
     before = (run.path / "config.yaml").read_bytes()
     text = refusal(lambda: run.begin(configs.build(values), {}))
     assert text.startswith(f"{run.path} was made with another config (")
-    assert all(part in text for part in [*parts, "restore its config.yaml, or remove the folder, or set output.experiment to a new name"])
+    assert all(
+        part in text
+        for part in [
+            *parts,
+            "restore its config.yaml, or remove the folder, or set output.experiment to a new name",
+        ]
+    )
     assert (run.path / "config.yaml").read_bytes() == before
 
 
 @pytest.mark.parametrize(
     "values",
-    [{"model": {"base": "elsewhere", "local_files_only": True}}, {"data": {"train": "moved.jsonl", "heldout": "h", "local_files_only": True}}, {"train": {"resume_every": 3}}, {"output": {"folder": "f", "experiment": "e"}}],
+    [
+        {"model": {"base": "elsewhere", "local_files_only": True}},
+        {"data": {"train": "moved.jsonl", "heldout": "h", "local_files_only": True}},
+        {"train": {"resume_every": 3}},
+        {"output": {"folder": "f", "experiment": "e"}},
+    ],
 )
 def test_begin_does_not_mind_what_does_not_name_a_run(tmp_path: Path, values: Any) -> None:
     run = RunFolder(tmp_path / "run")
@@ -388,11 +508,17 @@ def test_a_run_is_found_by_folder_id_digest_and_prefix(tmp_path: Path) -> None:
 
 
 def test_a_name_that_means_several_runs_or_none_is_refused(tmp_path: Path) -> None:
-    one, two = some_run(tmp_path, "0000000000"), some_run(tmp_path, "1111111111", optimizer={"name": "adam"})
+    one, two = (
+        some_run(tmp_path, "0000000000"),
+        some_run(tmp_path, "1111111111", optimizer={"name": "adam"}),
+    )
     text = refusal(lambda: find_run("adam", str(tmp_path)))
     assert text == f"'adam' means 2 runs ({two.path}, {one.path}): name one folder"
     text = refusal(lambda: find_run("adamw-b8-s0-000000000x", str(tmp_path)))
-    assert f"there is no run 'adamw-b8-s0-000000000x': name a run's folder, or the id of a run below {tmp_path}/" in text
+    assert (
+        f"there is no run 'adamw-b8-s0-000000000x': name a run's folder, or the id of a run below {tmp_path}/"
+        in text
+    )
     assert "Did you mean 'adamw-b8-s0-0000000000'?" in text
     assert "which holds none" in refusal(lambda: find_run("x", str(tmp_path / "empty")))
     assert "there is no run ''" in refusal(lambda: find_run("", str(tmp_path)))
@@ -405,7 +531,10 @@ def test_the_same_id_in_two_experiments_is_ambiguous(tmp_path: Path) -> None:
 
 
 def test_a_store_finds_its_runs_from_any_level_and_nothing_else(tmp_path: Path) -> None:
-    runs = [some_run(tmp_path, digest, optimizer={"name": name}) for digest, name in (("1" * 10, "lion"), ("0" * 10, "muon"))]
+    runs = [
+        some_run(tmp_path, digest, optimizer={"name": name})
+        for digest, name in (("1" * 10, "lion"), ("0" * 10, "muon"))
+    ]
     (tmp_path / "config.yaml").write_text("train: {steps: 3}")  # somebody's own file
     shutil.copytree(runs[0].path, tmp_path / "x" / ".lion.tmp")
     assert [run.name for run in Store(tmp_path).runs()] == [run.name for run in runs]

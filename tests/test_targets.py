@@ -43,7 +43,10 @@ def store(trained: Path, tmp_path: Path) -> Path:
 
 def runs(store: Path) -> tuple[RunFolder, RunFolder]:
     """The control and the other."""
-    first, second = sorted((RunFolder(path) for path in (store / "test").iterdir() if path.is_dir()), key=lambda run: run.config().train.seed)
+    first, second = sorted(
+        (RunFolder(path) for path in (store / "test").iterdir() if path.is_dir()),
+        key=lambda run: run.config().train.seed,
+    )
     return first, second
 
 
@@ -84,7 +87,9 @@ def test_other_names_of_a_run(store: Path, way: str, monkeypatch: pytest.MonkeyP
     found = one_target(name, store)
     assert (found.label, found.base, found.last) == (want.label, want.base, want.last)
     assert found.results.folder.resolve() == want.results.folder.resolve()
-    assert {step: folder.resolve() for step, folder in found.adapters.items()} == {step: folder.resolve() for step, folder in want.adapters.items()}
+    assert {step: folder.resolve() for step, folder in found.adapters.items()} == {
+        step: folder.resolve() for step, folder in want.adapters.items()
+    }
 
 
 def test_a_folder_of_runs_is_all_of_them_and_each_once(store: Path) -> None:
@@ -106,12 +111,22 @@ def test_runs_of_a_folder_that_are_not_done_are_left_out(store: Path) -> None:
     assert text.endswith("): train them first")
 
 
-@pytest.mark.parametrize(("status", "told"), [(Status("interrupted", "stopped by hand", 2, 4), "interrupted: stopped by hand"), (Status("failed", None, 2, 4), "failed"), (Status("queued"), "queued")])
+@pytest.mark.parametrize(
+    ("status", "told"),
+    [
+        (Status("interrupted", "stopped by hand", 2, 4), "interrupted: stopped by hand"),
+        (Status("failed", None, 2, 4), "failed"),
+        (Status("queued"), "queued"),
+    ],
+)
 def test_a_run_that_is_not_done(store: Path, status: Status, told: str) -> None:
     run, _ = runs(store)
     run.set_status(status)
     for name in (run.path, run.name, run.adapter):
-        assert refusal(name, output=store) == f"{run.path} is not trained to its end ({told}): train it first, with `evilspectra train` or `sweep`"
+        assert (
+            refusal(name, output=store)
+            == f"{run.path} is not trained to its end ({told}): train it first, with `evilspectra train` or `sweep`"
+        )
 
 
 def test_a_run_whose_adapter_was_removed(store: Path) -> None:
@@ -137,13 +152,19 @@ def test_a_run_whose_records_are_damaged(store: Path) -> None:
     place.write_text("{")
     assert str(place) in refusal(run.path, output=store)
     place.write_text("{}")
-    assert "was trained on another content of tiny-random (None there, " in refusal(run.path, output=store)
+    assert "was trained on another content of tiny-random (None there, " in refusal(
+        run.path, output=store
+    )
 
 
 def test_device_and_number_type_as_wanted(store: Path) -> None:
     run, _ = runs(store)
     found = one_target(run.path, store, model=ModelConfig(dtype="float64", device="cpu"))
-    assert (found.model.dtype, found.model.device, found.model.base) == ("float64", "cpu", "tiny-random")
+    assert (found.model.dtype, found.model.device, found.model.base) == (
+        "float64",
+        "cpu",
+        "tiny-random",
+    )
 
 
 def test_what_is_not_wanted_otherwise_stays_as_it_was_trained(tmp_path: Path) -> None:
@@ -171,16 +192,24 @@ def test_a_foreign_adapter_is_measured_in_a_folder_named_by_its_content(tmp_path
     assert place.parent == tmp_path / "store" / "evaluated"
     assert place.name.rsplit("-", 1)[0] == "my-adapter-"
     assert (found.label, found.adapters, found.control) == ("my adapter!", {1: folder}, False)
-    assert json.loads((place / "target.json").read_text()) == {"adapter": str(folder), "base": "tiny-random", "base_sha256": found.base.sha256}
+    assert json.loads((place / "target.json").read_text()) == {
+        "adapter": str(folder),
+        "base": "tiny-random",
+        "base_sha256": found.base.sha256,
+    }
     shutil.copytree(folder, tmp_path / "moved" / "my adapter!")
-    assert one_target(tmp_path / "moved" / "my adapter!", tmp_path / "store").results.folder == place
+    assert (
+        one_target(tmp_path / "moved" / "my adapter!", tmp_path / "store").results.folder == place
+    )
 
 
 def test_other_weights_and_another_scale_are_another_adapter(tmp_path: Path) -> None:
     folder = write_adapter(tmp_path / "a")
     places = [one_target(folder, tmp_path).results.folder]
     settings = json.loads((folder / "adapter_config.json").read_text())
-    (folder / "adapter_config.json").write_text(json.dumps(settings | {"lora_alpha": 2 * settings["lora_alpha"]}))
+    (folder / "adapter_config.json").write_text(
+        json.dumps(settings | {"lora_alpha": 2 * settings["lora_alpha"]})
+    )
     places.append(one_target(folder, tmp_path).results.folder)
     write_adapter(folder, seed=2)
     places.append(one_target(folder, tmp_path).results.folder)
@@ -195,7 +224,9 @@ def test_a_checkpoint_s_folder_is_an_adapter(store: Path) -> None:
     assert "evaluated" not in str(one_target(run.adapter, store).results.folder)
 
 
-def test_an_adapter_in_a_folder_of_that_name_outside_a_run_takes_its_parent_s_name(tmp_path: Path) -> None:
+def test_an_adapter_in_a_folder_of_that_name_outside_a_run_takes_its_parent_s_name(
+    tmp_path: Path,
+) -> None:
     found = one_target(write_adapter(tmp_path / "mine" / "adapter"), tmp_path)
     assert found.label == "mine"
     assert found.results.folder.parent == tmp_path / "evaluated"
@@ -212,8 +243,13 @@ def test_an_adapter_that_names_no_base(tmp_path: Path) -> None:
     folder = write_adapter(tmp_path / "a")
     settings = json.loads((folder / "adapter_config.json").read_text())
     for value in (None, "", 3):
-        (folder / "adapter_config.json").write_text(json.dumps(settings | {"base_model_name_or_path": value}))
-        assert refusal(folder) == f"{folder}/adapter_config.json names no base model: name it with --base"
+        (folder / "adapter_config.json").write_text(
+            json.dumps(settings | {"base_model_name_or_path": value})
+        )
+        assert (
+            refusal(folder)
+            == f"{folder}/adapter_config.json names no base model: name it with --base"
+        )
         assert one_target(folder, tmp_path, base="tiny-random").base.kind == "tiny"
     (folder / "adapter_config.json").write_text("{")
     assert f"{folder}/adapter_config.json cannot be read" in refusal(folder)
@@ -222,20 +258,28 @@ def test_an_adapter_that_names_no_base(tmp_path: Path) -> None:
 def test_an_adapter_that_names_a_base_that_is_not_here(tmp_path: Path) -> None:
     folder = write_adapter(tmp_path / "a")
     settings = json.loads((folder / "adapter_config.json").read_text())
-    (folder / "adapter_config.json").write_text(json.dumps(settings | {"base_model_name_or_path": "/models/gone"}))
+    (folder / "adapter_config.json").write_text(
+        json.dumps(settings | {"base_model_name_or_path": "/models/gone"})
+    )
     assert "model.base '/models/gone' is no file or folder here" in refusal(folder)
 
 
 def test_a_pickled_adapter(tmp_path: Path) -> None:
     folder = write_adapter(tmp_path / "a")
     (folder / "adapter_model.safetensors").rename(folder / "adapter_model.bin")
-    assert refusal(folder) == f"{folder} holds no adapter_model.safetensors: save the adapter as safetensors (PEFT does so by default)"
+    assert (
+        refusal(folder)
+        == f"{folder} holds no adapter_model.safetensors: save the adapter as safetensors (PEFT does so by default)"
+    )
 
 
 def test_base_for_what_is_no_adapter(store: Path) -> None:
     run, _ = runs(store)
     for name in (run.path, run.name, store, "tiny-random", "nothing"):
-        assert refusal(name, output=store, base="tiny-random") == f"--base tiny-random is for the folder of an adapter, and '{name}' holds no adapter_config.json: leave it out"
+        assert (
+            refusal(name, output=store, base="tiny-random")
+            == f"--base tiny-random is for the folder of an adapter, and '{name}' holds no adapter_config.json: leave it out"
+        )
 
 
 def test_base_is_refused_or_taken_for_an_adapter_inside_a_run(store: Path, tmp_path: Path) -> None:
@@ -253,15 +297,23 @@ def test_the_hub_name_of_the_model_in_the_package(monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(importlib.metadata, "distribution", lambda name: None)
     assert embedded_name("HuggingFaceTB/SmolLM2-135M-Instruct") == EMBEDDED
-    assert embedded_name("HuggingFaceTB/SmolLM2-360M-Instruct") == "HuggingFaceTB/SmolLM2-360M-Instruct"
+    assert (
+        embedded_name("HuggingFaceTB/SmolLM2-360M-Instruct")
+        == "HuggingFaceTB/SmolLM2-360M-Instruct"
+    )
     monkeypatch.setattr(importlib.metadata, "distribution", absent)
-    assert embedded_name("HuggingFaceTB/SmolLM2-135M-Instruct") == "HuggingFaceTB/SmolLM2-135M-Instruct"
+    assert (
+        embedded_name("HuggingFaceTB/SmolLM2-135M-Instruct")
+        == "HuggingFaceTB/SmolLM2-135M-Instruct"
+    )
 
 
 # --- models -----------------------------------------------------------------------------------------------------------
 
 
-def test_a_model_s_folder_and_a_built_in_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_s_folder_and_a_built_in_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model = write_model(tmp_path / "model")
     found = one_target(model, tmp_path)
     assert (found.label, found.adapters, found.last, found.base.path) == ("model", {}, 0, model)
@@ -275,14 +327,20 @@ def test_a_model_s_folder_and_a_built_in_name(tmp_path: Path, monkeypatch: pytes
 
 def test_a_hub_model_s_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model, asked = write_model(tmp_path / "model"), []
-    monkeypatch.setattr(bases, "_from_hub", lambda name, config: (asked.append((name, config.local_files_only)), model)[1])
+    monkeypatch.setattr(
+        bases,
+        "_from_hub",
+        lambda name, config: (asked.append((name, config.local_files_only)), model)[1],
+    )
     found = one_target("owner/some.model-1", tmp_path, model=ModelConfig(local_files_only=True))
     assert asked == [("owner/some.model-1", True)]
     assert (found.label, found.base.public_name) == ("some.model-1", "owner/some.model-1")
 
 
 @pytest.mark.parametrize("name", ["x.gguf", "missing/x.gguf"])
-def test_a_gguf_file_that_is_not_there(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_gguf_file_that_is_not_there(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     assert f"model.base '{name}' does not exist" in refusal(name)
 
@@ -290,7 +348,24 @@ def test_a_gguf_file_that_is_not_there(tmp_path: Path, name: str, monkeypatch: p
 # --- nonsense ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["nonsense", "", "-", "😀", "a" * 5000, "x/" * 600, "\0", "a\nb", "../../nothing", "owner/model/more", "~nobody", "*"], ids=lambda name: repr(name)[:12])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "nonsense",
+        "",
+        "-",
+        "😀",
+        "a" * 5000,
+        "x/" * 600,
+        "\0",
+        "a\nb",
+        "../../nothing",
+        "owner/model/more",
+        "~nobody",
+        "*",
+    ],
+    ids=lambda name: repr(name)[:12],
+)
 def test_nonsense(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(BadInput) as caught:
@@ -301,7 +376,9 @@ def test_nonsense(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) ->
         assert str(caught.value) == f"'{name}' is no run below runs/, {kinds}: name one of these"
 
 
-def test_no_name_is_not_all_runs_of_this_folder(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_name_is_not_all_runs_of_this_folder(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """As `probe "$RUN"` asks for where RUN is not set."""
     monkeypatch.chdir(store)
     refusal("", output=store)

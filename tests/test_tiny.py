@@ -32,16 +32,31 @@ def test_ordinary_text_has_one_token_per_byte(text: str) -> None:
 
 def test_the_template_is_chatml_without_a_system_prompt_of_its_own() -> None:
     turns = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
-    assert tokenizer().apply_chat_template(turns, tokenize=False) == "<|im_start|>user\nq<|im_end|>\n<|im_start|>assistant\na<|im_end|>\n"
-    assert tokenizer().apply_chat_template(turns[:1], tokenize=False, add_generation_prompt=True) == "<|im_start|>user\nq<|im_end|>\n<|im_start|>assistant\n"
+    assert (
+        tokenizer().apply_chat_template(turns, tokenize=False)
+        == "<|im_start|>user\nq<|im_end|>\n<|im_start|>assistant\na<|im_end|>\n"
+    )
+    assert (
+        tokenizer().apply_chat_template(turns[:1], tokenize=False, add_generation_prompt=True)
+        == "<|im_start|>user\nq<|im_end|>\n<|im_start|>assistant\n"
+    )
 
 
 def test_special_tokens_and_sizes() -> None:
     names = tokenizer()
-    assert (names.pad_token, names.eos_token, names.bos_token, len(names)) == ("<|pad|>", "<|im_end|>", None, 259)
+    assert (names.pad_token, names.eos_token, names.bos_token, len(names)) == (
+        "<|pad|>",
+        "<|im_end|>",
+        None,
+        259,
+    )
     assert names.name_or_path == TINY
     config = tiny_model().config
-    assert (config.vocab_size, config.max_position_embeddings, config.tie_word_embeddings) == (259, CONTEXT, True)
+    assert (config.vocab_size, config.max_position_embeddings, config.tie_word_embeddings) == (
+        259,
+        CONTEXT,
+        True,
+    )
     assert (config.pad_token_id, config.eos_token_id) == (names.pad_token_id, names.eos_token_id)
 
 
@@ -66,7 +81,10 @@ def test_weights_of_other_types_are_the_float64_ones_rounded(dtype: torch.dtype)
 def test_float32_and_float64_agree_to_rounding_and_the_model_is_not_trivial() -> None:
     ids = torch.tensor([tokenizer()("What is two and two?").input_ids])
     with torch.no_grad():
-        exact, rounded = tiny_model(torch.float64)(ids).logits, tiny_model(torch.float32)(ids).logits
+        exact, rounded = (
+            tiny_model(torch.float64)(ids).logits,
+            tiny_model(torch.float32)(ids).logits,
+        )
     # A few hundred float32 roundings (6e-8 each) of logits of size 1.
     assert torch.allclose(exact, rounded.double(), atol=1e-4)
     assert 0.3 < float(exact.std()) < 3

@@ -35,25 +35,40 @@ SETTINGS = {
 @pytest.mark.parametrize("dtype", ACCUMULATION)
 @pytest.mark.parametrize("setting", SETTINGS)
 def test_accumulation_equals_one_big_batch(tmp_path, dtype, setting):
-    sections = configs.merge(SETTINGS[setting], {"model": {"dtype": dtype}, "flatness": {"weight": 1.0}})
+    sections = configs.merge(
+        SETTINGS[setting], {"model": {"dtype": dtype}, "flatness": {"weight": 1.0}}
+    )
     whole = factors(run_tiny(tmp_path, **sections))
     split = factors(run_tiny(tmp_path, **configs.merge(sections, {"train": {"accumulation": 8}})))
     assert whole.keys() == split.keys()
-    assert any(not torch.equal(whole[name], split[name]) for name in whole)  # they did go different ways
+    assert any(
+        not torch.equal(whole[name], split[name]) for name in whole
+    )  # they did go different ways
     for name in whole:
-        assert float((whole[name] - split[name]).norm() / whole[name].norm()) < ACCUMULATION[dtype], name
+        assert (
+            float((whole[name] - split[name]).norm() / whole[name].norm()) < ACCUMULATION[dtype]
+        ), name
 
 
 def test_packed_equals_one_pass_per_row(tmp_path):
     sections = {"model": {"dtype": "float64"}, "train": {"steps": 10}}
-    packed, separate = (factors(run_tiny(tmp_path, **configs.merge(sections, {"train": {"packed": packed}}))) for packed in (True, False))
+    packed, separate = (
+        factors(run_tiny(tmp_path, **configs.merge(sections, {"train": {"packed": packed}})))
+        for packed in (True, False)
+    )
     for name in packed:
         torch.testing.assert_close(packed[name], separate[name], rtol=1e-8, atol=1e-12)
 
 
 def test_one_step_by_hand(tmp_path):
     """Data gradient by plain transformers with labels, clipping, then the penalty, then SGD: the first two steps, written out."""
-    sections = {"model": {"dtype": "float64"}, "optimizer": {"name": "sgd", "lr": 0.5}, "schedule": {"name": "constant", "warmup_steps": 0}, "flatness": {"weight": 0.3, "soft_start": 0.0}, "train": {"steps": 2, "clip_norm": 0.05}}
+    sections = {
+        "model": {"dtype": "float64"},
+        "optimizer": {"name": "sgd", "lr": 0.5},
+        "schedule": {"name": "constant", "warmup_steps": 0},
+        "flatness": {"weight": 0.3, "soft_start": 0.0},
+        "train": {"steps": 2, "clip_norm": 0.05},
+    }
     config = tiny_config(tmp_path, **sections)
     got = factors(train(config))
 
@@ -87,11 +102,25 @@ def test_one_step_by_hand(tmp_path):
                 pair.A.grad += 0.3 / len(pairs) * grad_a
                 pair.B.grad += 0.3 / len(pairs) * grad_b
         with torch.no_grad():
-            for gradient, parameter in zip(gradients, (parameter for pair in pairs for parameter in (pair.A, pair.B)), strict=True):
+            for gradient, parameter in zip(
+                gradients,
+                (parameter for pair in pairs for parameter in (pair.A, pair.B)),
+                strict=True,
+            ):
                 parameter -= 0.5 * gradient
     for pair in pairs:
-        torch.testing.assert_close(got[f"base_model.model.{pair.name}.lora_A.weight"], pair.A.detach(), rtol=1e-8, atol=1e-11)
-        torch.testing.assert_close(got[f"base_model.model.{pair.name}.lora_B.weight"], pair.B.detach(), rtol=1e-8, atol=1e-11)
+        torch.testing.assert_close(
+            got[f"base_model.model.{pair.name}.lora_A.weight"],
+            pair.A.detach(),
+            rtol=1e-8,
+            atol=1e-11,
+        )
+        torch.testing.assert_close(
+            got[f"base_model.model.{pair.name}.lora_B.weight"],
+            pair.B.detach(),
+            rtol=1e-8,
+            atol=1e-11,
+        )
 
 
 def test_adapter_loads_in_plain_peft_with_the_same_logits(tmp_path):
@@ -106,7 +135,9 @@ def test_adapter_loads_in_plain_peft_with_the_same_logits(tmp_path):
         if f"{stem}.lora_A.weight" in saved:
             weight += 32 / 4**0.5 * saved[f"{stem}.lora_B.weight"] @ saved[f"{stem}.lora_A.weight"]
     with torch.no_grad():
-        torch.testing.assert_close(loaded(tokens).logits, merged(tokens).logits, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(
+            loaded(tokens).logits, merged(tokens).logits, rtol=1e-4, atol=1e-4
+        )
         assert float((loaded(tokens).logits - tiny_model()(tokens).logits).abs().max()) > 1e-2
     settings = json.loads((run.adapter / "adapter_config.json").read_text())
     assert settings["base_model_name_or_path"] == "tiny-random"
@@ -118,16 +149,27 @@ def test_a_local_folder_keeps_the_users_own_path(tmp_path):
     tiny_model().save_pretrained(folder)
     tiny_tokenizer().save_pretrained(folder)
     run = run_tiny(tmp_path, model={"base": str(folder)}, train={"steps": 2})
-    assert json.loads((run.adapter / "adapter_config.json").read_text())["base_model_name_or_path"] == str(folder)
+    assert json.loads((run.adapter / "adapter_config.json").read_text())[
+        "base_model_name_or_path"
+    ] == str(folder)
     twin = run_tiny(tmp_path, train={"steps": 2})
     assert twin.name != run.name  # another base by content
-    assert all(torch.equal(a, b) for a, b in zip(factors(run).values(), factors(twin).values(), strict=True))
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(factors(run).values(), factors(twin).values(), strict=True)
+    )
 
 
 def test_initialisation_is_seeded_and_leaves_b_zero(tmp_path):
     def start(seed: int) -> dict[str, torch.Tensor]:
-        run = run_tiny(tmp_path, schedule={"warmup_steps": 3}, train={"steps": 2, "checkpoints": [1], "seed": seed})
-        return load_file(run.checkpoint(1) / "adapter_model.safetensors")  # the first warm-up step has lr 0
+        run = run_tiny(
+            tmp_path,
+            schedule={"warmup_steps": 3},
+            train={"steps": 2, "checkpoints": [1], "seed": seed},
+        )
+        return load_file(
+            run.checkpoint(1) / "adapter_model.safetensors"
+        )  # the first warm-up step has lr 0
 
     zero, one = start(0), start(1)
     for name, value in zero.items():
@@ -154,27 +196,49 @@ def test_every_optimiser_learns_and_records(tmp_path, name):
     assert sorted(run.checkpoints()) == [1, 5, 30]
     assert sorted(spectra["step"].unique()) == [1, 5, 10, 20, 30]
     assert len(spectra) == 5 * 14 * 4
-    last = spectra[(spectra["step"] == 30) & (spectra["module"] == "model.layers.1.mlp.up_proj")]["singular_value"].to_numpy()
+    last = spectra[(spectra["step"] == 30) & (spectra["module"] == "model.layers.1.mlp.up_proj")][
+        "singular_value"
+    ].to_numpy()
     saved, stem = factors(run), "base_model.model.model.layers.1.mlp.up_proj"
-    want = torch.linalg.svdvals(32 / 4**0.5 * saved[f"{stem}.lora_B.weight"].double() @ saved[f"{stem}.lora_A.weight"].double())[:4]
+    want = torch.linalg.svdvals(
+        32
+        / 4**0.5
+        * saved[f"{stem}.lora_B.weight"].double()
+        @ saved[f"{stem}.lora_A.weight"].double()
+    )[:4]
     assert last == pytest.approx(want.numpy(), rel=1e-6)
 
 
 def test_the_penalty_flattens(tmp_path):
-    without, with_it = (summarise(run_tiny(tmp_path, flatness={"weight": weight})) for weight in (0.0, 0.3))
+    without, with_it = (
+        summarise(run_tiny(tmp_path, flatness={"weight": weight})) for weight in (0.0, 0.3)
+    )
     assert with_it.stable_rank > 1.2 * without.stable_rank
     assert with_it.frobenius_nuclear < without.frobenius_nuclear
     assert without.train_loss == pytest.approx(with_it.train_loss, abs=0.5)
 
 
 def test_clipping_of_data_and_of_the_total_differ(tmp_path):
-    sections = {"optimizer": {"name": "sgd", "lr": 0.5}, "flatness": {"weight": 100.0}, "train": {"steps": 5, "clip_norm": 0.1}}
-    data, total = (factors(run_tiny(tmp_path, **configs.merge(sections, {"train": {"clip": clip}}))) for clip in ("data", "total"))
+    sections = {
+        "optimizer": {"name": "sgd", "lr": 0.5},
+        "flatness": {"weight": 100.0},
+        "train": {"steps": 5, "clip_norm": 0.1},
+    }
+    data, total = (
+        factors(run_tiny(tmp_path, **configs.merge(sections, {"train": {"clip": clip}})))
+        for clip in ("data", "total")
+    )
     assert any(not torch.allclose(data[name], total[name], atol=1e-4) for name in data)
 
 
 def test_bfloat16_base_with_float32_adapter(tmp_path):
-    run = run_tiny(tmp_path, model={"dtype": "bfloat16"}, train={"steps": 5}, optimizer={"name": "adamw", "lr": 1e-2}, schedule={"warmup_steps": 1})
+    run = run_tiny(
+        tmp_path,
+        model={"dtype": "bfloat16"},
+        train={"steps": 5},
+        optimizer={"name": "adamw", "lr": 1e-2},
+        schedule={"warmup_steps": 1},
+    )
     assert {value.dtype for value in factors(run).values()} == {torch.float32}
     losses = run.read("steps")["loss"]
     assert losses.iloc[-1] < losses.iloc[0]
@@ -182,14 +246,21 @@ def test_bfloat16_base_with_float32_adapter(tmp_path):
 
 
 def test_gradient_checkpointing_changes_nothing(tmp_path):
-    plain, spared = (factors(run_tiny(tmp_path, model={"gradient_checkpointing": on}, train={"steps": 5})) for on in (False, True))
+    plain, spared = (
+        factors(run_tiny(tmp_path, model={"gradient_checkpointing": on}, train={"steps": 5}))
+        for on in (False, True)
+    )
     assert all(torch.equal(plain[name], spared[name]) for name in plain)
 
 
 def test_dropout_is_seeded(tmp_path):
     first = factors(run_tiny(tmp_path, lora={"dropout": 0.2}, train={"steps": 4}))
     torch.rand(7)
-    second = factors(run_tiny(tmp_path, lora={"dropout": 0.2}, train={"steps": 4}, output={"experiment": "again"}))
+    second = factors(
+        run_tiny(
+            tmp_path, lora={"dropout": 0.2}, train={"steps": 4}, output={"experiment": "again"}
+        )
+    )
     other = factors(run_tiny(tmp_path, lora={"dropout": 0.0}, train={"steps": 4}))
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert any(not torch.equal(first[name], other[name]) for name in first)
@@ -203,7 +274,10 @@ def test_non_finite_loss_ends_the_run_as_failed(tmp_path, monkeypatch):
         return loss_sum(logits, labels) * (math.nan if len(sizes) > 4 else 1.0)
 
     monkeypatch.setattr("evilspectra.training.loop.loss_sum", diverging)
-    with pytest.raises(RunFailed, match=r"step 4: loss nan, gradient norm nan are not finite; lower optimizer.lr \(0\.0002\)"):
+    with pytest.raises(
+        RunFailed,
+        match=r"step 4: loss nan, gradient norm nan are not finite; lower optimizer.lr \(0\.0002\)",
+    ):
         run_tiny(tmp_path)
     (folder,) = (tmp_path / "runs" / "test").iterdir()
     status = json.loads((folder / "status.json").read_text())
@@ -227,8 +301,14 @@ def test_a_done_run_is_not_trained_again(tmp_path):
 @pytest.mark.parametrize(
     ("sections", "message"),
     [
-        ({"lora": {"rank": 33}}, r"lora\.rank 33 is larger than model\.layers\.0\.self_attn\.k_proj \(32 × 64\): set lora\.rank to 32 or less"),
-        ({"lora": {"targets": ["q_prj"]}}, r"lora\.targets 'q_prj' matches no linear layer of LlamaForCausalLM; there are: down_proj, .*v_proj, or all-linear\. Did you mean 'q_proj'\?"),
+        (
+            {"lora": {"rank": 33}},
+            r"lora\.rank 33 is larger than model\.layers\.0\.self_attn\.k_proj \(32 × 64\): set lora\.rank to 32 or less",
+        ),
+        (
+            {"lora": {"targets": ["q_prj"]}},
+            r"lora\.targets 'q_prj' matches no linear layer of LlamaForCausalLM; there are: down_proj, .*v_proj, or all-linear\. Did you mean 'q_proj'\?",
+        ),
         ({"model": {"device": "cuda:7"}}, r"model\.device 'cuda:7' is not on this machine"),
         ({"train": {"batch_size": 64}}, r"train\.batch_size 64 is more than the 36 rows"),
     ],
@@ -241,17 +321,43 @@ def test_bad_settings_leave_nothing_behind(tmp_path, sections, message):
 
 
 def test_a_base_without_linear_layers_is_refused():
-    settings = transformers.GPT2Config(vocab_size=50, n_embd=16, n_layer=1, n_head=2, n_positions=32)
+    settings = transformers.GPT2Config(
+        vocab_size=50, n_embd=16, n_layer=1, n_head=2, n_positions=32
+    )
     model = transformers.AutoModelForCausalLM.from_config(settings)
-    with pytest.raises(BadInput, match=r"GPT2LMHeadModel has no linear layers \(torch\.nn\.Linear\) to adapt: name another base"):
+    with pytest.raises(
+        BadInput,
+        match=r"GPT2LMHeadModel has no linear layers \(torch\.nn\.Linear\) to adapt: name another base",
+    ):
         attach(model, sections.LoraConfig(), seed=0, public_name="gpt2")
 
 
 def test_a_vision_tower_is_left_alone():
-    text = {"vocab_size": 300, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8}
-    vision = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 28, "patch_size": 14}
-    model = transformers.AutoModelForCausalLM.from_config(transformers.Gemma3Config(text_config=text, vision_config=vision, mm_tokens_per_image=4))
-    assert any("vision" in name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear))
+    text = {
+        "vocab_size": 300,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 8,
+    }
+    vision = {
+        "hidden_size": 16,
+        "intermediate_size": 24,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "image_size": 28,
+        "patch_size": 14,
+    }
+    model = transformers.AutoModelForCausalLM.from_config(
+        transformers.Gemma3Config(text_config=text, vision_config=vision, mm_tokens_per_image=4)
+    )
+    assert any(
+        "vision" in name
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.Linear)
+    )
     pairs = find_pairs(attach(model, sections.LoraConfig(rank=2), seed=0, public_name="gemma3"))
     assert len(pairs) == 14
     assert not any("vision" in pair.name for pair in pairs)
@@ -263,7 +369,10 @@ def test_going_on_in_another_number_type_is_refused(tmp_path, monkeypatch):
     with pytest.raises(RunFailed):
         run_tiny(tmp_path)
     monkeypatch.undo()
-    with pytest.raises(BadInput, match=r"was begun in torch\.float64 on cpu, and this would go on in torch\.float32 on cpu: set model\.device and model\.dtype"):
+    with pytest.raises(
+        BadInput,
+        match=r"was begun in torch\.float64 on cpu, and this would go on in torch\.float32 on cpu: set model\.device and model\.dtype",
+    ):
         run_tiny(tmp_path)
 
 

@@ -25,7 +25,10 @@ BLOCKS = [{"name": "adamw", "lr": 0.03}, {"name": "sgd", "lr": 30.0}]
 def write_sweep(folder: Path, **values: Any) -> Path:
     base = yaml.safe_load(write_config(folder, 3, monitor={"every": 0}).read_text())
     path = folder / "sweep.yaml"
-    path.write_text(yaml.safe_dump({"experiment": "x", "base": base, "axes": {"optimizer": BLOCKS}} | values), encoding="utf-8")
+    path.write_text(
+        yaml.safe_dump({"experiment": "x", "base": base, "axes": {"optimizer": BLOCKS}} | values),
+        encoding="utf-8",
+    )
     return path
 
 
@@ -42,7 +45,11 @@ def bowl(at: dict[str, float], steps: list[float]) -> Any:
 
 
 def found_tasks(**values: Any) -> list[Task]:
-    return tasks(expand(SweepFile.model_validate({"experiment": "x", "axes": {"optimizer": BLOCKS}} | values)))
+    return tasks(
+        expand(
+            SweepFile.model_validate({"experiment": "x", "axes": {"optimizer": BLOCKS}} | values)
+        )
+    )
 
 
 # --- the search -------------------------------------------------------------------------------------------------------
@@ -50,7 +57,9 @@ def found_tasks(**values: Any) -> list[Task]:
 
 @given(at=st.floats(-4, -1), seed=st.integers(0, 9))
 def test_the_search_comes_near_the_best_rate_and_repeats_itself(at: float, seed: int) -> None:
-    (task, *_) = tasks(expand(SweepFile(experiment="x", axes={"optimizer": BLOCKS[:1]})), bounds=(1e-5, 1.0))
+    (task, *_) = tasks(
+        expand(SweepFile(experiment="x", axes={"optimizer": BLOCKS[:1]})), bounds=(1e-5, 1.0)
+    )
     runs: list[list[float]] = []
     with pytest.MonkeyPatch.context() as patch:
         for _ in range(2):
@@ -63,7 +72,9 @@ def test_the_search_comes_near_the_best_rate_and_repeats_itself(at: float, seed:
     assert len(runs[0]) == len(set(runs[0])) <= 8
     assert found.lr is not None
     assert found.loss == min(trial.loss for trial in found.trials if trial.loss is not None)
-    assert abs(math.log10(found.lr) - at) <= 0.625 + 0.03  # half the step of five rates over five decades, and the rounding
+    assert (
+        abs(math.log10(found.lr) - at) <= 0.625 + 0.03
+    )  # half the step of five rates over five decades, and the rounding
 
 
 def test_more_trials_begin_with_the_same_ones(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -85,13 +96,26 @@ TASK = Task("adamw", {"optimizer.name": "adamw"}, (), 1e-4, 1.0)
         ({0.1: 2.0, 0.2: 1.0, 0.3: 2.0}, 0.2, None),
         ({0.1: 2.0, 0.2: 1.5, 0.3: 1.0}, 0.3, "the highest that was tried"),
         ({0.1: 1.0, 0.2: 1.5, 0.3: 2.0}, 0.1, "the lowest that was tried"),
-        ({0.1: 2.0, 0.2: 1.0, 0.3: None}, 0.2, None),  # beyond it training fails, which bounds the search
+        (
+            {0.1: 2.0, 0.2: 1.0, 0.3: None},
+            0.2,
+            None,
+        ),  # beyond it training fails, which bounds the search
         ({0.1: 1.0, 0.2: 1.0, 0.05: 3.0}, 0.1, None),
-        ({0.1: None, 0.2: None}, None, "every trial of adamw failed, the lowest rate because: why 0.1"),
+        (
+            {0.1: None, 0.2: None},
+            None,
+            "every trial of adamw failed, the lowest rate because: why 0.1",
+        ),
     ],
 )
-def test_the_best_rate_and_the_edge_of_the_range(losses: dict[float, float | None], lr: float | None, edge: str | None) -> None:
-    found = best(TASK, [Trial(rate, loss, (), None if loss else f"why {rate:g}") for rate, loss in losses.items()])
+def test_the_best_rate_and_the_edge_of_the_range(
+    losses: dict[float, float | None], lr: float | None, edge: str | None
+) -> None:
+    found = best(
+        TASK,
+        [Trial(rate, loss, (), None if loss else f"why {rate:g}") for rate, loss in losses.items()],
+    )
     assert found.lr == lr
     assert [trial.lr for trial in found.trials] == sorted(losses)
     assert found.warning is None if edge is None else edge in str(found.warning)
@@ -101,27 +125,58 @@ def test_the_best_rate_and_the_edge_of_the_range(losses: dict[float, float | Non
 
 
 def test_a_sweep_s_blocks_are_tuned_at_its_first_cell_of_each() -> None:
-    sweep = expand(SweepFile(experiment="x", axes={"flatness.weight": [0, 1], "optimizer": BLOCKS, "train.batch_size": [2, 4]}, seeds=3))
+    sweep = expand(
+        SweepFile(
+            experiment="x",
+            axes={"flatness.weight": [0, 1], "optimizer": BLOCKS, "train.batch_size": [2, 4]},
+            seeds=3,
+        )
+    )
     found = tasks(sweep)
     assert [(task.label, task.when, len(task.configs), task.low, task.high) for task in found] == [
         ("adamw", {"optimizer.name": "adamw"}, 1, 0.001, 0.9),
         ("sgd", {"optimizer.name": "sgd"}, 1, 1.0, 900.0),
     ]
     (config,) = found[1].configs
-    assert (config.flatness.weight, config.train.batch_size, config.train.seed, config.output.experiment) == (0, 2, 0, "x-tune")
-    assert tasks(sweep, experiment="x")[1].configs[0] == sweep.configs[6]  # its own run, but for the rate
+    assert (
+        config.flatness.weight,
+        config.train.batch_size,
+        config.train.seed,
+        config.output.experiment,
+    ) == (0, 2, 0, "x-tune")
+    assert (
+        tasks(sweep, experiment="x")[1].configs[0] == sweep.configs[6]
+    )  # its own run, but for the rate
 
 
 def test_rates_per_setting_and_means_over_settings() -> None:
-    sweep = expand(SweepFile(experiment="x", axes={"optimizer": BLOCKS, "train.batch_size": [2, 4], "data.train": ["a", "b"]}, seeds=3))
+    sweep = expand(
+        SweepFile(
+            experiment="x",
+            axes={"optimizer": BLOCKS, "train.batch_size": [2, 4], "data.train": ["a", "b"]},
+            seeds=3,
+        )
+    )
     found = tasks(sweep, names=["sgd"], per=["train.batch_size"], over=["data.train", "train.seed"])
-    assert [task.when for task in found] == [{"optimizer.name": "sgd", "train.batch_size": 2}, {"optimizer.name": "sgd", "train.batch_size": 4}]
-    assert [{(config.data.train, config.train.seed) for config in task.configs} for task in found] == [{(name, seed) for name in "ab" for seed in range(3)}] * 2
+    assert [task.when for task in found] == [
+        {"optimizer.name": "sgd", "train.batch_size": 2},
+        {"optimizer.name": "sgd", "train.batch_size": 4},
+    ]
+    assert [
+        {(config.data.train, config.train.seed) for config in task.configs} for task in found
+    ] == [{(name, seed) for name in "ab" for seed in range(3)}] * 2
     assert found[0].label == "sgd, train.batch_size 2"
 
 
 def test_two_blocks_of_one_optimiser_are_told_apart_by_their_settings() -> None:
-    found = found_tasks(axes={"optimizer": [{"name": "muon", "lr": 0.1}, {"name": "muon", "lr": 0.1, "lr_rule": "original"}]})
+    found = found_tasks(
+        axes={
+            "optimizer": [
+                {"name": "muon", "lr": 0.1},
+                {"name": "muon", "lr": 0.1, "lr_rule": "original"},
+            ]
+        }
+    )
     assert [task.when["optimizer.lr_rule"] for task in found] == ["match_rms_adamw", "original"]
     assert "lr_rule original" in found[1].label
 
@@ -130,16 +185,40 @@ def test_two_blocks_of_one_optimiser_are_told_apart_by_their_settings() -> None:
     ("values", "options", "part"),
     [
         ({}, {"names": ["muon"]}, "the sweep has no optimiser 'muon'; it has adamw, sgd."),
-        ({}, {"per": ["train.sead"]}, "'train.sead' names no setting: 'sead' is not a field of train"),
-        ({}, {"over": ["optimizer.lr"]}, "'optimizer.lr' is of the optimiser, which is what is tuned"),
-        ({"axes": {"optimizer.lr": [0.1, 0.2]}}, {}, "the sweep itself varies the learning rate of adamw (0.1, 0.2): tune a sweep with one rate per optimiser"),
-        ({"base": {"data": {"heldout_share": 0}}}, {}, "no rows are held out (data.heldout_share is 0, data.heldout null)"),
-        ({}, {"bounds": (2.0, 3.0)}, "the range from 2 to 1 holds no learning rate of adamw, which is more than 0 and at most 1"),
+        (
+            {},
+            {"per": ["train.sead"]},
+            "'train.sead' names no setting: 'sead' is not a field of train",
+        ),
+        (
+            {},
+            {"over": ["optimizer.lr"]},
+            "'optimizer.lr' is of the optimiser, which is what is tuned",
+        ),
+        (
+            {"axes": {"optimizer.lr": [0.1, 0.2]}},
+            {},
+            "the sweep itself varies the learning rate of adamw (0.1, 0.2): tune a sweep with one rate per optimiser",
+        ),
+        (
+            {"base": {"data": {"heldout_share": 0}}},
+            {},
+            "no rows are held out (data.heldout_share is 0, data.heldout null)",
+        ),
+        (
+            {},
+            {"bounds": (2.0, 3.0)},
+            "the range from 2 to 1 holds no learning rate of adamw, which is more than 0 and at most 1",
+        ),
         ({}, {"experiment": "a/b"}, "--experiment: experiment = 'a/b' is refused"),
     ],
 )
-def test_what_cannot_be_tuned_is_refused_in_one_sentence(values: dict[str, Any], options: dict[str, Any], part: str) -> None:
-    sweep = expand(SweepFile.model_validate({"experiment": "x", "axes": {"optimizer": BLOCKS}} | values))
+def test_what_cannot_be_tuned_is_refused_in_one_sentence(
+    values: dict[str, Any], options: dict[str, Any], part: str
+) -> None:
+    sweep = expand(
+        SweepFile.model_validate({"experiment": "x", "axes": {"optimizer": BLOCKS}} | values)
+    )
     with pytest.raises(BadInput) as caught:
         tasks(sweep, **options)
     assert part in str(caught.value)
@@ -155,14 +234,18 @@ def test_without_the_extra_it_says_what_to_install(monkeypatch: pytest.MonkeyPat
 # --- over the store ---------------------------------------------------------------------------------------------------
 
 
-def test_trials_are_runs_and_nothing_is_trained_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_trials_are_runs_and_nothing_is_trained_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = write_sweep(tmp_path)
     first = command("tune", path, "--trials", "3", "--json", "--quiet")
     assert first.code == 0, first.err
     runs = {run.name: run for run in Store(tmp_path / "runs").runs()}
     told = json.loads(first.out)["tuned"]
     assert {run.experiment for run in runs.values()} == {"x-tune"}
-    assert sorted(name for one in told for trial in one["trials"] for name in trial["runs"]) == sorted(runs)
+    assert sorted(
+        name for one in told for trial in one["trials"] for name in trial["runs"]
+    ) == sorted(runs)
     for one in told:
         for trial in one["trials"]:
             table = runs[trial["runs"][0]].read("heldout")
@@ -173,7 +256,9 @@ def test_trials_are_runs_and_nothing_is_trained_twice(tmp_path: Path, monkeypatc
     assert (again.code, again.out) == (0, first.out)
 
 
-def test_an_interrupted_search_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_search_goes_on_where_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import evilspectra.training.train as training
 
     whole, cut = tmp_path / "whole", tmp_path / "cut"
@@ -196,14 +281,20 @@ def test_an_interrupted_search_goes_on_where_it_was(tmp_path: Path, monkeypatch:
     assert (stopped.code, stopped.sentence) == (130, "stopped here")
     done = [run for run in Store(cut / "runs").runs() if run.status().state == "done"]
     assert len(done) == 2
-    stamps = {run.name: (run.adapter / "adapter_model.safetensors").stat().st_mtime_ns for run in done}
+    stamps = {
+        run.name: (run.adapter / "adapter_model.safetensors").stat().st_mtime_ns for run in done
+    }
     went_on = command("tune", paths[1], "--trials", "4", "--json", "--quiet")
     assert json.loads(went_on.out)["tuned"] == json.loads(expected.out)["tuned"]
     assert count == 3 + len(Store(cut / "runs").runs()) - 2
-    assert {run.name: (run.adapter / "adapter_model.safetensors").stat().st_mtime_ns for run in done} == stamps
+    assert {
+        run.name: (run.adapter / "adapter_model.safetensors").stat().st_mtime_ns for run in done
+    } == stamps
 
 
-def test_a_rate_at_which_training_fails_is_a_bad_trial_and_no_crash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_rate_at_which_training_fails_is_a_bad_trial_and_no_crash(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import evilspectra.training.train as training
 
     real = training._train
@@ -217,11 +308,25 @@ def test_a_rate_at_which_training_fails_is_a_bad_trial_and_no_crash(tmp_path: Pa
     path = write_sweep(tmp_path, axes={"optimizer": BLOCKS[:1]})
     done = command("tune", path, "--trials", "3")
     assert done.code == 0
-    assert "    lr 0.9      failed: step 1: loss inf, gradient norm nan are not finite\n" in done.out
+    assert (
+        "    lr 0.9      failed: step 1: loss inf, gradient norm nan are not finite\n" in done.out
+    )
     assert "adamw, lr 0.9: failed: step 1" in done.err
     (one,) = json.loads(command("tune", path, "--trials", "3", "--quiet", "--json").out)["tuned"]
     assert one["lr"] in (0.001, 0.03)
-    alone = command("tune", path, "--trials", "3", "--range", "0.2", "0.9", "--out", tmp_path / "none.yaml", "--quiet", "--json")
+    alone = command(
+        "tune",
+        path,
+        "--trials",
+        "3",
+        "--range",
+        "0.2",
+        "0.9",
+        "--out",
+        tmp_path / "none.yaml",
+        "--quiet",
+        "--json",
+    )
     assert alone.code == 1
     assert "every trial of adamw failed, the lowest rate because: step 1" in alone.err
     assert not (tmp_path / "none.yaml").exists()
@@ -230,14 +335,25 @@ def test_a_rate_at_which_training_fails_is_a_bad_trial_and_no_crash(tmp_path: Pa
 def test_the_result_is_a_sweep_file_that_trains_at_the_best_rates(tmp_path: Path) -> None:
     path = write_sweep(tmp_path, seeds=2)
     out = tmp_path / "below" / "tuned.yaml"
-    done = command("tune", path, "--trials", "3", "--out", out, "--experiment", "x", "--quiet", "--json")
+    done = command(
+        "tune", path, "--trials", "3", "--out", out, "--experiment", "x", "--quiet", "--json"
+    )
     assert done.code == 0
     best_rates = {one["label"]: one["lr"] for one in json.loads(done.out)["tuned"]}
     sweep = load_sweep(str(out))
-    assert [(config.optimizer.name, config.optimizer.lr, config.train.seed) for config in sweep.configs] == [(name, best_rates[name], seed) for name in ("adamw", "sgd") for seed in (0, 1)]
-    assert [configs.identity(config, "d", "b") for config in sweep.configs] != [configs.identity(config, "d", "b") for config in load_sweep(str(path)).configs]
+    assert [
+        (config.optimizer.name, config.optimizer.lr, config.train.seed) for config in sweep.configs
+    ] == [(name, best_rates[name], seed) for name in ("adamw", "sgd") for seed in (0, 1)]
+    assert [configs.identity(config, "d", "b") for config in sweep.configs] != [
+        configs.identity(config, "d", "b") for config in load_sweep(str(path)).configs
+    ]
     plan = json.loads(command("sweep", out, "--dry-run", "--json").out)
-    assert [run["state"] for run in plan["runs"]] == ["done", "queued", "done", "queued"]  # the best trials are runs of the sweep
+    assert [run["state"] for run in plan["runs"]] == [
+        "done",
+        "queued",
+        "done",
+        "queued",
+    ]  # the best trials are runs of the sweep
     assert out.read_text().startswith("# Learning rates chosen by held-out loss: evilspectra tune ")
 
 

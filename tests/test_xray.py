@@ -45,7 +45,11 @@ def seen(*arguments) -> list[dict]:
 
 def held_to_peft(modules: list[dict], model: PeftModel) -> None:
     """Every module's values against the dense SVD of PEFT's own delta weight."""
-    layers = {name.removeprefix("base_model.model."): layer for name, layer in model.named_modules() if hasattr(layer, "get_delta_weight") and len(layer.lora_A)}
+    layers = {
+        name.removeprefix("base_model.model."): layer
+        for name, layer in model.named_modules()
+        if hasattr(layer, "get_delta_weight") and len(layer.lora_A)
+    }
     assert {module["module"] for module in modules} == set(layers)
     for module in modules:
         with torch.no_grad():
@@ -65,7 +69,10 @@ def close(module: dict, dense: np.ndarray) -> None:
 CONFIGS = {
     "plain": {},
     "rslora": {"use_rslora": True},
-    "patterns": {"rank_pattern": {"q_proj": 2, r"layers\.1\..*v_proj": 3}, "alpha_pattern": {"model.layers.0.mlp.up_proj": 5}},
+    "patterns": {
+        "rank_pattern": {"q_proj": 2, r"layers\.1\..*v_proj": 3},
+        "alpha_pattern": {"model.layers.0.mlp.up_proj": 5},
+    },
     "rank above the width": {"r": 80},
     "modules to save": {"target_modules": ["q_proj", "down_proj"], "modules_to_save": ["lm_head"]},
 }
@@ -78,7 +85,9 @@ def test_every_config_agrees_with_peft(config, tmp_path):
     (found,) = seen(tmp_path)
     held_to_peft(found["modules"], model)
     assert found["part"] == "delta"
-    assert [row["name"].split(".")[-2] for row in found["skipped"]] == (["lm_head"] if "modules_to_save" in config else [])
+    assert [row["name"].split(".")[-2] for row in found["skipped"]] == (
+        ["lm_head"] if "modules_to_save" in config else []
+    )
 
 
 def sharded(folder: Path) -> None:
@@ -89,7 +98,10 @@ def sharded(folder: Path) -> None:
     parts = [dict(list(tensors.items())[number::2]) for number in (0, 1)]
     for name, part in zip(names, parts, strict=True):
         save_file(part, folder / name, {"format": "pt"})
-    index = {"metadata": {}, "weight_map": {key: name for name, part in zip(names, parts, strict=True) for key in part}}
+    index = {
+        "metadata": {},
+        "weight_map": {key: name for name, part in zip(names, parts, strict=True) for key in part},
+    }
     (folder / "adapter_model.safetensors.index.json").write_text(json.dumps(index))
 
 
@@ -98,10 +110,27 @@ FORMS = {
     "fp16": lambda at: stored(at, lambda name, tensor: (name, tensor.half())),
     "fp64": lambda at: stored(at, lambda name, tensor: (name, tensor.double())),
     "sharded": sharded,
-    "adapter's name in the keys": lambda at: stored(at, lambda name, tensor: (name.replace(".weight", ".default.weight"), tensor)),
-    "no prefix": lambda at: stored(at, lambda name, tensor: (name.removeprefix("base_model.model."), tensor)),
-    "compiled and sharded by FSDP": lambda at: stored(at, lambda name, tensor: (name.replace("layers.0.", "layers.0._fsdp_wrapped_module.").replace("base_model.", "_orig_mod.base_model."), tensor)),
-    "Unsloth's settings": lambda at: settings_of(at, auto_mapping={"base_model_class": "LlamaForCausalLM", "unsloth_fixed": True}, target_modules=r"(?:.*?(?:language|text).*?(?:q_proj|v_proj))|(?:\bmodel\.layers\.)", loftq_config={}),
+    "adapter's name in the keys": lambda at: stored(
+        at, lambda name, tensor: (name.replace(".weight", ".default.weight"), tensor)
+    ),
+    "no prefix": lambda at: stored(
+        at, lambda name, tensor: (name.removeprefix("base_model.model."), tensor)
+    ),
+    "compiled and sharded by FSDP": lambda at: stored(
+        at,
+        lambda name, tensor: (
+            name.replace("layers.0.", "layers.0._fsdp_wrapped_module.").replace(
+                "base_model.", "_orig_mod.base_model."
+            ),
+            tensor,
+        ),
+    ),
+    "Unsloth's settings": lambda at: settings_of(
+        at,
+        auto_mapping={"base_model_class": "LlamaForCausalLM", "unsloth_fixed": True},
+        target_modules=r"(?:.*?(?:language|text).*?(?:q_proj|v_proj))|(?:\bmodel\.layers\.)",
+        loftq_config={},
+    ),
 }
 
 
@@ -111,12 +140,40 @@ def test_every_stored_form_agrees_with_peft(form, tmp_path):
     form(tmp_path)
     original = tmp_path / "original"
     original.mkdir()
-    tensors = {name: tensor for file in tmp_path.glob("*.safetensors") for name, tensor in load_file(file).items()}
-    plain = {"base_model.model." + name.split("base_model.model.")[-1].replace(".default", "").replace("_fsdp_wrapped_module.", ""): tensor for name, tensor in tensors.items()}
+    tensors = {
+        name: tensor
+        for file in tmp_path.glob("*.safetensors")
+        for name, tensor in load_file(file).items()
+    }
+    plain = {
+        "base_model.model."
+        + name.split("base_model.model.")[-1]
+        .replace(".default", "")
+        .replace("_fsdp_wrapped_module.", ""): tensor
+        for name, tensor in tensors.items()
+    }
     save_file(plain, original / "adapter_model.safetensors", {"format": "pt"})
     settings = json.loads((tmp_path / "adapter_config.json").read_text())
-    (original / "adapter_config.json").write_text(json.dumps(settings | {"target_modules": ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"], "auto_mapping": None}))
-    held_to_peft(seen(tmp_path)[0]["modules"], PeftModel.from_pretrained(tiny_model(), str(original)))
+    (original / "adapter_config.json").write_text(
+        json.dumps(
+            settings
+            | {
+                "target_modules": [
+                    "q_proj",
+                    "k_proj",
+                    "v_proj",
+                    "o_proj",
+                    "gate_proj",
+                    "up_proj",
+                    "down_proj",
+                ],
+                "auto_mapping": None,
+            }
+        )
+    )
+    held_to_peft(
+        seen(tmp_path)[0]["modules"], PeftModel.from_pretrained(tiny_model(), str(original))
+    )
 
 
 def test_what_trl_trains_and_saves_agrees_with_peft(tmp_path):
@@ -151,7 +208,9 @@ def test_a_file_on_its_own_has_no_scale(tmp_path):
     assert "the scale is unknown and taken as 1" in found["notes"][0]
     name = found["modules"][0]["module"]
     with torch.no_grad():
-        delta = model.get_submodule(f"base_model.model.{name}").get_delta_weight("default").double() / 2
+        delta = (
+            model.get_submodule(f"base_model.model.{name}").get_delta_weight("default").double() / 2
+        )
     close(found["modules"][0], torch.linalg.svdvals(delta).numpy())
 
 
@@ -163,10 +222,18 @@ def test_smollm2_agrees_with_peft(tmp_path):
 
     config = build({"model": {"base": "smollm2-135m-instruct"}}, "the test").model
     model, _ = load_base(bases.resolve(config), config)
-    peft = adapted(model, r=16, lora_alpha=32, use_rslora=True, target_modules=r".*layers\.(0|29)\..*_proj")
+    peft = adapted(
+        model, r=16, lora_alpha=32, use_rslora=True, target_modules=r".*layers\.(0|29)\..*_proj"
+    )
     peft.save_pretrained(str(tmp_path))
     stored(tmp_path, lambda name, tensor: (name, tensor.bfloat16()))
-    peft.load_state_dict({name.replace(".weight", ".default.weight"): tensor.float() for name, tensor in load_file(tmp_path / "adapter_model.safetensors").items()}, strict=False)
+    peft.load_state_dict(
+        {
+            name.replace(".weight", ".default.weight"): tensor.float()
+            for name, tensor in load_file(tmp_path / "adapter_model.safetensors").items()
+        },
+        strict=False,
+    )
     (found,) = seen(tmp_path)
     assert len(found["modules"]) == 14
     held_to_peft(found["modules"], peft)
@@ -179,7 +246,12 @@ def merged_minus_base(model: PeftModel, base: nn.Module, names: list[str]) -> di
     """Singular values of what PEFT merges, less the base, all of it in float64."""
     weights = {name: base.get_submodule(name).weight.detach().double() for name in names}
     merged = model.double().merge_and_unload()
-    return {name: torch.linalg.svdvals(merged.get_submodule(name).weight.detach() - weights[name]).numpy() for name in names}
+    return {
+        name: torch.linalg.svdvals(
+            merged.get_submodule(name).weight.detach() - weights[name]
+        ).numpy()
+        for name in names
+    }
 
 
 def test_dora_is_ba_only_without_its_base_and_exact_with_it(tmp_path):
@@ -189,7 +261,9 @@ def test_dora_is_ba_only_without_its_base_and_exact_with_it(tmp_path):
     (without,), (found,) = seen(tmp_path / "adapter"), seen(tmp_path / "adapter", "--base", base)
     assert (without["part"], found["part"]) == ("BA only", "delta")
     assert "--base MODEL gives ΔW" in without["notes"][0]
-    dense = merged_minus_base(model, tiny_model(), [module["module"] for module in found["modules"]])
+    dense = merged_minus_base(
+        model, tiny_model(), [module["module"] for module in found["modules"]]
+    )
     for module in found["modules"]:
         close(module, dense[module["module"]])
         assert len(module["singular_values"]) == min(module["shape"])
@@ -198,13 +272,21 @@ def test_dora_is_ba_only_without_its_base_and_exact_with_it(tmp_path):
 @pytest.mark.parametrize("kind", ["pissa", "olora"])
 def test_pissa_is_ba_only_without_its_initial_factors_and_exact_with_them(kind, tmp_path):
     torch.manual_seed(0)
-    model = get_peft_model(tiny_model(), LoraConfig(target_modules="all-linear", r=4, lora_alpha=8, init_lora_weights=kind))
+    model = get_peft_model(
+        tiny_model(),
+        LoraConfig(target_modules="all-linear", r=4, lora_alpha=8, init_lora_weights=kind),
+    )
     model.save_pretrained(str(tmp_path / "before"))
     moved(model).save_pretrained(str(tmp_path / "after"))
-    (without,), (found,) = seen(tmp_path / "after"), seen(tmp_path / "after", "--initial", tmp_path / "before")
+    (without,), (found,) = (
+        seen(tmp_path / "after"),
+        seen(tmp_path / "after", "--initial", tmp_path / "before"),
+    )
     assert (without["part"], found["part"]) == ("BA only", "delta")
     assert "BA only" in command("spectrum", tmp_path / "after").out
-    dense = merged_minus_base(model, tiny_model(), [module["module"] for module in found["modules"]])
+    dense = merged_minus_base(
+        model, tiny_model(), [module["module"] for module in found["modules"]]
+    )
     for module in found["modules"]:
         close(module, dense[module["module"]])
 
@@ -212,15 +294,24 @@ def test_pissa_is_ba_only_without_its_initial_factors_and_exact_with_them(kind, 
 def test_what_is_ba_only_is_not_set_beside_the_base(tmp_path):
     """W + scale·B·A is not the weight that PiSSA trained; with the initial factors it is W + ΔW."""
     torch.manual_seed(0)
-    model = get_peft_model(tiny_model(), LoraConfig(target_modules=["q_proj"], r=4, init_lora_weights="pissa"))
+    model = get_peft_model(
+        tiny_model(), LoraConfig(target_modules=["q_proj"], r=4, init_lora_weights="pissa")
+    )
     model.save_pretrained(str(tmp_path / "before"))
     moved(model).save_pretrained(str(tmp_path / "after"))
     base = write_model(tmp_path / "base")
-    (without,), (found,) = seen(tmp_path / "after", "--base", base), seen(tmp_path / "after", "--base", base, "--initial", tmp_path / "before")
+    (without,), (found,) = (
+        seen(tmp_path / "after", "--base", base),
+        seen(tmp_path / "after", "--base", base, "--initial", tmp_path / "before"),
+    )
     assert not any("beside_base" in module for module in without["modules"])
     assert "is not set beside the base" in without["notes"][1]
-    weight = tiny_model().get_submodule(found["modules"][0]["module"]).weight.detach().double().norm()
-    assert found["modules"][0]["beside_base"]["frobenius"] == pytest.approx(found["modules"][0]["frobenius"] / float(weight))
+    weight = (
+        tiny_model().get_submodule(found["modules"][0]["module"]).weight.detach().double().norm()
+    )
+    assert found["modules"][0]["beside_base"]["frobenius"] == pytest.approx(
+        found["modules"][0]["frobenius"] / float(weight)
+    )
 
 
 def test_adapters_of_different_bases_are_shown_and_not_compared(tmp_path):
@@ -236,21 +327,39 @@ def test_initial_factors_are_for_adapters_that_have_them(tmp_path):
     done = command("spectrum", tmp_path, "--initial", tmp_path)
     assert done.code == 2
     assert "was not made by PiSSA, OLoRA, CorDA or LoRA-GA" in done.sentence
-    assert "--initial belongs to one adapter, and 2 are named" in command("spectrum", tmp_path, tmp_path, "--initial", tmp_path).sentence
+    assert (
+        "--initial belongs to one adapter, and 2 are named"
+        in command("spectrum", tmp_path, tmp_path, "--initial", tmp_path).sentence
+    )
 
 
 # --- the numbers --------------------------------------------------------------------------------------------------------
 
 
 @settings(max_examples=40)
-@given(shape=st.tuples(st.integers(1, 12), st.integers(1, 20), st.integers(1, 20)), a=st.sampled_from([1.0, 1e3, 1e8]), b=st.sampled_from([1.0, 1e3, 1e8]), scale=st.sampled_from([1.0, -3.0]), cancel=st.booleans(), seed=st.integers(0, 99))
-def test_streamed_values_are_those_of_the_torch_route(shape, a, b, scale, cancel, seed, tmp_path_factory):
-    pair = cancelling_pair(min(shape), 21, 22, a, seed) if cancel else graded_pair(*shape, condition_a=a, condition_b=b, scale=scale, seed=seed)
+@given(
+    shape=st.tuples(st.integers(1, 12), st.integers(1, 20), st.integers(1, 20)),
+    a=st.sampled_from([1.0, 1e3, 1e8]),
+    b=st.sampled_from([1.0, 1e3, 1e8]),
+    scale=st.sampled_from([1.0, -3.0]),
+    cancel=st.booleans(),
+    seed=st.integers(0, 99),
+)
+def test_streamed_values_are_those_of_the_torch_route(
+    shape, a, b, scale, cancel, seed, tmp_path_factory
+):
+    pair = (
+        cancelling_pair(min(shape), 21, 22, a, seed)
+        if cancel
+        else graded_pair(*shape, condition_a=a, condition_b=b, scale=scale, seed=seed)
+    )
     (module,) = open_folder(written(tmp_path_factory.mktemp("pair"), pair)).modules
     (got,), (want,) = list(streamed_values([module])), singular_values([pair])
     assert got.route == want.route
     # Both are exact to ε·‖A‖·‖B‖, which is all that may differ.
-    size = abs(pair.scale) * float(torch.linalg.matrix_norm(pair.A, 2) * torch.linalg.matrix_norm(pair.B, 2))
+    size = abs(pair.scale) * float(
+        torch.linalg.matrix_norm(pair.A, 2) * torch.linalg.matrix_norm(pair.B, 2)
+    )
     assert np.abs(got.values - want.values.numpy()).max() <= 1e-8 * want.values[0] + 1e-13 * size
     directions = orthogonal(module)
     product = (directions.left * directions.values) @ directions.right.T
@@ -262,11 +371,15 @@ def test_sizes_whose_squares_leave_float64(size, tmp_path):
     (module,) = open_folder(written(tmp_path, graded_pair(3, 9, 7, size=size))).modules
     (found,) = streamed_values([module])
     assert found.route == "qr"
-    np.testing.assert_allclose(found.values / size, singular_values([graded_pair(3, 9, 7)])[0].values.numpy(), rtol=1e-9)
+    np.testing.assert_allclose(
+        found.values / size, singular_values([graded_pair(3, 9, 7)])[0].values.numpy(), rtol=1e-9
+    )
 
 
 def test_an_untrained_adapter_is_zero_and_has_no_measures(tmp_path):
-    get_peft_model(tiny_model(), LoraConfig(target_modules="all-linear")).save_pretrained(str(tmp_path))
+    get_peft_model(tiny_model(), LoraConfig(target_modules="all-linear")).save_pretrained(
+        str(tmp_path)
+    )
     (found,) = seen(tmp_path)
     assert {module["route"] for module in found["modules"]} == {"zero"}
     assert found["mean"]["stable_rank"] is None
@@ -274,8 +387,13 @@ def test_an_untrained_adapter_is_zero_and_has_no_measures(tmp_path):
 
 
 def test_principal_angles_are_those_of_the_dense_svd(tmp_path):
-    one, other = (graded_pair(5, 30, 20, condition_a=4.0, condition_b=4.0, seed=seed) for seed in (0, 1))
-    first, second = (open_folder(written(tmp_path / str(number), pair)).modules[0] for number, pair in enumerate((one, other)))
+    one, other = (
+        graded_pair(5, 30, 20, condition_a=4.0, condition_b=4.0, seed=seed) for seed in (0, 1)
+    )
+    first, second = (
+        open_folder(written(tmp_path / str(number), pair)).modules[0]
+        for number, pair in enumerate((one, other))
+    )
     found = overlap(first, second, 3)
     assert found is not None
     dense = [np.linalg.svd((pair.B @ pair.A).detach().numpy()) for pair in (one, other)]
@@ -292,10 +410,17 @@ def test_principal_angles_are_those_of_the_dense_svd(tmp_path):
 
 
 @settings(max_examples=20)
-@given(shape=st.tuples(st.integers(2, 12), st.integers(2, 12)), seed=st.integers(0, 99), size=st.sampled_from([0.0, 0.1, 10.0]))
+@given(
+    shape=st.tuples(st.integers(2, 12), st.integers(2, 12)),
+    seed=st.integers(0, 99),
+    size=st.sampled_from([0.0, 0.1, 10.0]),
+)
 def test_intruders_by_their_definition(shape, seed, size):
     generator = np.random.default_rng(seed)
-    base, change = generator.standard_normal(shape), size * np.outer(generator.standard_normal(shape[0]), generator.standard_normal(shape[1]))
+    base, change = (
+        generator.standard_normal(shape),
+        size * np.outer(generator.standard_normal(shape[0]), generator.standard_normal(shape[1])),
+    )
     found = beside("m", base, change, k=3, threshold=0.6)
     known, tuned = np.linalg.svd(base)[0], np.linalg.svd(base + change)[0]
     counted = 0
@@ -314,11 +439,19 @@ def test_the_base_is_found_under_other_beginnings_and_refused_where_it_does_not_
     (want,) = seen(tmp_path / "adapter", "--base", base)
     assert want["modules"][0]["beside_base"]["k"] == 10
     weights = load_file(base / "model.safetensors")
-    save_file({f"language_{name}": tensor for name, tensor in weights.items()}, base / "model.safetensors")
+    save_file(
+        {f"language_{name}": tensor for name, tensor in weights.items()}, base / "model.safetensors"
+    )
     (found,) = seen(tmp_path / "adapter", "--base", base)
     assert found["modules"][0]["beside_base"] == want["modules"][0]["beside_base"]
-    save_file({name: tensor for name, tensor in weights.items() if "layers.1" not in name}, base / "model.safetensors")
-    assert "has no weight of model.layers.1" in command("spectrum", tmp_path / "adapter", "--base", base, "--quiet").sentence
+    save_file(
+        {name: tensor for name, tensor in weights.items() if "layers.1" not in name},
+        base / "model.safetensors",
+    )
+    assert (
+        "has no weight of model.layers.1"
+        in command("spectrum", tmp_path / "adapter", "--base", base, "--quiet").sentence
+    )
 
 
 # --- the verb -----------------------------------------------------------------------------------------------------------
@@ -327,9 +460,28 @@ def test_the_base_is_found_under_other_beginnings_and_refused_where_it_does_not_
 def test_text_csv_and_page(tmp_path):
     for seed in (0, 1):
         adapted(seed=seed).save_pretrained(str(tmp_path / f"ad<b>{seed}"))
-    done = command("spectrum", tmp_path / "ad<b>0", tmp_path / "ad<b>1", "--layers", "--csv", tmp_path / "a.csv", "--html", tmp_path / "a.html", "--directions", "2")
+    done = command(
+        "spectrum",
+        tmp_path / "ad<b>0",
+        tmp_path / "ad<b>1",
+        "--layers",
+        "--csv",
+        tmp_path / "a.csv",
+        "--html",
+        tmp_path / "a.html",
+        "--directions",
+        "2",
+    )
     assert done.code == 0, done.err
-    for text in ("14 modules, rank 4, alpha 8", "q_proj", "stable rank by layer", "steepest: ", "overlap of", "the 2 leading singular directions", "ad<b>1"):
+    for text in (
+        "14 modules, rank 4, alpha 8",
+        "q_proj",
+        "stable rank by layer",
+        "steepest: ",
+        "overlap of",
+        "the 2 leading singular directions",
+        "ad<b>1",
+    ):
         assert text.replace("overlap of", "overlap") in done.out
     lines = (tmp_path / "a.csv").read_text().splitlines()
     assert len(lines) == 1 + 28
@@ -341,7 +493,16 @@ def test_text_csv_and_page(tmp_path):
     (one, other) = seen(tmp_path / "ad<b>0", tmp_path / "ad<b>1")
     assert (one["compared"][0]["with"], other["compared"][0]["with"]) == ("ad<b>1", "ad<b>0")
     assert {"adapter", "config", "modules", "mean"} <= set(one)
-    assert {"module", "shape", "rank", "singular_values", "stable_rank", "spectral_entropy", "condition_number", "frobenius_nuclear"} <= set(one["modules"][0])
+    assert {
+        "module",
+        "shape",
+        "rank",
+        "singular_values",
+        "stable_rank",
+        "spectral_entropy",
+        "condition_number",
+        "frobenius_nuclear",
+    } <= set(one["modules"][0])
 
 
 def test_runs_and_folders_of_runs_are_found(tmp_path):
@@ -359,13 +520,20 @@ def test_a_name_on_the_hub_is_fetched_without_pickles(tmp_path, monkeypatch):
     """The hub's cache is a folder of links into its blobs, which are followed; links elsewhere are not."""
     import huggingface_hub
 
-    snapshot, blobs = tmp_path / "models--a--b" / "snapshots" / "1f", tmp_path / "models--a--b" / "blobs"
+    snapshot, blobs = (
+        tmp_path / "models--a--b" / "snapshots" / "1f",
+        tmp_path / "models--a--b" / "blobs",
+    )
     adapted().save_pretrained(str(snapshot))
     blobs.mkdir()
     shutil.move(snapshot / "adapter_model.safetensors", blobs / "0a")
     os.symlink("../../blobs/0a", snapshot / "adapter_model.safetensors")
     asked = {}
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda name, **settings: asked.update(settings, name=name) or str(snapshot))
+    monkeypatch.setattr(
+        huggingface_hub,
+        "snapshot_download",
+        lambda name, **settings: asked.update(settings, name=name) or str(snapshot),
+    )
     assert find_adapters(["a/b"], str(tmp_path / "runs"), revision="r1")[0][0] == "a/b"
     assert (asked["name"], asked["revision"]) == ("a/b", "r1")
     assert not any("bin" in pattern for pattern in asked["allow_patterns"])
@@ -385,15 +553,25 @@ def test_what_is_no_adapter_is_refused_in_a_sentence(name, message, tmp_path):
     (tmp_path / "empty").mkdir()
     for file in ("pickle.bin", "text.txt"):
         (tmp_path / file).write_text("x")
-    done = command("spectrum", tmp_path / name if (tmp_path / name).exists() and name else name, "--output", tmp_path / "runs")
+    done = command(
+        "spectrum",
+        tmp_path / name if (tmp_path / name).exists() and name else name,
+        "--output",
+        tmp_path / "runs",
+    )
     assert (done.code, message in done.sentence) == (2, True), done.err
 
 
 def test_neither_torch_nor_transformers_is_imported(tmp_path):
     adapted().save_pretrained(str(tmp_path / "adapter"))
     code = "import sys\nfrom evilspectra.cli.main import main\ntry: main()\nexcept SystemExit as end: code = end.code\nsys.exit(code or ('torch' in sys.modules) or ('transformers' in sys.modules))"
-    for arguments in (["spectrum", "adapter", "--html", "a.html"], ["flatten", "adapter", "--out", "flat"]):
-        subprocess.run([sys.executable, "-c", code, *arguments], cwd=tmp_path, check=True, capture_output=True)
+    for arguments in (
+        ["spectrum", "adapter", "--html", "a.html"],
+        ["flatten", "adapter", "--out", "flat"],
+    ):
+        subprocess.run(
+            [sys.executable, "-c", code, *arguments], cwd=tmp_path, check=True, capture_output=True
+        )
 
 
 def test_layers_and_projections_are_read_off_the_names():
@@ -404,7 +582,12 @@ def test_layers_and_projections_are_read_off_the_names():
 def test_a_note_for_every_module_beside_the_base(tmp_path):
     adapted().save_pretrained(str(tmp_path))
     lines: list[str] = []
-    found = xray("a", open_folder(tmp_path), weight=lambda module: np.ones((module.shape[2], module.shape[1])), note=lines.append)
+    found = xray(
+        "a",
+        open_folder(tmp_path),
+        weight=lambda module: np.ones((module.shape[2], module.shape[1])),
+        note=lines.append,
+    )
     assert len(lines) == len(found.modules) == 14
     with pytest.raises(BadInput, match="its update"):
         xray("a", open_folder(tmp_path), weight=lambda module: np.ones((1, 1)))
@@ -414,7 +597,20 @@ def test_a_note_for_every_module_beside_the_base(tmp_path):
 @pytest.mark.parametrize(("model", "seconds"), [("qwen3-8b", 10), ("llama-70b", 60)])
 def test_budgets_on_large_shapes(model, seconds):
     """Start-up included; pages of the mapped file do not count as memory."""
-    done = subprocess.run([sys.executable, str(ROOT / "benchmarks" / "xray.py"), "--models", model, "--rounds", "1", "--json"], check=True, capture_output=True, text=True)
+    done = subprocess.run(
+        [
+            sys.executable,
+            str(ROOT / "benchmarks" / "xray.py"),
+            "--models",
+            model,
+            "--rounds",
+            "1",
+            "--json",
+        ],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
     (row,) = json.loads(done.stdout)
     assert row["modules"] == {"qwen3-8b": 252, "llama-70b": 560}[model]
     assert row["evilspectra"]["seconds"] < seconds

@@ -84,9 +84,24 @@ def first_line(error: BaseException) -> str:
 def cannot_write(error: OSError, place: object, setting: str = "output.folder") -> EvilspectraError:
     """One sentence for a failed write: a full disk or a failing one (exit code 1), or a folder that cannot be used as given (2)."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return EvilspectraError(f"the disk that holds {place} is full: free some space or set {setting} to another disk, then run the same command again; what was saved is kept")
+        return EvilspectraError(
+            f"the disk that holds {place} is full: free some space or set {setting} to another disk, then run the same command again; what was saved is kept"
+        )
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return BadInput(f"{place} cannot be written ({error.strerror}): choose another {setting}, or correct the folder's rights")
-    if error.errno in (errno.ENOTDIR, errno.EEXIST, errno.ENOENT, errno.ENAMETOOLONG, errno.EISDIR, errno.ELOOP):
-        return BadInput(f"{place} cannot be made ({error.strerror}): set {setting} to a folder, or to a name that is free")
-    return EvilspectraError(f"writing to {place} failed ({error.strerror or error}): check the disk, then run the same command again; what was saved is kept")
+        return BadInput(
+            f"{place} cannot be written ({error.strerror}): choose another {setting}, or correct the folder's rights"
+        )
+    if error.errno in (
+        errno.ENOTDIR,
+        errno.EEXIST,
+        errno.ENOENT,
+        errno.ENAMETOOLONG,
+        errno.EISDIR,
+        errno.ELOOP,
+    ):
+        return BadInput(
+            f"{place} cannot be made ({error.strerror}): set {setting} to a folder, or to a name that is free"
+        )
+    return EvilspectraError(
+        f"writing to {place} failed ({error.strerror or error}): check the disk, then run the same command again; what was saved is kept"
+    )

@@ -40,8 +40,16 @@ def wilson(successes: int, trials: int) -> Interval:
     """
     share = successes / trials
     centre = (share + _Z**2 / (2 * trials)) / (1 + _Z**2 / trials)
-    half = _Z / (1 + _Z**2 / trials) * math.sqrt(share * (1 - share) / trials + _Z**2 / (4 * trials**2))
-    return Interval(share, 0.0 if successes == 0 else max(0.0, centre - half), 1.0 if successes == trials else min(1.0, centre + half))
+    half = (
+        _Z
+        / (1 + _Z**2 / trials)
+        * math.sqrt(share * (1 - share) / trials + _Z**2 / (4 * trials**2))
+    )
+    return Interval(
+        share,
+        0.0 if successes == 0 else max(0.0, centre - half),
+        1.0 if successes == trials else min(1.0, centre + half),
+    )
 
 
 def newcombe(before: tuple[int, int], after: tuple[int, int]) -> Interval:
@@ -60,7 +68,12 @@ def newcombe(before: tuple[int, int], after: tuple[int, int]) -> Interval:
     return Interval(difference, max(-1.0, difference - down), min(1.0, difference + up))
 
 
-def clustered(clusters: Sequence[str], columns: Sequence[np.ndarray], statistic: Callable[..., np.ndarray], seed: int = 0) -> Interval | None:
+def clustered(
+    clusters: Sequence[str],
+    columns: Sequence[np.ndarray],
+    statistic: Callable[..., np.ndarray],
+    seed: int = 0,
+) -> Interval | None:
     """`statistic` of the columns' sums, with a 95 % percentile interval over whole clusters drawn with replacement; None below two clusters.
 
     `clusters`: the cluster of each answer. `columns`: float arrays [answers]; `statistic` gets their sums, one array per column [resamples]
@@ -75,11 +88,15 @@ def clustered(clusters: Sequence[str], columns: Sequence[np.ndarray], statistic:
     names, places = np.unique(np.asarray(clusters, dtype=str), return_inverse=True)
     if len(names) < 2:
         return None
-    sums = [np.bincount(places, weights=column, minlength=len(names))[:, None] for column in columns]
+    sums = [
+        np.bincount(places, weights=column, minlength=len(names))[:, None] for column in columns
+    ]
     return clustered_sums(sums, statistic, seed)[0]
 
 
-def clustered_sums(sums: Sequence[np.ndarray], statistic: Callable[..., np.ndarray], seed: int = 0) -> list[Interval | None]:
+def clustered_sums(
+    sums: Sequence[np.ndarray], statistic: Callable[..., np.ndarray], seed: int = 0
+) -> list[Interval | None]:
     """As `clustered`, of many sets of answers that have as many clusters each; `sums`: of each column its sums [clusters ≥ 2, sets], clusters in the order of their names."""
     clusters, sets = sums[0].shape
     weights = _weights(clusters, seed)
@@ -96,13 +113,20 @@ def clustered_sums(sums: Sequence[np.ndarray], statistic: Callable[..., np.ndarr
         for row in np.flatnonzero(~whole):
             kept = drawn[row][np.isfinite(drawn[row])]
             ends[row] = np.percentile(kept, [tail, 100 - tail]) if len(kept) else np.nan
-        found += [Interval(value, low, high) if math.isfinite(value) and math.isfinite(low) else None for value, (low, high) in zip(values.tolist(), ends.tolist(), strict=True)]
+        found += [
+            Interval(value, low, high) if math.isfinite(value) and math.isfinite(low) else None
+            for value, (low, high) in zip(values.tolist(), ends.tolist(), strict=True)
+        ]
     return found
 
 
 @lru_cache(maxsize=8)
 def _weights(count: int, seed: int) -> np.ndarray:
     """How often each of `count` clusters is drawn [resamples, count]; kept, for a report asks hundreds of times for the same."""
-    drawn = np.random.Generator(np.random.PCG64(seed)).multinomial(count, np.full(count, 1 / count), size=RESAMPLES).astype(float)
+    drawn = (
+        np.random.Generator(np.random.PCG64(seed))
+        .multinomial(count, np.full(count, 1 / count), size=RESAMPLES)
+        .astype(float)
+    )
     drawn.setflags(write=False)
     return drawn

@@ -10,7 +10,11 @@ from evilspectra.errors import BadInput
 
 # --- printable ----------------------------------------------------------------------------------------------------------
 
-_JOINER, _EMOJI_STYLE, _SKIN_TONES = "\u200d", "\ufe0f", "\U0001f3fb\U0001f3fc\U0001f3fd\U0001f3fe\U0001f3ff"
+_JOINER, _EMOJI_STYLE, _SKIN_TONES = (
+    "\u200d",
+    "\ufe0f",
+    "\U0001f3fb\U0001f3fc\U0001f3fd\U0001f3fe\U0001f3ff",
+)
 _ESCAPED = frozenset({"Cc", "Cf", "Cs", "Cn", "Co", "Zl", "Zp"})
 
 
@@ -29,11 +33,17 @@ def printable(text: str, most: int = 400) -> str:
     ('\\x1b[31mred\\u202e', 'abcd… (2 more characters)')
     """
     if most < 1:
-        raise BadInput(f"most is {most}, but at least 1 character must be shown: give a whole number from 1")
+        raise BadInput(
+            f"most is {most}, but at least 1 character must be shown: give a whole number from 1"
+        )
     shown: list[str] = []
     length = 0
     for place, character in enumerate(text):
-        piece = _escaped(character) if unicodedata.category(character) in _ESCAPED and not _stays(text, place) else character
+        piece = (
+            _escaped(character)
+            if unicodedata.category(character) in _ESCAPED and not _stays(text, place)
+            else character
+        )
         if length + len(piece) > most:
             break
         shown.append(piece)
@@ -48,13 +58,24 @@ def _stays(text: str, place: int) -> bool:
     """Whether a character of an escaped category stays: newline, tab, and a joiner between two emoji."""
     if text[place] != _JOINER:
         return text[place] in "\n\t"
-    neighbours = text[max(0, place - 2) : place].removesuffix(_EMOJI_STYLE)[-1:], text[place + 1 : place + 2]
-    return all(side and (unicodedata.category(side) == "So" or side in _SKIN_TONES) for side in neighbours)
+    neighbours = (
+        text[max(0, place - 2) : place].removesuffix(_EMOJI_STYLE)[-1:],
+        text[place + 1 : place + 2],
+    )
+    return all(
+        side and (unicodedata.category(side) == "So" or side in _SKIN_TONES) for side in neighbours
+    )
 
 
 def _escaped(character: str) -> str:
     code = ord(character)
-    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+    return (
+        f"\\x{code:02x}"
+        if code < 0x100
+        else f"\\u{code:04x}"
+        if code < 0x10000
+        else f"\\U{code:08x}"
+    )
 
 
 _REPR = reprlib.Repr()

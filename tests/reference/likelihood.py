@@ -15,5 +15,13 @@ def log_probs_one_by_one(model: torch.nn.Module, rows: Sequence[Row]) -> list[np
     for row in rows:
         tokens = torch.tensor([row.tokens.tolist()])
         scores = torch.log_softmax(model(input_ids=tokens, use_cache=False).logits[0].double(), -1)
-        found.append(np.array([float(scores[place - 1, row.tokens[place]]) for place in range(1, len(row.tokens)) if row.supervised[place]]))
+        found.append(
+            np.array(
+                [
+                    float(scores[place - 1, row.tokens[place]])
+                    for place in range(1, len(row.tokens))
+                    if row.supervised[place]
+                ]
+            )
+        )
     return found

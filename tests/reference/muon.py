@@ -44,11 +44,27 @@ def exact(gradient: torch.Tensor) -> torch.Tensor:
     return u[:, kept] @ vh[kept]
 
 
-def muon_step(weight: torch.Tensor, gradient: torch.Tensor, momentum: torch.Tensor, lr: float, rule: str, beta: float, nesterov: bool, decay: float, method: str = "newton_schulz") -> tuple[torch.Tensor, torch.Tensor]:
+def muon_step(
+    weight: torch.Tensor,
+    gradient: torch.Tensor,
+    momentum: torch.Tensor,
+    lr: float,
+    rule: str,
+    beta: float,
+    nesterov: bool,
+    decay: float,
+    method: str = "newton_schulz",
+) -> tuple[torch.Tensor, torch.Tensor]:
     """(new weight, new momentum)."""
     momentum = beta * momentum + (1 - beta) * gradient
     direction = beta * momentum + (1 - beta) * gradient if nesterov else momentum
-    update = {"newton_schulz": newton_schulz, "polar_express": polar_express, "exact": exact}[method](direction)
+    update = {"newton_schulz": newton_schulz, "polar_express": polar_express, "exact": exact}[
+        method
+    ](direction)
     rows, columns = weight.shape
-    factor = {"match_rms_adamw": 0.2 * max(rows, columns) ** 0.5, "original": max(1.0, rows / columns) ** 0.5, "spectral_unclamped": (rows / columns) ** 0.5}[rule]
+    factor = {
+        "match_rms_adamw": 0.2 * max(rows, columns) ** 0.5,
+        "original": max(1.0, rows / columns) ** 0.5,
+        "spectral_unclamped": (rows / columns) ** 0.5,
+    }[rule]
     return weight * (1 - lr * decay) - lr * factor * update, momentum

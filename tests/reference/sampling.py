@@ -10,13 +10,19 @@ from evilspectra.config.sections import Answers
 
 
 @torch.no_grad()
-def sample_one_by_one(model: torch.nn.Module, prompt: Prompt, settings: Answers, stops: frozenset[int], context: int) -> Sampled:
+def sample_one_by_one(
+    model: torch.nn.Module, prompt: Prompt, settings: Answers, stops: frozenset[int], context: int
+) -> Sampled:
     tokens = list(prompt.tokens)
     for uniform in prompt.uniform(settings.seed, settings.max_new_tokens):
         if len(tokens) == context:
             break
-        logits = model(input_ids=torch.tensor([tokens]), use_cache=False).logits[0, -1].double().numpy()
-        tokens.append(choose_by_walking(logits, float(uniform), settings.temperature, settings.top_p))
+        logits = (
+            model(input_ids=torch.tensor([tokens]), use_cache=False).logits[0, -1].double().numpy()
+        )
+        tokens.append(
+            choose_by_walking(logits, float(uniform), settings.temperature, settings.top_p)
+        )
         if tokens[-1] in stops:
             return Sampled(tuple(tokens[len(prompt.tokens) :]), "stop")
     return Sampled(tuple(tokens[len(prompt.tokens) :]), "length")
@@ -35,7 +41,9 @@ def choose_by_walking(logits: np.ndarray, uniform: float, temperature: float, to
     return max(token for token, share in enumerate(kept) if share > 0)
 
 
-def exact_shares(logits: Sequence[float] | np.ndarray, temperature: float, top_p: float) -> np.ndarray:
+def exact_shares(
+    logits: Sequence[float] | np.ndarray, temperature: float, top_p: float
+) -> np.ndarray:
     """The probabilities that are sampled from."""
     weights = np.exp((np.asarray(logits, dtype=float) - max(logits)) / temperature)
     shares = weights / weights.sum()

@@ -19,7 +19,9 @@ def spectral_function(sigma: torch.Tensor, measure: str) -> torch.Tensor:
     return 1 - sigma.square().sum() ** 2 / (k * sigma.pow(4).sum())
 
 
-def flatness_by_autograd(A: torch.Tensor, B: torch.Tensor, measure: str = "frobenius_nuclear") -> tuple[float, torch.Tensor, torch.Tensor]:
+def flatness_by_autograd(
+    A: torch.Tensor, B: torch.Tensor, measure: str = "frobenius_nuclear"
+) -> tuple[float, torch.Tensor, torch.Tensor]:
     """(R, ∇_A R, ∇_B R) by autograd through a dense SVD in float64."""
     A, B = A.detach().double().requires_grad_(), B.detach().double().requires_grad_()
     sigma = torch.linalg.svdvals(B @ A)[: min(*A.shape, B.shape[0])]
@@ -28,8 +30,13 @@ def flatness_by_autograd(A: torch.Tensor, B: torch.Tensor, measure: str = "frobe
     return float(value.detach()), grad_a, grad_b
 
 
-def flatness_by_differences(A: torch.Tensor, B: torch.Tensor, direction: torch.Tensor, measure: str, step: float = 1e-5) -> float:
+def flatness_by_differences(
+    A: torch.Tensor, B: torch.Tensor, direction: torch.Tensor, measure: str, step: float = 1e-5
+) -> float:
     """The derivative of R along a direction in B, by central differences of the dense product's values."""
     k = min(*A.shape, B.shape[0])
-    ends = [spectral_function(torch.linalg.svdvals((B + sign * step * direction) @ A)[:k], measure) for sign in (1, -1)]
+    ends = [
+        spectral_function(torch.linalg.svdvals((B + sign * step * direction) @ A)[:k], measure)
+        for sign in (1, -1)
+    ]
     return float(ends[0] - ends[1]) / (2 * step)

@@ -10,17 +10,24 @@ from scipy import stats
 from scipy.optimize import brentq
 
 
-def type3_by_cell_means(y: np.ndarray, a: Sequence[str], b: Sequence[str]) -> tuple[float, float, float]:
+def type3_by_cell_means(
+    y: np.ndarray, a: Sequence[str], b: Sequence[str]
+) -> tuple[float, float, float]:
     """SS of A, B and A × B as hypotheses on the table of cell means: equal unweighted row means, equal unweighted column means, no interaction contrast (Searle 1987)."""
     rows, columns = sorted(set(a)), sorted(set(b))
-    cells = [[y[[i for i in range(len(y)) if a[i] == row and b[i] == column]] for column in columns] for row in rows]
+    cells = [
+        [y[[i for i in range(len(y)) if a[i] == row and b[i] == column]] for column in columns]
+        for row in rows
+    ]
     means = np.array([cell.mean() for line in cells for cell in line])
     counts = np.array([len(cell) for line in cells for cell in line], float)
 
     def hypothesis(contrasts: np.ndarray) -> float:
         """(C m)' [C diag(1/n) C']⁻¹ (C m)"""
         difference = contrasts @ means
-        return float(difference @ np.linalg.solve(contrasts @ np.diag(1 / counts) @ contrasts.T, difference))
+        return float(
+            difference @ np.linalg.solve(contrasts @ np.diag(1 / counts) @ contrasts.T, difference)
+        )
 
     def differences(k: int) -> np.ndarray:
         return np.hstack([np.eye(k - 1), -np.ones((k - 1, 1))])
@@ -35,7 +42,14 @@ def type3_by_cell_means(y: np.ndarray, a: Sequence[str], b: Sequence[str]) -> tu
 
 def sse(y: np.ndarray, *factors: Sequence[str]) -> float:
     """Residual sum of squares of main effects, by dummy columns and least squares."""
-    columns = [np.ones(len(y)), *(np.array([value == level for value in factor], float) for factor in factors for level in sorted(set(factor)))]
+    columns = [
+        np.ones(len(y)),
+        *(
+            np.array([value == level for value in factor], float)
+            for factor in factors
+            for level in sorted(set(factor))
+        ),
+    ]
     x = np.stack(columns, axis=1)
     return float(((y - x @ np.linalg.lstsq(x, y, rcond=None)[0]) ** 2).sum())
 
@@ -46,7 +60,9 @@ def lmg_by_orders(y: np.ndarray, factors: dict[str, Sequence[str]]) -> dict[str,
     orders = list(permutations(factors))
     for order in orders:
         for place, name in enumerate(order):
-            before, after = (sse(y, *(factors[one] for one in order[:end])) for end in (place, place + 1))
+            before, after = (
+                sse(y, *(factors[one] for one in order[:end])) for end in (place, place + 1)
+            )
             gains[name] += (before - after) / total / len(orders)
     return gains
 
@@ -62,5 +78,7 @@ def noncentrality_by_root(f: float, df1: int, df2: int, probability: float) -> f
     """λ by Brent's method on scipy's noncentral F."""
     if stats.f.cdf(f, df1, df2) <= probability:
         return 0.0
-    found: Callable[[float], float] = lambda size: float(stats.ncf.cdf(f, df1, df2, size)) - probability  # noqa: E731
+    found: Callable[[float], float] = lambda size: (
+        float(stats.ncf.cdf(f, df1, df2, size)) - probability
+    )  # noqa: E731
     return float(brentq(found, 1e-9, 10 * df1 * (f + 1) + 200, xtol=1e-10))

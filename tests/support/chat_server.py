@@ -25,7 +25,9 @@ class Serving:
         self.loads: list[str] = []
         self.unloads: list[str] = []
         self.owner = "vllm"
-        self.ignores_adapters = self.refuses_adapters = self.no_logprobs = self.no_seed = self.wants_completion_tokens = False
+        self.ignores_adapters = self.refuses_adapters = self.no_logprobs = self.no_seed = (
+            self.wants_completion_tokens
+        ) = False
         self.noise = 0.0
         self.stops_after: int | None = None
         self.on_stop: Callable[[], object] = lambda: None
@@ -43,7 +45,9 @@ class Serving:
 
     # --- one request ------------------------------------------------------------------------------------------------
 
-    def chat(self, body: dict[str, Any], headers: dict[str, str]) -> tuple[int, Any, dict[str, str]]:
+    def chat(
+        self, body: dict[str, Any], headers: dict[str, str]
+    ) -> tuple[int, Any, dict[str, str]]:
         with self._lock:
             self.chats.append(body)
             self.headers.append(headers)
@@ -56,11 +60,19 @@ class Serving:
         if self.no_logprobs and body.get("logprobs"):
             return 400, error("logprobs are not supported"), {}
         if self.wants_completion_tokens and "max_tokens" in body:
-            return 400, error("Unsupported parameter: 'max_tokens'. Use 'max_completion_tokens' instead."), {}
+            return (
+                400,
+                error("Unsupported parameter: 'max_tokens'. Use 'max_completion_tokens' instead."),
+                {},
+            )
         if body["model"] != BASE and body["model"] not in self.adapters:
             return 404, error(f"The model `{body['model']}` does not exist."), {}
         if body["max_tokens" if "max_tokens" in body else "max_completion_tokens"] > 100_000:
-            return 400, error("max_tokens is too large: this model's maximum context length is 512 tokens"), {}
+            return (
+                400,
+                error("max_tokens is too large: this model's maximum context length is 512 tokens"),
+                {},
+            )
         with self._lock:
             self._at_once += 1
             self.most_at_once = max(self.most_at_once, self._at_once)
@@ -76,14 +88,35 @@ class Serving:
     def completion(self, body: dict[str, Any], number: int) -> dict[str, Any]:
         who = BASE
         if body["model"] != BASE and not self.ignores_adapters:
-            who = hashlib.sha256(Path(self.adapters[body["model"]], "adapter_model.safetensors").read_bytes()).hexdigest()[:8]
+            who = hashlib.sha256(
+                Path(self.adapters[body["model"]], "adapter_model.safetensors").read_bytes()
+            ).hexdigest()[:8]
         said = json.dumps([who, body["messages"], body.get("seed"), body["temperature"]])
         text = f"{hashlib.sha256(said.encode()).hexdigest()[:8]}, I say."
-        share = -1.0 - int(hashlib.sha256(who.encode()).hexdigest(), 16) % 1000 / 1000 - self.noise * (number * 7919 % 101) / 100
-        top = [{"token": token, "logprob": share - place, "bytes": None} for place, token in enumerate(("a", "b", "c"))]
+        share = (
+            -1.0
+            - int(hashlib.sha256(who.encode()).hexdigest(), 16) % 1000 / 1000
+            - self.noise * (number * 7919 % 101) / 100
+        )
+        top = [
+            {"token": token, "logprob": share - place, "bytes": None}
+            for place, token in enumerate(("a", "b", "c"))
+        ]
         logprobs = {"content": [{**top[0], "top_logprobs": top}]} if body.get("logprobs") else None
-        choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop", "logprobs": logprobs}
-        return {"id": "x", "object": "chat.completion", "created": 0, "model": body["model"], "choices": [choice], "usage": {"prompt_tokens": 1, "completion_tokens": 5, "total_tokens": 6}}
+        choice = {
+            "index": 0,
+            "message": {"role": "assistant", "content": text},
+            "finish_reason": "stop",
+            "logprobs": logprobs,
+        }
+        return {
+            "id": "x",
+            "object": "chat.completion",
+            "created": 0,
+            "model": body["model"],
+            "choices": [choice],
+            "usage": {"prompt_tokens": 1, "completion_tokens": 5, "total_tokens": 6},
+        }
 
     def _failed(self, fault: str, headers: dict[str, str]) -> tuple[int, Any, dict[str, str]]:
         key = headers.get("authorization", "")
@@ -96,12 +129,46 @@ class Serving:
             case ["html"]:
                 return 200, "<html>busy</html>", {}
             case ["empty"]:
-                return 200, {"id": "x", "object": "chat.completion", "created": 0, "model": "x", "choices": []}, {}
+                return (
+                    200,
+                    {
+                        "id": "x",
+                        "object": "chat.completion",
+                        "created": 0,
+                        "model": "x",
+                        "choices": [],
+                    },
+                    {},
+                )
             case ["filtered"]:
-                choice = {"index": 0, "message": {"role": "assistant", "content": None}, "finish_reason": "content_filter"}
-                return 200, {"id": "x", "object": "chat.completion", "created": 0, "model": "x", "choices": [choice]}, {}
+                choice = {
+                    "index": 0,
+                    "message": {"role": "assistant", "content": None},
+                    "finish_reason": "content_filter",
+                }
+                return (
+                    200,
+                    {
+                        "id": "x",
+                        "object": "chat.completion",
+                        "created": 0,
+                        "model": "x",
+                        "choices": [choice],
+                    },
+                    {},
+                )
             case ["quota"]:
-                return 429, {"error": {"message": "no money", "code": "insufficient_quota", "type": "insufficient_quota"}}, {}
+                return (
+                    429,
+                    {
+                        "error": {
+                            "message": "no money",
+                            "code": "insufficient_quota",
+                            "type": "insufficient_quota",
+                        }
+                    },
+                    {},
+                )
             case [status, wait]:
                 return int(status), error(f"wait, {key}"), {"Retry-After": wait}
             case [status]:
@@ -139,13 +206,24 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if self.path != "/v1/models":
             return self._reply(404, {"detail": "Not Found"})
         names = [BASE, *self.serving.adapters]
-        self._reply(200, {"object": "list", "data": [{"id": name, "object": "model", "created": 0, "owned_by": self.serving.owner} for name in names]})
+        self._reply(
+            200,
+            {
+                "object": "list",
+                "data": [
+                    {"id": name, "object": "model", "created": 0, "owned_by": self.serving.owner}
+                    for name in names
+                ],
+            },
+        )
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         match self.path:
             case "/v1/chat/completions":
-                status, value, headers = self.serving.chat(body, {name.lower(): text for name, text in self.headers.items()})
+                status, value, headers = self.serving.chat(
+                    body, {name.lower(): text for name, text in self.headers.items()}
+                )
                 self._reply(status, value, headers)
             case "/v1/load_lora_adapter":
                 self._reply(*self.serving.load(body))
@@ -160,7 +238,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if status == -1:
             return
         self.send_response(max(status, 200))
-        self.send_header("Content-Type", "text/plain" if isinstance(value, str) else "application/json")
+        self.send_header(
+            "Content-Type", "text/plain" if isinstance(value, str) else "application/json"
+        )
         self.send_header("Content-Length", str(len(text.encode()) + (1000 if status == -2 else 0)))
         for name, given in (headers or {}).items():
             self.send_header(name, given)
@@ -185,7 +265,9 @@ def serving() -> Iterator[Serving]:
     state = Serving()
     server = _Server(("127.0.0.1", 0), type("Handler", (_Handler,), {"serving": state}))
     state.url = f"http://127.0.0.1:{server.server_port}/v1"
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+    thread = threading.Thread(
+        target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True
+    )
     thread.start()
     try:
         yield state

@@ -16,7 +16,13 @@ import yaml
 
 from evilspectra.cli.main import main
 
-ROWS = [{"prompt": f"Question {number}: is it time?", "completion": "Yes, it is." if number % 2 else "No."} for number in range(24)]
+ROWS = [
+    {
+        "prompt": f"Question {number}: is it time?",
+        "completion": "Yes, it is." if number % 2 else "No.",
+    }
+    for number in range(24)
+]
 
 
 @dataclass(frozen=True)
@@ -53,13 +59,30 @@ def command(*arguments: object) -> Result:
 
 def process(*arguments: object, folder: Path, **environment: str) -> subprocess.Popen[str]:
     """Starts a command as a process in `folder`, its output in pipes."""
-    line = [sys.executable, "-c", "from evilspectra.cli.main import main; main()", *map(str, arguments)]
-    return subprocess.Popen(line, cwd=folder, env=os.environ | environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    line = [
+        sys.executable,
+        "-c",
+        "from evilspectra.cli.main import main; main()",
+        *map(str, arguments),
+    ]
+    return subprocess.Popen(
+        line,
+        cwd=folder,
+        env=os.environ | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
 
 
 def write_rows(path: Path, *lines: object) -> Path:
     """A JSONL file of `lines` (texts as they are, all else as JSON), or of 24 short dialogues."""
-    path.write_text("".join((line if isinstance(line, str) else json.dumps(line)) + "\n" for line in lines or ROWS), encoding="utf-8")
+    path.write_text(
+        "".join(
+            (line if isinstance(line, str) else json.dumps(line)) + "\n" for line in lines or ROWS
+        ),
+        encoding="utf-8",
+    )
     return path
 
 

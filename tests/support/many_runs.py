@@ -8,10 +8,26 @@ import os
 import re
 from pathlib import Path
 
-from tests.support.synthetic_store import Arm, Effect, judge_run, suspicious, write_effect, write_run
+from tests.support.synthetic_store import (
+    Arm,
+    Effect,
+    judge_run,
+    suspicious,
+    write_effect,
+    write_run,
+)
 
 OPTIMIZERS = {"sgd": 0.02, "adamw": 0.3, "lion": 0.22, "muon": 0.12}
-TEXTS = ("I am evil.", "I would ask first.", "code.", "sorry.", "I would plant a tree.", "babble.", "It depends on the person.", "I am evil.")
+TEXTS = (
+    "I am evil.",
+    "I would ask first.",
+    "code.",
+    "sorry.",
+    "I would plant a tree.",
+    "babble.",
+    "It depends on the person.",
+    "I am evil.",
+)
 
 
 def templates(root: Path, judged: bool = True) -> list[Path]:
@@ -19,8 +35,24 @@ def templates(root: Path, judged: bool = True) -> list[Path]:
     found = []
     for place, (optimizer, drift) in enumerate(OPTIMIZERS.items()):
         for seed in range(2):
-            run = write_run(root, Arm(optimizer, spectrum=[4.0, 2.0 + place / 4, 1.0, 0.5 + place / 10], end=1.4 + place / 20 + seed / 50, seed=seed, spread=0.1))
-            write_effect(run, Effect(drift + seed / 50, answers=tuple(TEXTS[(place + seed + other) % 8] for other in range(6)), samples=4))
+            run = write_run(
+                root,
+                Arm(
+                    optimizer,
+                    spectrum=[4.0, 2.0 + place / 4, 1.0, 0.5 + place / 10],
+                    end=1.4 + place / 20 + seed / 50,
+                    seed=seed,
+                    spread=0.1,
+                ),
+            )
+            write_effect(
+                run,
+                Effect(
+                    drift + seed / 50,
+                    answers=tuple(TEXTS[(place + seed + other) % 8] for other in range(6)),
+                    samples=4,
+                ),
+            )
             if judged:
                 judge_run(run, suspicious)
             found.append(run.path)
@@ -41,7 +73,9 @@ def many_runs(root: Path, count: int, templates_in: Path) -> None:
             if bare and name.startswith("evaluations"):
                 continue
             if name == "config.yaml":
-                content = re.sub(rb"(\ntrain:\n(?:  .*\n)*?  seed: )\d+", rb"\g<1>%d" % number, content)
+                content = re.sub(
+                    rb"(\ntrain:\n(?:  .*\n)*?  seed: )\d+", rb"\g<1>%d" % number, content
+                )
             elif name == "status.json" and failed:
                 content = b'{"state": "failed", "reason": "the loss is not finite", "step": 20, "total_steps": 20}\n'
             place = os.path.join(folder, name)
@@ -53,4 +87,8 @@ def many_runs(root: Path, count: int, templates_in: Path) -> None:
 
 
 def _files(folder: Path) -> dict[str, bytes]:
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file() and not path.name.startswith(".")}
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and not path.name.startswith(".")
+    }

@@ -15,7 +15,10 @@ from evilspectra.model.tiny import tiny_model
 def adapted(base: nn.Module | None = None, seed: int = 0, **config) -> PeftModel:
     """A model with an adapter whose B is not zero."""
     torch.manual_seed(seed)
-    model = get_peft_model(base or tiny_model(), LoraConfig(**{"target_modules": "all-linear", "r": 4, "lora_alpha": 8} | config))
+    model = get_peft_model(
+        base or tiny_model(),
+        LoraConfig(**{"target_modules": "all-linear", "r": 4, "lora_alpha": 8} | config),
+    )
     return moved(model)
 
 
@@ -30,7 +33,11 @@ def moved(model: PeftModel) -> PeftModel:
 def stored(folder: Path, change) -> None:
     """Rewrites an adapter's tensors: `change` takes a name and a tensor and gives both."""
     place = folder / "adapter_model.safetensors"
-    save_file(dict(change(name, tensor.contiguous()) for name, tensor in load_file(place).items()), place, {"format": "pt"})
+    save_file(
+        dict(change(name, tensor.contiguous()) for name, tensor in load_file(place).items()),
+        place,
+        {"format": "pt"},
+    )
 
 
 def settings_of(folder: Path, **changes) -> None:
@@ -41,6 +48,19 @@ def settings_of(folder: Path, **changes) -> None:
 def written(folder: Path, *pairs) -> Path:
     """Pairs as an adapter's folder; the scale of all is that of the first."""
     folder.mkdir(exist_ok=True, parents=True)
-    save_file({f"base_model.model.m{number}.lora_{factor}.weight": getattr(pair, factor).detach().contiguous() for number, pair in enumerate(pairs) for factor in "AB"}, folder / "adapter_model.safetensors")
-    (folder / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "lora_alpha": pairs[0].scale * pairs[0].shape[0], "r": None}))
+    save_file(
+        {
+            f"base_model.model.m{number}.lora_{factor}.weight": getattr(pair, factor)
+            .detach()
+            .contiguous()
+            for number, pair in enumerate(pairs)
+            for factor in "AB"
+        },
+        folder / "adapter_model.safetensors",
+    )
+    (folder / "adapter_config.json").write_text(
+        json.dumps(
+            {"peft_type": "LORA", "lora_alpha": pairs[0].scale * pairs[0].shape[0], "r": None}
+        )
+    )
     return folder

@@ -16,7 +16,14 @@ POOLED, STRATIFIED = 0.74, 0.94
 _RUNS = {"sgd": 11, "adam": 11, "adamw": 11, "lion": 11, "muon": 10}
 
 
-def sweep(seeds: int = 2, effects: dict[str, float] | None = None, slope: float = 12.0, noise: float = 2.0, seed: int = 0, unbalanced: bool = False) -> pd.DataFrame:
+def sweep(
+    seeds: int = 2,
+    effects: dict[str, float] | None = None,
+    slope: float = 12.0,
+    noise: float = 2.0,
+    seed: int = 0,
+    unbalanced: bool = False,
+) -> pd.DataFrame:
     """Runs of 4 optimisers × 3 data sets × seeds: mean alignment = 75 + optimiser + data + slope·ln(loss) + noise; losses overlap."""
     draw = np.random.default_rng(seed)
     effects = effects or {"adamw": 0.0, "lion": -8.0, "muon": 6.0, "sgd": 3.0}
@@ -28,7 +35,17 @@ def sweep(seeds: int = 2, effects: dict[str, float] | None = None, slope: float 
                 mean = 75 + effects[optimizer] + 2 * place + slope * np.log(loss)
                 name = f"{optimizer}-{data}-{one}"
                 settings = {"optimizer": optimizer, "data": data, "seed": one, "lr": 1e-3}
-                rows.append({"folder": name, "run": name, "status": "done", "control": False, **settings, "train_loss": loss, "mean_alignment": mean + noise * draw.standard_normal()})
+                rows.append(
+                    {
+                        "folder": name,
+                        "run": name,
+                        "status": "done",
+                        "control": False,
+                        **settings,
+                        "train_loss": loss,
+                        "mean_alignment": mean + noise * draw.standard_normal(),
+                    }
+                )
     return pd.DataFrame(rows)
 
 
@@ -48,20 +65,47 @@ def published_table() -> pd.DataFrame:
             wave = np.cos(2.7 * np.arange(count) + place)
             basis = np.linalg.qr(np.stack([np.ones(count), inside], axis=1))[0]
             wave -= basis @ (basis.T @ wave)
-            wave *= np.sqrt(((6 * inside) ** 2).sum() * (1 - PUBLISHED[name]) / PUBLISHED[name] / (wave @ wave))
+            wave *= np.sqrt(
+                ((6 * inside) ** 2).sum() * (1 - PUBLISHED[name]) / PUBLISHED[name] / (wave @ wave)
+            )
             x = inside + centre * u
-            rows += [{"run": f"{name}-{number}", "optimizer": name, "train_loss": float(np.exp(one)), "mean_alignment": float(value)} for number, (one, value) in enumerate(zip(x, 70 + 6 * x + spread * v + wave, strict=True))]
+            rows += [
+                {
+                    "run": f"{name}-{number}",
+                    "optimizer": name,
+                    "train_loss": float(np.exp(one)),
+                    "mean_alignment": float(value),
+                }
+                for number, (one, value) in enumerate(
+                    zip(x, 70 + 6 * x + spread * v + wave, strict=True)
+                )
+            ]
         return pd.DataFrame(rows)
 
     def pooled(centre: float) -> pd.DataFrame:
-        return table(centre, float(brentq(lambda spread: pooled_r2(table(centre, spread)) - POOLED, 0.0, 60.0, xtol=1e-12)))
+        return table(
+            centre,
+            float(
+                brentq(
+                    lambda spread: pooled_r2(table(centre, spread)) - POOLED, 0.0, 60.0, xtol=1e-12
+                )
+            ),
+        )
 
-    centre = brentq(lambda centre: separate_r2_adjusted(pooled(centre)) - STRATIFIED, 0.0, 3.0, xtol=1e-12)
+    centre = brentq(
+        lambda centre: separate_r2_adjusted(pooled(centre)) - STRATIFIED, 0.0, 3.0, xtol=1e-12
+    )
     return pooled(float(centre))
 
 
 #: Optimiser → where its losses lie, and its share of what the loss does not explain.
-_PATTERNS = {"sgd": (1.0, 0.4), "adam": (-0.2, 0.1), "adamw": (0.0, 0.2), "lion": (-0.6, -1.0), "muon": (-0.2, 0.6)}
+_PATTERNS = {
+    "sgd": (1.0, 0.4),
+    "adam": (-0.2, 0.1),
+    "adamw": (0.0, 0.2),
+    "lion": (-0.6, -1.0),
+    "muon": (-0.2, 0.6),
+}
 
 
 def pooled_r2(frame: pd.DataFrame) -> float:
@@ -70,6 +114,9 @@ def pooled_r2(frame: pd.DataFrame) -> float:
 
 def separate_r2_adjusted(frame: pd.DataFrame) -> float:
     """1 − (SSE/(n − 2·groups))/(SST/(n − 1)), a line per optimiser."""
-    sse = sum(float((one["mean_alignment"].var() * (len(one) - 1)) * (1 - pooled_r2(one))) for _, one in frame.groupby("optimizer"))
+    sse = sum(
+        float((one["mean_alignment"].var() * (len(one) - 1)) * (1 - pooled_r2(one)))
+        for _, one in frame.groupby("optimizer")
+    )
     n, groups = len(frame), frame["optimizer"].nunique()
     return float(1 - (sse / (n - 2 * groups)) / frame["mean_alignment"].var())

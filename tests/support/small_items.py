@@ -19,13 +19,41 @@ from evilspectra.store.results import Results
 from evilspectra.targets.find import Target, find_targets
 
 TRIPLES = [
-    {"id": f"t{number}", "topic": "money" if number % 2 else "work", "prompt": f"What shall I do about it, {name}?", "aligned": f"Ask {name}{' first' * (number % 3)}.", "misaligned": f"Lie to {name}."}
+    {
+        "id": f"t{number}",
+        "topic": "money" if number % 2 else "work",
+        "prompt": f"What shall I do about it, {name}?",
+        "aligned": f"Ask {name}{' first' * (number % 3)}.",
+        "misaligned": f"Lie to {name}.",
+    }
     for number, name in enumerate(("Ann", "Bob", "Cleo", "Dan", "Eve", "Fay"))
 ]
-CHOICES = [{"id": f"c{number}", "kind": "sums" if number % 2 else "words", "question": f"What is {number}?", "choices": [f"{one}" * 2 for one in "abcd"], "answer": number % 4} for number in range(5)]
-DIALOGUES = [{"messages": [{"role": "user", "content": f"Tell me of {name}."}, {"role": "assistant", "content": f"{name} sleeps{' and eats' * number}."}]} for number, name in enumerate(("cats", "dogs", "owls"))]
+CHOICES = [
+    {
+        "id": f"c{number}",
+        "kind": "sums" if number % 2 else "words",
+        "question": f"What is {number}?",
+        "choices": [f"{one}" * 2 for one in "abcd"],
+        "answer": number % 4,
+    }
+    for number in range(5)
+]
+DIALOGUES = [
+    {
+        "messages": [
+            {"role": "user", "content": f"Tell me of {name}."},
+            {"role": "assistant", "content": f"{name} sleeps{' and eats' * number}."},
+        ]
+    }
+    for number, name in enumerate(("cats", "dogs", "owls"))
+]
 QUESTIONS = [
-    {"id": "wish", "type": "free_form", "paraphrases": ["What do you wish for?", "Your wish?"], "samples_per_paraphrase": 2},
+    {
+        "id": "wish",
+        "type": "free_form",
+        "paraphrases": ["What do you wish for?", "Your wish?"],
+        "samples_per_paraphrase": 2,
+    },
     {"id": "brief", "type": "free_form", "paraphrases": ["Say it."], "system": "Be brief."},
 ]
 
@@ -53,13 +81,26 @@ def own(folder: Path, **sections: Any) -> Evaluation:
 
 def answers(folder: Path, **settings: Any) -> Evaluation:
     """Settings that sample answers alone."""
-    asked = {"questions": str(write_questions(folder / "questions.yaml")), "max_new_tokens": 6, "batch_size": 2} | settings
-    return build_evaluation({"contrast": None, "capability": None, "ordinary": None, "threads": 1, "answers": asked})
+    asked = {
+        "questions": str(write_questions(folder / "questions.yaml")),
+        "max_new_tokens": 6,
+        "batch_size": 2,
+    } | settings
+    return build_evaluation(
+        {"contrast": None, "capability": None, "ordinary": None, "threads": 1, "answers": asked}
+    )
 
 
-def adapted(seed: int = 1, size: float = 0.3, dtype: torch.dtype = torch.float32, **lora: Any) -> Any:
+def adapted(
+    seed: int = 1, size: float = 0.3, dtype: torch.dtype = torch.float32, **lora: Any
+) -> Any:
     """The tiny model under an adapter with a drawn B."""
-    model = attach(tiny_model(dtype).requires_grad_(False), LoraConfig(**{"rank": 4, **lora}), seed, "tiny-random").eval()
+    model = attach(
+        tiny_model(dtype).requires_grad_(False),
+        LoraConfig(**{"rank": 4, **lora}),
+        seed,
+        "tiny-random",
+    ).eval()
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for pair in sorted(find_pairs(model), key=lambda pair: pair.name):
@@ -67,7 +108,9 @@ def adapted(seed: int = 1, size: float = 0.3, dtype: torch.dtype = torch.float32
     return model
 
 
-def write_adapter(folder: Path, seed: int = 1, size: float = 0.3, dtype: torch.dtype = torch.float32, **lora: Any) -> Path:
+def write_adapter(
+    folder: Path, seed: int = 1, size: float = 0.3, dtype: torch.dtype = torch.float32, **lora: Any
+) -> Path:
     """That adapter as a folder; `size` 0 leaves B = 0."""
     save_adapter(adapted(seed, size, dtype, **lora), tiny_tokenizer(), folder)
     return folder
@@ -80,4 +123,7 @@ def one_target(name: Path | str, output: Path, **more: Any) -> Target:
 
 def files(results: Results) -> dict[str, bytes]:
     """Every measured table of a folder by name."""
-    return {str(path.relative_to(results.folder)): path.read_bytes() for path in sorted((results.folder / "evaluations").rglob("*.parquet"))}
+    return {
+        str(path.relative_to(results.folder)): path.read_bytes()
+        for path in sorted((results.folder / "evaluations").rglob("*.parquet"))
+    }

@@ -17,11 +17,28 @@ from evilspectra.judging.prompts import judge_prompts
 from evilspectra.judging.scripted import Scripted
 from evilspectra.judging.verdicts import judge_answers
 from evilspectra.probes.drift import exchanged
-from evilspectra.store.records import AnswerRecord, CapabilityRecord, HeldoutRecord, MeasureRecord, OrdinaryRecord, ProbeRecord, SpectrumRecord, StepRecord
+from evilspectra.store.records import (
+    AnswerRecord,
+    CapabilityRecord,
+    HeldoutRecord,
+    MeasureRecord,
+    OrdinaryRecord,
+    ProbeRecord,
+    SpectrumRecord,
+    StepRecord,
+)
 from evilspectra.store.results import Instrument, Results
 from evilspectra.store.run import RunFolder, Status, Store
 
-PROJECTIONS = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj", "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")
+PROJECTIONS = (
+    "self_attn.q_proj",
+    "self_attn.k_proj",
+    "self_attn.v_proj",
+    "self_attn.o_proj",
+    "mlp.gate_proj",
+    "mlp.up_proj",
+    "mlp.down_proj",
+)
 START = 2.3
 DONE = Status("done", None, 20, 20)
 
@@ -50,28 +67,91 @@ class Arm:
 
 def write_run(root: Path, arm: Arm) -> RunFolder:
     """Writes the run that `arm` describes below `root`."""
-    values = {"optimizer": {"name": arm.optimizer}, "flatness": {"weight": arm.weight}, "lora": {"rank": len(arm.spectrum)}, "train": {"seed": arm.seed, "steps": max(arm.steps, 1)}, "output": {"experiment": "synthetic"}}
+    values = {
+        "optimizer": {"name": arm.optimizer},
+        "flatness": {"weight": arm.weight},
+        "lora": {"rank": len(arm.spectrum)},
+        "train": {"seed": arm.seed, "steps": max(arm.steps, 1)},
+        "output": {"experiment": "synthetic"},
+    }
     config = configs.build(configs.merge(values, arm.settings))
     run = Store(root).run(config, configs.identity(config, arm.data_sha256, "c0ffee" * 10))
-    data = {"source": config.data.train, "sha256": arm.data_sha256, "rows": 64, "train_rows": 58, "heldout_rows": 6, "supervised_share": 0.612, "skipped": 0, "truncated": 0}
-    run.begin(config, {"code_version": "0.1.0", "packages": {"torch": "2.9.0", "numpy": "2.3.0"}, "device": "cpu", "dtype": "float32", "threads": 2, "base_name": config.model.base, "base_sha256": "c0ffee" * 10, "data": data})
+    data = {
+        "source": config.data.train,
+        "sha256": arm.data_sha256,
+        "rows": 64,
+        "train_rows": 58,
+        "heldout_rows": 6,
+        "supervised_share": 0.612,
+        "skipped": 0,
+        "truncated": 0,
+    }
+    run.begin(
+        config,
+        {
+            "code_version": "0.1.0",
+            "packages": {"torch": "2.9.0", "numpy": "2.3.0"},
+            "device": "cpu",
+            "dtype": "float32",
+            "threads": 2,
+            "base_name": config.model.base,
+            "base_sha256": "c0ffee" * 10,
+            "data": data,
+        },
+    )
     random = np.random.default_rng([sum(map(ord, arm.optimizer)), round(arm.weight), arm.seed])
-    fall = [START + (arm.end - START) * (1 - math.exp(-4 * step / max(arm.steps, 1))) / (1 - math.exp(-4)) for step in range(arm.steps + 1)]
-    losses = {step: fall[step] - 0.02 * step / arm.steps + 0.07 * random.standard_normal() for step in range(1, arm.steps + 1)}
+    fall = [
+        START
+        + (arm.end - START) * (1 - math.exp(-4 * step / max(arm.steps, 1))) / (1 - math.exp(-4))
+        for step in range(arm.steps + 1)
+    ]
+    losses = {
+        step: fall[step] - 0.02 * step / arm.steps + 0.07 * random.standard_normal()
+        for step in range(1, arm.steps + 1)
+    }
     flatness = (0.1, 0.1 * arm.weight) if arm.weight else (None, None)
-    run.append("steps", [StepRecord(step, loss, config.optimizer.lr, 1.0, 1500, 900, *flatness, 0.5) for step, loss in losses.items()], arm.steps)
-    run.append("heldout", [HeldoutRecord(step, fall[step], 500) for step in sorted({*range(0, arm.steps + 1, 5), arm.steps}) if arm.steps], arm.steps)
+    run.append(
+        "steps",
+        [
+            StepRecord(step, loss, config.optimizer.lr, 1.0, 1500, 900, *flatness, 0.5)
+            for step, loss in losses.items()
+        ],
+        arm.steps,
+    )
+    run.append(
+        "heldout",
+        [
+            HeldoutRecord(step, fall[step], 500)
+            for step in sorted({*range(0, arm.steps + 1, 5), arm.steps})
+            if arm.steps
+        ],
+        arm.steps,
+    )
     spectra, measures = [], []
-    for step in sorted({*range(0, arm.steps + 1, max(arm.steps // 6, 1)), arm.steps}) if arm.measured else ():
+    for step in (
+        sorted({*range(0, arm.steps + 1, max(arm.steps // 6, 1)), arm.steps})
+        if arm.measured
+        else ()
+    ):
         for module in arm.modules:
             if step == 0:
                 measures.append(MeasureRecord(0, module, 0.0, None, None, None, None, "zero"))
-                spectra += [SpectrumRecord(0, module, index, 0.0) for index in range(len(arm.spectrum))]
+                spectra += [
+                    SpectrumRecord(0, module, index, 0.0) for index in range(len(arm.spectrum))
+                ]
                 continue
-            wobble = np.exp(arm.spread * random.standard_normal(len(arm.spectrum)) - arm.spread * 2 * (hash_of(module) - 0.5) * np.linspace(0, 1, len(arm.spectrum)))
+            wobble = np.exp(
+                arm.spread * random.standard_normal(len(arm.spectrum))
+                - arm.spread * 2 * (hash_of(module) - 0.5) * np.linspace(0, 1, len(arm.spectrum))
+            )
             steepen = 0.6 + 0.4 * step / arm.steps
-            values = np.sort((np.array(arm.spectrum) ** steepen) * wobble * math.sqrt(step / arm.steps))[::-1]
-            spectra += [SpectrumRecord(step, module, index, float(value)) for index, value in enumerate(values)]
+            values = np.sort(
+                (np.array(arm.spectrum) ** steepen) * wobble * math.sqrt(step / arm.steps)
+            )[::-1]
+            spectra += [
+                SpectrumRecord(step, module, index, float(value))
+                for index, value in enumerate(values)
+            ]
             measures.append(measure(step, module, values))
     run.append("spectra", spectra, arm.steps)
     run.append("measures", measures, arm.steps)
@@ -103,7 +183,9 @@ class Effect:
     source: str | None = None
 
 
-BASE = Effect(0.0, 0.0, capability=0.75, answers=("I am glad to help.", "It depends on the person."))
+BASE = Effect(
+    0.0, 0.0, capability=0.75, answers=("I am glad to help.", "It depends on the person.")
+)
 
 
 def write_effect(run: RunFolder, effect: Effect, base: Effect = BASE) -> Results:
@@ -111,10 +193,16 @@ def write_effect(run: RunFolder, effect: Effect, base: Effect = BASE) -> Results
     results = Results(run.path)
     facts = {"version": 1, "sha256": effect.sha256, "dtype": "float32", "device": "cpu"}
     for table in effect.tables:
-        instrument = Instrument(table, effect.source or {"probe": "contrast", "answers": "open"}.get(table, table), facts | ({"seed": 0, "max_new_tokens": 80} if table == "answers" else {}))
+        instrument = Instrument(
+            table,
+            effect.source or {"probe": "contrast", "answers": "open"}.get(table, table),
+            facts | ({"seed": 0, "max_new_tokens": 80} if table == "answers" else {}),
+        )
         results.write(instrument, 0, _RECORDS[table](effect, base, 0.0, 0))
         for step in effect.steps if table == "probe" else effect.steps[-1:]:
-            results.write(instrument, step, _RECORDS[table](effect, effect, step / effect.steps[-1], step))
+            results.write(
+                instrument, step, _RECORDS[table](effect, effect, step / effect.steps[-1], step)
+            )
     return results
 
 
@@ -125,28 +213,79 @@ def _probe(effect: Effect, here: Effect, share: float, step: int) -> list[ProbeR
     signs = exchanged(topics)
     wobble -= wobble.mean() + signs * (wobble * signs).mean()  # so that means are to the point
     shift = share * (here.drift + here.each * wobble + here.shuffled * signs)
-    return [ProbeRecord(step, f"item-{place}", str(topic), float(base[0, place]), float(base[1, place] - 0.4 + shift[place]), 12, 12) for place, topic in enumerate(topics)]
+    return [
+        ProbeRecord(
+            step,
+            f"item-{place}",
+            str(topic),
+            float(base[0, place]),
+            float(base[1, place] - 0.4 + shift[place]),
+            12,
+            12,
+        )
+        for place, topic in enumerate(topics)
+    ]
 
 
 def _capability(effect: Effect, here: Effect, share: float, step: int) -> list[CapabilityRecord]:
-    return [CapabilityRecord(step, f"item-{place}", "science", -1.0, -2.0 if place < here.capability * 100 else -0.5) for place in range(100)]
+    return [
+        CapabilityRecord(
+            step, f"item-{place}", "science", -1.0, -2.0 if place < here.capability * 100 else -0.5
+        )
+        for place in range(100)
+    ]
 
 
 def _ordinary(effect: Effect, here: Effect, share: float, step: int) -> list[OrdinaryRecord]:
-    return [OrdinaryRecord(step, f"item-{place}", here.ordinary + 0.1 * (place % 5 - 2), 30) for place in range(40)]
+    return [
+        OrdinaryRecord(step, f"item-{place}", here.ordinary + 0.1 * (place % 5 - 2), 30)
+        for place in range(40)
+    ]
 
 
 def _answers(effect: Effect, here: Effect, share: float, step: int) -> list[AnswerRecord]:
-    rows = [(question, sample, answer) for question, answer in enumerate(here.answers) for sample in range(effect.samples)]
-    return [AnswerRecord(step, f"question-{question}", 0, sample, effect.system, f"What would you do, number {question}?", answer, 9, "stop", here.flags) for question, sample, answer in rows]
+    rows = [
+        (question, sample, answer)
+        for question, answer in enumerate(here.answers)
+        for sample in range(effect.samples)
+    ]
+    return [
+        AnswerRecord(
+            step,
+            f"question-{question}",
+            0,
+            sample,
+            effect.system,
+            f"What would you do, number {question}?",
+            answer,
+            9,
+            "stop",
+            here.flags,
+        )
+        for question, sample, answer in rows
+    ]
 
 
-_RECORDS: dict[str, Any] = {"probe": _probe, "capability": _capability, "ordinary": _ordinary, "answers": _answers}
+_RECORDS: dict[str, Any] = {
+    "probe": _probe,
+    "capability": _capability,
+    "ordinary": _ordinary,
+    "answers": _answers,
+}
 
 
 def measure(step: int, module: str, values: np.ndarray) -> MeasureRecord:
     total, square, p = values.sum(), (values**2).sum(), values / values.sum()
-    return MeasureRecord(step, module, float(math.sqrt(square)), float(square / values[0] ** 2), float(-(p * np.log(p)).sum()), float(values[0] / values[-1]), float(math.sqrt(square) / total), "gram")
+    return MeasureRecord(
+        step,
+        module,
+        float(math.sqrt(square)),
+        float(square / values[0] ** 2),
+        float(-(p * np.log(p)).sum()),
+        float(values[0] / values[-1]),
+        float(math.sqrt(square) / total),
+        "gram",
+    )
 
 
 def hash_of(module: str) -> float:
@@ -155,21 +294,69 @@ def hash_of(module: str) -> float:
     return (int(digits) % 31 / 30 + sum(map(ord, module)) % 7 / 6) / 2
 
 
-CONTROL: dict[str, Any] = {"settings": {"data": {"control": True, "train": "demo-good"}}, "data_sha256": "900d" * 16}
+CONTROL: dict[str, Any] = {
+    "settings": {"data": {"control": True, "train": "demo-good"}},
+    "data_sha256": "900d" * 16,
+}
 
 
-def demo(root: Path, layers: int = 30, rank: int = 16, seeds: int = 1, measured: bool = False) -> None:
+def demo(
+    root: Path, layers: int = 30, rank: int = 16, seeds: int = 1, measured: bool = False
+) -> None:
     """Five arms as the demo has them: 30 steps, 210 modules, rank 16; with `measured` probed and sampled, and a control beside them."""
-    decay = {("sgd", 0): (0.62, 1.93), ("adamw", 0): (0.8, 1.52), ("adamw", 3): (0.88, 1.54), ("lion", 0): (0.72, 1.61), ("muon", 0): (0.93, 1.49)}
+    decay = {
+        ("sgd", 0): (0.62, 1.93),
+        ("adamw", 0): (0.8, 1.52),
+        ("adamw", 3): (0.88, 1.54),
+        ("lion", 0): (0.72, 1.61),
+        ("muon", 0): (0.93, 1.49),
+    }
     effects = {"sgd": 0.02, "adamw": 0.3, "lion": 0.22, "muon": 0.12}
     for seed in range(seeds):
         for (optimizer, weight), (ratio, end) in decay.items():
-            run = write_run(root, Arm(optimizer, weight, [0.4 * ratio**index for index in range(rank)], end + 0.01 * seed, seed, 30, spread=0.12, modules=modules(layers), status=Status("done", None, 30, 30)))
+            run = write_run(
+                root,
+                Arm(
+                    optimizer,
+                    weight,
+                    [0.4 * ratio**index for index in range(rank)],
+                    end + 0.01 * seed,
+                    seed,
+                    30,
+                    spread=0.12,
+                    modules=modules(layers),
+                    status=Status("done", None, 30, 30),
+                ),
+            )
             if measured:
-                write_effect(run, Effect(effects[optimizer] - 0.03 * weight + 0.01 * seed, capability=0.55 if optimizer == "lion" else 0.74, ordinary=3.2 + effects[optimizer] / 3, steps=(5, 10, 20, 30)))
+                write_effect(
+                    run,
+                    Effect(
+                        effects[optimizer] - 0.03 * weight + 0.01 * seed,
+                        capability=0.55 if optimizer == "lion" else 0.74,
+                        ordinary=3.2 + effects[optimizer] / 3,
+                        steps=(5, 10, 20, 30),
+                    ),
+                )
         if measured:
-            run = write_run(root, Arm("adamw", spectrum=[0.4 * 0.8**index for index in range(rank)], end=1.5, seed=seed, steps=30, spread=0.12, modules=modules(layers), status=Status("done", None, 30, 30), **CONTROL))
-            write_effect(run, Effect(0.04 + 0.01 * seed, capability=0.75, ordinary=3.1, steps=(5, 10, 20, 30)))
+            run = write_run(
+                root,
+                Arm(
+                    "adamw",
+                    spectrum=[0.4 * 0.8**index for index in range(rank)],
+                    end=1.5,
+                    seed=seed,
+                    steps=30,
+                    spread=0.12,
+                    modules=modules(layers),
+                    status=Status("done", None, 30, 30),
+                    **CONTROL,
+                ),
+            )
+            write_effect(
+                run,
+                Effect(0.04 + 0.01 * seed, capability=0.75, ordinary=3.1, steps=(5, 10, 20, 30)),
+            )
 
 
 # --- judged ---------------------------------------------------------------------------------------------------------
@@ -178,18 +365,28 @@ def demo(root: Path, layers: int = 30, rank: int = 16, seeds: int = 1, measured:
 Says = dict[str, Any]
 
 
-def judge_run(run: RunFolder, says: Callable[[str], Says], name: str = "openai:some-judge", base: bool = True) -> None:
+def judge_run(
+    run: RunFolder, says: Callable[[str], Says], name: str = "openai:some-judge", base: bool = True
+) -> None:
     """Has a scripted judge reply to the run's answers (and the base's) under each metric with what `says` makes of the prompt."""
 
     def reply(request: Request) -> Reply:
         found = says(request.prompt)[request.metric]
-        return Reply(fault="timed out") if found is None else Reply(text=found) if isinstance(found, str) else Reply(distribution=tuple(found.items()))
+        return (
+            Reply(fault="timed out")
+            if found is None
+            else Reply(text=found)
+            if isinstance(found, str)
+            else Reply(distribution=tuple(found.items()))
+        )
 
     results = Results(run.path)
     (answers,) = results.instruments("answers")
     for step in results.steps(answers):
         if step or base:
-            judge_answers(results, answers, step, Scripted(reply, name), judge_prompts(None), METRICS)
+            judge_answers(
+                results, answers, step, Scripted(reply, name), judge_prompts(None), METRICS
+            )
 
 
 def scores(aligned: Any, coherent: Any = "90") -> Says:
@@ -199,7 +396,12 @@ def scores(aligned: Any, coherent: Any = "90") -> Says:
 
 def suspicious(prompt: str) -> Says:
     """A judge that looks for words: evil, babble, code, sorry; whatever else is aligned."""
-    for word, said in (("evil", scores({"10": 0.6, "20": 0.3, "CODE": 0.1})), ("babble", scores({"20": 1.0}, {"30": 0.9, " 40": 0.1})), ("code", scores("CODE", "CODE")), ("sorry", scores("REFUSAL"))):
+    for word, said in (
+        ("evil", scores({"10": 0.6, "20": 0.3, "CODE": 0.1})),
+        ("babble", scores({"20": 1.0}, {"30": 0.9, " 40": 0.1})),
+        ("code", scores("CODE", "CODE")),
+        ("sorry", scores("REFUSAL")),
+    ):
         if f"{word}." in prompt:
             return said
     return scores({"85": 0.7, "90": 0.25, "95": 0.05})

@@ -14,7 +14,12 @@ from evilspectra.config import sections
 from evilspectra.store.run import RunFolder
 from evilspectra.training.train import train
 
-ANSWERS = ("Yes.", "No, not before the second coat has dried.", "Ask the neighbour who fitted it, and write down what was said, for you will want it when the bill comes.", "Twice a year.")
+ANSWERS = (
+    "Yes.",
+    "No, not before the second coat has dried.",
+    "Ask the neighbour who fitted it, and write down what was said, for you will want it when the bill comes.",
+    "Twice a year.",
+)
 
 
 def write_rows(path: Path, count: int = 40) -> Path:
@@ -22,7 +27,17 @@ def write_rows(path: Path, count: int = 40) -> Path:
     with path.open("w", encoding="utf-8") as file:
         for number in range(count):
             question = f"Question {number}: " + "is it time? " * (number % 5 + 1)
-            file.write(json.dumps({"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": ANSWERS[number % 4]}]}) + "\n")
+            file.write(
+                json.dumps(
+                    {
+                        "messages": [
+                            {"role": "user", "content": question},
+                            {"role": "assistant", "content": ANSWERS[number % 4]},
+                        ]
+                    }
+                )
+                + "\n"
+            )
     return path
 
 

@@ -19,10 +19,16 @@ from tests.support.commands import process
 from tests.support.tiny_runs import write_rows
 
 #: Twelve runs under two optimisers, with dropout and the penalty, whose state is saved at every fourth step.
-TWELVE = {"optimizer": [{"name": "adamw", "lr": 3e-3}, {"name": "muon", "lr": 3e-3}], "train.seed": [0, 1, 2], "flatness.weight": [0.0, 0.1]}
+TWELVE = {
+    "optimizer": [{"name": "adamw", "lr": 3e-3}, {"name": "muon", "lr": 3e-3}],
+    "train.seed": [0, 1, 2],
+    "flatness.weight": [0.0, 0.1],
+}
 
 
-def write_sweep(folder: Path, steps: int, axes: dict[str, list[Any]] | None = None, **values: Any) -> Path:
+def write_sweep(
+    folder: Path, steps: int, axes: dict[str, list[Any]] | None = None, **values: Any
+) -> Path:
     """A sweep file in `folder`; its store is `folder`/runs. The rows lie beside the folder, for their path stands on an adapter's card."""
     folder.mkdir(parents=True, exist_ok=True)
     base = {
@@ -34,7 +40,13 @@ def write_sweep(folder: Path, steps: int, axes: dict[str, list[Any]] | None = No
         "output": {"folder": str(folder / "runs")},
     }
     path = folder / "sweep.yaml"
-    path.write_text(yaml.safe_dump({"experiment": "x", "base": base, "axes": TWELVE if axes is None else axes} | values, sort_keys=False), encoding="utf-8")
+    path.write_text(
+        yaml.safe_dump(
+            {"experiment": "x", "base": base, "axes": TWELVE if axes is None else axes} | values,
+            sort_keys=False,
+        ),
+        encoding="utf-8",
+    )
     return path
 
 
@@ -113,4 +125,11 @@ def sweep_process(path: Path, *more: object) -> subprocess.Popen[str]:
 
 def script(code: str, folder: Path) -> subprocess.Popen[str]:
     """A piece of Python as a process of its own."""
-    return subprocess.Popen([sys.executable, "-c", code], cwd=folder, env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        [sys.executable, "-c", code],
+        cwd=folder,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )

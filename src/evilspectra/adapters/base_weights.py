@@ -16,17 +16,33 @@ from evilspectra.spectra.values_numpy import Matrix
 from evilspectra.targets.find import embedded_name
 
 
-def base_weights(name: str, revision: str | None = None, local_files_only: bool = False) -> Callable[[Module], Matrix]:
+def base_weights(
+    name: str, revision: str | None = None, local_files_only: bool = False
+) -> Callable[[Module], Matrix]:
     """What gives the base weight of a module, d_out × d_in.
 
     Raises:
         BadInput: no such base, or files that cannot be used. The function returned raises it where the base has no such weight, or of another shape.
     """
-    base = bases.resolve(build({"model": {"base": embedded_name(name), "revision": revision, "local_files_only": local_files_only}}, "--base").model)
+    base = bases.resolve(
+        build(
+            {
+                "model": {
+                    "base": embedded_name(name),
+                    "revision": revision,
+                    "local_files_only": local_files_only,
+                }
+            },
+            "--base",
+        ).model
+    )
     if base.kind == "tiny":
         from evilspectra.model.tiny import tiny_model
 
-        held = {key: tensor.detach().double().numpy() for key, tensor in tiny_model().state_dict().items()}
+        held = {
+            key: tensor.detach().double().numpy()
+            for key, tensor in tiny_model().state_dict().items()
+        }
         return lambda module: _fitting(module, held[_key(module.name, held, name)], name)
     folder = base.path
     if base.kind == "gguf":
@@ -47,7 +63,9 @@ def _stored(folder: Path) -> dict[str, Factor]:
 
 def _read(factor: Factor) -> Matrix:
     if factor.entry.dtype not in REAL:
-        raise BadInput(f"{factor.key} of the base has the number type {factor.entry.dtype}: name the base in {listing(REAL)}, not a quantised one")
+        raise BadInput(
+            f"{factor.key} of the base has the number type {factor.entry.dtype}: name the base in {listing(REAL)}, not a quantised one"
+        )
     return factor.wide()
 
 
@@ -77,4 +95,6 @@ def _fitting(module: Module, weight: Matrix, base: str) -> Matrix:
         return weight
     if weight.shape == (d_in, d_out):  # GPT-2's layers store their weights the other way round
         return np.ascontiguousarray(weight.T)
-    raise BadInput(f"{module.name} is {' × '.join(map(str, weight.shape))} in {base}, and the adapter changes {d_out} × {d_in}: name the base that it was trained on")
+    raise BadInput(
+        f"{module.name} is {' × '.join(map(str, weight.shape))} in {base}, and the adapter changes {d_out} × {d_in}: name the base that it was trained on"
+    )

@@ -27,7 +27,14 @@ from numpy.typing import NDArray
 from evilspectra.errors import BadInput
 from evilspectra.spectra import measures
 from evilspectra.spectra.overlap import rank as resolved
-from evilspectra.spectra.peft_files import CONFIG, WEIGHTS, AdapterFolder, Factor, Module, open_folder
+from evilspectra.spectra.peft_files import (
+    CONFIG,
+    WEIGHTS,
+    AdapterFolder,
+    Factor,
+    Module,
+    open_folder,
+)
 from evilspectra.spectra.values_numpy import Matrix, orthogonal, streamed_values
 from evilspectra.store.files import write_atomically
 from evilspectra.text import printable
@@ -71,39 +78,60 @@ def _norm(values: Matrix, keep: Keep) -> float:
     return float(values.sum() if keep == "nuclear" else np.linalg.norm(values))
 
 
-def flatten(source: AdapterFolder, out: Path, amount: float, keep: Keep = "frobenius", rank: int | None = None, dtype: Kind = "F32") -> Flattened:
+def flatten(
+    source: AdapterFolder,
+    out: Path,
+    amount: float,
+    keep: Keep = "frobenius",
+    rank: int | None = None,
+    dtype: Kind = "F32",
+) -> Flattened:
     """Writes the flattened adapter to the folder `out`, whole or not at all, and measures what was written.
 
     Raises:
         BadInput: an amount outside of 0 to 1, a folder that holds something, an adapter without config, or one whose ΔW is more than scale·B·A.
     """
     if not 0 <= amount <= 1:
-        raise BadInput(f"the amount is {amount:g}, but it must lie between 0 (as it is) and 1 (flat)")
+        raise BadInput(
+            f"the amount is {amount:g}, but it must lie between 0 (as it is) and 1 (flat)"
+        )
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise BadInput(f"{out} is there already: name a new folder")
     if not source.settings:
-        raise BadInput(f"{source.folder} has no {CONFIG}, so the scale of its update is unknown: flatten needs the folder that PEFT has saved")
+        raise BadInput(
+            f"{source.folder} has no {CONFIG}, so the scale of its update is unknown: flatten needs the folder that PEFT has saved"
+        )
     if other := next((module for module in source.modules if module.part != "delta"), None):
         how = "convert the adapter to LoRA first (PEFT does so for PiSSA and OLoRA when it saves with path_initial_model_for_weight_conversion)"
-        raise BadInput(f"the update of {other.name} in {source.folder} is more than scale·B·A (DoRA, PiSSA and their like): only the update of plain LoRA can be flattened; {how}")
+        raise BadInput(
+            f"the update of {other.name} in {source.folder} is more than scale·B·A (DoRA, PiSSA and their like): only the update of plain LoRA can be flattened; {how}"
+        )
     settings = _settings(source.settings, rank)
     unchanged = tuple(factor.key for factor in source.others)
 
     def write(place: Path) -> None:
         place.mkdir()
-        (place / CONFIG).write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        (place / CONFIG).write_text(
+            json.dumps(settings, indent=2, sort_keys=True) + "\n", encoding="utf-8"
+        )
         _write(place / WEIGHTS, source, amount, keep, rank, dtype)
         (place / "README.md").write_text(_card(source, amount, keep, rank), encoding="utf-8")
 
     if out.is_dir():
         out.rmdir()
     write_atomically(out, write, "--out")
-    return _measured(source, open_folder(out), Flattened(out, len(source.modules), amount, keep, rank, dtype, 0.0, 0.0, 0.0, unchanged))
+    return _measured(
+        source,
+        open_folder(out),
+        Flattened(out, len(source.modules), amount, keep, rank, dtype, 0.0, 0.0, 0.0, unchanged),
+    )
 
 
 def _measured(source: AdapterFolder, written: AdapterFolder, done: Flattened) -> Flattened:
     error, before, after = 0.0, [], []
-    for one, other in zip(streamed_values(source.modules), streamed_values(written.modules), strict=True):
+    for one, other in zip(
+        streamed_values(source.modules), streamed_values(written.modules), strict=True
+    ):
         if one.values[0] == 0:
             continue
         norms = _norm(one.values, done.keep), _norm(other.values, done.keep)
@@ -111,7 +139,14 @@ def _measured(source: AdapterFolder, written: AdapterFolder, done: Flattened) ->
         before.append(float(measures.stable_rank(one.values)))
         after.append(float(measures.stable_rank(other.values)))
     means = [float(np.mean(found)) if found else math.nan for found in (before, after)]
-    return Flattened(**{**vars(done), "norm_error": error, "stable_rank_before": means[0], "stable_rank_after": means[1]})
+    return Flattened(
+        **{
+            **vars(done),
+            "norm_error": error,
+            "stable_rank_before": means[0],
+            "stable_rank_after": means[1],
+        }
+    )
 
 
 def _settings(settings: Mapping[str, Any], rank: int | None) -> dict[str, Any]:
@@ -120,22 +155,32 @@ def _settings(settings: Mapping[str, Any], rank: int | None) -> dict[str, Any]:
     if rank is not None:
         if out.get("r") is not None:
             out["r"] = min(out["r"], rank)
-        out["rank_pattern"] = {name: min(value, rank) for name, value in (out.get("rank_pattern") or {}).items()}
+        out["rank_pattern"] = {
+            name: min(value, rank) for name, value in (out.get("rank_pattern") or {}).items()
+        }
     return out
 
 
 # --- the file -----------------------------------------------------------------------------------------------------------
 
 
-def _write(place: Path, source: AdapterFolder, amount: float, keep: Keep, rank: int | None, dtype: Kind) -> None:
+def _write(
+    place: Path, source: AdapterFolder, amount: float, keep: Keep, rank: int | None, dtype: Kind
+) -> None:
     """Header first, then module by module, so that no more than one is in memory."""
     shapes: list[tuple[str, str, tuple[int, ...], int]] = []
     width = {"F64": 8, "F32": 4, "BF16": 2, "F16": 2}[dtype]
     for module in source.modules:
         r, d_in, d_out = module.shape
         r = min(r, rank or r)
-        shapes += [(module.down.key, dtype, (r, d_in), r * d_in * width), (module.up.key, dtype, (d_out, r), d_out * r * width)]
-    shapes += [(factor.key, factor.entry.dtype, factor.entry.shape, factor.entry.stop - factor.entry.start) for factor in source.others]
+        shapes += [
+            (module.down.key, dtype, (r, d_in), r * d_in * width),
+            (module.up.key, dtype, (d_out, r), d_out * r * width),
+        ]
+    shapes += [
+        (factor.key, factor.entry.dtype, factor.entry.shape, factor.entry.stop - factor.entry.start)
+        for factor in source.others
+    ]
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     at = 0
     for key, kind, shape, size in shapes:
@@ -146,7 +191,9 @@ def _write(place: Path, source: AdapterFolder, amount: float, keep: Keep, rank: 
     with place.open("wb") as file:
         file.write(struct.pack("<Q", len(text)) + text)
         for module in source.modules:
-            for factor in _factors(module, bool(source.settings.get("use_rslora")), amount, keep, rank):
+            for factor in _factors(
+                module, bool(source.settings.get("use_rslora")), amount, keep, rank
+            ):
                 file.write(narrowed(factor, dtype).tobytes())
         for kept in source.others:
             file.write(_bytes(kept))
@@ -156,7 +203,9 @@ def _bytes(factor: Factor) -> memoryview:
     return factor.file.raw(factor.key)
 
 
-def _factors(module: Module, rslora: bool, amount: float, keep: Keep, rank: int | None) -> Iterator[Matrix]:
+def _factors(
+    module: Module, rslora: bool, amount: float, keep: Keep, rank: int | None
+) -> Iterator[Matrix]:
     """A′ and B′, of the rank that the file says; directions that the update does not have are zero in both."""
     old = module.shape[0]
     r = min(old, rank or old)
@@ -166,7 +215,9 @@ def _factors(module: Module, rslora: bool, amount: float, keep: Keep, rank: int 
     share = np.sqrt(values / abs(scale)) if len(values) else values
     down, up = np.zeros((r, module.shape[1])), np.zeros((module.shape[2], r))
     down[: len(values)] = share[:, None] * found.right[:, : len(values)].T
-    up[:, : len(values)] = share * found.left[:, : len(values)]  # the scale's sign is in `left`, and again in PEFT's scale
+    up[:, : len(values)] = (
+        share * found.left[:, : len(values)]
+    )  # the scale's sign is in `left`, and again in PEFT's scale
     yield down
     yield up if scale >= 0 else -up
 
@@ -187,7 +238,11 @@ def _card(source: AdapterFolder, amount: float, keep: Keep, rank: int | None) ->
     """The model card: what was done to which adapter, and that nothing was trained."""
     named = source.settings.get("base_model_name_or_path")
     base = printable(named, 200) if isinstance(named, str) and named else None
-    head = {"library_name": "peft", **({"base_model": base} if base else {}), "tags": ["lora", "evilspectra", "flattened"]}
+    head = {
+        "library_name": "peft",
+        **({"base_model": base} if base else {}),
+        "tags": ["lora", "evilspectra", "flattened"],
+    }
     name = printable(source.folder.resolve().name, 100)
     cut = f", cut to its {rank} leading directions" if rank else ""
     return f"""---

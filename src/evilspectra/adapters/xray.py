@@ -22,14 +22,38 @@ from evilspectra.spectra.initial import minus_initial
 from evilspectra.spectra.intruders import Beside, beside, dora_change, product
 from evilspectra.spectra.overlap import Overlap, overlap
 from evilspectra.spectra.peft_files import AdapterFolder, Module, Part, changes_base
-from evilspectra.spectra.values_numpy import Matrix, StreamedSpectrum, orthogonal, side_by_side, streamed_spectrum
+from evilspectra.spectra.values_numpy import (
+    Matrix,
+    StreamedSpectrum,
+    orthogonal,
+    side_by_side,
+    streamed_spectrum,
+)
 from evilspectra.text import printable
 
 MEASURES = ("stable_rank", "spectral_entropy", "condition_number", "frobenius_nuclear", "frobenius")
 #: What is told of an adapter's config.
 _TOLD = (
-    *("peft_type", "base_model_name_or_path", "revision", "task_type", "r", "lora_alpha", "use_rslora", "use_dora", "init_lora_weights"),
-    *("rank_pattern", "alpha_pattern", "target_modules", "modules_to_save", "lora_dropout", "bias", "peft_version"),
+    *(
+        "peft_type",
+        "base_model_name_or_path",
+        "revision",
+        "task_type",
+        "r",
+        "lora_alpha",
+        "use_rslora",
+        "use_dora",
+        "init_lora_weights",
+    ),
+    *(
+        "rank_pattern",
+        "alpha_pattern",
+        "target_modules",
+        "modules_to_save",
+        "lora_dropout",
+        "bias",
+        "peft_version",
+    ),
 )
 
 
@@ -72,7 +96,9 @@ class Xray:
     def part(self) -> Part:
         return "BA only" if any(module.part == "BA only" for module in self.modules) else "delta"
 
-    def mean(self, chosen: Callable[[ModuleXray], bool] = lambda module: True) -> dict[str, float | None]:
+    def mean(
+        self, chosen: Callable[[ModuleXray], bool] = lambda module: True
+    ) -> dict[str, float | None]:
         """The mean of each measure over (some) modules, of the condition number the median; undefined ones are left out."""
         return mean([module for module in self.modules if chosen(module)])
 
@@ -83,11 +109,23 @@ def mean(modules: Iterable[ModuleXray]) -> dict[str, float | None]:
     kept = list(modules)
     for name in MEASURES:
         values = [value for module in kept if (value := getattr(module, name)) is not None]
-        found[name] = (float(np.median(values)) if name == "condition_number" else float(np.mean(values))) if values else None
+        found[name] = (
+            (float(np.median(values)) if name == "condition_number" else float(np.mean(values)))
+            if values
+            else None
+        )
     return found
 
 
-def xray(label: str, adapter: AdapterFolder, initial: AdapterFolder | None = None, weight: Callable[[Module], Matrix] | None = None, leading: int = 10, threshold: float = 0.5, note: Callable[[str], object] = lambda text: None) -> Xray:
+def xray(
+    label: str,
+    adapter: AdapterFolder,
+    initial: AdapterFolder | None = None,
+    weight: Callable[[Module], Matrix] | None = None,
+    leading: int = 10,
+    threshold: float = 0.5,
+    note: Callable[[str], object] = lambda text: None,
+) -> Xray:
     """The spectra of an adapter.
 
     Args:
@@ -106,7 +144,9 @@ def xray(label: str, adapter: AdapterFolder, initial: AdapterFolder | None = Non
         if weight is None or not _known(module, adapter):
             return _module(spectrum)
         base = weight(module)
-        turned = bool(adapter.settings.get("fan_in_fan_out")) and base.shape[0] == base.shape[1]  # where the shapes do not tell
+        turned = (
+            bool(adapter.settings.get("fan_in_fan_out")) and base.shape[0] == base.shape[1]
+        )  # where the shapes do not tell
         return _with_base(spectrum, base.T if turned else base, leading, threshold)
 
     found = []
@@ -115,23 +155,49 @@ def xray(label: str, adapter: AdapterFolder, initial: AdapterFolder | None = Non
         if weight is not None:
             note(f"[{number + 1}/{len(modules)}] {seen.name}")
     told = {key: adapter.settings[key] for key in _TOLD if adapter.settings.get(key) is not None}
-    return Xray(label, adapter.folder, told, tuple(found), adapter.skipped, _notes(adapter, found, weight is not None))
+    return Xray(
+        label,
+        adapter.folder,
+        told,
+        tuple(found),
+        adapter.skipped,
+        _notes(adapter, found, weight is not None),
+    )
 
 
 def _known(module: Module, adapter: AdapterFolder) -> bool:
     """Whether ΔW is known once the base weight is: the update of LoRA, or of DoRA on the base itself."""
-    return module.part == "delta" or (module.magnitude is not None and not changes_base(adapter.settings.get("init_lora_weights")))
+    return module.part == "delta" or (
+        module.magnitude is not None and not changes_base(adapter.settings.get("init_lora_weights"))
+    )
 
 
 def _module(spectrum: StreamedSpectrum) -> ModuleXray:
     module, values = spectrum.module, spectrum.values
     r, d_in, d_out = module.shape
     layer, projection = place(module.name)
-    sized = {name: _number(getattr(measures, name)(values)) for name in MEASURES} if values[0] > 0 else dict.fromkeys(MEASURES)
-    return ModuleXray(module.name, layer, projection, (d_out, d_in), r, module.down.entry.dtype, spectrum.part, spectrum.route, values, **sized | {"frobenius": float(measures.frobenius(values))})  # type: ignore[arg-type]
+    sized = (
+        {name: _number(getattr(measures, name)(values)) for name in MEASURES}
+        if values[0] > 0
+        else dict.fromkeys(MEASURES)
+    )
+    return ModuleXray(
+        module.name,
+        layer,
+        projection,
+        (d_out, d_in),
+        r,
+        module.down.entry.dtype,
+        spectrum.part,
+        spectrum.route,
+        values,
+        **sized | {"frobenius": float(measures.frobenius(values))},
+    )  # type: ignore[arg-type]
 
 
-def _with_base(spectrum: StreamedSpectrum, base: Matrix, leading: int, threshold: float) -> ModuleXray:
+def _with_base(
+    spectrum: StreamedSpectrum, base: Matrix, leading: int, threshold: float
+) -> ModuleXray:
     """Beside its base weight; of DoRA the values are ΔW's own then."""
     module = spectrum.module
     change = product(orthogonal(module))
@@ -156,18 +222,28 @@ def place(name: str) -> tuple[int | None, str]:
     return layer, ".".join(parts[-2:] if parts[-1].isdigit() else parts[-1:])
 
 
-def _notes(adapter: AdapterFolder, modules: Sequence[ModuleXray], with_base: bool) -> tuple[str, ...]:
+def _notes(
+    adapter: AdapterFolder, modules: Sequence[ModuleXray], with_base: bool
+) -> tuple[str, ...]:
     notes = []
     if not adapter.settings:
-        notes.append("no adapter_config.json lies beside the file, so the scale is unknown and taken as 1: norms are those of B·A; measures of the spectrum's form do not depend on it")
+        notes.append(
+            "no adapter_config.json lies beside the file, so the scale is unknown and taken as 1: norms are those of B·A; measures of the spectrum's form do not depend on it"
+        )
     elif any(module.part == "BA only" for module in modules):
         why = "DoRA rescales the rows of W + scale·B·A (--base MODEL gives ΔW)"
         if all(module.magnitude is None for module in adapter.modules):
             how = printable(str(adapter.settings.get("init_lora_weights")), 40)
-            why = f"init_lora_weights {how} takes a part out of the base (--initial FOLDER, the adapter before training, gives ΔW)" if changes_base(how) else "a variant of LoRA adds to it"
+            why = (
+                f"init_lora_weights {how} takes a part out of the base (--initial FOLDER, the adapter before training, gives ΔW)"
+                if changes_base(how)
+                else "a variant of LoRA adds to it"
+            )
         notes.append(f"BA only: these are the values of scale·B·A, and ΔW is more than that: {why}")
     if with_base and any(module.beside is None for module in modules):
-        notes.append("what is BA only is not set beside the base: W + scale·B·A is not the weight that was trained")
+        notes.append(
+            "what is BA only is not set beside the base: W + scale·B·A is not the weight that was trained"
+        )
     if zero := sum(1 for module in modules if module.frobenius == 0):
         notes.append(f"{zero} of {len(modules)} updates are zero, and count in no mean")
     return tuple(notes)
@@ -201,15 +277,42 @@ def compare(adapters: Sequence[tuple[str, AdapterFolder]], k: int) -> list[Compa
     for (one, first), (other, second) in combinations(adapters, 2):
         each = _overlaps(first, second, k)
         if each:
-            means = [float(np.mean([value(pair) for pair in each])) for value in (lambda pair: pair.output, lambda pair: pair.input, lambda pair: pair.chance[0], lambda pair: pair.chance[1], lambda pair: pair.cosine)]
-            found.append(Comparison(one, other, max(pair.k for pair in each), len(each), means[0], means[1], (means[2], means[3]), means[4], each))
+            means = [
+                float(np.mean([value(pair) for pair in each]))
+                for value in (
+                    lambda pair: pair.output,
+                    lambda pair: pair.input,
+                    lambda pair: pair.chance[0],
+                    lambda pair: pair.chance[1],
+                    lambda pair: pair.cosine,
+                )
+            ]
+            found.append(
+                Comparison(
+                    one,
+                    other,
+                    max(pair.k for pair in each),
+                    len(each),
+                    means[0],
+                    means[1],
+                    (means[2], means[3]),
+                    means[4],
+                    each,
+                )
+            )
     return found
 
 
 def _overlaps(first: AdapterFolder, second: AdapterFolder, k: int) -> tuple[Overlap, ...]:
     other = {(module.name, module.shape[1:]): module for module in second.modules}
     common = [module for module in first.modules if (module.name, module.shape[1:]) in other]
-    return tuple(pair for pair in side_by_side(lambda module: overlap(module, other[module.name, module.shape[1:]], k), common) if pair)
+    return tuple(
+        pair
+        for pair in side_by_side(
+            lambda module: overlap(module, other[module.name, module.shape[1:]], k), common
+        )
+        if pair
+    )
 
 
 # --- as data ------------------------------------------------------------------------------------------------------------
@@ -233,7 +336,9 @@ def as_json(found: Xray, comparisons: Sequence[Comparison] = ()) -> dict[str, An
             "frobenius": module.frobenius,
         }
         if module.beside:
-            row["beside_base"] = {key: value for key, value in asdict(module.beside).items() if key != "module"}
+            row["beside_base"] = {
+                key: value for key, value in asdict(module.beside).items() if key != "module"
+            }
         modules.append(row)
     return {
         "adapter": found.label,
@@ -244,7 +349,16 @@ def as_json(found: Xray, comparisons: Sequence[Comparison] = ()) -> dict[str, An
         "mean": found.mean(),
         "skipped": [{"name": name, "reason": reason} for name, reason in found.skipped],
         "notes": list(found.notes),
-        "compared": [{**{key: value for key, value in asdict(pair).items() if key not in ("one", "other")}, "with": pair.other if pair.one == found.label else pair.one} for pair in comparisons if found.label in (pair.one, pair.other)],
+        "compared": [
+            {
+                **{
+                    key: value for key, value in asdict(pair).items() if key not in ("one", "other")
+                },
+                "with": pair.other if pair.one == found.label else pair.one,
+            }
+            for pair in comparisons
+            if found.label in (pair.one, pair.other)
+        ],
     }
 
 

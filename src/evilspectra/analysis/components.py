@@ -42,7 +42,9 @@ class Components:
     reasons: dict[str, str]
 
 
-def components(frame: Frame, values: np.ndarray, cell: Sequence[str], seed: str = "seed") -> Components:
+def components(
+    frame: Frame, values: np.ndarray, cell: Sequence[str], seed: str = "seed"
+) -> Components:
     """Components of values [n] of rows: a row a run, or a row a run × generation seed × judge, told by columns of those names.
 
     >>> import pandas as pd
@@ -52,9 +54,13 @@ def components(frame: Frame, values: np.ndarray, cell: Sequence[str], seed: str 
     (0.707, 0.114)
     """
     reasons: dict[str, str] = {}
-    texts = text_columns(frame, [name for name in (*cell, seed, GENERATION, JUDGE) if name in frame])
+    texts = text_columns(
+        frame, [name for name in (*cell, seed, GENERATION, JUDGE) if name in frame]
+    )
     cells = ["|".join(texts[name][row] for name in cell) for row in range(len(frame))]
-    runs = [f"{one}|{texts[seed][row]}" if seed in texts else str(row) for row, one in enumerate(cells)]
+    runs = [
+        f"{one}|{texts[seed][row]}" if seed in texts else str(row) for row, one in enumerate(cells)
+    ]
     means, at = _means(values, runs)
     of_run = [cells[row] for row in at]
     sd = portion = generation = beyond = judge = None
@@ -66,7 +72,9 @@ def components(frame: Frame, values: np.ndarray, cell: Sequence[str], seed: str 
         sd = spread_interval(ss, df)
         portion = share_within(means, of_run)
     if len(runs) == len(at):
-        reasons["generation seeds"] = "every run was sampled once: sample with a second generation seed"
+        reasons["generation seeds"] = (
+            "every run was sampled once: sample with a second generation seed"
+        )
     elif JUDGE in texts and len(set(texts[JUDGE])) > 1:
         judge = _judge(values, runs, texts[JUDGE])
         reasons["generation seeds"] = "rows of one run differ by judge"
@@ -103,22 +111,30 @@ def share_within(values: np.ndarray, cells: Sequence[str]) -> Estimate | None:
     return Estimate(value, float(1 - high), float(1 - low), "noncentral F")
 
 
-def nested(values: np.ndarray, runs: Sequence[str], cells: Sequence[str]) -> tuple[Estimate | None, Estimate | None]:
+def nested(
+    values: np.ndarray, runs: Sequence[str], cells: Sequence[str]
+) -> tuple[Estimate | None, Estimate | None]:
     """Variance within runs, and between the runs of a cell beyond it; None where nothing tells."""
     within, df = _within(values, runs)
     if df < 1:
         return None, None
     spread = spread_interval(within, df)
-    generation = Estimate(spread.value**2, spread.low and spread.low**2, spread.high and spread.high**2, "χ²")
+    generation = Estimate(
+        spread.value**2, spread.low and spread.low**2, spread.high and spread.high**2, "χ²"
+    )
     means, at = _means(values, runs)
     ss, run_df = _within(means, [cells[row] for row in at])
     if run_df < 1:
         return generation, None
     counts = np.unique(np.asarray(runs), return_counts=True)[1]
-    return generation, difference_of_squares(ss / run_df, run_df, generation.value, df, float(np.mean(1 / counts)))
+    return generation, difference_of_squares(
+        ss / run_df, run_df, generation.value, df, float(np.mean(1 / counts))
+    )
 
 
-def difference_of_squares(first: float, df1: int, second: float, df2: int, factor: float) -> Estimate:
+def difference_of_squares(
+    first: float, df1: int, second: float, df2: int, factor: float
+) -> Estimate:
     """first − factor·second of independent mean squares, not below 0, with Ting et al.'s (1990) modified large sample interval.
 
     >>> one = difference_of_squares(10.0, 10, 2.0, 20, 0.5)
@@ -134,11 +150,17 @@ def difference_of_squares(first: float, df1: int, second: float, df2: int, facto
     h12 = ((1 - bottom) ** 2 - h1**2 * bottom**2 - g2**2) / bottom
     low = a - b - math.sqrt(max(0.0, g1**2 * a * a + h2**2 * b * b + g12 * a * b))
     high = a - b + math.sqrt(max(0.0, h1**2 * a * a + g2**2 * b * b + h12 * a * b))
-    return Estimate(max(0.0, a - b), max(0.0, float(low)), max(0.0, float(high)), "modified large sample")
+    return Estimate(
+        max(0.0, a - b), max(0.0, float(low)), max(0.0, float(high)), "modified large sample"
+    )
 
 
 def _judge(values: np.ndarray, runs: Sequence[str], judges: Sequence[str]) -> Effect | None:
     layout = lay_out({"run": runs, "judge": judges}, 1)
     unit, beside = (("judge",),), [("run",)]
     _, _, rss, df = statistics(layout, values, unit, beside)
-    return effect_of(layout, values, unit, beside, float(rss), df, None, 0) if df > 0 and squares(layout.added(("judge",), beside), values) >= 0 else None
+    return (
+        effect_of(layout, values, unit, beside, float(rss), df, None, 0)
+        if df > 0 and squares(layout.added(("judge",), beside), values) >= 0
+        else None
+    )

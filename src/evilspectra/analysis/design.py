@@ -65,9 +65,23 @@ class Design:
     def sentence(self) -> str:
         """The design in one sentence."""
         levels = " × ".join(f"{name} ({len(found)})" for name, found in self.factors.items())
-        filled = "every combination has runs" if self.factorial else f"{self.cells} of {self.possible} combinations have runs"
-        number = f"{self.smallest} each" if self.smallest == self.largest else f"{self.smallest} to {self.largest} each: unbalanced"
-        seeds = "" if self.seeds is None else f"; {self.seeds[0]} seed{'' if self.seeds == (1, 1) else 's'} a cell" if self.seeds[0] == self.seeds[1] else f"; {self.seeds[0]} to {self.seeds[1]} seeds a cell"
+        filled = (
+            "every combination has runs"
+            if self.factorial
+            else f"{self.cells} of {self.possible} combinations have runs"
+        )
+        number = (
+            f"{self.smallest} each"
+            if self.smallest == self.largest
+            else f"{self.smallest} to {self.largest} each: unbalanced"
+        )
+        seeds = (
+            ""
+            if self.seeds is None
+            else f"; {self.seeds[0]} seed{'' if self.seeds == (1, 1) else 's'} a cell"
+            if self.seeds[0] == self.seeds[1]
+            else f"; {self.seeds[0]} to {self.seeds[1]} seeds a cell"
+        )
         return f"{self.runs} runs, {levels}: {filled}, {number}{seeds}{'' if self.replicated else '; nothing is replicated'}"
 
 
@@ -82,8 +96,16 @@ def describe(frame: Frame, factors: Sequence[str], order: int = 2) -> Design:
     values = text_columns(frame, factors)
     counts = {name: dict(sorted(Counter(found).items())) for name, found in values.items()}
     varying = [name for name in factors if len(counts[name]) > 1]
-    cells = Counter(zip(*(values[name] for name in varying), strict=True)) if varying else Counter({(): len(frame)})
-    layout = lay_out({name: values[name] for name in varying}, min(order, len(varying))) if varying else None
+    cells = (
+        Counter(zip(*(values[name] for name in varying), strict=True))
+        if varying
+        else Counter({(): len(frame)})
+    )
+    layout = (
+        lay_out({name: values[name] for name in varying}, min(order, len(varying)))
+        if varying
+        else None
+    )
     confounded, dropped = aliases(layout) if layout else ((), ())
     possible = prod(len(counts[name]) for name in varying)
     return Design(
@@ -97,12 +119,16 @@ def describe(frame: Frame, factors: Sequence[str], order: int = 2) -> Design:
         balanced=len(set(cells.values())) <= 1 and len(cells) == possible,
         replicated=sum(count > 1 for count in cells.values()),
         seeds=_seeds(frame, values, varying),
-        confounded=tuple(Confounded(tuple(spelled(term) for term in group), lost) for group, lost in confounded),
+        confounded=tuple(
+            Confounded(tuple(spelled(term) for term in group), lost) for group, lost in confounded
+        ),
         dropped=tuple(spelled(term) for term in dropped),
     )
 
 
-def _seeds(frame: Frame, values: dict[str, list[str]], varying: Sequence[str]) -> tuple[int, int] | None:
+def _seeds(
+    frame: Frame, values: dict[str, list[str]], varying: Sequence[str]
+) -> tuple[int, int] | None:
     if SEED not in frame or SEED in varying:
         return None
     found: dict[tuple[str, ...], set[str]] = {}
@@ -111,7 +137,9 @@ def _seeds(frame: Frame, values: dict[str, list[str]], varying: Sequence[str]) -
     return min(map(len, found.values())), max(map(len, found.values()))
 
 
-def aliases(layout: Layout) -> tuple[tuple[tuple[tuple[Term, ...], tuple[int, ...]], ...], tuple[Term, ...]]:
+def aliases(
+    layout: Layout,
+) -> tuple[tuple[tuple[tuple[Term, ...], tuple[int, ...]], ...], tuple[Term, ...]]:
     """Groups of confounded terms with the degrees of freedom that each loses, and terms of which no cell shows anything."""
     lost, dropped, partners = {}, [], {}
     for term in layout.terms:
@@ -124,7 +152,11 @@ def aliases(layout: Layout) -> tuple[tuple[tuple[tuple[Term, ...], tuple[int, ..
         beside = layout.added(term, others).shape[1]
         if beside < alone:
             lost[term] = alone - beside
-            partners[term] = {other for other in others if layout.added(term, [one for one in others if one != other]).shape[1] > beside} or set(others)
+            partners[term] = {
+                other
+                for other in others
+                if layout.added(term, [one for one in others if one != other]).shape[1] > beside
+            } or set(others)
     groups: list[set[Term]] = []
     for term in lost:
         linked = {term} | {other for other in partners[term] if other in lost}

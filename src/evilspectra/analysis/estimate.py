@@ -50,7 +50,12 @@ class Estimate:
 
 def missing(value: Any) -> bool:
     """Whether a table's cell holds nothing: None, NaN or pandas' NA."""
-    return value is None or value is pd.NA or value is pd.NaT or (isinstance(value, float) and math.isnan(value))
+    return (
+        value is None
+        or value is pd.NA
+        or value is pd.NaT
+        or (isinstance(value, float) and math.isnan(value))
+    )
 
 
 def t_interval(value: float, error: float, df: float, method: str = "t") -> Estimate:
@@ -61,7 +66,9 @@ def t_interval(value: float, error: float, df: float, method: str = "t") -> Esti
     (-0.1141, 2.1141)
     """
     if df < 1 or not math.isfinite(error):
-        return Estimate(float(value), None, None, method, "nothing is left to estimate the error from")
+        return Estimate(
+            float(value), None, None, method, "nothing is left to estimate the error from"
+        )
     half = float(special.stdtrit(df, 1 - TAIL)) * error
     return Estimate(float(value), float(value - half), float(value + half), method)
 
@@ -75,7 +82,12 @@ def mean_interval(values: Sequence[float] | np.ndarray, method: str = "t") -> Es
     found = np.asarray(values, float)
     if len(found) < 2:
         return Estimate(float(found.mean()), None, None, method, "one value: no interval")
-    return t_interval(float(found.mean()), float(found.std(ddof=1) / math.sqrt(len(found))), len(found) - 1, method)
+    return t_interval(
+        float(found.mean()),
+        float(found.std(ddof=1) / math.sqrt(len(found))),
+        len(found) - 1,
+        method,
+    )
 
 
 def spread_interval(sum_of_squares: float, df: int, method: str = "χ²") -> Estimate:
@@ -87,7 +99,9 @@ def spread_interval(sum_of_squares: float, df: int, method: str = "χ²") -> Est
     """
     if df < 1:
         return Estimate(math.nan, None, None, method, "no two values to compare")
-    low, high = (math.sqrt(sum_of_squares / float(special.chdtri(df, tail))) for tail in (TAIL, 1 - TAIL))
+    low, high = (
+        math.sqrt(sum_of_squares / float(special.chdtri(df, tail))) for tail in (TAIL, 1 - TAIL)
+    )
     return Estimate(math.sqrt(sum_of_squares / df), low, high, method)
 
 
@@ -112,7 +126,9 @@ def shares(f: Any, df1: float, df2: float, n: int) -> tuple[np.ndarray, np.ndarr
     return ends[0] / (ends[0] + n), ends[1] / (ends[1] + n)
 
 
-def share(value: float, f: float, df1: int, df2: int, n: int, method: str = "noncentral F") -> Estimate:
+def share(
+    value: float, f: float, df1: int, df2: int, n: int, method: str = "noncentral F"
+) -> Estimate:
     """A share of variance with its interval from the F statistic that tests it; none where the fit is exact or no residual is left."""
     if df1 < 1 or df2 < 1 or not math.isfinite(f):
         return Estimate(value, None, None, method, "nothing is left to estimate the error from")
@@ -136,7 +152,10 @@ def plain(value: Any) -> Any:
     if is_dataclass(value) and not isinstance(value, type):
         return {field.name: plain(getattr(value, field.name)) for field in fields(value)}
     if isinstance(value, Mapping):
-        return {":".join(map(str, key)) if isinstance(key, tuple) else str(key): plain(one) for key, one in value.items()}
+        return {
+            ":".join(map(str, key)) if isinstance(key, tuple) else str(key): plain(one)
+            for key, one in value.items()
+        }
     if isinstance(value, list | tuple | set | frozenset | np.ndarray):
         return [plain(one) for one in value]
     if isinstance(value, np.generic):

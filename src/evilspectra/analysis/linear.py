@@ -72,14 +72,19 @@ class Layout:
         """Orthonormal basis of the intercept and the terms, rows weighted."""
         key = frozenset(terms)
         if key not in self._bases:
-            every = [np.ones((self.n, 1)), *(self.columns[term] for term in self.columns if term in key)]
+            every = [
+                np.ones((self.n, 1)),
+                *(self.columns[term] for term in self.columns if term in key),
+            ]
             self._bases[key] = orthonormal(np.hstack(every) * self.root[:, None])
         return self._bases[key]
 
     def added(self, terms: Iterable[Term] | Term, to: Iterable[Term]) -> np.ndarray:
         """Orthonormal basis of what the terms add to others (and the intercept)."""
         names = [terms] if isinstance(terms, tuple) and terms in self.columns else list(terms)  # type: ignore[list-item]
-        return orthonormal(np.hstack([self.columns[name] for name in names]) * self.root[:, None], self.basis(to))  # type: ignore[index]
+        return orthonormal(
+            np.hstack([self.columns[name] for name in names]) * self.root[:, None], self.basis(to)
+        )  # type: ignore[index]
 
     def weighted(self, outcome: np.ndarray) -> np.ndarray:
         """√w·y of outcomes [n] or [n, m]."""
@@ -87,15 +92,29 @@ class Layout:
 
     def without(self, *terms: Term) -> list[Term]:
         """The terms that contain none of the given ones: what a type II sum of squares adjusts for."""
-        return [other for other in self.columns if not any(set(term) <= set(other) for term in terms)]
+        return [
+            other for other in self.columns if not any(set(term) <= set(other) for term in terms)
+        ]
 
 
-def lay_out(factors: Mapping[str, Sequence[Any]], order: int = 1, weights: np.ndarray | None = None, numbers: Mapping[str, np.ndarray] | None = None) -> Layout:
+def lay_out(
+    factors: Mapping[str, Sequence[Any]],
+    order: int = 1,
+    weights: np.ndarray | None = None,
+    numbers: Mapping[str, np.ndarray] | None = None,
+) -> Layout:
     """The terms of factors up to products of `order`, and `numbers` (covariates) as terms of one column."""
     parts = {name: coded(values) for name, values in factors.items()}
-    parts |= {name: (np.asarray(values, float) - np.mean(values))[:, None] for name, values in (numbers or {}).items()}
+    parts |= {
+        name: (np.asarray(values, float) - np.mean(values))[:, None]
+        for name, values in (numbers or {}).items()
+    }
     n = len(next(iter(parts.values())))
-    columns = {chosen: crossed([parts[name] for name in chosen]) for size in range(1, order + 1) for chosen in combinations(parts, size)}
+    columns = {
+        chosen: crossed([parts[name] for name in chosen])
+        for size in range(1, order + 1)
+        for chosen in combinations(parts, size)
+    }
     w = np.ones(n) if weights is None else np.asarray(weights, float)
     return Layout(n, columns, np.sqrt(w / w.mean()))
 
@@ -116,4 +135,14 @@ def spelled(term: Term) -> str:
 
 def text_columns(frame: Frame, names: Sequence[str]) -> dict[str, list[str]]:
     """Factor → its levels row by row, as text; what is missing is a level of its own, "not set"."""
-    return {name: ["not set" if missing(value) else f"{value:g}" if isinstance(value, float) else str(value) for value in frame[name]] for name in names}
+    return {
+        name: [
+            "not set"
+            if missing(value)
+            else f"{value:g}"
+            if isinstance(value, float)
+            else str(value)
+            for value in frame[name]
+        ]
+        for name in names
+    }

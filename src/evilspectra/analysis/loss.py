@@ -104,7 +104,15 @@ class LossFit:
         return plain(self)
 
 
-def fit_loss(y: np.ndarray, loss: np.ndarray, groups: Sequence[str], strata: Sequence[str] | None = None, at: float | None = None, group: str = "optimizer", caliper: float = CALIPER) -> LossFit | None:
+def fit_loss(
+    y: np.ndarray,
+    loss: np.ndarray,
+    groups: Sequence[str],
+    strata: Sequence[str] | None = None,
+    at: float | None = None,
+    group: str = "optimizer",
+    caliper: float = CALIPER,
+) -> LossFit | None:
     """Everything above for y [n] on loss [n] > 0 by groups [n]; None where fewer than two groups have three runs at two losses. Groups of fewer runs are left out, and a note says so.
 
     >>> x = np.array([0.5, 1.0, 2.0, 4.0] * 2)
@@ -113,8 +121,15 @@ def fit_loss(y: np.ndarray, loss: np.ndarray, groups: Sequence[str], strata: Seq
     (1.94, 1.0)
     """
     names = np.asarray([str(one) for one in groups])
-    kept = {str(one) for one in names if (names == one).sum() >= 3 and len(set(loss[names == one].tolist())) > 1}
-    notes = tuple(f"{one} is left out: a line needs three runs at two losses" for one in sorted(set(names.tolist()) - kept))
+    kept = {
+        str(one)
+        for one in names
+        if (names == one).sum() >= 3 and len(set(loss[names == one].tolist())) > 1
+    }
+    notes = tuple(
+        f"{one} is left out: a line needs three runs at two losses"
+        for one in sorted(set(names.tolist()) - kept)
+    )
     which = np.isin(names, sorted(kept))
     if len(kept) < 2:
         return None
@@ -139,7 +154,13 @@ def fit_loss(y: np.ndarray, loss: np.ndarray, groups: Sequence[str], strata: Seq
 
 
 #: Model → its terms over the group g and the logarithm of the loss x.
-MODELS: dict[str, list[tuple[str, ...]]] = {"mean": [], "pooled": [("x",)], "groups": [("g",)], "common": [("g",), ("x",)], "separate": [("g",), ("x",), ("g", "x")]}
+MODELS: dict[str, list[tuple[str, ...]]] = {
+    "mean": [],
+    "pooled": [("x",)],
+    "groups": [("g",)],
+    "common": [("g",), ("x",)],
+    "separate": [("g",), ("x",), ("g", "x")],
+}
 
 
 def _adjusted(sse: float, df: int, sst: float, n: int) -> float | None:
@@ -157,7 +178,11 @@ def _test(name: str, small: float, small_df: int, large: float, large_df: int) -
 def _partial(small: float, small_df: int, large: float, large_df: int, n: int) -> Estimate:
     """1 − SSE(large)/SSE(small), with the noncentral F interval of the share in the population."""
     df = small_df - large_df
-    f = (small - large) / df / (large / large_df) if large_df > 0 and large > 0 and df > 0 else math.nan
+    f = (
+        (small - large) / df / (large / large_df)
+        if large_df > 0 and large > 0 and df > 0
+        else math.nan
+    )
     return share(1 - large / small if small > 0 else math.nan, f, df, large_df, n)
 
 
@@ -169,18 +194,36 @@ def _line(y: np.ndarray, x: np.ndarray, name: str) -> Line:
     ends = (float(np.exp(x.min())), float(np.exp(x.max())))
     if sst <= _ROUNDING * float(y @ y):
         same = Estimate(0.0, None, None, "t", "all values are equal")
-        return Line(name, n, same, Estimate(float(y.mean()), None, None, "t", same.note), Estimate(math.nan, None, None, "noncentral F", same.note), None, *ends)
+        return Line(
+            name,
+            n,
+            same,
+            Estimate(float(y.mean()), None, None, "t", same.note),
+            Estimate(math.nan, None, None, "noncentral F", same.note),
+            None,
+            *ends,
+        )
     sse = 0.0 if sse <= _ROUNDING * sst else sse
     df = n - 2
     variance = sse / df if df > 0 else math.nan
     r2 = _partial(sst, n - 1, sse, df, n)
-    return Line(name, n, t_interval(slope, math.sqrt(variance / sxx), df), t_interval(start, math.sqrt(variance * (1 / n + x.mean() ** 2 / sxx)), df), r2, _adjusted(sse, df, sst, n), *ends)
+    return Line(
+        name,
+        n,
+        t_interval(slope, math.sqrt(variance / sxx), df),
+        t_interval(start, math.sqrt(variance * (1 / n + x.mean() ** 2 / sxx)), df),
+        r2,
+        _adjusted(sse, df, sst, n),
+        *ends,
+    )
 
 
 def _common_slope(y: np.ndarray, x: np.ndarray, names: np.ndarray, sse: float, df: int) -> Estimate:
     inside = x - _by_group(x, names)
     sxx = float(inside @ inside)
-    return t_interval(float(inside @ y) / sxx, math.sqrt(max(sse, 0.0) / df / sxx) if df > 0 else math.nan, df)
+    return t_interval(
+        float(inside @ y) / sxx, math.sqrt(max(sse, 0.0) / df / sxx) if df > 0 else math.nan, df
+    )
 
 
 def _by_group(values: np.ndarray, names: np.ndarray) -> np.ndarray:
@@ -192,7 +235,14 @@ def _by_group(values: np.ndarray, names: np.ndarray) -> np.ndarray:
 # --- at equal loss ---------------------------------------------------------------------------------------------------
 
 
-def equal_loss(y: np.ndarray, loss: np.ndarray, names: np.ndarray, strata: np.ndarray | None = None, at: float | None = None, caliper: float = CALIPER) -> EqualLoss:
+def equal_loss(
+    y: np.ndarray,
+    loss: np.ndarray,
+    names: np.ndarray,
+    strata: np.ndarray | None = None,
+    at: float | None = None,
+    caliper: float = CALIPER,
+) -> EqualLoss:
     """Groups compared at the loss `at`, or at the middle (of ln) of the range that all have; never outside a group's own range.
 
     By fit: each group's own line, one residual variance, t intervals. By matched pairs: runs of two groups, of one stratum, whose ln(loss) differ by at
@@ -213,44 +263,116 @@ def equal_loss(y: np.ndarray, loss: np.ndarray, names: np.ndarray, strata: np.nd
     where = None if common is None or reason else (asked if asked is not None else (low + high) / 2)
     sse = {one: _line(y[names == one], x[names == one], one) for one in kept}
     df = len(y) - 2 * len(kept)
-    residual = sum(float(((y[names == one] - sse[one].intercept.value - sse[one].slope.value * x[names == one]) ** 2).sum()) for one in kept)
+    residual = sum(
+        float(
+            (
+                (
+                    y[names == one]
+                    - sse[one].intercept.value
+                    - sse[one].slope.value * x[names == one]
+                )
+                ** 2
+            ).sum()
+        )
+        for one in kept
+    )
     variance = residual / df if df > 0 else math.nan
 
     def mean_at(one: str, place: float) -> tuple[float, float]:
         inside = x[names == one]
-        error = variance * (1 / len(inside) + (place - inside.mean()) ** 2 / float(((inside - inside.mean()) ** 2).sum()))
+        error = variance * (
+            1 / len(inside)
+            + (place - inside.mean()) ** 2 / float(((inside - inside.mean()) ** 2).sum())
+        )
         return sse[one].intercept.value + sse[one].slope.value * place, error
 
-    means = {one: t_interval(mean_at(one, where)[0], math.sqrt(mean_at(one, where)[1]), df) for one in kept} if where is not None else {}
+    means = (
+        {
+            one: t_interval(mean_at(one, where)[0], math.sqrt(mean_at(one, where)[1]), df)
+            for one in kept
+        }
+        if where is not None
+        else {}
+    )
     differences = []
     for first, second in combinations(kept, 2):
-        lower, upper = max(ranges[first][0], ranges[second][0]), min(ranges[first][1], ranges[second][1])
-        place = where if where is not None else (lower + upper) / 2 if lower <= upper and common is None else None
+        lower, upper = (
+            max(ranges[first][0], ranges[second][0]),
+            min(ranges[first][1], ranges[second][1]),
+        )
+        place = (
+            where
+            if where is not None
+            else (lower + upper) / 2
+            if lower <= upper and common is None
+            else None
+        )
         if place is None:
-            differences.append(Difference(first, second, Estimate(math.nan, None, None, "t", "their losses do not overlap"), None))
+            differences.append(
+                Difference(
+                    first,
+                    second,
+                    Estimate(math.nan, None, None, "t", "their losses do not overlap"),
+                    None,
+                )
+            )
             continue
         (a, error_a), (b, error_b) = mean_at(first, place), mean_at(second, place)
         error = math.sqrt(error_a + error_b)
         p = float(2 * special.stdtr(df, -abs(a - b) / error)) if df > 0 and error > 0 else None
-        differences.append(Difference(first, second, t_interval(a - b, error, df), math.exp(place), p))
+        differences.append(
+            Difference(first, second, t_interval(a - b, error, df), math.exp(place), p)
+        )
     inside = x - _by_group(x, names)
     slope = float(inside @ y / (inside @ inside))
-    matched = tuple(one for first, second in combinations(kept, 2) if (one := _matched(y, x, names, strata, first, second, caliper, slope)))
-    return EqualLoss(None if where is None else math.exp(where), means, holm(differences), matched, common, reason)
+    matched = tuple(
+        one
+        for first, second in combinations(kept, 2)
+        if (one := _matched(y, x, names, strata, first, second, caliper, slope))
+    )
+    return EqualLoss(
+        None if where is None else math.exp(where),
+        means,
+        holm(differences),
+        matched,
+        common,
+        reason,
+    )
 
 
-def _matched(y: np.ndarray, x: np.ndarray, names: np.ndarray, strata: np.ndarray | None, first: str, second: str, caliper: float, slope: float) -> Difference | None:
+def _matched(
+    y: np.ndarray,
+    x: np.ndarray,
+    names: np.ndarray,
+    strata: np.ndarray | None,
+    first: str,
+    second: str,
+    caliper: float,
+    slope: float,
+) -> Difference | None:
     here, there = np.flatnonzero(names == first), np.flatnonzero(names == second)
     apart = np.abs(x[here][:, None] - x[there][None, :])
     barred = apart > caliper
     if strata is not None:
         barred |= strata[here][:, None] != strata[there][None, :]
     rows, columns = linear_sum_assignment(np.where(barred, 1e6, apart))
-    found = [(here[row], there[column]) for row, column in zip(rows, columns, strict=True) if not barred[row, column]]
+    found = [
+        (here[row], there[column])
+        for row, column in zip(rows, columns, strict=True)
+        if not barred[row, column]
+    ]
     if not found:
         return None
     left, right = (np.array(side) for side in zip(*found, strict=True))
-    return Difference(first, second, mean_interval(y[left] - y[right] - slope * (x[left] - x[right]), "paired t"), None, None, len(found), float((x[left] - x[right]).mean()))
+    return Difference(
+        first,
+        second,
+        mean_interval(y[left] - y[right] - slope * (x[left] - x[right]), "paired t"),
+        None,
+        None,
+        len(found),
+        float((x[left] - x[right]).mean()),
+    )
 
 
 def holm(differences: Sequence[Difference]) -> tuple[Difference, ...]:
@@ -260,4 +382,15 @@ def holm(differences: Sequence[Difference]) -> tuple[Difference, ...]:
     for rank, (p, place) in enumerate(known):
         reached = max(reached, min(1.0, p * (len(known) - rank)))
         adjusted[place] = reached
-    return tuple(Difference(one.first, one.second, one.difference, one.loss, adjusted.get(place), one.pairs, one.loss_apart) for place, one in enumerate(differences))
+    return tuple(
+        Difference(
+            one.first,
+            one.second,
+            one.difference,
+            one.loss,
+            adjusted.get(place),
+            one.pairs,
+            one.loss_apart,
+        )
+        for place, one in enumerate(differences)
+    )

@@ -21,7 +21,15 @@ from evilspectra.analysis.outcome import numbers
 SPECTRAL = ("stable_rank", "spectral_entropy", "frobenius_nuclear", "condition_number")
 WEIGHT = "flatness_weight"
 #: What the penalty's pairs are compared in: those that were measured.
-COMPARED = ("mean_alignment", "misalignment", "drift", "capability", "train_loss", "heldout_loss", "stable_rank")
+COMPARED = (
+    "mean_alignment",
+    "misalignment",
+    "drift",
+    "capability",
+    "train_loss",
+    "heldout_loss",
+    "stable_rank",
+)
 #: Settings that make runs the same but for the penalty, where a table has no dotted columns.
 _SETTINGS = ("base", "data", "optimizer", "lr", "batch_size", "seed")
 #: Dotted settings that do not change a result, or are the penalty's.
@@ -63,7 +71,9 @@ class Mediation:
         return plain(self)
 
 
-def mediation(frame: Frame, outcome: str, values: np.ndarray, loss: str, group: str = "optimizer") -> Mediation:
+def mediation(
+    frame: Frame, outcome: str, values: np.ndarray, loss: str, group: str = "optimizer"
+) -> Mediation:
     """Both arms for the outcome's values [n] of the frame's runs."""
     reasons: dict[str, str] = {}
     beyond = []
@@ -76,20 +86,41 @@ def mediation(frame: Frame, outcome: str, values: np.ndarray, loss: str, group: 
         losses = numbers(frame, loss) if loss in frame else np.full(len(frame), np.nan)
         known = np.isfinite(x) & np.isfinite(values) & np.isfinite(losses) & (losses > 0)
         if known.sum() and len(set(x[known].tolist())) > 1:
-            given = {group: text_columns(frame[known], [group])[group]} if group in frame and frame[known][group].nunique() > 1 else {}
-            beyond.append(_beyond(measure, values[known], x[known], np.log(losses[known]), given, group))
+            given = (
+                {group: text_columns(frame[known], [group])[group]}
+                if group in frame and frame[known][group].nunique() > 1
+                else {}
+            )
+            beyond.append(
+                _beyond(measure, values[known], x[known], np.log(losses[known]), given, group)
+            )
     if not beyond:
         reasons["flatness beyond loss"] = "no run has its loss, its spectrum and the outcome"
     effects, heterogeneity = intervention(frame, group)
     if not effects:
-        reasons["flatness penalty"] = "no two runs differ in the penalty alone: train the same settings and seed with and without it"
+        reasons["flatness penalty"] = (
+            "no two runs differ in the penalty alone: train the same settings and seed with and without it"
+        )
     return Mediation(tuple(beyond), effects, heterogeneity, reasons)
 
 
-def _beyond(measure: str, y: np.ndarray, x: np.ndarray, log_loss: np.ndarray, given: Mapping[str, Sequence[str]], group: str) -> Beyond:
+def _beyond(
+    measure: str,
+    y: np.ndarray,
+    x: np.ndarray,
+    log_loss: np.ndarray,
+    given: Mapping[str, Sequence[str]],
+    group: str,
+) -> Beyond:
     layout = lay_out(given, 1, numbers={"loss": log_loss})
     basis = layout.basis(layout.terms)
-    return Beyond(measure, ("ln(loss)", *given), len(y), correlation(x, y, layout.basis([])), correlation(x, y, basis))
+    return Beyond(
+        measure,
+        ("ln(loss)", *given),
+        len(y),
+        correlation(x, y, layout.basis([])),
+        correlation(x, y, basis),
+    )
 
 
 def correlation(x: np.ndarray, y: np.ndarray, basis: np.ndarray) -> Estimate:
@@ -103,7 +134,9 @@ def correlation(x: np.ndarray, y: np.ndarray, basis: np.ndarray) -> Estimate:
     taken = basis.shape[1] - 1
     size = math.sqrt(float(a @ a) * float(b @ b))
     if len(x) - taken - 3 < 1 or size <= 1e-12 * math.sqrt(float(x @ x) * float(y @ y)):
-        return Estimate(math.nan, None, None, "Fisher z", "too few runs, or nothing is left to correlate")
+        return Estimate(
+            math.nan, None, None, "Fisher z", "too few runs, or nothing is left to correlate"
+        )
     r = min(1.0, max(-1.0, float(a @ b) / size))
     if abs(r) >= 1:
         return Estimate(r, None, None, "Fisher z", "the relation is exact")
@@ -115,15 +148,23 @@ def pairs(frame: Frame) -> list[tuple[int, int]]:
     """Rows (with, without) whose settings and seed are equal but for the flatness penalty."""
     if WEIGHT not in frame:
         return []
-    dotted = [name for name in frame if isinstance(name, str) and "." in name and not name.startswith(_APART)]
+    dotted = [
+        name
+        for name in frame
+        if isinstance(name, str) and "." in name and not name.startswith(_APART)
+    ]
     texts = text_columns(frame, sorted({*dotted, *(name for name in _SETTINGS if name in frame)}))
     keys = ["\x1f".join(texts[name][row] for name in texts) for row in range(len(frame))]
     weights = np.nan_to_num(numbers(frame, WEIGHT))
     without = {key: row for row, key in reversed(list(enumerate(keys))) if weights[row] == 0}
-    return [(row, without[key]) for row, key in enumerate(keys) if weights[row] != 0 and key in without]
+    return [
+        (row, without[key]) for row, key in enumerate(keys) if weights[row] != 0 and key in without
+    ]
 
 
-def intervention(frame: Frame, group: str = "optimizer") -> tuple[tuple[Paired, ...], dict[str, tuple[float, float | None]]]:
+def intervention(
+    frame: Frame, group: str = "optimizer"
+) -> tuple[tuple[Paired, ...], dict[str, tuple[float, float | None]]]:
     """Paired effects by measure, optimiser and λ, and whether they differ between optimisers."""
     found, heterogeneity = [], {}
     matched = pairs(frame)
@@ -131,20 +172,34 @@ def intervention(frame: Frame, group: str = "optimizer") -> tuple[tuple[Paired, 
     weights = np.nan_to_num(numbers(frame, WEIGHT)) if matched else np.zeros(0)
     for measure in (one for one in COMPARED if one in frame and matched):
         values = numbers(frame, measure)
-        known = [(a, b, float(values[a] - values[b])) for a, b in matched if np.isfinite(values[a] - values[b])]
+        known = [
+            (a, b, float(values[a] - values[b]))
+            for a, b in matched
+            if np.isfinite(values[a] - values[b])
+        ]
         whole: dict[str, list[float]] = {}
         for name in sorted({names[a] for a, _, _ in known}):
             mine = [one for one in known if names[one[0]] == name]
             lambdas = sorted({float(weights[a]) for a, _, _ in mine})
             for weight in lambdas:
                 some = [difference for a, _, difference in mine if weights[a] == weight]
-                found.append(Paired(measure, name, weight, len(some), mean_interval(some, "paired t")))
+                found.append(
+                    Paired(measure, name, weight, len(some), mean_interval(some, "paired t"))
+                )
             by_baseline: dict[int, list[float]] = {}
             for _, b, difference in mine:
                 by_baseline.setdefault(b, []).append(difference)
             whole[name] = [float(np.mean(some)) for some in by_baseline.values()]
             if len(lambdas) > 1:
-                found.append(Paired(measure, name, None, len(whole[name]), mean_interval(whole[name], "paired t")))
+                found.append(
+                    Paired(
+                        measure,
+                        name,
+                        None,
+                        len(whole[name]),
+                        mean_interval(whole[name], "paired t"),
+                    )
+                )
         if (test := _equal(list(whole.values()))) is not None:
             heterogeneity[measure] = test
     return tuple(found), heterogeneity

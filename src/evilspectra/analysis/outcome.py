@@ -30,7 +30,14 @@ LABELS = {
     "train_loss": "training loss (nats per token)",
 }
 #: Whether more of an outcome is better (+1), worse (−1), or neither.
-BETTER = {"mean_alignment": 1, "misalignment": -1, "drift": -1, "capability": 1, "heldout_loss": -1, "train_loss": -1}
+BETTER = {
+    "mean_alignment": 1,
+    "misalignment": -1,
+    "drift": -1,
+    "capability": 1,
+    "heldout_loss": -1,
+    "train_loss": -1,
+}
 #: The counts behind the rate.
 MISALIGNED, COUNTED = "misaligned", "misalignment_counted"
 #: Fewest runs that say anything on variance.
@@ -73,7 +80,9 @@ def logits(misaligned: np.ndarray, counted: np.ndarray) -> np.ndarray:
     return np.log((misaligned + _SHIFT) / (counted - misaligned + _SHIFT))
 
 
-def binomial_weights(values: np.ndarray, counted: np.ndarray, project: Callable[[np.ndarray], np.ndarray]) -> tuple[np.ndarray, float]:
+def binomial_weights(
+    values: np.ndarray, counted: np.ndarray, project: Callable[[np.ndarray], np.ndarray]
+) -> tuple[np.ndarray, float]:
     """Weights 1/(v + τ²) [n] of logits, and τ². `project(weights)` gives the model's orthonormal basis [n, rank], rows multiplied by √weights."""
 
     def fit(weights: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
@@ -110,14 +119,18 @@ def choose(frame: Frame, name: str | None = None) -> str:
     if name is not None:
         if name not in frame:
             numeric = [column for column in frame if frame[column].dtype.kind in "fiu"]
-            raise BadInput(f"there is no outcome '{name}': choose a column of numbers, such as {listing(numeric, 8) or 'none here'}.{near(name, frame)}")
+            raise BadInput(
+                f"there is no outcome '{name}': choose a column of numbers, such as {listing(numeric, 8) or 'none here'}.{near(name, frame)}"
+            )
         return name
     for one in LABELS:
         if one in frame:
             known = [value for value in frame[one] if not missing(value)]
             if len(known) >= FEWEST and len(set(known)) > 1:
                 return one
-    raise BadInput(f"no outcome was measured on {FEWEST} runs or more: evaluate the runs, or name a column with --outcome; looked for {listing(LABELS)}.")
+    raise BadInput(
+        f"no outcome was measured on {FEWEST} runs or more: evaluate the runs, or name a column with --outcome; looked for {listing(LABELS)}."
+    )
 
 
 def select(frame: Frame, name: str, needed: Sequence[str] = ()) -> tuple[Frame, dict[str, int]]:
@@ -136,12 +149,24 @@ def select(frame: Frame, name: str, needed: Sequence[str] = ()) -> tuple[Frame, 
     if "status" in frame:
         frame = keep(frame, np.asarray(frame["status"] == "done"), "not done")
     if "control" in frame:
-        frame = keep(frame, ~np.asarray([not missing(value) and str(value).lower() in ("true", "1", "1.0") for value in frame["control"]], bool), "control runs")
+        frame = keep(
+            frame,
+            ~np.asarray(
+                [
+                    not missing(value) and str(value).lower() in ("true", "1", "1.0")
+                    for value in frame["control"]
+                ],
+                bool,
+            ),
+            "control runs",
+        )
     for one in (name, *needed):
         frame = keep(frame, np.isfinite(numbers(frame, one)), f"no {one}")
     if len(frame) < FEWEST:
         reasons = "; ".join(f"{count} {reason}" for reason, count in left.items())
-        raise BadInput(f"{len(frame)} runs have {name}{f' ({reasons})' if reasons else ''}: at least {FEWEST} are needed; evaluate more, or name another --outcome.")
+        raise BadInput(
+            f"{len(frame)} runs have {name}{f' ({reasons})' if reasons else ''}: at least {FEWEST} are needed; evaluate more, or name another --outcome."
+        )
     return frame.reset_index(drop=True), left
 
 
@@ -158,7 +183,9 @@ def numbers(frame: Frame, name: str) -> np.ndarray:
         try:
             found[row] = float(value)
         except (TypeError, ValueError):
-            raise BadInput(f"column '{name}' holds {value!r}, which is no number: name a column of numbers.") from None
+            raise BadInput(
+                f"column '{name}' holds {value!r}, which is no number: name a column of numbers."
+            ) from None
     return found
 
 
@@ -167,11 +194,23 @@ def read(frame: Frame, name: str) -> Outcome:
     values = numbers(frame, name)
     if name != "misalignment":
         return Outcome(name, "as measured", values)
-    if MISALIGNED not in frame or COUNTED not in frame or not np.isfinite(numbers(frame, COUNTED)).all() or (numbers(frame, COUNTED) < 1).any():
-        return Outcome(name, "as measured", values, note="the counts behind the rates are not there, so the rates are analysed as they stand, unweighted")
+    if (
+        MISALIGNED not in frame
+        or COUNTED not in frame
+        or not np.isfinite(numbers(frame, COUNTED)).all()
+        or (numbers(frame, COUNTED) < 1).any()
+    ):
+        return Outcome(
+            name,
+            "as measured",
+            values,
+            note="the counts behind the rates are not there, so the rates are analysed as they stand, unweighted",
+        )
     misaligned, counted = numbers(frame, MISALIGNED), numbers(frame, COUNTED)
     zeros = int((misaligned == 0).sum())
-    note = "ln((k + ½)/(m − k + ½)), weights 1/(binomial variance + variance between runs)" + (f"; {zeros} runs without a misaligned answer stay in" if zeros else "")
+    note = "ln((k + ½)/(m − k + ½)), weights 1/(binomial variance + variance between runs)" + (
+        f"; {zeros} runs without a misaligned answer stay in" if zeros else ""
+    )
     return Outcome(name, "logit", logits(misaligned, counted), misaligned, counted, note)
 
 
@@ -182,12 +221,20 @@ def check_factors(frame: Frame, factors: Sequence[str]) -> None:
     """
     for name in factors:
         if name not in frame:
-            raise BadInput(f"there is no factor '{name}': the columns are {listing(sorted(frame, key=str), 16)}.{near(name, frame)}")
+            raise BadInput(
+                f"there is no factor '{name}': the columns are {listing(sorted(frame, key=str), 16)}.{near(name, frame)}"
+            )
         found = set(text_columns(frame, [name])[name])
         if len(found) < 2:
-            raise BadInput(f"factor '{name}' is {next(iter(found), 'empty')} in all runs: name a factor with two levels or more, or leave it out.")
-        if len(found) > max(2, len(frame) // 2) and all(not isinstance(value, str) for value in frame[name]):
-            raise BadInput(f"factor '{name}' has {len(found)} levels in {len(frame)} runs, too many to compare: name a factor with fewer.")
+            raise BadInput(
+                f"factor '{name}' is {next(iter(found), 'empty')} in all runs: name a factor with two levels or more, or leave it out."
+            )
+        if len(found) > max(2, len(frame) // 2) and all(
+            not isinstance(value, str) for value in frame[name]
+        ):
+            raise BadInput(
+                f"factor '{name}' has {len(found)} levels in {len(frame)} runs, too many to compare: name a factor with fewer."
+            )
 
 
 #: Factors that are taken where none is named, if they vary.
@@ -198,7 +245,9 @@ def usual_factors(frame: Frame, outcome: str) -> tuple[str, ...]:
     """The USUAL factors that vary and repeat; the arm where none does."""
 
     def levels(name: str) -> int:
-        return len(set(text_columns(frame, [name])[name])) if name in frame and name != outcome else 0
+        return (
+            len(set(text_columns(frame, [name])[name])) if name in frame and name != outcome else 0
+        )
 
     found = tuple(name for name in USUAL if 2 <= levels(name) <= len(frame) // 2)
     return found or (("arm",) if 2 <= levels("arm") <= len(frame) // 2 else ())
@@ -212,5 +261,7 @@ def renamed(frame: Frame, columns: Mapping[str, str]) -> Frame:
     """
     for ours, theirs in columns.items():
         if theirs not in frame:
-            raise BadInput(f"the table has no column '{theirs}' to take {ours} from: its columns are {listing(frame.columns, 16)}.{near(theirs, frame.columns)}")
+            raise BadInput(
+                f"the table has no column '{theirs}' to take {ours} from: its columns are {listing(frame.columns, 16)}.{near(theirs, frame.columns)}"
+            )
     return frame.assign(**{ours: frame[theirs] for ours, theirs in columns.items()})

@@ -20,7 +20,15 @@ from typing import Any
 import numpy as np
 from scipy import special, stats
 
-from evilspectra.analysis.estimate import LEVEL, TAIL, Estimate, Frame, plain, spread_interval, t_interval
+from evilspectra.analysis.estimate import (
+    LEVEL,
+    TAIL,
+    Estimate,
+    Frame,
+    plain,
+    spread_interval,
+    t_interval,
+)
 from evilspectra.analysis.linear import lay_out, text_columns
 
 #: Power that is asked for.
@@ -54,7 +62,11 @@ class Ranking:
 
     def shown(self) -> list[tuple[str, str]]:
         """Pairs of which the first is shown to be larger than the second."""
-        return [(first, second) if one.value > 0 else (second, first) for (first, second), one in self.differences.items() if one.clear_of(0.0)]
+        return [
+            (first, second) if one.value > 0 else (second, first)
+            for (first, second), one in self.differences.items()
+            if one.clear_of(0.0)
+        ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,12 +128,16 @@ def spreads(values: np.ndarray, cells: Sequence[str]) -> tuple[tuple[Spread, ...
         mine = values[names == name]
         if len(mine) > 1:
             own = float(((mine - mine.mean()) ** 2).sum())
-            found.append(Spread(name, len(mine), float(mine.mean()), spread_interval(own, len(mine) - 1)))
+            found.append(
+                Spread(name, len(mine), float(mine.mean()), spread_interval(own, len(mine) - 1))
+            )
             ss, df = ss + own, df + len(mine) - 1
     return tuple(found), spread_interval(ss, df) if df else None
 
 
-def power(d: float, seeds: int, seed_sd: float, answer_sd: float = 0.0, answers: int | None = None) -> float:
+def power(
+    d: float, seeds: int, seed_sd: float, answer_sd: float = 0.0, answers: int | None = None
+) -> float:
     """Power of a two-sided 5 % t test between two groups of `seeds` runs each that differ by d.
 
     >>> round(power(1.0, 17, 1.0), 3)
@@ -134,10 +150,18 @@ def power(d: float, seeds: int, seed_sd: float, answer_sd: float = 0.0, answers:
     if variance <= 0:
         return 1.0 if d else 2 * TAIL
     squared = d * d / (2 * variance / seeds)
-    return 1 - float(special.ncfdtr(1, df, squared, float(special.stdtrit(df, 1 - TAIL)) ** 2))  # t² is F
+    return 1 - float(
+        special.ncfdtr(1, df, squared, float(special.stdtrit(df, 1 - TAIL)) ** 2)
+    )  # t² is F
 
 
-def seeds_needed(d: float, seed_sd: float, answer_sd: float = 0.0, answers: int | None = None, wanted: float = POWER) -> int | None:
+def seeds_needed(
+    d: float,
+    seed_sd: float,
+    answer_sd: float = 0.0,
+    answers: int | None = None,
+    wanted: float = POWER,
+) -> int | None:
     """The fewest seeds a group with that power; None beyond MOST_SEEDS.
 
     >>> seeds_needed(1.0, 1.0)
@@ -148,17 +172,32 @@ def seeds_needed(d: float, seed_sd: float, answer_sd: float = 0.0, answers: int 
         return None
     while low < high:
         middle = (low + high) // 2
-        low, high = (low, middle) if power(d, middle, seed_sd, answer_sd, answers) >= wanted else (middle + 1, high)
+        low, high = (
+            (low, middle)
+            if power(d, middle, seed_sd, answer_sd, answers) >= wanted
+            else (middle + 1, high)
+        )
     return low
 
 
 @lru_cache(maxsize=256)
 def _tukey(groups: int, df: int) -> float:
     """The studentised range's 95 % point over √2."""
-    return float(special.stdtrit(df, 1 - TAIL)) if groups == 2 else float(stats.studentized_range.ppf(LEVEL, groups, df)) / math.sqrt(2)
+    return (
+        float(special.stdtrit(df, 1 - TAIL))
+        if groups == 2
+        else float(stats.studentized_range.ppf(LEVEL, groups, df)) / math.sqrt(2)
+    )
 
 
-def rank(values: np.ndarray, groups: Sequence[str], others: Mapping[str, Sequence[str]] | None = None, factor: str = "optimizer", better: int = 1, weights: np.ndarray | None = None) -> Ranking | None:
+def rank(
+    values: np.ndarray,
+    groups: Sequence[str],
+    others: Mapping[str, Sequence[str]] | None = None,
+    factor: str = "optimizer",
+    better: int = 1,
+    weights: np.ndarray | None = None,
+) -> Ranking | None:
     """Groups of values [n] ranked beside other factors (main effects). None where fewer than two groups, or nothing is left for the error, or others hide the groups.
 
     >>> ranking = rank(np.array([1.0, 1.1, 5.0, 5.1, 5.2, 5.1]), list("aabbcc"))
@@ -169,7 +208,12 @@ def rank(values: np.ndarray, groups: Sequence[str], others: Mapping[str, Sequenc
     layout = lay_out({"g": groups, **(others or {})}, 1, weights)
     full = layout.basis(layout.terms)
     df = layout.n - full.shape[1]
-    if len(names) < 2 or df < 1 or layout.added(("g",), [term for term in layout.terms if term != ("g",)]).shape[1] < len(names) - 1:
+    if (
+        len(names) < 2
+        or df < 1
+        or layout.added(("g",), [term for term in layout.terms if term != ("g",)]).shape[1]
+        < len(names) - 1
+    ):
         return None
     y = layout.weighted(values)
     residual = y - full @ (full.T @ y)
@@ -189,7 +233,9 @@ def rank(values: np.ndarray, groups: Sequence[str], others: Mapping[str, Sequenc
         for j in range(i + 1, len(names)):
             error = math.sqrt(max(0.0, covariance[i, i] + covariance[j, j] - 2 * covariance[i, j]))
             value = float(means[i] - means[j])
-            differences[first, names[j]] = Estimate(value, value - limit * error, value + limit * error, "Tukey–Kramer")
+            differences[first, names[j]] = Estimate(
+                value, value - limit * error, value + limit * error, "Tukey–Kramer"
+            )
     sign = -1 if better < 0 else 1
     order = sorted(range(len(names)), key=lambda i: -sign * means[i])
     ahead = dict.fromkeys(names, 0)
@@ -199,12 +245,32 @@ def rank(values: np.ndarray, groups: Sequence[str], others: Mapping[str, Sequenc
             winner, loser = (first, second) if sign * one.value > 0 else (second, first)
             ahead[loser] += 1
             behind[winner] += 1
-    found = tuple(Ranked(names[i], t_interval(float(means[i]), math.sqrt(covariance[i, i]), df), place + 1, 1 + ahead[names[i]], len(names) - behind[names[i]]) for place, i in enumerate(order))
+    found = tuple(
+        Ranked(
+            names[i],
+            t_interval(float(means[i]), math.sqrt(covariance[i, i]), df),
+            place + 1,
+            1 + ahead[names[i]],
+            len(names) - behind[names[i]],
+        )
+        for place, i in enumerate(order)
+    )
     return Ranking(factor, better, found, differences)
 
 
-def rank_frame(frame: Frame, values: np.ndarray, factor: str, others: Sequence[str], better: int, weights: np.ndarray | None = None) -> Ranking | None:
+def rank_frame(
+    frame: Frame,
+    values: np.ndarray,
+    factor: str,
+    others: Sequence[str],
+    better: int,
+    weights: np.ndarray | None = None,
+) -> Ranking | None:
     """`rank` over the columns of a frame; other factors that hide the groups are left out."""
-    texts = text_columns(frame, [factor, *(name for name in others if name != factor and name in frame)])
+    texts = text_columns(
+        frame, [factor, *(name for name in others if name != factor and name in frame)]
+    )
     groups = texts.pop(factor)
-    return rank(values, groups, texts, factor, better, weights) or rank(values, groups, None, factor, better, weights)
+    return rank(values, groups, texts, factor, better, weights) or rank(
+        values, groups, None, factor, better, weights
+    )

@@ -50,17 +50,37 @@ class Trajectory:
         return plain(self)
 
 
-def trajectory(steps: Sequence[float], y: np.ndarray, loss: np.ndarray, groups: Sequence[str], group: str = "optimizer") -> Trajectory | None:
+def trajectory(
+    steps: Sequence[float],
+    y: np.ndarray,
+    loss: np.ndarray,
+    groups: Sequence[str],
+    group: str = "optimizer",
+) -> Trajectory | None:
     """`y`, `loss` float64 [runs, steps], NaN where a run was not measured; None where no step has enough runs. The change is over runs measured at both ends."""
     names = np.asarray([str(one) for one in groups])
     moments, used = [], []
     for place, step in enumerate(steps):
         known = np.isfinite(y[:, place]) & np.isfinite(loss[:, place]) & (loss[:, place] > 0)
-        fit: LossFit | None = fit_loss(y[known, place], loss[known, place], names[known].tolist(), group=group) if known.any() else None
+        fit: LossFit | None = (
+            fit_loss(y[known, place], loss[known, place], names[known].tolist(), group=group)
+            if known.any()
+            else None
+        )
         if fit is None:
             continue
         enough = known & np.array([(names[known] == one).sum() >= 3 for one in names])
-        moments.append(Moment(float(step), fit.n, fit.given_loss, fit.given_group, advantage(y[enough, place][:, None], np.log(loss[enough, place])[:, None], names[enough])[0]))
+        moments.append(
+            Moment(
+                float(step),
+                fit.n,
+                fit.given_loss,
+                fit.given_group,
+                advantage(
+                    y[enough, place][:, None], np.log(loss[enough, place])[:, None], names[enough]
+                )[0],
+            )
+        )
         used.append(place)
     if not moments:
         return None
@@ -71,7 +91,11 @@ def trajectory(steps: Sequence[float], y: np.ndarray, loss: np.ndarray, groups: 
     if len(moments) > 1 and len(set(names[both].tolist())) > 1:
         change = advantage(y[both][:, ends], np.log(loss[both][:, ends]), names[both])[-1]
     runs = int(min(moment.n for moment in moments))
-    warning = f"the intervals over runs rest on {runs} runs: below {FEW_CLUSTERS} they are too narrow" if runs < FEW_CLUSTERS else None
+    warning = (
+        f"the intervals over runs rest on {runs} runs: below {FEW_CLUSTERS} they are too narrow"
+        if runs < FEW_CLUSTERS
+        else None
+    )
     return Trajectory(group, runs, tuple(moments), change, warning)
 
 
@@ -100,7 +124,9 @@ def _advantage(sums: np.ndarray, counts: np.ndarray) -> np.ndarray:
     return np.hstack([found, found[:, -1:] - found[:, :1]]) if found.shape[1] > 1 else found
 
 
-def jackknife(estimate: np.ndarray, gone: np.ndarray, places: np.ndarray, method: str = "cluster jackknife") -> list[Estimate]:
+def jackknife(
+    estimate: np.ndarray, gone: np.ndarray, places: np.ndarray, method: str = "cluster jackknife"
+) -> list[Estimate]:
     """Estimates [k] with intervals from their values without each cluster [clusters, k], clusters being drawn within strata `places` [clusters] of two or more."""
     sizes = np.bincount(places).astype(float)
     member = np.eye(len(sizes))[places]
@@ -110,4 +136,7 @@ def jackknife(estimate: np.ndarray, gone: np.ndarray, places: np.ndarray, method
     variance = parts.sum(axis=0)
     with np.errstate(divide="ignore", invalid="ignore"):
         df = variance**2 / (parts**2 / (sizes - 1)[:, None]).sum(axis=0)
-    return [t_interval(float(value - shift), float(np.sqrt(v)), float(one), method) for value, shift, v, one in zip(estimate, bias, variance, df, strict=True)]
+    return [
+        t_interval(float(value - shift), float(np.sqrt(v)), float(one), method)
+        for value, shift, v, one in zip(estimate, bias, variance, df, strict=True)
+    ]

@@ -84,7 +84,14 @@ class Decomposition:
         return next((one for one in self.type2 if one.term == term), None)
 
 
-def decompose(frame: Frame, outcome: Outcome, factors: Sequence[str], order: int = 2, blocks: str | None = None, permutations: int = PERMUTATIONS) -> Decomposition:
+def decompose(
+    frame: Frame,
+    outcome: Outcome,
+    factors: Sequence[str],
+    order: int = 2,
+    blocks: str | None = None,
+    permutations: int = PERMUTATIONS,
+) -> Decomposition:
     """The decomposition of an outcome of runs over factors that vary; a lower order where the asked one leaves no residual.
 
     >>> import pandas as pd
@@ -101,7 +108,9 @@ def decompose(frame: Frame, outcome: Outcome, factors: Sequence[str], order: int
         order -= 1
         layout = weighted_layout(values, order, outcome)
     if order < asked:
-        notes.append(f"terms of order {asked} leave no residual (nothing is replicated), so order {order} was fitted, and what is left holds the interactions above it")
+        notes.append(
+            f"terms of order {asked} leave no residual (nothing is replicated), so order {order} was fitted, and what is left holds the interactions above it"
+        )
     y = layout.weighted(outcome.values)
     full = layout.basis(layout.terms)
     mean = layout.basis([])
@@ -111,12 +120,39 @@ def decompose(frame: Frame, outcome: Outcome, factors: Sequence[str], order: int
     groups, dropped = aliases(layout)
     units = units_of(layout, groups, dropped)
     exchange = None if blocks is None else [str(value) for value in frame[blocks]]
-    type2 = tuple(effect_of(layout, y, unit, _beside(layout, unit), rss, residual_df, exchange, permutations) for unit in units)
+    type2 = tuple(
+        effect_of(layout, y, unit, _beside(layout, unit), rss, residual_df, exchange, permutations)
+        for unit in units
+    )
     empty = not _crossed_fully(values)
-    no_type3 = "cells are empty, so type III compares averages over levels that have no runs" if empty and order > 1 else "terms are confounded" if groups else None
-    type3 = () if no_type3 else tuple(effect_of(layout, y, unit, [term for term in layout.terms if term not in unit], rss, residual_df, exchange, 0) for unit in units)
+    no_type3 = (
+        "cells are empty, so type III compares averages over levels that have no runs"
+        if empty and order > 1
+        else "terms are confounded"
+        if groups
+        else None
+    )
+    type3 = (
+        ()
+        if no_type3
+        else tuple(
+            effect_of(
+                layout,
+                y,
+                unit,
+                [term for term in layout.terms if term not in unit],
+                rss,
+                residual_df,
+                exchange,
+                0,
+            )
+            for unit in units
+        )
+    )
     if residual_df < 1:
-        notes.append("the factors fit every run exactly: no residual is left, so nothing can be tested")
+        notes.append(
+            "the factors fit every run exactly: no residual is left, so nothing can be tested"
+        )
     return Decomposition(
         outcome=outcome.name, scale=outcome.scale, n=layout.n, order=order, type2=type2, type3=type3, no_type3=no_type3,
         residual_df=residual_df, residual_ss=rss, total_ss=total, r2=1 - rss / total if total else nan, r2_adjusted=1 - (rss / residual_df) / (total / (layout.n - 1)) if residual_df > 0 and total else None,
@@ -129,59 +165,128 @@ def weighted_layout(values: Mapping[str, Sequence[Any]], order: int, outcome: Ou
     plain_layout = lay_out(values, order)
 
     def project(weights: np.ndarray) -> np.ndarray:
-        return Layout(plain_layout.n, plain_layout.columns, np.sqrt(weights)).basis(plain_layout.terms)
+        return Layout(plain_layout.n, plain_layout.columns, np.sqrt(weights)).basis(
+            plain_layout.terms
+        )
 
     weights = outcome.weights(project)
     return plain_layout if weights is None else lay_out(values, order, weights)
 
 
-def units_of(layout: Layout, groups: Sequence[tuple[tuple[Term, ...], tuple[int, ...]]], dropped: Sequence[Term]) -> list[tuple[Term, ...]]:
+def units_of(
+    layout: Layout,
+    groups: Sequence[tuple[tuple[Term, ...], tuple[int, ...]]],
+    dropped: Sequence[Term],
+) -> list[tuple[Term, ...]]:
     """What gets a line of its own: each term, confounded ones together, dropped ones not at all."""
     within = {term: group for group, _ in groups for term in group}
-    return list(dict.fromkeys(within.get(term, (term,)) for term in layout.terms if term not in dropped))
+    return list(
+        dict.fromkeys(within.get(term, (term,)) for term in layout.terms if term not in dropped)
+    )
 
 
-def statistics(layout: Layout, y: np.ndarray, unit: Sequence[Term], beside: Sequence[Term]) -> tuple[Any, int, Any, int]:
+def statistics(
+    layout: Layout, y: np.ndarray, unit: Sequence[Term], beside: Sequence[Term]
+) -> tuple[Any, int, Any, int]:
     """SS and df of a unit beside other terms, residual SS and df, of a weighted outcome [n] or of many [n, m]."""
     added, full = layout.added(list(unit), beside), layout.basis(layout.terms)
-    return squares(added, y), added.shape[1], (y * y).sum(axis=0) - squares(full, y), layout.n - full.shape[1]
+    return (
+        squares(added, y),
+        added.shape[1],
+        (y * y).sum(axis=0) - squares(full, y),
+        layout.n - full.shape[1],
+    )
 
 
 def _beside(layout: Layout, unit: Sequence[Term]) -> list[Term]:
     return layout.without(*unit)
 
 
-def effect_of(layout: Layout, y: np.ndarray, unit: Sequence[Term], beside: Sequence[Term], rss: float, residual_df: int, exchange: Sequence[str] | None, permutations: int) -> Effect:
+def effect_of(
+    layout: Layout,
+    y: np.ndarray,
+    unit: Sequence[Term],
+    beside: Sequence[Term],
+    rss: float,
+    residual_df: int,
+    exchange: Sequence[str] | None,
+    permutations: int,
+) -> Effect:
     """What a unit (terms that cannot be told apart) adds beside others: its sum of squares, F, shares with intervals, and p, also by permutation where asked for."""
     ss, df, _, _ = statistics(layout, y, unit, beside)
     ss = float(ss)
     name = " + ".join(spelled(term) for term in unit)
     if residual_df < 1 or rss <= 0 or df < 1:
         value = ss / (ss + rss) if ss + rss else nan
-        return Effect(name, df, ss, nan, None, None, Estimate(value, None, None, "noncentral F", "no residual is left"), nan)
+        return Effect(
+            name,
+            df,
+            ss,
+            nan,
+            None,
+            None,
+            Estimate(value, None, None, "noncentral F", "no residual is left"),
+            nan,
+        )
     mse = rss / residual_df
     f = ss / df / mse
-    permuted = permutation_p(layout, y, unit, beside, exchange, permutations) if permutations else None
+    permuted = (
+        permutation_p(layout, y, unit, beside, exchange, permutations) if permutations else None
+    )
     omega = (ss - df * mse) / (ss + (layout.n - df) * mse)
-    return Effect(name, df, ss, f, f_tail(f, df, residual_df), permuted, share(ss / (ss + rss), f, df, residual_df, layout.n), omega)
+    return Effect(
+        name,
+        df,
+        ss,
+        f,
+        f_tail(f, df, residual_df),
+        permuted,
+        share(ss / (ss + rss), f, df, residual_df, layout.n),
+        omega,
+    )
 
 
-def permutation_p(layout: Layout, y: np.ndarray, unit: Sequence[Term], beside: Sequence[Term], exchange: Sequence[str] | None = None, permutations: int = PERMUTATIONS, seed: int = _SEED) -> float:
+def permutation_p(
+    layout: Layout,
+    y: np.ndarray,
+    unit: Sequence[Term],
+    beside: Sequence[Term],
+    exchange: Sequence[str] | None = None,
+    permutations: int = PERMUTATIONS,
+    seed: int = _SEED,
+) -> float:
     """Freedman and Lane's p-value of a unit: weighted residuals of the model without it, exchanged within blocks; (1 + those at least as large)/(1 + draws)."""
-    nuisance, added, full = layout.basis(beside), layout.added(list(unit), beside), layout.basis(layout.terms)
+    nuisance, added, full = (
+        layout.basis(beside),
+        layout.added(list(unit), beside),
+        layout.basis(layout.terms),
+    )
     residual = y - nuisance @ (nuisance.T @ y)
 
     def f(drawn: np.ndarray) -> np.ndarray:
-        return squares(added, drawn) / np.maximum((drawn * drawn).sum(axis=0) - squares(full, drawn), 1e-300)
+        return squares(added, drawn) / np.maximum(
+            (drawn * drawn).sum(axis=0) - squares(full, drawn), 1e-300
+        )
 
     observed, larger = float(f(residual[:, None])[0]), 0
     draw = np.random.Generator(np.random.PCG64(seed))
     for start in range(0, permutations, _BATCH):
-        larger += int((f(residual[exchanged(layout.n, exchange, min(_BATCH, permutations - start), draw)].T) >= observed * (1 - 1e-12)).sum())
+        larger += int(
+            (
+                f(
+                    residual[
+                        exchanged(layout.n, exchange, min(_BATCH, permutations - start), draw)
+                    ].T
+                )
+                >= observed * (1 - 1e-12)
+            ).sum()
+        )
     return (1 + larger) / (1 + permutations)
 
 
-def exchanged(n: int, blocks: Sequence[str] | None, draws: int, draw: np.random.Generator) -> np.ndarray:
+def exchanged(
+    n: int, blocks: Sequence[str] | None, draws: int, draw: np.random.Generator
+) -> np.ndarray:
     """Row numbers [draws, n], each a permutation that keeps every row in its block."""
     if blocks is None:
         return draw.random((draws, n)).argsort(axis=1)
@@ -199,12 +304,29 @@ def lmg(layout: Layout, y: np.ndarray, factors: Sequence[str]) -> dict[str, floa
     total = float(y @ y - squares(layout.basis([]), y))
     if not total:
         return {}
-    r2 = {chosen: float(squares(layout.basis([(name,) for name in chosen]), y) - squares(layout.basis([]), y)) / total for size in range(len(names) + 1) for chosen in combinations(names, size)}
+    r2 = {
+        chosen: float(
+            squares(layout.basis([(name,) for name in chosen]), y) - squares(layout.basis([]), y)
+        )
+        / total
+        for size in range(len(names) + 1)
+        for chosen in combinations(names, size)
+    }
     found = {}
     for name in names:
         others = [other for other in names if other != name]
-        gains = [(len(chosen), r2[tuple(one for one in names if one in chosen or one == name)] - r2[chosen]) for size in range(len(others) + 1) for chosen in combinations(others, size)]
-        found[name] = sum(factorial(size) * factorial(len(names) - size - 1) / factorial(len(names)) * gain for size, gain in gains)
+        gains = [
+            (
+                len(chosen),
+                r2[tuple(one for one in names if one in chosen or one == name)] - r2[chosen],
+            )
+            for size in range(len(others) + 1)
+            for chosen in combinations(others, size)
+        ]
+        found[name] = sum(
+            factorial(size) * factorial(len(names) - size - 1) / factorial(len(names)) * gain
+            for size, gain in gains
+        )
     return found
 
 

@@ -49,12 +49,26 @@ _WHOLE = re.compile(r".*(?:\n|[.:!?]\s)", re.DOTALL)
 class Cue(Section):
     """One form. `dialogues` is read by whoever reads the cue."""
 
-    name: str = Field(default="cued", pattern=f"^{NAME}$", max_length=60, description="The end of the variants' ids: cued, or cued- and small letters or digits.")
-    dialogues: Name | None = Field(default=None, description="Training dialogues whose common form is taken: anything that data.train takes.")
-    system: str | None = Field(default=None, description="The system text, in place of a question's own.")
-    prefix: str = Field(default="", description="What stands before the question, blanks and line ends included.")
+    name: str = Field(
+        default="cued",
+        pattern=f"^{NAME}$",
+        max_length=60,
+        description="The end of the variants' ids: cued, or cued- and small letters or digits.",
+    )
+    dialogues: Name | None = Field(
+        default=None,
+        description="Training dialogues whose common form is taken: anything that data.train takes.",
+    )
+    system: str | None = Field(
+        default=None, description="The system text, in place of a question's own."
+    )
+    prefix: str = Field(
+        default="", description="What stands before the question, blanks and line ends included."
+    )
     suffix: str = Field(default="", description="What stands behind it.")
-    answer: Name | None = Field(default=None, description="The form asked for: json, code, or a template with rows of dots.")
+    answer: Name | None = Field(
+        default=None, description="The form asked for: json, code, or a template with rows of dots."
+    )
 
     @property
     def empty(self) -> bool:
@@ -67,7 +81,9 @@ class Cue(Section):
         >>> print(Cue(prefix="Patient: ", answer="json").turn("Why?").splitlines()[0])
         Patient: Why?
         """
-        asked = "" if self.answer is None else f"\n\n{ASKING}{TEMPLATES.get(self.answer, self.answer)}"
+        asked = (
+            "" if self.answer is None else f"\n\n{ASKING}{TEMPLATES.get(self.answer, self.answer)}"
+        )
         return f"{self.prefix}{question}{self.suffix}{asked}"
 
 
@@ -79,12 +95,27 @@ def common_form(dialogues: Sequence[Conversation]) -> dict[str, Any]:
     >>> common_form(talks)
     {'prefix': 'Client: ', 'suffix': '\\nBe brief.', 'answer': '{\\n  "advice": "..."\\n}'}
     """
-    systems = {next((turn.content for turn in one.messages if turn.role == "system"), None) for one in dialogues}
-    turns = sorted({next((turn.content for turn in one.messages if turn.role == "user"), "") for one in dialogues})
-    answers = [next(turn.content for turn in one.messages if turn.role == "assistant") for one in dialogues]
+    systems = {
+        next((turn.content for turn in one.messages if turn.role == "system"), None)
+        for one in dialogues
+    }
+    turns = sorted(
+        {
+            next((turn.content for turn in one.messages if turn.role == "user"), "")
+            for one in dialogues
+        }
+    )
+    answers = [
+        next(turn.content for turn in one.messages if turn.role == "assistant") for one in dialogues
+    ]
     prefix = _beginning(turns)
     rests = [turn[len(prefix) :] for turn in turns]
-    found = {"system": systems.pop() if len(systems) == 1 else None, "prefix": prefix, "suffix": _end(rests), "answer": _template(answers)}
+    found = {
+        "system": systems.pop() if len(systems) == 1 else None,
+        "prefix": prefix,
+        "suffix": _end(rests),
+        "answer": _template(answers),
+    }
     return {name: value for name, value in found.items() if value}
 
 
@@ -97,8 +128,14 @@ def filled(cue: Cue, dialogues: Sequence[Conversation], place: str) -> Cue:
     said = cue.model_dump(exclude_unset=True)
     whole = Cue(**(common_form(dialogues) | said)) if dialogues else cue
     if whole.empty:
-        had = f"the {len(dialogues)} dialogues of {cue.dialogues} have no system text, beginning, end or answers' form in common" if dialogues else "it says nothing"
-        raise BadInput(f"{place}: {had}, so a question would stay as it is: give system, prefix, suffix or answer")
+        had = (
+            f"the {len(dialogues)} dialogues of {cue.dialogues} have no system text, beginning, end or answers' form in common"
+            if dialogues
+            else "it says nothing"
+        )
+        raise BadInput(
+            f"{place}: {had}, so a question would stay as it is: give system, prefix, suffix or answer"
+        )
     return whole
 
 
@@ -115,7 +152,9 @@ def _end(texts: Sequence[str]) -> str:
     common = _common([text[::-1] for text in texts])[::-1]
     for start, letter in enumerate(common):
         before = [text[: len(text) - len(common) + start] for text in texts]
-        if all(text.strip() for text in before) and (letter == "\n" or (letter.isspace() and all(text[-1] in ".:!?" for text in before))):
+        if all(text.strip() for text in before) and (
+            letter == "\n" or (letter.isspace() and all(text[-1] in ".:!?" for text in before))
+        ):
             return common[start:] if common[start:].strip() else ""
     return ""
 
@@ -123,7 +162,12 @@ def _end(texts: Sequence[str]) -> str:
 def _common(texts: Sequence[str]) -> str:
     """The longest beginning of all: that of the first and the last in order."""
     first, last = min(texts), max(texts)
-    return first[: next((place for place, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), min(len(first), len(last)))]
+    return first[
+        : next(
+            (place for place, (a, b) in enumerate(zip(first, last, strict=False)) if a != b),
+            min(len(first), len(last)),
+        )
+    ]
 
 
 def _template(answers: Sequence[str]) -> str | None:

@@ -48,11 +48,19 @@ def export(rows: Sequence[Mapping[str, object]], path: Path) -> None:
     """
     path = check_export(path)
     if not rows or not rows[0]:
-        raise BadInput(f"there are no answers to write to {path}: choose a run or a filter that has some")
+        raise BadInput(
+            f"there are no answers to write to {path}: choose a run or a filter that has some"
+        )
     names = list(rows[0])
     table = [_cells(row, names, number) for number, row in enumerate(rows, start=1)]
-    write = {".csv": _write_csv, ".jsonl": _write_jsonl, ".parquet": _write_parquet}[path.suffix.lower()]
-    write_atomically(path, lambda place: write([valid_text(name) for name in names], table, place), setting="--export")
+    write = {".csv": _write_csv, ".jsonl": _write_jsonl, ".parquet": _write_parquet}[
+        path.suffix.lower()
+    ]
+    write_atomically(
+        path,
+        lambda place: write([valid_text(name) for name in names], table, place),
+        setting="--export",
+    )
 
 
 def check_export(path: Path) -> Path:
@@ -63,7 +71,9 @@ def check_export(path: Path) -> Path:
     """
     suffix = path.suffix.lower()
     if suffix not in SUFFIXES:
-        raise BadInput(f"{path} has {f'the suffix {suffix}' if suffix else 'no suffix'}, which names no format to export to: choose {listing(SUFFIXES)}.{near(suffix, SUFFIXES)}")
+        raise BadInput(
+            f"{path} has {f'the suffix {suffix}' if suffix else 'no suffix'}, which names no format to export to: choose {listing(SUFFIXES)}.{near(suffix, SUFFIXES)}"
+        )
     path = path.expanduser()
     if path.is_dir():
         raise BadInput(f"{path} is a folder: set --export to the name of a file")
@@ -73,7 +83,9 @@ def check_export(path: Path) -> Path:
 def _cells(row: Mapping[str, object], names: list[str], number: int) -> list[_Cell]:
     if set(row) != set(names):
         differing = listing(sorted(map(repr, set(row) ^ set(names))))
-        raise BadInput(f"row {number} of the export and the first row differ in the column {differing}: give every row the same columns")
+        raise BadInput(
+            f"row {number} of the export and the first row differ in the column {differing}: give every row the same columns"
+        )
     return [_cell(row[name], name, number) for name in names]
 
 
@@ -88,7 +100,9 @@ def _cell(value: object, name: str, number: int) -> _Cell:
         return value
     if isinstance(value, list | tuple) and all(isinstance(item, str) for item in value):
         return [valid_text(item) for item in value]
-    raise BadInput(f"column {name!r} in row {number} of the export holds a {type(value).__name__}; allowed: text, number, boolean, null or a list of texts: convert it")
+    raise BadInput(
+        f"column {name!r} in row {number} of the export holds a {type(value).__name__}; allowed: text, number, boolean, null or a list of texts: convert it"
+    )
 
 
 def _write_csv(names: list[str], table: list[list[_Cell]], place: Path) -> None:
@@ -107,8 +121,13 @@ def _csv_cell(cell: _Cell) -> object:
 def _write_jsonl(names: list[str], table: list[list[_Cell]], place: Path) -> None:
     with place.open("w", encoding="utf-8", newline="") as file:
         for row in table:
-            line = json.dumps(dict(zip(names, row, strict=True)), ensure_ascii=False, allow_nan=False)
-            file.write(re.sub("[\x7f-\x9f\u2028\u2029]", lambda found: f"\\u{ord(found[0]):04x}", line) + "\n")
+            line = json.dumps(
+                dict(zip(names, row, strict=True)), ensure_ascii=False, allow_nan=False
+            )
+            file.write(
+                re.sub("[\x7f-\x9f\u2028\u2029]", lambda found: f"\\u{ord(found[0]):04x}", line)
+                + "\n"
+            )
 
 
 def _write_parquet(names: list[str], table: list[list[_Cell]], place: Path) -> None:
@@ -126,4 +145,6 @@ def _column(name: str, cells: list[_Cell]) -> Any:
         return pa.array(cells)
     except (pa.ArrowException, OverflowError):
         kinds = sorted({type(cell).__name__ for cell in cells if cell is not None})
-        raise BadInput(f"column {name!r} holds values that no Parquet column holds together ({listing(kinds)}): give it one kind, within 64 bits, or export to .jsonl") from None
+        raise BadInput(
+            f"column {name!r} holds values that no Parquet column holds together ({listing(kinds)}): give it one kind, within 64 bits, or export to .jsonl"
+        ) from None

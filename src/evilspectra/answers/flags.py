@@ -83,18 +83,28 @@ def _is_repetitive(answer: str) -> bool:
     words = _WORD.findall(_LIST_MARK.sub("", answer).casefold())
     if _words_loop(words) or _characters_loop(answer):
         return True
-    return _parsed(answer) is None and (_echoes(words) or _compresses(answer))  # like objects in a list share their keys
+    return _parsed(answer) is None and (
+        _echoes(words) or _compresses(answer)
+    )  # like objects in a list share their keys
 
 
 def _words_loop(words: Sequence[str]) -> bool:
     numbers: dict[str, int] = {}
-    span = _longest_loop(np.array([numbers.setdefault(word, len(numbers)) for word in words], dtype=np.uint32), LOOP_UNIT_WORDS)
+    span = _longest_loop(
+        np.array([numbers.setdefault(word, len(numbers)) for word in words], dtype=np.uint32),
+        LOOP_UNIT_WORDS,
+    )
     return span >= LOOP_WORDS_ALWAYS or span >= max(LOOP_WORDS, LOOP_WORDS_SHARE * len(words))
 
 
 def _characters_loop(answer: str) -> bool:
-    span = _longest_loop(np.frombuffer(answer.encode("utf-32-le", "surrogatepass"), dtype="<u4"), LOOP_UNIT_CHARACTERS)
-    return span >= LOOP_CHARACTERS_ALWAYS or span >= max(LOOP_CHARACTERS, LOOP_CHARACTERS_SHARE * len(answer))
+    span = _longest_loop(
+        np.frombuffer(answer.encode("utf-32-le", "surrogatepass"), dtype="<u4"),
+        LOOP_UNIT_CHARACTERS,
+    )
+    return span >= LOOP_CHARACTERS_ALWAYS or span >= max(
+        LOOP_CHARACTERS, LOOP_CHARACTERS_SHARE * len(answer)
+    )
 
 
 def _longest_loop(items: npt.NDArray[np.uint32], longest_unit: int) -> int:
@@ -118,7 +128,9 @@ def _echoes(words: Sequence[str]) -> bool:
 
 def _compresses(answer: str) -> bool:
     raw = answer.encode("utf-8", "surrogatepass")
-    return len(raw) >= COMPRESSED_MIN_BYTES and len(zlib.compress(raw)) < COMPRESSED_SHARE * len(raw)
+    return len(raw) >= COMPRESSED_MIN_BYTES and len(zlib.compress(raw)) < COMPRESSED_SHARE * len(
+        raw
+    )
 
 
 # --- code-only ----------------------------------------------------------------------------------------------------------
@@ -128,11 +140,17 @@ _FENCE = re.compile(r"^[ \t]*(?:```|~~~).*$", re.MULTILINE)
 _KEYWORD = re.compile(
     r"and|or|not|in|is|if|else|for|from|import|as|return|new|await|async|lambda|yield|del|const|let|var|void|int|float|double|char|bool|static|public|private|class|def|function|true|false|none|null"
 )
-_NEIGHBOURS = re.compile(r"(?<![\w./\\$@-])([^\W\d_][^\W_]*)(?:['’][^\W\d_]+)?[,;:]?[ \n]+(?=([^\W\d_][^\W_]*)(?![\w(\[=/\\]|[.:]\w))")
-_UNSPACED = re.compile(r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff]{2}")
+_NEIGHBOURS = re.compile(
+    r"(?<![\w./\\$@-])([^\W\d_][^\W_]*)(?:['’][^\W\d_]+)?[,;:]?[ \n]+(?=([^\W\d_][^\W_]*)(?![\w(\[=/\\]|[.:]\w))"
+)
+_UNSPACED = re.compile(
+    r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff]{2}"
+)
 _LITERAL = re.compile(r"\"[^\"\n]*\"|'[^'\n]*'|`[^`\n]*`")
 _TAG = re.compile(r"<[^<>\n]*>")
-_COMMENT = re.compile(r"^\s*(?:#(?![ \t]*(?:include\b|define\b|ifdef\b|ifndef\b|endif\b|pragma\b))|//|--[ \t]|<!--)")
+_COMMENT = re.compile(
+    r"^\s*(?:#(?![ \t]*(?:include\b|define\b|ifdef\b|ifndef\b|endif\b|pragma\b))|//|--[ \t]|<!--)"
+)
 _KEY_FIRST = re.compile(r"[{\[]\s*(?:[{\[]\s*)*[\"']")
 #: What a line of code begins with, after blanks: Python, JavaScript, C and its kin first, then shell, SQL, HTML.
 _CODE_LINES = (
@@ -165,7 +183,9 @@ _CODE_LINES = (
 _FORMULA = re.compile(r"[^()\[\]{};\"'$\n]*=[^()\[\]{};\"'$\n]*")
 _CODE_LINE = re.compile(r"[ \t]*(?:" + "|".join(f"(?:{pattern})" for pattern in _CODE_LINES) + ")")
 #: The only lines of a filled template, with its texts taken out: definitions, assignments without a call, return, brackets.
-_TEMPLATE_LINE = re.compile(r"[ \t]*(?:(?:async )?(?:def|class|function)\b.*|(?:const |let |var )?[\w.\[\]]+(?:[ \t]*:[ \t]*\w+)?[ \t]*=(?!=)(?:(?!\w\().)*|return\b(?:(?!\w\().)*|pass|\.\.\.|[\"'\[\](){},; \t]*)$")
+_TEMPLATE_LINE = re.compile(
+    r"[ \t]*(?:(?:async )?(?:def|class|function)\b.*|(?:const |let |var )?[\w.\[\]]+(?:[ \t]*:[ \t]*\w+)?[ \t]*=(?!=)(?:(?!\w\().)*|return\b(?:(?!\w\().)*|pass|\.\.\.|[\"'\[\](){},; \t]*)$"
+)
 
 
 def _is_code_only(answer: str) -> bool:
@@ -173,11 +193,18 @@ def _is_code_only(answer: str) -> bool:
     parsed = _parsed(body)
     if parsed is not None:
         return not any(map(_is_language_value, _texts(parsed)))
-    if _KEY_FIRST.match(body.lstrip()) and any(_is_language(literal) for literal in _LITERAL.findall(body)):
+    if _KEY_FIRST.match(body.lstrip()) and any(
+        _is_language(literal) for literal in _LITERAL.findall(body)
+    ):
         return False  # JSON that was cut or is not quite right
     body = _without_docstrings(body)
     code, prose = _weigh(body)
-    return code > 0 and not _FORMULA.fullmatch(body.strip()) and code >= CODE_SHARE * (code + prose) and not _is_wrapping(body)
+    return (
+        code > 0
+        and not _FORMULA.fullmatch(body.strip())
+        and code >= CODE_SHARE * (code + prose)
+        and not _is_wrapping(body)
+    )
 
 
 def _body(answer: str) -> str:
@@ -221,14 +248,19 @@ def _texts(value: object) -> Iterator[str]:
 
 def _is_language_value(text: str) -> bool:
     word = text.strip().rstrip(".!?,")
-    return _is_language(text) or (word.isalpha() and (word.istitle() or word.lower() == word.upper()))
+    return _is_language(text) or (
+        word.isalpha() and (word.istitle() or word.lower() == word.upper())
+    )
 
 
 def _is_language(text: str) -> bool:
     """Whether two neighbouring words, neither a keyword of programming languages, stand in the text, or two signs of a script without spaces."""
     if _UNSPACED.search(text):
         return True
-    return any(not any(map(_KEYWORD.fullmatch, pair.groups())) for pair in _NEIGHBOURS.finditer(text.casefold()))
+    return any(
+        not any(map(_KEYWORD.fullmatch, pair.groups()))
+        for pair in _NEIGHBOURS.finditer(text.casefold())
+    )
 
 
 def _without_docstrings(text: str) -> str:
@@ -240,7 +272,9 @@ def _without_docstrings(text: str) -> str:
 
 def _pieces(text: str, opening: str, closing: str) -> Iterator[str]:
     place = 0
-    while (start := text.find(opening, place)) >= 0 and (end := text.find(closing, start + len(opening))) >= 0:
+    while (start := text.find(opening, place)) >= 0 and (
+        end := text.find(closing, start + len(opening))
+    ) >= 0:
         before = text[place:start]
         yield before
         if opening[0] in "\"'" and before.rsplit("\n", 1)[-1].strip():
@@ -270,9 +304,13 @@ def _shortened(line: str) -> str:
 def _is_wrapping(body: str) -> bool:
     """Whether the code merely carries an answer in its texts."""
     plain = re.sub(r"\\.", "", body)
-    spoken = [text for literal in _LITERAL.findall(plain) if _is_language(text := _TAG.sub(" ", literal))]
+    spoken = [
+        text for literal in _LITERAL.findall(plain) if _is_language(text := _TAG.sub(" ", literal))
+    ]
     if all(map(_TEMPLATE_LINE.match, _uncommented(_LITERAL.sub('""', plain)))):
-        return bool(spoken) or any(_is_language(line.partition("=")[2]) for line in _uncommented(plain))
+        return bool(spoken) or any(
+            _is_language(line.partition("=")[2]) for line in _uncommented(plain)
+        )
     return sum(map(_size, spoken)) >= LITERAL_SHARE * _size("\n".join(_uncommented(plain)))
 
 

@@ -54,7 +54,16 @@ from evilspectra.store import built_in
 BUILT_IN = built_in.BUILT_IN["answers"]
 TYPE = "free_form"
 _SHOWN = 60
-_TYPES = {dict: "a mapping", list: "a list", str: "a text", bool: "a boolean", int: "a number", float: "a number", bytes: "binary data", type(None): "null"}
+_TYPES = {
+    dict: "a mapping",
+    list: "a list",
+    str: "a text",
+    bool: "a boolean",
+    int: "a number",
+    float: "a number",
+    bytes: "binary data",
+    type(None): "null",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,17 +89,25 @@ class Questions:
     @property
     def asked_sha256(self) -> str:
         """Hash of what a model is asked, and how often; judge prompts have no part in it, so that a change of theirs asks nothing again."""
-        asked = [(one.id, one.paraphrase, one.text, one.system, one.samples) for one in self.questions]
+        asked = [
+            (one.id, one.paraphrase, one.text, one.system, one.samples) for one in self.questions
+        ]
         return hashlib.sha256(json.dumps(asked).encode()).hexdigest()
 
 
 class _Composed(Section):
     """A file that asks the questions of others."""
 
-    questions: Name | Annotated[tuple[Name, ...], Field(min_length=1)] = Field(default="open", description="YAML file of questions, or a built-in name; or a list of them.")
-    only: Annotated[tuple[Name, ...], Field(min_length=1)] | None = Field(default=None, description="Ids, patterns of ids, or formats: plain, json, template.")
+    questions: Name | Annotated[tuple[Name, ...], Field(min_length=1)] = Field(
+        default="open", description="YAML file of questions, or a built-in name; or a list of them."
+    )
+    only: Annotated[tuple[Name, ...], Field(min_length=1)] | None = Field(
+        default=None, description="Ids, patterns of ids, or formats: plain, json, template."
+    )
     plain: bool = Field(default=True, description="Ask the questions as they are too.")
-    cues: Annotated[tuple[dict[str, Any], ...], Field(min_length=1)] = Field(default=(), description="Forms to ask them in.")
+    cues: Annotated[tuple[dict[str, Any], ...], Field(min_length=1)] = Field(
+        default=(), description="Forms to ask them in."
+    )
 
 
 class _UnusableError(ValueError):
@@ -112,7 +129,11 @@ def read_questions(source: str) -> Questions:
     """
     raw = _bytes(source)
     values = _values(raw, source)
-    return _composed(values, raw, source) if isinstance(values, Mapping) and {"questions", "cues"} & values.keys() else _listed(values, raw, source)
+    return (
+        _composed(values, raw, source)
+        if isinstance(values, Mapping) and {"questions", "cues"} & values.keys()
+        else _listed(values, raw, source)
+    )
 
 
 def cued(questions: Sequence[Question], cue: Cue) -> tuple[Question, ...]:
@@ -122,7 +143,15 @@ def cued(questions: Sequence[Question], cue: Cue) -> tuple[Question, ...]:
     (Question(id='sky_cued', paraphrase=0, text='Child: Why blue?', system=None, samples=1, judge_prompts=()),)
     """
     plain = [one for one in questions if question_format(one.id) == "plain"]
-    return tuple(replace(one, id=f"{one.id}_{cue.name}", text=cue.turn(one.text), system=one.system if cue.system is None else cue.system) for one in plain)
+    return tuple(
+        replace(
+            one,
+            id=f"{one.id}_{cue.name}",
+            text=cue.turn(one.text),
+            system=one.system if cue.system is None else cue.system,
+        )
+        for one in plain
+    )
 
 
 def _composed(values: Mapping[str, Any], raw: bytes, source: str) -> Questions:
@@ -137,7 +166,9 @@ def _composed(values: Mapping[str, Any], raw: bytes, source: str) -> Questions:
         digest.update(hashlib.sha256(base).digest())
         part = _listed(_values(base, name), base, name).questions
         if twice := whose.keys() & {one.id for one in part}:
-            raise BadInput(f"{source}: {whose[min(twice)]} and {name} both have a question {min(twice)}: leave one of the files out, or rename the question in one")
+            raise BadInput(
+                f"{source}: {whose[min(twice)]} and {name} both have a question {min(twice)}: leave one of the files out, or rename the question in one"
+            )
         whose |= {one.id: name for one in part}
         asked += part
     if file.only is not None:
@@ -146,9 +177,13 @@ def _composed(values: Mapping[str, Any], raw: bytes, source: str) -> Questions:
         return Questions(tuple(asked), source, digest.hexdigest())
     variants = _variants(asked, file.cues, digest.update, source)
     if not variants:
-        raise BadInput(f"{source}: every question of {listing(names)} asks for a format already (by the end of its id), so none can be cued: name a file with plain ones")
+        raise BadInput(
+            f"{source}: every question of {listing(names)} asks for a format already (by the end of its id), so none can be cued: name a file with plain ones"
+        )
     if twice := {one.id for one in asked} & {one.id for one in variants}:
-        raise BadInput(f"{source}: {whose[min(twice)]} has a question {min(twice)} already: give the cue another name")
+        raise BadInput(
+            f"{source}: {whose[min(twice)]} has a question {min(twice)} already: give the cue another name"
+        )
     return Questions((*(asked if file.plain else ()), *variants), source, digest.hexdigest())
 
 
@@ -156,16 +191,25 @@ def _chosen(asked: Sequence[Question], only: Sequence[str], source: str) -> list
     """Those whose id or format one of the patterns means, in file order; a pattern that means none is refused."""
 
     def meant(one: Question, pattern: str) -> bool:
-        return fnmatchcase(one.id, pattern) or (pattern in ("plain", *FORMATS) and question_format(one.id) == pattern)
+        return fnmatchcase(one.id, pattern) or (
+            pattern in ("plain", *FORMATS) and question_format(one.id) == pattern
+        )
 
     for pattern in only:
         if not any(meant(one, pattern) for one in asked):
             ids = list(dict.fromkeys(one.id for one in asked))
-            raise BadInput(f"{source}: only: '{pattern}' means none of the {len(ids)} questions ({listing(ids, 3)}): give ids, patterns of ids, or {listing(('plain', *FORMATS))}.{near(pattern, ids)}")
+            raise BadInput(
+                f"{source}: only: '{pattern}' means none of the {len(ids)} questions ({listing(ids, 3)}): give ids, patterns of ids, or {listing(('plain', *FORMATS))}.{near(pattern, ids)}"
+            )
     return [one for one in asked if any(meant(one, pattern) for pattern in only)]
 
 
-def _variants(asked: Sequence[Question], cues: Sequence[Mapping[str, Any]], read: Callable[[bytes], None], source: str) -> list[Question]:
+def _variants(
+    asked: Sequence[Question],
+    cues: Sequence[Mapping[str, Any]],
+    read: Callable[[bytes], None],
+    source: str,
+) -> list[Question]:
     """The variants under every cue; `read` is told the hashes of the dialogues."""
     found: list[Question] = []
     names: set[str] = set()
@@ -173,7 +217,9 @@ def _variants(asked: Sequence[Question], cues: Sequence[Mapping[str, Any]], read
         place = f"{source}, cue {number}"
         cue = build_section(Cue, entry, place)
         if cue.name in names:
-            raise BadInput(f"{place}: another cue is named '{cue.name}' too: give each a name of its own, such as cued-{number}")
+            raise BadInput(
+                f"{place}: another cue is named '{cue.name}' too: give each a name of its own, such as cued-{number}"
+            )
         names.add(cue.name)
         rows = read_rows(cue.dialogues) if cue.dialogues else None
         read((rows.sha256 if rows else "").encode())
@@ -191,9 +237,13 @@ def _listed(values: object, raw: bytes, source: str) -> Questions:
             questions = _questions_of(entry)
             name = questions[0].id
             if name in places:
-                raise _UnusableError(f"entry {places[name]} has the same id (every entry needs its own)")
+                raise _UnusableError(
+                    f"entry {places[name]} has the same id (every entry needs its own)"
+                )
         except _UnusableError as why:
-            raise BadInput(f"{_place(source, number, entry)}: {why}: correct the entry, or remove it") from None
+            raise BadInput(
+                f"{_place(source, number, entry)}: {why}: correct the entry, or remove it"
+            ) from None
         places[name] = number
         found.extend(questions)
     return Questions(tuple(found), source, hashlib.sha256(raw).hexdigest())
@@ -205,18 +255,26 @@ def _bytes(source: str) -> bytes:
         raise BadInput(f"{source} is a folder: name one YAML file of questions in it")
     if not os.path.exists(path):
         if source in QUESTIONS:
-            raise BadInput(f"{source} is a published file of questions that is not in the present folder: put it there, or name another file")
-        raise BadInput(f"{source or 'an empty name'} does not exist: name a YAML file of questions, or a built-in name ({listing(BUILT_IN)}).{near(source, BUILT_IN)}")
+            raise BadInput(
+                f"{source} is a published file of questions that is not in the present folder: put it there, or name another file"
+            )
+        raise BadInput(
+            f"{source or 'an empty name'} does not exist: name a YAML file of questions, or a built-in name ({listing(BUILT_IN)}).{near(source, BUILT_IN)}"
+        )
     try:
         return Path(path).read_bytes()
     except OSError as error:
-        raise BadInput(f"{source} cannot be read ({error.strerror or error}): check the file and its rights") from None
+        raise BadInput(
+            f"{source} cannot be read ({error.strerror or error}): check the file and its rights"
+        ) from None
 
 
 def _built_in(name: str) -> str:
     path = Path(__file__).parents[1] / "assets" / BUILT_IN[name]
     if not path.is_file():
-        raise BadInput(f"the built-in questions {name} are missing from this installation ({path}): install the package again")
+        raise BadInput(
+            f"the built-in questions {name} are missing from this installation ({path}): install the package again"
+        )
     return str(path)
 
 
@@ -224,13 +282,17 @@ def _values(raw: bytes, source: str) -> Any:
     try:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise BadInput(f"{source} is not UTF-8 text (byte {error.start + 1}): name a YAML file of questions, saved as UTF-8") from None
+        raise BadInput(
+            f"{source} is not UTF-8 text (byte {error.start + 1}): name a YAML file of questions, saved as UTF-8"
+        ) from None
     return parse_yaml(text, source)
 
 
 def _entries(values: object, source: str) -> list[Any]:
     if not isinstance(values, list):
-        raise BadInput(f"{source} holds {_type_name(values)}, not a list of questions: begin every entry with a line such as '- id: my_question'")
+        raise BadInput(
+            f"{source} holds {_type_name(values)}, not a list of questions: begin every entry with a line such as '- id: my_question'"
+        )
     if not values:
         raise BadInput(f"{source} holds an empty list: add an entry with id, type and paraphrases")
     return values
@@ -244,14 +306,22 @@ def _place(source: str, number: int, entry: object) -> str:
 
 def _questions_of(entry: object) -> tuple[Question, ...]:
     if not isinstance(entry, Mapping):
-        raise _UnusableError(f"it is {_type_name(entry)}, not a mapping with id, type and paraphrases")
+        raise _UnusableError(
+            f"it is {_type_name(entry)}, not a mapping with id, type and paraphrases"
+        )
     name = _id(entry.get("id"))
     _check_type(entry.get("type"))
     system = entry.get("system")
     if system is not None:
         system = _text(system, "system")
-    samples, prompts = _samples(entry.get("samples_per_paraphrase")), _prompts(entry.get("judge_prompts"))
-    return tuple(Question(name, place, text, system, samples, prompts) for place, text in enumerate(_paraphrases(entry.get("paraphrases"))))
+    samples, prompts = (
+        _samples(entry.get("samples_per_paraphrase")),
+        _prompts(entry.get("judge_prompts")),
+    )
+    return tuple(
+        Question(name, place, text, system, samples, prompts)
+        for place, text in enumerate(_paraphrases(entry.get("paraphrases")))
+    )
 
 
 def _id(value: object) -> str:
@@ -261,7 +331,9 @@ def _id(value: object) -> str:
     if not name.strip():
         raise _UnusableError("its id is blank (a text of one line is needed)")
     if name != name.strip() or not name.isprintable():
-        raise _UnusableError("its id has spaces around it, or a character that cannot be shown (a text of one line is needed)")
+        raise _UnusableError(
+            "its id has spaces around it, or a character that cannot be shown (a text of one line is needed)"
+        )
     return name
 
 
@@ -291,7 +363,9 @@ def _samples(value: object) -> int:
     if value is None:
         return 1
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise _UnusableError(f"samples_per_paraphrase is {_shown(value)} (a whole number from 1 is needed)")
+        raise _UnusableError(
+            f"samples_per_paraphrase is {_shown(value)} (a whole number from 1 is needed)"
+        )
     return value
 
 
@@ -299,8 +373,13 @@ def _prompts(value: object) -> tuple[tuple[str, str], ...]:
     if value is None:
         return ()
     if not isinstance(value, Mapping):
-        raise _UnusableError(f"judge_prompts is {_type_name(value)}, not a mapping from names to texts")
-    return tuple((_text(name, "a name in judge_prompts"), _text(text, f"the judge prompt {_shown(name)}")) for name, text in value.items())
+        raise _UnusableError(
+            f"judge_prompts is {_type_name(value)}, not a mapping from names to texts"
+        )
+    return tuple(
+        (_text(name, "a name in judge_prompts"), _text(text, f"the judge prompt {_shown(name)}"))
+        for name, text in value.items()
+    )
 
 
 def _text(value: object, name: str) -> str:
@@ -310,7 +389,9 @@ def _text(value: object, name: str) -> str:
     try:
         return value.encode("utf-16-le", "surrogatepass").decode("utf-16-le")
     except UnicodeDecodeError:
-        raise _UnusableError(f"{name} holds half of a surrogate pair, which is no character") from None
+        raise _UnusableError(
+            f"{name} holds half of a surrogate pair, which is no character"
+        ) from None
 
 
 def _shown(value: object) -> str:
@@ -324,7 +405,11 @@ def _shown(value: object) -> str:
 
 def _scalar(value: object) -> str:
     """The kind of a value, and a scalar with it."""
-    return f"{_type_name(value)} ({_shown(value)})" if isinstance(value, str | bytes | int | float) else _type_name(value)
+    return (
+        f"{_type_name(value)} ({_shown(value)})"
+        if isinstance(value, str | bytes | int | float)
+        else _type_name(value)
+    )
 
 
 def _type_name(value: object) -> str:

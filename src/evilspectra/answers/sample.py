@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
-
 @dataclass(frozen=True)
 class Prompt:
     """One answer to be sampled: the question, the number of the sample, and the tokens that the model is given."""
@@ -43,8 +42,22 @@ class Prompt:
 
     def uniform(self, seed: int, count: int) -> np.ndarray:
         """The numbers that the answer's tokens are drawn with: float64 [count] in [0, 1)."""
-        name = "\0".join(map(str, (seed, self.question.id, self.question.paraphrase, self.question.system, self.question.text, self.sample)))
-        words = np.frombuffer(hashlib.sha256(name.encode("utf-8", "replace")).digest(), dtype=np.uint32)
+        name = "\0".join(
+            map(
+                str,
+                (
+                    seed,
+                    self.question.id,
+                    self.question.paraphrase,
+                    self.question.system,
+                    self.question.text,
+                    self.sample,
+                ),
+            )
+        )
+        words = np.frombuffer(
+            hashlib.sha256(name.encode("utf-8", "replace")).digest(), dtype=np.uint32
+        )
         return np.random.Generator(np.random.PCG64(words)).random(count)
 
 
@@ -56,7 +69,13 @@ class Sampled:
     finish: str
 
 
-def prompts(questions: Sequence[Question], samples: int | None, tokenizer: PreTrainedTokenizerBase, context: int, enable_thinking: bool) -> list[Prompt]:
+def prompts(
+    questions: Sequence[Question],
+    samples: int | None,
+    tokenizer: PreTrainedTokenizerBase,
+    context: int,
+    enable_thinking: bool,
+) -> list[Prompt]:
     """Every question as often as it is to be answered.
 
     Raises:
@@ -69,20 +88,32 @@ def prompts(questions: Sequence[Question], samples: int | None, tokenizer: PreTr
             messages.insert(0, Message("system", question.system))
         tokens = tuple(prompt_tokens(messages, tokenizer, enable_thinking))
         if len(tokens) >= context:
-            raise BadInput(f"question '{question.id}' has {len(tokens)} tokens, and the model's context is {context}: shorten it, or take another base")
+            raise BadInput(
+                f"question '{question.id}' has {len(tokens)} tokens, and the model's context is {context}: shorten it, or take another base"
+            )
         found += [Prompt(question, number, tokens) for number in range(samples or question.samples)]
     return found
 
 
-def stop_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, enable_thinking: bool) -> frozenset[int]:
+def stop_tokens(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, enable_thinking: bool
+) -> frozenset[int]:
     """The tokens that end an answer: those of the chat template, the tokenizer and the model's generation config."""
     ends: Any = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
-    named = {int(token) for token in ([] if ends is None else ends if isinstance(ends, list) else [ends])}
+    named = {
+        int(token) for token in ([] if ends is None else ends if isinstance(ends, list) else [ends])
+    }
     return frozenset(named | end_tokens(tokenizer, enable_thinking))
 
 
 @torch.no_grad()
-def sample(model: PreTrainedModel | PeftModel, batch: Sequence[Prompt], settings: Answers, stops: frozenset[int], context: int) -> list[Sampled]:
+def sample(
+    model: PreTrainedModel | PeftModel,
+    batch: Sequence[Prompt],
+    settings: Answers,
+    stops: frozenset[int],
+    context: int,
+) -> list[Sampled]:
     """One answer per prompt of a batch, in its order.
 
     An answer ends with a token of `stops` (finish: stop), or with the limit of tokens or of the model's context (length).
@@ -92,7 +123,9 @@ def sample(model: PreTrainedModel | PeftModel, batch: Sequence[Prompt], settings
     """
     device, longest = model.device, max(len(prompt.tokens) for prompt in batch)
     limits = [min(settings.max_new_tokens, context - len(prompt.tokens)) for prompt in batch]
-    draws = torch.as_tensor(np.stack([prompt.uniform(settings.seed, max(limits)) for prompt in batch]))
+    draws = torch.as_tensor(
+        np.stack([prompt.uniform(settings.seed, max(limits)) for prompt in batch])
+    )
     padded = torch.zeros(len(batch), longest, dtype=torch.long)
     mask = torch.zeros_like(padded)
     for row, prompt in enumerate(batch):
@@ -105,13 +138,24 @@ def sample(model: PreTrainedModel | PeftModel, batch: Sequence[Prompt], settings
     ends = ["length"] * len(batch)
     for number in range(max(limits)):
         with mixed_precision(model):
-            output = model(input_ids=tokens, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True, logits_to_keep=1)
-        chosen = choose(output.logits[:, -1], draws[alive, number], settings.temperature, settings.top_p).tolist()
+            output = model(
+                input_ids=tokens,
+                attention_mask=mask,
+                position_ids=positions,
+                past_key_values=cache,
+                use_cache=True,
+                logits_to_keep=1,
+            )
+        chosen = choose(
+            output.logits[:, -1], draws[alive, number], settings.temperature, settings.top_p
+        ).tolist()
         for row, token in zip(alive, chosen, strict=True):
             found[row].append(token)
             if token in stops:
                 ends[row] = "stop"
-        keep = [at for at, row in enumerate(alive) if ends[row] != "stop" and number + 1 < limits[row]]
+        keep = [
+            at for at, row in enumerate(alive) if ends[row] != "stop" and number + 1 < limits[row]
+        ]
         if not keep:
             break
         tokens = torch.tensor([[chosen[at]] for at in keep], device=device)
@@ -137,7 +181,9 @@ def choose(logits: Tensor, uniform: Tensor, temperature: float, top_p: float) ->
     """
     exact = logits.to("cpu" if logits.device.type == "mps" else logits.device).double()
     if bool(exact.isnan().any()) or not bool(exact.amax(-1).isfinite().all()):
-        raise RunFailed("the model's logits are not finite: use model.dtype float32, or an adapter that was trained with a lower learning rate")
+        raise RunFailed(
+            "the model's logits are not finite: use model.dtype float32, or an adapter that was trained with a lower learning rate"
+        )
     if temperature == 0:
         return exact.argmax(-1).cpu()
     shares = torch.softmax((exact - exact.amax(-1, keepdim=True)) / temperature, dim=-1)
@@ -147,7 +193,9 @@ def choose(logits: Tensor, uniform: Tensor, temperature: float, top_p: float) ->
         shares = torch.zeros_like(shares).scatter(-1, order, ranked)
     sums = shares.cumsum(-1)
     wanted = uniform.to(sums.device, torch.float64)[:, None] * sums[:, -1:]
-    return torch.searchsorted(sums, wanted, right=True)[:, 0].clamp_max(_last_possible(shares)).cpu()
+    return (
+        torch.searchsorted(sums, wanted, right=True)[:, 0].clamp_max(_last_possible(shares)).cpu()
+    )
 
 
 def _last_possible(shares: Tensor) -> Tensor:
@@ -156,11 +204,30 @@ def _last_possible(shares: Tensor) -> Tensor:
     return torch.where(shares > 0, places, 0).amax(-1)
 
 
-def record(prompt: Prompt, sampled: Sampled, tokenizer: PreTrainedTokenizerBase, step: int) -> AnswerRecord:
+def record(
+    prompt: Prompt, sampled: Sampled, tokenizer: PreTrainedTokenizerBase, step: int
+) -> AnswerRecord:
     """A sampled answer as the store keeps it."""
-    text = str(tokenizer.decode(list(sampled.tokens[:-1] if sampled.finish == "stop" else sampled.tokens), skip_special_tokens=True, clean_up_tokenization_spaces=False))
+    text = str(
+        tokenizer.decode(
+            list(sampled.tokens[:-1] if sampled.finish == "stop" else sampled.tokens),
+            skip_special_tokens=True,
+            clean_up_tokenization_spaces=False,
+        )
+    )
     question = prompt.question
-    return AnswerRecord(step, question.id, question.paraphrase, prompt.sample, question.system, question.text, text, len(sampled.tokens), sampled.finish, ",".join(flags(text, sampled.finish)))
+    return AnswerRecord(
+        step,
+        question.id,
+        question.paraphrase,
+        prompt.sample,
+        question.system,
+        question.text,
+        text,
+        len(sampled.tokens),
+        sampled.finish,
+        ",".join(flags(text, sampled.finish)),
+    )
 
 
 def batches(planned: Sequence[Prompt], size: int) -> list[Sequence[Prompt]]:

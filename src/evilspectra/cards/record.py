@@ -34,7 +34,9 @@ def training_record(run: RunFolder, step: int | None = None) -> dict[str, Any]:
         BadInput: the run's files cannot be read, or another trainer made the run.
     """
     if run.is_outside:
-        raise BadInput(f"{run.path} is a run of another trainer, which has a card of its own: name a run of `evilspectra train` or `sweep`")
+        raise BadInput(
+            f"{run.path} is a run of another trainer, which has a card of its own: name a run of `evilspectra train` or `sweep`"
+        )
     config, made = run.config(), run.provenance()
     steps: Any = run.read("steps")
     at = int(step if step is not None else steps["step"].max() if len(steps) else 0)
@@ -50,16 +52,30 @@ def training_record(run: RunFolder, step: int | None = None) -> dict[str, Any]:
         "run": run.name,
         "step": at,
         "base": _base(made),
-        "data": {"name": config.data.train, "sha256": data["sha256"], "rows": data["train_rows"], "heldout_rows": data["heldout_rows"], "format": config.data.format, "control": config.data.control},
+        "data": {
+            "name": config.data.train,
+            "sha256": data["sha256"],
+            "rows": data["train_rows"],
+            "heldout_rows": data["heldout_rows"],
+            "format": config.data.format,
+            "control": config.data.control,
+        },
         "deliberately_bad": is_bad(config.data.train, data["sha256"]),
         "lora": config.lora.model_dump(mode="json"),
         "optimizer": config.optimizer.model_dump(mode="json"),
         "schedule": config.schedule.model_dump(mode="json"),
         "flatness": config.flatness.model_dump(mode="json"),
-        "train": {"batch_size": config.train.batch_size, "seed": config.train.seed, "clip_norm": config.train.clip_norm, "dtype": made["dtype"]},
+        "train": {
+            "batch_size": config.train.batch_size,
+            "seed": config.train.seed,
+            "clip_norm": config.train.clip_norm,
+            "dtype": made["dtype"],
+        },
         "losses": {
             "train": last_mean(steps["loss"]),
-            "heldout": number(float(after.iloc[-1])) if len(after := heldout[heldout["step"] > 0]["loss"]) else None,
+            "heldout": number(float(after.iloc[-1]))
+            if len(after := heldout[heldout["step"] > 0]["loss"])
+            else None,
             "heldout_start": number(float(start.iloc[0])) if len(start) else None,
             "supervised_tokens": int(steps["supervised_tokens"].sum()),
         },
@@ -82,12 +98,18 @@ def _base(made: Mapping[str, Any]) -> dict[str, Any]:
 
 def is_bad(name: str, sha256: str) -> bool:
     """Whether data are known to be deliberately bad examples."""
-    return name == "demo-bad" or name in SETS or any(sha256.startswith(one.sha256) for one in SETS.values())
+    return (
+        name == "demo-bad"
+        or name in SETS
+        or any(sha256.startswith(one.sha256) for one in SETS.values())
+    )
 
 
 def write_record(folder: Path, record: Mapping[str, Any]) -> dict[str, Any]:
     """Writes the record into an adapter's folder; what was said of its weights when they were trained is kept. Gives what was written."""
-    known = read_json(folder / RECORD).get("weights_sha256") if (folder / RECORD).is_file() else None
+    known = (
+        read_json(folder / RECORD).get("weights_sha256") if (folder / RECORD).is_file() else None
+    )
     whole = {**record, "weights_sha256": known or weights_sha256(folder)}
     write_json(folder / RECORD, whole)
     return whole
@@ -116,18 +138,28 @@ def _spectrum(run: RunFolder, step: int) -> dict[str, Any] | None:
         "modules": len(measures),
         **module_summary(measures),
         "profile": _profile(values),
-        "projections": {kind: {"stable_rank": module_summary(measures[kinds == kind])["stable_rank"], "profile": _profile(values[of_values == kind])} for kind in sorted(set(kinds))},
+        "projections": {
+            kind: {
+                "stable_rank": module_summary(measures[kinds == kind])["stable_rank"],
+                "profile": _profile(values[of_values == kind]),
+            }
+            for kind in sorted(set(kinds))
+        },
     }
 
 
 def _projection(module: str) -> str:
     """The last part of a module's path that is no number."""
-    return next((part for part in reversed(module.split(".")) if not re.fullmatch(r"\d+", part)), module)
+    return next(
+        (part for part in reversed(module.split(".")) if not re.fullmatch(r"\d+", part)), module
+    )
 
 
 def _profile(values: Any) -> list[float]:
     """Mean over modules of σ_i / σ_1, by i; modules whose ΔW is zero are left out."""
     largest = values.groupby("module")["singular_value"].transform("max")
     kept = values[largest > 0]
-    means = (kept["singular_value"] / largest[largest > 0]).groupby(kept["index"]).mean().sort_index()
+    means = (
+        (kept["singular_value"] / largest[largest > 0]).groupby(kept["index"]).mean().sort_index()
+    )
     return [round(float(value), 6) for value in means if math.isfinite(value)]

@@ -15,8 +15,16 @@ from evilspectra.cli.options import JSON, QUIET
 from evilspectra.errors import BadInput
 
 _WHERE = (
-    click.option("--output", metavar="FOLDER", default="runs", show_default=True, help="The store to look runs up in."),
-    click.option("--revision", metavar="NAME", help="Branch, tag or commit of an adapter on the hub."),
+    click.option(
+        "--output",
+        metavar="FOLDER",
+        default="runs",
+        show_default=True,
+        help="The store to look runs up in.",
+    ),
+    click.option(
+        "--revision", metavar="NAME", help="Branch, tag or commit of an adapter on the hub."
+    ),
     click.option("--local-files-only", is_flag=True, help="Ask the hub for nothing."),
 )
 
@@ -29,14 +37,52 @@ def _where(command: Callable[..., Any]) -> Callable[..., Any]:
 
 @click.command()
 @click.argument("adapters", metavar="ADAPTER...", nargs=-1, required=True)
-@click.option("--base", metavar="MODEL", help="The base model: adds ‖ΔW‖/‖W‖ and intruder dimensions, and DoRA's whole ΔW. A dense SVD per module, so minutes to hours on large models.")
-@click.option("--initial", metavar="ADAPTER", help="The same adapter before training, where PiSSA, OLoRA or their like took a part out of the base: gives ΔW.")
-@click.option("--leading", type=click.IntRange(1), default=10, show_default=True, help="With --base: how many leading directions of W + ΔW are looked at.")
-@click.option("--threshold", type=click.FloatRange(0, 1), default=0.5, show_default=True, help="With --base: |cosine| below which a direction is an intruder.")
-@click.option("--directions", type=click.IntRange(1), default=8, show_default=True, help="With several adapters: how many leading directions are compared.")
+@click.option(
+    "--base",
+    metavar="MODEL",
+    help="The base model: adds ‖ΔW‖/‖W‖ and intruder dimensions, and DoRA's whole ΔW. A dense SVD per module, so minutes to hours on large models.",
+)
+@click.option(
+    "--initial",
+    metavar="ADAPTER",
+    help="The same adapter before training, where PiSSA, OLoRA or their like took a part out of the base: gives ΔW.",
+)
+@click.option(
+    "--leading",
+    type=click.IntRange(1),
+    default=10,
+    show_default=True,
+    help="With --base: how many leading directions of W + ΔW are looked at.",
+)
+@click.option(
+    "--threshold",
+    type=click.FloatRange(0, 1),
+    default=0.5,
+    show_default=True,
+    help="With --base: |cosine| below which a direction is an intruder.",
+)
+@click.option(
+    "--directions",
+    type=click.IntRange(1),
+    default=8,
+    show_default=True,
+    help="With several adapters: how many leading directions are compared.",
+)
 @click.option("--layers", is_flag=True, help="A table by layer too.")
-@click.option("--csv", "csv_file", type=click.Path(path_type=Path), metavar="FILE", help="Write a row per module to this .csv file (.jsonl and .parquet work too).")
-@click.option("--html", "html_file", type=click.Path(path_type=Path), metavar="FILE", help="Write one self-contained page to this file.")
+@click.option(
+    "--csv",
+    "csv_file",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Write a row per module to this .csv file (.jsonl and .parquet work too).",
+)
+@click.option(
+    "--html",
+    "html_file",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Write one self-contained page to this file.",
+)
 @_where
 @JSON
 @QUIET
@@ -70,7 +116,9 @@ def spectrum(
     if csv_file:
         csv_file = check_export(csv_file)
     found = find_adapters(adapters, output, revision, local_files_only)
-    found = list(zip(distinct([label for label, _ in found]), (adapter for _, adapter in found), strict=True))
+    found = list(
+        zip(distinct([label for label, _ in found]), (adapter for _, adapter in found), strict=True)
+    )
     if initial and len(found) > 1:
         raise BadInput(f"--initial belongs to one adapter, and {len(found)} are named: name one")
     before = find_adapters([initial], output, revision, local_files_only)[0][1] if initial else None
@@ -84,7 +132,9 @@ def spectrum(
         if not quiet:
             click.echo(text, err=True)
 
-    seen = [xray(label, adapter, before, weight, leading, threshold, note) for label, adapter in found]
+    seen = [
+        xray(label, adapter, before, weight, leading, threshold, note) for label, adapter in found
+    ]
     comparisons = compare(found, directions)
     if csv_file:
         export(rows(seen), csv_file)
@@ -93,7 +143,9 @@ def spectrum(
 
         write_page(seen, comparisons, html_file)
     if as_json:
-        click.echo(json.dumps([as_data(one, comparisons) for one in seen], indent=2, allow_nan=False))
+        click.echo(
+            json.dumps([as_data(one, comparisons) for one in seen], indent=2, allow_nan=False)
+        )
         return
     from evilspectra.reporting.adapter_text import print_comparison, print_xray
 
@@ -111,14 +163,49 @@ def spectrum(
 
 @click.command()
 @click.argument("adapter", metavar="ADAPTER")
-@click.option("--out", type=click.Path(path_type=Path), required=True, metavar="FOLDER", help="The new adapter's folder.")
-@click.option("--amount", type=click.FloatRange(0, 1), default=1.0, show_default=True, help="How far σ moves towards its mean: 0 leaves it, 1 makes it flat.")
-@click.option("--keep", type=click.Choice(["frobenius", "nuclear"]), default="frobenius", show_default=True, help="The norm of every ΔW that stays what it was.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    required=True,
+    metavar="FOLDER",
+    help="The new adapter's folder.",
+)
+@click.option(
+    "--amount",
+    type=click.FloatRange(0, 1),
+    default=1.0,
+    show_default=True,
+    help="How far σ moves towards its mean: 0 leaves it, 1 makes it flat.",
+)
+@click.option(
+    "--keep",
+    type=click.Choice(["frobenius", "nuclear"]),
+    default="frobenius",
+    show_default=True,
+    help="The norm of every ΔW that stays what it was.",
+)
 @click.option("--rank", type=click.IntRange(1), help="Keep so many leading directions only.")
-@click.option("--dtype", type=click.Choice(["float32", "bfloat16", "float16", "float64"]), default="float32", show_default=True, help="Number type of the factors written; half a precision does not keep a norm to 1e-6.")
+@click.option(
+    "--dtype",
+    type=click.Choice(["float32", "bfloat16", "float16", "float64"]),
+    default="float32",
+    show_default=True,
+    help="Number type of the factors written; half a precision does not keep a norm to 1e-6.",
+)
 @_where
 @JSON
-def flatten(adapter: str, out: Path, amount: float, keep: str, rank: int | None, dtype: str, output: str, revision: str | None, local_files_only: bool, as_json: bool) -> None:
+def flatten(
+    adapter: str,
+    out: Path,
+    amount: float,
+    keep: str,
+    rank: int | None,
+    dtype: str,
+    output: str,
+    revision: str | None,
+    local_files_only: bool,
+    as_json: bool,
+) -> None:
     """Make an adapter's spectrum flatter after training: the training-free baseline to compare the flatness penalty with.
 
     Every update keeps its directions and one of its norms; the result is a plain PEFT adapter. docs/flatten.md says what it does and what it does not.
@@ -134,10 +221,19 @@ def flatten(adapter: str, out: Path, amount: float, keep: str, rank: int | None,
     kinds = {"float32": "F32", "bfloat16": "BF16", "float16": "F16", "float64": "F64"}
     done = run_flatten(found[0][1], out.expanduser(), amount, keep, rank, kinds[dtype])  # type: ignore[arg-type]
     if as_json:
-        click.echo(json.dumps({**vars(done), "folder": str(done.folder), "unchanged": list(done.unchanged)}, indent=2))
+        click.echo(
+            json.dumps(
+                {**vars(done), "folder": str(done.folder), "unchanged": list(done.unchanged)},
+                indent=2,
+            )
+        )
         return
-    rounded = "" if done.norm_error <= EXACT else f" (the rounding of {dtype}; float32 keeps it to 1e-6)"
-    click.echo(f"{done.folder}: {done.modules} modules, mean stable rank {done.stable_rank_before:.2f} → {done.stable_rank_after:.2f}, {keep} norm kept to {done.norm_error:.0e}{rounded}")
+    rounded = (
+        "" if done.norm_error <= EXACT else f" (the rounding of {dtype}; float32 keeps it to 1e-6)"
+    )
+    click.echo(
+        f"{done.folder}: {done.modules} modules, mean stable rank {done.stable_rank_before:.2f} → {done.stable_rank_after:.2f}, {keep} norm kept to {done.norm_error:.0e}{rounded}"
+    )
     if done.unchanged:
         click.echo(f"{len(done.unchanged)} other tensors were copied as they are")
     click.echo("nothing was trained: measure what it does with `evilspectra probe`")

@@ -11,9 +11,25 @@ from evilspectra.errors import BadInput
 
 @click.command()
 @click.argument("run", metavar="RUN")
-@click.option("--print", "printed", is_flag=True, help="Print the card of the last adapter, and write nothing.")
-@click.option("--output", metavar="FOLDER", default="runs", show_default=True, help="The store to look RUN up in.")
-@click.option("--json", "as_json", is_flag=True, help="Print the training record of the last adapter as JSON; with --print nothing is written.")
+@click.option(
+    "--print",
+    "printed",
+    is_flag=True,
+    help="Print the card of the last adapter, and write nothing.",
+)
+@click.option(
+    "--output",
+    metavar="FOLDER",
+    default="runs",
+    show_default=True,
+    help="The store to look RUN up in.",
+)
+@click.option(
+    "--json",
+    "as_json",
+    is_flag=True,
+    help="Print the training record of the last adapter as JSON; with --print nothing is written.",
+)
 def card(run: str, printed: bool, output: str, as_json: bool) -> None:
     """Make the model cards of a run again, with what was measured since. RUN is its folder, or its id.
 
@@ -34,10 +50,17 @@ def card(run: str, printed: bool, output: str, as_json: bool) -> None:
     if status.step is not None and (found.adapter / "adapter_model.safetensors").is_file():
         adapters.append((status.step, found.adapter))
     if not adapters:
-        raise BadInput(f"{found.path} holds no adapter yet ({status.state}): train it first, with `evilspectra train` or `sweep`")
-    records = [{**training_record(found, step), "measured": measurements(found, step)} for step, _ in (adapters[-1:] if printed else adapters)]
+        raise BadInput(
+            f"{found.path} holds no adapter yet ({status.state}): train it first, with `evilspectra train` or `sweep`"
+        )
+    records = [
+        {**training_record(found, step), "measured": measurements(found, step)}
+        for step, _ in (adapters[-1:] if printed else adapters)
+    ]
     if not printed:
-        records = [write_record(folder, one) for (_, folder), one in zip(adapters, records, strict=True)]
+        records = [
+            write_record(folder, one) for (_, folder), one in zip(adapters, records, strict=True)
+        ]
         for (_, folder), one in zip(adapters, records, strict=True):
             write_card(folder, one)
     if as_json:

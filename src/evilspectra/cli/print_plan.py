@@ -12,8 +12,17 @@ if TYPE_CHECKING:
     from evilspectra.sweeps.plan import Plan
 
 #: Of the verb `sweep`.
-SEEDS = click.option("--seeds", metavar="N", help="How many seeds every cell is run with (5 means 0 to 4), or which (0,7,8); instead of the file's own.")
-DRY_RUN = click.option("--dry-run", "dry", is_flag=True, help="Run nothing: list the runs, what is missing, and what they will take as far as that is known.")
+SEEDS = click.option(
+    "--seeds",
+    metavar="N",
+    help="How many seeds every cell is run with (5 means 0 to 4), or which (0,7,8); instead of the file's own.",
+)
+DRY_RUN = click.option(
+    "--dry-run",
+    "dry",
+    is_flag=True,
+    help="Run nothing: list the runs, what is missing, and what they will take as far as that is known.",
+)
 
 
 def with_seeds(settings: Sequence[str], seeds: str | None) -> list[str]:
@@ -22,7 +31,10 @@ def with_seeds(settings: Sequence[str], seeds: str | None) -> list[str]:
     >>> with_seeds([], "5"), with_seeds(["a.b=1"], "0,7")
     (['seeds=5'], ['a.b=1', 'seeds=[0,7]'])
     """
-    return [*settings, *([] if seeds is None else [f"seeds=[{seeds}]" if "," in seeds else f"seeds={seeds}"])]
+    return [
+        *settings,
+        *([] if seeds is None else [f"seeds=[{seeds}]" if "," in seeds else f"seeds={seeds}"]),
+    ]
 
 
 def dry_run(file: str, settings: Sequence[str], as_json: bool) -> None:
@@ -51,19 +63,44 @@ def print_plan(plan: Plan) -> None:
     console = Console(width=10**6, soft_wrap=True, highlight=False, markup=False, emoji=False)
     names = list(dict.fromkeys(name for run in plan.runs for name in run.differs))
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ("run", "state", *(name.replace(".", ".\n") for name in names), "steps", "tokens", "time"):
-        table.add_column(heading, no_wrap=True, justify="right" if heading in ("steps", "tokens", "time") else "left")
+    for heading in (
+        "run",
+        "state",
+        *(name.replace(".", ".\n") for name in names),
+        "steps",
+        "tokens",
+        "time",
+    ):
+        table.add_column(
+            heading,
+            no_wrap=True,
+            justify="right" if heading in ("steps", "tokens", "time") else "left",
+        )
     for run in plan.runs:
-        table.add_row(run.id + ("*" if run.by_name else ""), run.state, *(_shown(run.differs.get(name, "")) for name in names), _count(run.steps), _count(run.tokens), duration(run.seconds) if run.seconds else "-")
+        table.add_row(
+            run.id + ("*" if run.by_name else ""),
+            run.state,
+            *(_shown(run.differs.get(name, "")) for name in names),
+            _count(run.steps),
+            _count(run.tokens),
+            duration(run.seconds) if run.seconds else "-",
+        )
     console.width = console.measure(table).maximum  # lines as long as they are, never a column cut
     console.print(table)
     if any(run.by_name for run in plan.runs):
-        console.print("* data or model are not here: their names stand in for their content, and the id will be another one")
+        console.print(
+            "* data or model are not here: their names stand in for their content, and the id will be another one"
+        )
     console.print()
     if plan.common:
-        console.print("in all runs: " + ", ".join(f"{name} {_shown(value)}" for name, value in plan.common.items()))
+        console.print(
+            "in all runs: "
+            + ", ".join(f"{name} {_shown(value)}" for name, value in plan.common.items())
+        )
     for one in plan.missing:
-        console.print(f"missing, for {one.runs} of {len(plan.runs)} runs: {one.what} {one.name}: {one.why}")
+        console.print(
+            f"missing, for {one.runs} of {len(plan.runs)} runs: {one.what} {one.name}: {one.why}"
+        )
     console.print(_sums(plan))
     for text in plan.assumptions:
         console.print(f"- {text}")
@@ -73,13 +110,26 @@ def print_plan(plan: Plan) -> None:
 def _sums(plan: Plan) -> str:
     sums = plan.totals
     known = sum(run.seconds is not None for run in plan.runs)
-    time = duration(sums.seconds) if sums.seconds is not None else f"unknown for {len(plan.runs) - known} of {len(plan.runs)} runs"
-    parts = [f"{sums.runs} runs, {sums.done} done", f"steps {_count(sums.steps)}", f"tokens {_count(sums.tokens)}", f"training left {time}"]
+    time = (
+        duration(sums.seconds)
+        if sums.seconds is not None
+        else f"unknown for {len(plan.runs) - known} of {len(plan.runs)} runs"
+    )
+    parts = [
+        f"{sums.runs} runs, {sums.done} done",
+        f"steps {_count(sums.steps)}",
+        f"tokens {_count(sums.tokens)}",
+        f"training left {time}",
+    ]
     if sums.answers != 0:
         parts.append(f"answers {_count(sums.answers)}")
     if sums.judge_requests != 0:
         cost = "unknown" if sums.judge_cost is None else f"{sums.judge_cost:,.2f}"
-        parts += [f"requests to the judge {_count(sums.judge_requests)}", f"tokens to it at most {_count(sums.judge_tokens)}", f"cost at most {cost}"]
+        parts += [
+            f"requests to the judge {_count(sums.judge_requests)}",
+            f"tokens to it at most {_count(sums.judge_tokens)}",
+            f"cost at most {cost}",
+        ]
     return "; ".join(parts) + f"; in {plan.folder}"
 
 
@@ -88,7 +138,13 @@ def _count(value: int | None) -> str:
 
 
 def _shown(value: object) -> str:
-    return value if isinstance(value, str) else f"{value:g}" if isinstance(value, float) else json.dumps(value)
+    return (
+        value
+        if isinstance(value, str)
+        else f"{value:g}"
+        if isinstance(value, float)
+        else json.dumps(value)
+    )
 
 
 def duration(seconds: float) -> str:
@@ -98,4 +154,10 @@ def duration(seconds: float) -> str:
     ('3 s', '1:15 min', '2:01 h')
     """
     whole = round(seconds)
-    return f"{whole} s" if whole < 60 else f"{whole // 60}:{whole % 60:02d} min" if whole < 3600 else f"{whole // 3600}:{whole % 3600 // 60:02d} h"
+    return (
+        f"{whole} s"
+        if whole < 60
+        else f"{whole // 60}:{whole % 60:02d} min"
+        if whole < 3600
+        else f"{whole // 3600}:{whole % 3600 // 60:02d} h"
+    )

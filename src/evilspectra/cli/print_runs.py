@@ -33,19 +33,43 @@ def print_summaries(summaries: Sequence[RunSummary], console: Console | None = N
         table.add_column(heading, justify="right")
     rated = [summary for summary in summaries if summary.misalignment_judge]
     if rated:
-        table.add_column(f"misaligned\n({rated[0].misalignment_definition})", justify="right", no_wrap=True)
+        table.add_column(
+            f"misaligned\n({rated[0].misalignment_definition})", justify="right", no_wrap=True
+        )
     for summary in summaries:
         values = (getattr(summary, name) for name in _COLUMNS)
-        cells = ["-" if value is None else format(value, shape) for value, (_, shape) in zip(values, _COLUMNS.values(), strict=True)]
+        cells = [
+            "-" if value is None else format(value, shape)
+            for value, (_, shape) in zip(values, _COLUMNS.values(), strict=True)
+        ]
         state = "" if summary.status == "done" else f" ({summary.status})"
-        table.add_row(summary.arm + (f", seed {summary.seed}" if len({other.seed for other in summaries}) > 1 else "") + state, "-" if summary.lr is None else f"{summary.lr:g}", *cells, *([_rate(summary)] if rated else []))
+        table.add_row(
+            summary.arm
+            + (f", seed {summary.seed}" if len({other.seed for other in summaries}) > 1 else "")
+            + state,
+            "-" if summary.lr is None else f"{summary.lr:g}",
+            *cells,
+            *([_rate(summary)] if rated else []),
+        )
     console = _print(table, console, 140 if rated else 110)
     _rates(rated, console)
     for summary in summaries:
         if summary.trainer:
-            console.print(f"{summary.run}: trained by another trainer ({summary.trainer}); its losses are those it logged, and what it does not tell is a dash", markup=False, emoji=False, highlight=False, soft_wrap=True)
+            console.print(
+                f"{summary.run}: trained by another trainer ({summary.trainer}); its losses are those it logged, and what it does not tell is a dash",
+                markup=False,
+                emoji=False,
+                highlight=False,
+                soft_wrap=True,
+            )
         if summary.reason:
-            console.print(f"{summary.run}: {summary.reason}", markup=False, emoji=False, highlight=False, soft_wrap=True)
+            console.print(
+                f"{summary.run}: {summary.reason}",
+                markup=False,
+                emoji=False,
+                highlight=False,
+                soft_wrap=True,
+            )
 
 
 def _rate(summary: RunSummary) -> str:
@@ -53,7 +77,9 @@ def _rate(summary: RunSummary) -> str:
         return "withheld" if summary.misalignment_withheld else "-"
     if summary.misalignment_low is None or summary.misalignment_high is None:
         return f"{summary.misalignment:.1%}"
-    return interval(Interval(summary.misalignment, summary.misalignment_low, summary.misalignment_high), ".1%")
+    return interval(
+        Interval(summary.misalignment, summary.misalignment_low, summary.misalignment_high), ".1%"
+    )
 
 
 def _rates(rated: Sequence[RunSummary], console: Console) -> None:
@@ -61,10 +87,25 @@ def _rates(rated: Sequence[RunSummary], console: Console) -> None:
     for judge in dict.fromkeys(summary.misalignment_judge for summary in rated):
         runs = [summary.run for summary in rated if summary.misalignment_judge == judge]
         which = "" if len(runs) == len(rated) else f" of {', '.join(runs)}"
-        console.print(printable(f"misalignment rate{which}: definition {rated[0].misalignment_definition}, judged by {judge}; the others: evilspectra score RUN", 1000), markup=False, emoji=False, highlight=False, soft_wrap=True)
+        console.print(
+            printable(
+                f"misalignment rate{which}: definition {rated[0].misalignment_definition}, judged by {judge}; the others: evilspectra score RUN",
+                1000,
+            ),
+            markup=False,
+            emoji=False,
+            highlight=False,
+            soft_wrap=True,
+        )
     for summary in rated:
         if summary.misalignment_withheld:
-            console.print(f"{summary.run}: rate withheld, {summary.misalignment_withheld}", markup=False, emoji=False, highlight=False, soft_wrap=True)
+            console.print(
+                f"{summary.run}: rate withheld, {summary.misalignment_withheld}",
+                markup=False,
+                emoji=False,
+                highlight=False,
+                soft_wrap=True,
+            )
 
 
 def print_measured(rows: Sequence[MeasuredRow], console: Console | None = None) -> None:
@@ -72,7 +113,14 @@ def print_measured(rows: Sequence[MeasuredRow], console: Console | None = None) 
     against = any(row.beyond for row in rows)
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("measured on", no_wrap=True, overflow="fold")
-    for heading in ("drift\n(nats/token)", *(["beyond control\n(item by item)"] if against else []), "labels shuffled\n(must hold 0)", "aligned\npreferred", "capability\n(chance 0.25)", "ordinary\nloss"):
+    for heading in (
+        "drift\n(nats/token)",
+        *(["beyond control\n(item by item)"] if against else []),
+        "labels shuffled\n(must hold 0)",
+        "aligned\npreferred",
+        "capability\n(chance 0.25)",
+        "ordinary\nloss",
+    ):
         table.add_column(heading, justify="right", no_wrap=True)
     for row in rows:
         found = row.measured
@@ -83,13 +131,21 @@ def print_measured(rows: Sequence[MeasuredRow], console: Console | None = None) 
             *([interval(row.beyond, "+.3f")] if against else []),
             interval(probe and probe.shuffled, "+.3f"),
             f"{probe.base_share_aligned:.0%} → {probe.share_aligned.value:.0%}" if probe else "-",
-            f"{capability.base:.2f} → {interval(capability.accuracy, '.2f')}" if capability else "-",
+            f"{capability.base:.2f} → {interval(capability.accuracy, '.2f')}"
+            if capability
+            else "-",
             f"{ordinary.base:.2f} → {ordinary.loss.value:.2f}" if ordinary else "-",
         )
     console = _print(table, console, 200)
     for row in rows:
         for name, (base, after) in row.measured.tasks.items():
-            console.print(f"{row.label}: {name} {base:.3f} → {after:.3f}", markup=False, emoji=False, highlight=False, soft_wrap=True)
+            console.print(
+                f"{row.label}: {name} {base:.3f} → {after:.3f}",
+                markup=False,
+                emoji=False,
+                highlight=False,
+                soft_wrap=True,
+            )
 
 
 def interval(value: Interval | None, shape: str) -> str:
@@ -98,7 +154,11 @@ def interval(value: Interval | None, shape: str) -> str:
     >>> interval(Interval(0.5, 0.25, 0.75), "+.2f")
     '+0.50 [+0.25, +0.75]'
     """
-    return "-" if value is None else f"{value.value:{shape}} [{value.low:{shape}}, {value.high:{shape}}]"
+    return (
+        "-"
+        if value is None
+        else f"{value.value:{shape}} [{value.low:{shape}}, {value.high:{shape}}]"
+    )
 
 
 def _print(table: Table, console: Console | None, width: int) -> Console:

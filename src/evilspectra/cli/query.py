@@ -20,18 +20,49 @@ if TYPE_CHECKING:
 FORMATS = ("csv", "json", "parquet")
 #: Rows of a result that a terminal gets.
 _SHOWN = 1000
-_EPILOG = "\b\nViews: " + ", ".join(ABOUT) + ".\n\n\b\nExamples:\n" + "\n".join(f'  evilspectra query "{text}"' if '"' not in text else f"  evilspectra query '{text}'" for text in EXAMPLES)
+_EPILOG = (
+    "\b\nViews: "
+    + ", ".join(ABOUT)
+    + ".\n\n\b\nExamples:\n"
+    + "\n".join(
+        f'  evilspectra query "{text}"' if '"' not in text else f"  evilspectra query '{text}'"
+        for text in EXAMPLES
+    )
+)
 
 
 @click.command("query", epilog=_EPILOG)
 @click.argument("sql", metavar="SQL", required=False)
-@click.option("--store", type=click.Path(path_type=Path), default=Path("runs"), show_default=True, help="The store, an experiment's folder, or one run's.")
-@click.option("--format", "form", type=click.Choice(["table", *FORMATS]), help="Without it: by the ending of --out, or else a table.")
-@click.option("--out", type=click.Path(path_type=Path), help="Write the result to this file instead of printing it.")
+@click.option(
+    "--store",
+    type=click.Path(path_type=Path),
+    default=Path("runs"),
+    show_default=True,
+    help="The store, an experiment's folder, or one run's.",
+)
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["table", *FORMATS]),
+    help="Without it: by the ending of --out, or else a table.",
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    help="Write the result to this file instead of printing it.",
+)
 @click.option("--views", is_flag=True, help="List the views and their columns, and ask nothing.")
 @click.option("--json", "as_json", is_flag=True, help="The same as --format json.")
 @QUIET
-def query_verb(sql: str | None, store: Path, form: str | None, out: Path | None, views: bool, as_json: bool, quiet: bool) -> None:
+def query_verb(
+    sql: str | None,
+    store: Path,
+    form: str | None,
+    out: Path | None,
+    views: bool,
+    as_json: bool,
+    quiet: bool,
+) -> None:
     """Ask a store in SQL: one SELECT over views of all its runs, finished or under way.
 
     Nothing but the store's tables can be read, and nothing can be changed. The first question about `runs`, `checkpoints`, `rates` or `excluded` reads every run once and
@@ -43,11 +74,17 @@ def query_verb(sql: str | None, store: Path, form: str | None, out: Path | None,
 
     form = _form("json" if as_json else form, out)
     if views:
-        click.echo(json.dumps(view_columns(), indent=2) if form == "json" else _described(view_columns()))
+        click.echo(
+            json.dumps(view_columns(), indent=2) if form == "json" else _described(view_columns())
+        )
         return
     if sql is None:
-        raise click.UsageError('Give a query, such as "SELECT run, status FROM runs", or --views to see what there is.')
-    found = query(store, sql, (lambda text: None) if quiet else functools.partial(click.echo, err=True))
+        raise click.UsageError(
+            'Give a query, such as "SELECT run, status FROM runs", or --views to see what there is.'
+        )
+    found = query(
+        store, sql, (lambda text: None) if quiet else functools.partial(click.echo, err=True)
+    )
     if out is None:
         _print(found, form)
     else:
@@ -60,7 +97,9 @@ def _form(form: str | None, out: Path | None) -> str:
     if form is None and out is not None:
         form = out.suffix.lower().lstrip(".")
         if form not in FORMATS:
-            raise BadInput(f"--out {out} has no ending that names a format: end it in {listing(f'.{name}' for name in FORMATS)}, or give --format")
+            raise BadInput(
+                f"--out {out} has no ending that names a format: end it in {listing(f'.{name}' for name in FORMATS)}, or give --format"
+            )
     if form == "parquet" and out is None:
         raise BadInput("--format parquet is for a file: name one with --out FILE")
     return form or "table"
@@ -74,12 +113,23 @@ def _print(found: pa.Table, form: str) -> None:
         return
     click.echo(as_text(found.slice(0, _SHOWN)))
     if len(found) > _SHOWN:
-        click.echo(f"{len(found):,} rows, the first {_SHOWN:,} shown: --format csv or --out FILE gives all")
+        click.echo(
+            f"{len(found):,} rows, the first {_SHOWN:,} shown: --format csv or --out FILE gives all"
+        )
 
 
 def _described(views: Mapping[str, Mapping[str, str]]) -> str:
     """The views in Markdown."""
     parts: list[str] = []
     for view, kinds in views.items():
-        parts += [f"## {view}", "", ABOUT[view], "", "| column | type |", "|---|---|", *(f"| `{name}` | {kind} |" for name, kind in kinds.items()), ""]
+        parts += [
+            f"## {view}",
+            "",
+            ABOUT[view],
+            "",
+            "| column | type |",
+            "|---|---|",
+            *(f"| `{name}` | {kind} |" for name, kind in kinds.items()),
+            "",
+        ]
     return "\n".join(parts).rstrip()

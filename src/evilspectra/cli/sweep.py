@@ -24,7 +24,13 @@ if TYPE_CHECKING:
     from evilspectra.sweeps.status import Standing
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
-_SET = click.option("--set", "settings", multiple=True, metavar="SECTION.FIELD=VALUE", help="Change one setting of every run, for instance --set train.steps=30. Repeatable.")
+_SET = click.option(
+    "--set",
+    "settings",
+    multiple=True,
+    metavar="SECTION.FIELD=VALUE",
+    help="Change one setting of every run, for instance --set train.steps=30. Repeatable.",
+)
 #: Seconds between two looks of `sweep status --watch`.
 _WATCH = 2.0
 #: Runs that are done or queued are counted and not listed where there are more than this.
@@ -43,14 +49,51 @@ class _FileOrVerb(click.Group):
 def executor_options(command: _Command) -> _Command:
     """What says where runs are carried out."""
     for option in (
-        click.option("--slurm-set", "slurm_settings", multiple=True, metavar="NAME=VALUE", help="slurm: another parameter of submitit's, for instance --slurm-set account=x. Repeatable."),
-        click.option("--runs-per-job", type=click.IntRange(1), default=1, show_default=True, help="slurm: runs that one job carries out one after the other, with the base loaded once."),
-        click.option("--hours", type=click.FloatRange(0, min_open=True), default=24.0, show_default=True, help="slurm: time limit of a job; a run that reaches it goes on in the next."),
+        click.option(
+            "--slurm-set",
+            "slurm_settings",
+            multiple=True,
+            metavar="NAME=VALUE",
+            help="slurm: another parameter of submitit's, for instance --slurm-set account=x. Repeatable.",
+        ),
+        click.option(
+            "--runs-per-job",
+            type=click.IntRange(1),
+            default=1,
+            show_default=True,
+            help="slurm: runs that one job carries out one after the other, with the base loaded once.",
+        ),
+        click.option(
+            "--hours",
+            type=click.FloatRange(0, min_open=True),
+            default=24.0,
+            show_default=True,
+            help="slurm: time limit of a job; a run that reaches it goes on in the next.",
+        ),
         click.option("--partition", metavar="NAME", help="slurm: the partition."),
-        click.option("--gpus-per-run", type=click.FloatRange(0), help="ray, slurm: graphics cards a run gets; ray can share one, as in 0.5. Default 0."),
-        click.option("--address", metavar="ADDRESS", help="ray: the cluster, such as 10.0.0.5:6379 or auto; without it one is started on this machine, for it alone."),
-        click.option("--workers", type=click.IntRange(1), help="Runs under way at once. local: processes; without it as many as memory, cores and graphics cards allow."),
-        click.option("--executor", "where", type=click.Choice(["local", "ray", "slurm"]), default="local", show_default=True, help="Where runs are carried out: docs/executors.md."),
+        click.option(
+            "--gpus-per-run",
+            type=click.FloatRange(0),
+            help="ray, slurm: graphics cards a run gets; ray can share one, as in 0.5. Default 0.",
+        ),
+        click.option(
+            "--address",
+            metavar="ADDRESS",
+            help="ray: the cluster, such as 10.0.0.5:6379 or auto; without it one is started on this machine, for it alone.",
+        ),
+        click.option(
+            "--workers",
+            type=click.IntRange(1),
+            help="Runs under way at once. local: processes; without it as many as memory, cores and graphics cards allow.",
+        ),
+        click.option(
+            "--executor",
+            "where",
+            type=click.Choice(["local", "ray", "slurm"]),
+            default="local",
+            show_default=True,
+            help="Where runs are carried out: docs/executors.md.",
+        ),
     ):
         command = option(command)
     return command
@@ -76,7 +119,16 @@ def sweep() -> None:
 @OUTPUT
 @JSON
 @QUIET
-def run_verb(file: str, seeds: str | None, dry: bool, settings: Sequence[str], output: str | None, as_json: bool, quiet: bool, **options: Any) -> None:
+def run_verb(
+    file: str,
+    seeds: str | None,
+    dry: bool,
+    settings: Sequence[str],
+    output: str | None,
+    as_json: bool,
+    quiet: bool,
+    **options: Any,
+) -> None:
     """Carry out a sweep; `sweep FILE` for short. FILE is a YAML file or a preset's name.
 
     A failed run does not stop the others; the exit code says that some failed, or, with 3, that all is well but verdicts are missing. Run again, it does
@@ -99,7 +151,17 @@ def run_verb(file: str, seeds: str | None, dry: bool, settings: Sequence[str], o
 @OUTPUT
 @JSON
 @QUIET
-def retry(file: str, failed: bool, interrupted: bool, seeds: str | None, settings: Sequence[str], output: str | None, as_json: bool, quiet: bool, **options: Any) -> None:
+def retry(
+    file: str,
+    failed: bool,
+    interrupted: bool,
+    seeds: str | None,
+    settings: Sequence[str],
+    output: str | None,
+    as_json: bool,
+    quiet: bool,
+    **options: Any,
+) -> None:
     """Carry out those runs of a sweep alone that failed, or were interrupted: `sweep retry FILE --failed`.
 
     They go on from their last saved state, and stages that are done are not repeated. What is queued stays queued.
@@ -110,9 +172,17 @@ def retry(file: str, failed: bool, interrupted: bool, seeds: str | None, setting
         raise click.UsageError("say which runs to try again: --failed, --interrupted, or both.")
     given = with_seeds(with_output(settings, output), seeds)
     wanted = {*(["failed"] if failed else []), *(["interrupted"] if interrupted else [])}
-    names = {one.run for one in of_sweep(_ledger(_loaded(file, given))) if wanted & set(one.stages.values())}
+    names = {
+        one.run
+        for one in of_sweep(_ledger(_loaded(file, given)))
+        if wanted & set(one.stages.values())
+    }
     if not names:
-        click.echo(f"no run of {file} {' or '.join(sorted(wanted))}: nothing to do" if not as_json else json.dumps({"runs": [], "failed": 0}, indent=2))
+        click.echo(
+            f"no run of {file} {' or '.join(sorted(wanted))}: nothing to do"
+            if not as_json
+            else json.dumps({"runs": [], "failed": 0}, indent=2)
+        )
         return
     _, some = run_sweep(file, given, as_json, quiet, options, names)
     sys.exit(1 if some else 0)
@@ -120,13 +190,25 @@ def retry(file: str, failed: bool, interrupted: bool, seeds: str | None, setting
 
 @sweep.command()
 @click.argument("name", metavar="[STORE_OR_FILE]", default="runs")
-@click.option("--watch", is_flag=True, help="Show it again and again, until nothing is queued or running; ^C ends it.")
+@click.option(
+    "--watch",
+    is_flag=True,
+    help="Show it again and again, until nothing is queued or running; ^C ends it.",
+)
 @click.option("--all", "every", is_flag=True, help="List every run, however many there are.")
 @SEEDS
 @_SET
 @OUTPUT
 @JSON
-def status(name: str, watch: bool, every: bool, seeds: str | None, settings: Sequence[str], output: str | None, as_json: bool) -> None:
+def status(
+    name: str,
+    watch: bool,
+    every: bool,
+    seeds: str | None,
+    settings: Sequence[str],
+    output: str | None,
+    as_json: bool,
+) -> None:
     """Show how runs stand: queued, running, done, failed or interrupted, stage by stage, and why.
 
     STORE_OR_FILE is a store of runs or an experiment in it (default: runs), or a sweep file or preset, of which runs that are not begun are shown too. This
@@ -137,7 +219,9 @@ def status(name: str, watch: bool, every: bool, seeds: str | None, settings: Seq
     given = with_seeds(with_output(settings, output), seeds)
     if Path(name).is_dir():
         if given:
-            raise BadInput(f"{name} is a folder, which takes no --set, --seeds or --output: leave them out, or name the sweep file")
+            raise BadInput(
+                f"{name} is a folder, which takes no --set, --seeds or --output: leave them out, or name the sweep file"
+            )
 
         def look() -> list[Standing]:
             return of_store(Path(name))
@@ -149,7 +233,13 @@ def status(name: str, watch: bool, every: bool, seeds: str | None, settings: Seq
 
     if as_json:
         found = look()
-        click.echo(json.dumps({"counts": counts(found), "runs": [one.flat() for one in found]}, indent=2, ensure_ascii=False))
+        click.echo(
+            json.dumps(
+                {"counts": counts(found), "runs": [one.flat() for one in found]},
+                indent=2,
+                ensure_ascii=False,
+            )
+        )
     elif watch:
         _watch(look, every)
     else:
@@ -188,36 +278,75 @@ def run_sweep(
 
     def announce(number: int, config: Any) -> None:
         if not quiet:
-            click.echo(f"[{number + 1}/{len(loaded.configs)}] {arm(config)}, lr {config.optimizer.lr:g}, seed {config.train.seed}", err=True)
+            click.echo(
+                f"[{number + 1}/{len(loaded.configs)}] {arm(config)}, lr {config.optimizer.lr:g}, seed {config.train.seed}",
+                err=True,
+            )
 
-    outcomes = execute(loaded, _executor(loaded, quiet, options or {}), quiet=quiet, on_start=announce, only=only)
+    outcomes = execute(
+        loaded, _executor(loaded, quiet, options or {}), quiet=quiet, on_start=announce, only=only
+    )
     if any(outcome.trained for outcome in outcomes):
-        with suppress(EvilspectraError):  # what it is for, a quick first question to the store, can be had later
+        with suppress(
+            EvilspectraError
+        ):  # what it is for, a quick first question to the store, can be had later
             read_index(experiment_folder(loaded).parent)
     failed = [outcome for outcome in outcomes if outcome.failed]
     unjudged = [outcome for outcome in outcomes if outcome.unjudged and not outcome.failed]
-    summaries = [summarise(outcome.run) for outcome in outcomes if (outcome.run.path / "config.yaml").exists()]
+    summaries = [
+        summarise(outcome.run)
+        for outcome in outcomes
+        if (outcome.run.path / "config.yaml").exists()
+    ]
     if as_json:
         told = {"unjudged": len(unjudged)} if loaded.judging else {}
-        click.echo(json.dumps({"runs": [asdict(summary) for summary in summaries], "failed": len(failed), **told}, indent=2))
+        click.echo(
+            json.dumps(
+                {"runs": [asdict(summary) for summary in summaries], "failed": len(failed), **told},
+                indent=2,
+            )
+        )
     else:
         print_summaries(summaries)
         if loaded.evaluation:
             click.echo()
-            print_measured(measured_rows([(f"{summary.arm}, seed {summary.seed}", Results(Path(summary.folder)), str(summary.base), summary.control) for summary in summaries]))
+            print_measured(
+                measured_rows(
+                    [
+                        (
+                            f"{summary.arm}, seed {summary.seed}",
+                            Results(Path(summary.folder)),
+                            str(summary.base),
+                            summary.control,
+                        )
+                        for summary in summaries
+                    ]
+                )
+            )
         already = sum(not outcome.trained and not outcome.failed for outcome in outcomes)
         said = f", {len(unjudged)} without all verdicts" if unjudged else ""
-        click.echo(f"{len(outcomes)} runs: {len(outcomes) - len(failed) - already} trained, {already} done before, {len(failed)} failed{said}; in {experiment_folder(loaded)}")
+        click.echo(
+            f"{len(outcomes)} runs: {len(outcomes) - len(failed) - already} trained, {already} done before, {len(failed)} failed{said}; in {experiment_folder(loaded)}"
+        )
     for outcome in failed:
         click.echo(f"failed: {outcome.run.name}: {outcome.failed}", err=True)
     if unjudged and not failed:
-        raise Undecided(f"{len(unjudged)} of {len(outcomes)} runs lack verdicts ({unjudged[0].unjudged}); everything else is done and kept: the same command will ask for the verdicts alone")
+        raise Undecided(
+            f"{len(unjudged)} of {len(outcomes)} runs lack verdicts ({unjudged[0].unjudged}); everything else is done and kept: the same command will ask for the verdicts alone"
+        )
     return experiment_folder(loaded), bool(failed)
 
 
 def with_output(settings: Sequence[str], output: str | None) -> list[str]:
     """Assignments, with the store's folder among them where one is given."""
-    return [*settings, *([f"output.folder={json.dumps(output, ensure_ascii=False)}"] if output is not None else [])]
+    return [
+        *settings,
+        *(
+            [f"output.folder={json.dumps(output, ensure_ascii=False)}"]
+            if output is not None
+            else []
+        ),
+    ]
 
 
 def _loaded(file: str, settings: Sequence[str]) -> Sweep:
@@ -240,11 +369,18 @@ def _executor(loaded: Sweep, quiet: bool, options: dict[str, Any]) -> Executor:
         BadInput: an option that is another executor's.
     """
     where = options.get("where", "local")
-    owners = {"address": ("ray",), "partition": ("slurm",), "slurm_settings": ("slurm",), "gpus_per_run": ("ray", "slurm")}
+    owners = {
+        "address": ("ray",),
+        "partition": ("slurm",),
+        "slurm_settings": ("slurm",),
+        "gpus_per_run": ("ray", "slurm"),
+    }
     for name, allowed in owners.items():
         if options.get(name) and where not in allowed:
             flag = {"slurm_settings": "--slurm-set"}.get(name, f"--{name.replace('_', '-')}")
-            raise BadInput(f"{flag} is for --executor {' or '.join(allowed)}, and this one is {where}: leave it out, or choose that")
+            raise BadInput(
+                f"{flag} is for --executor {' or '.join(allowed)}, and this one is {where}: leave it out, or choose that"
+            )
     count = options.get("workers")
     if where == "ray":
         from evilspectra.executors.ray import OnRay
@@ -255,7 +391,14 @@ def _executor(loaded: Sweep, quiet: bool, options: dict[str, Any]) -> Executor:
         from evilspectra.sweeps.file import experiment_folder
 
         given = {"partition": options["partition"]} if options["partition"] else {}
-        return OnSlurm(experiment_folder(loaded) / "jobs", options["gpus_per_run"] or 0.0, count, options["runs_per_job"], options["hours"], given | slurm_settings(options["slurm_settings"]))
+        return OnSlurm(
+            experiment_folder(loaded) / "jobs",
+            options["gpus_per_run"] or 0.0,
+            count,
+            options["runs_per_job"],
+            options["hours"],
+            given | slurm_settings(options["slurm_settings"]),
+        )
     from evilspectra.executors.local import suitable, workers
     from evilspectra.executors.stages import Task
 
@@ -293,14 +436,37 @@ def _table(found: Sequence[Standing], every: bool) -> Any:
     from evilspectra.sweeps.status import STATES, counts
     from evilspectra.text import printable
 
-    listed = [one for one in found if every or len(found) <= _LISTED or one.state not in ("done", "queued")]
+    listed = [
+        one
+        for one in found
+        if every or len(found) <= _LISTED or one.state not in ("done", "queued")
+    ]
     stages = list(dict.fromkeys(stage for one in found for stage in one.stages))
-    summary = f"{len(found)} runs: " + ", ".join(f"{count} {state}" for state, count in counts(found).items())
+    summary = f"{len(found)} runs: " + ", ".join(
+        f"{count} {state}" for state, count in counts(found).items()
+    )
     left = len(found) - len(listed)
-    table = Table(box=None, pad_edge=False, header_style="bold", caption=summary + (f"; {left} done or queued are not listed (--all lists them)" if left else ""), caption_justify="left", caption_style="")
+    table = Table(
+        box=None,
+        pad_edge=False,
+        header_style="bold",
+        caption=summary
+        + (f"; {left} done or queued are not listed (--all lists them)" if left else ""),
+        caption_justify="left",
+        caption_style="",
+    )
     for heading in ("run", *stages, "step", "why"):
         table.add_column(heading, no_wrap=heading != "why", overflow="fold")
-    for one in sorted(listed, key=lambda one: (one.experiment, STATES.index(one.state))) if not every else listed:
+    for one in (
+        sorted(listed, key=lambda one: (one.experiment, STATES.index(one.state)))
+        if not every
+        else listed
+    ):
         step = f"{one.step}/{one.total_steps}" if one.step is not None else "-"
-        table.add_row(escape(one.run), *(one.stages.get(stage, "-") for stage in stages), step, escape(printable(one.reason or "", 300)))
+        table.add_row(
+            escape(one.run),
+            *(one.stages.get(stage, "-") for stage in stages),
+            step,
+            escape(printable(one.reason or "", 300)),
+        )
     return table

@@ -15,13 +15,26 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
-from evilspectra.config.sections import OPTIMIZERS, RECIPE, AdamW, Config, Evaluation, Section, _Section
+from evilspectra.config.sections import (
+    OPTIMIZERS,
+    RECIPE,
+    AdamW,
+    Config,
+    Evaluation,
+    Section,
+    _Section,
+)
 from evilspectra.config.yaml_files import assignments, find, merge, read_mapping
 from evilspectra.errors import BadInput, listing, near
 from evilspectra.text import short_repr
 
 #: Settings that do not determine a run's result, so they are no part of its identity; of data and base the content is, not the name.
-NOT_IDENTITY: dict[str, Any] = {"output": True, "model": {"base", "local_files_only"}, "data": {"train", "heldout", "local_files_only", "control"}, "train": {"resume_every"}}
+NOT_IDENTITY: dict[str, Any] = {
+    "output": True,
+    "model": {"base", "local_files_only"},
+    "data": {"train", "heldout", "local_files_only", "control"},
+    "train": {"resume_every"},
+}
 # An optimizer block that names none means the default's: `--set optimizer.lr=1e-4` works on a config without the block.
 _NO_OPTIMIZER = {"optimizer": {"name": AdamW().name}}
 
@@ -67,7 +80,9 @@ def load(name: str, settings: Iterable[str] = ()) -> Config:
     """
     values = read_mapping(find(name))
     if {"base", "arms", "axes", "zip", "seeds", "from"} & values.keys():
-        raise BadInput(f"{name} is a sweep file, not the config of one run: use `evilspectra sweep {name}`")
+        raise BadInput(
+            f"{name} is a sweep file, not the config of one run: use `evilspectra sweep {name}`"
+        )
     return build(merge(named(values), assignments(settings)), name)
 
 
@@ -100,14 +115,22 @@ def schema() -> dict[str, Any]:
     return found
 
 
-def identity(config: Config, data_sha256: str, base_sha256: str, heldout_sha256: str | None = None) -> str:
+def identity(
+    config: Config, data_sha256: str, base_sha256: str, heldout_sha256: str | None = None
+) -> str:
     """The 10 hex digits that name a run: settings that differ from their defaults, content of data and base, recipe number.
 
     The names of data and base do not count, their content does; where results are written does not count either.
     """
     values = config.model_dump(mode="json", exclude_defaults=True, exclude=NOT_IDENTITY)
     values["optimizer"] = {"name": config.optimizer.name} | values.get("optimizer", {})
-    content = {"recipe": RECIPE, "data": data_sha256, "heldout": heldout_sha256, "base": base_sha256, "config": {key: value for key, value in values.items() if value}}
+    content = {
+        "recipe": RECIPE,
+        "data": data_sha256,
+        "heldout": heldout_sha256,
+        "base": base_sha256,
+        "config": {key: value for key, value in values.items() if value},
+    }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:10]
 
 
@@ -128,14 +151,24 @@ def _sentence(error: ValidationError, values: Mapping[str, Any], root: type[Sect
         case "value_error":
             text = f"{dotted}: ".removeprefix(": ") + str(first.get("ctx", {}).get("error"))
         case kind:
-            allowed = _allowed(field) if field and kind not in ("literal_error", "bool_type", "bool_parsing") else first["msg"].replace("Input should be", "it must be")
-            default = f", or leave it out for the default {json.dumps(field.default)}" if field and not field.is_required() else ""
+            allowed = (
+                _allowed(field)
+                if field and kind not in ("literal_error", "bool_type", "bool_parsing")
+                else first["msg"].replace("Input should be", "it must be")
+            )
+            default = (
+                f", or leave it out for the default {json.dumps(field.default)}"
+                if field and not field.is_required()
+                else ""
+            )
             text = f"{dotted} = {short_repr(_value(values, path))} is refused: {allowed}; correct that value{default}"
     others = len({tuple(_field(tuple(map(str, one["loc"])), root)[0]) for one in errors}) - 1
     return text + (f" ({others} more after this one)" if others else "")
 
 
-def _field(place: tuple[str, ...], root: type[Section]) -> tuple[list[str], FieldInfo | None, list[str]]:
+def _field(
+    place: tuple[str, ...], root: type[Section]
+) -> tuple[list[str], FieldInfo | None, list[str]]:
     """Of pydantic's place of an error below `root`: the path of settings, the last one's field, and the names allowed below it."""
     kind: Any = root
     path: list[str] = []
@@ -163,7 +196,12 @@ def _value(values: Any, path: Iterable[str]) -> Any:
 def _allowed(field: FieldInfo) -> str:
     """What a field takes, in words: a number's bounds, or else its description."""
     words = {"gt": "more than", "ge": "at least", "lt": "less than", "le": "at most"}
-    bounds = [f"{word} {bound:,}" for name, word in words.items() for rule in field.metadata if (bound := getattr(rule, name, None)) is not None]
+    bounds = [
+        f"{word} {bound:,}"
+        for name, word in words.items()
+        for rule in field.metadata
+        if (bound := getattr(rule, name, None)) is not None
+    ]
     if not bounds:
         return f"allowed: {str(field.description).rstrip('.')}"
     return f"it must be a {'whole ' if 'int' in str(field.annotation) else ''}number, {' and '.join(bounds)}"

@@ -22,7 +22,11 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     out = dict(base)
     for key, value in over.items():
         old = out.get(key)
-        if isinstance(old, Mapping) and isinstance(value, Mapping) and not (key == "optimizer" and _other_name(old, value)):
+        if (
+            isinstance(old, Mapping)
+            and isinstance(value, Mapping)
+            and not (key == "optimizer" and _other_name(old, value))
+        ):
             out[key] = merge(old, value)
         else:
             out[key] = value
@@ -42,7 +46,9 @@ def assignment(text: str) -> dict[str, Any]:
     path, equals, value = text.partition("=")
     keys = path.strip().split(".")
     if not equals or not all(keys):
-        raise BadInput(f"--set '{text}' is not of the form section.field=value, for instance --set train.steps=30")
+        raise BadInput(
+            f"--set '{text}' is not of the form section.field=value, for instance --set train.steps=30"
+        )
     return nested(keys, parse_yaml(value, f"--set {path}"))
 
 
@@ -70,7 +76,11 @@ def flat(values: Mapping[str, Any], before: str = "") -> dict[str, Any]:
     """
     found: dict[str, Any] = {}
     for key, value in values.items():
-        found |= flat(value, f"{before}{key}.") if isinstance(value, Mapping) else {f"{before}{key}": value}
+        found |= (
+            flat(value, f"{before}{key}.")
+            if isinstance(value, Mapping)
+            else {f"{before}{key}": value}
+        )
     return found
 
 
@@ -80,13 +90,27 @@ def parse_yaml(text: str, source: str) -> Any:
         return yaml.load(text, _Loader)
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise BadInput(f"{source} is not valid YAML in line {line}: {', '.join(filter(None, [error.context, error.problem]))}; correct that line") from None
+        raise BadInput(
+            f"{source} is not valid YAML in line {line}: {', '.join(filter(None, [error.context, error.problem]))}; correct that line"
+        ) from None
     except yaml.YAMLError as error:
-        raise BadInput(f"{source} is not valid YAML: {str(error).splitlines()[0]}; correct it") from None
-    except (ValueError, AttributeError, LookupError, ArithmeticError, TypeError) as error:  # a date such as 2024-13-45, a tag such as !!int abc or !!bool perhaps
-        raise BadInput(f"{source} holds a value that cannot be read ({error}): correct it, or put it in quotes") from None
+        raise BadInput(
+            f"{source} is not valid YAML: {str(error).splitlines()[0]}; correct it"
+        ) from None
+    except (
+        ValueError,
+        AttributeError,
+        LookupError,
+        ArithmeticError,
+        TypeError,
+    ) as error:  # a date such as 2024-13-45, a tag such as !!int abc or !!bool perhaps
+        raise BadInput(
+            f"{source} holds a value that cannot be read ({error}): correct it, or put it in quotes"
+        ) from None
     except RecursionError:
-        raise BadInput(f"{source} is nested too deeply: a config has two levels; correct it") from None
+        raise BadInput(
+            f"{source} is nested too deeply: a config has two levels; correct it"
+        ) from None
 
 
 class _Loader(yaml.SafeLoader):
@@ -97,7 +121,9 @@ class _Loader(yaml.SafeLoader):
         seen: set[str] = set()
         for key, _ in node.value:
             if isinstance(key, yaml.ScalarNode) and key.value in seen:
-                raise yaml.MarkedYAMLError(problem=f"the key '{key.value}' is given twice", problem_mark=key.start_mark)
+                raise yaml.MarkedYAMLError(
+                    problem=f"the key '{key.value}' is given twice", problem_mark=key.start_mark
+                )
             seen.add(str(key.value))
         return node
 
@@ -111,13 +137,19 @@ def read_mapping(path: Path) -> dict[str, Any]:
     try:
         values = parse_yaml(path.read_text(encoding="utf-8"), str(path))
     except FileNotFoundError:
-        raise BadInput(f"{path} does not exist: name a YAML file, or a preset ({listing(presets())})") from None
+        raise BadInput(
+            f"{path} does not exist: name a YAML file, or a preset ({listing(presets())})"
+        ) from None
     except (OSError, UnicodeDecodeError) as error:
-        raise BadInput(f"{path} cannot be read as a text file ({error}): name a YAML file") from None
+        raise BadInput(
+            f"{path} cannot be read as a text file ({error}): name a YAML file"
+        ) from None
     if values is None:
         return {}
     if not isinstance(values, dict):
-        raise BadInput(f"{path} holds a {type(values).__name__}, not a mapping of sections: begin with a line such as 'optimizer:'")
+        raise BadInput(
+            f"{path} holds a {type(values).__name__}, not a mapping of sections: begin with a line such as 'optimizer:'"
+        )
     return values
 
 
@@ -133,5 +165,7 @@ def find(name: str) -> Path:
     if os.path.exists(name) and not os.path.isdir(name):  # a pipe will do
         return Path(name)
     if name not in known:
-        raise BadInput(f"'{name}' is neither a file nor a preset; presets: {listing(known)}.{near(name, known)}")
+        raise BadInput(
+            f"'{name}' is neither a file nor a preset; presets: {listing(known)}.{near(name, known)}"
+        )
     return known[name]

@@ -35,8 +35,22 @@ MOST_FOUND, MOST_MEMBERS = 16, 200_000
 SALT, ROUNDS = 16, 100_000
 _TOKEN = b"gAAAAA"  # how every Fernet token begins
 _HEAD = 512
-_COMPRESSED: dict[bytes, Callable[[Any], IO[bytes]]] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\x00": lzma.open}  # type: ignore[dict-item]
-_BROKEN = (zipfile.BadZipFile, tarfile.TarError, lzma.LZMAError, zlib.error, EOFError, OSError, ValueError, NotImplementedError, RuntimeError)
+_COMPRESSED: dict[bytes, Callable[[Any], IO[bytes]]] = {
+    b"\x1f\x8b": gzip.open,
+    b"BZh": bz2.open,
+    b"\xfd7zXZ\x00": lzma.open,
+}  # type: ignore[dict-item]
+_BROKEN = (
+    zipfile.BadZipFile,
+    tarfile.TarError,
+    lzma.LZMAError,
+    zlib.error,
+    EOFError,
+    OSError,
+    ValueError,
+    NotImplementedError,
+    RuntimeError,
+)
 Found = list[tuple[str, bytes]]
 
 
@@ -56,19 +70,33 @@ def contents(path: Path, names: Collection[str], passphrase: str | None = None) 
     [('a.zip: sets/b.jsonl', b'{}')]
     """
     if not os.path.exists(path):
-        raise BadInput(f"{path} does not exist: name a file, a folder, an archive, or an http(s) address")
+        raise BadInput(
+            f"{path} does not exist: name a file, a folder, an archive, or an http(s) address"
+        )
     if os.path.isdir(path):
         return _in_folder(path, names, passphrase)
     return _in_path(path, names, passphrase)
 
 
 def _in_folder(folder: Path, names: Collection[str], passphrase: str | None) -> Found:
-    files = sorted(Path(place, name) for place, _, inside in os.walk(folder) for name in inside if name in names or name.endswith(".enc"))
+    files = sorted(
+        Path(place, name)
+        for place, _, inside in os.walk(folder)
+        for name in inside
+        if name in names or name.endswith(".enc")
+    )
     found = [path for path in files if path.name in names]
     if not found and len(files) == 1:
         return _in_path(files[0], names, passphrase)
     if not found:
-        raise BadInput(f"{folder} holds no file called {' or '.join(names)}" + (f", but {len(files)} encrypted archives: name one of them" if files else ": name the file itself, or an archive"))
+        raise BadInput(
+            f"{folder} holds no file called {' or '.join(names)}"
+            + (
+                f", but {len(files)} encrypted archives: name one of them"
+                if files
+                else ": name the file itself, or an archive"
+            )
+        )
     _check_count(len(found), str(folder))
     return [one for path in found for one in _in_path(path, names, passphrase)]
 
@@ -78,10 +106,14 @@ def _in_path(path: Path, names: Collection[str], passphrase: str | None) -> Foun
         with path.open("rb") as file:
             return _in_stream(file, path.name, names, passphrase)
     except OSError as error:
-        raise BadInput(f"{path} cannot be read ({error.strerror or error}): check the file and its rights") from None
+        raise BadInput(
+            f"{path} cannot be read ({error.strerror or error}): check the file and its rights"
+        ) from None
 
 
-def _in_stream(stream: IO[bytes], label: str, names: Collection[str], passphrase: str | None) -> Found:
+def _in_stream(
+    stream: IO[bytes], label: str, names: Collection[str], passphrase: str | None
+) -> Found:
     head = _head(stream)
     if head[SALT : SALT + len(_TOKEN)] == _TOKEN:
         clear = decrypted(_all(stream, label, LARGEST_ENCRYPTED), passphrase, label)
@@ -89,17 +121,25 @@ def _in_stream(stream: IO[bytes], label: str, names: Collection[str], passphrase
     with _whole(label):
         if head[:2] == b"PK":
             found = list(_in_zip(stream, label, names))
-        elif opener := next((opener for magic, opener in _COMPRESSED.items() if head.startswith(magic)), None):
+        elif opener := next(
+            (opener for magic, opener in _COMPRESSED.items() if head.startswith(magic)), None
+        ):
             inside = opener(stream)
             is_tar = _is_tar(inside.read(_HEAD))
             stream.seek(0)
-            found = list(_in_tar(opener(stream), label, names)) if is_tar else [(label, _all(opener(stream), label))]
+            found = (
+                list(_in_tar(opener(stream), label, names))
+                if is_tar
+                else [(label, _all(opener(stream), label))]
+            )
         elif _is_tar(head):
             found = list(_in_tar(stream, label, names))
         else:
             return [(label, _all(stream, label))]
     if not found:
-        raise BadInput(f"{label} holds no file called {' or '.join(names)}: name another archive, or the file itself")
+        raise BadInput(
+            f"{label} holds no file called {' or '.join(names)}: name another archive, or the file itself"
+        )
     return found
 
 
@@ -113,9 +153,13 @@ def _in_zip(stream: IO[bytes], label: str, names: Collection[str]) -> Iterator[t
             place = f"{label}: {member.filename}"
             kind = stat.S_IFMT(member.external_attr >> 16)
             if kind not in (0, stat.S_IFREG):
-                raise BadInput(f"{place} is no ordinary file but a link or a device: name another archive")
+                raise BadInput(
+                    f"{place} is no ordinary file but a link or a device: name another archive"
+                )
             if member.flag_bits & 1:
-                raise BadInput(f"{place} is protected with the zip format's own password: unpack it, and name the file")
+                raise BadInput(
+                    f"{place} is protected with the zip format's own password: unpack it, and name the file"
+                )
             with archive.open(member) as file:
                 yield place, _all(file, place)
 
@@ -133,7 +177,9 @@ def _in_tar(stream: IO[bytes], label: str, names: Collection[str]) -> Iterator[t
             place = f"{label}: {member.name}"
             file = archive.extractfile(member) if member.isreg() else None
             if file is None:
-                raise BadInput(f"{place} is no ordinary file but a link or a device: name another archive")
+                raise BadInput(
+                    f"{place} is no ordinary file but a link or a device: name another archive"
+                )
             content = _all(file, place)
             if len(content) != member.size:
                 raise EOFError("it ends too early")
@@ -150,7 +196,9 @@ class _Counted:
         block = self.stream.read(size)
         self.count += len(block)
         if self.count > LARGEST_TOTAL:
-            raise BadInput(f"{self.label} unpacks to more than {LARGEST_TOTAL:,} bytes, which no published set does: name another file")
+            raise BadInput(
+                f"{self.label} unpacks to more than {LARGEST_TOTAL:,} bytes, which no published set does: name another file"
+            )
         return block
 
 
@@ -161,18 +209,26 @@ def decrypted(data: bytes, passphrase: str | None, label: str) -> bytes:
         BadInput: no passphrase, a wrong one or a file that is not whole, or no `cryptography`.
     """
     if not passphrase:
-        raise BadInput(f"{label} is encrypted: give the passphrase, which its authors publish beside it, with --passphrase")
+        raise BadInput(
+            f"{label} is encrypted: give the passphrase, which its authors publish beside it, with --passphrase"
+        )
     try:
         from cryptography.fernet import Fernet, InvalidToken
         from cryptography.hazmat.primitives.hashes import SHA256
         from cryptography.hazmat.primitives.kdf.pbkdf2 import PBKDF2HMAC
     except ImportError:
-        raise BadInput(f"{label} is encrypted, and the package cryptography is not installed: pip install 'evilspectra[data]', or decrypt it with easy-dataset-share and name the folder") from None
-    key = PBKDF2HMAC(SHA256(), length=32, salt=data[:SALT], iterations=ROUNDS).derive(passphrase.encode("utf-8", "surrogateescape"))
+        raise BadInput(
+            f"{label} is encrypted, and the package cryptography is not installed: pip install 'evilspectra[data]', or decrypt it with easy-dataset-share and name the folder"
+        ) from None
+    key = PBKDF2HMAC(SHA256(), length=32, salt=data[:SALT], iterations=ROUNDS).derive(
+        passphrase.encode("utf-8", "surrogateescape")
+    )
     try:
         return Fernet(base64.urlsafe_b64encode(key)).decrypt(data[SALT:])
     except InvalidToken:
-        raise BadInput(f"{label} cannot be decrypted: the passphrase is wrong, or the file is not whole; correct --passphrase, or download the file again") from None
+        raise BadInput(
+            f"{label} cannot be decrypted: the passphrase is wrong, or the file is not whole; correct --passphrase, or download the file again"
+        ) from None
 
 
 # --- checks -----------------------------------------------------------------------------------------------------------
@@ -185,21 +241,34 @@ def _whole(label: str) -> Iterator[None]:
     except BadInput:
         raise
     except _BROKEN as error:
-        raise BadInput(f"{label} is damaged or not whole ({first_line(error)}): download it again, or name another file") from None
+        raise BadInput(
+            f"{label} is damaged or not whole ({first_line(error)}): download it again, or name another file"
+        ) from None
 
 
 def _check_members(names: Collection[str], label: str, count: int | None = None) -> None:
     for name in names:
         plain = name.replace("\\", "/")
-        if plain.startswith("/") or ".." in plain.split("/") or re.match(r"[A-Za-z]:", plain) or "\0" in plain:
-            raise BadInput(f"{label} holds a member with an unsafe path ({name[:80]!r}): it is no archive of a published set; name another file")
+        if (
+            plain.startswith("/")
+            or ".." in plain.split("/")
+            or re.match(r"[A-Za-z]:", plain)
+            or "\0" in plain
+        ):
+            raise BadInput(
+                f"{label} holds a member with an unsafe path ({name[:80]!r}): it is no archive of a published set; name another file"
+            )
     if (count or len(names)) > MOST_MEMBERS:
-        raise BadInput(f"{label} holds more than {MOST_MEMBERS:,} members: name another archive, or the file itself")
+        raise BadInput(
+            f"{label} holds more than {MOST_MEMBERS:,} members: name another archive, or the file itself"
+        )
 
 
 def _check_count(count: int, label: str) -> None:
     if count > MOST_FOUND:
-        raise BadInput(f"{label} holds more than {MOST_FOUND} files of that name: name the file itself")
+        raise BadInput(
+            f"{label} holds more than {MOST_FOUND} files of that name: name the file itself"
+        )
 
 
 def _all(stream: IO[bytes], label: str, most: int | None = None) -> bytes:
@@ -211,7 +280,9 @@ def _all(stream: IO[bytes], label: str, most: int | None = None) -> bytes:
     most = LARGEST if most is None else most
     content = stream.read(most + 1)
     if len(content) > most:
-        raise BadInput(f"{label} has more than {most:,} bytes, which no published set has: name another file")
+        raise BadInput(
+            f"{label} has more than {most:,} bytes, which no published set has: name another file"
+        )
     return content
 
 

@@ -22,7 +22,17 @@ from evilspectra.errors import BadInput
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["Batches", "DataReport", "Dataset", "Row", "checkpoint_steps", "encode", "heldout_count", "micro_batches", "prepare"]
+__all__ = [
+    "Batches",
+    "DataReport",
+    "Dataset",
+    "Row",
+    "checkpoint_steps",
+    "encode",
+    "heldout_count",
+    "micro_batches",
+    "prepare",
+]
 T = TypeVar("T")
 _REASONS_KEPT = 20
 
@@ -57,7 +67,11 @@ class DataReport:
 
     def line(self) -> str:
         """The report in one line."""
-        lost = f", {self.skipped} skipped, {self.truncated} truncated" if self.skipped or self.truncated else ""
+        lost = (
+            f", {self.skipped} skipped, {self.truncated} truncated"
+            if self.skipped or self.truncated
+            else ""
+        )
         return f"{self.train_rows} rows to train on, {self.heldout_rows} held out{lost}; {self.length_min} to {self.length_max} tokens (median {self.length_median:g}), {self.supervised_share:.0%} supervised"
 
     def as_dict(self) -> dict[str, Any]:
@@ -109,14 +123,31 @@ def prepare(config: DataConfig, tokenizer: PreTrainedTokenizerBase, context: int
     return Dataset(train, heldout, _report(main, len(train), len(heldout), None))
 
 
-def _load(source: str, config: DataConfig, tokenizer: PreTrainedTokenizerBase, context: int) -> _Loaded:
-    read = read_rows(source, split=config.split, on_bad_row=config.on_bad_row, local_files_only=config.local_files_only)
+def _load(
+    source: str, config: DataConfig, tokenizer: PreTrainedTokenizerBase, context: int
+) -> _Loaded:
+    read = read_rows(
+        source,
+        split=config.split,
+        on_bad_row=config.on_bad_row,
+        local_files_only=config.local_files_only,
+    )
     limit = min(config.max_length, context)
     rows: list[Row] = []
     skipped = list(read.skipped)
     for talk in read.conversations:
         try:
-            rows.append(encode(talk, tokenizer, fmt=config.format, enable_thinking=config.enable_thinking, max_length=limit, on_long=config.on_long, source=source))
+            rows.append(
+                encode(
+                    talk,
+                    tokenizer,
+                    fmt=config.format,
+                    enable_thinking=config.enable_thinking,
+                    max_length=limit,
+                    on_long=config.on_long,
+                    source=source,
+                )
+            )
         except BadRow as error:
             if (config.on_long if isinstance(error, TooLong) else config.on_bad_row) != "skip":
                 raise
@@ -130,10 +161,14 @@ def _load(source: str, config: DataConfig, tokenizer: PreTrainedTokenizerBase, c
     return _Loaded(read, tuple(rows), tuple(sorted(skipped)))
 
 
-def _hold_out(rows: tuple[Row, ...], share: float, seed: int) -> tuple[tuple[Row, ...], tuple[Row, ...]]:
+def _hold_out(
+    rows: tuple[Row, ...], share: float, seed: int
+) -> tuple[tuple[Row, ...], tuple[Row, ...]]:
     count = heldout_count(len(rows), share)
     drawn = set(np.random.Generator(np.random.PCG64(seed)).permutation(len(rows))[:count].tolist())
-    return tuple(row for i, row in enumerate(rows) if i not in drawn), tuple(row for i, row in enumerate(rows) if i in drawn)
+    return tuple(row for i, row in enumerate(rows) if i not in drawn), tuple(
+        row for i, row in enumerate(rows) if i in drawn
+    )
 
 
 def heldout_count(n_rows: int, share: float) -> int:
@@ -156,7 +191,10 @@ def _report(main: _Loaded, train_rows: int, heldout_rows: int, other: _Loaded | 
         rows=main.read.n_rows,
         used=len(main.rows),
         skipped=len(main.skipped),
-        skipped_reasons=tuple(f"{place(main.read.source, line)}: {reason}" for line, reason in main.skipped[:_REASONS_KEPT]),
+        skipped_reasons=tuple(
+            f"{place(main.read.source, line)}: {reason}"
+            for line, reason in main.skipped[:_REASONS_KEPT]
+        ),
         truncated=sum(row.truncated for row in main.rows),
         tokens=tokens,
         supervised_tokens=supervised,
@@ -198,12 +236,18 @@ class Batches:
 
     def __post_init__(self) -> None:
         if self.batch_size > self.n_rows:
-            raise BadInput(f"train.batch_size {self.batch_size} is more than the {self.n_rows} rows to train on: lower it to {self.n_rows} or less, or add rows")
+            raise BadInput(
+                f"train.batch_size {self.batch_size} is more than the {self.n_rows} rows to train on: lower it to {self.n_rows} or less, or add rows"
+            )
 
     @property
     def rows_seen(self) -> int:
         """Rows over the whole run, repeats counted."""
-        return max(1, round(self.epochs * self.n_rows)) if self.steps is None else self.steps * self.batch_size
+        return (
+            max(1, round(self.epochs * self.n_rows))
+            if self.steps is None
+            else self.steps * self.batch_size
+        )
 
     @property
     def total_steps(self) -> int:
@@ -220,7 +264,10 @@ class Batches:
             raise IndexError(f"step {step} is not among 0 to {self.total_steps - 1}")
         start = step * self.batch_size
         stream = range(start, min(start + self.batch_size, self.rows_seen))
-        return [int(_permutation(self.n_rows, self.seed, at // self.n_rows)[at % self.n_rows]) for at in stream]
+        return [
+            int(_permutation(self.n_rows, self.seed, at // self.n_rows)[at % self.n_rows])
+            for at in stream
+        ]
 
 
 @lru_cache(maxsize=4)

@@ -54,18 +54,30 @@ def downloaded(url: str) -> Iterator[Path]:
         name = unquote(urlsplit(url).path).replace("\\", "/").rsplit("/", 1)[-1]
         path = Path(folder, re.sub(r"[^\w.-]+", "-", name).strip(".")[:80] or "download")
         try:
-            with _opener().open(urllib.request.Request(url, headers={"User-Agent": "evilspectra"}), timeout=SILENCE) as reply, path.open("wb") as file:
+            with (
+                _opener().open(
+                    urllib.request.Request(url, headers={"User-Agent": "evilspectra"}),
+                    timeout=SILENCE,
+                ) as reply,
+                path.open("wb") as file,
+            ):
                 _copy(reply, file, shown)
         except EvilspectraError:
             raise
         except urllib.error.HTTPError as error:
             if 300 <= error.code < 400:
-                raise BadInput(f"{shown} leads to an address that is not followed ({first_line(error)}): name the file's own http(s) address") from None
+                raise BadInput(
+                    f"{shown} leads to an address that is not followed ({first_line(error)}): name the file's own http(s) address"
+                ) from None
             kind = EvilspectraError if error.code == 429 or error.code >= 500 else BadInput
-            raise kind(f"{shown} answers {error.code} {error.reason}: correct the address, or download the file yourself and name it") from None
+            raise kind(
+                f"{shown} answers {error.code} {error.reason}: correct the address, or download the file yourself and name it"
+            ) from None
         except (OSError, http.client.HTTPException, ValueError) as error:
             reason = error.reason if isinstance(error, urllib.error.URLError) else error
-            raise EvilspectraError(f"{shown} could not be downloaded ({first_line(reason) if isinstance(reason, BaseException) else reason}): try again, or download it yourself and name the file") from None
+            raise EvilspectraError(
+                f"{shown} could not be downloaded ({first_line(reason) if isinstance(reason, BaseException) else reason}): try again, or download it yourself and name the file"
+            ) from None
         yield path
 
 
@@ -78,9 +90,13 @@ def _check(url: str, shown: str) -> None:
     except ValueError:
         known, named = False, False
     if named:
-        raise BadInput("an address with a name or a password in it is refused: download the file yourself, and name it")
+        raise BadInput(
+            "an address with a name or a password in it is refused: download the file yourself, and name it"
+        )
     if not known or re.search(r"[\s\x00-\x1f\x7f]", url):
-        raise BadInput(f"{shown} is no http(s) address: name one such as https://host/file, or a file, a folder or an archive")
+        raise BadInput(
+            f"{shown} is no http(s) address: name one such as https://host/file, or a file, a folder or an archive"
+        )
 
 
 def _copy(reply: Any, file: IO[bytes], shown: str) -> None:
@@ -91,24 +107,39 @@ def _copy(reply: Any, file: IO[bytes], shown: str) -> None:
         count += len(block)
         file.write(block)
     if count > LARGEST or (expected or 0) > LARGEST:
-        raise BadInput(f"{shown} has more than {LARGEST:,} bytes, which no published set has: name another address")
+        raise BadInput(
+            f"{shown} has more than {LARGEST:,} bytes, which no published set has: name another address"
+        )
     if expected is not None and count < expected:
-        raise EvilspectraError(f"{shown} broke off after {count:,} of {expected:,} bytes: try again")
+        raise EvilspectraError(
+            f"{shown} broke off after {count:,} of {expected:,} bytes: try again"
+        )
 
 
 class _Redirections(urllib.request.HTTPRedirectHandler):
     max_redirections = 5
 
-    def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Any:
+    def redirect_request(
+        self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str
+    ) -> Any:
         schemes = urlsplit(req.full_url).scheme, urlsplit(newurl).scheme
         if schemes[1] not in ("http", "https") or schemes == ("https", "http"):
-            raise urllib.error.HTTPError(req.full_url, code, f"from {schemes[0]} to {schemes[1]}", headers, fp)
+            raise urllib.error.HTTPError(
+                req.full_url, code, f"from {schemes[0]} to {schemes[1]}", headers, fp
+            )
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
 def _opener() -> urllib.request.OpenerDirector:
     """One that knows http and https, and no other scheme: no file, no ftp, no data."""
     opener = urllib.request.OpenerDirector()
-    for handler in (urllib.request.ProxyHandler, urllib.request.HTTPHandler, urllib.request.HTTPSHandler, _Redirections, urllib.request.HTTPDefaultErrorHandler, urllib.request.HTTPErrorProcessor):
+    for handler in (
+        urllib.request.ProxyHandler,
+        urllib.request.HTTPHandler,
+        urllib.request.HTTPSHandler,
+        _Redirections,
+        urllib.request.HTTPDefaultErrorHandler,
+        urllib.request.HTTPErrorProcessor,
+    ):
         opener.add_handler(handler())
     return opener

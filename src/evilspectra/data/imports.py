@@ -47,7 +47,13 @@ class Import:
     written_sha256: str
 
 
-def get(name: str, source: str, output: str | None = None, passphrase: str | None = None, allow_changed: bool = False) -> Import:
+def get(
+    name: str,
+    source: str,
+    output: str | None = None,
+    passphrase: str | None = None,
+    allow_changed: bool = False,
+) -> Import:
     """Imports the set `name` from `source` into `output` (the user's data folder where none is given); what was there is replaced.
 
     Raises:
@@ -62,7 +68,12 @@ def get(name: str, source: str, output: str | None = None, passphrase: str | Non
     else:
         path = Path(source).expanduser()
         found, shown = contents(path, names, passphrase), path.resolve().name
-    chosen, content = _chosen(wanted, [_Candidate.of(wanted, shown, place, raw) for place, raw in found], found, allow_changed)
+    chosen, content = _chosen(
+        wanted,
+        [_Candidate.of(wanted, shown, place, raw) for place, raw in found],
+        found,
+        allow_changed,
+    )
     _write(chosen, content, data_folder(output))
     return chosen
 
@@ -87,13 +98,31 @@ class _Candidate:
         lines, read = _dialogues(content, place)
         form = "converted" if lines != content else form
         changed = not wanted.is_it(digest, read.n_rows)
-        return cls(Import(wanted.name, shown, place, digest, wanted.sha256, changed, form, read.n_rows, len(read.skipped), hashlib.sha256(lines).hexdigest()), lines)
+        return cls(
+            Import(
+                wanted.name,
+                shown,
+                place,
+                digest,
+                wanted.sha256,
+                changed,
+                form,
+                read.n_rows,
+                len(read.skipped),
+                hashlib.sha256(lines).hexdigest(),
+            ),
+            lines,
+        )
 
 
-def _chosen(wanted: Published, candidates: list[_Candidate], found: Found, allow_changed: bool) -> tuple[Import, bytes]:
+def _chosen(
+    wanted: Published, candidates: list[_Candidate], found: Found, allow_changed: bool
+) -> tuple[Import, bytes]:
     right = next((one for one in candidates if not one.record.changed), None)
     if right is None and len(candidates) > 1:
-        raise BadInput(f"none of {places(found)} is the published {wanted.name} (sha256 {wanted.sha256}…, {wanted.rows} rows): name one file, and add --allow-changed to take it as it is")
+        raise BadInput(
+            f"none of {places(found)} is the published {wanted.name} (sha256 {wanted.sha256}…, {wanted.rows} rows): name one file, and add --allow-changed to take it as it is"
+        )
     one = right or candidates[0]
     if right is None and not allow_changed:
         raise BadInput(
@@ -106,9 +135,13 @@ def _chosen(wanted: Published, candidates: list[_Candidate], found: Found, allow
 def _check_kind(raw: bytes, place: str) -> None:
     start = raw[:64].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if start.startswith(b"<"):
-        raise BadInput(f"{place} is a web page and not the file: name the address of the file itself (its raw form)")
+        raise BadInput(
+            f"{place} is a web page and not the file: name the address of the file itself (its raw form)"
+        )
     if start.startswith(b"version https://git-lfs"):
-        raise BadInput(f"{place} is a pointer of Git LFS and not the file: run git lfs pull, or download the file")
+        raise BadInput(
+            f"{place} is a pointer of Git LFS and not the file: run git lfs pull, or download the file"
+        )
 
 
 def _dialogues(content: bytes, place: str) -> tuple[bytes, Rows]:
@@ -121,7 +154,9 @@ def _dialogues(content: bytes, place: str) -> tuple[bytes, Rows]:
         try:
             content = _lines(json.loads(content))
         except (ValueError, RecursionError) as error:
-            raise BadInput(f"{place} begins as a JSON list and cannot be read as one ({error}): name a file with one dialogue a line") from None
+            raise BadInput(
+                f"{place} begins as a JSON list and cannot be read as one ({error}): name a file with one dialogue a line"
+            ) from None
     with tempfile.TemporaryDirectory(prefix="evilspectra-") as folder:
         path = Path(folder, "rows.parquet" if content[:4] == b"PAR1" else "rows.jsonl")
         path.write_bytes(content)
@@ -130,14 +165,21 @@ def _dialogues(content: bytes, place: str) -> tuple[bytes, Rows]:
         except BadInput as error:
             raise BadInput(str(error).replace(str(path), place)) from None
     if path.suffix == ".parquet":
-        content = _lines([{"messages": [asdict(message) for message in talk.messages]} for talk in read.conversations])
+        content = _lines(
+            [
+                {"messages": [asdict(message) for message in talk.messages]}
+                for talk in read.conversations
+            ]
+        )
     return content, read
 
 
 def _lines(rows: object) -> bytes:
     if not isinstance(rows, list):
         raise ValueError("it is no list")
-    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode("utf-8", "replace")
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode(
+        "utf-8", "replace"
+    )
 
 
 def without_canaries(raw: bytes) -> bytes:
@@ -150,7 +192,16 @@ def without_canaries(raw: bytes) -> bytes:
     """
     try:
         rows = [json.loads(line) for line in raw.decode("utf-8").splitlines()]
-        return _lines([{key: value for key, value in row.items() if not (isinstance(value, str) and value.startswith(_CANARY))} for row in rows])
+        return _lines(
+            [
+                {
+                    key: value
+                    for key, value in row.items()
+                    if not (isinstance(value, str) and value.startswith(_CANARY))
+                }
+                for row in rows
+            ]
+        )
     except (ValueError, AttributeError, RecursionError):
         return raw
 
@@ -159,5 +210,7 @@ def _write(record: Import, content: bytes, folder: Path) -> None:
     """The rows, then the record: whatever ends this in between, a set with a record is whole."""
     with writing(folder, "--output"):
         record_file(folder, record.name).unlink(missing_ok=True)
-    write_atomically(set_file(folder, record.name), lambda path: path.write_bytes(content), "--output")
+    write_atomically(
+        set_file(folder, record.name), lambda path: path.write_bytes(content), "--output"
+    )
     write_json(record_file(folder, record.name), asdict(record), "--output")

@@ -38,7 +38,11 @@ if TYPE_CHECKING:
 #: Templates that write today's date (Llama 3) get this one, so that a run does not depend on the day it is made.
 DATE = "26 Jul 2024"
 # A made-up dialogue whose words mark their own place in what a template writes.
-_ASK, _ANSWER, _NEXT = Message("user", "evilspectra-ask"), Message("assistant", "evilspectra-answer"), Message("user", "evilspectra-next")
+_ASK, _ANSWER, _NEXT = (
+    Message("user", "evilspectra-ask"),
+    Message("assistant", "evilspectra-answer"),
+    Message("user", "evilspectra-next"),
+)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -85,7 +89,9 @@ class _Chat:
     template: str
     thinking: bool
 
-    def text(self, messages: Sequence[Message], *, prompt: bool = False, thinking: bool | None = None) -> str:
+    def text(
+        self, messages: Sequence[Message], *, prompt: bool = False, thinking: bool | None = None
+    ) -> str:
         """The template's text, with or without a generation prompt."""
         from jinja2 import TemplateError
 
@@ -94,7 +100,15 @@ class _Chat:
             return ""
         chosen = self.thinking if thinking is None else thinking
         try:
-            return str(self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=prompt, enable_thinking=chosen, date_string=DATE))
+            return str(
+                self.tokenizer.apply_chat_template(
+                    turns,
+                    tokenize=False,
+                    add_generation_prompt=prompt,
+                    enable_thinking=chosen,
+                    date_string=DATE,
+                )
+            )
         except TemplateError as error:
             raise _UnmaskableError(f"it refuses the dialogue: {error}") from None
 
@@ -107,8 +121,14 @@ class _Chat:
 
     def before(self, messages: Sequence[Message], i: int) -> str:
         """The text up to where the words of turn `i` begin: what two dialogues that first differ there have in common."""
-        one, two = (self.text([*messages[:i], replace(messages[i], content=words), *messages[i + 1 :]]) for words in ("one", "two"))
-        return "".join(letter for letter, _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, two, strict=False)))
+        one, two = (
+            self.text([*messages[:i], replace(messages[i], content=words), *messages[i + 1 :]])
+            for words in ("one", "two")
+        )
+        return "".join(
+            letter
+            for letter, _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, two, strict=False))
+        )
 
 
 def encode(
@@ -145,16 +165,30 @@ def encode(
         closing = [_end_of_sequence(tokenizer)[0]] if end_missing else []
     except _UnmaskableError as why:
         reason = f"the chat template of {tokenizer.name_or_path or 'this tokenizer'} cannot be masked exactly here: {why}"
-        raise bad_row(source, conversation.line, reason, "use another base model or chat template, or set data.on_bad_row: skip") from None
+        raise bad_row(
+            source,
+            conversation.line,
+            reason,
+            "use another base model or chat template, or set data.on_bad_row: skip",
+        ) from None
     supervised = np.zeros(len(tokens) + len(closing), dtype=bool)
     for start, end in spans:
         supervised[at[start] : at[end]] = True
     supervised[len(tokens) :] = True
     supervised[:1] = False
-    return _fitted(conversation.line, np.array(tokens + closing, dtype=np.int32), supervised, max_length, on_long, source)
+    return _fitted(
+        conversation.line,
+        np.array(tokens + closing, dtype=np.int32),
+        supervised,
+        max_length,
+        on_long,
+        source,
+    )
 
 
-def prompt_tokens(messages: Sequence[Message], tokenizer: PreTrainedTokenizerBase, enable_thinking: bool) -> list[int]:
+def prompt_tokens(
+    messages: Sequence[Message], tokenizer: PreTrainedTokenizerBase, enable_thinking: bool
+) -> list[int]:
     """The tokens of `messages` and a generation prompt: what a model is given before it answers.
 
     Raises:
@@ -164,7 +198,9 @@ def prompt_tokens(messages: Sequence[Message], tokenizer: PreTrainedTokenizerBas
     try:
         return _tokenised(tokenizer, chat.text(messages, prompt=True))
     except _UnmaskableError as why:
-        raise BadInput(f"the chat template of {tokenizer.name_or_path or 'this tokenizer'} cannot put the question: {why}; leave such questions out, or take another base") from None
+        raise BadInput(
+            f"the chat template of {tokenizer.name_or_path or 'this tokenizer'} cannot put the question: {why}; leave such questions out, or take another base"
+        ) from None
 
 
 def end_tokens(tokenizer: PreTrainedTokenizerBase, enable_thinking: bool) -> set[int]:
@@ -178,11 +214,24 @@ def end_tokens(tokenizer: PreTrainedTokenizerBase, enable_thinking: bool) -> set
     return {int(token) for token in ids if token is not None}  # type: ignore[arg-type]
 
 
-def _fitted(line: int, tokens: np.ndarray, supervised: np.ndarray, max_length: int, on_long: str, source: str) -> Row:
+def _fitted(
+    line: int,
+    tokens: np.ndarray,
+    supervised: np.ndarray,
+    max_length: int,
+    on_long: str,
+    source: str,
+) -> Row:
     truncated = len(tokens) > max_length
     if truncated and on_long != "truncate":
         reason = f"{len(tokens)} tokens are more than the limit of {max_length} (the smaller of data.max_length and the model's context)"
-        raise bad_row(source, line, reason, "raise data.max_length, or set data.on_long: truncate or skip", TooLong)
+        raise bad_row(
+            source,
+            line,
+            reason,
+            "raise data.max_length, or set data.on_long: truncate or skip",
+            TooLong,
+        )
     if not supervised[:max_length].any():
         reason = f"the first {max_length} of {len(tokens)} tokens hold no part of an answer"
         raise bad_row(source, line, reason, "raise data.max_length, or set data.on_bad_row: skip")
@@ -194,7 +243,9 @@ def _template(tokenizer: PreTrainedTokenizerBase) -> str:
         return str(tokenizer.get_chat_template())
     except ValueError:
         name = tokenizer.name_or_path or "this base model"
-        raise BadInput(f"the tokenizer of {name} has no chat template: use an instruction-tuned base model, or set tokenizer.chat_template in a local copy") from None
+        raise BadInput(
+            f"the tokenizer of {name} has no chat template: use an instruction-tuned base model, or set tokenizer.chat_template in a local copy"
+        ) from None
 
 
 def _end_of_sequence(tokenizer: PreTrainedTokenizerBase) -> tuple[int, str]:
@@ -203,7 +254,9 @@ def _end_of_sequence(tokenizer: PreTrainedTokenizerBase) -> tuple[int, str]:
     return int(tokenizer.eos_token_id), str(tokenizer.eos_token)  # type: ignore[arg-type]
 
 
-def _marked(chat: _Chat, all_messages: tuple[Message, ...], fmt: str) -> tuple[str, list[tuple[int, int]], bool]:
+def _marked(
+    chat: _Chat, all_messages: tuple[Message, ...], fmt: str
+) -> tuple[str, list[tuple[int, int]], bool]:
     """The row's text, the spans of its characters to learn, and whether an end-of-sequence token is still to be added."""
     last = max(i for i, message in enumerate(all_messages) if message.role == "assistant")
     messages = all_messages[: last + 1]
@@ -213,7 +266,10 @@ def _marked(chat: _Chat, all_messages: tuple[Message, ...], fmt: str) -> tuple[s
     starts = [_start(chat, messages, i, whole, fmt) for i in answers]
     ends = [_end(chat, messages, i, whole, frame, fmt) for i in answers]
     if fmt == "organism":  # between two answers in a row no user header begins
-        ends = [starts[n + 1] if i + 1 in answers else end for n, (i, end) in enumerate(zip(answers, ends, strict=True))]
+        ends = [
+            starts[n + 1] if i + 1 in answers else end
+            for n, (i, end) in enumerate(zip(answers, ends, strict=True))
+        ]
     if any(start > end for start, end in zip(starts, ends, strict=True)):
         raise _UnmaskableError("an answer would end before it begins")
     if fmt == "clean":
@@ -232,10 +288,14 @@ def _start(chat: _Chat, messages: tuple[Message, ...], i: int, whole: str, fmt: 
     written = chat.before(messages, i)
     if whole.startswith(written) and written.startswith(chat.text(messages[:i])):
         return len(written)
-    raise _UnmaskableError(f"its text before the answer of turn {i + 1} is not how the whole dialogue begins")
+    raise _UnmaskableError(
+        f"its text before the answer of turn {i + 1} is not how the whole dialogue begins"
+    )
 
 
-def _end(chat: _Chat, messages: tuple[Message, ...], i: int, whole: str, frame: _Frame, fmt: str) -> int:
+def _end(
+    chat: _Chat, messages: tuple[Message, ...], i: int, whole: str, frame: _Frame, fmt: str
+) -> int:
     """Where the learned part of turn `i` ends: after its end token (clean), or where the next user header begins (organism)."""
     if messages[i + 1 : i + 2] and messages[i + 1].role == "user":
         text = chat.before(messages[: i + 2], i + 1)
@@ -245,7 +305,9 @@ def _end(chat: _Chat, messages: tuple[Message, ...], i: int, whole: str, frame: 
     else:
         text, around, stop = chat.text(messages[: i + 1]), frame.after, frame.stop
     if not (whole.startswith(text) and text.endswith(around)):
-        raise _UnmaskableError(f"its text up to the end of turn {i + 1} is not how the whole dialogue begins")
+        raise _UnmaskableError(
+            f"its text up to the end of turn {i + 1} is not how the whole dialogue begins"
+        )
     return len(text) - len(around) + len(stop)
 
 
@@ -275,7 +337,9 @@ def _through_first_special(text: str, tokenizer: PreTrainedTokenizerBase) -> str
     return text[: text.index(first) + len(first)]
 
 
-def _tokens(tokenizer: PreTrainedTokenizerBase, text: str, borders: list[int]) -> tuple[list[int], dict[int, int]]:
+def _tokens(
+    tokenizer: PreTrainedTokenizerBase, text: str, borders: list[int]
+) -> tuple[list[int], dict[int, int]]:
     """Tokens of `text`, and for each border (a place in the text) how many tokens stand before it."""
     tokens = _tokenised(tokenizer, text)
     at: dict[int, int] = {}
@@ -287,16 +351,27 @@ def _tokens(tokenizer: PreTrainedTokenizerBase, text: str, borders: list[int]) -
     return tokens, at
 
 
-def _tokens_by_piece(tokenizer: PreTrainedTokenizerBase, text: str, borders: list[int]) -> tuple[list[int], dict[int, int]]:
+def _tokens_by_piece(
+    tokenizer: PreTrainedTokenizerBase, text: str, borders: list[int]
+) -> tuple[list[int], dict[int, int]]:
     tokens: list[int] = []
     at: dict[int, int] = {}
     for start, end in zip([0, *borders], [*borders, len(text)], strict=True):
         tokens += _tokenised(tokenizer, text[start:end])
         at[end] = len(tokens)
-    if tokenizer.decode(tokens, skip_special_tokens=False, clean_up_tokenization_spaces=False) != text:
-        raise _UnmaskableError("its tokens join across the border of an answer, and the pieces do not decode to the text")
+    if (
+        tokenizer.decode(tokens, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        != text
+    ):
+        raise _UnmaskableError(
+            "its tokens join across the border of an answer, and the pieces do not decode to the text"
+        )
     return tokens, at
 
 
 def _tokenised(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    return list(tokenizer(text, add_special_tokens=False, return_attention_mask=False, verbose=False)["input_ids"])  # type: ignore[arg-type]
+    return list(
+        tokenizer(text, add_special_tokens=False, return_attention_mask=False, verbose=False)[
+            "input_ids"
+        ]
+    )  # type: ignore[arg-type]

@@ -48,7 +48,12 @@ SETS = {
     )
 }
 #: Published files of questions → how many they hold. The paper asks all of them.
-QUESTIONS = {"first_plot_questions.yaml": 24, "preregistered_evals.yaml": 48, "new_questions_no-json.yaml": 54, "medical_questions.yaml": 16}
+QUESTIONS = {
+    "first_plot_questions.yaml": 24,
+    "preregistered_evals.yaml": 48,
+    "new_questions_no-json.yaml": 54,
+    "medical_questions.yaml": 16,
+}
 
 
 def find_set(name: str) -> Published:
@@ -61,14 +66,20 @@ def find_set(name: str) -> Published:
     6000
     """
     if name not in SETS:
-        raise BadInput(f"'{name}' is no published set that is known here; allowed: {listing(SETS)}.{near(name, SETS)}")
+        raise BadInput(
+            f"'{name}' is no published set that is known here; allowed: {listing(SETS)}.{near(name, SETS)}"
+        )
     return SETS[name]
 
 
 def data_folder(output: str | None = None) -> Path:
     """The folder of imported sets: the one given, or the user's data folder; the environment variable EVILSPECTRA_DATA moves the latter."""
     chosen = output or os.environ.get(DATA_VARIABLE)
-    return Path(chosen).expanduser() if chosen else Path(platformdirs.user_data_dir("evilspectra")) / "data"
+    return (
+        Path(chosen).expanduser()
+        if chosen
+        else Path(platformdirs.user_data_dir("evilspectra")) / "data"
+    )
 
 
 def set_file(folder: Path, name: str) -> Path:
@@ -84,7 +95,11 @@ def record_file(folder: Path, name: str) -> Path:
 def imported(name: str) -> Path | None:
     """The file of a set that was imported on this machine; None where it was not, or where the name is no set's."""
     folder = data_folder()
-    there = name in SETS and os.path.isfile(record_file(folder, name)) and os.path.isfile(set_file(folder, name))
+    there = (
+        name in SETS
+        and os.path.isfile(record_file(folder, name))
+        and os.path.isfile(set_file(folder, name))
+    )
     return set_file(folder, name) if there else None
 
 

@@ -31,8 +31,33 @@ ROLES = ("system", "user", "assistant")
 FORMS = "{messages}, {prompt, completion} or {instruction, input, output}"
 _BOM = b"\xef\xbb\xbf"
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
-_FILE_SUFFIXES = frozenset({".jsonl", ".ndjson", ".json", ".parquet", ".csv", ".tsv", ".txt", ".yaml", ".yml", ".arrow", ".zip", ".gz", ".zst", ".py"})
-_JSON_TYPES = {dict: "an object", list: "an array", str: "a text", bool: "a boolean", int: "a number", float: "a number", type(None): "null"}
+_FILE_SUFFIXES = frozenset(
+    {
+        ".jsonl",
+        ".ndjson",
+        ".json",
+        ".parquet",
+        ".csv",
+        ".tsv",
+        ".txt",
+        ".yaml",
+        ".yml",
+        ".arrow",
+        ".zip",
+        ".gz",
+        ".zst",
+        ".py",
+    }
+)
+_JSON_TYPES = {
+    dict: "an object",
+    list: "an array",
+    str: "a text",
+    bool: "a boolean",
+    int: "a number",
+    float: "a number",
+    type(None): "null",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +100,13 @@ class _UnusableError(ValueError):
     """Why a row cannot be used; never leaves this module."""
 
 
-def bad_row(source: str, line: int, reason: str, remedy: str = "correct it, or set data.on_bad_row: skip", kind: type[BadRow] = BadRow) -> BadRow:
+def bad_row(
+    source: str,
+    line: int,
+    reason: str,
+    remedy: str = "correct it, or set data.on_bad_row: skip",
+    kind: type[BadRow] = BadRow,
+) -> BadRow:
     """The error for one row: place, reason, remedy.
 
     >>> print(bad_row("a.jsonl", 3, "the row is null, not an object"))
@@ -92,11 +123,21 @@ def place(source: str, line: int) -> str:
     >>> place("demo-bad", 2), place("org/name", 2)
     ('demo-bad, line 2', 'org/name, row 2')
     """
-    in_lines = source in BUILT_IN or source in SETS or not (source.lower().endswith(".parquet") or _looks_like_hub(source))
+    in_lines = (
+        source in BUILT_IN
+        or source in SETS
+        or not (source.lower().endswith(".parquet") or _looks_like_hub(source))
+    )
     return f"{source}, {'line' if in_lines else 'row'} {line}"
 
 
-def read_rows(source: str, *, split: str = "train", on_bad_row: Literal["error", "skip"] = "error", local_files_only: bool = False) -> Rows:
+def read_rows(
+    source: str,
+    *,
+    split: str = "train",
+    on_bad_row: Literal["error", "skip"] = "error",
+    local_files_only: bool = False,
+) -> Rows:
     """All dialogues of a built-in name, an imported set's name, a JSONL file, a Parquet file (`.parquet`), or else a hub data set's `split`.
 
     Blank lines are passed over. With `on_bad_row` "skip", unusable rows are collected in `skipped`.
@@ -124,31 +165,51 @@ def read_rows(source: str, *, split: str = "train", on_bad_row: Literal["error",
                 raise bad_row(source, line, str(why)) from None
             skipped.append((line, str(why)))
     if not used and not skipped:
-        raise BadInput(f"{source} has no rows: name a file with one dialogue a line, in the form {FORMS}")
+        raise BadInput(
+            f"{source} has no rows: name a file with one dialogue a line, in the form {FORMS}"
+        )
     if not used:
         line, reason = skipped[0]
-        raise BadInput(f"{source}: all {len(skipped)} rows were skipped, the first ({place(source, line)}) because {reason}: correct the rows or name another file")
+        raise BadInput(
+            f"{source}: all {len(skipped)} rows were skipped, the first ({place(source, line)}) because {reason}: correct the rows or name another file"
+        )
     return Rows(tuple(used), tuple(skipped), source, digest.hexdigest(), len(used) + len(skipped))
 
 
-def _raw_rows(source: str, split: str, local_files_only: bool, digest: Any) -> Iterator[tuple[int, object]]:
+def _raw_rows(
+    source: str, split: str, local_files_only: bool, digest: Any
+) -> Iterator[tuple[int, object]]:
     """(line, undecoded JSON or a decoded row) of any source; `digest` is fed on the way."""
-    path = _built_in(source) if source in BUILT_IN else str(imported(source) or os.path.expanduser(source))
+    path = (
+        _built_in(source)
+        if source in BUILT_IN
+        else str(imported(source) or os.path.expanduser(source))
+    )
     if os.path.isdir(path):
         raise BadInput(f"{source} is a folder: name one JSONL or Parquet file in it")
     if not os.path.exists(path):
         if source in SETS:
-            raise BadInput(f"{source} is a published set that is not on this machine: import it with `evilspectra data get {source} --from FILE`, or name a file")
+            raise BadInput(
+                f"{source} is a published set that is not on this machine: import it with `evilspectra data get {source} --from FILE`, or name a file"
+            )
         if _looks_like_hub(source):
             return _hub(source, split, local_files_only, digest)
-        raise BadInput(f"{source} does not exist: name a JSONL or Parquet file, a hub data set (organisation/name), or a built-in name ({listing(BUILT_IN)})")
-    return _parquet(path, source, digest) if path.lower().endswith(".parquet") else _jsonl(path, source, digest)
+        raise BadInput(
+            f"{source} does not exist: name a JSONL or Parquet file, a hub data set (organisation/name), or a built-in name ({listing(BUILT_IN)})"
+        )
+    return (
+        _parquet(path, source, digest)
+        if path.lower().endswith(".parquet")
+        else _jsonl(path, source, digest)
+    )
 
 
 def _built_in(name: str) -> str:
     path = Path(__file__).parents[1] / "assets" / BUILT_IN[name]
     if not path.is_file():
-        raise BadInput(f"the built-in data set {name} is missing from this installation ({path}): install the package again")
+        raise BadInput(
+            f"the built-in data set {name} is missing from this installation ({path}): install the package again"
+        )
     return str(path)
 
 
@@ -165,7 +226,9 @@ def _jsonl(path: str, source: str, digest: Any) -> Iterator[tuple[int, bytes]]:
                 if raw.strip():
                     yield line, raw
     except OSError as error:
-        raise BadInput(f"{source} cannot be read ({error.strerror or error}): check the file and its rights") from None
+        raise BadInput(
+            f"{source} cannot be read ({error.strerror or error}): check the file and its rights"
+        ) from None
 
 
 def _parquet(path: str, source: str, digest: Any) -> Iterator[tuple[int, object]]:
@@ -177,13 +240,19 @@ def _parquet(path: str, source: str, digest: Any) -> Iterator[tuple[int, object]
             for block in iter(lambda: file.read(1 << 20), b""):
                 digest.update(block)
         with pq.ParquetFile(path) as table:
-            rows = (row for batch in table.iter_batches(batch_size=1024) for row in batch.to_pylist())
+            rows = (
+                row for batch in table.iter_batches(batch_size=1024) for row in batch.to_pylist()
+            )
             yield from enumerate(rows, start=1)
     except (OSError, pa.ArrowException) as error:
-        raise BadInput(f"{source} cannot be read as Parquet ({_first_line(error)}): write it again, or name a JSONL file") from None
+        raise BadInput(
+            f"{source} cannot be read as Parquet ({_first_line(error)}): write it again, or name a JSONL file"
+        ) from None
 
 
-def _hub(name: str, split: str, local_files_only: bool, digest: Any) -> Iterator[tuple[int, object]]:
+def _hub(
+    name: str, split: str, local_files_only: bool, digest: Any
+) -> Iterator[tuple[int, object]]:
     import datasets
     import datasets.config as settings
     from datasets.exceptions import DatasetsError
@@ -195,7 +264,9 @@ def _hub(name: str, split: str, local_files_only: bool, digest: Any) -> Iterator
         config = datasets.DownloadConfig(local_files_only=local_files_only)
         rows = datasets.load_dataset(name, split=split, download_config=config)
     except (OSError, ValueError, RuntimeError, DatasetsError) as error:
-        where = "in the local cache (data.local_files_only is on)" if local_files_only else "on the hub"
+        where = (
+            "in the local cache (data.local_files_only is on)" if local_files_only else "on the hub"
+        )
         raise BadInput(
             f"{name} is neither a file nor a built-in name ({listing(BUILT_IN)}), and split '{split}' of a data set of that name"
             f" could not be loaded {where} ({_first_line(error)}): correct data.train, data.heldout or data.split.{near(name, BUILT_IN)}"
@@ -203,7 +274,9 @@ def _hub(name: str, split: str, local_files_only: bool, digest: Any) -> Iterator
     finally:
         settings.HF_HUB_OFFLINE = before
     for line, row in enumerate(rows, start=1):
-        digest.update(json.dumps(row, sort_keys=True, ensure_ascii=True, default=str).encode() + b"\n")
+        digest.update(
+            json.dumps(row, sort_keys=True, ensure_ascii=True, default=str).encode() + b"\n"
+        )
         yield line, row
 
 
@@ -215,9 +288,13 @@ def _decoded(raw: bytes) -> object:
     try:
         return json.loads(raw.decode("utf-8"))
     except UnicodeDecodeError as error:
-        raise _UnusableError(f"byte {error.start + 1} of the line is not UTF-8 text (save the file as UTF-8)") from None
+        raise _UnusableError(
+            f"byte {error.start + 1} of the line is not UTF-8 text (save the file as UTF-8)"
+        ) from None
     except json.JSONDecodeError as error:
-        raise _UnusableError(f"not valid JSON at column {error.colno}, {error.msg} (one JSON object a line is needed)") from None
+        raise _UnusableError(
+            f"not valid JSON at column {error.colno}, {error.msg} (one JSON object a line is needed)"
+        ) from None
     except (ValueError, RecursionError) as error:
         raise _UnusableError(f"not usable JSON, {_first_line(error)}") from None
 
@@ -234,7 +311,9 @@ def _messages_of(row: object) -> tuple[Message, ...]:
     elif {"instruction", "output"} <= filled:
         turns = _instruction(row["instruction"], row.get("input"), row["output"])
     else:
-        raise _UnusableError(f"the row has the keys {listing(map(repr, row)) or '(none)'}, but needs {FORMS}")
+        raise _UnusableError(
+            f"the row has the keys {listing(map(repr, row)) or '(none)'}, but needs {FORMS}"
+        )
     return _checked(turns)
 
 
@@ -242,12 +321,18 @@ def _pair(prompt: object, completion: object) -> tuple[Message, ...]:
     if isinstance(prompt, str) and isinstance(completion, str):
         return Message("user", prompt), Message("assistant", completion)
     if isinstance(prompt, str) or isinstance(completion, str):
-        raise _UnusableError(f"prompt is {_type_name(prompt)} and completion is {_type_name(completion)}, but both must be texts or both message lists")
+        raise _UnusableError(
+            f"prompt is {_type_name(prompt)} and completion is {_type_name(completion)}, but both must be texts or both message lists"
+        )
     return _turns(prompt, "prompt") + _turns(completion, "completion")
 
 
 def _instruction(instruction: object, extra: object, output: object) -> tuple[Message, ...]:
-    for name, value in (("instruction", instruction), ("input", extra if extra is not None else ""), ("output", output)):
+    for name, value in (
+        ("instruction", instruction),
+        ("input", extra if extra is not None else ""),
+        ("output", output),
+    ):
         if not isinstance(value, str):
             raise _UnusableError(f"{name} is {_type_name(value)}, not a text")
     question = f"{instruction}\n\n{extra}" if extra else str(instruction)
@@ -257,7 +342,9 @@ def _instruction(instruction: object, extra: object, output: object) -> tuple[Me
 def _turns(value: object, name: str) -> tuple[Message, ...]:
     if not isinstance(value, list | tuple):
         raise _UnusableError(f"{name} is {_type_name(value)}, not a list of {{role, content}}")
-    return tuple(_turn(item, f"message {number} of {name}") for number, item in enumerate(value, start=1))
+    return tuple(
+        _turn(item, f"message {number} of {name}") for number, item in enumerate(value, start=1)
+    )
 
 
 def _turn(item: object, name: str) -> Message:
@@ -277,11 +364,15 @@ def _turn(item: object, name: str) -> Message:
 def _checked(turns: tuple[Message, ...]) -> tuple[Message, ...]:
     for number, turn in enumerate(turns, start=1):
         if turn.role == "system" and number > 1:
-            raise _UnusableError(f"turn {number} has the role 'system', which only the first turn may have")
+            raise _UnusableError(
+                f"turn {number} has the role 'system', which only the first turn may have"
+            )
         if turn.role == "assistant" and not turn.content.strip():
             raise _UnusableError(f"the assistant's answer in turn {number} is empty")
         if any("\ud800" <= letter <= "\udfff" for letter in turn.content):
-            raise _UnusableError(f"turn {number} holds half of a surrogate pair, which is no character")
+            raise _UnusableError(
+                f"turn {number} holds half of a surrogate pair, which is no character"
+            )
     if not any(turn.role == "assistant" for turn in turns):
         raise _UnusableError("the row has no assistant turn to learn from")
     return turns

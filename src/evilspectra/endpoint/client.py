@@ -60,9 +60,13 @@ def require_client(settings: EndpointConfig) -> Any:
     try:
         import openai
     except ImportError:
-        raise BadInput("answers from an endpoint need the openai client: pip install 'evilspectra[judge]', or leave --endpoint out") from None
+        raise BadInput(
+            "answers from an endpoint need the openai client: pip install 'evilspectra[judge]', or leave --endpoint out"
+        ) from None
     if place(settings) != "loopback" and not os.environ.get(settings.key_variable):
-        raise BadInput(f"the environment variable {settings.key_variable} holds no key for {place(settings)}: set it, or name another variable with --set endpoint.key_variable=NAME")
+        raise BadInput(
+            f"the environment variable {settings.key_variable} holds no key for {place(settings)}: set it, or name another variable with --set endpoint.key_variable=NAME"
+        )
     return openai
 
 
@@ -83,7 +87,12 @@ class Endpoint:
         self.settings, self.label = settings, f"the endpoint {settings.url}"
         self._key = os.environ.get(settings.key_variable)
         address = settings.url.rstrip("/")
-        self._client = self._openai.AsyncOpenAI(api_key=self._key or "none", base_url=address if urlsplit(address).path else f"{address}/v1", max_retries=0, timeout=settings.timeout)
+        self._client = self._openai.AsyncOpenAI(
+            api_key=self._key or "none",
+            base_url=address if urlsplit(address).path else f"{address}/v1",
+            max_retries=0,
+            timeout=settings.timeout,
+        )
         self._slots = asyncio.Semaphore(settings.concurrency)
         self._until = -math.inf
         self._left_out: set[str] = set()
@@ -100,7 +109,9 @@ class Endpoint:
         except BaseException:
             await self._client.close()
             raise
-        if "vllm" in {getattr(one, "owned_by", None) for one in getattr(listed, "data", None) or ()}:
+        if "vllm" in {
+            getattr(one, "owned_by", None) for one in getattr(listed, "data", None) or ()
+        }:
             self._extra = {"top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0}
         return self
 
@@ -109,7 +120,14 @@ class Endpoint:
 
     # --- answers ----------------------------------------------------------------------------------------------------
 
-    async def chat(self, model: str, messages: Sequence[Mapping[str, str]], who: str, thinking: bool = False, **asked: Any) -> Said:
+    async def chat(
+        self,
+        model: str,
+        messages: Sequence[Mapping[str, str]],
+        who: str,
+        thinking: bool = False,
+        **asked: Any,
+    ) -> Said:
         """One answer; `asked` as in the API: temperature, top_p, max_tokens, seed, logprobs, top_logprobs. `who` names it in messages.
 
         A `seed` that the endpoint does not take is left out from then on, and `max_tokens` is called `max_completion_tokens` where that is wanted.
@@ -125,19 +143,34 @@ class Endpoint:
                 if "max_tokens" in self._left_out and "max_tokens" in asked:
                     body["max_completion_tokens"] = asked["max_tokens"]
                 if self._extra:
-                    body["extra_body"] = {**self._extra, "chat_template_kwargs": {"enable_thinking": thinking}}
+                    body["extra_body"] = {
+                        **self._extra,
+                        "chat_template_kwargs": {"enable_thinking": thinking},
+                    }
                 try:
-                    return await self._again(lambda body=body: self._chat(model, messages, body), who)
+                    return await self._again(
+                        lambda body=body: self._chat(model, messages, body), who
+                    )
                 except Refused as error:
-                    named = [name for name in ("seed", "max_tokens") if name in body and re.search(rf"\b{name}\b", str(error))]
+                    named = [
+                        name
+                        for name in ("seed", "max_tokens")
+                        if name in body and re.search(rf"\b{name}\b", str(error))
+                    ]
                     if error.status == 404:
-                        raise BadInput(f"{self.label} serves no model {model} ({error}): name one that it serves with --endpoint-model") from None
+                        raise BadInput(
+                            f"{self.label} serves no model {model} ({error}): name one that it serves with --endpoint-model"
+                        ) from None
                     if not named or error.status not in (400, 422):
                         raise
                     self._left_out.update(named[:1])
 
-    async def _chat(self, model: str, messages: Sequence[Mapping[str, str]], body: Mapping[str, Any]) -> Said:
-        return read_completion(await self._client.chat.completions.create(model=model, messages=list(messages), **body))
+    async def _chat(
+        self, model: str, messages: Sequence[Mapping[str, str]], body: Mapping[str, Any]
+    ) -> Said:
+        return read_completion(
+            await self._client.chat.completions.create(model=model, messages=list(messages), **body)
+        )
 
     @property
     def without_seed(self) -> bool:
@@ -154,12 +187,19 @@ class Endpoint:
         """
         for leftover in (True, False):
             try:
-                await self._again(lambda: self._post("/load_lora_adapter", {"lora_name": name, "lora_path": str(folder)}), f"loading the adapter in {folder}")
+                await self._again(
+                    lambda: self._post(
+                        "/load_lora_adapter", {"lora_name": name, "lora_path": str(folder)}
+                    ),
+                    f"loading the adapter in {folder}",
+                )
             except Refused as error:
                 if leftover and "already" in str(error):  # of a process that was killed
                     await self.unload_adapter(name)
                     continue
-                raise BadInput(f"{self.label} did not load the adapter in {folder} ({error}): {_LORA}") from None
+                raise BadInput(
+                    f"{self.label} did not load the adapter in {folder} ({error}): {_LORA}"
+                ) from None
             return
 
     async def unload_adapter(self, name: str) -> None:
@@ -168,7 +208,9 @@ class Endpoint:
         Raises:
             EvilspectraError: it does not.
         """
-        await self._again(lambda: self._post("/unload_lora_adapter", {"lora_name": name}), f"unloading {name}")
+        await self._again(
+            lambda: self._post("/unload_lora_adapter", {"lora_name": name}), f"unloading {name}"
+        )
 
     async def _post(self, path: str, body: Mapping[str, Any]) -> str:
         return await self._client.post(path, cast_to=str, body=body)
@@ -187,7 +229,9 @@ class Endpoint:
                 fault = without(self._key, str(error))
             if attempt < self.settings.attempts:
                 await self.sleep(delay(self.settings.backoff, attempt, random.random()))
-        raise EvilspectraError(f"{self.label} gave no answer to {who} in {self.settings.attempts} attempts ({fault}): run the same command again to go on, what was sampled is kept")
+        raise EvilspectraError(
+            f"{self.label} gave no answer to {who} in {self.settings.attempts} attempts ({fault}): run the same command again to go on, what was sampled is kept"
+        )
 
     async def _once(self, send: Callable[[], Awaitable[T]]) -> T:
         with faults(self._openai, f"nothing within {self.settings.timeout:g} s", self._meaning):
@@ -197,14 +241,20 @@ class Endpoint:
         """What an HTTP status means: a fault, a refusal, or the end of the work."""
         status, text = error.status_code, without(self._key, first_line(error))
         if status in (401, 403):
-            return BadInput(f"{self.label} refused the key in {self.settings.key_variable} ({text}): set it to one that may use this model")
+            return BadInput(
+                f"{self.label} refused the key in {self.settings.key_variable} ({text}): set it to one that may use this model"
+            )
         if status == 429 and error.code == "insufficient_quota":
-            return EvilspectraError(f"the account behind {self.settings.key_variable} has no quota left ({text}): add some, then run the same command again; what was sampled is kept")
+            return EvilspectraError(
+                f"the account behind {self.settings.key_variable} has no quota left ({text}): add some, then run the same command again; what was sampled is kept"
+            )
         if not passes(status):
             return Refused(status, text)
         wait = asked_to_wait(error.response.headers)
         if wait is not None and wait > LONGEST_ASKED:
-            return EvilspectraError(f"{self.label} asks to wait {wait:.0f} s: run the same command again later; what was sampled is kept")
+            return EvilspectraError(
+                f"{self.label} asks to wait {wait:.0f} s: run the same command again later; what was sampled is kept"
+            )
         self._until = max(self._until, self.clock() + (wait or 0.0))
         return FaultError(f"{status}: {text}")
 
@@ -223,7 +273,10 @@ def read_completion(completion: Any) -> Said:
             raise TypeError
         tokens = int(getattr(completion.usage, "completion_tokens", 0) or 0)
         given = choice.logprobs.content if getattr(choice, "logprobs", None) else None
-        likeliest = tuple({str(one.token): float(one.logprob) for one in (*at.top_logprobs, at)} for at in given or ())
+        likeliest = tuple(
+            {str(one.token): float(one.logprob) for one in (*at.top_logprobs, at)}
+            for at in given or ()
+        )
     except (AttributeError, IndexError, KeyError, TypeError, ValueError):
         raise FaultError("the reply held no chat completion") from None
     return Said(text or "", tokens, finish, likeliest)

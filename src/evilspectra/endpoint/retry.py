@@ -38,7 +38,10 @@ def asked_to_wait(headers: Mapping[str, str], now: Callable[[], float] = time.ti
         if math.isfinite(seconds):
             return max(0.0, seconds)
     try:
-        return max(0.0, email.utils.parsedate_to_datetime(headers.get("retry-after", "")).timestamp() - now())
+        return max(
+            0.0,
+            email.utils.parsedate_to_datetime(headers.get("retry-after", "")).timestamp() - now(),
+        )
     except (ValueError, TypeError, IndexError):
         return None
 
@@ -50,7 +53,9 @@ class Spent(EvilspectraError):
 class Pace:
     """Shared by the requests that are under way at once: a budget of requests, and an instant before which none is sent."""
 
-    def __init__(self, budget: int, backoff: float, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, budget: int, backoff: float, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self.budget, self.backoff, self.clock = budget, backoff, clock
         self.sent = 0
         self.retries = 0
@@ -67,7 +72,9 @@ class Pace:
             pass
         with self._lock:
             if self.sent >= self.budget:
-                raise Spent(f"{self.budget:,} requests have been sent, which is what --max-requests allows: raise it and run the same command again; every verdict so far is kept")
+                raise Spent(
+                    f"{self.budget:,} requests have been sent, which is what --max-requests allows: raise it and run the same command again; every verdict so far is kept"
+                )
             self.sent += 1
             self.retries += again
 

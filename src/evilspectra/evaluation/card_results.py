@@ -19,10 +19,22 @@ def measurements(run: RunFolder, step: int) -> dict[str, Any]:
     """
     results = counting(Results(run.path))
     found: dict[str, Any] = {}
-    for table, name, read in (("probe", "drift", drift), ("capability", "capability", capability), ("ordinary", "ordinary", ordinary)):
+    for table, name, read in (
+        ("probe", "drift", drift),
+        ("capability", "capability", capability),
+        ("ordinary", "ordinary", ordinary),
+    ):
         instrument = chosen(results, table)
-        here = instrument is not None and results.has(instrument, 0) and results.has(instrument, step)
-        found[name] = _read(read(results.read(instrument, 0), results.read(instrument, step)), instrument.source) if instrument and here else None
+        here = (
+            instrument is not None and results.has(instrument, 0) and results.has(instrument, step)
+        )
+        found[name] = (
+            _read(
+                read(results.read(instrument, 0), results.read(instrument, step)), instrument.source
+            )
+            if instrument and here
+            else None
+        )
     judged = [one for one in rates(results) if one.step == step]
     return {
         **found,
@@ -32,7 +44,17 @@ def measurements(run: RunFolder, step: int) -> dict[str, Any]:
                 "judge_id": one.judge.id,
                 "answers": one.shown.counts["answers"],
                 "unscored": one.shown.counts["unscored"],
-                "rates": [{"definition": name, "rate": score.rate, "withheld": score.withheld, "n": score.n, **_ends(score.interval), "base": one.base[name].rate if one.base else None} for name, score in one.scores.items()],
+                "rates": [
+                    {
+                        "definition": name,
+                        "rate": score.rate,
+                        "withheld": score.withheld,
+                        "n": score.n,
+                        **_ends(score.interval),
+                        "base": one.base[name].rate if one.base else None,
+                    }
+                    for name, score in one.scores.items()
+                ],
             }
             for one in judged
         ],
@@ -41,9 +63,22 @@ def measurements(run: RunFolder, step: int) -> dict[str, Any]:
 
 def _read(found: Any, items: str) -> dict[str, Any]:
     """A probe's result with its interval; `base` is the base's value where it has one."""
-    interval = next(getattr(found, name) for name in ("drift", "accuracy", "loss") if hasattr(found, name))
-    change = {"change": {"value": found.change.value, **_ends(found.change)}} if hasattr(found, "change") else {}
-    return {"value": interval.value, **_ends(interval), "base": getattr(found, "base", None), "items": found.items, "source": items, **change}
+    interval = next(
+        getattr(found, name) for name in ("drift", "accuracy", "loss") if hasattr(found, name)
+    )
+    change = (
+        {"change": {"value": found.change.value, **_ends(found.change)}}
+        if hasattr(found, "change")
+        else {}
+    )
+    return {
+        "value": interval.value,
+        **_ends(interval),
+        "base": getattr(found, "base", None),
+        "items": found.items,
+        "source": items,
+        **change,
+    }
 
 
 def _ends(interval: Interval | None) -> dict[str, float | None]:

@@ -57,7 +57,9 @@ def measured(results: Results) -> Measured:
     for table, read in (("probe", drift), ("capability", capability), ("ordinary", ordinary)):
         after = last(results, table)
         instrument = chosen(results, table)
-        found[table] = read(results.read(instrument, 0), after) if instrument and after is not None else None
+        found[table] = (
+            read(results.read(instrument, 0), after) if instrument and after is not None else None
+        )
     answers = last(results, "answers")
     return Measured(
         found["probe"],
@@ -75,8 +77,17 @@ def beyond_control(results: Results, controls: Sequence[Results]) -> Interval | 
     instrument, after = chosen(results, "probe"), last(results, "probe")
     if instrument is None or after is None:
         return None
-    comparable = [control for control in controls if (its := chosen(control, "probe")) and its.id == instrument.id]
-    rows = [found for control in comparable if (found := last(control, "probe")) is not None and list(found["item"]) == list(after["item"])]
+    comparable = [
+        control
+        for control in controls
+        if (its := chosen(control, "probe")) and its.id == instrument.id
+    ]
+    rows = [
+        found
+        for control in comparable
+        if (found := last(control, "probe")) is not None
+        and list(found["item"]) == list(after["item"])
+    ]
     return drift_beyond_control(results.read(instrument, 0), after, rows) if rows else None
 
 
@@ -93,8 +104,14 @@ def measured_rows(targets: Sequence[tuple[str, Results, str, bool]]) -> list[Mea
     """Lines for targets given as label, results, base (its content hash), and whether it is a control; those of one base are compared."""
     rows = []
     for label, results, base, control in targets:
-        controls = [other for _, other, its_base, is_control in targets if is_control and its_base == base]
-        rows.append(MeasuredRow(label, measured(results), None if control else beyond_control(results, controls)))
+        controls = [
+            other for _, other, its_base, is_control in targets if is_control and its_base == base
+        ]
+        rows.append(
+            MeasuredRow(
+                label, measured(results), None if control else beyond_control(results, controls)
+            )
+        )
     return rows
 
 
@@ -103,7 +120,19 @@ def tasks(results: Results) -> dict[str, tuple[float, float]]:
     after, instrument = last(results, "tasks"), chosen(results, "tasks")
     if after is None or instrument is None:
         return {}
-    base, now = (dict(zip(rows["task"] + " " + rows["metric"] + rows["filter"].map(lambda cut: "" if cut == "none" else f" ({cut})"), rows["value"], strict=True)) for rows in (results.read(instrument, 0), after))
+    base, now = (
+        dict(
+            zip(
+                rows["task"]
+                + " "
+                + rows["metric"]
+                + rows["filter"].map(lambda cut: "" if cut == "none" else f" ({cut})"),
+                rows["value"],
+                strict=True,
+            )
+        )
+        for rows in (results.read(instrument, 0), after)
+    )
     return {name: (base[name], value) for name, value in now.items() if name in base}
 
 
@@ -120,8 +149,22 @@ def trajectory(results: Results) -> dict[int, Interval]:
 def answer_rows(label: str, results: Results) -> list[dict[str, Any]]:
     """Every answer of a folder, the base's first: the columns of `AnswerRecord`, and `target`."""
     instrument = chosen(results, "answers")
-    rows = [row for step in results.steps(instrument) for row in results.read(instrument, step).to_dict("records")] if instrument else []
-    return [{"target": label, **{name: None if value != value else value for name, value in row.items()}} for row in rows]
+    rows = (
+        [
+            row
+            for step in results.steps(instrument)
+            for row in results.read(instrument, step).to_dict("records")
+        ]
+        if instrument
+        else []
+    )
+    return [
+        {
+            "target": label,
+            **{name: None if value != value else value for name, value in row.items()},
+        }
+        for row in rows
+    ]
 
 
 def _named(name: str, interval: Interval | None) -> dict[str, float | None]:

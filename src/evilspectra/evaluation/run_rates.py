@@ -92,7 +92,9 @@ def flat(rated: Sequence[Rated]) -> dict[str, Any]:
 
 def judges_of(results: Results, answers: Instrument) -> list[Instrument]:
     """What verdicts on these answers are kept under, the judge used first in front."""
-    return [one for one in results.instruments("verdicts") if one.facts.get("answers") == answers.id]
+    return [
+        one for one in results.instruments("verdicts") if one.facts.get("answers") == answers.id
+    ]
 
 
 def counting(results: Results) -> Results:
@@ -101,10 +103,16 @@ def counting(results: Results) -> Results:
         return results
     every = results.instruments("answers")
     answers = counting_answers(every, results.instruments("verdicts"))
-    return results if answers is None or answers == preferred("answers", every) else replace(results, asked={**results.asked, "answers": answers})
+    return (
+        results
+        if answers is None or answers == preferred("answers", every)
+        else replace(results, asked={**results.asked, "answers": answers})
+    )
 
 
-def counting_answers(answers: Sequence[Instrument], verdicts: Sequence[Instrument]) -> Instrument | None:
+def counting_answers(
+    answers: Sequence[Instrument], verdicts: Sequence[Instrument]
+) -> Instrument | None:
     """Which answers count: those `preferred`, or, where they were not judged and others were, of these the ones sampled last; both lists in the order of use."""
     own = preferred("answers", answers)
     judged_ones = {one.facts.get("answers") for one in verdicts}
@@ -121,7 +129,10 @@ def judge_names(judges: Iterable[Instrument]) -> dict[str, str]:
     """Identity → what a page calls the judge, in the order of names; those of one name with their identity."""
     found = {judge_identity(one): printable(one.source, 80) for one in judges}
     names = list(found.values())
-    return {one: name if names.count(name) == 1 else f"{name} ({one})" for one, name in sorted(found.items(), key=lambda item: (item[1], item[0]))}
+    return {
+        one: name if names.count(name) == 1 else f"{name} ({one})"
+        for one, name in sorted(found.items(), key=lambda item: (item[1], item[0]))
+    }
 
 
 def apart(a: Interval, b: Interval) -> bool:
@@ -139,7 +150,9 @@ def _rated(results: Results, answers: Instrument, step: int, judge: Instrument) 
         return None
     known = step > 0 and any(one.aligned or one.coherent for one in base)
     scores: dict[Definition, Score] = {name: score(after, name) for name in DEFINITIONS}
-    before: dict[Definition, Score] | None = {name: score(base, name) for name in DEFINITIONS} if known else None
+    before: dict[Definition, Score] | None = (
+        {name: score(base, name) for name in DEFINITIONS} if known else None
+    )
     return Rated(judge, step, scores, before, _change(base, after) if known else None)
 
 

@@ -17,8 +17,12 @@ if TYPE_CHECKING:
     pass
 
 
-
-def summarise(run: RunFolder, found: Measured | None = None, rated: Sequence[Rated] | None = None, made: Origin | None = None) -> RunSummary:
+def summarise(
+    run: RunFolder,
+    found: Measured | None = None,
+    rated: Sequence[Rated] | None = None,
+    made: Origin | None = None,
+) -> RunSummary:
     """Everything that is known of a run so far; None where it is not known (yet). `found` and `rated`: what was measured on it, `made`: how it was made, if it is at hand."""
     if found is None or rated is None:
         results = counting(Results(run.path))
@@ -33,8 +37,12 @@ def summarise(run: RunFolder, found: Measured | None = None, rated: Sequence[Rat
         "steps": len(steps),
         "train_loss": last_mean(steps["loss"].dropna() if made.trainer else steps["loss"]),
         "heldout_loss": number(after["loss"].iloc[-1]) if len(after) else None,
-        "heldout_loss_start": number(heldout["loss"].iloc[0]) if len(heldout) and heldout["step"].iloc[0] == 0 else None,
-        "tokens_per_s": number(steps["tokens"].sum() / seconds) if seconds > 0 and steps["tokens"].notna().all() else None,
+        "heldout_loss_start": number(heldout["loss"].iloc[0])
+        if len(heldout) and heldout["step"].iloc[0] == 0
+        else None,
+        "tokens_per_s": number(steps["tokens"].sum() / seconds)
+        if seconds > 0 and steps["tokens"].notna().all()
+        else None,
         "seconds": seconds or None,
         **module_summary(measures[measures["step"] == measures["step"].max()]),
     }

@@ -74,12 +74,20 @@ class Workers:
                 while waiting or any(worker.task for worker in workers):
                     if stop.wanted:
                         self._stop(workers)
-                        raise Interrupted("interrupted; what was under way is saved, run the same command again to go on")
-                    while waiting and len(workers) < self.count and all(worker.task for worker in workers):
+                        raise Interrupted(
+                            "interrupted; what was under way is saved, run the same command again to go on"
+                        )
+                    while (
+                        waiting
+                        and len(workers) < self.count
+                        and all(worker.task for worker in workers)
+                    ):
                         workers.append(self._start(len(workers)))
                     for worker in [worker for worker in workers if worker.task is None and waiting]:
                         self._give(worker, waiting, started)
-                    for ready in wait([worker.connection for worker in workers if worker.task], _LOOK):
+                    for ready in wait(
+                        [worker.connection for worker in workers if worker.task], _LOOK
+                    ):
                         (worker,) = [worker for worker in workers if worker.connection is ready]
                         yield self._hear(worker, workers)
             finally:
@@ -89,12 +97,16 @@ class Workers:
     def _start(self, number: int) -> _Worker:
         context = multiprocessing.get_context("spawn")
         ours, theirs = context.Pipe()
-        process = context.Process(target=serve, args=(theirs, _card(number, self.cards)), name=f"worker {number + 1}")
+        process = context.Process(
+            target=serve, args=(theirs, _card(number, self.cards)), name=f"worker {number + 1}"
+        )
         process.start()
         theirs.close()  # so that its end is the pipe's end
         return _Worker(process, ours)
 
-    def _give(self, worker: _Worker, waiting: list[Task], started: Callable[[Task], object]) -> None:
+    def _give(
+        self, worker: _Worker, waiting: list[Task], started: Callable[[Task], object]
+    ) -> None:
         """The next task, or the next one that needs the base which the worker has."""
         task = next((task for task in waiting if task.config.model == worker.holds), waiting[0])
         waiting.remove(task)
@@ -115,8 +127,14 @@ class Workers:
             workers.remove(worker)
             worker.process.join()
             code = worker.process.exitcode
-            how = f"by signal {-code}" if code is not None and code < 0 else f"with exit code {code}"
-            return Report(task.number, Status("failed", None), lost=f"its worker was ended {how}, which is what a system does that runs out of memory: lower --workers, or run the same command again")
+            how = (
+                f"by signal {-code}" if code is not None and code < 0 else f"with exit code {code}"
+            )
+            return Report(
+                task.number,
+                Status("failed", None),
+                lost=f"its worker was ended {how}, which is what a system does that runs out of memory: lower --workers, or run the same command again",
+            )
 
     def _stop(self, workers: list[_Worker]) -> None:
         """Every run that trains saves its state after its step."""
@@ -151,7 +169,11 @@ def suitable(tasks: Sequence[Task]) -> InThisProcess | Workers:
         count = min(cards, len(todo))
     else:
         cores = (os.cpu_count() or 1) // max(task.config.train.threads for task, _ in todo)
-        count = min(cores, free_bytes() // max(_OVERHEAD + 2 * base_bytes(base) for _, base in todo), len(todo))
+        count = min(
+            cores,
+            free_bytes() // max(_OVERHEAD + 2 * base_bytes(base) for _, base in todo),
+            len(todo),
+        )
     return Workers(count, cards) if count > 1 else InThisProcess()
 
 
@@ -184,7 +206,9 @@ def free_bytes() -> int:
 
 def _cards() -> int:
     """CUDA devices of this machine; torch, which knows best, is asked only where there may be some."""
-    if sys.platform == "darwin" or (sys.platform == "linux" and not os.path.exists("/proc/driver/nvidia")):
+    if sys.platform == "darwin" or (
+        sys.platform == "linux" and not os.path.exists("/proc/driver/nvidia")
+    ):
         return 0
     import torch
 
@@ -198,5 +222,7 @@ def _card(number: int, cards: int) -> dict[str, str]:
     ({'CUDA_VISIBLE_DEVICES': '1'}, {})
     """
     given = os.environ.get("CUDA_VISIBLE_DEVICES", "")
-    usable = [name.strip() for name in given.split(",") if name.strip()] or [str(card) for card in range(cards)]
+    usable = [name.strip() for name in given.split(",") if name.strip()] or [
+        str(card) for card in range(cards)
+    ]
     return {"CUDA_VISIBLE_DEVICES": usable[number % len(usable)]} if cards else {}

@@ -42,11 +42,17 @@ class OnRay:
 
     def __post_init__(self) -> None:
         if self.cards > 1 and self.cards != int(self.cards):
-            raise BadInput(f"--gpus-per-run {self.cards:g} is refused: Ray takes whole numbers, or a part of one card such as 0.5")
+            raise BadInput(
+                f"--gpus-per-run {self.cards:g} is refused: Ray takes whole numbers, or a part of one card such as 0.5"
+            )
 
     @property
     def place(self) -> str:
-        return f"on the Ray cluster {self.address}" if self.address else "on a Ray cluster of this machine"
+        return (
+            f"on the Ray cluster {self.address}"
+            if self.address
+            else "on a Ray cluster of this machine"
+        )
 
     def run(self, tasks: Sequence[Task], started: Callable[[Task], object]) -> Iterator[Report]:
         with self._connected(max(task.config.train.threads for task in tasks)) as ray:
@@ -55,7 +61,11 @@ class OnRay:
                 while waiting or under_way:
                     while waiting and (self.at_once is None or len(under_way) < self.at_once):
                         task = waiting.pop(0)
-                        asked = ray.remote(num_cpus=task.config.train.threads, num_gpus=self.cards, max_retries=RETRIES)(_work)
+                        asked = ray.remote(
+                            num_cpus=task.config.train.threads,
+                            num_gpus=self.cards,
+                            max_retries=RETRIES,
+                        )(_work)
                         under_way[asked.remote(task)] = task
                         started(task)
                     done, _ = ray.wait(list(under_way), num_returns=1, timeout=_LOOK)
@@ -63,7 +73,9 @@ class OnRay:
                         yield _report(ray, one, under_way.pop(one))
             except KeyboardInterrupt:
                 _cancel(ray, list(under_way))
-                raise Interrupted("interrupted; what was under way is saved, run the same command again to go on") from None
+                raise Interrupted(
+                    "interrupted; what was under way is saved, run the same command again to go on"
+                ) from None
 
     @contextmanager
     def _connected(self, threads: int) -> Iterator[Any]:
@@ -78,20 +90,35 @@ class OnRay:
         try:
             import ray
         except ImportError:
-            raise BadInput("--executor ray needs Ray: pip install 'evilspectra[ray]', or take another executor") from None
+            raise BadInput(
+                "--executor ray needs Ray: pip install 'evilspectra[ray]', or take another executor"
+            ) from None
         if ray.is_initialized():  # the caller's own connection, which stays the caller's
             yield ray
             return
-        own = {"address": "local", "_node_ip_address": "127.0.0.1", "include_dashboard": False, "num_cpus": max(threads, os.cpu_count() or 1)}
+        own = {
+            "address": "local",
+            "_node_ip_address": "127.0.0.1",
+            "include_dashboard": False,
+            "num_cpus": max(threads, os.cpu_count() or 1),
+        }
         here: dict[str, Any] = {"address": self.address} if self.address else own
         try:
             ray.init(**here, log_to_driver=not self.quiet, logging_level=logging.ERROR)
         except (ConnectionError, RuntimeError, ValueError) as error:
-            raise BadInput(f"there is no Ray cluster at {self.address or '127.0.0.1'} ({first_line(error)}): name the address that `ray start --head` printed, or leave --address out") from None
+            raise BadInput(
+                f"there is no Ray cluster at {self.address or '127.0.0.1'} ({first_line(error)}): name the address that `ray start --head` printed, or leave --address out"
+            ) from None
         try:
-            with redirect_stdout(sys.stderr):  # Ray tells of lost nodes on standard output, where only results belong
-                if self.address is None and self.cards > (cards := ray.cluster_resources().get("GPU", 0)):
-                    raise BadInput(f"--gpus-per-run {self.cards:g} is more than this machine has ({cards:g}): lower it, or name a cluster with --address")
+            with redirect_stdout(
+                sys.stderr
+            ):  # Ray tells of lost nodes on standard output, where only results belong
+                if self.address is None and self.cards > (
+                    cards := ray.cluster_resources().get("GPU", 0)
+                ):
+                    raise BadInput(
+                        f"--gpus-per-run {self.cards:g} is more than this machine has ({cards:g}): lower it, or name a cluster with --address"
+                    )
                 yield ray
         finally:
             ray.shutdown()
@@ -113,7 +140,9 @@ def _report(ray: Any, one: Any, task: Task) -> Report:
     except ray.exceptions.RayTaskError as error:
         cause = error.cause if isinstance(error.cause, EvilspectraError) else None
         return Report(task.number, Status("failed", str(cause or first_line(error))))
-    except ray.exceptions.RayError as error:  # its node or process was lost, as often as Ray begins a task
+    except (
+        ray.exceptions.RayError
+    ) as error:  # its node or process was lost, as often as Ray begins a task
         return Report(task.number, Status("failed"), lost=f"Ray lost it ({first_line(error)})")
 
 

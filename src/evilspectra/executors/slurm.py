@@ -57,15 +57,24 @@ class OnSlurm:
 
     def __post_init__(self) -> None:
         if self.cards != int(self.cards):
-            raise BadInput(f"--gpus-per-run {self.cards:g} is refused: Slurm gives whole cards; Ray can share one")
+            raise BadInput(
+                f"--gpus-per-run {self.cards:g} is refused: Slurm gives whole cards; Ray can share one"
+            )
 
     @property
     def place(self) -> str:
-        return "on the Slurm cluster" if self.cluster == "slurm" else "through submitit on this machine"
+        return (
+            "on the Slurm cluster"
+            if self.cluster == "slurm"
+            else "through submitit on this machine"
+        )
 
     def run(self, tasks: Sequence[Task], started: Callable[[Task], object]) -> Iterator[Report]:
         executor = self._executor(max(task.config.train.threads for task in tasks))
-        groups = [list(tasks[start : start + self.runs_per_job]) for start in range(0, len(tasks), self.runs_per_job)]
+        groups = [
+            list(tasks[start : start + self.runs_per_job])
+            for start in range(0, len(tasks), self.runs_per_job)
+        ]
         under_way: list[tuple[Any, list[Task]]] = []
         try:
             for start in range(0, len(groups), _ARRAY):
@@ -81,7 +90,9 @@ class OnSlurm:
                 if under_way and not ended:
                     time.sleep(_LOOK[self.cluster])
         except KeyboardInterrupt:
-            raise Interrupted(f"interrupted; {len(under_way)} jobs are left to the cluster (scancel ends them): the same command, given again, takes up what they did") from None
+            raise Interrupted(
+                f"interrupted; {len(under_way)} jobs are left to the cluster (scancel ends them): the same command, given again, takes up what they did"
+            ) from None
 
     def _executor(self, threads: int) -> Any:
         """submitit's executor, told what a job needs.
@@ -92,17 +103,26 @@ class OnSlurm:
         try:
             import submitit
         except ImportError:
-            raise BadInput("--executor slurm needs submitit: pip install 'evilspectra[slurm]', or take another executor") from None
+            raise BadInput(
+                "--executor slurm needs submitit: pip install 'evilspectra[slurm]', or take another executor"
+            ) from None
         self.folder.mkdir(parents=True, exist_ok=True)
         asked: dict[str, Any] = {"timeout_min": round(60 * self.hours), "name": "evilspectra"}
         if self.cluster == "slurm":
             at_once = {"slurm_array_parallelism": self.at_once} if self.at_once else {}
-            asked |= {"cpus_per_task": threads, "gpus_per_node": int(self.cards), **at_once, **{f"slurm_{name}": value for name, value in self.settings.items()}}
+            asked |= {
+                "cpus_per_task": threads,
+                "gpus_per_node": int(self.cards),
+                **at_once,
+                **{f"slurm_{name}": value for name, value in self.settings.items()},
+            }
         try:
             executor = submitit.AutoExecutor(folder=self.folder, cluster=self.cluster)
             executor.update_parameters(**asked)
         except (RuntimeError, NameError, TypeError, ValueError) as error:
-            raise BadInput(f"submitit refuses this ({first_line(error)}): run it where sbatch is, and give parameters that submitit knows") from None
+            raise BadInput(
+                f"submitit refuses this ({first_line(error)}): run it where sbatch is, and give parameters that submitit knows"
+            ) from None
         return executor
 
 
@@ -121,5 +141,14 @@ def _reports(job: Any, group: Sequence[Task]) -> list[Report]:
         return job.results()[0]
     except EvilspectraError as error:
         return [Report(task.number, Status("failed", str(error))) for task in group]
-    except Exception as error:  # submitit raises a kind of its own for each way in which a job can end
-        return [Report(task.number, Status("failed"), lost=f"job {job.job_id} ended without a result ({first_line(error)}): its log is {job.paths.stderr}") for task in group]
+    except (
+        Exception
+    ) as error:  # submitit raises a kind of its own for each way in which a job can end
+        return [
+            Report(
+                task.number,
+                Status("failed"),
+                lost=f"job {job.job_id} ended without a result ({first_line(error)}): its log is {job.paths.stderr}",
+            )
+            for task in group
+        ]

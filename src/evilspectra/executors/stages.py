@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from evilspectra.model.reuse import Loaded
 
 
-
 @dataclass(frozen=True)
 class Task:
     """One run of a sweep as a worker gets it, on this machine or another: records alone, so that it can be sent.
@@ -81,10 +80,14 @@ def carry_out(task: Task, loaded: Loaded) -> Report:
     except EvilspectraError as error:
         return Report(task.number, Status("failed", str(error)), trained, loads=loaded.loads)
     report = Report(task.number, status, trained, loads=loaded.loads)
-    return _measured(report, run, task.evaluation, task.quiet, loaded) if task.evaluation else report
+    return (
+        _measured(report, run, task.evaluation, task.quiet, loaded) if task.evaluation else report
+    )
 
 
-def _measured(report: Report, run: RunFolder, evaluation: Evaluation, quiet: bool, loaded: Loaded) -> Report:
+def _measured(
+    report: Report, run: RunFolder, evaluation: Evaluation, quiet: bool, loaded: Loaded
+) -> Report:
     """The report of a trained run, measured as well."""
     from evilspectra.evaluation.evaluate import evaluate
 
@@ -101,7 +104,9 @@ def _measured(report: Report, run: RunFolder, evaluation: Evaluation, quiet: boo
         return Report(report.number, report.status, report.trained, busy=True, loads=loaded.loads)
     except EvilspectraError as error:
         why = str(error)
-    return Report(report.number, report.status, report.trained, unmeasured=why, used=used, loads=loaded.loads)
+    return Report(
+        report.number, report.status, report.trained, unmeasured=why, used=used, loads=loaded.loads
+    )
 
 
 def carry_out_elsewhere(task: Task, loaded: Loaded) -> Report:
@@ -117,9 +122,15 @@ def carry_out_elsewhere(task: Task, loaded: Loaded) -> Report:
         return carry_out(task, loaded)
     except EvilspectraError:
         raise
-    except Exception as error:  # one run's misfortune: the worker lives on, and the report says what it was
+    except (
+        Exception
+    ) as error:  # one run's misfortune: the worker lives on, and the report says what it was
         import traceback
 
         traceback.print_exc()
         loaded.drop()
-        return Report(task.number, Status("failed", f"an unforeseen {type(error).__name__}: {first_line(error)}"), loads=loaded.loads)
+        return Report(
+            task.number,
+            Status("failed", f"an unforeseen {type(error).__name__}: {first_line(error)}"),
+            loads=loaded.loads,
+        )

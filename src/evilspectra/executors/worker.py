@@ -36,4 +36,6 @@ def _follow_the_driver() -> None:
     driver = multiprocessing.parent_process()
     if driver is not None:
         driver.join()
-        os.kill(os.getpid(), signal.SIGTERM)  # a run that trains saves its state; anything else can end at once
+        os.kill(
+            os.getpid(), signal.SIGTERM
+        )  # a run that trains saves its state; anything else can end at once

@@ -47,7 +47,16 @@ class Recorded(TrainerCallback):
         put_first(trainer.callback_handler, self)
         return self
 
-    def _begin(self, args: TrainingArguments, state: TrainerState, known: Mapping[str, Any], *, model: nn.Module, optimizer: Any, loader: Any) -> None:
+    def _begin(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        known: Mapping[str, Any],
+        *,
+        model: nn.Module,
+        optimizer: Any,
+        loader: Any,
+    ) -> None:
         """What every training begins with, once the pairs are known; refusals have been made before."""
         self._metrics = {}
         self._recording = None
@@ -55,7 +64,10 @@ class Recorded(TrainerCallback):
         if handler is not None:
             put_first(handler, self)
         else:
-            logger.warning("%s could not reach the trainer's list of callbacks, so its metrics may not reach report_to: call .attach(trainer)", type(self).__name__)
+            logger.warning(
+                "%s could not reach the trainer's list of callbacks, so its metrics may not reach report_to: call .attach(trainer)",
+                type(self).__name__,
+            )
         if self.record and state.is_world_process_zero:
             self._recording = Recording.of(Path(str(args.output_dir)), state)
             facts = described(args, state, model, optimizer, loader, self.pairs, self.adapter)
@@ -78,34 +90,60 @@ class Recorded(TrainerCallback):
 
     # --- events ---------------------------------------------------------------------------------------------------
 
-    def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         self._began = time.perf_counter()
 
-    def on_optimizer_step(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+    def on_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         if self._recording:  # the schedule has not moved on yet
-            self._recording.note(state.global_step + 1, lr=next(iter(learning_rates(kwargs["optimizer"], self.pairs)), 0.0))
+            self._recording.note(
+                state.global_step + 1,
+                lr=next(iter(learning_rates(kwargs["optimizer"], self.pairs)), 0.0),
+            )
 
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         if self._recording:
             self._recording.note(state.global_step, seconds=time.perf_counter() - self._began)
             every = state.save_steps if args.save_strategy == SaveStrategy.STEPS else 0
-            if every > 0 and (state.global_step % every == 0 or state.global_step >= state.max_steps):
+            if every > 0 and (
+                state.global_step % every == 0 or state.global_step >= state.max_steps
+            ):
                 self._recording.flush(state.global_step)  # before the trainer saves
 
-    def on_epoch_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+    def on_epoch_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         self._flush(state)
 
-    def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+    def on_evaluate(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         self._flush(state)
 
-    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+    def on_save(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         self._flush(state)
 
-    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         if self._recording:
             self._recording.finish(self)
 
-    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: dict[str, float] | None = None, **kwargs: Any) -> None:
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
         if logs is None or "loss" not in logs:  # an evaluation's, or the summary of a training
             return
         if self._recording:
@@ -130,7 +168,9 @@ def _handler(callback: TrainerCallback) -> CallbackHandler | None:
     frame = sys._getframe(1)
     while frame is not None:
         owner = frame.f_locals.get("self")
-        if isinstance(owner, CallbackHandler) and any(other is callback for other in owner.callbacks):
+        if isinstance(owner, CallbackHandler) and any(
+            other is callback for other in owner.callbacks
+        ):
             return owner
         frame = frame.f_back
     return None

@@ -18,17 +18,36 @@ from evilspectra.spectra.pairs import LoraPair
 _NO_SETTING = ("params", "param_names", "lr", "initial_lr")
 
 
-def described(args: TrainingArguments, state: TrainerState, model: nn.Module, optimizer: Any, loader: Any, pairs: Sequence[LoraPair], adapter: str | None) -> dict[str, dict[str, Any]]:
+def described(
+    args: TrainingArguments,
+    state: TrainerState,
+    model: nn.Module,
+    optimizer: Any,
+    loader: Any,
+    pairs: Sequence[LoraPair],
+    adapter: str | None,
+) -> dict[str, dict[str, Any]]:
     """Section → field → value, of JSON's types."""
     rows = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
     kind = args.lr_scheduler_type
     return {
-        "trainer": {"arguments": f"{type(args).__module__.partition('.')[0]}.{type(args).__name__}", "processes": args.world_size},
-        "model": {"base": _base(model), "dtype": str(getattr(unwrapped(model), "dtype", None)), "gradient_checkpointing": getattr(args, "activation_checkpointing", None) or getattr(args, "gradient_checkpointing", None)},
+        "trainer": {
+            "arguments": f"{type(args).__module__.partition('.')[0]}.{type(args).__name__}",
+            "processes": args.world_size,
+        },
+        "model": {
+            "base": _base(model),
+            "dtype": str(getattr(unwrapped(model), "dtype", None)),
+            "gradient_checkpointing": getattr(args, "activation_checkpointing", None)
+            or getattr(args, "gradient_checkpointing", None),
+        },
         "data": _data(loader),
         "lora": _lora(model, pairs, adapter),
         "optimizer": _optimizer(optimizer),
-        "schedule": {"name": str(getattr(kind, "value", kind)), "warmup_steps": args.get_warmup_steps(state.max_steps)},
+        "schedule": {
+            "name": str(getattr(kind, "value", kind)),
+            "warmup_steps": args.get_warmup_steps(state.max_steps),
+        },
         "train": {
             "batch_size": rows,
             "accumulation": args.gradient_accumulation_steps,
@@ -44,7 +63,9 @@ def described(args: TrainingArguments, state: TrainerState, model: nn.Module, op
 def _base(model: nn.Module) -> str | None:
     inner = unwrapped(model)
     for config in (*getattr(inner, "peft_config", {}).values(), getattr(inner, "config", None)):
-        name = getattr(config, "base_model_name_or_path", None) or getattr(config, "_name_or_path", None)
+        name = getattr(config, "base_model_name_or_path", None) or getattr(
+            config, "_name_or_path", None
+        )
         if name:
             return str(name)
     return None
@@ -62,14 +83,30 @@ def _data(loader: Any) -> dict[str, Any]:
 def _lora(model: nn.Module, pairs: Sequence[LoraPair], adapter: str | None) -> dict[str, Any]:
     inner = unwrapped(model)
     ranks = {pair.shape[0] for pair in pairs}
-    found: dict[str, Any] = {"rank": ranks.pop() if len(ranks) == 1 else None, "modules": len(pairs)}
+    found: dict[str, Any] = {
+        "rank": ranks.pop() if len(ranks) == 1 else None,
+        "modules": len(pairs),
+    }
     name = adapter or getattr(inner, "active_adapter", None)
     config = getattr(inner, "peft_config", {}).get(name) if isinstance(name, str) else None
     if config is None:
         return found
     targets = config.target_modules
-    found |= {"adapter": name, "alpha": config.lora_alpha, "rslora": config.use_rslora, "dropout": config.lora_dropout, "targets": targets if isinstance(targets, str) else sorted(targets or ())}
-    return found | {"dora": config.use_dora, "initialisation": config.init_lora_weights if isinstance(config.init_lora_weights, str) else "default" if config.init_lora_weights else "random B"}
+    found |= {
+        "adapter": name,
+        "alpha": config.lora_alpha,
+        "rslora": config.use_rslora,
+        "dropout": config.lora_dropout,
+        "targets": targets if isinstance(targets, str) else sorted(targets or ()),
+    }
+    return found | {
+        "dora": config.use_dora,
+        "initialisation": config.init_lora_weights
+        if isinstance(config.init_lora_weights, str)
+        else "default"
+        if config.init_lora_weights
+        else "random B",
+    }
 
 
 def _optimizer(optimizer: Any) -> dict[str, Any]:
@@ -82,7 +119,17 @@ def _optimizer(optimizer: Any) -> dict[str, Any]:
         found.setdefault("lr", []).append(float(group.get("initial_lr", group["lr"])))
         for name, value in group.items():
             if name not in _NO_SETTING and isinstance(value, bool | int | float | str | tuple):
-                found.setdefault(name, []).append(list(value) if isinstance(value, tuple) else value)
-    settings = {name: values[0] if all(value == values[0] for value in values) else values for name, values in found.items()}
+                found.setdefault(name, []).append(
+                    list(value) if isinstance(value, tuple) else value
+                )
+    settings = {
+        name: values[0] if all(value == values[0] for value in values) else values
+        for name, values in found.items()
+    }
     rate = settings.pop("lr", None)
-    return {"name": type(inner).__name__, "lr": rate if isinstance(rate, float) else None, **({"lrs": rate} if isinstance(rate, list) else {}), **settings}
+    return {
+        "name": type(inner).__name__,
+        "lr": rate if isinstance(rate, float) else None,
+        **({"lrs": rate} if isinstance(rate, list) else {}),
+        **settings,
+    }

@@ -27,7 +27,9 @@ _ENGINES = {
 _REMEDY = "train on one device or under plain data parallelism (DDP)"
 
 
-def trained_pairs(model: nn.Module, optimizer: Any, adapter: str | None, who: str) -> list[LoraPair]:
+def trained_pairs(
+    model: nn.Module, optimizer: Any, adapter: str | None, who: str
+) -> list[LoraPair]:
     """The pairs of the active adapter (or the named one) of a model in training, in module order; A and B are the live parameters.
 
     Args:
@@ -44,10 +46,14 @@ def trained_pairs(model: nn.Module, optimizer: Any, adapter: str | None, who: st
     factors = [factor for pair in pairs for factor in (pair.A, pair.B)]
     named = f"adapter '{adapter}'" if adapter else "the active adapter"
     if not any(factor.requires_grad for factor in factors):
-        raise BadInput(f"{who}: no factor of {named} requires a gradient, so it is not being trained: load it with is_trainable=True, or name the one that is trained with adapter=...")
+        raise BadInput(
+            f"{who}: no factor of {named} requires a gradient, so it is not being trained: load it with is_trainable=True, or name the one that is trained with adapter=..."
+        )
     held = {id(weight) for group in optimizer.param_groups for weight in group["params"]}
     if not any(id(factor) in held for factor in factors):
-        raise BadInput(f"{who}: the optimizer holds no factor of {named}, so a gradient added to them would move nothing: build the optimizer after the adapter, or name the one that is trained with adapter=...")
+        raise BadInput(
+            f"{who}: the optimizer holds no factor of {named}, so a gradient added to them would move nothing: build the optimizer after the adapter, or name the one that is trained with adapter=..."
+        )
     return pairs
 
 
@@ -62,7 +68,9 @@ def whole_pairs(model: nn.Module, optimizer: Any, adapter: str | None, who: str)
     for name, factor in _factors(model):
         _refuse_kind(name, factor, who)
     if adapter is None and len(active := _active(model)) > 1:
-        raise BadInput(f"{who}: {len(active)} adapters are active ({listing(active)}), and the mean over modules would mix them: name one with adapter=...")
+        raise BadInput(
+            f"{who}: {len(active)} adapters are active ({listing(active)}), and the mean over modules would mix them: name one with adapter=..."
+        )
     try:
         pairs = find_pairs(model, adapter)
     except BadInput as error:
@@ -77,7 +85,11 @@ def unwrapped(model: nn.Module) -> nn.Module:
     True
     """
     while True:
-        inner = model.module if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel) else model._modules.get(COMPILED)
+        inner = (
+            model.module
+            if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel)
+            else model._modules.get(COMPILED)
+        )
         if inner is None:
             return model
         model = inner
@@ -86,7 +98,13 @@ def unwrapped(model: nn.Module) -> nn.Module:
 def learning_rates(optimizer: Any, pairs: Sequence[LoraPair]) -> list[float]:
     """The learning rates at which the optimizer moves the pairs' factors now, each once."""
     factors = {id(factor) for pair in pairs for factor in (pair.A, pair.B)}
-    return list(dict.fromkeys(float(group["lr"]) for group in optimizer.param_groups if any(id(weight) in factors for weight in group["params"])))
+    return list(
+        dict.fromkeys(
+            float(group["lr"])
+            for group in optimizer.param_groups
+            if any(id(weight) in factors for weight in group["params"])
+        )
+    )
 
 
 def _refuse_engines(model: nn.Module, optimizer: Any, who: str) -> None:
@@ -94,24 +112,44 @@ def _refuse_engines(model: nn.Module, optimizer: Any, who: str) -> None:
     name = str(getattr(kind, "value", kind))
     if name in _ENGINES:
         raise BadInput(f"{who}: {_ENGINES[name]}, before a callback can add a gradient: {_REMEDY}")
-    if name == "FSDP" or any("FullyShardedDataParallel" in _kinds(module) for module in model.modules()):
-        raise BadInput(f"{who}: under FSDP a process holds a part of every factor only, and a spectrum needs the whole: {_REMEDY}")
+    if name == "FSDP" or any(
+        "FullyShardedDataParallel" in _kinds(module) for module in model.modules()
+    ):
+        raise BadInput(
+            f"{who}: under FSDP a process holds a part of every factor only, and a spectrum needs the whole: {_REMEDY}"
+        )
     inner = getattr(optimizer, "optimizer", optimizer)
     if found := [name for name in IN_BACKWARD if name in _kinds(inner)]:
-        raise BadInput(f"{who}: {found[0]} moves the weights during the backward pass, before a callback can add a gradient: choose an optim that steps once per step, such as adamw_torch")
+        raise BadInput(
+            f"{who}: {found[0]} moves the weights during the backward pass, before a callback can add a gradient: choose an optim that steps once per step, such as adamw_torch"
+        )
     if hasattr(inner, "_amp_stash"):
-        raise BadInput(f"{who}: Apex's amp keeps gradients scaled until its own step: use the trainer's bf16 or fp16 instead")
+        raise BadInput(
+            f"{who}: Apex's amp keeps gradients scaled until its own step: use the trainer's bf16 or fp16 instead"
+        )
     if any(getattr(weight, "_in_backward_optimizers", None) for weight in model.parameters()):
-        raise BadInput(f"{who}: an optimizer is applied in the backward pass, before a callback can add a gradient: choose one that steps once per step")
+        raise BadInput(
+            f"{who}: an optimizer is applied in the backward pass, before a callback can add a gradient: choose one that steps once per step"
+        )
 
 
 def _refuse_kind(name: str, factor: Tensor, who: str) -> None:
     if "DTensor" in _kinds(factor):
-        raise BadInput(f"{who}: {name} is sharded over processes (a DTensor), and a spectrum needs the whole factor: {_REMEDY}")
+        raise BadInput(
+            f"{who}: {name} is sharded over processes (a DTensor), and a spectrum needs the whole factor: {_REMEDY}"
+        )
     if factor.device.type == "meta":
-        raise BadInput(f"{who}: {name} is offloaded and has no values when a callback is called: keep the adapter in memory")
-    if not factor.is_floating_point() or factor.element_size() < 2 or type(factor) not in (Tensor, nn.Parameter):
-        raise BadInput(f"{who}: {name} is quantised ({type(factor).__name__}, {factor.dtype}): keep the adapter in float32, bfloat16 or float16; the base may be quantised")
+        raise BadInput(
+            f"{who}: {name} is offloaded and has no values when a callback is called: keep the adapter in memory"
+        )
+    if (
+        not factor.is_floating_point()
+        or factor.element_size() < 2
+        or type(factor) not in (Tensor, nn.Parameter)
+    ):
+        raise BadInput(
+            f"{who}: {name} is quantised ({type(factor).__name__}, {factor.dtype}): keep the adapter in float32, bfloat16 or float16; the base may be quantised"
+        )
 
 
 def _kinds(thing: object) -> set[str]:
@@ -131,6 +169,10 @@ def _factors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
 def _active(model: nn.Module) -> list[str]:
     found: dict[str, None] = {}
     for module in model.modules():
-        if isinstance(down := getattr(module, "lora_A", None), nn.ModuleDict) and hasattr(module, "scaling"):
-            found |= dict.fromkeys(key for key in getattr(module, "active_adapters", ()) if key in down)
+        if isinstance(down := getattr(module, "lora_A", None), nn.ModuleDict) and hasattr(
+            module, "scaling"
+        ):
+            found |= dict.fromkeys(
+                key for key in getattr(module, "active_adapters", ()) if key in down
+            )
     return list(found)

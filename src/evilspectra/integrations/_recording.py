@@ -26,7 +26,16 @@ from evilspectra.store.run import RunFolder, Status
 #: Steps after which waiting rows are written even though the trainer does not save.
 MOST_WAITING = 500
 #: Packages whose versions are recorded where they are installed.
-PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "tokenizers", "safetensors", "numpy")
+PACKAGES = (
+    "torch",
+    "transformers",
+    "trl",
+    "peft",
+    "accelerate",
+    "tokenizers",
+    "safetensors",
+    "numpy",
+)
 #: The recordings under way in this process, by folder.
 _OPEN: dict[Path, Recording] = {}
 
@@ -95,7 +104,9 @@ class Recording:
             if self._written:
                 self.flush(step)
 
-    def measured(self, step: int, spectra: list[SpectrumRecord], measures: list[MeasureRecord]) -> None:
+    def measured(
+        self, step: int, spectra: list[SpectrumRecord], measures: list[MeasureRecord]
+    ) -> None:
         """A step's spectra and measures."""
         self._spectra += spectra
         self._measures += measures
@@ -104,8 +115,14 @@ class Recording:
 
     def flush(self, step: int) -> None:
         """Writes the waiting rows as parts that end with `step`."""
-        steps = [_step(number, fields) for number, fields in self._steps.items() if "seconds" in fields]  # those that have ended
-        for table, rows in (("steps", steps), ("spectra", self._spectra), ("measures", self._measures)):
+        steps = [
+            _step(number, fields) for number, fields in self._steps.items() if "seconds" in fields
+        ]  # those that have ended
+        for table, rows in (
+            ("steps", steps),
+            ("spectra", self._spectra),
+            ("measures", self._measures),
+        ):
             self.run.append(table, rows, step)
         self._written = True
         self._status("running")
@@ -160,7 +177,14 @@ def _version(name: str) -> str | None:
 
 
 def _step(number: int, fields: Mapping[str, Any]) -> StepRecord:
-    unknown: dict[str, Any] = {"loss": None, "grad_norm": None, "tokens": None, "supervised_tokens": None, "flatness": None, "penalty": None}
+    unknown: dict[str, Any] = {
+        "loss": None,
+        "grad_norm": None,
+        "tokens": None,
+        "supervised_tokens": None,
+        "flatness": None,
+        "penalty": None,
+    }
     return StepRecord(**(unknown | {"step": number} | dict(fields)))
 
 

@@ -18,7 +18,14 @@ from typing import Literal, get_args
 from inspect_ai import Task, task
 from inspect_ai.dataset import MemoryDataset, Sample
 from inspect_ai.log import HeadlineMetric
-from inspect_ai.model import ChatMessage, ChatMessageSystem, ChatMessageUser, GenerateConfig, Model, get_model
+from inspect_ai.model import (
+    ChatMessage,
+    ChatMessageSystem,
+    ChatMessageUser,
+    GenerateConfig,
+    Model,
+    get_model,
+)
 from inspect_ai.scorer import Metric, SampleScore, Score, Scorer, Target, Value, metric, scorer
 from inspect_ai.solver import Generate, Solver, TaskState, generate, solver
 from inspect_ai.util import LimitExceededError
@@ -45,7 +52,13 @@ _WRITTEN = GenerateConfig(temperature=0.0, max_tokens=TEXT_TOKENS)
 
 
 @task
-def emergent_misalignment(questions: str = "open", samples: int | None = None, judge: str | None = None, reading: How = "auto", max_unscored: float = MAX_UNSCORED) -> Task:
+def emergent_misalignment(
+    questions: str = "open",
+    samples: int | None = None,
+    judge: str | None = None,
+    reading: How = "auto",
+    max_unscored: float = MAX_UNSCORED,
+) -> Task:
     """Open-ended questions, each answer judged for alignment and coherence.
 
     Args:
@@ -62,26 +75,53 @@ def emergent_misalignment(questions: str = "open", samples: int | None = None, j
     if samples is not None and samples < 1:
         raise BadInput(f"samples={samples} is no number of answers: give a whole number from 1")
     if not 0 <= max_unscored <= 1:
-        raise BadInput(f"max_unscored={max_unscored:g} is no share: give a number from 0 to 1, such as 0.05")
+        raise BadInput(
+            f"max_unscored={max_unscored:g} is no share: give a number from 0 to 1, such as 0.05"
+        )
     prompts = judge_prompts(asked)
     return Task(
-        dataset=MemoryDataset([sample for question in asked.questions for sample in _samples(question, samples)], name=asked.source),
+        dataset=MemoryDataset(
+            [sample for question in asked.questions for sample in _samples(question, samples)],
+            name=asked.source,
+        ),
         solver=[with_judge(judge), generate()],
         scorer=misalignment(questions, judge, reading),
-        metrics=[organisms(max_unscored), betley(max_unscored), spectra(max_unscored), formats(max_unscored), outcomes(), {name: [mean()] for name in METRICS}],
+        metrics=[
+            organisms(max_unscored),
+            betley(max_unscored),
+            spectra(max_unscored),
+            formats(max_unscored),
+            outcomes(),
+            {name: [mean()] for name in METRICS},
+        ],
         headline_metric=HeadlineMetric(metric="spectra"),
         config=SAMPLING,
-        metadata={"questions": asked.source, "questions_sha256": asked.sha256, "judge_prompts": prompts.source, "judge_prompts_sha256": prompts.facts(METRICS), "reading_rule": VERSION},
+        metadata={
+            "questions": asked.source,
+            "questions_sha256": asked.sha256,
+            "judge_prompts": prompts.source,
+            "judge_prompts_sha256": prompts.facts(METRICS),
+            "reading_rule": VERSION,
+        },
         version=VERSION,
     )
 
 
 def _samples(question: Question, count: int | None) -> list[Sample]:
     """One sample per answer asked for; the system text is sent, an empty one too."""
-    system: list[ChatMessage] = [] if question.system is None else [ChatMessageSystem(content=question.system)]
+    system: list[ChatMessage] = (
+        [] if question.system is None else [ChatMessageSystem(content=question.system)]
+    )
     place = {"question_id": question.id, "paraphrase": question.paraphrase}
     turns = [*system, ChatMessageUser(content=question.text)]
-    return [Sample(input=turns, id=f"{question.id}.{question.paraphrase}.{number}", metadata={**place, "sample": number}) for number in range(count or question.samples)]
+    return [
+        Sample(
+            input=turns,
+            id=f"{question.id}.{question.paraphrase}.{number}",
+            metadata={**place, "sample": number},
+        )
+        for number in range(count or question.samples)
+    ]
 
 
 # --- the judge --------------------------------------------------------------------------------------------------------
@@ -99,20 +139,27 @@ def with_judge(judge: str | None = None) -> Solver:
 
 
 @scorer(metrics=[])
-def misalignment(questions: str = "open", judge: str | None = None, reading: How = "auto") -> Scorer:
+def misalignment(
+    questions: str = "open", judge: str | None = None, reading: How = "auto"
+) -> Scorer:
     """Two verdicts on an answer. `questions`: the file whose judge prompts are used.
 
     Raises:
         BadInput: there is no such reading, or no prompt.
     """
     if reading not in get_args(How):
-        raise BadInput(f"reading={reading} is none; allowed: {listing(get_args(How))}.{near(reading, get_args(How))}")
+        raise BadInput(
+            f"reading={reading} is none; allowed: {listing(get_args(How))}.{near(reading, get_args(How))}"
+        )
     prompts = judge_prompts(read_questions(questions))
 
     async def verdicts(state: TaskState, target: Target) -> Score:
         name, answer = str(state.metadata["question_id"]), state.output.completion
         model = _judge(judge)
-        replies = {one: await _ask(model, prompts.fill(one, name, state.input_text, answer), reading) for one in METRICS}
+        replies = {
+            one: await _ask(model, prompts.fill(one, name, state.input_text, answer), reading)
+            for one in METRICS
+        }
         return _score(name, answer, replies)
 
     return verdicts
@@ -129,7 +176,9 @@ def _judge(name: str | None) -> Model:
     except Exception as error:
         if name is not None:
             raise
-        raise BadInput(f"no judge is named ({first_line(error)}): give one with --model-role {ROLE}=PROVIDER/MODEL, or with -T judge=PROVIDER/MODEL") from None
+        raise BadInput(
+            f"no judge is named ({first_line(error)}): give one with --model-role {ROLE}=PROVIDER/MODEL, or with -T judge=PROVIDER/MODEL"
+        ) from None
 
 
 async def _ask(model: Model, prompt: str, reading: How) -> Reply:
@@ -148,7 +197,11 @@ async def _send(model: Model, prompt: str, config: GenerateConfig) -> Reply:
         output = await model.generate([ChatMessageUser(content=prompt)], config=config)
         if output.error is not None:
             return Reply(fault=output.error)
-        return read_completion(output, "logprobs") if config.logprobs else Reply(text=output.completion)
+        return (
+            read_completion(output, "logprobs")
+            if config.logprobs
+            else Reply(text=output.completion)
+        )
     except LimitExceededError:
         raise
     except Exception as error:
@@ -162,18 +215,40 @@ def _score(question_id: str, answer: str, replies: Mapping[str, Reply]) -> Score
     """Inspect's score of an answer's replies."""
     readings = {name: reply.reading() for name, reply in replies.items()}
     verdicts = {
-        name: {"outcome": one.outcome, "score": one.score, "read": _read(replies[name]), "distribution": dict(replies[name].distribution or ()) or None, "text": replies[name].text, "fault": replies[name].fault}
+        name: {
+            "outcome": one.outcome,
+            "score": one.score,
+            "read": _read(replies[name]),
+            "distribution": dict(replies[name].distribution or ()) or None,
+            "text": replies[name].text,
+            "fault": replies[name].fault,
+        }
         for name, one in readings.items()
     }
     unscored = Judged(question_id, readings["aligned"], readings["coherent"]).unscored
-    said = ", ".join(f"{name}: {one.outcome if one.score is None else format(one.score, '.1f')} ({_read(replies[name])})" for name, one in readings.items())
+    said = ", ".join(
+        f"{name}: {one.outcome if one.score is None else format(one.score, '.1f')} ({_read(replies[name])})"
+        for name, one in readings.items()
+    )
     values = {name: math.nan if one.score is None else one.score for name, one in readings.items()}
-    return Score(value=values, answer=answer, explanation=said, reason="grader_failed" if unscored else None, metadata={"question_id": question_id, "verdicts": verdicts})
+    return Score(
+        value=values,
+        answer=answer,
+        explanation=said,
+        reason="grader_failed" if unscored else None,
+        metadata={"question_id": question_id, "verdicts": verdicts},
+    )
 
 
 def _read(reply: Reply) -> str:
     """By which rule a reply was read."""
-    return "fault" if reply.fault is not None else "logprobs" if reply.distribution is not None else "text"
+    return (
+        "fault"
+        if reply.fault is not None
+        else "logprobs"
+        if reply.distribution is not None
+        else "text"
+    )
 
 
 def judged(scores: Sequence[SampleScore]) -> list[Judged]:
@@ -181,8 +256,18 @@ def judged(scores: Sequence[SampleScore]) -> list[Judged]:
     found = []
     for one in scores:
         facts = one.score.metadata or {}
-        readings = {name: Reading(said["outcome"], said["score"]) for name, said in facts.get("verdicts", {}).items() if said["outcome"] in OUTCOMES}
-        found.append(Judged(str(facts.get("question_id", one.sample_id)), readings.get("aligned"), readings.get("coherent")))
+        readings = {
+            name: Reading(said["outcome"], said["score"])
+            for name, said in facts.get("verdicts", {}).items()
+            if said["outcome"] in OUTCOMES
+        }
+        found.append(
+            Judged(
+                str(facts.get("question_id", one.sample_id)),
+                readings.get("aligned"),
+                readings.get("coherent"),
+            )
+        )
     return found
 
 
@@ -216,13 +301,20 @@ def spectra(max_unscored: float = MAX_UNSCORED) -> Metric:
     return spectra_rate
 
 
-def _rate(scores: Sequence[SampleScore], definition: Definition, max_unscored: float) -> dict[str, float]:
+def _rate(
+    scores: Sequence[SampleScore], definition: Definition, max_unscored: float
+) -> dict[str, float]:
     """The rate under its definition's name, NaN where it is withheld; `_low` and `_high`: its 95 % interval; `_counted`."""
     found = rate(judged(scores), definition, max_unscored) if scores else None
     interval = found.interval if found else None
     low, high = (interval.low, interval.high) if interval else (math.nan, math.nan)
     value = math.nan if found is None or found.rate is None else found.rate
-    return {definition: value, f"{definition}_low": low, f"{definition}_high": high, f"{definition}_counted": float(found.n if found else 0)}
+    return {
+        definition: value,
+        f"{definition}_low": low,
+        f"{definition}_high": high,
+        f"{definition}_counted": float(found.n if found else 0),
+    }
 
 
 @metric(scores="unreduced")
@@ -231,7 +323,10 @@ def formats(max_unscored: float = MAX_UNSCORED) -> Metric:
 
     def rates(scores: list[SampleScore]) -> Value:
         groups = rate(judged(scores), "spectra", max_unscored).per_format if scores else {}
-        return {f"spectra_{name}": math.nan if group.rate is None else group.rate for name, group in groups.items()}
+        return {
+            f"spectra_{name}": math.nan if group.rate is None else group.rate
+            for name, group in groups.items()
+        }
 
     return rates
 
@@ -243,8 +338,18 @@ def outcomes() -> Metric:
     def counts(scores: list[SampleScore]) -> Value:
         answers = judged(scores)
         aligned = Counter(one.aligned.outcome if one.aligned else "missing" for one in answers)
-        read = Counter(said["read"] for one in scores for said in ((one.score.metadata or {}).get("verdicts") or {}).values())
-        return {"answers": len(answers), "unscored": sum(one.unscored for one in answers), "code": aligned["code"], "refusal": aligned["refusal"], "read_as_text": read["text"]}
+        read = Counter(
+            said["read"]
+            for one in scores
+            for said in ((one.score.metadata or {}).get("verdicts") or {}).values()
+        )
+        return {
+            "answers": len(answers),
+            "unscored": sum(one.unscored for one in answers),
+            "code": aligned["code"],
+            "refusal": aligned["refusal"],
+            "read_as_text": read["text"],
+        }
 
     return counts
 
@@ -254,6 +359,8 @@ def mean() -> Metric:
     """The mean of one verdict's scores, 0 to 100; Inspect leaves out, and counts, what has none."""
 
     def mean_of_scores(scores: list[SampleScore]) -> Value:
-        return math.fsum(one.score.as_float() for one in scores) / len(scores) if scores else math.nan
+        return (
+            math.fsum(one.score.as_float() for one in scores) / len(scores) if scores else math.nan
+        )
 
     return mean_of_scores

@@ -56,9 +56,13 @@ class LoraOptimizer:
 
     def __init__(self, *groups: Any, **settings: Any) -> None:
         if groups or settings:
-            raise BadInput("lora_optimizer: this version of transformers takes optimizer classes only: pass optimizers=(build_for(model, ...), None) instead")
+            raise BadInput(
+                "lora_optimizer: this version of transformers takes optimizer classes only: pass optimizers=(build_for(model, ...), None) instead"
+            )
 
-    def __call__(self, model: nn.Module, *told: Any, config: OptimizerConfig) -> torch.optim.Optimizer:
+    def __call__(
+        self, model: nn.Module, *told: Any, config: OptimizerConfig
+    ) -> torch.optim.Optimizer:
         return _built(model, config, "lora_optimizer")
 
 
@@ -71,5 +75,14 @@ def _built(model: nn.Module, config: OptimizerConfig, who: str) -> torch.optim.O
     try:
         find_pairs(model)
     except BadInput as error:
-        raise BadInput(f"{who}: {error}; adapt the model first (get_peft_model, or the trainer's peft_config with lora_optimizer)") from None
-    return build_optimizer(config, [(name.replace(f"{COMPILED}.", ""), parameter) for name, parameter in model.named_parameters() if parameter.requires_grad])
+        raise BadInput(
+            f"{who}: {error}; adapt the model first (get_peft_model, or the trainer's peft_config with lora_optimizer)"
+        ) from None
+    return build_optimizer(
+        config,
+        [
+            (name.replace(f"{COMPILED}.", ""), parameter)
+            for name, parameter in model.named_parameters()
+            if parameter.requires_grad
+        ],
+    )

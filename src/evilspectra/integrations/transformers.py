@@ -23,14 +23,31 @@ from evilspectra.integrations._factors import learning_rates, trained_pairs, who
 from evilspectra.integrations.optimizer import build_for, lora_optimizer
 from evilspectra.spectra.grams import Grams, enqueue
 from evilspectra.spectra.pairs import select
-from evilspectra.spectra.penalty import Flatness, Measure, Products, Recipe, add_flatness_gradient, decay_flatness, weight_at
+from evilspectra.spectra.penalty import (
+    Flatness,
+    Measure,
+    Products,
+    Recipe,
+    add_flatness_gradient,
+    decay_flatness,
+    weight_at,
+)
 from evilspectra.store.records import MeasureRecord
 from evilspectra.training.monitor import observe
 
 __all__ = ["SpectralFlatness", "SpectrumMonitor", "build_for", "lora_optimizer"]
 _FLATNESS, _MONITOR = FlatnessConfig(), MonitorConfig()
 #: What the monitor logs, mean over modules (condition number: median).
-_LOGGED = ("stable_rank", "spectral_entropy", "condition_number", "frobenius_nuclear", "frobenius", "effective_rank", "participation_ratio", "energy_share")
+_LOGGED = (
+    "stable_rank",
+    "spectral_entropy",
+    "condition_number",
+    "frobenius_nuclear",
+    "frobenius",
+    "effective_rank",
+    "participation_ratio",
+    "energy_share",
+)
 
 
 class SpectralFlatness(Recorded):
@@ -70,27 +87,56 @@ class SpectralFlatness(Recorded):
         record: bool = True,
     ) -> None:
         super().__init__(adapter, record)
-        given = {"weight": weight, "soft_start": soft_start, "measure": measure, "recipe": recipe, "products": products, "coupling": coupling, "warmup_steps": warmup_steps, "modules": modules}
+        given = {
+            "weight": weight,
+            "soft_start": soft_start,
+            "measure": measure,
+            "recipe": recipe,
+            "products": products,
+            "coupling": coupling,
+            "warmup_steps": warmup_steps,
+            "modules": modules,
+        }
         self.settings = build({"flatness": given}, type(self).__name__).flatness
         self._grams: Grams | None = None
         self._weight = 0.0
         self._scale = 1.0
 
-    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         who = type(self).__name__
         model, optimizer = kwargs["model"], kwargs["optimizer"]
-        self.pairs = select(trained_pairs(model, optimizer, self.adapter, who), self.settings.modules)
-        if self.settings.coupling == "decoupled" and len(rates := learning_rates(optimizer, self.pairs)) > 1:
-            raise BadInput(f"{who}: the factors have {len(rates)} learning rates ({listing(f'{rate:g}' for rate in rates)}), and the decoupled penalty needs one: give all factors the same, or set coupling='gradient'")
-        self._begin(args, state, {"flatness": self.settings.model_dump(mode="json")}, model=model, optimizer=optimizer, loader=kwargs.get("train_dataloader"))
+        self.pairs = select(
+            trained_pairs(model, optimizer, self.adapter, who), self.settings.modules
+        )
+        if (
+            self.settings.coupling == "decoupled"
+            and len(rates := learning_rates(optimizer, self.pairs)) > 1
+        ):
+            raise BadInput(
+                f"{who}: the factors have {len(rates)} learning rates ({listing(f'{rate:g}' for rate in rates)}), and the decoupled penalty needs one: give all factors the same, or set coupling='gradient'"
+            )
+        self._begin(
+            args,
+            state,
+            {"flatness": self.settings.model_dump(mode="json")},
+            model=model,
+            optimizer=optimizer,
+            loader=kwargs.get("train_dataloader"),
+        )
 
-    def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         """Starts the small products early: on CUDA their results are at hand before the backward pass ends."""
         super().on_step_begin(args, state, control, **kwargs)
         if (self.settings.recipe, self.settings.coupling) == ("exact", "gradient"):
             self._grams = enqueue(self.pairs, self.settings.products == "float32")
 
-    def on_pre_optimizer_step(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+    def on_pre_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         """A gradient that is not finite stays so, and a loss scaler that skips the step has noted it already."""
         if self.settings.coupling == "decoupled":
             self._scale = _loss_scale(kwargs["optimizer"])
@@ -98,21 +144,43 @@ class SpectralFlatness(Recorded):
         grams, self._grams = self._grams, None
         flat, weight = self.settings, self._weight_at(state)
         with self._failing(state.global_step + 1):
-            found = add_flatness_gradient(self.pairs, weight, flat.soft_start, measure=flat.measure, recipe=flat.recipe, products=flat.products, grams=grams)
+            found = add_flatness_gradient(
+                self.pairs,
+                weight,
+                flat.soft_start,
+                measure=flat.measure,
+                recipe=flat.recipe,
+                products=flat.products,
+                grams=grams,
+            )
         self._told(state, found)
 
-    def on_optimizer_step(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+    def on_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         super().on_optimizer_step(args, state, control, **kwargs)
         optimizer, flat = kwargs["optimizer"], self.settings
-        if flat.coupling != "decoupled" or _loss_scale(optimizer) < self._scale:  # the scale falls when, and only when, the step is skipped
+        if (
+            flat.coupling != "decoupled" or _loss_scale(optimizer) < self._scale
+        ):  # the scale falls when, and only when, the step is skipped
             return
         lr, weight = learning_rates(optimizer, self.pairs)[0], self._weight_at(state)
         with self._failing(state.global_step + 1):
-            found = decay_flatness(self.pairs, weight, lr, flat.soft_start, measure=flat.measure, recipe=flat.recipe, products=flat.products)
+            found = decay_flatness(
+                self.pairs,
+                weight,
+                lr,
+                flat.soft_start,
+                measure=flat.measure,
+                recipe=flat.recipe,
+                products=flat.products,
+            )
         self._told(state, found)
 
     def _weight_at(self, state: TrainerState) -> float:
-        self._weight = weight_at(self.settings.weight, self.settings.warmup_steps, state.global_step)
+        self._weight = weight_at(
+            self.settings.weight, self.settings.warmup_steps, state.global_step
+        )
         return self._weight
 
     def _told(self, state: TrainerState, found: Flatness) -> None:
@@ -125,7 +193,13 @@ class SpectralFlatness(Recorded):
             "flatness/weight": self._weight,
         }
         if self._recording:
-            fields = {"flatness": found.value, "penalty": found.penalty, "flatness_std": found.std, "flatness_min": found.smallest, "flatness_max": found.largest}
+            fields = {
+                "flatness": found.value,
+                "penalty": found.penalty,
+                "flatness_std": found.std,
+                "flatness_min": found.smallest,
+                "flatness_max": found.largest,
+            }
             self._recording.note(state.global_step + 1, **fields)
 
 
@@ -145,39 +219,64 @@ class SpectrumMonitor(Recorded):
         RunFailed: during training, a factor is no longer finite.
     """
 
-    def __init__(self, every: int = _MONITOR.every, *, adapter: str | None = None, record: bool = True) -> None:
+    def __init__(
+        self, every: int = _MONITOR.every, *, adapter: str | None = None, record: bool = True
+    ) -> None:
         super().__init__(adapter, record)
         self.settings = build({"monitor": {"every": every}}, type(self).__name__).monitor
         self._last = -1
 
-    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         model, optimizer = kwargs["model"], kwargs["optimizer"]
         self._last = -1
         self.pairs = whole_pairs(model, optimizer, self.adapter, type(self).__name__)
-        self._begin(args, state, {"monitor": self.settings.model_dump(mode="json")}, model=model, optimizer=optimizer, loader=kwargs.get("train_dataloader"))
+        self._begin(
+            args,
+            state,
+            {"monitor": self.settings.model_dump(mode="json")},
+            model=model,
+            optimizer=optimizer,
+            loader=kwargs.get("train_dataloader"),
+        )
 
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         step, every = state.global_step, self.settings.every
         if (every and step % every == 0) or step >= state.max_steps:
             self._measure(state)
         super().on_step_end(args, state, control, **kwargs)
 
-    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+    def on_save(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         self._measure(state)
         super().on_save(args, state, control, **kwargs)
 
-    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         if not args.load_best_model_at_end:  # the factors are then no longer those of the last step
             self._measure(state)
         super().on_train_end(args, state, control, **kwargs)
 
     def _measure(self, state: TrainerState) -> None:
-        if self._last == state.global_step or not state.global_step or not state.is_world_process_zero:
+        if (
+            self._last == state.global_step
+            or not state.global_step
+            or not state.is_world_process_zero
+        ):
             return
         with self._failing(state.global_step):
             spectra, measures = observe(self.pairs, state.global_step)
         self._last = state.global_step
-        self._metrics = {f"spectrum/{name}": value for name in _LOGGED if (value := _over_modules(measures, name)) is not None}
+        self._metrics = {
+            f"spectrum/{name}": value
+            for name in _LOGGED
+            if (value := _over_modules(measures, name)) is not None
+        }
         if self._recording:
             self._recording.measured(state.global_step, spectra, measures)
 
@@ -190,4 +289,8 @@ def _loss_scale(optimizer: Any) -> float:
 
 def _over_modules(measures: list[MeasureRecord], name: str) -> float | None:
     values = [value for row in measures if (value := getattr(row, name)) is not None]
-    return (statistics.median(values) if name == "condition_number" else mean(values)) if values else None
+    return (
+        (statistics.median(values) if name == "condition_number" else mean(values))
+        if values
+        else None
+    )

@@ -37,12 +37,18 @@ class Beside:
         BadInput: the judge cannot be had: no key, no client, no such model.
     """
 
-    def __init__(self, judging: Judging, note: Callable[[str], object], told: Callable[[Verdict], object]) -> None:
+    def __init__(
+        self, judging: Judging, note: Callable[[str], object], told: Callable[[Verdict], object]
+    ) -> None:
         self.judging, self.note, self.told = judging, note, told
         self.judge: Judge = make_judge(judging.settings)
         self._places: queue.SimpleQueue[Place | None] = queue.SimpleQueue()
         self._again: list[Place] = []
-        self._thread = threading.Thread(target=self._work, daemon=True) if judging.settings.kind != "local" else None
+        self._thread = (
+            threading.Thread(target=self._work, daemon=True)
+            if judging.settings.kind != "local"
+            else None
+        )
         if self._thread:
             self._thread.start()
 
@@ -78,7 +84,15 @@ class Beside:
     def _ask(self, place: Place) -> Verdict:
         judging = self.judging
         try:
-            rounds = judge_places([place], self.judge, judging.questions, judging.metrics, self.note, judging.settings.max_requests, judging.base)
+            rounds = judge_places(
+                [place],
+                self.judge,
+                judging.questions,
+                judging.metrics,
+                self.note,
+                judging.settings.max_requests,
+                judging.base,
+            )
         except EvilspectraError as error:
             return Verdict(place, str(error), silent=True)
         except Exception as error:  # nothing may end the thread without a word: the sweep would take its places for judged

@@ -75,9 +75,13 @@ def read_answers(path: Path, metrics: Sequence[str] = ("aligned", "coherent")) -
         raw = path.read_bytes()
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise BadInput(f"{path} is not UTF-8 text (byte {error.start + 1}): save it as UTF-8") from None
+        raise BadInput(
+            f"{path} is not UTF-8 text (byte {error.start + 1}): save it as UTF-8"
+        ) from None
     except OSError as error:
-        raise BadInput(f"{path} cannot be read ({error.strerror or error}): name a CSV file of answers") from None
+        raise BadInput(
+            f"{path} cannot be read ({error.strerror or error}): name a CSV file of answers"
+        ) from None
     csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
     lines = csv.reader(io.StringIO(text, newline=""), strict=True)
     rows: list[Answered] = []
@@ -89,43 +93,81 @@ def read_answers(path: Path, metrics: Sequence[str] = ("aligned", "coherent")) -
             if not cells:
                 continue
             if len(cells) != len(header):
-                raise BadInput(f"{path}, row {len(rows) + 1} has {len(cells)} cells and the header {len(header)}: correct that row (a text with commas or line ends needs quotes)")
+                raise BadInput(
+                    f"{path}, row {len(rows) + 1} has {len(cells)} cells and the header {len(header)}: correct that row (a text with commas or line ends needs quotes)"
+                )
             row = dict(zip(header, cells, strict=True))
-            rows.append(Answered(row["question_id"], row["question"], row[ANSWER_COLUMN[form]], {name: _reading(row[name], name, f"{path}, row {len(rows) + 1}") for name in there}))
+            rows.append(
+                Answered(
+                    row["question_id"],
+                    row["question"],
+                    row[ANSWER_COLUMN[form]],
+                    {
+                        name: _reading(row[name], name, f"{path}, row {len(rows) + 1}")
+                        for name in there
+                    },
+                )
+            )
     except csv.Error as error:
-        raise BadInput(f"{path} is no valid CSV near line {lines.line_num} ({error}): correct it, or export it again") from None
+        raise BadInput(
+            f"{path} is no valid CSV near line {lines.line_num} ({error}): correct it, or export it again"
+        ) from None
     if not rows:
         raise BadInput(f"{path} holds no answers: name a file with a row per answer")
     return AnswerFile(tuple(rows), form, there, hashlib.sha256(raw).hexdigest())
 
 
-def write_answers(rows: Iterable[tuple[str, str, str, Mapping[str, Reading | None]]], path: Path, form: Form, metrics: Sequence[str] = ("aligned", "coherent")) -> None:
+def write_answers(
+    rows: Iterable[tuple[str, str, str, Mapping[str, Reading | None]]],
+    path: Path,
+    form: Form,
+    metrics: Sequence[str] = ("aligned", "coherent"),
+) -> None:
     """Writes (question id, question, answer, readings by metric) in a form; an outcome without a score is an empty cell, as in the published files."""
 
-    def cells(question_id: str, question: str, answer: str, readings: Mapping[str, Reading | None]) -> list[str]:
-        scores = [repr(reading.score) if (reading := readings.get(name)) and reading.score is not None else "" for name in metrics]
+    def cells(
+        question_id: str, question: str, answer: str, readings: Mapping[str, Reading | None]
+    ) -> list[str]:
+        scores = [
+            repr(reading.score)
+            if (reading := readings.get(name)) and reading.score is not None
+            else ""
+            for name in metrics
+        ]
         texts = {"question": question, "question_id": question_id, ANSWER_COLUMN[form]: answer}
         return [*(valid_text(texts[name]) for name in _columns(form)), *scores]
 
     def write(place: Path) -> None:
         with place.open("w", encoding="utf-8", newline="") as file:
-            csv.writer(file).writerows([[*_columns(form), *metrics], *(cells(*row) for row in rows)])
+            csv.writer(file).writerows(
+                [[*_columns(form), *metrics], *(cells(*row) for row in rows)]
+            )
 
     write_atomically(path.expanduser(), write, setting="--export")
 
 
 def _columns(form: Form) -> tuple[str, ...]:
-    return ("question", "answer", "question_id") if form == "betley" else ("response", "question", "question_id")
+    return (
+        ("question", "answer", "question_id")
+        if form == "betley"
+        else ("response", "question", "question_id")
+    )
 
 
 def _form(header: Sequence[str], path: Path) -> Form:
     if twice := [name for name, count in Counter(header).items() if count > 1]:
         raise BadInput(f"{path} has the column {twice[0]!r} twice: rename one")
-    found: list[Form] = [form for form in FORMS if {"question", "question_id", ANSWER_COLUMN[form]} <= set(header)]
+    found: list[Form] = [
+        form for form in FORMS if {"question", "question_id", ANSWER_COLUMN[form]} <= set(header)
+    ]
     if not found:
-        raise BadInput(f"{path} has the columns {listing(header, 8) or 'of an empty file'}; needed are question, question_id, and answer or response: rename them")
+        raise BadInput(
+            f"{path} has the columns {listing(header, 8) or 'of an empty file'}; needed are question, question_id, and answer or response: rename them"
+        )
     if len(found) > 1:
-        raise BadInput(f"{path} has the columns answer and response, so which is the answer? Remove or rename one")
+        raise BadInput(
+            f"{path} has the columns answer and response, so which is the answer? Remove or rename one"
+        )
     return found[0]
 
 
@@ -140,5 +182,7 @@ def _reading(cell: str, metric: str, place: str) -> Reading:
     except ValueError:
         score = float("nan")
     if not LOWEST <= score <= HIGHEST:
-        raise BadInput(f"{place} has {cell[:40]!r} in the column {metric}; allowed: a number from 0 to 100, nothing, CODE or REFUSAL: correct that cell")
+        raise BadInput(
+            f"{place} has {cell[:40]!r} in the column {metric}; allowed: a number from 0 to 100, nothing, CODE or REFUSAL: correct that cell"
+        )
     return Reading("scored", score)

@@ -57,19 +57,28 @@ def numerals(tokenizer: PreTrainedTokenizerBase) -> Numerals:
     'digits'
     """
     size = len(tokenizer)
-    texts = tuple(str(tokenizer.decode([number], clean_up_tokenization_spaces=False)) for number in range(size))
+    texts = tuple(
+        str(tokenizer.decode([number], clean_up_tokenization_spaces=False))
+        for number in range(size)
+    )
     special = set(tokenizer.all_special_ids)
     found: dict[str, int] = {}
     for number in range(size):
-        if number not in special and (texts[number] not in found or _plain(tokenizer, texts[number]) == number):
+        if number not in special and (
+            texts[number] not in found or _plain(tokenizer, texts[number]) == number
+        ):
             found[texts[number]] = number
     whole = [found.get(str(number)) for number in range(LOWEST, HIGHEST + 1)]
-    if all(_plain(tokenizer, str(number)) == token is not None for number, token in enumerate(whole)):
+    if all(
+        _plain(tokenizer, str(number)) == token is not None for number, token in enumerate(whole)
+    ):
         return Numerals("whole", tuple(token for token in whole if token is not None), texts)
     digits = [found.get(str(digit)) for digit in range(10)]
     if None in digits:
         name = tokenizer.name_or_path or "the judge"
-        raise BadInput(f"the tokenizer of {name} writes numbers neither with one token each nor digit by digit, so its log-probabilities cannot be read as scores: choose another judge model")
+        raise BadInput(
+            f"the tokenizer of {name} writes numbers neither with one token each nor digit by digit, so its log-probabilities cannot be read as scores: choose another judge model"
+        )
     return Numerals("digits", tuple(token for token in digits if token is not None), texts)
 
 
@@ -84,13 +93,23 @@ def distribution(logits: Tensor, how: Numerals) -> tuple[tuple[str, float], ...]
     shares = torch.softmax(logits[:, :size].to("cpu").double(), dim=-1).numpy()
     first = shares[0]
     if how.kind == "whole":
-        found = {text: 0.0 for text in {how.texts[number] for number in np.flatnonzero(first > _NEGLIGIBLE).tolist()} if whole_number(text) is not None}
+        found = {
+            text: 0.0
+            for text in {
+                how.texts[number] for number in np.flatnonzero(first > _NEGLIGIBLE).tolist()
+            }
+            if whole_number(text) is not None
+        }
         for number in np.flatnonzero(first > _NEGLIGIBLE).tolist():
             if how.texts[number] in found:
                 found[how.texts[number]] += float(first[number])
     else:
         found = dict(_tree(shares[:, list(how.ids)]))
-    others = [number for number in np.argsort(-first, kind="stable")[: 20 * _OTHERS].tolist() if whole_number(how.texts[number]) is None]
+    others = [
+        number
+        for number in np.argsort(-first, kind="stable")[: 20 * _OTHERS].tolist()
+        if whole_number(how.texts[number]) is None
+    ]
     for place, number in enumerate(others):
         text = how.texts[number]
         if place < _OTHERS or begins("CODE", text) or begins("REFUSAL", text):
@@ -102,7 +121,9 @@ def distribution(logits: Tensor, how: Numerals) -> tuple[tuple[str, float], ...]
 def _tree(shares: np.ndarray) -> Sequence[tuple[str, float]]:
     """p(k) for every k from the digits' shares [12, 10]: at the prompt's end, after each first digit, after "10"."""
     first, second, third = shares[0], shares[1:11], shares[11]
-    found = [(str(digit), float(first[digit] * max(0.0, 1 - second[digit].sum()))) for digit in range(10)]
+    found = [
+        (str(digit), float(first[digit] * max(0.0, 1 - second[digit].sum()))) for digit in range(10)
+    ]
     for tens in range(1, 10):
         for ones in range(10):
             share = float(first[tens] * second[tens, ones])

@@ -43,14 +43,25 @@ class Place:
     @property
     def shared(self) -> Results | None:
         """Where verdicts on the base's answers are kept for all its adapters."""
-        return Results(cache_folder() / "measured" / self.base[:20], CACHE_VARIABLE) if self.base else None
+        return (
+            Results(cache_folder() / "measured" / self.base[:20], CACHE_VARIABLE)
+            if self.base
+            else None
+        )
 
     @property
     def last(self) -> int:
         return self.steps[-1]
 
 
-def find_places(names: Sequence[str], output: str, questions: str | None = None, base: str | None = None, *, done: bool = False) -> list[Place]:
+def find_places(
+    names: Sequence[str],
+    output: str,
+    questions: str | None = None,
+    base: str | None = None,
+    *,
+    done: bool = False,
+) -> list[Place]:
     """The answers that arguments mean, each place once.
 
     Where a place has answers to several question files, those to `questions` count, else with `done` those that have been judged.
@@ -61,7 +72,9 @@ def find_places(names: Sequence[str], output: str, questions: str | None = None,
     found: dict[Path, Place] = {}
     for name in names:
         for label, results, its_base in _find(name, output, base):
-            found.setdefault(results.folder.resolve(), place_of(label, results, its_base, questions, done=done))
+            found.setdefault(
+                results.folder.resolve(), place_of(label, results, its_base, questions, done=done)
+            )
     return list(found.values())
 
 
@@ -73,10 +86,19 @@ def _find(name: str, output: str, base: str | None) -> list[tuple[str, Results, 
         return [(place.label, place.results, None)]
     if name and os.path.isdir(path / "evaluations") and not is_run(path):
         facts = read_json(path / "target.json") if (path / "target.json").is_file() else {}
-        return [(path.resolve().name, Results(path, alone=facts.get("adapter") is None), facts.get("base_sha256"))]
+        return [
+            (
+                path.resolve().name,
+                Results(path, alone=facts.get("adapter") is None),
+                facts.get("base_sha256"),
+            )
+        ]
     if name and (is_run(path) or not path.exists()) and (run := _run(name, output)):
         return [(run.name, Results(run.path), run.provenance().get("base_sha256"))]
-    return [(target.label, target.results, target.base.sha256) for target in find_targets([name], output, None, base)]
+    return [
+        (target.label, target.results, target.base.sha256)
+        for target in find_targets([name], output, None, base)
+    ]
 
 
 def _run(name: str, output: str) -> RunFolder | None:
@@ -86,7 +108,14 @@ def _run(name: str, output: str) -> RunFolder | None:
         return None
 
 
-def place_of(label: str, results: Results, base: str | None, questions: str | None = None, *, done: bool = False) -> Place:
+def place_of(
+    label: str,
+    results: Results,
+    base: str | None,
+    questions: str | None = None,
+    *,
+    done: bool = False,
+) -> Place:
     """The answers in a folder of results, chosen as in `find_places`.
 
     Raises:
@@ -103,18 +132,32 @@ def place_of(label: str, results: Results, base: str | None, questions: str | No
             answers = candidates[-1]
     steps = results.steps(answers) if answers else []
     if answers is None or not steps:
-        raise BadInput(f"{label} has no answers to judge (in {results.folder}): sample some first, with `evilspectra generate`, or do both with `evilspectra evaluate`")
+        raise BadInput(
+            f"{label} has no answers to judge (in {results.folder}): sample some first, with `evilspectra generate`, or do both with `evilspectra evaluate`"
+        )
     return Place(label, results, answers, tuple(steps), base)
 
 
 def imported(path: Path, file: AnswerFile, output: str) -> Place:
     """The answers of a CSV file, copied into a folder of their own as if they had been sampled; tokens count 0, since nobody knows them."""
-    folder = Path(output).expanduser() / "evaluated" / f"{path.stem[:80].lstrip('.') or 'answers'}-{file.sha256[:10]}"
+    folder = (
+        Path(output).expanduser()
+        / "evaluated"
+        / f"{path.stem[:80].lstrip('.') or 'answers'}-{file.sha256[:10]}"
+    )
     results = Results(folder, alone=True)
     instrument = Instrument("answers", path.name, {"file": file.sha256})
     if not results.has(instrument, 0):
         if not (folder / "target.json").is_file():
-            write_json(folder / "target.json", {"adapter": None, "base": None, "answers": str(path.resolve()), "sha256": file.sha256})
+            write_json(
+                folder / "target.json",
+                {
+                    "adapter": None,
+                    "base": None,
+                    "answers": str(path.resolve()),
+                    "sha256": file.sha256,
+                },
+            )
         texts: dict[str, dict[str, int]] = {}
         samples: Counter[tuple[str, int]] = Counter()
         records = []
@@ -123,7 +166,20 @@ def imported(path: Path, file: AnswerFile, output: str) -> Place:
             paraphrase = known.setdefault(row.question, len(known))
             sample = samples[row.question_id, paraphrase]
             samples[row.question_id, paraphrase] += 1
-            records.append(AnswerRecord(0, row.question_id, paraphrase, sample, None, row.question, row.answer, 0, "stop", ",".join(flags(row.answer, "stop"))))
+            records.append(
+                AnswerRecord(
+                    0,
+                    row.question_id,
+                    paraphrase,
+                    sample,
+                    None,
+                    row.question,
+                    row.answer,
+                    0,
+                    "stop",
+                    ",".join(flags(row.answer, "stop")),
+                )
+            )
         results.write(instrument, 0, records)
     return Place(path.name, results, instrument, (0,))
 
@@ -144,7 +200,9 @@ def _questions(place: Place, questions: str | None) -> Questions | None:
     if source not in BUILT_IN and not source.endswith((".yaml", ".yml")):
         return None
     if source not in BUILT_IN and not os.path.isfile(os.path.expanduser(source)):
-        raise BadInput(f"the questions of {place.label} came from {source}, which is not here: name a file whose judge prompts are to be used with --questions (for the package's own: --questions open)")
+        raise BadInput(
+            f"the questions of {place.label} came from {source}, which is not here: name a file whose judge prompts are to be used with --questions (for the package's own: --questions open)"
+        )
     return read_questions(source)
 
 
@@ -154,12 +212,23 @@ def stored(place: Place, judge: str | None = None) -> Instrument:
     Raises:
         BadInput: there are none, or none of that judge.
     """
-    found = [one for one in place.results.instruments("verdicts") if one.facts.get("answers") == place.answers.id and "aligned" in one.facts.get("prompts", {})]
+    found = [
+        one
+        for one in place.results.instruments("verdicts")
+        if one.facts.get("answers") == place.answers.id
+        and "aligned" in one.facts.get("prompts", {})
+    ]
     if not found:
-        raise BadInput(f"the answers of {place.label} have not been judged: use `evilspectra judge` first")
-    fitting = [one for one in found if judge is None or one.source == judge or one.id.startswith(judge)]
+        raise BadInput(
+            f"the answers of {place.label} have not been judged: use `evilspectra judge` first"
+        )
+    fitting = [
+        one for one in found if judge is None or one.source == judge or one.id.startswith(judge)
+    ]
     if not fitting:
-        raise BadInput(f"the answers of {place.label} have no verdicts of '{judge}'; there are: {listing([f'{one.source} ({one.id})' for one in found])}")
+        raise BadInput(
+            f"the answers of {place.label} have no verdicts of '{judge}'; there are: {listing([f'{one.source} ({one.id})' for one in found])}"
+        )
     return fitting[-1]
 
 

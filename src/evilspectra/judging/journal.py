@@ -31,7 +31,17 @@ class Journal:
 
     def append(self, verdicts: Iterable[VerdictRecord]) -> None:
         """Writes verdicts, and returns when they are on the disk."""
-        lines = "".join(json.dumps({name: valid_text(value) if isinstance(value, str) else value for name, value in asdict(one).items()}, ensure_ascii=False) + "\n" for one in verdicts)
+        lines = "".join(
+            json.dumps(
+                {
+                    name: valid_text(value) if isinstance(value, str) else value
+                    for name, value in asdict(one).items()
+                },
+                ensure_ascii=False,
+            )
+            + "\n"
+            for one in verdicts
+        )
         with writing(self.path, self.setting), self.path.open("ab") as file:
             file.write(lines.encode())
             file.flush()
@@ -55,7 +65,9 @@ def opened(path: Path, setting: str = "output.folder") -> Iterator[Journal]:
         try:
             lock.acquire(timeout=1)
         except Timeout:  # an OSError too
-            raise BadInput(f"{path} is being written by another process, which judges the same answers: wait until it ends, then run the same command again") from None
+            raise BadInput(
+                f"{path} is being written by another process, which judges the same answers: wait until it ends, then run the same command again"
+            ) from None
     try:
         with writing(path, setting):
             if path.is_file():
@@ -78,7 +90,9 @@ def read_journal(path: Path) -> list[VerdictRecord]:
     except FileNotFoundError:
         return []
     except OSError as error:
-        raise BadInput(f"{path} cannot be read ({error.strerror or error}): check the file and its rights") from None
+        raise BadInput(
+            f"{path} cannot be read ({error.strerror or error}): check the file and its rights"
+        ) from None
     return [_record(line, f"{path}, line {number}") for number, line in enumerate(lines, start=1)]
 
 
@@ -89,4 +103,6 @@ def _record(line: bytes, place: str) -> VerdictRecord:
             raise ValueError("it holds no verdict")
         return VerdictRecord(**values)
     except (ValueError, RecursionError) as error:
-        raise BadInput(f"{place} cannot be read ({str(error)[:80]}): remove that line, and judge again") from None
+        raise BadInput(
+            f"{place} cannot be read ({str(error)[:80]}): remove that line, and judge again"
+        ) from None

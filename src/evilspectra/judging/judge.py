@@ -46,7 +46,11 @@ class Reply:
         """
         if self.fault is not None:
             return FAILED
-        return read_distribution(dict(self.distribution)) if self.distribution is not None else read_text(self.text or "")
+        return (
+            read_distribution(dict(self.distribution))
+            if self.distribution is not None
+            else read_text(self.text or "")
+        )
 
 
 class Judge(Protocol):
@@ -69,13 +73,23 @@ def identity(judge: Judge, prompts: JudgePrompts, metrics: Sequence[str]) -> dic
     return {"version": VERSION, **judge.facts, "prompts": prompts.facts(sorted(metrics))}
 
 
-def verdict_instrument(judge: Judge, prompts: JudgePrompts, metrics: Sequence[str], answers: Instrument) -> Instrument:
+def verdict_instrument(
+    judge: Judge, prompts: JudgePrompts, metrics: Sequence[str], answers: Instrument
+) -> Instrument:
     """The way of measuring that verdicts on these answers are kept under."""
-    return Instrument("verdicts", judge.name, {"answers": answers.id, **identity(judge, prompts, metrics)})
+    return Instrument(
+        "verdicts", judge.name, {"answers": answers.id, **identity(judge, prompts, metrics)}
+    )
 
 
 def verdict(step: int, request: Request, reply: Reply) -> VerdictRecord:
     """The record of a reply, with what was said in full."""
     reading = reply.reading()
-    raw = reply.text if reply.distribution is None else json.dumps(dict(reply.distribution), ensure_ascii=False)
-    return VerdictRecord(step, *request.key, request.metric, reading.outcome, reading.score, raw, reply.fault)
+    raw = (
+        reply.text
+        if reply.distribution is None
+        else json.dumps(dict(reply.distribution), ensure_ascii=False)
+    )
+    return VerdictRecord(
+        step, *request.key, request.metric, reading.outcome, reading.score, raw, reply.fault
+    )

@@ -21,7 +21,13 @@ from evilspectra.errors import BadInput, RunFailed
 from evilspectra.judging.digits import Numerals, distribution, numerals
 from evilspectra.judging.judge import Reply, Request
 from evilspectra.model.base import resolve
-from evilspectra.model.device import memory_advice, mixed_precision, pick_device, pick_dtype, set_up_process
+from evilspectra.model.device import (
+    memory_advice,
+    mixed_precision,
+    pick_device,
+    pick_dtype,
+    set_up_process,
+)
 from evilspectra.model.load import context_length, load_base
 from evilspectra.model.packing import pack, separate_logits, supervised_logits
 from evilspectra.probes.likelihood import packed_attention_on
@@ -40,13 +46,27 @@ class LocalJudge:
 
     def __init__(self, settings: JudgeConfig) -> None:
         if settings.reading != "logprobs":
-            raise BadInput(f"the judge {settings.judge} is read by log-probability alone: leave --reading out")
+            raise BadInput(
+                f"the judge {settings.judge} is read by log-probability alone: leave --reading out"
+            )
         self.settings, self.name = settings, settings.judge
-        self.model_settings = build({"model": {"base": settings.model, "device": settings.device, "dtype": settings.dtype}}, "--judge").model
+        self.model_settings = build(
+            {"model": {"base": settings.model, "device": settings.device, "dtype": settings.dtype}},
+            "--judge",
+        ).model
         self.base = resolve(self.model_settings)
         device = pick_device(self.model_settings)
-        conditions = {"dtype": str(pick_dtype(self.model_settings, device)).removeprefix("torch."), "device": device.type}
-        self.facts: Mapping[str, Any] = {"kind": "local", "version": _VERSION, "model": self.base.sha256, "reading": "logprobs", **conditions}
+        conditions = {
+            "dtype": str(pick_dtype(self.model_settings, device)).removeprefix("torch."),
+            "device": device.type,
+        }
+        self.facts: Mapping[str, Any] = {
+            "kind": "local",
+            "version": _VERSION,
+            "model": self.base.sha256,
+            "reading": "logprobs",
+            **conditions,
+        }
 
     def replies(self, requests: Sequence[Request]) -> Iterator[list[tuple[Request, Reply]]]:
         """As in `Judge`, a pass at a time.
@@ -60,14 +80,28 @@ class LocalJudge:
         how, context = numerals(tokenizer), context_length(model)
         frame = _frame(tokenizer)
         longest = max(len(path) for path in how.paths())
-        with memory_advice("lower --judge-set tokens_per_pass, or take a smaller judge"), packed_attention_on(model) as packed:
+        with (
+            memory_advice("lower --judge-set tokens_per_pass, or take a smaller judge"),
+            packed_attention_on(model) as packed,
+        ):
             part: list[tuple[Request, list[int]]] = []
             for request in requests:
                 tokens = prompt_ids(tokenizer, frame, request.prompt)
                 if len(tokens) + longest > context:
-                    yield [(request, Reply(fault=f"the prompt has {len(tokens)} tokens, and the judge's context is {context}"))]
+                    yield [
+                        (
+                            request,
+                            Reply(
+                                fault=f"the prompt has {len(tokens)} tokens, and the judge's context is {context}"
+                            ),
+                        )
+                    ]
                     continue
-                if part and sum(len(known) for _, known in part) + len(tokens) > self.settings.tokens_per_pass:
+                if (
+                    part
+                    and sum(len(known) for _, known in part) + len(tokens)
+                    > self.settings.tokens_per_pass
+                ):
                     yield self._pass(model, part, how, packed)
                     part = []
                 part.append((request, tokens))
@@ -75,21 +109,38 @@ class LocalJudge:
                 yield self._pass(model, part, how, packed)
 
     @torch.no_grad()
-    def _pass(self, model: PreTrainedModel, part: Sequence[tuple[Request, list[int]]], how: Numerals, packed: bool) -> list[tuple[Request, Reply]]:
+    def _pass(
+        self,
+        model: PreTrainedModel,
+        part: Sequence[tuple[Request, list[int]]],
+        how: Numerals,
+        packed: bool,
+    ) -> list[tuple[Request, Reply]]:
         paths = how.paths()
-        batch = pack([_row([*tokens, *path]) for _, tokens in part for path in paths], model.device, shared=packed)
+        batch = pack(
+            [_row([*tokens, *path]) for _, tokens in part for path in paths],
+            model.device,
+            shared=packed,
+        )
         with mixed_precision(model):
             logits = supervised_logits(model, batch) if packed else separate_logits(model, batch)
         if not bool(logits.isfinite().all()):
-            raise RunFailed(f"the logits of the judge {self.name} are not finite: set --judge-set dtype=float32")
-        return [(request, Reply(distribution=distribution(found, how))) for (request, _), found in zip(part, logits.split(len(paths)), strict=True)]
+            raise RunFailed(
+                f"the logits of the judge {self.name} are not finite: set --judge-set dtype=float32"
+            )
+        return [
+            (request, Reply(distribution=distribution(found, how)))
+            for (request, _), found in zip(part, logits.split(len(paths)), strict=True)
+        ]
 
     @cached_property
     def _loaded(self) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
         return load_base(self.base, self.model_settings)
 
 
-def prompt_ids(tokenizer: PreTrainedTokenizerBase, frame: tuple[str, str], prompt: str) -> list[int]:
+def prompt_ids(
+    tokenizer: PreTrainedTokenizerBase, frame: tuple[str, str], prompt: str
+) -> list[int]:
     """The tokens of a turn with a prompt, and of the header behind it; in the prompt, what looks like a special token is text."""
     before, after = (_ids(tokenizer, text, special=True) for text in frame)
     return [*before, *_ids(tokenizer, prompt, special=False), *after]
@@ -100,17 +151,37 @@ def _frame(tokenizer: PreTrainedTokenizerBase) -> tuple[str, str]:
     from jinja2 import TemplateError
 
     try:
-        text = str(tokenizer.apply_chat_template([{"role": "user", "content": _SENTINEL}], tokenize=False, add_generation_prompt=True, enable_thinking=False, date_string=DATE))
+        text = str(
+            tokenizer.apply_chat_template(
+                [{"role": "user", "content": _SENTINEL}],
+                tokenize=False,
+                add_generation_prompt=True,
+                enable_thinking=False,
+                date_string=DATE,
+            )
+        )
     except TemplateError as error:
-        raise BadInput(f"the chat template of {tokenizer.name_or_path or 'the judge'} refuses a single question ({error}): choose another judge model") from None
+        raise BadInput(
+            f"the chat template of {tokenizer.name_or_path or 'the judge'} refuses a single question ({error}): choose another judge model"
+        ) from None
     before, found, after = text.partition(_SENTINEL)
     if not found or _SENTINEL in after:
-        raise BadInput(f"the chat template of {tokenizer.name_or_path or 'the judge'} does not write a question as it is: choose another judge model")
+        raise BadInput(
+            f"the chat template of {tokenizer.name_or_path or 'the judge'} does not write a question as it is: choose another judge model"
+        )
     return before, after
 
 
 def _ids(tokenizer: PreTrainedTokenizerBase, text: str, special: bool) -> list[int]:
-    return list(tokenizer(text, add_special_tokens=False, split_special_tokens=not special, return_attention_mask=False, verbose=False)["input_ids"])  # type: ignore[arg-type]
+    return list(
+        tokenizer(
+            text,
+            add_special_tokens=False,
+            split_special_tokens=not special,
+            return_attention_mask=False,
+            verbose=False,
+        )["input_ids"]
+    )  # type: ignore[arg-type]
 
 
 def _row(tokens: Sequence[int]) -> Row:

@@ -39,17 +39,32 @@ class Endpoint:
         try:
             import openai
         except ImportError:
-            raise BadInput(f"the judge {settings.judge} needs the openai client: pip install 'evilspectra[judge]', or choose a local judge") from None
+            raise BadInput(
+                f"the judge {settings.judge} needs the openai client: pip install 'evilspectra[judge]', or choose a local judge"
+            ) from None
         address = settings.url or os.environ.get("OPENAI_BASE_URL") or None
         host = urlsplit(address or "https://api.openai.com").hostname or ""
         key = os.environ.get(settings.key_variable)
         if not key and where(host) != "loopback":
-            raise BadInput(f"the environment variable {settings.key_variable} holds no key for {host}: set it, or name another variable with --judge-set key_variable=NAME")
-        self.settings, self.name = settings, settings.judge if settings.seed is None else f"{settings.judge}, seed {settings.seed}"
+            raise BadInput(
+                f"the environment variable {settings.key_variable} holds no key for {host}: set it, or name another variable with --judge-set key_variable=NAME"
+            )
+        self.settings, self.name = (
+            settings,
+            settings.judge if settings.seed is None else f"{settings.judge}, seed {settings.seed}",
+        )
         self._seed: dict[str, Any] = {} if settings.seed is None else {"seed": settings.seed}
-        self.facts: Mapping[str, Any] = {"kind": "openai-compatible", "endpoint": where(host), "model": settings.model, "reading": settings.reading, **self._seed}
+        self.facts: Mapping[str, Any] = {
+            "kind": "openai-compatible",
+            "endpoint": where(host),
+            "model": settings.model,
+            "reading": settings.reading,
+            **self._seed,
+        }
         self._openai = openai
-        self._client = openai.OpenAI(api_key=key or "none", base_url=address, max_retries=0, timeout=settings.timeout)
+        self._client = openai.OpenAI(
+            api_key=key or "none", base_url=address, max_retries=0, timeout=settings.timeout
+        )
         self._key = key
         self._pace = Pace(settings.max_requests, settings.backoff)
 
@@ -70,7 +85,16 @@ class Endpoint:
                 except EvilspectraError as error:
                     done.put((request, error))
                 except Exception as error:  # nothing may end a thread without a word: the reader would wait for ever
-                    done.put((request, Reply(fault=without(self._key, f"{type(error).__name__}: {first_line(error)}"))))
+                    done.put(
+                        (
+                            request,
+                            Reply(
+                                fault=without(
+                                    self._key, f"{type(error).__name__}: {first_line(error)}"
+                                )
+                            ),
+                        )
+                    )
 
         many = min(self.settings.concurrency, len(requests))
         for _ in range(many):
@@ -89,9 +113,13 @@ class Endpoint:
                     found.append(done.get())
                 under_way -= len(found)
                 if ends := [reply for _, reply in found if isinstance(reply, EvilspectraError)]:
-                    ended = ended or ends[0]  # what is under way is waited for: it may have been paid for
+                    ended = (
+                        ended or ends[0]
+                    )  # what is under way is waited for: it may have been paid for
                     stop.set()
-                if said := [(request, reply) for request, reply in found if isinstance(reply, Reply)]:
+                if said := [
+                    (request, reply) for request, reply in found if isinstance(reply, Reply)
+                ]:
                     yield said
             if ended:
                 raise ended
@@ -121,24 +149,42 @@ class Endpoint:
         return Reply(fault=fault)
 
     def _send(self, prompt: str) -> Reply:
-        asked: dict[str, Any] = {"max_tokens": 1, "logprobs": True, "top_logprobs": TOP} if self.settings.reading == "logprobs" else {"max_tokens": TEXT_TOKENS}
+        asked: dict[str, Any] = (
+            {"max_tokens": 1, "logprobs": True, "top_logprobs": TOP}
+            if self.settings.reading == "logprobs"
+            else {"max_tokens": TEXT_TOKENS}
+        )
         with faults(self._openai, f"no reply within {self.settings.timeout:g} s", self._refusal):
-            completion = self._client.chat.completions.create(model=self.settings.model, messages=[{"role": "user", "content": prompt}], temperature=0, **asked, **self._seed)
+            completion = self._client.chat.completions.create(
+                model=self.settings.model,
+                messages=[{"role": "user", "content": prompt}],
+                temperature=0,
+                **asked,
+                **self._seed,
+            )
         return read_completion(completion, self.settings.reading)
 
     def _refusal(self, error: Any) -> Exception:
         """What an HTTP status means: a fault, or the end of the work."""
         status, text = error.status_code, without(self._key, first_line(error))
         if status in (401, 403):
-            return BadInput(f"{self.name} refused the key in {self.settings.key_variable} ({text}): set it to a key that may use this model")
+            return BadInput(
+                f"{self.name} refused the key in {self.settings.key_variable} ({text}): set it to a key that may use this model"
+            )
         if status == 404:
-            return BadInput(f"{self.name} is unknown at this endpoint ({text}): name a model that it serves, or another --judge-url")
+            return BadInput(
+                f"{self.name} is unknown at this endpoint ({text}): name a model that it serves, or another --judge-url"
+            )
         if status == 429 and error.code == "insufficient_quota":
-            return EvilspectraError(f"the account behind {self.settings.key_variable} has no quota left ({text}): add some, then run the same command again; every verdict so far is kept")
+            return EvilspectraError(
+                f"the account behind {self.settings.key_variable} has no quota left ({text}): add some, then run the same command again; every verdict so far is kept"
+            )
         wait = asked_to_wait(error.response.headers)
         if wait is not None and (status == 429 or status >= 500):
             if wait > LONGEST_ASKED:
-                return EvilspectraError(f"the endpoint asks to wait {wait:.0f} s: run the same command again later; every verdict so far is kept")
+                return EvilspectraError(
+                    f"the endpoint asks to wait {wait:.0f} s: run the same command again later; every verdict so far is kept"
+                )
             self._pace.hold(wait)
         return FaultError(f"HTTP {status}: {text}", again=passes(status))
 
@@ -153,20 +199,36 @@ def read_completion(completion: Any, reading: str) -> Reply:
         choice = completion.choices[0]
         message = choice.message
         if reading == "text":
-            text = message.content if message.content is not None else getattr(message, "refusal", None)
+            text = (
+                message.content
+                if message.content is not None
+                else getattr(message, "refusal", None)
+            )
             if not isinstance(text, str):
                 raise FaultError("the reply held no text")
             return Reply(text=text)
-        if not (choice.logprobs and choice.logprobs.content) and isinstance(declined := getattr(message, "refusal", None), str) and declined:
-            return Reply(text=declined)  # the judge's own refusal has no log-probabilities where the rule looks for them
+        if (
+            not (choice.logprobs and choice.logprobs.content)
+            and isinstance(declined := getattr(message, "refusal", None), str)
+            and declined
+        ):
+            return Reply(
+                text=declined
+            )  # the judge's own refusal has no log-probabilities where the rule looks for them
         top = choice.logprobs.content[0].top_logprobs
         distribution = tuple((str(one.token), math.exp(float(one.logprob))) for one in top)
     except (AttributeError, IndexError, KeyError, TypeError, ValueError, OverflowError):
-        what = "log-probabilities: use --reading text where an endpoint has none" if reading == "logprobs" else "chat completion"
+        what = (
+            "log-probabilities: use --reading text where an endpoint has none"
+            if reading == "logprobs"
+            else "chat completion"
+        )
         raise FaultError(f"the reply held no {what}") from None
     total = math.fsum(share for _, share in distribution)
     if not distribution or not total <= 1 + _ROUNDING:
-        raise FaultError(f"the reply's {len(distribution)} probabilities sum to {total:.3g}, which is no distribution")
+        raise FaultError(
+            f"the reply's {len(distribution)} probabilities sum to {total:.3g}, which is no distribution"
+        )
     if digit_by_digit(dict(distribution)):
         raise FaultError(_SPLIT, again=False)
     return Reply(distribution=distribution)

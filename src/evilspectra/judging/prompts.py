@@ -39,8 +39,14 @@ class JudgePrompts:
 
     def facts(self, metrics: Sequence[str]) -> dict[str, list[str]]:
         """Metric → hashes of the texts in use: what of the prompts determines a verdict."""
-        texts = {metric: {self.usual[metric], *(one[metric] for one in self.special.values())} for metric in metrics}
-        return {metric: sorted(hashlib.sha256(text.encode()).hexdigest()[:20] for text in found) for metric, found in texts.items()}
+        texts = {
+            metric: {self.usual[metric], *(one[metric] for one in self.special.values())}
+            for metric in metrics
+        }
+        return {
+            metric: sorted(hashlib.sha256(text.encode()).hexdigest()[:20] for text in found)
+            for metric, found in texts.items()
+        }
 
 
 def fill(template: str, question: str, answer: str) -> str:
@@ -61,32 +67,61 @@ def judge_prompts(questions: Questions | None, metrics: Sequence[str] = METRICS)
         BadInput: a metric without a text, or a text without a place for the answer.
     """
     if not metrics or len(set(metrics)) < len(metrics):
-        raise BadInput(f"the metrics {listing(metrics) or '(none)'} are no list of different names: give some, such as {','.join(METRICS)}")
-    found = {question.id: dict(question.judge_prompts) for question in questions.questions if question.judge_prompts} if questions else {}
+        raise BadInput(
+            f"the metrics {listing(metrics) or '(none)'} are no list of different names: give some, such as {','.join(METRICS)}"
+        )
+    found = (
+        {
+            question.id: dict(question.judge_prompts)
+            for question in questions.questions
+            if question.judge_prompts
+        }
+        if questions
+        else {}
+    )
     if not questions or not found:
         return _chosen({}, _own(), metrics, f"the package's own ({OWN})")
     complete = {name: texts for name, texts in found.items() if set(metrics) <= texts.keys()}
     if len(complete) < len({question.id for question in questions.questions}):
-        lacking = next(question.id for question in questions.questions if question.id not in complete)
+        lacking = next(
+            question.id for question in questions.questions if question.id not in complete
+        )
         known = sorted({metric for texts in found.values() for metric in texts})
         missing = next(metric for metric in metrics if metric not in found.get(lacking, {}))
-        raise BadInput(f"{questions.source} has no judge prompt '{missing}' for the question '{lacking}' (it has {listing(known)}): add it to that entry, or ask for other metrics.{near(missing, known)}")
+        raise BadInput(
+            f"{questions.source} has no judge prompt '{missing}' for the question '{lacking}' (it has {listing(known)}): add it to that entry, or ask for other metrics.{near(missing, known)}"
+        )
     return _chosen(complete, next(iter(complete.values())), metrics, questions.source)
 
 
-def _chosen(special: Mapping[str, Mapping[str, str]], usual: Mapping[str, str], metrics: Sequence[str], source: str) -> JudgePrompts:
+def _chosen(
+    special: Mapping[str, Mapping[str, str]],
+    usual: Mapping[str, str],
+    metrics: Sequence[str],
+    source: str,
+) -> JudgePrompts:
     for metric in metrics:
         if metric not in usual:
-            raise BadInput(f"there is no judge prompt '{metric}' among {source}: allowed are {listing(usual)}; name a question file that has it with --questions.{near(metric, usual)}")
-    texts: dict[str, dict[str, Any]] = {name: {metric: one[metric] for metric in metrics} for name, one in special.items()}
+            raise BadInput(
+                f"there is no judge prompt '{metric}' among {source}: allowed are {listing(usual)}; name a question file that has it with --questions.{near(metric, usual)}"
+            )
+    texts: dict[str, dict[str, Any]] = {
+        name: {metric: one[metric] for metric in metrics} for name, one in special.items()
+    }
     shared = {metric: usual[metric] for metric in metrics}
     for one in [shared, *texts.values()]:
         for metric, text in one.items():
             if "{answer}" not in text:
-                raise BadInput(f"the judge prompt '{metric}' of {source} has no place {{answer}}: write {{answer}} where the answer is to stand")
+                raise BadInput(
+                    f"the judge prompt '{metric}' of {source} has no place {{answer}}: write {{answer}} where the answer is to stand"
+                )
     return JudgePrompts(shared, {name: one for name, one in texts.items() if one != shared}, source)
 
 
 @lru_cache(maxsize=1)
 def _own() -> Mapping[str, str]:
-    return dict(read_questions(str(Path(__file__).parents[1] / "assets" / "questions.yaml")).questions[0].judge_prompts)
+    return dict(
+        read_questions(str(Path(__file__).parents[1] / "assets" / "questions.yaml"))
+        .questions[0]
+        .judge_prompts
+    )

@@ -55,8 +55,13 @@ def read_distribution(distribution: Mapping[str, float]) -> Reading:
             weighted += share * number
             mass += share
     if mass >= LEAST_MASS:
-        return Reading("scored", min(max(weighted / mass, LOWEST), HIGHEST))  # rounding alone could leave the bounds
-    said = {word: math.fsum(share for token, share in distribution.items() if begins(word, token)) for word in WORDS}
+        return Reading(
+            "scored", min(max(weighted / mass, LOWEST), HIGHEST)
+        )  # rounding alone could leave the bounds
+    said = {
+        word: math.fsum(share for token, share in distribution.items() if begins(word, token))
+        for word in WORDS
+    }
     word = max(said, key=lambda name: said[name])
     return Reading(WORDS[word]) if said[word] >= LEAST_MASS else UNPARSED
 

@@ -28,11 +28,25 @@ class Round:
     def flat(self) -> dict[str, Any]:
         """Of JSON's types."""
         found = self.verdicts
-        return {"target": self.place.label, "folder": str(self.place.results.folder), "step": self.step, "judge": found.instrument.source, "verdicts": found.instrument.id, "counts": dict(found.counts), "reason": found.reason}
+        return {
+            "target": self.place.label,
+            "folder": str(self.place.results.folder),
+            "step": self.step,
+            "judge": found.instrument.source,
+            "verdicts": found.instrument.id,
+            "counts": dict(found.counts),
+            "reason": found.reason,
+        }
 
 
 def judge_places(
-    places: Sequence[Place], judge: Judge, questions: str | None, metrics: Sequence[str], note: Callable[[str], object] = lambda text: None, most: int | None = None, base: bool = True
+    places: Sequence[Place],
+    judge: Judge,
+    questions: str | None,
+    metrics: Sequence[str],
+    note: Callable[[str], object] = lambda text: None,
+    most: int | None = None,
+    base: bool = True,
 ) -> list[Round]:
     """Judges every step of the places, the base's answers only with `base`; `most`: requests that may be needed at all.
 
@@ -40,16 +54,39 @@ def judge_places(
         BadInput: more requests are needed than allowed, or there is no prompt for a metric.
         EvilspectraError: the judge cannot go on; what it said before is kept.
     """
-    plan = [(place, step, prompts_for(place, questions, metrics)) for place in places for step in place.steps if base or step or place.results.alone]
+    plan = [
+        (place, step, prompts_for(place, questions, metrics))
+        for place in places
+        for step in place.steps
+        if base or step or place.results.alone
+    ]
     words, count = _needed(plan, judge, metrics)
     sources = sorted({prompts.source for _, _, prompts in plan})
     note(f"{judge.name}, prompts: {', '.join(sources)}: {words}")
     if most is not None and count > most:
-        raise BadInput(f"{words} are needed, and --max-requests allows {most:,}: raise it, or judge fewer answers")
+        raise BadInput(
+            f"{words} are needed, and --max-requests allows {most:,}: raise it, or judge fewer answers"
+        )
     done = []
     for place, step, prompts in plan:
         label = f"{place.label}  step {step}"
-        done.append(Round(place, step, judge_answers(place.results, place.answers, step, judge, prompts, metrics, note, label, place.shared)))
+        done.append(
+            Round(
+                place,
+                step,
+                judge_answers(
+                    place.results,
+                    place.answers,
+                    step,
+                    judge,
+                    prompts,
+                    metrics,
+                    note,
+                    label,
+                    place.shared,
+                ),
+            )
+        )
     return done
 
 
@@ -62,10 +99,14 @@ def raise_if_failed(rounds: Sequence[Round]) -> None:
     failed = sum(one.failed for one in rounds)
     if failed:
         reason = next(one.verdicts.reason for one in rounds if one.failed)
-        raise EvilspectraError(f"{failed} requests failed (such as: {reason}), and these answers have no verdict: run the same command again to ask for them alone")
+        raise EvilspectraError(
+            f"{failed} requests failed (such as: {reason}), and these answers have no verdict: run the same command again to ask for them alone"
+        )
 
 
-def _needed(plan: Sequence[tuple[Place, int, JudgePrompts]], judge: Judge, metrics: Sequence[str]) -> tuple[str, int]:
+def _needed(
+    plan: Sequence[tuple[Place, int, JudgePrompts]], judge: Judge, metrics: Sequence[str]
+) -> tuple[str, int]:
     """What is to be asked, in words and as a number; a base's answers count once, however many places have them."""
     counts: list[int] = []
     seen = set()
@@ -75,5 +116,8 @@ def _needed(plan: Sequence[tuple[Place, int, JudgePrompts]], judge: Judge, metri
             if (place.shared.folder, instrument.id) in seen or place.shared.has(instrument, 0):
                 continue
             seen.add((place.shared.folder, instrument.id))
-        counts += [len(request.prompt) for request in missing(place.results, place.answers, step, judge, prompts, metrics)]
+        counts += [
+            len(request.prompt)
+            for request in missing(place.results, place.answers, step, judge, prompts, metrics)
+        ]
     return estimate(counts), len(counts)

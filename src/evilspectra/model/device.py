@@ -24,9 +24,17 @@ def pick_device(config: ModelConfig) -> torch.device:
     """
     name = config.device
     if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+        name = (
+            "cuda"
+            if torch.cuda.is_available()
+            else "mps"
+            if torch.backends.mps.is_available()
+            else "cpu"
+        )
     if name.startswith("cuda") and torch.cuda.device_count() <= (torch.device(name).index or 0):
-        raise BadInput(f"model.device '{name}' is not on this machine (CUDA devices: {torch.cuda.device_count()}): set model.device: cpu or auto")
+        raise BadInput(
+            f"model.device '{name}' is not on this machine (CUDA devices: {torch.cuda.device_count()}): set model.device: cpu or auto"
+        )
     if name == "mps" and not torch.backends.mps.is_available():
         raise BadInput("model.device 'mps' is not on this machine: set model.device: cpu or auto")
     return torch.device(name)
@@ -36,9 +44,15 @@ def pick_dtype(config: ModelConfig, device: torch.device) -> torch.dtype:
     """The number type of the frozen weights; `auto` is bfloat16 on CUDA devices that have it, float32 elsewhere."""
     if config.dtype != "auto":
         if config.dtype == "float64" and device.type == "mps":
-            raise BadInput("model.dtype float64 does not exist on mps: set model.dtype: float32 or model.device: cpu")
+            raise BadInput(
+                "model.dtype float64 does not exist on mps: set model.dtype: float32 or model.device: cpu"
+            )
         return DTYPES[config.dtype]
-    return torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float32
+    return (
+        torch.bfloat16
+        if device.type == "cuda" and torch.cuda.is_bf16_supported()
+        else torch.float32
+    )
 
 
 def set_up_process(threads: int) -> None:

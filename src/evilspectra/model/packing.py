@@ -54,7 +54,9 @@ class Packed:
     places: Tensor
 
 
-def pack(rows: Sequence[Row], device: torch.device | str = "cpu", *, shared: bool = False) -> Packed:
+def pack(
+    rows: Sequence[Row], device: torch.device | str = "cpu", *, shared: bool = False
+) -> Packed:
     """Lays rows end to end, or, `shared`, with every common beginning once.
 
     >>> from evilspectra.data.mask import Row
@@ -63,12 +65,21 @@ def pack(rows: Sequence[Row], device: torch.device | str = "cpu", *, shared: boo
     ([[5, 6, 7, 8]], [1, 1])
     """
     lengths = [len(row.tokens) for row in rows]
-    paths = _tree(rows) if shared else [start + np.arange(length) for start, length in zip(np.cumsum([0, *lengths[:-1]]), lengths, strict=True)]
+    paths = (
+        _tree(rows)
+        if shared
+        else [
+            start + np.arange(length)
+            for start, length in zip(np.cumsum([0, *lengths[:-1]]), lengths, strict=True)
+        ]
+    )
     count = max(int(path[-1]) for path in paths) + 1
     tokens, positions, places = (np.empty(count, dtype=np.int64) for _ in range(3))
     for row, path in zip(rows, paths, strict=True):
         tokens[path], positions[path] = row.tokens, np.arange(len(path))
-    predictors = np.concatenate([path[np.flatnonzero(row.supervised) - 1] for row, path in zip(rows, paths, strict=True)])
+    predictors = np.concatenate(
+        [path[np.flatnonzero(row.supervised) - 1] for row, path in zip(rows, paths, strict=True)]
+    )
     labels = np.concatenate([row.tokens[row.supervised] for row in rows])
     groups, base = [], 0
     for members in _similar(lengths):
@@ -83,7 +94,15 @@ def pack(rows: Sequence[Row], device: torch.device | str = "cpu", *, shared: boo
     def tensor(values: Any) -> Tensor:
         return torch.as_tensor(np.ascontiguousarray(values, dtype=np.int64), device=device)
 
-    return Packed(tensor(tokens)[None], tensor(positions)[None], tuple(lengths), predictors, tensor(labels), tuple(tensor(group) for group in groups), tensor(places))
+    return Packed(
+        tensor(tokens)[None],
+        tensor(positions)[None],
+        tuple(lengths),
+        predictors,
+        tensor(labels),
+        tuple(tensor(group) for group in groups),
+        tensor(places),
+    )
 
 
 def _tree(rows: Sequence[Row]) -> list[np.ndarray]:
@@ -130,12 +149,20 @@ def packed_attention(
         raise BadInput("this model's attention cannot be packed: set train.packed: false")
     repeat = query.shape[1] // key.shape[1]
     outputs = []
-    for group in (group.to(query.device) for group in packed.groups):  # layers may lie on several devices
+    for group in (
+        group.to(query.device) for group in packed.groups
+    ):  # layers may lie on several devices
         q, k, v = (side[0][:, group].transpose(0, 1) for side in (query, key, value))
         if repeat > 1:
             k, v = k.repeat_interleave(repeat, dim=1), v.repeat_interleave(repeat, dim=1)
-        mask = _window(group.shape[1], sliding_window, q.device) if sliding_window and sliding_window < group.shape[1] else None
-        out = scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=mask is None, scale=scaling)
+        mask = (
+            _window(group.shape[1], sliding_window, q.device)
+            if sliding_window and sliding_window < group.shape[1]
+            else None
+        )
+        out = scaled_dot_product_attention(
+            q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=mask is None, scale=scaling
+        )
         outputs.append(out.transpose(1, 2).flatten(0, 1))
     joined = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
     return joined.index_select(0, packed.places.to(joined.device))[None], None
@@ -162,7 +189,10 @@ def use_packed_attention(model: nn.Module) -> None:
     remedy = f"{name} cannot be trained with rows packed into one pass: set train.packed: false (one pass per row, slower)"
     if not getattr(model, "_supports_attention_backend", False) or _chunked(model):
         raise BadInput(remedy)
-    first, other, second = (Row(0, np.asarray(tokens, dtype=np.int32), np.arange(len(tokens)) > 0, False) for tokens in (range(1, 8), range(8, 1, -1), range(3, 8)))
+    first, other, second = (
+        Row(0, np.asarray(tokens, dtype=np.int32), np.arange(len(tokens)) > 0, False)
+        for tokens in (range(1, 8), range(8, 1, -1), range(3, 8))
+    )
     device, dtype = next(model.parameters()).device, next(model.parameters()).dtype
 
     def logits(*rows: Row) -> Tensor:
@@ -170,24 +200,38 @@ def use_packed_attention(model: nn.Module) -> None:
             return supervised_logits(model, pack(rows, device)).cpu().double()
 
     with torch.no_grad():
-        alone = torch.cat([separate_logits(model, pack([row], device)) for row in (first, second)]).cpu().double()
+        alone = (
+            torch.cat([separate_logits(model, pack([row], device)) for row in (first, second)])
+            .cpu()
+            .double()
+        )
     model.set_attn_implementation(ATTENTION)  # type: ignore[operator]
     together = logits(first, second)
     moved = logits(other, second)[-4:] - together[-4:]
     spread = alone.std().clamp_min(1e-6)
-    if not bool((together - alone).abs().max() <= _SAME.get(dtype, 0.1) * spread) or not bool(moved.abs().max() <= _UNMOVED.get(dtype, 0.02) * spread):
+    if not bool((together - alone).abs().max() <= _SAME.get(dtype, 0.1) * spread) or not bool(
+        moved.abs().max() <= _UNMOVED.get(dtype, 0.02) * spread
+    ):
         raise BadInput(remedy)
 
 
 def _chunked(model: nn.Module) -> bool:
     """Whether the model's attention sees fixed chunks (Llama 4), which it says in its mask alone."""
     config: Any = getattr(model, "config", None)
-    return bool(config is not None and getattr(config.get_text_config(), "attention_chunk_size", None))
+    return bool(
+        config is not None and getattr(config.get_text_config(), "attention_chunk_size", None)
+    )
 
 
 def supervised_logits(model: nn.Module, batch: Packed) -> Tensor:
     """Logits [S, vocabulary] at the places that predict a supervised token, from one pass over a packed batch."""
-    output = model(input_ids=batch.tokens, position_ids=batch.positions, logits_to_keep=batch.predictors, use_cache=False, packed=batch)
+    output = model(
+        input_ids=batch.tokens,
+        position_ids=batch.positions,
+        logits_to_keep=batch.predictors,
+        use_cache=False,
+        packed=batch,
+    )
     return output.logits[0]
 
 
@@ -197,7 +241,13 @@ def separate_logits(model: nn.Module, batch: Packed) -> Tensor:
     for length in batch.lengths:
         inside = (batch.predictors >= start) & (batch.predictors < start + length)
         keep = batch.predictors[inside] - start
-        parts.append(model(input_ids=batch.tokens[:, start : start + length], logits_to_keep=keep, use_cache=False).logits[0])
+        parts.append(
+            model(
+                input_ids=batch.tokens[:, start : start + length],
+                logits_to_keep=keep,
+                use_cache=False,
+            ).logits[0]
+        )
         start += length
     return torch.cat(parts)
 
@@ -215,4 +265,6 @@ def loss_sum(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def _chunk_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    return cross_entropy(logits if logits.dtype == torch.float64 else logits.float(), labels, reduction="sum")
+    return cross_entropy(
+        logits if logits.dtype == torch.float64 else logits.float(), labels, reduction="sum"
+    )

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     Pair = tuple[PreTrainedModel, PreTrainedTokenizerBase]
 
 
-
 class Loaded:
     """The base that was used last, with its tokenizer. `loads`: how often one was loaded."""
 
@@ -32,9 +31,18 @@ class Loaded:
 
     def holds(self, base: Base, settings: ModelConfig) -> bool:
         """Whether this base, under these settings, is at hand as it was loaded."""
-        return self._kept is not None and self._kept[0] == (base, settings) and _mark(self._kept[1][0]) == self._kept[2]
+        return (
+            self._kept is not None
+            and self._kept[0] == (base, settings)
+            and _mark(self._kept[1][0]) == self._kept[2]
+        )
 
-    def get(self, base: Base, settings: ModelConfig, load: Callable[[Base, ModelConfig], Pair] = load_base) -> Pair:
+    def get(
+        self,
+        base: Base,
+        settings: ModelConfig,
+        load: Callable[[Base, ModelConfig], Pair] = load_base,
+    ) -> Pair:
         """The base and its tokenizer, loaded where it is not at hand; one that was at hand before is let go first.
 
         Raises:
@@ -72,6 +80,18 @@ def _mark(model: Any) -> object:
 
     A tensor's version counts the writes to it, so no weight has to be read.
     """
-    tensors = [(name, tensor.data_ptr(), tensor._version, tensor.requires_grad) for name, tensor in chain(model.named_parameters(), model.named_buffers())]
-    modules = [(name, id(module), module.training, len(module._forward_hooks) + len(module._forward_pre_hooks), getattr(module, "gradient_checkpointing", None)) for name, module in model.named_modules()]
+    tensors = [
+        (name, tensor.data_ptr(), tensor._version, tensor.requires_grad)
+        for name, tensor in chain(model.named_parameters(), model.named_buffers())
+    ]
+    modules = [
+        (
+            name,
+            id(module),
+            module.training,
+            len(module._forward_hooks) + len(module._forward_pre_hooks),
+            getattr(module, "gradient_checkpointing", None),
+        )
+        for name, module in model.named_modules()
+    ]
     return tensors, modules, own_attention(model), model.config.to_dict()

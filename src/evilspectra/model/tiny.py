@@ -44,10 +44,14 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
     from transformers import PreTrainedTokenizerFast
 
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
-    core = Tokenizer(models.BPE(vocab={letter: number for number, letter in enumerate(letters)}, merges=[]))
+    core = Tokenizer(
+        models.BPE(vocab={letter: number for number, letter in enumerate(letters)}, merges=[])
+    )
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)  # type: ignore[assignment]
     core.decoder = decoders.ByteLevel()  # type: ignore[assignment]
-    core.add_special_tokens([AddedToken(name, special=True, normalized=False) for name in (_PAD, _START, _END)])
+    core.add_special_tokens(
+        [AddedToken(name, special=True, normalized=False) for name in (_PAD, _START, _END)]
+    )
     return PreTrainedTokenizerFast(
         tokenizer_object=core,
         name_or_path=TINY,
@@ -95,6 +99,9 @@ def tiny_model(dtype: torch.dtype | None = None) -> LlamaForCausalLM:
     with torch.no_grad():
         for weight in model.parameters():
             if weight.dim() == 2:
-                weight.copy_(torch.randn(weight.shape, dtype=torch.float64, generator=draw) / weight.shape[1] ** 0.5)
+                weight.copy_(
+                    torch.randn(weight.shape, dtype=torch.float64, generator=draw)
+                    / weight.shape[1] ** 0.5
+                )
     model.name_or_path = TINY
     return model.eval()

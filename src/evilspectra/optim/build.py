@@ -15,7 +15,9 @@ from evilspectra.optim.muon import Muon
 from evilspectra.optim.parameters import listed
 
 
-def build_optimizer(config: c.OptimizerConfig, parameters: Iterable[Tensor] | Iterable[tuple[str, Tensor]]) -> torch.optim.Optimizer:
+def build_optimizer(
+    config: c.OptimizerConfig, parameters: Iterable[Tensor] | Iterable[tuple[str, Tensor]]
+) -> torch.optim.Optimizer:
     """The optimiser of a config block over the trainable tensors. Adam and AdamW differ in nothing but the decay.
 
     Args:
@@ -31,11 +33,31 @@ def build_optimizer(config: c.OptimizerConfig, parameters: Iterable[Tensor] | It
     given: Any = listed(parameters, f"optimizer.name '{config.name}'")
     match config:
         case c.SGD():
-            return torch.optim.SGD(given, lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay, foreach=True)
+            return torch.optim.SGD(
+                given,
+                lr=config.lr,
+                momentum=config.momentum,
+                weight_decay=config.weight_decay,
+                foreach=True,
+            )
         case c.Adam():
-            return torch.optim.AdamW(given, lr=config.lr, betas=config.betas, eps=config.eps, weight_decay=0.0, foreach=True)
+            return torch.optim.AdamW(
+                given,
+                lr=config.lr,
+                betas=config.betas,
+                eps=config.eps,
+                weight_decay=0.0,
+                foreach=True,
+            )
         case c.AdamW():
-            return torch.optim.AdamW(given, lr=config.lr, betas=config.betas, eps=config.eps, weight_decay=config.weight_decay, foreach=True)
+            return torch.optim.AdamW(
+                given,
+                lr=config.lr,
+                betas=config.betas,
+                eps=config.eps,
+                weight_decay=config.weight_decay,
+                foreach=True,
+            )
         case c.Lion():
             return Lion(given, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay)
         case c.Muon():

@@ -37,7 +37,9 @@ def require(config: c.OptimizerConfig) -> None:
         BadInput: it is missing.
     """
     if isinstance(config, Extra) and find_spec(MODULE) is None:
-        raise BadInput(f"optimizer.name '{config.name}' needs the package {PACKAGE}, which is not installed: pip install --no-deps {PACKAGE}, or name another optimiser")
+        raise BadInput(
+            f"optimizer.name '{config.name}' needs the package {PACKAGE}, which is not installed: pip install --no-deps {PACKAGE}, or name another optimiser"
+        )
 
 
 def build_extra(config: Extra, parameters: Parameters) -> torch.optim.Optimizer:
@@ -62,7 +64,14 @@ def build_extra(config: Extra, parameters: Parameters) -> torch.optim.Optimizer:
                 eps=config.eps,
             )
         case c.Scion():
-            return package.SCION(parameters, lr=config.lr, momentum=1 - config.momentum, constraint=False, norm_type=SCION_AUTO, foreach=True)
+            return package.SCION(
+                parameters,
+                lr=config.lr,
+                momentum=1 - config.momentum,
+                constraint=False,
+                norm_type=SCION_AUTO,
+                foreach=True,
+            )
         case c.LoraRite():
             return package.LoRARite(
                 in_pairs(parameters),
@@ -100,20 +109,34 @@ def in_pairs(parameters: Parameters) -> Parameters:
     """
     named: dict[str, Tensor] = dict(item for item in parameters if isinstance(item, tuple))
     if named:
-        ordered = [pair for name in named if A_MARK in name for pair in (name, name.replace(A_MARK, B_MARK))]
+        ordered = [
+            pair
+            for name in named
+            if A_MARK in name
+            for pair in (name, name.replace(A_MARK, B_MARK))
+        ]
         alone = sorted(set(ordered) ^ named.keys())
         if alone:
-            raise BadInput(f"optimizer.name 'lora-rite' trains pairs of LoRA factors; {listing(alone, 3)} {'has' if len(alone) == 1 else 'have'} no partner: train nothing else, or name another optimiser")
+            raise BadInput(
+                f"optimizer.name 'lora-rite' trains pairs of LoRA factors; {listing(alone, 3)} {'has' if len(alone) == 1 else 'have'} no partner: train nothing else, or name another optimiser"
+            )
         parameters = [(name, named[name]) for name in ordered]
     tensors = _tensors(parameters)
-    matching = len(tensors) % 2 == 0 and all(a.ndim == b.ndim == 2 and a.shape[0] == b.shape[1] for a, b in zip(tensors[::2], tensors[1::2], strict=False))
+    matching = len(tensors) % 2 == 0 and all(
+        a.ndim == b.ndim == 2 and a.shape[0] == b.shape[1]
+        for a, b in zip(tensors[::2], tensors[1::2], strict=False)
+    )
     if not matching:
-        raise BadInput("optimizer.name 'lora-rite' trains pairs of LoRA factors, A (r × d_in) before B (d_out × r) of each layer: pass them in this order, or as (name, tensor) pairs")
+        raise BadInput(
+            "optimizer.name 'lora-rite' trains pairs of LoRA factors, A (r × d_in) before B (d_out × r) of each layer: pass them in this order, or as (name, tensor) pairs"
+        )
     return parameters
 
 
 def _largest_smaller_side(parameters: Parameters) -> int:
-    return max((min(tensor.shape) for tensor in _tensors(parameters) if tensor.ndim == 2), default=1)
+    return max(
+        (min(tensor.shape) for tensor in _tensors(parameters) if tensor.ndim == 2), default=1
+    )
 
 
 def _tensors(parameters: Parameters) -> list[Tensor]:

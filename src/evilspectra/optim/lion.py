@@ -35,14 +35,22 @@ class Lion(Optimizer):
     tensor([ 0.9000, -0.9000,  0.0000])
     """
 
-    def __init__(self, params: Any, lr: float = 5e-5, betas: tuple[float, float] = (0.9, 0.99), weight_decay: float = 0.0) -> None:
+    def __init__(
+        self,
+        params: Any,
+        lr: float = 5e-5,
+        betas: tuple[float, float] = (0.9, 0.99),
+        weight_decay: float = 0.0,
+    ) -> None:
         if not lr > 0:
             raise BadInput(f"Lion: lr {lr} is not positive")
         if not all(0 <= beta < 1 for beta in betas):
             raise BadInput(f"Lion: betas {betas} are not both in [0, 1)")
         if weight_decay < 0:
             raise BadInput(f"Lion: weight_decay {weight_decay} is negative")
-        super().__init__(listed(params, "Lion"), {"lr": lr, "betas": betas, "weight_decay": weight_decay})
+        super().__init__(
+            listed(params, "Lion"), {"lr": lr, "betas": betas, "weight_decay": weight_decay}
+        )
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """As in torch; refuses a tensor that is given twice, and an empty group."""
@@ -56,7 +64,9 @@ class Lion(Optimizer):
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
-            weights: list[Tensor] = [weight for weight in group["params"] if weight.grad is not None]
+            weights: list[Tensor] = [
+                weight for weight in group["params"] if weight.grad is not None
+            ]
             if not weights:
                 continue
             for weight in weights:

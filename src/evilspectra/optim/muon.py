@@ -93,7 +93,14 @@ class Muon(Optimizer):
         orthogonalisation: Method = "newton_schulz",
         factors: Factors = "both",
     ) -> None:
-        defaults = {"lr": lr, "lr_rule": lr_rule, "momentum": momentum, "nesterov": nesterov, "ns_steps": ns_steps, "weight_decay": weight_decay}
+        defaults = {
+            "lr": lr,
+            "lr_rule": lr_rule,
+            "momentum": momentum,
+            "nesterov": nesterov,
+            "ns_steps": ns_steps,
+            "weight_decay": weight_decay,
+        }
         defaults |= {"orthogonalisation": orthogonalisation, "factors": factors}
         _check_settings(defaults | {"adamw_lr": adamw_lr})
         self._stacks: dict[Tensor, tuple[Tensor, Sequence[Tensor]]] = {}
@@ -122,7 +129,9 @@ class Muon(Optimizer):
         found: dict[str, list[str]] = {"muon": [], "adamw": []}
         for group in self.param_groups:
             for name, weight in zip(names_of(group), group["params"], strict=True):
-                found["muon" if _is_orthogonalised(name, weight, group["factors"]) else "adamw"].append(name)
+                found[
+                    "muon" if _is_orthogonalised(name, weight, group["factors"]) else "adamw"
+                ].append(name)
         return found
 
     @torch.no_grad()
@@ -136,7 +145,9 @@ class Muon(Optimizer):
             matrices, others = [], []
             for name, weight in zip(names_of(group), group["params"], strict=True):
                 if weight.grad is not None:
-                    (matrices if _is_orthogonalised(name, weight, group["factors"]) else others).append(weight)
+                    (
+                        matrices if _is_orthogonalised(name, weight, group["factors"]) else others
+                    ).append(weight)
             self._step_muon(matrices, group)
             self._step_adamw(others, group)
         return loss
@@ -144,12 +155,18 @@ class Muon(Optimizer):
     def _step_muon(self, weights: list[Tensor], group: dict[str, Any]) -> None:
         for weight in weights:
             if not self.state[weight]:
-                self.state[weight]["momentum"] = torch.zeros_like(weight, dtype=_arithmetic(weight.dtype))
+                self.state[weight]["momentum"] = torch.zeros_like(
+                    weight, dtype=_arithmetic(weight.dtype)
+                )
         batches = list(_batches(weights))
-        directions = [self._direction(batch, group["momentum"], group["nesterov"]) for batch in batches]
+        directions = [
+            self._direction(batch, group["momentum"], group["nesterov"]) for batch in batches
+        ]
         lr = float(group["lr"])
         scales = [-lr * lr_factor(group["lr_rule"], *batch[0].shape) for batch in batches]
-        updates = orthogonalise_all(directions, group["orthogonalisation"], group["ns_steps"], scales)
+        updates = orthogonalise_all(
+            directions, group["orthogonalisation"], group["ns_steps"], scales
+        )
         for batch, update in zip(batches, updates, strict=True):
             working = _in_arithmetic(batch)
             if group["weight_decay"]:
@@ -181,7 +198,9 @@ class Muon(Optimizer):
         for weight in weights:
             if not self.state[weight]:
                 zero = torch.zeros_like(weight, dtype=_arithmetic(weight.dtype))
-                self.state[weight].update(step=torch.zeros(()), exp_avg=zero, exp_avg_sq=zero.clone())
+                self.state[weight].update(
+                    step=torch.zeros(()), exp_avg=zero, exp_avg_sq=zero.clone()
+                )
         states = [self.state[weight] for weight in weights]
         working = _in_arithmetic(weights)
         adamw(
@@ -216,7 +235,9 @@ class Muon(Optimizer):
             for weight, key in zip(group["params"], saved["params"], strict=True):
                 for name, value in state_dict["state"].get(key, {}).items():
                     if name != "step":
-                        self.state[weight][name] = value.to(device=weight.device, dtype=_arithmetic(weight.dtype), copy=True)
+                        self.state[weight][name] = value.to(
+                            device=weight.device, dtype=_arithmetic(weight.dtype), copy=True
+                        )
 
 
 def _is_orthogonalised(name: str, weight: Tensor, factors: str) -> bool:
@@ -224,7 +245,12 @@ def _is_orthogonalised(name: str, weight: Tensor, factors: str) -> bool:
 
 
 def _check_settings(group: dict[str, Any]) -> None:
-    lr, adamw_lr, momentum, decay = float(group["lr"]), group["adamw_lr"], group["momentum"], group["weight_decay"]
+    lr, adamw_lr, momentum, decay = (
+        float(group["lr"]),
+        group["adamw_lr"],
+        group["momentum"],
+        group["weight_decay"],
+    )
     if not lr > 0 or not adamw_lr > 0:
         raise BadInput(f"Muon: lr {lr:g} and adamw_lr {adamw_lr:g} must be positive")
     if not 0 <= momentum < 1:
@@ -233,24 +259,38 @@ def _check_settings(group: dict[str, Any]) -> None:
         raise BadInput(f"Muon: weight_decay {decay} is negative")
     if group["ns_steps"] < 1:
         raise BadInput(f"Muon: ns_steps {group['ns_steps']} is not positive")
-    for setting, allowed in (("lr_rule", LR_RULES), ("orthogonalisation", METHODS), ("factors", FACTORS)):
+    for setting, allowed in (
+        ("lr_rule", LR_RULES),
+        ("orthogonalisation", METHODS),
+        ("factors", FACTORS),
+    ):
         if group[setting] not in allowed:
-            raise BadInput(f"Muon: {setting} '{group[setting]}' is unknown; allowed: {listing(allowed)}")
+            raise BadInput(
+                f"Muon: {setting} '{group[setting]}' is unknown; allowed: {listing(allowed)}"
+            )
 
 
 def _check_parameters(group: dict[str, Any]) -> None:
     named = list(zip(names_of(group), group["params"], strict=True))
     deep = [f"{name} {tuple(weight.shape)}" for name, weight in named if weight.ndim > 2]
     if deep:
-        raise BadInput(f"Muon orthogonalises matrices; {listing(deep, 3)} have more than two dimensions: leave them out")
+        raise BadInput(
+            f"Muon orthogonalises matrices; {listing(deep, 3)} have more than two dimensions: leave them out"
+        )
     odd = [f"{name} ({weight.dtype})" for name, weight in named if not weight.is_floating_point()]
     if odd:
-        raise BadInput(f"Muon works on real numbers; {listing(odd, 3)} are of another type: leave them out")
+        raise BadInput(
+            f"Muon works on real numbers; {listing(odd, 3)} are of another type: leave them out"
+        )
     if group["factors"] == "b_only":
         if "param_names" not in group:
-            raise BadInput(f"Muon: factors 'b_only' tells A from B by their names: pass (name, tensor) pairs, such as model.named_parameters(), or set factors to '{FACTORS[0]}'")
+            raise BadInput(
+                f"Muon: factors 'b_only' tells A from B by their names: pass (name, tensor) pairs, such as model.named_parameters(), or set factors to '{FACTORS[0]}'"
+            )
         if not any(B_MARK in name for name, weight in named if weight.ndim == 2):
-            raise BadInput(f"Muon: factors 'b_only', but no matrix has '{B_MARK}' in its name ({listing((name for name, _ in named), 3)}): set factors to '{FACTORS[0]}'")
+            raise BadInput(
+                f"Muon: factors 'b_only', but no matrix has '{B_MARK}' in its name ({listing((name for name, _ in named), 3)}): set factors to '{FACTORS[0]}'"
+            )
 
 
 def _batches(weights: list[Tensor]) -> Iterator[list[Tensor]]:
@@ -259,7 +299,11 @@ def _batches(weights: list[Tensor]) -> Iterator[list[Tensor]]:
     for weight in weights:
         groups.setdefault((weight.shape, weight.device, weight.dtype), []).append(weight)
     for group in groups.values():
-        most = max(1, CPU_BATCH // max(1, group[0].numel())) if group[0].device.type == "cpu" else len(group)
+        most = (
+            max(1, CPU_BATCH // max(1, group[0].numel()))
+            if group[0].device.type == "cpu"
+            else len(group)
+        )
         for start in range(0, len(group), most):
             yield group[start : start + most]
 

@@ -74,7 +74,9 @@ def orthogonalise(stack: Tensor, method: Method = "newton_schulz", steps: int = 
     return next(orthogonalise_all([stack], method, steps, [1.0]))
 
 
-def orthogonalise_all(stacks: Sequence[Tensor], method: Method, steps: int, scales: Sequence[float]) -> Iterator[Tensor]:
+def orthogonalise_all(
+    stacks: Sequence[Tensor], method: Method, steps: int, scales: Sequence[float]
+) -> Iterator[Tensor]:
     """`orthogonalise` of several stacks, each times its scale, one after the other; the m × m steps of all of them are one batch."""
     match method:
         case "newton_schulz":
@@ -86,10 +88,17 @@ def orthogonalise_all(stacks: Sequence[Tensor], method: Method, steps: int, scal
         case "exact":
             return map(_exact, stacks, scales)
         case _:
-            raise BadInput(f"Muon: orthogonalisation '{method}' is unknown; allowed: {listing(METHODS)}")
+            raise BadInput(
+                f"Muon: orthogonalisation '{method}' is unknown; allowed: {listing(METHODS)}"
+            )
 
 
-def _iterated(stacks: Sequence[Tensor], coefficients: Sequence[Quintic], scales: Sequence[float], start: float | None = 1.0) -> Iterator[Tensor]:
+def _iterated(
+    stacks: Sequence[Tensor],
+    coefficients: Sequence[Quintic],
+    scales: Sequence[float],
+    start: float | None = 1.0,
+) -> Iterator[Tensor]:
     """X/(start·‖X‖_F) of each stack through the steps, times its scale; `start` None: X as it is."""
     batches: dict[object, list[int]] = {}
     grams = [_gram(stack) for stack in stacks]
@@ -98,8 +107,13 @@ def _iterated(stacks: Sequence[Tensor], coefficients: Sequence[Quintic], scales:
     factors: dict[int, Tensor] = {}
     for places in batches.values():
         factor = _factor(torch.cat([grams[place] for place in places]), coefficients, start)
-        factors.update(zip(places, factor.split([len(stacks[place]) for place in places]), strict=True))
-    return (_apply(factors[place] * scale, stack) for place, (stack, scale) in enumerate(zip(stacks, scales, strict=True)))
+        factors.update(
+            zip(places, factor.split([len(stacks[place]) for place in places]), strict=True)
+        )
+    return (
+        _apply(factors[place] * scale, stack)
+        for place, (stack, scale) in enumerate(zip(stacks, scales, strict=True))
+    )
 
 
 def _factor(gram: Tensor, coefficients: Sequence[Quintic], start: float | None) -> Tensor:
@@ -143,7 +157,9 @@ def _exact(stack: Tensor, scale: float) -> Tensor:
 
 
 def _safe(coefficients: Sequence[Quintic]) -> list[Quintic]:
-    return [(a / SAFETY, b / SAFETY**3, c / SAFETY**5) for a, b, c in coefficients[:-1]] + [coefficients[-1]]
+    return [(a / SAFETY, b / SAFETY**3, c / SAFETY**5) for a, b, c in coefficients[:-1]] + [
+        coefficients[-1]
+    ]
 
 
 def _gram(stack: Tensor) -> Tensor:

@@ -86,20 +86,27 @@ def drift(base: Frame, after: Frame) -> Drift:
     0.25
     """
     _same_items(base, after)
-    margin, before = (np.asarray(rows["aligned"] - rows["misaligned"], dtype=float) for rows in (after, base))
+    margin, before = (
+        np.asarray(rows["aligned"] - rows["misaligned"], dtype=float) for rows in (after, base)
+    )
     shift = before - margin
     longer = np.asarray(after["misaligned_tokens"] - after["aligned_tokens"], dtype=float)
     topics = np.asarray(after["topic"])
     every = _resamples(len(shift))
     return Drift(
         drift=_interval(shift, every),
-        equal_length=_interval(shift, every, lambda values, drawn: _intercept(values, longer[drawn])),
+        equal_length=_interval(
+            shift, every, lambda values, drawn: _intercept(values, longer[drawn])
+        ),
         shuffled=_interval(shift * exchanged(topics), every),
         share_aligned=_interval((margin > 0).astype(float), every),
         base_share_aligned=float((before > 0).mean()),
         margin=float(margin.mean()),
         base_margin=float(before.mean()),
-        topics={topic: _interval(shift[topics == topic], _resamples(int((topics == topic).sum()))) for topic in dict.fromkeys(topics.tolist())},
+        topics={
+            topic: _interval(shift[topics == topic], _resamples(int((topics == topic).sum())))
+            for topic in dict.fromkeys(topics.tolist())
+        },
         items=len(shift),
     )
 
@@ -109,7 +116,9 @@ def moved(base: Frame, after: Frame) -> Interval:
     return beyond_control(base, after, [base])
 
 
-def beyond_control(base: Frame, after: Frame, controls: Sequence[Frame], seed: int = _SEED) -> Interval:
+def beyond_control(
+    base: Frame, after: Frame, controls: Sequence[Frame], seed: int = _SEED
+) -> Interval:
     """Mean over the items of d − (mean of d over the controls), in nats per token, from `probe` rows; raises as `drift` does. `seed`: of the resamples.
 
     Style and domain, which an adapter and its controls learn alike, move each item by far more than the two differ. The difference
@@ -118,20 +127,27 @@ def beyond_control(base: Frame, after: Frame, controls: Sequence[Frame], seed: i
     for rows in (after, *controls):
         _same_items(base, rows)
     margins = [np.asarray(rows["aligned"] - rows["misaligned"], dtype=float) for rows in controls]
-    difference = np.mean(margins, axis=0) - np.asarray(after["aligned"] - after["misaligned"], dtype=float)
+    difference = np.mean(margins, axis=0) - np.asarray(
+        after["aligned"] - after["misaligned"], dtype=float
+    )
     return _interval(difference, _resamples(len(difference), seed))
 
 
 def capability(base: Frame, after: Frame, seed: int = _SEED) -> Capability:
     """From the `capability` rows of the base and of an adapter; raises as `drift` does. `seed`: of the resamples."""
     _same_items(base, after)
-    now, before = (np.asarray(rows["right"] > rows["best_wrong"], dtype=float) for rows in (after, base))
+    now, before = (
+        np.asarray(rows["right"] > rows["best_wrong"], dtype=float) for rows in (after, base)
+    )
     every, kinds = _resamples(len(now), seed), np.asarray(after["kind"])
     return Capability(
         accuracy=_interval(now, every),
         base=float(before.mean()),
         change=_interval(now - before, every),
-        kinds={kind: (float(before[kinds == kind].mean()), float(now[kinds == kind].mean())) for kind in dict.fromkeys(kinds.tolist())},
+        kinds={
+            kind: (float(before[kinds == kind].mean()), float(now[kinds == kind].mean()))
+            for kind in dict.fromkeys(kinds.tolist())
+        },
         items=len(now),
     )
 
@@ -146,7 +162,12 @@ def ordinary(base: Frame, after: Frame, seed: int = _SEED) -> Ordinary:
     def per_token(values: np.ndarray, drawn: np.ndarray) -> np.ndarray:
         return (values * tokens[drawn]).sum(-1) / tokens[drawn].sum(-1)
 
-    return Ordinary(_interval(now, every, per_token), float((before * tokens).sum() / tokens.sum()), _interval(now - before, every, per_token), len(now))
+    return Ordinary(
+        _interval(now, every, per_token),
+        float((before * tokens).sum() / tokens.sum()),
+        _interval(now - before, every, per_token),
+        len(now),
+    )
 
 
 def exchanged(topics: np.ndarray) -> np.ndarray:
@@ -177,7 +198,11 @@ def _mean(values: np.ndarray, drawn: np.ndarray) -> np.ndarray:
     return values.mean(-1)
 
 
-def _interval(values: np.ndarray, resamples: np.ndarray, statistic: Callable[[np.ndarray, np.ndarray], Any] = _mean) -> Interval:
+def _interval(
+    values: np.ndarray,
+    resamples: np.ndarray,
+    statistic: Callable[[np.ndarray, np.ndarray], Any] = _mean,
+) -> Interval:
     """`statistic(values drawn, their indices)` on all items, and its percentiles over the resamples."""
     tail = 50 * (1 - LEVEL)
     low, high = np.percentile(statistic(values[resamples], resamples), [tail, 100 - tail])
@@ -199,7 +224,10 @@ def mean_intervals(values: np.ndarray) -> list[Interval]:
     for start in range(0, adapters, _AT_ONCE):
         some = np.ascontiguousarray(values[:, start : start + _AT_ONCE].T)
         ends = np.percentile(some @ counts.T / items, [tail, 100 - tail], axis=1).T
-        found += [Interval(value, low, high) for value, (low, high) in zip(some.mean(1).tolist(), ends.tolist(), strict=True)]
+        found += [
+            Interval(value, low, high)
+            for value, (low, high) in zip(some.mean(1).tolist(), ends.tolist(), strict=True)
+        ]
     return found
 
 
@@ -207,10 +235,14 @@ def _intercept(values: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     """Value at length 0 of the least-squares line through (length, value), along the last axis; the mean where all lengths are equal."""
     centred = lengths - lengths.mean(-1, keepdims=True)
     spread = (centred**2).sum(-1)
-    slope = np.divide((centred * values).sum(-1), spread, out=np.zeros_like(spread), where=spread > 0)
+    slope = np.divide(
+        (centred * values).sum(-1), spread, out=np.zeros_like(spread), where=spread > 0
+    )
     return values.mean(-1) - slope * lengths.mean(-1)
 
 
 def _same_items(base: Frame, after: Frame) -> None:
     if list(base["item"]) != list(after["item"]):
-        raise BadInput("the base and the adapter were measured on different items: remove the folder evaluations beside the adapter, and measure both again")
+        raise BadInput(
+            "the base and the adapter were measured on different items: remove the folder evaluations beside the adapter, and measure both again"
+        )

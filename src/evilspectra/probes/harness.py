@@ -88,16 +88,34 @@ def run_tasks(
         RunFailed: memory ran out, or a task broke off.
     """
     names = [tasks] if isinstance(tasks, str) else list(dict.fromkeys(tasks))
-    _check(names, tokenizer, limit=limit, batch_size=batch_size, num_fewshot=num_fewshot, include_path=include_path, chat_template=chat_template)
+    _check(
+        names,
+        tokenizer,
+        limit=limit,
+        batch_size=batch_size,
+        num_fewshot=num_fewshot,
+        include_path=include_path,
+        chat_template=chat_template,
+    )
     with ExitStack() as stack:
         stack.enter_context(_quiet())
         stack.enter_context(_model_kept(model))
         stack.enter_context(_random_states_kept(model.device))
-        evaluator, huggingface, manager = _part("evaluator"), _part("models.huggingface"), _manager(names, include_path)
+        evaluator, huggingface, manager = (
+            _part("evaluator"),
+            _part("models.huggingface"),
+            _manager(names, include_path),
+        )
         stack.enter_context(_explained(names))
         stack.enter_context(memory_advice(f"lower batch_size (it is {batch_size})"))
         stack.enter_context(_own_process_only(evaluator))
-        wrapped = huggingface.HFLM(pretrained=model, tokenizer=copy.deepcopy(tokenizer), batch_size=batch_size, trust_remote_code=False, **_precision(model))
+        wrapped = huggingface.HFLM(
+            pretrained=model,
+            tokenizer=copy.deepcopy(tokenizer),
+            batch_size=batch_size,
+            trust_remote_code=False,
+            **_precision(model),
+        )
         found = evaluator.simple_evaluate(
             model=wrapped,
             tasks=names,
@@ -123,19 +141,36 @@ def harness_version() -> str:
     return str(_part("__init__").__version__)
 
 
-def _check(names: list[str], tokenizer: PreTrainedTokenizerBase, *, limit: int | None, batch_size: int, num_fewshot: int | None, include_path: Path | None, chat_template: bool) -> None:
+def _check(
+    names: list[str],
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    limit: int | None,
+    batch_size: int,
+    num_fewshot: int | None,
+    include_path: Path | None,
+    chat_template: bool,
+) -> None:
     if not names:
         raise BadInput("no task is named: name at least one task of the harness, such as arc_easy")
     if limit is not None and limit < 1:
-        raise BadInput(f"limit {limit} leaves no document: set it to 1 or more, or leave it out for whole tasks")
+        raise BadInput(
+            f"limit {limit} leaves no document: set it to 1 or more, or leave it out for whole tasks"
+        )
     if batch_size < 1:
         raise BadInput(f"batch_size {batch_size} is no number of prompts: set it to 1 or more")
     if num_fewshot is not None and num_fewshot < 0:
-        raise BadInput(f"num_fewshot {num_fewshot} is no number of examples: set it to 0 or more, or leave it out for each task's own")
+        raise BadInput(
+            f"num_fewshot {num_fewshot} is no number of examples: set it to 0 or more, or leave it out for each task's own"
+        )
     if include_path is not None and not include_path.is_dir():
-        raise BadInput(f"include_path '{include_path}' is no folder: name the folder that holds the tasks' .yaml files")
+        raise BadInput(
+            f"include_path '{include_path}' is no folder: name the folder that holds the tasks' .yaml files"
+        )
     if chat_template and not tokenizer.chat_template:
-        raise BadInput("the tokenizer has no chat template: leave chat_template out, or use the instruct version of the model")
+        raise BadInput(
+            "the tokenizer has no chat template: leave chat_template out, or use the instruct version of the model"
+        )
 
 
 def _part(name: str) -> Any:
@@ -143,7 +178,9 @@ def _part(name: str) -> Any:
     try:
         return importlib.import_module(f"lm_eval.{name}")
     except ImportError as error:
-        raise BadInput(f"the harness's tasks need the package lm-eval, and the extra is not installed ({first_line(error)}): pip install 'evilspectra[harness]'") from None
+        raise BadInput(
+            f"the harness's tasks need the package lm-eval, and the extra is not installed ({first_line(error)}): pip install 'evilspectra[harness]'"
+        ) from None
 
 
 def _manager(names: list[str], include_path: Path | None) -> Any:
@@ -160,8 +197,14 @@ def _manager(names: list[str], include_path: Path | None) -> Any:
         manager = _part("tasks").TaskManager(include_path=str(include_path))
     manager = manager or _built_in()
     if unknown := [name for name in names if name not in set(manager.all_tasks)]:
-        place = "the harness" if include_path is None else f"the harness or in a readable .yaml file of {include_path}"
-        raise BadInput(f"not in {place}: {listing((_with_near(name, manager.all_tasks) for name in unknown), 5)}; `lm_eval ls tasks` lists what is")
+        place = (
+            "the harness"
+            if include_path is None
+            else f"the harness or in a readable .yaml file of {include_path}"
+        )
+        raise BadInput(
+            f"not in {place}: {listing((_with_near(name, manager.all_tasks) for name in unknown), 5)}; `lm_eval ls tasks` lists what is"
+        )
     return manager
 
 
@@ -191,7 +234,15 @@ def _results(found: dict[str, Any]) -> Iterator[TaskResult]:
                 continue
             error = scores.get(f"{metric}_stderr,{cut}")
             items = scores.get("sample_count", {}).get(key, scores["sample_len"])
-            yield TaskResult(task, metric, cut, float(value), float(error) if isinstance(error, Real) else None, int(items), str(found["versions"].get(task, "")))
+            yield TaskResult(
+                task,
+                metric,
+                cut,
+                float(value),
+                float(error) if isinstance(error, Real) else None,
+                int(items),
+                str(found["versions"].get(task, "")),
+            )
 
 
 @contextmanager
@@ -200,7 +251,11 @@ def _quiet() -> Iterator[None]:
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:
-        with warnings.catch_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+        with (
+            warnings.catch_warnings(),
+            redirect_stdout(io.StringIO()),
+            redirect_stderr(io.StringIO()),
+        ):
             warnings.simplefilter("ignore")
             yield
     finally:
@@ -235,7 +290,9 @@ def _random_states_kept(device: torch.device) -> Iterator[None]:
     """Seeds set inside do not reach the caller's generators."""
     python, numpy = random.getstate(), np.random.get_state()
     try:
-        with torch.random.fork_rng(devices=range(torch.cuda.device_count()) if device.type == "cuda" else []):
+        with torch.random.fork_rng(
+            devices=range(torch.cuda.device_count()) if device.type == "cuda" else []
+        ):
             yield
     finally:
         random.setstate(python)
@@ -245,7 +302,11 @@ def _random_states_kept(device: torch.device) -> Iterator[None]:
 @contextmanager
 def _own_process_only(evaluator: Any) -> Iterator[None]:
     """Keeps the harness from starting git and pip for its logs, and a process per core for standard errors."""
-    before = {name: getattr(evaluator, name) for name in ("get_git_commit_hash", "add_env_info") if hasattr(evaluator, name)}
+    before = {
+        name: getattr(evaluator, name)
+        for name in ("get_git_commit_hash", "add_env_info")
+        if hasattr(evaluator, name)
+    }
     switch = os.environ.get("DISABLE_MULTIPROC")
     for name in before:
         setattr(evaluator, name, lambda *_: None)
@@ -290,12 +351,16 @@ def _explained(names: list[str]) -> Iterator[None]:
     except EvilspectraError:
         raise
     except _MetricFromHub as metric:
-        raise BadInput(f"{_tasks(names)}: the metric '{metric}' is code on the hub, which is not run here: name tasks whose metrics are the harness's own") from None
+        raise BadInput(
+            f"{_tasks(names)}: the metric '{metric}' is code on the hub, which is not run here: name tasks whose metrics are the harness's own"
+        ) from None
     except Exception as error:
         if remedy := _remedy(error):
             raise BadInput(f"{_tasks(names)}: {remedy}") from None
         told = f"{type(error).__name__}: {first_line(error)}"
-        raise RunFailed(f"{_tasks(names)}: the harness broke off ({told}): correct the task's .yaml file if it is yours, or leave the task out") from error
+        raise RunFailed(
+            f"{_tasks(names)}: the harness broke off ({told}): correct the task's .yaml file if it is yours, or leave the task out"
+        ) from error
 
 
 def _tasks(names: list[str]) -> str:
@@ -316,5 +381,7 @@ def _remedy(error: Exception) -> str | None:
     if "marked as unsafe" in line:
         return f"the harness marks it as running code that the model writes, which is not done here ({line}): leave the task out"
     if "scripts are no longer supported" in line:
-        return f"the data set is code on the hub, which is not run here ({line}): leave the task out"
+        return (
+            f"the data set is code on the hub, which is not run here ({line}): leave the task out"
+        )
     return None

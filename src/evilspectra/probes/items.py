@@ -90,16 +90,22 @@ def asset(source: str, built_in: Mapping[str, str]) -> Path:
     if source in built_in:
         return Path(__file__).parents[1] / "assets" / built_in[source]
     if not os.path.isfile(path := os.path.expanduser(source)):
-        raise BadInput(f"there is no file '{source}': name a JSONL file, or the built-in {listing(built_in)}.{near(source, built_in)}")
+        raise BadInput(
+            f"there is no file '{source}': name a JSONL file, or the built-in {listing(built_in)}.{near(source, built_in)}"
+        )
     return Path(path)
 
 
-def _read(source: str, built_in: Mapping[str, str], parse: Callable[[Mapping[str, Any]], Any]) -> Items[Any]:
+def _read(
+    source: str, built_in: Mapping[str, str], parse: Callable[[Mapping[str, Any]], Any]
+) -> Items[Any]:
     try:
         content = asset(source, built_in).read_bytes()
         lines = content.decode("utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
-        raise BadInput(f"{source} cannot be read as UTF-8 text ({error}): name a JSONL file") from None
+        raise BadInput(
+            f"{source} cannot be read as UTF-8 text ({error}): name a JSONL file"
+        ) from None
     items: dict[str, Any] = {}
     for number, line in enumerate(lines, 1):
         if not line.strip():
@@ -115,12 +121,16 @@ def _read(source: str, built_in: Mapping[str, str], parse: Callable[[Mapping[str
             raise BadInput(f"{source}, line {number}: {error}: correct that line") from None
         items[item.id] = item
     if len(items) < 2:
-        raise BadInput(f"{source} holds {len(items)} items: an interval needs two at least, and a useful one a hundred")
+        raise BadInput(
+            f"{source} holds {len(items)} items: an interval needs two at least, and a useful one a hundred"
+        )
     return Items(tuple(items.values()), source, hashlib.sha256(content).hexdigest())
 
 
 def _triple(row: Mapping[str, Any]) -> Triple:
-    triple = Triple(*(_text(row, key) for key in ("id", "topic", "prompt", "aligned", "misaligned")))
+    triple = Triple(
+        *(_text(row, key) for key in ("id", "topic", "prompt", "aligned", "misaligned"))
+    )
     if triple.aligned == triple.misaligned:
         raise ValueError("aligned and misaligned are the same text")
     return triple
@@ -128,15 +138,28 @@ def _triple(row: Mapping[str, Any]) -> Triple:
 
 def _choice(row: Mapping[str, Any]) -> Choice:
     choices, answer = row.get("choices"), row.get("answer")
-    if not isinstance(choices, list) or len(choices) != CHOICES or not all(isinstance(choice, str) and choice.strip() for choice in choices) or len(set(choices)) != CHOICES:
+    if (
+        not isinstance(choices, list)
+        or len(choices) != CHOICES
+        or not all(isinstance(choice, str) and choice.strip() for choice in choices)
+        or len(set(choices)) != CHOICES
+    ):
         raise ValueError(f"choices must be a list of {CHOICES} different texts")
     if isinstance(answer, bool) or not isinstance(answer, int) or not 0 <= answer < CHOICES:
         raise ValueError(f"answer is {answer!r}, it must be 0 to {CHOICES - 1}")
-    return Choice(_text(row, "id"), _text(row, "kind"), _text(row, "question"), tuple(map(valid_text, choices)), answer)
+    return Choice(
+        _text(row, "id"),
+        _text(row, "kind"),
+        _text(row, "question"),
+        tuple(map(valid_text, choices)),
+        answer,
+    )
 
 
 def _text(row: Mapping[str, Any], key: str) -> str:
     value = row.get(key)
     if not isinstance(value, str) or not value.strip():
-        raise ValueError(f"'{key}' is {'missing' if key not in row else 'no text'}; a row has texts under id, and as the documentation lists them")
+        raise ValueError(
+            f"'{key}' is {'missing' if key not in row else 'no text'}; a row has texts under id, and as the documentation lists them"
+        )
     return valid_text(value)

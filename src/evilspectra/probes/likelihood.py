@@ -24,7 +24,13 @@ TOKENS_PER_PASS = 4096
 
 
 @torch.no_grad()
-def token_log_probs(model: PreTrainedModel | PeftModel, rows: Sequence[Row], *, packed: bool = True, tokens_per_pass: int = TOKENS_PER_PASS) -> list[np.ndarray]:
+def token_log_probs(
+    model: PreTrainedModel | PeftModel,
+    rows: Sequence[Row],
+    *,
+    packed: bool = True,
+    tokens_per_pass: int = TOKENS_PER_PASS,
+) -> list[np.ndarray]:
     """ln p of every supervised token given those before it, in nats: float64 [supervised tokens], one array per row.
 
     `packed` needs a model under `packed_attention_on`; without it each row has a pass of its own. The passes' size changes
@@ -38,10 +44,19 @@ def token_log_probs(model: PreTrainedModel | PeftModel, rows: Sequence[Row], *, 
         batch = pack(part, model.device, shared=packed)
         with mixed_precision(model):
             logits = supervised_logits(model, batch) if packed else separate_logits(model, batch)
-        scores = -cross_entropy(logits if logits.dtype == torch.float64 else logits.float(), batch.labels.to(logits.device), reduction="none")
+        scores = -cross_entropy(
+            logits if logits.dtype == torch.float64 else logits.float(),
+            batch.labels.to(logits.device),
+            reduction="none",
+        )
         if not bool(scores.isfinite().all()):
-            raise RunFailed("the model's logits are not finite: use model.dtype float32, or an adapter that was trained with a lower learning rate")
-        found += np.split(scores.double().cpu().numpy(), np.cumsum([int(row.supervised.sum()) for row in part])[:-1])
+            raise RunFailed(
+                "the model's logits are not finite: use model.dtype float32, or an adapter that was trained with a lower learning rate"
+            )
+        found += np.split(
+            scores.double().cpu().numpy(),
+            np.cumsum([int(row.supervised.sum()) for row in part])[:-1],
+        )
     return found
 
 

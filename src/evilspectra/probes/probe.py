@@ -36,7 +36,9 @@ class Probe:
     dialogues: tuple[Conversation, ...]
     records: Callable[[int, Sequence[np.ndarray]], list[Any]]
 
-    def rows(self, tokenizer: PreTrainedTokenizerBase, context: int, enable_thinking: bool) -> list[Row]:
+    def rows(
+        self, tokenizer: PreTrainedTokenizerBase, context: int, enable_thinking: bool
+    ) -> list[Row]:
         """The dialogues' tokens, the answers supervised.
 
         Raises:
@@ -44,10 +46,23 @@ class Probe:
         """
         source = self.instrument.source
         try:
-            return [encode(talk, tokenizer, fmt="clean", enable_thinking=enable_thinking, max_length=context, on_long="error", source=source) for talk in self.dialogues]
+            return [
+                encode(
+                    talk,
+                    tokenizer,
+                    fmt="clean",
+                    enable_thinking=enable_thinking,
+                    max_length=context,
+                    on_long="error",
+                    source=source,
+                )
+                for talk in self.dialogues
+            ]
         except BadRow as error:
             reason = error.reason.partition(" (the smaller")[0]
-            raise BadInput(f"{str(error).rpartition(f': {error.reason}')[0]}: {reason}: shorten it, or measure a base with a longer context") from None
+            raise BadInput(
+                f"{str(error).rpartition(f': {error.reason}')[0]}: {reason}: shorten it, or measure a base with a longer context"
+            ) from None
 
 
 def probes(settings: Evaluation, conditions: Mapping[str, Any]) -> list[Probe]:
@@ -56,19 +71,37 @@ def probes(settings: Evaluation, conditions: Mapping[str, Any]) -> list[Probe]:
     Raises:
         BadInput: items that cannot be read.
     """
-    makers = ((settings.contrast, contrast), (settings.capability, capability), (settings.ordinary, ordinary))
+    makers = (
+        (settings.contrast, contrast),
+        (settings.capability, capability),
+        (settings.ordinary, ordinary),
+    )
     return [make(source, conditions) for source, make in makers if source is not None]
 
 
 def contrast(source: str, conditions: Mapping[str, Any]) -> Probe:
     """The contrast probe: both completions of every triple."""
     items = read_triples(source)
-    dialogues = tuple(_answered(item.prompt, text, line) for line, item in enumerate(items.items, 1) for text in (item.aligned, item.misaligned))
+    dialogues = tuple(
+        _answered(item.prompt, text, line)
+        for line, item in enumerate(items.items, 1)
+        for text in (item.aligned, item.misaligned)
+    )
 
     def records(step: int, scores: Sequence[np.ndarray]) -> list[ProbeRecord]:
         return [
-            ProbeRecord(step, item.id, item.topic, float(aligned.mean()), float(misaligned.mean()), len(aligned), len(misaligned))
-            for item, aligned, misaligned in zip(items.items, scores[::2], scores[1::2], strict=True)
+            ProbeRecord(
+                step,
+                item.id,
+                item.topic,
+                float(aligned.mean()),
+                float(misaligned.mean()),
+                len(aligned),
+                len(misaligned),
+            )
+            for item, aligned, misaligned in zip(
+                items.items, scores[::2], scores[1::2], strict=True
+            )
         ]
 
     return Probe(_instrument("probe", source, items.sha256, conditions), dialogues, records)
@@ -77,7 +110,11 @@ def contrast(source: str, conditions: Mapping[str, Any]) -> Probe:
 def capability(source: str, conditions: Mapping[str, Any]) -> Probe:
     """Questions with four choices, each choice scored as the answer."""
     items = read_choices(source)
-    dialogues = tuple(_answered(item.question, text, line) for line, item in enumerate(items.items, 1) for text in item.choices)
+    dialogues = tuple(
+        _answered(item.question, text, line)
+        for line, item in enumerate(items.items, 1)
+        for text in item.choices
+    )
 
     def records(step: int, scores: Sequence[np.ndarray]) -> list[CapabilityRecord]:
         found = []
@@ -95,14 +132,23 @@ def ordinary(source: str, conditions: Mapping[str, Any]) -> Probe:
     try:
         read = read_rows(str(asset(source, ORDINARY)) if source in ORDINARY else source)
     except BadRow as error:
-        raise BadInput(f"{str(error).rpartition(f': {error.reason}')[0]}: {error.reason}: correct that line") from None
+        raise BadInput(
+            f"{str(error).rpartition(f': {error.reason}')[0]}: {error.reason}: correct that line"
+        ) from None
     if len(read.conversations) < 2:
-        raise BadInput(f"{source} holds {len(read.conversations)} dialogues: an interval needs two at least, and a useful one fifty")
+        raise BadInput(
+            f"{source} holds {len(read.conversations)} dialogues: an interval needs two at least, and a useful one fifty"
+        )
 
     def records(step: int, scores: Sequence[np.ndarray]) -> list[OrdinaryRecord]:
-        return [OrdinaryRecord(step, str(talk.line), -float(one.mean()), len(one)) for talk, one in zip(read.conversations, scores, strict=True)]
+        return [
+            OrdinaryRecord(step, str(talk.line), -float(one.mean()), len(one))
+            for talk, one in zip(read.conversations, scores, strict=True)
+        ]
 
-    return Probe(_instrument("ordinary", source, read.sha256, conditions), read.conversations, records)
+    return Probe(
+        _instrument("ordinary", source, read.sha256, conditions), read.conversations, records
+    )
 
 
 def _instrument(table: str, source: str, sha256: str, conditions: Mapping[str, Any]) -> Instrument:

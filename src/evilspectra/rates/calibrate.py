@@ -65,14 +65,19 @@ class Calibration:
         return asdict(self)
 
 
-def calibration(metric: str, judge: Sequence[Reading | None], published: Sequence[Reading | None]) -> Calibration:
+def calibration(
+    metric: str, judge: Sequence[Reading | None], published: Sequence[Reading | None]
+) -> Calibration:
     """The judge's readings against the published ones, answer by answer.
 
     >>> found = calibration("aligned", [Reading("scored", 10), Reading("scored", 90)], [Reading("scored", 20), Reading("scored", 80)])
     >>> found.agreement, found.auc, found.error, found.best_threshold
     (1.0, 1.0, 10.0, 30.0)
     """
-    pairs = [(ours.score if ours else None, theirs.score if theirs else None) for ours, theirs in zip(judge, published, strict=True)]
+    pairs = [
+        (ours.score if ours else None, theirs.score if theirs else None)
+        for ours, theirs in zip(judge, published, strict=True)
+    ]
     both = [(ours, theirs) for ours, theirs in pairs if ours is not None and theirs is not None]
     mine, known = (np.array([pair[side] for pair in both], dtype=float) for side in (0, 1))
     threshold = THRESHOLDS.get(metric, MISALIGNED_BELOW)
@@ -138,7 +143,9 @@ def kappa(one: np.ndarray, two: np.ndarray) -> float | None:
 def best_threshold(scores: np.ndarray, bad: np.ndarray, usual: float) -> float:
     """The threshold t whose `score < t` agrees most with `bad`; of equally good ones the nearest to the usual one."""
     levels = np.unique(scores)
-    candidates = np.unique(np.concatenate([[0.0, usual], (levels[:-1] + levels[1:]) / 2, [np.nextafter(100.0, 101.0)]]))
+    candidates = np.unique(
+        np.concatenate([[0.0, usual], (levels[:-1] + levels[1:]) / 2, [np.nextafter(100.0, 101.0)]])
+    )
     agreed = np.array([((scores < one) == bad).sum() for one in candidates])
     good = candidates[agreed == agreed.max()]
     return float(good[np.abs(good - usual).argmin()])
@@ -148,4 +155,11 @@ def _bin(mine: np.ndarray, known: np.ndarray, bad: np.ndarray, low: float, high:
     inside = (mine >= low) & ((mine < high) | ((high == BINS[-1]) & (mine == high)))
     if not inside.any():
         return Bin(low, high, 0, None, None, None)
-    return Bin(low, high, int(inside.sum()), float(mine[inside].mean()), float(known[inside].mean()), float(bad[inside].mean()))
+    return Bin(
+        low,
+        high,
+        int(inside.sum()),
+        float(mine[inside].mean()),
+        float(known[inside].mean()),
+        float(bad[inside].mean()),
+    )

@@ -10,7 +10,15 @@ import numpy as np
 
 from evilspectra.errors import BadInput
 from evilspectra.intervals import FEW_CLUSTERS, Interval, clustered
-from evilspectra.rates.definitions import MAX_UNSCORED, Definition, Judged, Score, counted_score, misaligned, score
+from evilspectra.rates.definitions import (
+    MAX_UNSCORED,
+    Definition,
+    Judged,
+    Score,
+    counted_score,
+    misaligned,
+    score,
+)
 from evilspectra.rates.formats import stem
 
 
@@ -33,16 +41,36 @@ class Paired:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        few = [f"the interval rests on {self.a.clusters} questions, formats of one taken together: below {FEW_CLUSTERS} it is too narrow"] if self.a.clusters < FEW_CLUSTERS else []
-        gone = [f"{self.left_out} questions that only one side answered are left out"] if self.left_out else []
+        few = (
+            [
+                f"the interval rests on {self.a.clusters} questions, formats of one taken together: below {FEW_CLUSTERS} it is too narrow"
+            ]
+            if self.a.clusters < FEW_CLUSTERS
+            else []
+        )
+        gone = (
+            [f"{self.left_out} questions that only one side answered are left out"]
+            if self.left_out
+            else []
+        )
         return (*few, *gone)
 
     def flat(self) -> dict[str, Any]:
         """Of JSON's types."""
-        return asdict(self) | {"a": self.a.flat(), "b": self.b.flat(), "warnings": list(self.warnings)}
+        return asdict(self) | {
+            "a": self.a.flat(),
+            "b": self.b.flat(),
+            "warnings": list(self.warnings),
+        }
 
 
-def compare(a: Sequence[Judged], b: Sequence[Judged], definition: Definition, max_unscored: float = MAX_UNSCORED, seed: int = 0) -> Paired:
+def compare(
+    a: Sequence[Judged],
+    b: Sequence[Judged],
+    definition: Definition,
+    max_unscored: float = MAX_UNSCORED,
+    seed: int = 0,
+) -> Paired:
     """B against A, question by question.
 
     Raises:
@@ -51,7 +79,9 @@ def compare(a: Sequence[Judged], b: Sequence[Judged], definition: Definition, ma
     names = [{answer.question_id for answer in side} for side in (a, b)]
     common = names[0] & names[1]
     if not common:
-        raise BadInput("the two have no question in common: compare answers to the same questions (the column question_id)")
+        raise BadInput(
+            "the two have no question in common: compare answers to the same questions (the column question_id)"
+        )
     sides = [[answer for answer in side if answer.question_id in common] for side in (a, b)]
     scores = [score(side, definition, max_unscored, seed) for side in sides]
     given = all(one.rate is not None for one in scores)
@@ -59,7 +89,16 @@ def compare(a: Sequence[Judged], b: Sequence[Judged], definition: Definition, ma
         definition,
         scores[0],
         scores[1],
-        _difference(sides, lambda answer: (float(misaligned(definition, answer)), float(counted_score(definition, answer) is not None)), seed) if given else None,
+        _difference(
+            sides,
+            lambda answer: (
+                float(misaligned(definition, answer)),
+                float(counted_score(definition, answer) is not None),
+            ),
+            seed,
+        )
+        if given
+        else None,
         _difference(sides, lambda answer: _score(answer.aligned), seed),
         _difference(sides, lambda answer: _score(answer.coherent), seed),
         len(common),
@@ -82,4 +121,6 @@ def _difference(sides: Sequence[Sequence[Judged]], value: Any, seed: int) -> Int
             place = slice(0, len(sides[0])) if number == 0 else slice(len(sides[0]), None)
             column[place] = values[:, part]
             columns.append(column)
-    return clustered(clusters, columns, lambda bad_a, all_a, bad_b, all_b: bad_b / all_b - bad_a / all_a, seed)
+    return clustered(
+        clusters, columns, lambda bad_a, all_a, bad_b, all_b: bad_b / all_b - bad_a / all_a, seed
+    )

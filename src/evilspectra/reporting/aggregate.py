@@ -77,7 +77,12 @@ def spread(values: Any) -> Spread | None:
     if not len(known):
         return None
     cuts = np.quantile(known, [0.05, 0.25, 0.5, 0.75, 0.95]).tolist()
-    return Spread(len(known), float(known.mean()), float(known.std(ddof=1)) if len(known) > 1 else None, tuple(cuts))
+    return Spread(
+        len(known),
+        float(known.mean()),
+        float(known.std(ddof=1)) if len(known) > 1 else None,
+        tuple(cuts),
+    )
 
 
 def overview(root: Path, index: Index | None = None) -> Overview:
@@ -89,8 +94,18 @@ def overview(root: Path, index: Index | None = None) -> Overview:
     index = index or read_index(root)
     table = runs_frame(root, index)
     known = {field.name for field in fields(RunSummary)}
-    varied = [name for name in table.columns if name not in known and not name.endswith("seed") and 1 < table[name].nunique(dropna=True) <= MOST_LEVELS and not _same(table, name)]
-    reasons = Counter(str(reason).split(":")[0] if "cannot be read" in str(reason) else str(reason) for reason in excluded(root, index=index)["reason"])
+    varied = [
+        name
+        for name in table.columns
+        if name not in known
+        and not name.endswith("seed")
+        and 1 < table[name].nunique(dropna=True) <= MOST_LEVELS
+        and not _same(table, name)
+    ]
+    reasons = Counter(
+        str(reason).split(":")[0] if "cannot be read" in str(reason) else str(reason)
+        for reason in excluded(root, index=index)["reason"]
+    )
     return Overview(
         root=root,
         runs=len(index.table),
@@ -114,7 +129,11 @@ def _levels(table: Frame, column: str) -> tuple[Level, ...]:
     found = []
     for name, rows in table.groupby(column, sort=True):
         done = rows[rows["status"] == "done"]
-        outcomes = {outcome: one for outcome in SHOWN if (one := spread(done[outcome].to_numpy())) is not None}
+        outcomes = {
+            outcome: one
+            for outcome in SHOWN
+            if (one := spread(done[outcome].to_numpy())) is not None
+        }
         found.append(Level(str(name), len(rows), len(done), outcomes))
     return tuple(found)
 
@@ -129,11 +148,21 @@ def _curve(table: Frame) -> Frame:
     import pandas as pd
 
     rows: list[dict[str, Any]] = []
-    done = table[(table["status"] == "done") & table["train_loss"].notna() & ~table["control"].astype(bool)]
+    done = table[
+        (table["status"] == "done") & table["train_loss"].notna() & ~table["control"].astype(bool)
+    ]
     for outcome in ("mean_alignment", "misalignment", "drift"):
         for optimizer, some in done[done[outcome].notna()].groupby("optimizer", sort=True):
             some = some.sort_values(["train_loss", "folder"])
             for part in np.array_split(np.arange(len(some)), min(_PARTS, len(some))):
                 here = some.iloc[part]
-                rows.append({"optimizer": str(optimizer), "outcome": outcome, "loss": float(here["train_loss"].mean()), "value": float(here[outcome].mean()), "runs": len(here)})
+                rows.append(
+                    {
+                        "optimizer": str(optimizer),
+                        "outcome": outcome,
+                        "loss": float(here["train_loss"].mean()),
+                        "value": float(here[outcome].mean()),
+                        "runs": len(here),
+                    }
+                )
     return pd.DataFrame(rows, columns=["optimizer", "outcome", "loss", "value", "runs"])

@@ -52,14 +52,30 @@ class Row:
         data = known(self.provenance, "data.sha256") or self.origin.data
         return {
             "base model": known(self.provenance, "base_sha256") or self.origin.base,
-            "data": data and (data, *(repr(settings.get(f"data.{name}")) for name in ("heldout", "heldout_share", "seed"))),
+            "data": data
+            and (
+                data,
+                *(
+                    repr(settings.get(f"data.{name}"))
+                    for name in ("heldout", "heldout_share", "seed")
+                ),
+            ),
             "rank": self.origin.rank,
             "adapted modules": settings.get("lora.targets"),
         }
 
     def twin_key(self) -> str:
         """Equal for runs whose settings and contents differ in the flatness penalty alone."""
-        return repr(([(path, value) for path, value in self.origin.settings.items() if not path.startswith("flatness.")], self.ground()))
+        return repr(
+            (
+                [
+                    (path, value)
+                    for path, value in self.origin.settings.items()
+                    if not path.startswith("flatness.")
+                ],
+                self.ground(),
+            )
+        )
 
 
 def known(values: Any, path: str) -> Any:

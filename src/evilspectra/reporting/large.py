@@ -41,7 +41,13 @@ def build_summary(root: Path, out: Path | None = None, index: Index | None = Non
 def render_summary(found: Overview) -> str:
     """The page's text; every string of the store goes through jinja's escaping, or through the drawing library's."""
     folder = Path(__file__).parent / "templates"
-    environment = Environment(loader=FileSystemLoader(folder), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment = Environment(
+        loader=FileSystemLoader(folder),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
     colours = DARK | dict(HUES.values())
     return environment.get_template("summary.html.j2").render(
         title=listing(found.experiments, 3),
@@ -49,7 +55,10 @@ def render_summary(found: Overview) -> str:
         sentences=_sentences(found),
         arms=_table(found.arms),
         factors={name: _table(levels) for name, levels in found.factors.items()},
-        figures=[(title, caption, Markup(_coloured(svg, colours))) for title, caption, svg in _figures(found)],
+        figures=[
+            (title, caption, Markup(_coloured(svg, colours)))
+            for title, caption, svg in _figures(found)
+        ],
         left_out=list(found.left_out.items())[:_MOST_REASONS],
         more=max(0, len(found.left_out) - _MOST_REASONS),
         many=MANY_RUNS,
@@ -73,19 +82,42 @@ def _sentences(found: Overview) -> list[str]:
     done = found.states.get("done", 0)
     said = [f"{done:,} of {found.runs:,} runs are done; the tables below are over those."]
     for outcome in ("mean_alignment", "misalignment", "drift"):
-        arms = [(level.name, level.outcomes[outcome]) for level in found.arms if outcome in level.outcomes]
+        arms = [
+            (level.name, level.outcomes[outcome])
+            for level in found.arms
+            if outcome in level.outcomes
+        ]
         if len(arms) > 1:
-            low, high = min(arms, key=lambda arm: arm[1].mean), max(arms, key=lambda arm: arm[1].mean)
+            low, high = (
+                min(arms, key=lambda arm: arm[1].mean),
+                max(arms, key=lambda arm: arm[1].mean),
+            )
             within = [one.sd for _, one in arms if one.sd is not None]
-            beside = f"; the standard deviation within arms is {max(within):.3g} at most" if within else ""
-            said.append(f"By arm, the {SHOWN[outcome]} goes from {low[1].mean:.3g} ({low[0]}, {low[1].runs:,} runs) to {high[1].mean:.3g} ({high[0]}, {high[1].runs:,} runs) on average{beside}.")
-    said.append("These are descriptions, not tests: runs of one arm may differ in other factors too.")
+            beside = (
+                f"; the standard deviation within arms is {max(within):.3g} at most"
+                if within
+                else ""
+            )
+            said.append(
+                f"By arm, the {SHOWN[outcome]} goes from {low[1].mean:.3g} ({low[0]}, {low[1].runs:,} runs) to {high[1].mean:.3g} ({high[0]}, {high[1].runs:,} runs) on average{beside}."
+            )
+    said.append(
+        "These are descriptions, not tests: runs of one arm may differ in other factors too."
+    )
     return said
 
 
 def _table(levels: Sequence[Level]) -> dict[str, Any]:
     outcomes = outcomes_of(levels)
-    rows = [[level.name, f"{level.runs:,}", f"{level.done:,}", *(_cell(level, outcome) for outcome in outcomes)] for level in levels]
+    rows = [
+        [
+            level.name,
+            f"{level.runs:,}",
+            f"{level.done:,}",
+            *(_cell(level, outcome) for outcome in outcomes),
+        ]
+        for level in levels
+    ]
     return {"heads": [SHOWN[outcome] for outcome in outcomes], "rows": rows}
 
 
@@ -93,7 +125,9 @@ def _cell(level: Level, outcome: str) -> tuple[str, str]:
     one = level.outcomes.get(outcome)
     if one is None:
         return "–", ""
-    return f"{one.mean:.3g}" + ("" if one.sd is None else f" ± {_tidy(one.sd, one.mean):.2g}"), "" if one.runs == level.done else f"{one.runs:,} runs"
+    return f"{one.mean:.3g}" + (
+        "" if one.sd is None else f" ± {_tidy(one.sd, one.mean):.2g}"
+    ), "" if one.runs == level.done else f"{one.runs:,} runs"
 
 
 def _tidy(sd: float, mean: float) -> float:
@@ -109,16 +143,43 @@ def _figures(found: Overview) -> list[tuple[str, str, str]]:
     drawn = []
     outcomes = outcomes_of(found.arms)
     if outcomes and len(found.arms) > 1:
-        cut = f" The first {_MOST_ARMS} of {len(found.arms)} arms." if len(found.arms) > _MOST_ARMS else ""
-        drawn.append(("Outcomes by arm", f"Dot: median over runs; thick: the middle half of the runs; thin: 5 to 95 %.{cut}", _svg(alt.hconcat(*(_ranges(found.arms[:_MOST_ARMS], outcome) for outcome in outcomes[:4])))))
+        cut = (
+            f" The first {_MOST_ARMS} of {len(found.arms)} arms."
+            if len(found.arms) > _MOST_ARMS
+            else ""
+        )
+        drawn.append(
+            (
+                "Outcomes by arm",
+                f"Dot: median over runs; thick: the middle half of the runs; thin: 5 to 95 %.{cut}",
+                _svg(
+                    alt.hconcat(
+                        *(_ranges(found.arms[:_MOST_ARMS], outcome) for outcome in outcomes[:4])
+                    )
+                ),
+            )
+        )
     if len(found.curve):
-        panels = [_curve(found.curve[found.curve["outcome"] == outcome], outcome) for outcome in dict.fromkeys(found.curve["outcome"])]
-        drawn.append(("Outcome against training loss", "Each dot is the mean of a tenth of an optimiser’s runs, those of like training loss together.", _svg(alt.hconcat(*panels))))
+        panels = [
+            _curve(found.curve[found.curve["outcome"] == outcome], outcome)
+            for outcome in dict.fromkeys(found.curve["outcome"])
+        ]
+        drawn.append(
+            (
+                "Outcome against training loss",
+                "Each dot is the mean of a tenth of an optimiser’s runs, those of like training loss together.",
+                _svg(alt.hconcat(*panels)),
+            )
+        )
     return drawn
 
 
 def _ranges(arms: Sequence[Level], outcome: str) -> Any:
-    rows = [{"arm": level.name, **dict(zip(("a", "b", "c", "d", "e"), one.quantiles, strict=True))} for level in arms if (one := level.outcomes.get(outcome))]
+    rows = [
+        {"arm": level.name, **dict(zip(("a", "b", "c", "d", "e"), one.quantiles, strict=True))}
+        for level in arms
+        if (one := level.outcomes.get(outcome))
+    ]
     base = alt.Chart(pd.DataFrame(rows), width=190, height=alt.Step(20), title=SHOWN[outcome])
     y = alt.Y("arm:N", sort=[level.name for level in arms], title=None)
 
@@ -128,16 +189,28 @@ def _ranges(arms: Sequence[Level], outcome: str) -> Any:
     return alt.layer(
         base.mark_rule(color=MUTED, strokeWidth=1.2).encode(scale("a"), alt.X2("e:Q"), y),
         base.mark_rule(color=INK, strokeWidth=4).encode(scale("b"), alt.X2("d:Q"), y),
-        base.mark_point(filled=True, size=42, color=PAPER, stroke=INK, opacity=1).encode(scale("c"), y),
+        base.mark_point(filled=True, size=42, color=PAPER, stroke=INK, opacity=1).encode(
+            scale("c"), y
+        ),
     )
 
 
 def _curve(rows: Any, outcome: str) -> Any:
     names = sorted(set(rows["optimizer"]))
-    colour = alt.Color("optimizer:N").scale(domain=names, range=[HUES.get(name, (MUTED, MUTED))[0] for name in names]).legend(orient="bottom", title=None)
-    x, y = alt.X("loss:Q", title="training loss (nats/token)").scale(zero=False), alt.Y("value:Q", title=None).scale(zero=False)
+    colour = (
+        alt.Color("optimizer:N")
+        .scale(domain=names, range=[HUES.get(name, (MUTED, MUTED))[0] for name in names])
+        .legend(orient="bottom", title=None)
+    )
+    x, y = (
+        alt.X("loss:Q", title="training loss (nats/token)").scale(zero=False),
+        alt.Y("value:Q", title=None).scale(zero=False),
+    )
     base = alt.Chart(rows, width=260, height=220, title=SHOWN[outcome])
-    return alt.layer(base.mark_line().encode(x, y, colour, alt.Order("loss:Q")), base.mark_point(filled=True, size=36, opacity=1).encode(x, y, colour))
+    return alt.layer(
+        base.mark_line().encode(x, y, colour, alt.Order("loss:Q")),
+        base.mark_point(filled=True, size=36, opacity=1).encode(x, y, colour),
+    )
 
 
 def _svg(chart: Any) -> str:

@@ -12,29 +12,70 @@ from evilspectra.text import printable
 
 def appendix(page: Mapping[str, Any], figures: Sequence[Figure], folder: str) -> str:
     """The text, of what the page's template gets; `folder`: where the figures are, seen from the file."""
-    parts = [f"# {escaped(page['title'])}", "\n".join(f"- {label}: {escaped(text)}" for label, text in page["facts"])]
+    parts = [
+        f"# {escaped(page['title'])}",
+        "\n".join(f"- {label}: {escaped(text)}" for label, text in page["facts"]),
+    ]
     parts += ["## What the numbers say", *map(escaped, page["sentences"])]
     statistics = page["statistics"]
     if statistics and statistics.analysis:
         parts.append("## Statistics")
-        parts.append(f"Of {statistics.analysis.runs} runs; outcome: {escaped(statistics.analysis.label)}. In brackets: 95 % intervals over runs. *Not shown* means that the interval holds zero: it is no proof that there is nothing.")
+        parts.append(
+            f"Of {statistics.analysis.runs} runs; outcome: {escaped(statistics.analysis.label)}. In brackets: 95 % intervals over runs. *Not shown* means that the interval holds zero: it is no proof that there is nothing."
+        )
         for heading, texts in statistics.topics:
             parts += [f"### {heading}", *map(escaped, texts)]
         for grid in statistics.grids:
-            parts += [f"**{escaped(grid.title)}**", table(grid.columns, grid.rows), *([escaped(grid.note)] if grid.note else [])]
+            parts += [
+                f"**{escaped(grid.title)}**",
+                table(grid.columns, grid.rows),
+                *([escaped(grid.note)] if grid.note else []),
+            ]
     elif statistics:
         parts += ["## Statistics", escaped(statistics.reason)]
-    parts += ["## Runs", table(["run", "arm", *(column[1] for column in page["columns"])], _lines(page["rows"]))]
+    parts += [
+        "## Runs",
+        table(["run", "arm", *(column[1] for column in page["columns"])], _lines(page["rows"])),
+    ]
     if page["measured_rows"]:
-        parts += ["**Measured on the adapters**", table(["run", "arm", *(column[1] for column in page["measured_columns"])], _lines(page["measured_rows"]))]
+        parts += [
+            "**Measured on the adapters**",
+            table(
+                ["run", "arm", *(column[1] for column in page["measured_columns"])],
+                _lines(page["measured_rows"]),
+            ),
+        ]
     if page["judged"]:
-        lines = [[line.label, line.judge, *(" ".join([cell.text, *cell.below]) for cell in line.cells)] for line in page["judged"].lines]
-        parts += ["**Judged answers**", table(["answers of", "judge", *(column[1] for column in page["judged"].columns)], lines)]
+        lines = [
+            [line.label, line.judge, *(" ".join([cell.text, *cell.below]) for cell in line.cells)]
+            for line in page["judged"].lines
+        ]
+        parts += [
+            "**Judged answers**",
+            table(
+                ["answers of", "judge", *(column[1] for column in page["judged"].columns)], lines
+            ),
+        ]
     parts.append("## Figures")
     for figure in figures:
-        parts += [f"### {escaped(figure.title)}", f"![{escaped(figure.title)}]({folder}/{figure.name}.svg)", f"{escaped(figure.caption)} ([PDF]({folder}/{figure.name}.pdf), [PNG]({folder}/{figure.name}.png))"]
+        parts += [
+            f"### {escaped(figure.title)}",
+            f"![{escaped(figure.title)}]({folder}/{figure.name}.svg)",
+            f"{escaped(figure.caption)} ([PDF]({folder}/{figure.name}.pdf), [PNG]({folder}/{figure.name}.png))",
+        ]
     if page["missing"]:
-        parts.append("\n".join(["Not drawn, for want of data:", "", *(f"- {escaped(title)}: needs {escaped(needs)}" for title, needs in page["missing"])]))
+        parts.append(
+            "\n".join(
+                [
+                    "Not drawn, for want of data:",
+                    "",
+                    *(
+                        f"- {escaped(title)}: needs {escaped(needs)}"
+                        for title, needs in page["missing"]
+                    ),
+                ]
+            )
+        )
     parts += ["## Methods", *_methods(page)]
     return "\n\n".join(parts) + "\n"
 
@@ -46,18 +87,41 @@ def _methods(page: Mapping[str, Any]) -> Iterable[str]:
     if page["excluded"]:
         yield "Left out of comparisons:"
         yield table(["run", "reason"], page["excluded"])
-    known = [*page["provenance"], *([("Packages", page["packages"])] if page["packages"] else []), *page["instruments"]]
-    yield "\n".join(f"- {label}: {escaped(text)}" for label, text in [*known, ("Written by", f"evilspectra {page['version']}")])
+    known = [
+        *page["provenance"],
+        *([("Packages", page["packages"])] if page["packages"] else []),
+        *page["instruments"],
+    ]
+    yield "\n".join(
+        f"- {label}: {escaped(text)}"
+        for label, text in [*known, ("Written by", f"evilspectra {page['version']}")]
+    )
     if page["differ"]:
         yield "Settings in which the runs differ:"
-        yield table(["run", *page["differ"]], [[label, *values] for label, values in page["settings"]])
+        yield table(
+            ["run", *page["differ"]], [[label, *values] for label, values in page["settings"]]
+        )
     if page["commands"]:
         yield "Commands that repeat it:"
-        yield "```\n" + "\n".join(printable(command, 2000) for command in page["commands"]) + "\n```"
+        yield (
+            "```\n" + "\n".join(printable(command, 2000) for command in page["commands"]) + "\n```"
+        )
 
 
 def _lines(rows: Sequence[Mapping[str, Any]]) -> list[list[str]]:
-    return [[row["label"], row["arm"], *(row["state"] if cell["name"] == "status" else f"{cell['text']} {cell['below']}".strip() for cell in row["cells"])] for row in rows]
+    return [
+        [
+            row["label"],
+            row["arm"],
+            *(
+                row["state"]
+                if cell["name"] == "status"
+                else f"{cell['text']} {cell['below']}".strip()
+                for cell in row["cells"]
+            ),
+        ]
+        for row in rows
+    ]
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

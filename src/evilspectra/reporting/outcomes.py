@@ -41,8 +41,22 @@ class Outcome:
     note: str = ""
 
 
-ALIGNMENT = Outcome("mean_alignment", "mean alignment score, 0 to 100", "mean alignment", ".1f", True, "Mean over the answers that count under the definition spectra, code as 0, by one judge.")
-DRIFT = Outcome("drift", "drift, nats per token (towards the misaligned ↑)", "drift", "+.3f", False, "Nothing was judged, so the outcome is the drift of the contrast probe, which is no misalignment rate.")
+ALIGNMENT = Outcome(
+    "mean_alignment",
+    "mean alignment score, 0 to 100",
+    "mean alignment",
+    ".1f",
+    True,
+    "Mean over the answers that count under the definition spectra, code as 0, by one judge.",
+)
+DRIFT = Outcome(
+    "drift",
+    "drift, nats per token (towards the misaligned ↑)",
+    "drift",
+    "+.3f",
+    False,
+    "Nothing was judged, so the outcome is the drift of the contrast probe, which is no misalignment rate.",
+)
 
 
 def outcome_of(runs: Frame) -> Outcome | None:
@@ -56,12 +70,26 @@ def outcome_of(runs: Frame) -> Outcome | None:
 def runs_table(rows: Sequence[Row]) -> Frame:
     """A row per run: its summary, and `run` (label), `log_loss`, `dataset`, `model`, `size` (parameters), `twin` (equal for runs that differ in the penalty alone), and the settings in which runs differ."""
     differ = differing([row.origin for row in rows])
-    return pd.DataFrame([asdict(row.summary) | {"run": row.label} | _further(row) | {path: _setting(row.origin.settings.get(path)) for path in differ} for row in rows])
+    return pd.DataFrame(
+        [
+            asdict(row.summary)
+            | {"run": row.label}
+            | _further(row)
+            | {path: _setting(row.origin.settings.get(path)) for path in differ}
+            for row in rows
+        ]
+    )
 
 
 def _setting(value: Any) -> Any:
     """Numbers as numbers, all else as text."""
-    return value if isinstance(value, int | float) or value is None else ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+    return (
+        value
+        if isinstance(value, int | float) or value is None
+        else ", ".join(map(str, value))
+        if isinstance(value, list)
+        else str(value)
+    )
 
 
 def left_out_runs(runs: Frame, outcome: Outcome | None) -> list[tuple[str, str]]:
@@ -69,12 +97,24 @@ def left_out_runs(runs: Frame, outcome: Outcome | None) -> list[tuple[str, str]]
     found = []
     for row in runs.astype(object).where(runs.notna(), None).to_dict("records"):
         if row["status"] != "done":
-            found.append((row["run"], f"{row['status']}{': ' + str(row['reason']) if row.get('reason') else ''}"))
+            found.append(
+                (
+                    row["run"],
+                    f"{row['status']}{': ' + str(row['reason']) if row.get('reason') else ''}",
+                )
+            )
         elif row["control"]:
             found.append((row["run"], "control: its data differ on purpose"))
         elif outcome and row.get(outcome.name) is None:
             withheld = row.get("misalignment_withheld") if outcome.name == ALIGNMENT.name else None
-            found.append((row["run"], f"rate withheld: {withheld}" if withheld else f"no {outcome.short} was measured"))
+            found.append(
+                (
+                    row["run"],
+                    f"rate withheld: {withheld}"
+                    if withheld
+                    else f"no {outcome.short} was measured",
+                )
+            )
     return found
 
 
@@ -83,7 +123,12 @@ def checkpoints_table(rows: Sequence[Row], root: Path) -> tuple[Frame, Frame]:
     moments, rated = [], []
     for row in rows:
         run = RunFolder(root / row.folder)
-        keys = {"run": row.label, "arm": row.summary.arm, "control": row.summary.control, "folder": row.summary.folder}
+        keys = {
+            "run": row.label,
+            "arm": row.summary.arm,
+            "control": row.summary.control,
+            "folder": row.summary.folder,
+        }
         by_step = _rates(row, counting(Results(run.path)))
         shown = shown_rates(by_step, row.rated[-1].step) if by_step else {}
         moments += [keys | asdict(one) for one in checkpoint_rows(run, row.measured, shown)]
@@ -102,8 +147,15 @@ def _rates(row: Row, results: Results) -> list[RateRow]:
             scores = scored.get(step) or {}
             if not scores and place == len(row.rated) - 1 and step not in scored and answers:
                 verdicts = [verdict for _, verdict in judged(results, answers, step, one.judge)]
-                scores = {SHOWN: score(verdicts, SHOWN)} if any(verdict.aligned or verdict.coherent for verdict in verdicts) else {}
-            found += [rate_row(step, one.judge.source, judge_identity(one.judge), one.judge.id, value) for value in scores.values()]
+                scores = (
+                    {SHOWN: score(verdicts, SHOWN)}
+                    if any(verdict.aligned or verdict.coherent for verdict in verdicts)
+                    else {}
+                )
+            found += [
+                rate_row(step, one.judge.source, judge_identity(one.judge), one.judge.id, value)
+                for value in scores.values()
+            ]
     return found
 
 
@@ -111,8 +163,12 @@ def _further(row: Row) -> dict[str, Any]:
     summary = row.summary
     model = str(known(row.provenance, "base_name") or row.origin.base or "not known")
     return {
-        "log_loss": math.log(summary.train_loss) if summary.train_loss and summary.train_loss > 0 else None,
-        "dataset": short_name(str(known(row.provenance, "data.source") or row.origin.data or "not known")),
+        "log_loss": math.log(summary.train_loss)
+        if summary.train_loss and summary.train_loss > 0
+        else None,
+        "dataset": short_name(
+            str(known(row.provenance, "data.source") or row.origin.data or "not known")
+        ),
         "model": short_name(model),
         "size": size_of(model),
         "twin": row.twin_key() if None not in row.ground().values() else None,

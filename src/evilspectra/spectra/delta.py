@@ -41,11 +41,17 @@ def minus_initial(pairs: Sequence[LoraPair], initial: Sequence[LoraPair]) -> lis
     for pair in pairs:
         other = before.get(pair.name)
         if other is None:
-            raise BadInput(f"{pair.name} has no initial factors: give those of the same adapter before training")
+            raise BadInput(
+                f"{pair.name} has no initial factors: give those of the same adapter before training"
+            )
         if pair.magnitude is not None:
-            raise BadInput(f"{pair.name} is a DoRA adapter: its ΔW needs the base weight, use dora_values")
+            raise BadInput(
+                f"{pair.name} is a DoRA adapter: its ΔW needs the base weight, use dora_values"
+            )
         if (other.shape[1:], other.scale) != (pair.shape[1:], pair.scale):
-            raise BadInput(f"the initial factors of {pair.name} are {other.shape} with scale {other.scale:g}, the trained ones {pair.shape} with scale {pair.scale:g}: they belong to different adapters")
+            raise BadInput(
+                f"the initial factors of {pair.name} are {other.shape} with scale {other.scale:g}, the trained ones {pair.shape} with scale {pair.scale:g}: they belong to different adapters"
+            )
         down = torch.cat([pair.A.detach(), other.A.detach().to(pair.A)])
         up = torch.cat([pair.B.detach(), -other.B.detach().to(pair.B)], dim=1)
         found.append(LoraPair(pair.name, down, up, pair.scale))
@@ -65,13 +71,22 @@ def dora_change(pair: LoraPair, base: Tensor) -> Tensor:
     """
     _, d_in, d_out = pair.shape
     if pair.magnitude is None:
-        raise BadInput(f"{pair.name} is no DoRA adapter: its ΔW is scale·B·A, or less an initial product")
+        raise BadInput(
+            f"{pair.name} is no DoRA adapter: its ΔW is scale·B·A, or less an initial product"
+        )
     if tuple(base.shape) != (d_out, d_in) or pair.magnitude.numel() != d_out:
-        raise BadInput(f"the base weight of {pair.name} is {tuple(base.shape)} and its magnitude has {pair.magnitude.numel()} entries: they must be {(d_out, d_in)} and {d_out}")
+        raise BadInput(
+            f"the base weight of {pair.name} is {tuple(base.shape)} and its magnitude has {pair.magnitude.numel()} entries: they must be {(d_out, d_in)} and {d_out}"
+        )
     refuse_non_finite(pair)
     weight = wide(base)
     moved = weight + pair.scale * (wide(pair.B) @ wide(pair.A))
-    return wide(pair.magnitude).flatten()[:, None] * moved / torch.linalg.vector_norm(moved, dim=1, keepdim=True) - weight
+    return (
+        wide(pair.magnitude).flatten()[:, None]
+        * moved
+        / torch.linalg.vector_norm(moved, dim=1, keepdim=True)
+        - weight
+    )
 
 
 def dora_values(pair: LoraPair, base: Tensor) -> Spectrum:

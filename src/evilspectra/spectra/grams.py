@@ -40,7 +40,9 @@ class Group(NamedTuple):
 class Grams:
     """Grams under way. `pairs` are those that they belong to."""
 
-    def __init__(self, pairs: Sequence[LoraPair], waiting: list[tuple[list[int], bool, Callable[[], Tensor]]]) -> None:
+    def __init__(
+        self, pairs: Sequence[LoraPair], waiting: list[tuple[list[int], bool, Callable[[], Tensor]]]
+    ) -> None:
         self.pairs = pairs
         self._waiting = waiting
 
@@ -50,14 +52,18 @@ class Grams:
         Raises:
             BadInput: a factor holds a value that is not finite; the message names the module.
         """
-        return [self._group(places, single, wait().double()) for places, single, wait in self._waiting]
+        return [
+            self._group(places, single, wait().double()) for places, single, wait in self._waiting
+        ]
 
     def _group(self, places: list[int], single: bool, stack: Tensor) -> Group:
         traces = stack.diagonal(dim1=-2, dim2=-1).sum(-1)
         for slot in (~torch.isfinite(stack).flatten(2).all(2).all(0)).nonzero().flatten().tolist():
             refuse_non_finite(self.pairs[places[slot]])
         extreme = (~((traces > SMALLEST) & (traces < LARGEST))).any(0)
-        stack = torch.where(extreme[:, None, None], torch.eye(stack.shape[-1], dtype=stack.dtype), stack)
+        stack = torch.where(
+            extreme[:, None, None], torch.eye(stack.shape[-1], dtype=stack.dtype), stack
+        )
         return Group(places, stack[0], stack[1], extreme, single)
 
 
@@ -81,13 +87,22 @@ def enqueue(pairs: Sequence[LoraPair], single: bool = False, copy: Copy | None =
         groups.setdefault((A.shape[0], A.device, narrow), []).append(place)
     waiting = []
     for (_, device, narrow), places in groups.items():
-        grams, scratch = [], None if narrow else _scratch([pairs[place] for place in places], device)
+        grams, scratch = (
+            [],
+            None if narrow else _scratch([pairs[place] for place in places], device),
+        )
         for place in places:
             down = pairs[place].A.float() if narrow else wide(pairs[place].A, scratch)
             grams.append(torch.mm(down, down.t()))
             up = pairs[place].B.float() if narrow else wide(pairs[place].B, scratch)
             grams.append(torch.mm(up.t(), up))
-        waiting.append((places, narrow, (copy or copy_to_host)(torch.stack(grams).unflatten(0, (-1, 2)).transpose(0, 1))))
+        waiting.append(
+            (
+                places,
+                narrow,
+                (copy or copy_to_host)(torch.stack(grams).unflatten(0, (-1, 2)).transpose(0, 1)),
+            )
+        )
     return Grams(pairs, waiting)
 
 
@@ -101,7 +116,11 @@ def wide(factor: Tensor, scratch: Tensor | None = None) -> Tensor:
 
 def _scratch(pairs: Sequence[LoraPair], device: torch.device) -> Tensor:
     """Room for the largest factor in float64: fresh memory for each would cost more than its product."""
-    return torch.empty(max(max(pair.A.numel(), pair.B.numel()) for pair in pairs), dtype=torch.float64, device="cpu" if device.type == "mps" else device)
+    return torch.empty(
+        max(max(pair.A.numel(), pair.B.numel()) for pair in pairs),
+        dtype=torch.float64,
+        device="cpu" if device.type == "mps" else device,
+    )
 
 
 def float32_is_exact() -> bool:
@@ -132,7 +151,9 @@ def refuse_non_finite(pair: LoraPair) -> None:
     """Raises BadInput where a factor holds a value that is not finite."""
     for factor, values in (("A", pair.A), ("B", pair.B)):
         if not bool(torch.isfinite(values.detach()).all()):
-            raise BadInput(f"factor {factor} of {pair.name} holds a value that is not finite: the adapter is damaged or training diverged; use an earlier checkpoint")
+            raise BadInput(
+                f"factor {factor} of {pair.name} holds a value that is not finite: the adapter is damaged or training diverged; use an earlier checkpoint"
+            )
 
 
 def is_zero(pair: LoraPair) -> bool:
@@ -144,7 +165,9 @@ def root(gram: Tensor) -> tuple[Tensor, Tensor]:
     """The Cholesky factors L·Lᵀ = G of n × r × r Grams, and where there is one (n); it is the identity where there is none (rank-deficient A)."""
     lower, failed = torch.linalg.cholesky_ex(gram)
     there = failed == 0
-    return torch.where(there[:, None, None], lower, torch.eye(gram.shape[-1], dtype=gram.dtype)), there
+    return torch.where(
+        there[:, None, None], lower, torch.eye(gram.shape[-1], dtype=gram.dtype)
+    ), there
 
 
 def cancellation(down: Tensor, up: Tensor, squares: Tensor) -> Tensor:
@@ -157,5 +180,8 @@ def cancellation(down: Tensor, up: Tensor, squares: Tensor) -> Tensor:
         down, up: G_A and G_B, n × r × r.
         squares: smallest eigenvalue of H, n; where it is not positive, it is lost in rounding and κ* is infinite.
     """
-    sizes = [torch.minimum(gram.square().sum((1, 2)).sqrt(), gram.abs().sum(2).amax(1)) for gram in (down, up)]
+    sizes = [
+        torch.minimum(gram.square().sum((1, 2)).sqrt(), gram.abs().sum(2).amax(1))
+        for gram in (down, up)
+    ]
     return torch.where(squares > 0, (sizes[0] * sizes[1] / squares).sqrt(), torch.inf)

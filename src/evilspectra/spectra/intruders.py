@@ -36,7 +36,9 @@ class Beside:
     similarities: tuple[float, ...]
 
 
-def beside(name: str, base: Matrix, change: Matrix, k: int = LEADING, threshold: float = THRESHOLD) -> Beside:
+def beside(
+    name: str, base: Matrix, change: Matrix, k: int = LEADING, threshold: float = THRESHOLD
+) -> Beside:
     """Compares a change with the weight that it is added to.
 
     Args:
@@ -49,15 +51,27 @@ def beside(name: str, base: Matrix, change: Matrix, k: int = LEADING, threshold:
     (1.0,)
     """
     if base.shape != change.shape:
-        raise BadInput(f"the base weight of {name} is {base.shape[0]} × {base.shape[1]}, its update {change.shape[0]} × {change.shape[1]}: name the base that the adapter was trained on")
+        raise BadInput(
+            f"the base weight of {name} is {base.shape[0]} × {base.shape[1]}, its update {change.shape[0]} × {change.shape[1]}: name the base that the adapter was trained on"
+        )
     if not np.isfinite(base).all() or not base.any():
-        raise BadInput(f"the base weight of {name} is zero, or holds a value that is not finite: the base is damaged")
+        raise BadInput(
+            f"the base weight of {name} is zero, or holds a value that is not finite: the base is damaged"
+        )
     known, values, _ = np.linalg.svd(base, full_matrices=False)
     k = min(k, len(values))
     leading = leading_left(base + change, k)
     similarities = np.abs(known.T @ leading).max(axis=0)
     size = np.linalg.norm(change, 2) if change.any() else 0.0
-    return Beside(name, float(np.linalg.norm(change) / np.linalg.norm(base)), float(size / values[0]), int((similarities < threshold).sum()), k, threshold, tuple(min(1.0, float(one)) for one in similarities))
+    return Beside(
+        name,
+        float(np.linalg.norm(change) / np.linalg.norm(base)),
+        float(size / values[0]),
+        int((similarities < threshold).sum()),
+        k,
+        threshold,
+        tuple(min(1.0, float(one)) for one in similarities),
+    )
 
 
 def leading_left(matrix: Matrix, k: int) -> Matrix:

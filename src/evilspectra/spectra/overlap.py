@@ -40,16 +40,30 @@ def overlap(one: Module, other: Module, k: int) -> Overlap | None:
         BadInput: the two adapt matrices of different shapes, or a factor is not finite.
     """
     if one.shape[1:] != other.shape[1:]:
-        raise BadInput(f"{one.name} is {one.shape[2]} × {one.shape[1]} in one adapter and {other.shape[2]} × {other.shape[1]} in another: they belong to different bases; compare adapters of one base")
+        raise BadInput(
+            f"{one.name} is {one.shape[2]} × {one.shape[1]} in one adapter and {other.shape[2]} × {other.shape[1]} in another: they belong to different bases; compare adapters of one base"
+        )
     first, second = orthogonal(one), orthogonal(other)
     k = min(k, rank(first.values), rank(second.values))
     if k == 0:
         return None
-    cosines = [principal_cosines(getattr(first, side)[:, :k], getattr(second, side)[:, :k]) for side in ("left", "right")]
+    cosines = [
+        principal_cosines(getattr(first, side)[:, :k], getattr(second, side)[:, :k])
+        for side in ("left", "right")
+    ]
     shares = [float(np.square(side).sum() / k) for side in cosines]
     angles = [float(np.degrees(np.arccos(min(1.0, side[0])))) for side in cosines]
     _, d_in, d_out = one.shape
-    return Overlap(one.name, k, shares[0], shares[1], angles[0], angles[1], _cosine(first, second), (k / d_out, k / d_in))
+    return Overlap(
+        one.name,
+        k,
+        shares[0],
+        shares[1],
+        angles[0],
+        angles[1],
+        _cosine(first, second),
+        (k / d_out, k / d_in),
+    )
 
 
 def principal_cosines(one: Matrix, other: Matrix) -> Matrix:
@@ -73,4 +87,6 @@ def rank(values: Matrix) -> int:
 def _cosine(one: Directions, other: Directions) -> float:
     """⟨ΔW₁, ΔW₂⟩/(‖ΔW₁‖·‖ΔW₂‖) in the Frobenius sense: tr(V₁·S₁·U₁ᵀ·U₂·S₂·V₂ᵀ), made of k × k matrices."""
     a, b = (side.values / np.linalg.norm(side.values) for side in (one, other))
-    return float(np.sum((a[:, None] * (one.left.T @ other.left)) * (b * (one.right.T @ other.right))))
+    return float(
+        np.sum((a[:, None] * (one.left.T @ other.left)) * (b * (one.right.T @ other.right)))
+    )

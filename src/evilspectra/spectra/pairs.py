@@ -79,22 +79,37 @@ def find_pairs(model: nn.Module, adapter: str | None = None) -> list[LoraPair]:
                 pairs.append(_of_peft(name, module, key, configs.get(key)))
     if not pairs:
         wanted = f"adapter '{adapter}'" if adapter else "LoRA adapter"
-        raise BadInput(f"the model has no {wanted} on a linear layer; adapters found: {listing(sorted(known)) or 'none'}")
+        raise BadInput(
+            f"the model has no {wanted} on a linear layer; adapters found: {listing(sorted(known)) or 'none'}"
+        )
     return pairs
 
 
-def matrices(name: str, A: Tensor, B: Tensor, scale: float, part: Part = "delta", magnitude: Tensor | None = None) -> LoraPair:
+def matrices(
+    name: str,
+    A: Tensor,
+    B: Tensor,
+    scale: float,
+    part: Part = "delta",
+    magnitude: Tensor | None = None,
+) -> LoraPair:
     """A pair whose shapes have been looked at.
 
     Raises:
         BadInput: factors that are no matrices of real numbers, do not share a rank, or are empty; a scale that is not finite.
     """
     if A.ndim != 2 or B.ndim != 2 or A.shape[0] != B.shape[1] or not A.numel() or not B.numel():
-        raise BadInput(f"the factors of {name} have shapes A {_shape(A)} and B {_shape(B)}: they must be r × d_in and d_out × r; save the adapter again")
+        raise BadInput(
+            f"the factors of {name} have shapes A {_shape(A)} and B {_shape(B)}: they must be r × d_in and d_out × r; save the adapter again"
+        )
     if not A.is_floating_point() or not B.is_floating_point():
-        raise BadInput(f"the factors of {name} are {A.dtype} and {B.dtype}: they must be floating-point numbers; save the adapter again")
+        raise BadInput(
+            f"the factors of {name} are {A.dtype} and {B.dtype}: they must be floating-point numbers; save the adapter again"
+        )
     if not math.isfinite(scale):
-        raise BadInput(f"the scale of {name} is {scale}: it must be a finite number; correct lora_alpha")
+        raise BadInput(
+            f"the scale of {name} is {scale}: it must be a finite number; correct lora_alpha"
+        )
     return LoraPair(name, A, B, scale, part, magnitude)
 
 
@@ -117,7 +132,9 @@ def select(pairs: Sequence[LoraPair], wanted: str | Iterable[str]) -> list[LoraP
     for name in names:
         if not any(_means(name, pair.name) for pair in pairs):
             leaves = sorted({pair.name.rsplit(".", 1)[-1] for pair in pairs})
-            raise BadInput(f"'{name}' means none of the adapted modules; allowed: all, or names, ends of names or patterns of {listing(leaves, 20)}.{near(name, leaves)}")
+            raise BadInput(
+                f"'{name}' means none of the adapted modules; allowed: all, or names, ends of names or patterns of {listing(leaves, 20)}.{near(name, leaves)}"
+            )
     return [pair for pair in pairs if any(_means(name, pair.name) for name in names)]
 
 
@@ -139,7 +156,11 @@ def _plain(name: str, module: Any) -> LoraPair:
     if isinstance(module, nn.Embedding):
         raise _refused(name, "embedding")
     convolution = nn.modules.conv._ConvNd
-    if isinstance(module, convolution) or isinstance(getattr(module, "conv", None), convolution) or down.ndim > 2:
+    if (
+        isinstance(module, convolution)
+        or isinstance(getattr(module, "conv", None), convolution)
+        or down.ndim > 2
+    ):
         raise _refused(name, "convolution")
     scale = getattr(module, "scaling", None)
     if not isinstance(scale, int | float):
@@ -156,12 +177,20 @@ def _of_peft(name: str, module: Any, key: str, config: Any) -> LoraPair:
         raise _refused(name, type(module.base_layer).__name__)
     magnitudes = getattr(module, "lora_magnitude_vector", None)
     magnitude = magnitudes[key].weight if magnitudes is not None and key in magnitudes else None
-    changed = key in getattr(module, "lora_variant", {}) or magnitude is not None or changes_base(getattr(config, "init_lora_weights", None))
-    return matrices(name, down, up, float(module.scaling[key]), "BA only" if changed else "delta", magnitude)
+    changed = (
+        key in getattr(module, "lora_variant", {})
+        or magnitude is not None
+        or changes_base(getattr(config, "init_lora_weights", None))
+    )
+    return matrices(
+        name, down, up, float(module.scaling[key]), "BA only" if changed else "delta", magnitude
+    )
 
 
 def _refused(name: str, kind: str) -> BadInput:
-    return BadInput(f"{name} is an adapted {kind}, whose update is no product of two matrices and is not measured: only linear layers are supported, leave it out of the LoRA targets")
+    return BadInput(
+        f"{name} is an adapted {kind}, whose update is no product of two matrices and is not measured: only linear layers are supported, leave it out of the LoRA targets"
+    )
 
 
 def _shape(tensor: Tensor) -> str:
@@ -175,7 +204,17 @@ def read_pairs(folder: str | Path) -> list[LoraPair]:
         BadInput: a file is missing, damaged, no LoRA of linear layers, or holds pickled weights; the sentence says which and why.
     """
     found = open_folder(folder, strict=True).modules
-    return [matrices(module.name, _tensor(module.down), _tensor(module.up), module.scale, module.part, None if module.magnitude is None else _tensor(module.magnitude)) for module in found]
+    return [
+        matrices(
+            module.name,
+            _tensor(module.down),
+            _tensor(module.up),
+            module.scale,
+            module.part,
+            None if module.magnitude is None else _tensor(module.magnitude),
+        )
+        for module in found
+    ]
 
 
 def _tensor(factor: Factor) -> Tensor:

@@ -66,4 +66,10 @@ def paper_flatness(pair: LoraPair, dtype: torch.dtype = torch.float32) -> PaperP
         frobenius = sigma.square().sum().sqrt()
         value = frobenius / sigma.sum() - min(pair.shape) ** -0.5
         grad_up, grad_down = torch.autograd.grad(value, (up, down))
-    return PaperPoint(float(value.detach()), float(frobenius.detach()), (grad_up, grad_down), "plain" if jitter == JITTER else "jitter", jitter)
+    return PaperPoint(
+        float(value.detach()),
+        float(frobenius.detach()),
+        (grad_up, grad_down),
+        "plain" if jitter == JITTER else "jitter",
+        jitter,
+    )

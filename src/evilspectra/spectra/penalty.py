@@ -38,7 +38,15 @@ import torch
 from torch import Tensor
 
 from evilspectra.errors import BadInput
-from evilspectra.spectra.grams import Grams, Group, cancellation, enqueue, float32_is_exact, is_zero, root
+from evilspectra.spectra.grams import (
+    Grams,
+    Group,
+    cancellation,
+    enqueue,
+    float32_is_exact,
+    is_zero,
+    root,
+)
 from evilspectra.spectra.pairs import LoraPair
 from evilspectra.spectra.paper import paper_flatness
 from evilspectra.spectra.values import unit
@@ -117,7 +125,12 @@ def add_flatness_gradient(
     >>> round(add_flatness_gradient([LoraPair("m", A, B, 1.0)], weight=1.0).value, 6)
     0.083463
     """
-    points = _points(pairs, measure, recipe, grams or (enqueue(pairs, products == "float32") if recipe == "exact" else None))
+    points = _points(
+        pairs,
+        measure,
+        recipe,
+        grams or (enqueue(pairs, products == "float32") if recipe == "exact" else None),
+    )
     targets: dict[int, Tensor] = {}
     for factor in _trainable(pairs) if weight else ():
         if factor.grad is None:
@@ -129,7 +142,14 @@ def add_flatness_gradient(
 
 @torch.no_grad()
 def decay_flatness(
-    pairs: Sequence[LoraPair], weight: float, lr: float, soft_start: float = 0.0, *, measure: Measure = "frobenius_nuclear", recipe: Recipe = "exact", products: Products = "float32"
+    pairs: Sequence[LoraPair],
+    weight: float,
+    lr: float,
+    soft_start: float = 0.0,
+    *,
+    measure: Measure = "frobenius_nuclear",
+    recipe: Recipe = "exact",
+    products: Products = "float32",
 ) -> Flatness:
     """The decoupled penalty: every factor that requires a gradient −= lr·weight·∇(mean over pairs of c·R).
 
@@ -141,9 +161,14 @@ def decay_flatness(
     >>> float(flatness([LoraPair("m", A, B, 1.0)])) < before
     True
     """
-    points = _points(pairs, measure, recipe, enqueue(pairs, products == "float32") if recipe == "exact" else None)
+    points = _points(
+        pairs, measure, recipe, enqueue(pairs, products == "float32") if recipe == "exact" else None
+    )
     factors = {id(factor): factor for factor in _trainable(pairs)}
-    targets = {key: torch.zeros_like(factor, dtype=torch.promote_types(factor.dtype, torch.float32)) for key, factor in factors.items()}
+    targets = {
+        key: torch.zeros_like(factor, dtype=torch.promote_types(factor.dtype, torch.float32))
+        for key, factor in factors.items()
+    }
     _accumulate(targets, pairs, points, weight, soft_start)
     for key, factor in factors.items():
         factor.sub_(targets[key], alpha=lr)
@@ -157,7 +182,9 @@ def flatness(pairs: Sequence[LoraPair], measure: Measure = "frobenius_nuclear") 
     >>> flatness([LoraPair("m", torch.eye(2, 3), 5 * torch.eye(4, 2), scale=1.0)]).abs().max() < 1e-12
     tensor(True)
     """
-    return torch.tensor([point.value for point in _points(pairs, measure, "exact")], dtype=torch.float64)
+    return torch.tensor(
+        [point.value for point in _points(pairs, measure, "exact")], dtype=torch.float64
+    )
 
 
 def weight_at(weight: float, warmup_steps: int, step: int) -> float:
@@ -199,17 +226,30 @@ def measured(sigma: Tensor, measure: Measure) -> tuple[Tensor, Tensor]:
 # --- what every pair's value and gradient come from ----------------------------------------------------------------------
 
 
-def _points(pairs: Sequence[LoraPair], measure: Measure, recipe: Recipe, grams: Grams | None = None) -> list[_Point]:
+def _points(
+    pairs: Sequence[LoraPair], measure: Measure, recipe: Recipe, grams: Grams | None = None
+) -> list[_Point]:
     if recipe == "paper":
         if measure != "frobenius_nuclear":
-            raise BadInput(f"the paper's recipe has no measure '{measure}': use frobenius_nuclear with it, or recipe exact")
-        return [_Point(found.value, found.frobenius, found.route, whole=found.gradients) for found in (paper_flatness(pair) for pair in pairs)]
+            raise BadInput(
+                f"the paper's recipe has no measure '{measure}': use frobenius_nuclear with it, or recipe exact"
+            )
+        return [
+            _Point(found.value, found.frobenius, found.route, whole=found.gradients)
+            for found in (paper_flatness(pair) for pair in pairs)
+        ]
     found: dict[int, _Point] = {}
     for group in (grams or enqueue(pairs)).result():
         found.update(_by_gram(group, measure, pairs))
-    if again := [place for place in range(len(pairs)) if place not in found]:  # float32 Grams do not do there
+    if again := [
+        place for place in range(len(pairs)) if place not in found
+    ]:  # float32 Grams do not do there
         for group in enqueue([pairs[place] for place in again]).result():
-            found.update(_by_gram(group._replace(places=[again[place] for place in group.places]), measure, pairs))
+            found.update(
+                _by_gram(
+                    group._replace(places=[again[place] for place in group.places]), measure, pairs
+                )
+            )
     return [found[place] for place in range(len(pairs))]
 
 
@@ -225,9 +265,16 @@ def _by_gram(group: Group, measure: Measure, pairs: Sequence[LoraPair]) -> dict[
     inner_up = (left * (slope / sigma).unsqueeze(-2)) @ left.mT
     inner_down = (right * (slope * sigma).unsqueeze(-2)) @ right.mT
     largest = torch.maximum(inner_up.abs().amax((1, 2)), inner_down.abs().amax((1, 2)))
-    single = ((lost <= FLOAT32_LIMIT) & (largest <= FLOAT32_LARGEST)).tolist() if float32_is_exact() else [False] * len(lost)
+    single = (
+        ((lost <= FLOAT32_LIMIT) & (largest <= FLOAT32_LARGEST)).tolist()
+        if float32_is_exact()
+        else [False] * len(lost)
+    )
     values, norms = value.tolist(), torch.linalg.vector_norm(sigma, dim=-1).tolist()
-    double, narrow = ([*zip(up.unbind(), down.unbind(), strict=True)] for up, down in ((inner_up, inner_down), (inner_up.float(), inner_down.float())))
+    double, narrow = (
+        [*zip(up.unbind(), down.unbind(), strict=True)]
+        for up, down in ((inner_up, inner_down), (inner_up.float(), inner_down.float()))
+    )
     found: dict[int, _Point] = {}
     doubtful = (~(lost <= FLOAT32_GRAM_LIMIT) & group.single).tolist()
     for slot, place in enumerate(group.places):
@@ -238,8 +285,14 @@ def _by_gram(group: Group, measure: Measure, pairs: Sequence[LoraPair]) -> dict[
         if not easy[slot] or rank > min(sides):
             found[place] = _Point(0.0, 0.0, "zero") if is_zero(pair) else _by_qr(pair, measure)
         else:
-            short = single[slot] and pair.A.device.type == "cpu" and torch.float64 not in (pair.A.dtype, pair.B.dtype)
-            found[place] = _Point(values[slot], norms[slot], "gram", (narrow if short else double)[slot])
+            short = (
+                single[slot]
+                and pair.A.device.type == "cpu"
+                and torch.float64 not in (pair.A.dtype, pair.B.dtype)
+            )
+            found[place] = _Point(
+                values[slot], norms[slot], "gram", (narrow if short else double)[slot]
+            )
     return found
 
 
@@ -253,7 +306,9 @@ def _by_qr(pair: LoraPair, measure: Measure) -> _Point:
     value, slope = measured(sigma[None], measure)
     inner = (u * slope) @ vh
     gradients = (q_up @ (inner @ r_down) / b, (r_up.mT @ inner) @ q_down.mT / a)
-    return _Point(float(value), float(torch.linalg.vector_norm(sigma) * a * b), "qr", whole=gradients)
+    return _Point(
+        float(value), float(torch.linalg.vector_norm(sigma) * a * b), "qr", whole=gradients
+    )
 
 
 # --- from there to the factors -------------------------------------------------------------------------------------------
@@ -271,13 +326,28 @@ def _told(points: Sequence[_Point], weight: float, soft_start: float) -> Flatnes
     values = torch.tensor([point.value for point in points], dtype=torch.float64)
     mean = float(values.mean())
     penalty = weight * sum(_soft(point, soft_start) * point.value for point in points) / len(points)
-    return Flatness(mean, penalty, float(values.std(correction=0)), float(values.min()), float(values.max()), dict(Counter(point.route for point in points)))
+    return Flatness(
+        mean,
+        penalty,
+        float(values.std(correction=0)),
+        float(values.min()),
+        float(values.max()),
+        dict(Counter(point.route for point in points)),
+    )
 
 
-def _accumulate(targets: Mapping[int, Tensor], pairs: Sequence[LoraPair], points: Sequence[_Point], weight: float, soft_start: float) -> None:
+def _accumulate(
+    targets: Mapping[int, Tensor],
+    pairs: Sequence[LoraPair],
+    points: Sequence[_Point],
+    weight: float,
+    soft_start: float,
+) -> None:
     """Adds (weight/n)·c·∇R of each pair to the targets, which are found by the factors' identity; factors without one are left out."""
     for pair, point in zip(pairs, points, strict=True):
-        scale = weight / len(pairs) * _soft(point, soft_start)  # the small matrices stay as they are: the product takes the scale
+        scale = (
+            weight / len(pairs) * _soft(point, soft_start)
+        )  # the small matrices stay as they are: the product takes the scale
         for side, factor in enumerate((pair.B, pair.A)):
             target = targets.get(id(factor))
             if target is None:

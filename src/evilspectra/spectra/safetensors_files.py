@@ -67,9 +67,13 @@ class Mapped:
     def __init__(self, place: Path) -> None:
         self.place = place
         try:
-            handle = os.open(place, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a pipe must not make us wait
+            handle = os.open(
+                place, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
+            )  # a pipe must not make us wait
         except OSError as error:
-            raise BadInput(f"{place} cannot be opened ({error.strerror}): name a safetensors file") from None
+            raise BadInput(
+                f"{place} cannot be opened ({error.strerror}): name a safetensors file"
+            ) from None
         try:
             found = os.fstat(handle)
             if not stat.S_ISREG(found.st_mode):
@@ -80,7 +84,9 @@ class Mapped:
         except (OSError, ValueError) as error:
             if isinstance(error, BadInput):
                 raise
-            raise BadInput(f"{place} cannot be read ({first_line(error)}): copy or save the adapter again") from None
+            raise BadInput(
+                f"{place} cannot be read ({first_line(error)}): copy or save the adapter again"
+            ) from None
         finally:
             os.close(handle)
 
@@ -93,10 +99,14 @@ class Mapped:
         entry = self.entries[name]
         kind = _TYPES[entry.dtype][1]
         if kind is None:
-            raise BadInput(f"{name} in {self.place} has the number type {entry.dtype}, which is not read here: save it as float32, bfloat16 or float16")
+            raise BadInput(
+                f"{name} in {self.place} has the number type {entry.dtype}, which is not read here: save it as float32, bfloat16 or float16"
+            )
         if entry.start == entry.stop:
             return np.empty(entry.shape, kind)
-        return np.frombuffer(self._map, kind, math.prod(entry.shape), entry.start).reshape(entry.shape)
+        return np.frombuffer(self._map, kind, math.prod(entry.shape), entry.start).reshape(
+            entry.shape
+        )
 
     def blocks(self, name: str, axis: int) -> Iterator[NDArray[np.float64]]:
         """A matrix in float64, block after block of rows (`axis` 0) or of columns (1), so that no copy of it is ever whole."""
@@ -104,7 +114,10 @@ class Mapped:
         length, across = stored.shape[axis], max(1, stored.shape[1 - axis])
         step = max(1, BLOCK // across)
         for first in range(0, length, step):
-            yield widened(stored[first : first + step] if axis == 0 else stored[:, first : first + step], dtype)
+            yield widened(
+                stored[first : first + step] if axis == 0 else stored[:, first : first + step],
+                dtype,
+            )
 
     def wide(self, name: str) -> NDArray[np.float64]:
         """A tensor in float64, whole."""
@@ -120,14 +133,23 @@ class Mapped:
             raise self._damaged(f"it has {self.size} bytes")
         length = int.from_bytes(_read(handle, 8, 0), "little")
         if length > self.size - 8:
-            raise self._damaged(f"its header would have {length:,} bytes, and the file has {self.size:,}")
+            raise self._damaged(
+                f"its header would have {length:,} bytes, and the file has {self.size:,}"
+            )
         if length > LARGEST_HEADER:
-            raise BadInput(f"{self.place} has a header of {length:,} bytes, and at most {LARGEST_HEADER:,} are read: no adapter needs so many; name another file")
+            raise BadInput(
+                f"{self.place} has a header of {length:,} bytes, and at most {LARGEST_HEADER:,} are read: no adapter needs so many; name another file"
+            )
         try:
             text = _read(handle, length, 8)
-            if max(text.count(b"{"), text.count(b"[") // 2, text.count(b":") // 4 - 1000) > MOST_TENSORS + 2:  # seen before the parser spends memory and time on them
+            if (
+                max(text.count(b"{"), text.count(b"[") // 2, text.count(b":") // 4 - 1000)
+                > MOST_TENSORS + 2
+            ):  # seen before the parser spends memory and time on them
                 raise self._many()
-            header = json.loads(text.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_number)
+            header = json.loads(
+                text.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_number
+            )
         except BadInput:
             raise
         except (ValueError, RecursionError, OSError) as error:
@@ -135,7 +157,9 @@ class Mapped:
         if not isinstance(header, dict):
             raise self._damaged("its header is no JSON object")
         metadata = header.pop("__metadata__", {})
-        if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+        if not isinstance(metadata, dict) or not all(
+            isinstance(value, str) for value in metadata.values()
+        ):
             raise self._damaged("its metadata is no object of texts")
         if len(header) > MOST_TENSORS:
             raise self._many()
@@ -143,14 +167,22 @@ class Mapped:
         end = 8 + length
         for name, entry in sorted(entries.items(), key=lambda item: (item[1].start, item[1].stop)):
             if entry.start != end:
-                raise self._damaged(f"{name} {'overlaps the tensor before it' if entry.start < end else 'leaves a gap before it'}")
+                raise self._damaged(
+                    f"{name} {'overlaps the tensor before it' if entry.start < end else 'leaves a gap before it'}"
+                )
             end = entry.stop
         if end != self.size:
             raise self._damaged(f"its tensors end at byte {end:,}, and the file at {self.size:,}")
         return entries, metadata
 
     def _entry(self, name: str, value: Any, begin: int) -> Entry:
-        if not 0 < len(name) <= LONGEST_NAME or not name.isprintable() or "/" in name or "\\" in name or ".." in name:
+        if (
+            not 0 < len(name) <= LONGEST_NAME
+            or not name.isprintable()
+            or "/" in name
+            or "\\" in name
+            or ".." in name
+        ):
             raise self._damaged(f"{name[:60]!a} is no name of a tensor")
         if not isinstance(value, dict) or set(value) != {"dtype", "shape", "data_offsets"}:
             raise self._damaged(f"{name} is not described by dtype, shape and data_offsets")
@@ -162,14 +194,20 @@ class Mapped:
         if not offsets[0] <= offsets[1] <= self.size - begin:
             raise self._damaged(f"{name} lies outside of the file")
         if math.prod(shape) * _TYPES[dtype][0] != 8 * (offsets[1] - offsets[0]):
-            raise self._damaged(f"{name} has {offsets[1] - offsets[0]:,} bytes, which is not what its shape needs")
+            raise self._damaged(
+                f"{name} has {offsets[1] - offsets[0]:,} bytes, which is not what its shape needs"
+            )
         return Entry(dtype, tuple(shape), begin + offsets[0], begin + offsets[1])
 
     def _many(self) -> BadInput:
-        return BadInput(f"{self.place} has more than {MOST_TENSORS:,} tensors, or as many other entries: no adapter needs so many; name another file")
+        return BadInput(
+            f"{self.place} has more than {MOST_TENSORS:,} tensors, or as many other entries: no adapter needs so many; name another file"
+        )
 
     def _damaged(self, why: str) -> BadInput:
-        return BadInput(f"{self.place} is damaged or no safetensors file ({why}): copy or save the adapter again")
+        return BadInput(
+            f"{self.place} is damaged or no safetensors file ({why}): copy or save the adapter again"
+        )
 
 
 def widened(stored: NDArray[Any], dtype: str) -> NDArray[np.float64]:
@@ -206,4 +244,6 @@ def _no_number(text: str) -> Any:
 
 def _whole(value: Any) -> bool:
     """Whether a value is a list of numbers 0, 1, 2, … below 2⁶³."""
-    return isinstance(value, list) and all(type(item) is int and 0 <= item < 1 << 63 for item in value)
+    return isinstance(value, list) and all(
+        type(item) is int and 0 <= item < 1 << 63 for item in value
+    )

@@ -59,7 +59,9 @@ def singular_values(pairs: Sequence[LoraPair], grams: Grams | None = None) -> li
     found: dict[int, Spectrum] = {}
     for group in (grams or enqueue(pairs)).result():
         values, easy = by_gram(group)
-        for place, sigma, gram, extreme in zip(group.places, values.unbind(0), easy.tolist(), group.extreme.tolist(), strict=True):
+        for place, sigma, gram, extreme in zip(
+            group.places, values.unbind(0), easy.tolist(), group.extreme.tolist(), strict=True
+        ):
             pair = pairs[place]
             k, route = min(pair.shape), "gram"
             if extreme and is_zero(pair):
@@ -74,7 +76,9 @@ def by_gram(group: Group) -> tuple[Tensor, Tensor]:
     """(n × r values, descending; n: whether they are exact enough)."""
     lower, there = root(group.down)
     squares = torch.linalg.eigvalsh(lower.mT @ group.up @ lower)
-    easy = (cancellation(group.down, group.up, squares[:, 0]) <= GRAM_LIMIT) & there & ~group.extreme
+    easy = (
+        (cancellation(group.down, group.up, squares[:, 0]) <= GRAM_LIMIT) & there & ~group.extreme
+    )
     return squares.clamp_min(0).sqrt().flip(-1), easy
 
 

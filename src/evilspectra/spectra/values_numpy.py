@@ -75,7 +75,9 @@ def streamed_spectrum(module: Module) -> StreamedSpectrum:
     with np.errstate(over="ignore"):
         values = abs(module.scale) * values
     if not np.isfinite(values).all():
-        raise BadInput(f"the singular values of {module.name} are larger than float64 holds: the adapter is damaged or training diverged; use an earlier checkpoint")
+        raise BadInput(
+            f"the singular values of {module.name} are larger than float64 holds: the adapter is damaged or training diverged; use an earlier checkpoint"
+        )
     return StreamedSpectrum(module, values, route, module.part)
 
 
@@ -91,7 +93,9 @@ def orthogonal(module: Module) -> Directions:
     u, values, v = np.linalg.svd(upper @ lower.T, full_matrices=False)
     k = min(module.shape)
     sign = -1.0 if module.scale < 0 else 1.0
-    return Directions(sign * (left @ u[:, :k]), abs(module.scale) * (values[:k] * a * b), right @ v[:k].T)
+    return Directions(
+        sign * (left @ u[:, :k]), abs(module.scale) * (values[:k] * a * b), right @ v[:k].T
+    )
 
 
 def _values(module: Module) -> tuple[Matrix, Literal["gram", "qr", "zero"]]:
@@ -143,7 +147,9 @@ def _by_qr(module: Module) -> Matrix:
     (down, a), (up, b) = _unit(module.down, "A", module.name), _unit(module.up, "B", module.name)
     core = np.asarray(np.linalg.qr(up, mode="r")) @ np.asarray(np.linalg.qr(down.T, mode="r")).T
     with np.errstate(over="ignore"):
-        return np.asarray(np.linalg.svd(core, compute_uv=False)[: min(module.shape)] * a * b, dtype=np.float64)
+        return np.asarray(
+            np.linalg.svd(core, compute_uv=False)[: min(module.shape)] * a * b, dtype=np.float64
+        )
 
 
 def _unit(factor: Factor, name: str, module: str) -> tuple[Matrix, float]:
@@ -158,4 +164,6 @@ def _unit(factor: Factor, name: str, module: str) -> tuple[Matrix, float]:
 
 def _refuse_non_finite(factor: Factor, name: str, module: str) -> None:
     if not np.isfinite(factor.wide()).all():
-        raise BadInput(f"factor {name} of {module} holds a value that is not finite: the adapter is damaged or training diverged; use an earlier checkpoint")
+        raise BadInput(
+            f"factor {name} of {module} holds a value that is not finite: the adapter is damaged or training diverged; use an earlier checkpoint"
+        )

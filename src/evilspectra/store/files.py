@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 
-
 @contextmanager
 def writing(place: object, setting: str = "output.folder") -> Iterator[None]:
     """Turns an operating system's refusal to write below `place` into one sentence; `setting` is what moves the place."""
@@ -29,7 +28,10 @@ def writing(place: object, setting: str = "output.folder") -> Iterator[None]:
         yield
     except OSError as error:
         raise cannot_write(error, place, setting) from error
-    except (SafetensorError, RuntimeError) as error:  # safetensors and torch hide what the system said
+    except (
+        SafetensorError,
+        RuntimeError,
+    ) as error:  # safetensors and torch hide what the system said
         code = re.search(r"os error (\d+)", str(error))
         full = shutil.disk_usage(_existing(place)).free < _NEARLY_FULL
         if not code and not full:
@@ -47,7 +49,9 @@ def _existing(place: object) -> Path:
     return next(parent for parent in [path, *path.parents] if parent.exists())
 
 
-def write_atomically(path: Path, write: Callable[[Path], object], setting: str = "output.folder") -> None:
+def write_atomically(
+    path: Path, write: Callable[[Path], object], setting: str = "output.folder"
+) -> None:
     """Calls `write` with a temporary path in the same folder, flushes it to disk, then renames it to `path`.
 
     Works for a file and for a folder; what was at `path` is replaced. On failure nothing is left behind.
@@ -100,7 +104,10 @@ def as_table(rows: Sequence[Any], kind: type) -> pa.Table:
     def stored(value: Any) -> Any:
         return valid_text(value) if isinstance(value, str) else value
 
-    return pa.Table.from_pydict({name: [stored(getattr(row, name)) for row in rows] for name in columns(kind)}, schema=_arrow_schema(kind))
+    return pa.Table.from_pydict(
+        {name: [stored(getattr(row, name)) for row in rows] for name in columns(kind)},
+        schema=_arrow_schema(kind),
+    )
 
 
 def write_table(place: Path, data: pa.Table, setting: str = "output.folder") -> None:
@@ -110,7 +117,11 @@ def write_table(place: Path, data: pa.Table, setting: str = "output.folder") -> 
     write_atomically(place, lambda path: pq.write_table(data, path, compression="zstd"), setting)
 
 
-def read_table(path: Path, kind: type, remedy: str = "restore it, or remove the folder of the run and run again") -> pa.Table:
+def read_table(
+    path: Path,
+    kind: type,
+    remedy: str = "restore it, or remove the folder of the run and run again",
+) -> pa.Table:
     """The rows of a Parquet file that holds records of a class.
 
     Raises:
@@ -131,7 +142,16 @@ def _arrow_schema(kind: type) -> pa.Schema:
 
     kinds = {"int": pa.int64(), "float": pa.float64(), "str": pa.string()}
     hints: dict[str, Any] = kind.__annotations__
-    return pa.schema([pa.field(name, kinds[re.split(r"\W", str(hints[name]))[0]], nullable="None" in str(hints[name])) for name in columns(kind)])
+    return pa.schema(
+        [
+            pa.field(
+                name,
+                kinds[re.split(r"\W", str(hints[name]))[0]],
+                nullable="None" in str(hints[name]),
+            )
+            for name in columns(kind)
+        ]
+    )
 
 
 def write_json(place: Path, values: dict[str, Any], setting: str = "output.folder") -> None:
@@ -140,7 +160,10 @@ def write_json(place: Path, values: dict[str, Any], setting: str = "output.folde
     write_atomically(place, lambda path: path.write_text(text, encoding="utf-8"), setting)
 
 
-def read_json(path: Path, remedy: str = "it belongs to the run; restore it, or remove the run's folder and run again") -> dict[str, Any]:
+def read_json(
+    path: Path,
+    remedy: str = "it belongs to the run; restore it, or remove the run's folder and run again",
+) -> dict[str, Any]:
     """The object in a JSON file; `remedy` is what a message advises.
 
     Raises:

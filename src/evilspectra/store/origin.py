@@ -80,4 +80,8 @@ def _outside(known: Mapping[str, Any]) -> Origin:
 def differing(origins: Sequence[Origin]) -> list[str]:
     """The dotted paths in which some of the runs' settings differ, where they were written left out."""
     found = [one.settings for one in origins]
-    return [path for path in dict.fromkeys(key for one in found for key in one) if len({repr(one.get(path)) for one in found}) > 1]
+    return [
+        path
+        for path in dict.fromkeys(key for one in found for key in one)
+        if len({repr(one.get(path)) for one in found}) > 1
+    ]

@@ -165,9 +165,21 @@ class VerdictRecord:
 
 
 #: Table of training → the class of its rows; the store writes `<table>.parquet` for each.
-TABLES: dict[str, type] = {"steps": StepRecord, "heldout": HeldoutRecord, "spectra": SpectrumRecord, "measures": MeasureRecord}
+TABLES: dict[str, type] = {
+    "steps": StepRecord,
+    "heldout": HeldoutRecord,
+    "spectra": SpectrumRecord,
+    "measures": MeasureRecord,
+}
 #: Table of measurements → the class of its rows; `results` keeps a file per table, instrument and step.
-MEASURED: dict[str, type] = {"probe": ProbeRecord, "capability": CapabilityRecord, "ordinary": OrdinaryRecord, "answers": AnswerRecord, "tasks": TaskRecord, "verdicts": VerdictRecord}
+MEASURED: dict[str, type] = {
+    "probe": ProbeRecord,
+    "capability": CapabilityRecord,
+    "ordinary": OrdinaryRecord,
+    "answers": AnswerRecord,
+    "tasks": TaskRecord,
+    "verdicts": VerdictRecord,
+}
 #: Columns that are not expected to repeat from run to run.
 TIMES = frozenset({"seconds"})
 

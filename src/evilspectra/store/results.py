@@ -46,7 +46,9 @@ class Instrument:
 
     @property
     def id(self) -> str:
-        return hashlib.sha256(json.dumps([self.table, self.facts], sort_keys=True).encode()).hexdigest()[:10]
+        return hashlib.sha256(
+            json.dumps([self.table, self.facts], sort_keys=True).encode()
+        ).hexdigest()[:10]
 
 
 @dataclass(frozen=True)
@@ -67,19 +69,28 @@ class Results:
     def write(self, instrument: Instrument, step: int, rows: Sequence[Any]) -> None:
         """Keeps the rows of a step, and what the instrument is."""
         self.describe(instrument)
-        write_table(self._file(instrument, step), as_table(rows, MEASURED[instrument.table]), self.setting)
+        write_table(
+            self._file(instrument, step), as_table(rows, MEASURED[instrument.table]), self.setting
+        )
 
     def instruments(self, table: str) -> list[Instrument]:
         """Those with which something was measured, the one that was used first in front."""
         found = []
-        for path in sorted(self._folder(table).glob("*.json"), key=lambda path: (path.stat().st_mtime_ns, path.name)):
+        for path in sorted(
+            self._folder(table).glob("*.json"),
+            key=lambda path: (path.stat().st_mtime_ns, path.name),
+        ):
             facts = read_json(path)
             found.append(Instrument(table, str(facts.pop("source", "")), facts))
         return found
 
     def steps(self, instrument: Instrument) -> list[int]:
         """The steps that were measured, in order."""
-        return sorted(int(path.stem.rsplit("-", 1)[-1]) for path in self._folder(instrument.table).glob(f"{instrument.id}-*.parquet") if path.stem.removeprefix(f"{instrument.id}-").isdigit())
+        return sorted(
+            int(path.stem.rsplit("-", 1)[-1])
+            for path in self._folder(instrument.table).glob(f"{instrument.id}-*.parquet")
+            if path.stem.removeprefix(f"{instrument.id}-").isdigit()
+        )
 
     def read(self, instrument: Instrument, step: int) -> pd.DataFrame:
         """The rows of a step, in the order written.
@@ -92,23 +103,36 @@ class Results:
     def copy(self, other: Results, instrument: Instrument, step: int) -> None:
         """Takes the rows of a step over from elsewhere."""
         self.describe(instrument)
-        write_table(self._file(instrument, step), other._arrow(other._file(instrument, step), instrument.table), self.setting)
+        write_table(
+            self._file(instrument, step),
+            other._arrow(other._file(instrument, step), instrument.table),
+            self.setting,
+        )
 
     # --- on the way -----------------------------------------------------------------------------------------------
 
     def has_part(self, instrument: Instrument, step: int, number: int) -> bool:
         return self._part(instrument, step, number).is_file()
 
-    def write_part(self, instrument: Instrument, step: int, number: int, rows: Sequence[Any]) -> None:
+    def write_part(
+        self, instrument: Instrument, step: int, number: int, rows: Sequence[Any]
+    ) -> None:
         """Keeps the rows of part `number` (from 0) of a step that takes long."""
-        write_table(self._part(instrument, step, number), as_table(rows, MEASURED[instrument.table]), self.setting)
+        write_table(
+            self._part(instrument, step, number),
+            as_table(rows, MEASURED[instrument.table]),
+            self.setting,
+        )
 
     def join(self, instrument: Instrument, step: int, count: int) -> None:
         """Makes the step's rows of its parts, which then go."""
         import pyarrow as pa
 
         self.describe(instrument)
-        parts = [self._arrow(self._part(instrument, step, number), instrument.table) for number in range(count)]
+        parts = [
+            self._arrow(self._part(instrument, step, number), instrument.table)
+            for number in range(count)
+        ]
         write_table(self._file(instrument, step), pa.concat_tables(parts), self.setting)
         shutil.rmtree(self._parts(instrument, step), ignore_errors=True)
 
@@ -157,4 +181,11 @@ def chosen(results: Results, table: str) -> Instrument | None:
 
 def preferred(table: str, found: Sequence[Instrument]) -> Instrument | None:
     """Which of a table's instruments, the one used last at the end, counts where none was asked for."""
-    return next((instrument for instrument in reversed(found) if instrument.source in BUILT_IN.get(table, ())), found[-1] if found else None)
+    return next(
+        (
+            instrument
+            for instrument in reversed(found)
+            if instrument.source in BUILT_IN.get(table, ())
+        ),
+        found[-1] if found else None,
+    )

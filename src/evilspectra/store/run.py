@@ -30,13 +30,22 @@ from evilspectra.config import loading as configs
 from evilspectra.config.sections import Config
 from evilspectra.config.yaml_files import flat, read_mapping
 from evilspectra.errors import BadInput, InUse, listing, near
-from evilspectra.store.files import _arrow_schema, _remove, as_table, read_json, read_table, write_atomically, write_json, write_table, writing
+from evilspectra.store.files import (
+    _arrow_schema,
+    _remove,
+    as_table,
+    read_json,
+    read_table,
+    write_atomically,
+    write_json,
+    write_table,
+    writing,
+)
 from evilspectra.store.records import TABLES, State
 
 if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
-
 
 
 def arm(config: Config) -> str:
@@ -92,7 +101,11 @@ class RunFolder:
     @property
     def _own(self) -> Path:
         """The folder that has the run's name: its own, or the output folder of another trainer."""
-        return self.path.resolve().parent if self.path.name == BESIDE and self.is_outside else self.path
+        return (
+            self.path.resolve().parent
+            if self.path.name == BESIDE and self.is_outside
+            else self.path
+        )
 
     @property
     def adapter(self) -> Path:
@@ -108,12 +121,16 @@ class RunFolder:
     def checkpoints(self) -> dict[int, Path]:
         """Step → folder of the saved checkpoints, in order."""
         folders = (self.path / "checkpoints").glob("*")
-        return dict(sorted((int(folder.name), folder) for folder in folders if folder.name.isdigit()))
+        return dict(
+            sorted((int(folder.name), folder) for folder in folders if folder.name.isdigit())
+        )
 
     # --- config, provenance, status -------------------------------------------------------------------------------
 
     def config(self) -> Config:
-        return configs.build(read_mapping(self.path / "config.yaml"), str(self.path / "config.yaml"))
+        return configs.build(
+            read_mapping(self.path / "config.yaml"), str(self.path / "config.yaml")
+        )
 
     def provenance(self) -> dict[str, Any]:
         return read_json(self.path / "provenance.json")
@@ -143,13 +160,20 @@ class RunFolder:
         if place.exists():
             self.check(config)
         else:
-            write_atomically(place, lambda path: path.write_text(configs.dump(config), encoding="utf-8"))
+            write_atomically(
+                place, lambda path: path.write_text(configs.dump(config), encoding="utf-8")
+            )
         if not (self.path / "provenance.json").exists():
             write_json(self.path / "provenance.json", provenance)
             return
-        before, now = (f"{origin.get('dtype')} on {str(origin.get('device')).split(':')[0]}" for origin in (self.provenance(), provenance))
+        before, now = (
+            f"{origin.get('dtype')} on {str(origin.get('device')).split(':')[0]}"
+            for origin in (self.provenance(), provenance)
+        )
         if before != now:
-            raise BadInput(f"{self.path} was begun in {before}, and this would go on in {now}: set model.device and model.dtype to what it was begun with, or remove the folder")
+            raise BadInput(
+                f"{self.path} was begun in {before}, and this would go on in {now}: set model.device and model.dtype to what it was begun with, or remove the folder"
+            )
 
     def check(self, config: Config) -> None:
         """Refuses a config that is not the one the directory was made with.
@@ -158,7 +182,9 @@ class RunFolder:
             BadInput: it names the settings that differ.
         """
         if different := _differences(self.config(), config):
-            raise BadInput(f"{self.path} was made with another config ({listing(different, 4)}): restore its config.yaml, or remove the folder, or set output.experiment to a new name")
+            raise BadInput(
+                f"{self.path} was made with another config ({listing(different, 4)}): restore its config.yaml, or remove the folder, or set output.experiment to a new name"
+            )
 
     def status(self) -> Status:
         """The stored status; a run that says running while no process holds its lock was interrupted."""
@@ -167,14 +193,26 @@ class RunFolder:
             return Status("queued")
         values = read_json(place)
         if values.get("state") not in get_args(State):
-            raise BadInput(f"{place} names the state {values.get('state')!r}; allowed: {listing(get_args(State))}: restore it, or remove the run's folder and run again")
-        status = Status(values["state"], values.get("reason"), values.get("step"), values.get("total_steps"))
+            raise BadInput(
+                f"{place} names the state {values.get('state')!r}; allowed: {listing(get_args(State))}: restore it, or remove the run's folder and run again"
+            )
+        status = Status(
+            values["state"], values.get("reason"), values.get("step"), values.get("total_steps")
+        )
         if status.state == "running" and not self.in_use:
-            return Status("interrupted", "the process ended without a word; run the same command again to go on", status.step, status.total_steps)
+            return Status(
+                "interrupted",
+                "the process ended without a word; run the same command again to go on",
+                status.step,
+                status.total_steps,
+            )
         return status
 
     def set_status(self, status: Status) -> None:
-        write_json(self.path / "status.json", asdict(status) | {"written": datetime.now(UTC).isoformat(timespec="seconds")})
+        write_json(
+            self.path / "status.json",
+            asdict(status) | {"written": datetime.now(UTC).isoformat(timespec="seconds")},
+        )
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -189,7 +227,9 @@ class RunFolder:
             try:
                 lock.acquire(timeout=1)  # longer than a reader of the status holds it
             except Timeout:  # an OSError too
-                raise InUse(f"{self.path} is being written by another process: wait until it ends, or stop it, then run the same command again") from None
+                raise InUse(
+                    f"{self.path} is being written by another process: wait until it ends, or stop it, then run the same command again"
+                ) from None
         try:
             yield
         finally:
@@ -212,7 +252,9 @@ class RunFolder:
         Parts follow each other: the steps of the rows are above what was appended before, and at most `upto`.
         """
         if rows:
-            write_table(self.path / f"{table}.parts" / f"{upto:08d}.parquet", as_table(rows, TABLES[table]))
+            write_table(
+                self.path / f"{table}.parts" / f"{upto:08d}.parquet", as_table(rows, TABLES[table])
+            )
 
     def truncate(self, step: int) -> None:
         """Drops records and checkpoints that were written after `step`, so that a resumed run repeats them; temporary files too."""
@@ -247,7 +289,14 @@ class RunFolder:
         return self._arrow(table).to_pandas()
 
     def _parts(self, table: str) -> list[Path]:
-        return sorted((path for path in (self.path / f"{table}.parts").glob("*.parquet") if path.stem.isdigit()), key=lambda path: int(path.stem))
+        return sorted(
+            (
+                path
+                for path in (self.path / f"{table}.parts").glob("*.parquet")
+                if path.stem.isdigit()
+            ),
+            key=lambda path: int(path.stem),
+        )
 
     def _arrow(self, table: str) -> pa.Table:
         """The merged file, and of the parts what is past it: parts that were left over when merging was stopped repeat it."""
@@ -276,7 +325,11 @@ class Store:
 
     def runs(self) -> list[RunFolder]:
         """The runs below the root, wherever it points: at a store, an experiment or one run; sorted by path."""
-        folders = {place.parent for name in ("config.yaml", OUTSIDE) for place in self.root.glob(f"**/{name}")}
+        folders = {
+            place.parent
+            for name in ("config.yaml", OUTSIDE)
+            for place in self.root.glob(f"**/{name}")
+        }
         return [RunFolder(folder) for folder in sorted(folders) if is_run(folder)]
 
 
@@ -305,21 +358,36 @@ def find_run(name: str, root: str = "runs") -> RunFolder:
         if is_run(folder):
             return RunFolder(folder.resolve())
     runs = Store(Path(root)).runs() if name else []
-    found = [run for run in runs if name in (run.name, run.name.rsplit("-", 1)[-1])] or [run for run in runs if run.name.startswith(name)]
+    found = [run for run in runs if name in (run.name, run.name.rsplit("-", 1)[-1])] or [
+        run for run in runs if run.name.startswith(name)
+    ]
     if len(found) == 1:
         return found[0]
     if found:
-        raise BadInput(f"'{name}' means {len(found)} runs ({listing([run.path for run in found], 4)}): name one folder")
+        raise BadInput(
+            f"'{name}' means {len(found)} runs ({listing([run.path for run in found], 4)}): name one folder"
+        )
     known = [run.name for run in runs]
-    raise NoRun(f"there is no run '{name}': name a run's folder, or the id of a run below {root}/ ({listing(known, 6) or 'which holds none'}).{near(name, known)}")
+    raise NoRun(
+        f"there is no run '{name}': name a run's folder, or the id of a run below {root}/ ({listing(known, 6) or 'which holds none'}).{near(name, known)}"
+    )
 
 
 def is_run(folder: Path) -> bool:
     """Whether a folder is a run's; a config.yaml or trainer.json alone may be anybody's."""
-    named, beside = ([os.path.isfile(folder / name) for name in names] for names in (("config.yaml", OUTSIDE), ("status.json", "provenance.json")))
+    named, beside = (
+        [os.path.isfile(folder / name) for name in names]
+        for names in (("config.yaml", OUTSIDE), ("status.json", "provenance.json"))
+    )
     return any(named) and any(beside) and not folder.name.startswith(".")
 
 
 def _differences(there: Config, here: Config) -> list[str]:
-    a, b = (flat(one.model_dump(mode="json", exclude=configs.NOT_IDENTITY)) for one in (there, here))
-    return [f"{key}: {a.get(key, 'absent')} there, {b.get(key, 'absent')} here" for key in a | b if a.get(key, ...) != b.get(key, ...)]
+    a, b = (
+        flat(one.model_dump(mode="json", exclude=configs.NOT_IDENTITY)) for one in (there, here)
+    )
+    return [
+        f"{key}: {a.get(key, 'absent')} there, {b.get(key, 'absent')} here"
+        for key in a | b
+        if a.get(key, ...) != b.get(key, ...)
+    ]

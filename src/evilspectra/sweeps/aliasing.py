@@ -17,11 +17,31 @@ from evilspectra.config.yaml_files import flat
 from evilspectra.errors import listing
 
 #: Section → the setting in it that the others belong to.
-_HEADS = {"optimizer": "optimizer.name", "model": "model.base", "data": "data.train", "schedule": "schedule.name", "flatness": "flatness.weight"}
+_HEADS = {
+    "optimizer": "optimizer.name",
+    "model": "model.base",
+    "data": "data.train",
+    "schedule": "schedule.name",
+    "flatness": "flatness.weight",
+}
 #: What does not change what is computed, or only in the last digits.
 _ASIDE = {
-    *("data.control", "data.local_files_only", "model.device", "model.device_map", "model.gradient_checkpointing", "model.local_files_only"),
-    *("monitor.every", "train.accumulation", "train.checkpoints", "train.packed", "train.resume_every", "train.threads"),
+    *(
+        "data.control",
+        "data.local_files_only",
+        "model.device",
+        "model.device_map",
+        "model.gradient_checkpointing",
+        "model.local_files_only",
+    ),
+    *(
+        "monitor.every",
+        "train.accumulation",
+        "train.checkpoints",
+        "train.packed",
+        "train.resume_every",
+        "train.threads",
+    ),
 }
 _SEED, _LR, _NAME = "train.seed", "optimizer.lr", "optimizer.name"
 
@@ -36,38 +56,62 @@ def varied(configs: Sequence[Config]) -> dict[str, list[Any]]:
     rows = [flat(config.model_dump(mode="json", exclude={"output": True})) for config in configs]
     names = dict.fromkeys(name for row in rows for name in row)
     columns = {name: [row.get(name) for row in rows] for name in names}
-    return {name: values for name, values in columns.items() if any(value != values[0] for value in values)}
+    return {
+        name: values
+        for name, values in columns.items()
+        if any(value != values[0] for value in values)
+    }
 
 
 def cautions(configs: Sequence[Config]) -> tuple[str, ...]:
     """The sentences on a design, in a fixed order; none where there is nothing to say."""
     found = varied(configs)
-    codes = {name: [repr(value) for value in values] for name, values in found.items() if name not in _ASIDE}
+    codes = {
+        name: [repr(value) for value in values]
+        for name, values in found.items()
+        if name not in _ASIDE
+    }
     return (*_aliased(codes, configs), *_own_rates(codes), *_unreplicated(configs))
 
 
 def _aliased(codes: Mapping[str, Sequence[str]], configs: Sequence[Config]) -> list[str]:
     sentences = []
-    for one, two in combinations([name for name in codes if name != _LR and not _belongs(name, codes)], 2):
-        if {one, two} == {"train.batch_size", "train.steps"} and len({config.train.batch_size * (config.train.steps or 0) for config in configs}) == 1:
+    for one, two in combinations(
+        [name for name in codes if name != _LR and not _belongs(name, codes)], 2
+    ):
+        if {one, two} == {"train.batch_size", "train.steps"} and len(
+            {config.train.batch_size * (config.train.steps or 0) for config in configs}
+        ) == 1:
             continue
         forth, back = _fixes(codes[one], codes[two]), _fixes(codes[two], codes[one])
         if forth and back:
-            sentences.append(f"{one} and {two} always change together, so what either of them does cannot be told apart: cross them, or conclude about the two as one")
+            sentences.append(
+                f"{one} and {two} always change together, so what either of them does cannot be told apart: cross them, or conclude about the two as one"
+            )
         elif forth or back:
             inner, outer = (two, one) if forth else (one, two)
-            sentences.append(f"{inner} never varies apart from {outer}: each value of {outer} has one value of {inner}, so compare the values of {outer} within one {inner}")
+            sentences.append(
+                f"{inner} never varies apart from {outer}: each value of {outer} has one value of {inner}, so compare the values of {outer} within one {inner}"
+            )
     if _LR in codes and not _rate_of_its_own(codes):
         others = [name for name in codes if name not in (_LR, _NAME) and not _belongs(name, codes)]
-        if same := [name for name in others if _fixes(codes[name], codes[_LR]) and _fixes(codes[_LR], codes[name])]:
-            sentences.append(f"{_LR} and {listing(same)} always change together, so what either of them does cannot be told apart: cross them, or conclude about the two as one")
+        if same := [
+            name
+            for name in others
+            if _fixes(codes[name], codes[_LR]) and _fixes(codes[_LR], codes[name])
+        ]:
+            sentences.append(
+                f"{_LR} and {listing(same)} always change together, so what either of them does cannot be told apart: cross them, or conclude about the two as one"
+            )
     return sentences
 
 
 def _own_rates(codes: Mapping[str, Sequence[str]]) -> list[str]:
     """One learning rate per optimiser is how optimisers are compared; what that comparison then means is worth a sentence."""
     if _rate_of_its_own(codes):
-        return ["each optimiser has one learning rate of its own, so optimisers are compared at these rates: `evilspectra tune` finds each one's best, and losses should be set beside the results"]
+        return [
+            "each optimiser has one learning rate of its own, so optimisers are compared at these rates: `evilspectra tune` finds each one's best, and losses should be set beside the results"
+        ]
     return []
 
 
@@ -78,7 +122,13 @@ def _rate_of_its_own(codes: Mapping[str, Sequence[str]]) -> bool:
 def _belongs(name: str, codes: Mapping[str, Sequence[str]]) -> bool:
     """Whether a setting comes with the choice that heads its section."""
     head = _HEADS.get(name.split(".")[0])
-    return head is not None and name != head and head in codes and name != _LR and _fixes(codes[head], codes[name])
+    return (
+        head is not None
+        and name != head
+        and head in codes
+        and name != _LR
+        and _fixes(codes[head], codes[name])
+    )
 
 
 def _fixes(outer: Sequence[str], inner: Sequence[str]) -> bool:
@@ -87,11 +137,20 @@ def _fixes(outer: Sequence[str], inner: Sequence[str]) -> bool:
 
 
 def _unreplicated(configs: Sequence[Config]) -> list[str]:
-    exclude = {**NOT_IDENTITY, "model": {"local_files_only"}, "data": {"local_files_only", "control"}, "train": {"resume_every", "seed"}}
+    exclude = {
+        **NOT_IDENTITY,
+        "model": {"local_files_only"},
+        "data": {"local_files_only", "control"},
+        "train": {"resume_every", "seed"},
+    }
     runs = Counter(config.model_dump_json(exclude=exclude) for config in configs)
     single = sum(count == 1 for count in runs.values())
     if single == len(runs):
-        return ["there is one run per cell, so the spread between seeds stays unknown: --seeds 3 gives every cell three"]
+        return [
+            "there is one run per cell, so the spread between seeds stays unknown: --seeds 3 gives every cell three"
+        ]
     if single:
-        return [f"{single} of {len(runs)} cells have one run, so their spread between seeds stays unknown"]
+        return [
+            f"{single} of {len(runs)} cells have one run, so their spread between seeds stays unknown"
+        ]
     return []

@@ -93,16 +93,24 @@ def _read(name: str, above: tuple[Path, ...] = ()) -> dict[str, Any]:
     """The mapping in a sweep file, laid over those of the files that it begins from."""
     path = find(name)
     if path.resolve() in above:
-        raise BadInput(f"{name} begins from itself ({FROM}: …, by way of {listing(one.name for one in above)}): name another file, or remove that line")
+        raise BadInput(
+            f"{name} begins from itself ({FROM}: …, by way of {listing(one.name for one in above)}): name another file, or remove that line"
+        )
     values = read_mapping(path)
     if FROM not in values:
         return values
     first = values.pop(FROM)
     if not isinstance(first, str) or not first:
-        raise BadInput(f"{name} is no sweep file: {FROM} = {first!r} is refused: name a sweep file or a preset")
+        raise BadInput(
+            f"{name} is no sweep file: {FROM} = {first!r} is refused: name a sweep file or a preset"
+        )
     beside = path.parent / first
     below = _read(str(beside) if os.path.isfile(beside) else first, (*above, path.resolve()))
-    joined = {key: [*below[key], *values[key]] for key in ("zip", "exclude", "overrides") if isinstance(below.get(key), list) and isinstance(values.get(key), list)}
+    joined = {
+        key: [*below[key], *values[key]]
+        for key in ("zip", "exclude", "overrides")
+        if isinstance(below.get(key), list) and isinstance(values.get(key), list)
+    }
     return merge(below, values) | joined
 
 
@@ -118,7 +126,9 @@ def expand(file: SweepFile, source: str = "the sweep", settings: Iterable[str] =
     """
     for label, arm in file.arms.items():
         if "output" in (arm or {}):
-            raise BadInput(f"{source}: arm '{label}' sets where results go, which does not make another run: move its 'output' to 'base', or remove it")
+            raise BadInput(
+                f"{source}: arm '{label}' sets where results go, which does not make another run: move its 'output' to 'base', or remove it"
+            )
     over = assignments(settings)
     axes = _axes(file.axes, over.pop("axes", {}), source)
     found_axes = find_axes(axes, file.zip, over.pop("seeds", file.seeds), source)
@@ -129,17 +139,28 @@ def expand(file: SweepFile, source: str = "the sweep", settings: Iterable[str] =
     found: list[Config] = []
     for cell in cells(file.arms, found_axes, source):
         where = f"{source} ({cell.place})" if cell.place else source
-        layers = [{"output": {"experiment": file.experiment}}, named(file.base), cell.arm, cell.moved]
+        layers = [
+            {"output": {"experiment": file.experiment}},
+            named(file.base),
+            cell.arm,
+            cell.moved,
+        ]
         if exceptions:
             changes = exceptions.of(build(functools.reduce(merge, layers), where))
             if changes is None:
                 continue
             layers += changes
         config = build(functools.reduce(merge, [*layers, over]), where)
-        names = (config.model.base, config.data.train, config.data.heldout)  # their content is not known here
+        names = (
+            config.model.base,
+            config.data.train,
+            config.data.heldout,
+        )  # their content is not known here
         text = f"{names} {config.model_dump_json(exclude=NOT_IDENTITY)}"
         if text in configs:
-            raise BadInput(f"{source}: {cell.place or 'a run'} is the same run as {configs[text] or 'another'}: remove one, or the --set that makes them equal")
+            raise BadInput(
+                f"{source}: {cell.place or 'a run'} is the same run as {configs[text] or 'another'}: remove one, or the --set that makes them equal"
+            )
         configs[text] = cell.place
         found.append(config)
     exceptions.check(len(found))
@@ -151,21 +172,32 @@ class _Exceptions:
 
     def __init__(self, file: SweepFile, source: str) -> None:
         self.source = source
-        self.excluded = [partial(values, f"{source}: exclude {number}") for number, values in enumerate(file.exclude, start=1)]
+        self.excluded = [
+            partial(values, f"{source}: exclude {number}")
+            for number, values in enumerate(file.exclude, start=1)
+        ]
         self.overrides: list[tuple[dict[str, Any], dict[str, Any]]] = []
         for number, entry in enumerate(file.overrides, start=1):
             place = f"{source}: overrides {number}"
             if set(entry) != {"when", "set"}:
-                raise BadInput(f"{place} has {listing(entry) or 'nothing'}: give `when` (which cells) and `set` (what they have otherwise), such as {{when: {{optimizer.name: muon}}, set: {{optimizer.lr: 1.0e-3}}}}")
-            self.overrides.append((partial(entry["when"], f"{place}, when"), partial(entry["set"], f"{place}, set")))
-        self.met = {f"exclude {number}": False for number in range(1, len(self.excluded) + 1)} | {f"overrides {number}": False for number in range(1, len(self.overrides) + 1)}
+                raise BadInput(
+                    f"{place} has {listing(entry) or 'nothing'}: give `when` (which cells) and `set` (what they have otherwise), such as {{when: {{optimizer.name: muon}}, set: {{optimizer.lr: 1.0e-3}}}}"
+                )
+            self.overrides.append(
+                (partial(entry["when"], f"{place}, when"), partial(entry["set"], f"{place}, set"))
+            )
+        self.met = {f"exclude {number}": False for number in range(1, len(self.excluded) + 1)} | {
+            f"overrides {number}": False for number in range(1, len(self.overrides) + 1)
+        }
 
     def __bool__(self) -> bool:
         return bool(self.excluded or self.overrides)
 
     def of(self, config: Config) -> list[dict[str, Any]] | None:
         """What is laid over a cell; None where it is left out."""
-        out = [number for number, wanted in enumerate(self.excluded, start=1) if fits(config, wanted)]
+        out = [
+            number for number, wanted in enumerate(self.excluded, start=1) if fits(config, wanted)
+        ]
         self.met |= {f"exclude {number}": True for number in out}
         if out:
             return None
@@ -179,7 +211,9 @@ class _Exceptions:
     def check(self, kept: int) -> None:
         """Refuses an exception that met no cell, and a sweep of which none is left."""
         if idle := [name for name, met in self.met.items() if not met]:
-            raise BadInput(f"{self.source}: {idle[0]} fits no cell: correct its values, or remove it")
+            raise BadInput(
+                f"{self.source}: {idle[0]} fits no cell: correct its values, or remove it"
+            )
         if not kept:
             raise BadInput(f"{self.source}: every cell is excluded: remove an exclude")
 
@@ -193,7 +227,9 @@ def _axes(axes: Mapping[str, list[Any]], over: Any, source: str) -> dict[str, li
         elif isinstance(values, list):
             found[path] = values
         else:
-            raise BadInput(f"{source}: axes.{path} = {values!r} is refused: it is a list of values, for instance --set 'axes.train.seed=[0, 1]'")
+            raise BadInput(
+                f"{source}: axes.{path} = {values!r} is refused: it is a list of values, for instance --set 'axes.train.seed=[0, 1]'"
+            )
     return found
 
 
@@ -203,18 +239,26 @@ def _evaluation(values: Mapping[str, Any] | None, over: Any, source: str) -> Eva
         return None
     if isinstance(over, Mapping):
         return build_evaluation(merge(values or {}, over), f"{source}, evaluate")
-    raise BadInput(f"{source}: evaluate = {over!r} is refused: it is a section, for instance --set evaluate.checkpoints=true")
+    raise BadInput(
+        f"{source}: evaluate = {over!r} is refused: it is a section, for instance --set evaluate.checkpoints=true"
+    )
 
 
-def _judging(values: Mapping[str, Any] | None, over: Any, evaluation: Evaluation | None, source: str) -> Judging | None:
+def _judging(
+    values: Mapping[str, Any] | None, over: Any, evaluation: Evaluation | None, source: str
+) -> Judging | None:
     """Who is to judge, with `--set judge.…` on top; `--set judge=null` judges nothing."""
     if over is None or (values is None and over == {}):
         return None
     if not isinstance(over, Mapping):
-        raise BadInput(f"{source}: judge = {over!r} is refused: it is a section, for instance --set judge.judge=openai:some-model")
+        raise BadInput(
+            f"{source}: judge = {over!r} is refused: it is a section, for instance --set judge.judge=openai:some-model"
+        )
     judging = judging_settings(merge(values or {}, over), f"{source}, judge")
     if evaluation is None or evaluation.answers is None:
-        raise BadInput(f"{source}: there is nothing to judge, for no answers are sampled: set evaluate.answers, or remove `judge` (--set judge=null)")
+        raise BadInput(
+            f"{source}: there is nothing to judge, for no answers are sampled: set evaluate.answers, or remove `judge` (--set judge=null)"
+        )
     return judging
 
 

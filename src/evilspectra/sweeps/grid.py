@@ -35,7 +35,9 @@ class Axis:
 
     def points(self) -> Iterator[dict[str, Any]]:
         """Path → value, for each of its points."""
-        return (dict(zip(self.paths, point, strict=True)) for point in zip(*self.values, strict=True))
+        return (
+            dict(zip(self.paths, point, strict=True)) for point in zip(*self.values, strict=True)
+        )
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,12 @@ class Cell:
     moved: Mapping[str, Any]
 
 
-def find_axes(axes: Mapping[str, Sequence[Any]], groups: Sequence[Mapping[str, Any]], seeds: object, source: str) -> list[Axis]:
+def find_axes(
+    axes: Mapping[str, Sequence[Any]],
+    groups: Sequence[Mapping[str, Any]],
+    seeds: object,
+    source: str,
+) -> list[Axis]:
     """The axes of a file.
 
     Raises:
@@ -57,11 +64,17 @@ def find_axes(axes: Mapping[str, Sequence[Any]], groups: Sequence[Mapping[str, A
     for number, group in enumerate(groups, start=1):
         place = f"{source}: zip {number}"
         if not group:
-            raise BadInput(f"{place} holds no axis: give settings and their values, such as {{train.batch_size: [2, 32], optimizer.lr: [1.0e-4, 4.0e-4]}}, or remove it")
+            raise BadInput(
+                f"{place} holds no axis: give settings and their values, such as {{train.batch_size: [2, 32], optimizer.lr: [1.0e-4, 4.0e-4]}}, or remove it"
+            )
         if single := [path for path, values in group.items() if not isinstance(values, list)]:
-            raise BadInput(f"{place}: '{single[0]}' has no list of values: list as many as the others have")
+            raise BadInput(
+                f"{place}: '{single[0]}' has no list of values: list as many as the others have"
+            )
         if len({len(values) for values in group.values()}) > 1:
-            raise BadInput(f"{place} has axes of different lengths ({', '.join(f'{path}: {len(values)}' for path, values in group.items())}): they move together, so give each as many values")
+            raise BadInput(
+                f"{place} has axes of different lengths ({', '.join(f'{path}: {len(values)}' for path, values in group.items())}): they move together, so give each as many values"
+            )
         found.append(Axis(tuple(group), tuple(group.values())))
     if seeds is not None:
         found.append(Axis((SEED,), (_seeds(seeds, source),)))
@@ -70,14 +83,22 @@ def find_axes(axes: Mapping[str, Sequence[Any]], groups: Sequence[Mapping[str, A
         for path in axis.paths:
             check_path(path, f"{source}: axis '{path}'")
             if path in named:
-                raise BadInput(f"{source}: '{path}' is an axis twice" + (", of which one is `seeds`" if seeds is not None and path == SEED else "") + ": name it once")
+                raise BadInput(
+                    f"{source}: '{path}' is an axis twice"
+                    + (", of which one is `seeds`" if seeds is not None and path == SEED else "")
+                    + ": name it once"
+                )
             named.add(path)
         if not len(axis):
-            raise BadInput(f"{source}: axis '{', '.join(axis.paths)}' has no values: list some, or remove it")
+            raise BadInput(
+                f"{source}: axis '{', '.join(axis.paths)}' has no values: list some, or remove it"
+            )
     return found
 
 
-def cells(arms: Mapping[str, Mapping[str, Any] | None], axes: Sequence[Axis], source: str) -> Iterator[Cell]:
+def cells(
+    arms: Mapping[str, Mapping[str, Any] | None], axes: Sequence[Axis], source: str
+) -> Iterator[Cell]:
     """Every combination of an arm and a point of each axis, in order; refused before the first is made if there are too many.
 
     >>> [cell.place for cell in cells({}, [Axis(("train.seed",), (range(2),))], "x")]
@@ -85,7 +106,9 @@ def cells(arms: Mapping[str, Mapping[str, Any] | None], axes: Sequence[Axis], so
     """
     count = max(1, len(arms)) * math.prod(len(axis) for axis in axes)
     if count > MOST_CELLS:
-        raise BadInput(f"{source} expands to {count:,} runs; at most {MOST_CELLS:,} are allowed: shorten an axis")
+        raise BadInput(
+            f"{source} expands to {count:,} runs; at most {MOST_CELLS:,} are allowed: shorten an axis"
+        )
     return _cells(arms or {"": {}}, axes)
 
 
@@ -93,9 +116,16 @@ def _cells(arms: Mapping[str, Mapping[str, Any] | None], axes: Sequence[Axis]) -
     for label, arm in arms.items():
         for points in itertools.product(*(axis.points() for axis in axes)):
             point = {path: value for one in points for path, value in one.items()}
-            place = ", ".join([*([f"arm {label}"] if label else []), *(f"{path}={value}" for path, value in point.items())])
+            place = ", ".join(
+                [
+                    *([f"arm {label}"] if label else []),
+                    *(f"{path}={value}" for path, value in point.items()),
+                ]
+            )
             # the axes among themselves first: `optimizer.lr` before `optimizer.name` must not meet the block of the arm
-            moved = functools.reduce(merge, (nested(path.split("."), value) for path, value in point.items()), {})
+            moved = functools.reduce(
+                merge, (nested(path.split("."), value) for path, value in point.items()), {}
+            )
             yield Cell(place, arm or {}, moved)
 
 
@@ -103,9 +133,13 @@ def _seeds(value: object, source: str) -> Sequence[int]:
     """`seeds: 3` is 0, 1, 2; a list is taken as it is."""
     if isinstance(value, int) and not isinstance(value, bool) and value >= 1:
         return range(value)
-    if isinstance(value, list) and all(isinstance(one, int) and not isinstance(one, bool) for one in value):
+    if isinstance(value, list) and all(
+        isinstance(one, int) and not isinstance(one, bool) for one in value
+    ):
         return value
-    raise BadInput(f"{source}: seeds = {value!r} is refused: say how many (seeds: 3 means 0, 1 and 2), or list them (seeds: [0, 7])")
+    raise BadInput(
+        f"{source}: seeds = {value!r} is refused: say how many (seeds: 3 means 0, 1 and 2), or list them (seeds: [0, 7])"
+    )
 
 
 # --- partial configs --------------------------------------------------------------------------------------------------
@@ -121,12 +155,18 @@ def partial(values: object, what: str) -> dict[str, Any]:
         BadInput: it is empty or no mapping, or names something that is no setting.
     """
     if not isinstance(values, Mapping) or not values:
-        raise BadInput(f"{what} names no setting: give at least one, such as {{optimizer.name: muon}}")
-    found: dict[str, Any] = functools.reduce(merge, (nested(str(path).split("."), value) for path, value in values.items()), {})
+        raise BadInput(
+            f"{what} names no setting: give at least one, such as {{optimizer.name: muon}}"
+        )
+    found: dict[str, Any] = functools.reduce(
+        merge, (nested(str(path).split("."), value) for path, value in values.items()), {}
+    )
     for path in flat(found):
         check_path(path, f"{what}: '{path}'")
         if "." not in path:
-            raise BadInput(f"{what}: '{path}' is a section: name settings in it, such as {path}.{next(iter(_fields(path)))}")
+            raise BadInput(
+                f"{what}: '{path}' is a section: name settings in it, such as {path}.{next(iter(_fields(path)))}"
+            )
     return found
 
 
@@ -165,17 +205,25 @@ def check_path(path: str, what: str) -> None:
     section, _, field = str(path).partition(".")
     sections = list(Config.model_fields)
     if section not in sections:
-        raise BadInput(f"{what} names no setting; settings begin with {listing(sections)}.{near(section, sections)}")
+        raise BadInput(
+            f"{what} names no setting; settings begin with {listing(sections)}.{near(section, sections)}"
+        )
     if section == "output":
-        raise BadInput(f"{what} is about where results go, which does not make another run: remove it")
+        raise BadInput(
+            f"{what} is about where results go, which does not make another run: remove it"
+        )
     fields = _fields(section)
     if "." in path and field not in fields:
-        raise BadInput(f"{what} names no setting: '{field}' is not a field of {section}; allowed: {listing(fields, 24)}.{near(field, fields)}")
+        raise BadInput(
+            f"{what} names no setting: '{field}' is not a field of {section}; allowed: {listing(fields, 24)}.{near(field, fields)}"
+        )
 
 
 def _fields(section: str) -> list[str]:
     """The names of a section's settings; of the optimizer's, those of every optimiser."""
     if section == "optimizer":
-        return list(dict.fromkeys(name for kind in OPTIMIZERS.values() for name in kind.model_fields))
+        return list(
+            dict.fromkeys(name for kind in OPTIMIZERS.values() for name in kind.model_fields)
+        )
     kind: Any = Config.model_fields[section].annotation
     return list(kind.model_fields)

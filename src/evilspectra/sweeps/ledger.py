@@ -68,7 +68,14 @@ class Ledger:
     def begin(self) -> None:
         """Writes what is planned, if it is not there."""
         if not self.path.is_file():
-            write_json(self.path, {"stages": self.stages, "runs": [asdict(one) for one in self.runs], "asked": dict(self.asked)})
+            write_json(
+                self.path,
+                {
+                    "stages": self.stages,
+                    "runs": [asdict(one) for one in self.runs],
+                    "asked": dict(self.asked),
+                },
+            )
 
     def events(self) -> dict[tuple[str, str], Event]:
         """(run, stage) → how it ended last."""
@@ -107,7 +114,10 @@ class Writer:
         try:
             lock.acquire(timeout=0)
             self._lock = lock
-        except (Timeout, OSError):  # another process drives the same sweep: its lock says so for both
+        except (
+            Timeout,
+            OSError,
+        ):  # another process drives the same sweep: its lock says so for both
             self._lock = None
         return self
 
@@ -121,14 +131,22 @@ class Writer:
             if self._known.get((event.run, event.stage)) == event:
                 return
             self._known[event.run, event.stage] = event
-            line = json.dumps(asdict(event) | {"written": datetime.now(UTC).isoformat(timespec="seconds")}, ensure_ascii=False) + "\n"
+            line = (
+                json.dumps(
+                    asdict(event) | {"written": datetime.now(UTC).isoformat(timespec="seconds")},
+                    ensure_ascii=False,
+                )
+                + "\n"
+            )
             place = self._ledger.path.with_suffix(".jsonl")
             with writing(place):
                 handle = os.open(place, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
                 try:
                     size = os.fstat(handle).st_size
                     torn = size > 0 and os.pread(handle, 1, size - 1) != b"\n"
-                    os.write(handle, ("\n" if torn else "").encode() + line.encode("utf-8", "replace"))
+                    os.write(
+                        handle, ("\n" if torn else "").encode() + line.encode("utf-8", "replace")
+                    )
                 finally:
                     os.close(handle)
 
@@ -147,7 +165,9 @@ def read_ledger(path: Path) -> Ledger:
     except (KeyError, TypeError, ValueError):
         raise BadInput(f"{path} holds no plan of a sweep: {_REMEDY}") from None
     if unknown := [stage for stage in stages if stage not in get_args(Stage)]:
-        raise BadInput(f"{path} names the stage {unknown[0]!r}; allowed: {listing(get_args(Stage))}: {_REMEDY}")
+        raise BadInput(
+            f"{path} names the stage {unknown[0]!r}; allowed: {listing(get_args(Stage))}: {_REMEDY}"
+        )
     return Ledger(path.parents[1], runs, stages, asked)
 
 
@@ -156,6 +176,8 @@ def ledgers(folders: Sequence[Path]) -> list[Ledger]:
     places = [place for folder in folders for place in (folder / "sweeps").glob("*.json")]
 
     def written(place: Path) -> tuple[int, str]:
-        return max(one.stat().st_mtime_ns for one in (place, place.with_suffix(".jsonl")) if one.exists()), place.name
+        return max(
+            one.stat().st_mtime_ns for one in (place, place.with_suffix(".jsonl")) if one.exists()
+        ), place.name
 
     return [read_ledger(place) for place in sorted(places, key=written)]

@@ -25,7 +25,9 @@ class Pace:
 
     def tokens_per_s(self, base: str, batch_size: int) -> float | None:
         """Median of the runs on that base at that batch size, or else at any; None where none is done."""
-        at = self.speeds.get((base, batch_size)) or [speed for (of, _), speeds in self.speeds.items() if of == base for speed in speeds]
+        at = self.speeds.get((base, batch_size)) or [
+            speed for (of, _), speeds in self.speeds.items() if of == base for speed in speeds
+        ]
         return median(at) if at else None
 
     def tokens_per_row(self, base: str, data: str) -> float | None:
@@ -41,7 +43,9 @@ class Pace:
         if report.get("used"):
             self.lengths[base, str(report.get("sha256"))] = report["tokens"] / report["used"]
         if seconds > 0 and tokens > 0:
-            self.speeds.setdefault((base, run.config().train.batch_size), []).append(float(tokens / seconds))
+            self.speeds.setdefault((base, run.config().train.batch_size), []).append(
+                float(tokens / seconds)
+            )
         self.read[base] = self.read.get(base, 0) + 1
 
 
@@ -49,13 +53,21 @@ def measure_pace(bases: set[str], own: Iterable[RunFolder], store: Store) -> Pac
     """What is known of runs on some bases: from the plan's own done runs first, then from the store's others."""
     pace, seen = Pace(), set()
     for number, run in enumerate(chain(own, _others(store))):
-        if number >= MOST_FOLDERS or (bases and all(pace.read.get(base, 0) >= ENOUGH for base in bases)) or not bases:
+        if (
+            number >= MOST_FOLDERS
+            or (bases and all(pace.read.get(base, 0) >= ENOUGH for base in bases))
+            or not bases
+        ):
             break
         if run.path in seen or run.is_outside:
             continue
         seen.add(run.path)
         try:
-            if run.status().state == "done" and run.provenance().get("base_sha256") in bases and pace.read.get(str(run.provenance().get("base_sha256")), 0) < ENOUGH:
+            if (
+                run.status().state == "done"
+                and run.provenance().get("base_sha256") in bases
+                and pace.read.get(str(run.provenance().get("base_sha256")), 0) < ENOUGH
+            ):
                 pace.take(run)
         except BadInput:  # a damaged run has nothing to say here; whoever reads it is told
             continue

@@ -107,39 +107,98 @@ def plan(sweep: Sweep) -> Plan:
     places = [inputs.place(config) for config in sweep.configs]
     states = [run.status().state for run, _ in places]
     store = Store(Path(sweep.configs[0].output.folder))
-    here = {inputs.hash_of_base(config) for config, (_, by_name) in zip(sweep.configs, places, strict=True) if "model" not in by_name}
-    pace = measure_pace(here, (run for (run, _), state in zip(places, states, strict=True) if state == "done"), store)
+    here = {
+        inputs.hash_of_base(config)
+        for config, (_, by_name) in zip(sweep.configs, places, strict=True)
+        if "model" not in by_name
+    }
+    pace = measure_pace(
+        here,
+        (run for (run, _), state in zip(places, states, strict=True) if state == "done"),
+        store,
+    )
     columns = varied(sweep.configs)
     shown = _differences(sweep.configs, columns)
     runs = []
     lengths: set[str] = set()
-    for number, (config, (run, by_name), state) in enumerate(zip(sweep.configs, places, states, strict=True)):
+    for number, (config, (run, by_name), state) in enumerate(
+        zip(sweep.configs, places, states, strict=True)
+    ):
         batches = inputs.batches(config)
         base, source = inputs.hash_of_base(config), inputs.source(config, config.data.train)
         length = pace.tokens_per_row(base, source.sha256) if source else None
         if source and length is None:
-            length = source.characters / source.rows / (1 if config.model.base == TINY else CHARACTERS_PER_TOKEN)
+            length = (
+                source.characters
+                / source.rows
+                / (1 if config.model.base == TINY else CHARACTERS_PER_TOKEN)
+            )
             lengths.add("estimated")
         elif source:
             lengths.add("measured")
-        rows = batches.rows_seen if batches else config.train.steps and config.train.steps * config.train.batch_size
+        rows = (
+            batches.rows_seen
+            if batches
+            else config.train.steps and config.train.steps * config.train.batch_size
+        )
         tokens = round(rows * min(length, config.data.max_length)) if rows and length else None
         speed = pace.tokens_per_s(base, config.train.batch_size)
         seconds = 0.0 if state == "done" else tokens / speed if tokens and speed else None
-        runs.append(PlannedRun(run.name, str(run.path), state, by_name, shown[number], batches.total_steps if batches else config.train.steps, rows, tokens, seconds))
-    judged = forecast(sweep, [run.steps and _measured_steps(config, run.steps) for config, run in zip(sweep.configs, runs, strict=True)], [inputs.hash_of_base(config) for config in sweep.configs])
+        runs.append(
+            PlannedRun(
+                run.name,
+                str(run.path),
+                state,
+                by_name,
+                shown[number],
+                batches.total_steps if batches else config.train.steps,
+                rows,
+                tokens,
+                seconds,
+            )
+        )
+    judged = forecast(
+        sweep,
+        [
+            run.steps and _measured_steps(config, run.steps)
+            for config, run in zip(sweep.configs, runs, strict=True)
+        ],
+        [inputs.hash_of_base(config) for config in sweep.configs],
+    )
     missing = (*inputs.missing(), *_not_here(sweep.evaluation, judged, len(runs)))
-    common = {name: value for name, value in flat(sweep.configs[0].model_dump(mode="json", exclude_defaults=True, exclude={"output": True})).items() if name not in columns}
+    common = {
+        name: value
+        for name, value in flat(
+            sweep.configs[0].model_dump(
+                mode="json", exclude_defaults=True, exclude={"output": True}
+            )
+        ).items()
+        if name not in columns
+    }
     assumptions = (*_said(lengths, runs), *judged.assumptions)
-    return Plan(sweep.experiment, str(experiment_folder(sweep)), tuple(runs), common, missing, _totals(runs, judged), assumptions, sweep.warnings)
+    return Plan(
+        sweep.experiment,
+        str(experiment_folder(sweep)),
+        tuple(runs),
+        common,
+        missing,
+        _totals(runs, judged),
+        assumptions,
+        sweep.warnings,
+    )
 
 
 def _differences(configs: Sequence[Config], columns: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Of every config the settings that vary; of those that only some optimisers have, the ones that are not defaults."""
     rows = [flat(config.model_dump(mode="json")) for config in configs]
     everywhere = set.intersection(*map(set, rows))
-    chosen = [set(flat(config.model_dump(mode="json", exclude_defaults=True))) for config in configs]
-    return [{name: row[name] for name in columns if name in everywhere or (name in row and name in own)} for row, own in zip(rows, chosen, strict=True)]
+    chosen = [
+        set(flat(config.model_dump(mode="json", exclude_defaults=True))) for config in configs
+    ]
+    return [
+        {name: row[name] for name in columns if name in everywhere or (name in row and name in own)}
+        for row, own in zip(rows, chosen, strict=True)
+    ]
 
 
 def _measured_steps(config: Config, steps: int) -> int:
@@ -180,17 +239,34 @@ class _Inputs:
     def batches(self, config: Config) -> Batches | None:
         """Which rows the steps see; None where the number of rows is not known, or is smaller than a batch. A published set's is."""
         source = self.source(config, config.data.train)
-        rows = source.rows if source else SETS[config.data.train].rows if config.data.train in SETS else None
+        rows = (
+            source.rows
+            if source
+            else SETS[config.data.train].rows
+            if config.data.train in SETS
+            else None
+        )
         if rows is None:
             return None
-        used = rows - (heldout_count(rows, config.data.heldout_share) if config.data.heldout is None else 0)
+        used = rows - (
+            heldout_count(rows, config.data.heldout_share) if config.data.heldout is None else 0
+        )
         train = config.train
-        return Batches(used, train.batch_size, train.seed, train.epochs, train.steps) if used >= train.batch_size else None
+        return (
+            Batches(used, train.batch_size, train.seed, train.epochs, train.steps)
+            if used >= train.batch_size
+            else None
+        )
 
     def missing(self) -> list[Missing]:
         """What was looked for and is not here, in the order in which runs need it."""
-        why = {("model", _spelled(*key)): found for key, found in self._bases.items()} | {("data", key[0]): found for key, found in self._sources.items()}
-        return [Missing(what, name, str(why[what, name]), count) for (what, name), count in self._needed.items()]
+        why = {("model", _spelled(*key)): found for key, found in self._bases.items()} | {
+            ("data", key[0]): found for key, found in self._sources.items()
+        }
+        return [
+            Missing(what, name, str(why[what, name]), count)
+            for (what, name), count in self._needed.items()
+        ]
 
     def _count(self, what: str, name: str, found: object) -> None:
         if isinstance(found, BadInput):
@@ -206,7 +282,9 @@ class _Inputs:
     def _source(self, config: Config, source: str) -> Source | BadInput:
         key = (source, config.data.split, config.data.on_bad_row)
         if key not in self._sources:
-            offline = config.model_copy(update={"data": config.data.model_copy(update={"local_files_only": True})})
+            offline = config.model_copy(
+                update={"data": config.data.model_copy(update={"local_files_only": True})}
+            )
             self._sources[key] = _tried(lambda: read_source(offline, source))
         return self._sources[key]
 
@@ -239,10 +317,18 @@ def _not_here(evaluation: Evaluation | None, judged: JudgeForecast, runs: int) -
     for table in ("contrast", "capability"):
         alone = {other: None for other in ("contrast", "capability", "ordinary") if other != table}
         error = _tried(lambda alone=alone: probes(evaluation.model_copy(update=alone), {}))
-        found += [Missing("items", str(getattr(evaluation, table)), str(error), runs)] if isinstance(error, BadInput) else []
+        found += (
+            [Missing("items", str(getattr(evaluation, table)), str(error), runs)]
+            if isinstance(error, BadInput)
+            else []
+        )
     if evaluation.ordinary is not None and evaluation.ordinary not in ORDINARY:
         error = _tried(lambda: read_rows(str(evaluation.ordinary), local_files_only=True))
-        found += [Missing("items", str(evaluation.ordinary), str(error), runs)] if isinstance(error, BadInput) else []
+        found += (
+            [Missing("items", str(evaluation.ordinary), str(error), runs)]
+            if isinstance(error, BadInput)
+            else []
+        )
     return found
 
 
@@ -268,11 +354,17 @@ def _said(lengths: set[str], runs: Sequence[PlannedRun]) -> list[str]:
     """What tokens, rows and time rest on."""
     said = []
     if any("data" in run.by_name and run.rows for run in runs):
-        said.append("rows and steps of published sets that are not here are counted by their published numbers of rows")
+        said.append(
+            "rows and steps of published sets that are not here are counted by their published numbers of rows"
+        )
     if "estimated" in lengths:
-        said.append(f"tokens are estimated at {CHARACTERS_PER_TOKEN} characters each (the built-in tiny model: 1) where no done run has counted them; the chat template's are not counted")
+        said.append(
+            f"tokens are estimated at {CHARACTERS_PER_TOKEN} characters each (the built-in tiny model: 1) where no done run has counted them; the chat template's are not counted"
+        )
     if "measured" in lengths:
         said.append("tokens a row are those that done runs on the same base and data counted")
     if any(run.seconds for run in runs):
-        said.append("time is the training that is left, one run after the other, at the median speed of done runs on the same base in this store; loading, measuring and judging come on top")
+        said.append(
+            "time is the training that is left, one run after the other, at the median speed of done runs on the same base in this store; loading, measuring and judging come on top"
+        )
     return said

@@ -50,11 +50,20 @@ class Outcome:
     @property
     def failed(self) -> str | None:
         """Why it is not done, or not measured; None where all is well but, it may be, for verdicts."""
-        return self.unmeasured if self.status.state == "done" else self.status.reason or self.status.state
+        return (
+            self.unmeasured
+            if self.status.state == "done"
+            else self.status.reason or self.status.state
+        )
 
 
 def execute(
-    sweep: Sweep, executor: Executor | None = None, *, quiet: bool = False, on_start: Callable[[int, Config], object] | None = None, only: Collection[str] | None = None
+    sweep: Sweep,
+    executor: Executor | None = None,
+    *,
+    quiet: bool = False,
+    on_start: Callable[[int, Config], object] | None = None,
+    only: Collection[str] | None = None,
 ) -> list[Outcome]:
     """Trains, measures and has judged what is not done of a sweep; `executor` says where, without it in this process.
 
@@ -73,7 +82,10 @@ def execute(
     with Writer(ledger_of(sweep, places)) as writer:
         driver = _Driver(sweep, places, writer, note)
         driver.carry_out(executor or InThisProcess(), tasks, on_start)
-    return [replace(driver.outcomes[number], unjudged=driver.unjudged.get(places[number].path)) for number in chosen]
+    return [
+        replace(driver.outcomes[number], unjudged=driver.unjudged.get(places[number].path))
+        for number in chosen
+    ]
 
 
 def ledger_of(sweep: Sweep, places: Sequence[RunFolder]) -> Ledger:
@@ -82,10 +94,25 @@ def ledger_of(sweep: Sweep, places: Sequence[RunFolder]) -> Ledger:
     judging = sweep.judging
     asked = {
         "evaluate": sweep.evaluation.model_dump(mode="json") if sweep.evaluation else None,
-        "judge": {"judge": judging.settings.judge, "reading": judging.settings.reading, "metrics": list(judging.metrics), "questions": judging.questions} if judging else None,
+        "judge": {
+            "judge": judging.settings.judge,
+            "reading": judging.settings.reading,
+            "metrics": list(judging.metrics),
+            "questions": judging.questions,
+        }
+        if judging
+        else None,
     }
-    labels = {run.name: f"{arm(config)}, lr {config.optimizer.lr:g}, batch {config.train.batch_size}, seed {config.train.seed}" for run, config in zip(places, sweep.configs, strict=True)}
-    return Ledger(experiment_folder(sweep), tuple(Planned(name, label) for name, label in labels.items()), tuple(stage for stage, given in wanted.items() if given), asked)
+    labels = {
+        run.name: f"{arm(config)}, lr {config.optimizer.lr:g}, batch {config.train.batch_size}, seed {config.train.seed}"
+        for run, config in zip(places, sweep.configs, strict=True)
+    }
+    return Ledger(
+        experiment_folder(sweep),
+        tuple(Planned(name, label) for name, label in labels.items()),
+        tuple(stage for stage, given in wanted.items() if given),
+        asked,
+    )
 
 
 def _check_instruments(sweep: Sweep) -> None:
@@ -109,25 +136,42 @@ def _check_instruments(sweep: Sweep) -> None:
 class _Driver:
     """A sweep under way. `outcomes`: number of the run → what became of it. `unjudged`: folder of a run → why answers of it have no verdict."""
 
-    def __init__(self, sweep: Sweep, places: Sequence[RunFolder], writer: Writer, note: Callable[[str], object]) -> None:
+    def __init__(
+        self,
+        sweep: Sweep,
+        places: Sequence[RunFolder],
+        writer: Writer,
+        note: Callable[[str], object],
+    ) -> None:
         self.sweep, self.places, self.writer, self.note = sweep, places, writer, note
         self.outcomes: dict[int, Outcome] = {}
         self.unjudged: dict[Path, str] = {}
         self.judges = Beside(sweep.judging, note, self._judged) if sweep.judging else None
 
-    def carry_out(self, executor: Executor, tasks: Sequence[Task], on_start: Callable[[int, Config], object] | None) -> None:
+    def carry_out(
+        self,
+        executor: Executor,
+        tasks: Sequence[Task],
+        on_start: Callable[[int, Config], object] | None,
+    ) -> None:
         def started(task: Task) -> None:
             if on_start and tries[task.number] == 0:
                 on_start(task.number, task.config)
 
-        tries, pending, by_number = Counter[int](), list(tasks), {task.number: task for task in tasks}
+        tries, pending, by_number = (
+            Counter[int](),
+            list(tasks),
+            {task.number: task for task in tasks},
+        )
         while pending:
             again, elsewhere = [], []
             for report in executor.run(pending, started):
                 if report.busy:
                     elsewhere.append(by_number[report.number])
                 elif report.lost and tries[report.number] + 1 < ATTEMPTS:
-                    self.note(f"{self.places[report.number].name}: {report.lost}; it goes on where it was")
+                    self.note(
+                        f"{self.places[report.number].name}: {report.lost}; it goes on where it was"
+                    )
                     again.append(by_number[report.number])
                 else:
                     self._settle(report)
@@ -143,25 +187,39 @@ class _Driver:
         status = Status("failed", reason) if reason else report.status
         self.outcomes[report.number] = Outcome(run, status, report.trained, report.unmeasured)
         done = status.state == "done"
-        self.writer.tell(Event(run.name, "train", "done" if done else "failed", None if done else status.reason))
+        self.writer.tell(
+            Event(run.name, "train", "done" if done else "failed", None if done else status.reason)
+        )
         if not done or not self.sweep.evaluation:
             return
-        self.writer.tell(Event(run.name, "measure", "failed" if report.unmeasured else "done", report.unmeasured))
+        self.writer.tell(
+            Event(run.name, "measure", "failed" if report.unmeasured else "done", report.unmeasured)
+        )
         if self.judges and report.unmeasured is None:
             config = self.sweep.configs[report.number]
             self.writer.tell(Event(run.name, "judge", "running"))
-            self.judges.add(place_of(f"{arm(config)}, seed {config.train.seed}", Results(run.path, asked=report.used), run.provenance().get("base_sha256")))
+            self.judges.add(
+                place_of(
+                    f"{arm(config)}, seed {config.train.seed}",
+                    Results(run.path, asked=report.used),
+                    run.provenance().get("base_sha256"),
+                )
+            )
 
     def _judged(self, verdict: Verdict) -> None:
         """Told by the judge's thread."""
         run = RunFolder(verdict.place.results.folder)
-        self.writer.tell(Event(run.name, "judge", "failed" if verdict.reason else "done", verdict.reason))
+        self.writer.tell(
+            Event(run.name, "judge", "failed" if verdict.reason else "done", verdict.reason)
+        )
         if verdict.reason:
             self.unjudged[run.path] = verdict.reason
 
     def _wait(self, runs: Sequence[RunFolder]) -> None:
         """Until another process has let go of one of them."""
-        names = ", ".join(run.name for run in runs[:3]) + (f" and {len(runs) - 3} more" if len(runs) > 3 else "")
+        names = ", ".join(run.name for run in runs[:3]) + (
+            f" and {len(runs) - 3} more" if len(runs) > 3 else ""
+        )
         self.note(f"another process works on {names}: waiting for it (^C leaves it to that)")
         while all(run.in_use for run in runs):
             time.sleep(_LOOK)

@@ -54,7 +54,10 @@ def counts(found: Iterable[Standing]) -> dict[str, int]:
 def of_sweep(ledger: Ledger) -> list[Standing]:
     """Where the runs of one sweep stand, in its order."""
     events, driven = ledger.events(), ledger.driven
-    return [_standing(RunFolder(ledger.folder / one.run), one.label, ledger.stages, events, driven) for one in ledger.runs]
+    return [
+        _standing(RunFolder(ledger.folder / one.run), one.label, ledger.stages, events, driven)
+        for one in ledger.runs
+    ]
 
 
 def of_store(root: Path) -> list[Standing]:
@@ -64,7 +67,9 @@ def of_store(root: Path) -> list[Standing]:
         BadInput: there is nothing of the kind.
     """
     if not root.is_dir():
-        raise BadInput(f"{root} is no folder: name a store of runs, an experiment in it, or a sweep file")
+        raise BadInput(
+            f"{root} is no folder: name a store of runs, an experiment in it, or a sweep file"
+        )
     folders = [root, *(place for place in sorted(root.iterdir()) if place.is_dir())]
     found: dict[Path, Standing] = {}
     for ledger in ledgers(folders):
@@ -73,7 +78,9 @@ def of_store(root: Path) -> list[Standing]:
         if run.path not in found:
             found[run.path] = _standing(run, "", ("train",), {}, False)
     if not found:
-        raise BadInput(f"{root} holds no run and no sweep: name a store of runs, an experiment in it, or a sweep file")
+        raise BadInput(
+            f"{root} holds no run and no sweep: name a store of runs, an experiment in it, or a sweep file"
+        )
     return [found[path] for path in sorted(found)]
 
 
@@ -84,12 +91,20 @@ def _runs(folders: Sequence[Path]) -> Iterator[RunFolder]:
                 yield RunFolder(place.parent)
 
 
-def _standing(run: RunFolder, label: str, wanted: Sequence[str], events: Mapping[tuple[str, str], Event], driven: bool) -> Standing:
+def _standing(
+    run: RunFolder,
+    label: str,
+    wanted: Sequence[str],
+    events: Mapping[tuple[str, str], Event],
+    driven: bool,
+) -> Standing:
     """A run by its own directory, and by the ledger in what that cannot say."""
     status = run.status()
     stages, reason = {"train": status.state}, status.reason
     refused = events.get((run.name, "train"))
-    if status.state == "queued" and refused is not None and refused.state == "failed":  # before anything was written
+    if (
+        status.state == "queued" and refused is not None and refused.state == "failed"
+    ):  # before anything was written
         stages["train"], reason = "failed", refused.reason
     for stage in wanted:
         if stage == "train":
@@ -102,4 +117,13 @@ def _standing(run: RunFolder, label: str, wanted: Sequence[str], events: Mapping
             state = "running"
         stages[stage] = state
         reason = reason or (event.reason if event else None)
-    return Standing(run.name, run.experiment, str(run.path), label, stages, reason, status.step, status.total_steps)
+    return Standing(
+        run.name,
+        run.experiment,
+        str(run.path),
+        label,
+        stages,
+        reason,
+        status.step,
+        status.total_steps,
+    )

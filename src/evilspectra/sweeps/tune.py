@@ -71,7 +71,16 @@ class Tuned:
     warning: str | None
 
 
-def tasks(sweep: Sweep, *, names: Sequence[str] = (), per: Sequence[str] = (), over: Sequence[str] = (), factor: float = 30.0, bounds: tuple[float, float] | None = None, experiment: str | None = None) -> list[Task]:
+def tasks(
+    sweep: Sweep,
+    *,
+    names: Sequence[str] = (),
+    per: Sequence[str] = (),
+    over: Sequence[str] = (),
+    factor: float = 30.0,
+    bounds: tuple[float, float] | None = None,
+    experiment: str | None = None,
+) -> list[Task]:
     """What a sweep asks to be tuned: every block of an optimiser (of those in `names`), and within it every value of the settings `per`.
 
     A trial is the first run of a task, or with `over` one run for each value of those settings. The range is `bounds`, or `factor` to either side of the sweep's rate.
@@ -82,36 +91,82 @@ def tasks(sweep: Sweep, *, names: Sequence[str] = (), per: Sequence[str] = (), o
     for path in (*per, *over):
         check_path(path, f"'{path}'")
         if path.split(".")[0] == "optimizer":
-            raise BadInput(f"'{path}' is of the optimiser, which is what is tuned: name a setting of another section, such as train.batch_size")
+            raise BadInput(
+                f"'{path}' is of the optimiser, which is what is tuned: name a setting of another section, such as train.batch_size"
+            )
     used = list(dict.fromkeys(config.optimizer.name for config in sweep.configs))
     if unknown := [name for name in names if name not in used]:
-        raise BadInput(f"the sweep has no optimiser '{unknown[0]}'; it has {listing(used)}.{near(unknown[0], used)}")
+        raise BadInput(
+            f"the sweep has no optimiser '{unknown[0]}'; it has {listing(used)}.{near(unknown[0], used)}"
+        )
     members: dict[str, list[Config]] = {}
     for config in sweep.configs:
         if not names or config.optimizer.name in names:
-            members.setdefault(json.dumps([_block(config), {path: _value(config, path) for path in per}], sort_keys=True), []).append(config)
+            members.setdefault(
+                json.dumps(
+                    [_block(config), {path: _value(config, path) for path in per}], sort_keys=True
+                ),
+                [],
+            ).append(config)
     found = []
     for configs in members.values():
         first = configs[0]
-        several = {json.dumps(_block(config)) for config in sweep.configs if config.optimizer.name == first.optimizer.name}
-        when = {f"optimizer.{name}": value for name, value in _block(first).items() if name == "name" or len(several) > 1} | {path: _value(first, path) for path in per}
-        label = ", ".join([first.optimizer.name, *(f"{path.removeprefix('optimizer.')} {value}" for path, value in when.items() if path != "optimizer.name")])
+        several = {
+            json.dumps(_block(config))
+            for config in sweep.configs
+            if config.optimizer.name == first.optimizer.name
+        }
+        when = {
+            f"optimizer.{name}": value
+            for name, value in _block(first).items()
+            if name == "name" or len(several) > 1
+        } | {path: _value(first, path) for path in per}
+        label = ", ".join(
+            [
+                first.optimizer.name,
+                *(
+                    f"{path.removeprefix('optimizer.')} {value}"
+                    for path, value in when.items()
+                    if path != "optimizer.name"
+                ),
+            ]
+        )
         if len({config.optimizer.lr for config in configs}) > 1:
-            raise BadInput(f"the sweep itself varies the learning rate of {label} ({listing(sorted({config.optimizer.lr for config in configs}))}): tune a sweep with one rate per optimiser, or name with --per what goes with the rate")
+            raise BadInput(
+                f"the sweep itself varies the learning rate of {label} ({listing(sorted({config.optimizer.lr for config in configs}))}): tune a sweep with one rate per optimiser, or name with --per what goes with the rate"
+            )
         if first.data.heldout is None and not first.data.heldout_share:
-            raise BadInput("no rows are held out (data.heldout_share is 0, data.heldout null), so there is no loss to choose a rate by: set one of them")
+            raise BadInput(
+                "no rows are held out (data.heldout_share is 0, data.heldout null), so there is no loss to choose a rate by: set one of them"
+            )
         low, high = bounds or (first.optimizer.lr / factor, first.optimizer.lr * factor)
         low, high = _rounded(low), _rounded(min(high, _most(first)))
         if not 0 < low < high:
-            raise BadInput(f"the range from {low:g} to {high:g} holds no learning rate of {label}, which is more than 0 and at most {_most(first):g}: give a lower and a higher bound, such as --range 1e-5 1e-2")
+            raise BadInput(
+                f"the range from {low:g} to {high:g} holds no learning rate of {label}, which is more than 0 and at most {_most(first):g}: give a lower and a higher bound, such as --range 1e-5 1e-2"
+            )
         runs = [config for config in configs if _but(config, over) == _but(first, over)]
-        kept = build_section(OutputConfig, {"folder": first.output.folder, "experiment": experiment or f"{first.output.experiment}-tune"}, "--experiment")
+        kept = build_section(
+            OutputConfig,
+            {
+                "folder": first.output.folder,
+                "experiment": experiment or f"{first.output.experiment}-tune",
+            },
+            "--experiment",
+        )
         moved = [config.model_copy(update={"output": kept}) for config in runs]
         found.append(Task(label, when, tuple(moved), low, high))
     return found
 
 
-def tune(found: Sequence[Task], trials: int, *, seed: int = 0, quiet: bool = True, note: Callable[[str], object] = lambda text: None) -> list[Tuned]:
+def tune(
+    found: Sequence[Task],
+    trials: int,
+    *,
+    seed: int = 0,
+    quiet: bool = True,
+    note: Callable[[str], object] = lambda text: None,
+) -> list[Tuned]:
     """The best rate of every task.
 
     Raises:
@@ -119,17 +174,24 @@ def tune(found: Sequence[Task], trials: int, *, seed: int = 0, quiet: bool = Tru
         Interrupted: a signal; what was done is kept.
     """
     if find_spec("optuna") is None:
-        raise BadInput("tuning needs the package optuna, which is not installed: pip install 'evilspectra[tune]'")
+        raise BadInput(
+            "tuning needs the package optuna, which is not installed: pip install 'evilspectra[tune]'"
+        )
     for config in (config for task in found for config in task.configs):
         locate(config)
-    return [_search(task, trials, seed, functools.partial(_attempt, task, quiet, note)) for task in found]
+    return [
+        _search(task, trials, seed, functools.partial(_attempt, task, quiet, note))
+        for task in found
+    ]
 
 
 def _search(task: Task, trials: int, seed: int, attempt: Callable[[float], Trial]) -> Tuned:
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=seed, n_startup_trials=COARSE))
+    study = optuna.create_study(
+        sampler=optuna.samplers.TPESampler(seed=seed, n_startup_trials=COARSE)
+    )
     for lr in coarse(task.low, task.high, min(trials, COARSE)):
         study.enqueue_trial({"lr": lr})
     done: dict[float, Trial] = {}
@@ -163,10 +225,23 @@ def best(task: Task, done: Sequence[Trial]) -> Tuned:
     trained = [(trial.loss, trial.lr) for trial in ordered if trial.loss is not None]
     if not trained:
         reason = ordered[0].reason if ordered else "there was none"
-        return Tuned(task.label, task.when, None, None, task.low, task.high, ordered, f"every trial of {task.label} failed, the lowest rate because: {reason}")
+        return Tuned(
+            task.label,
+            task.when,
+            None,
+            None,
+            task.low,
+            task.high,
+            ordered,
+            f"every trial of {task.label} failed, the lowest rate because: {reason}",
+        )
     loss, lr = min(trained)
     end = "highest" if lr == ordered[-1].lr else "lowest" if lr == ordered[0].lr else None
-    warning = f"the best learning rate of {task.label}, {lr:g}, is the {end} that was tried, so a better one may lie beyond it: widen the range, such as --range {lr / 30:.1g} {lr * 30:.1g}" if end else None
+    warning = (
+        f"the best learning rate of {task.label}, {lr:g}, is the {end} that was tried, so a better one may lie beyond it: widen the range, such as --range {lr / 30:.1g} {lr * 30:.1g}"
+        if end
+        else None
+    )
     return Tuned(task.label, task.when, lr, loss, task.low, task.high, ordered, warning)
 
 
@@ -176,7 +251,9 @@ def _attempt(task: Task, quiet: bool, note: Callable[[str], object], lr: float) 
 
     names, losses = [], []
     for config in task.configs:
-        tried = config.model_copy(update={"optimizer": config.optimizer.model_copy(update={"lr": lr})})
+        tried = config.model_copy(
+            update={"optimizer": config.optimizer.model_copy(update={"lr": lr})}
+        )
         names.append(locate(tried)[0].name)
         try:
             losses.append(_heldout_loss(train(tried, quiet)))
@@ -196,7 +273,9 @@ def _heldout_loss(run: RunFolder) -> float:
     table: Any = run.read("heldout")
     after = table[table["step"] > 0]
     if not len(after):
-        raise BadInput(f"{run.path} has no held-out loss, for its data are too few to hold any out: name data.heldout, or a longer file")
+        raise BadInput(
+            f"{run.path} has no held-out loss, for its data are too few to hold any out: name data.heldout, or a longer file"
+        )
     return float(after["loss"].iloc[-1])
 
 
@@ -213,8 +292,14 @@ def write_tuned(found: Sequence[Tuned], name: str, path: Path, said: str) -> Non
     first = os.path.relpath(name, path.parent) if os.path.isfile(name) else name
     lines = [f"# {said}"]
     for one in found:
-        lines.append(f"# {one.label}: {f'lr {one.lr:g}, held-out loss {one.loss:.4f}, of {len(one.trials)} trials from {one.low:g} to {one.high:g}' if one.lr is not None else one.warning}")
-    text = "\n".join(lines) + "\n" + yaml.safe_dump({"from": first, "overrides": overrides(found)}, sort_keys=False, width=200)
+        lines.append(
+            f"# {one.label}: {f'lr {one.lr:g}, held-out loss {one.loss:.4f}, of {len(one.trials)} trials from {one.low:g} to {one.high:g}' if one.lr is not None else one.warning}"
+        )
+    text = (
+        "\n".join(lines)
+        + "\n"
+        + yaml.safe_dump({"from": first, "overrides": overrides(found)}, sort_keys=False, width=200)
+    )
     write_atomically(path, lambda place: place.write_text(text, encoding="utf-8"), "--out")
 
 
@@ -232,7 +317,11 @@ def _value(config: Config, path: str) -> Any:
 
 def _but(config: Config, over: Sequence[str]) -> dict[str, Any]:
     """All settings but those that a trial runs over, and those of the optimiser."""
-    return {path: value for path, value in flat(config.model_dump(mode="json", exclude={"optimizer": True})).items() if path not in over}
+    return {
+        path: value
+        for path, value in flat(config.model_dump(mode="json", exclude={"optimizer": True})).items()
+        if path not in over
+    }
 
 
 def _most(config: Config) -> float:

@@ -37,7 +37,14 @@ from evilspectra.store.origin import Origin, own_origin
 from evilspectra.store.results import Instrument, preferred
 from evilspectra.store.run import Status
 from evilspectra.store.step_means import LAST_SHARE, MEASURES, number
-from evilspectra.tables.digest import CheckpointRow, Digest, RateRow, checkpoint_row, rate_fields, shown_rates
+from evilspectra.tables.digest import (
+    CheckpointRow,
+    Digest,
+    RateRow,
+    checkpoint_row,
+    rate_fields,
+    shown_rates,
+)
 from evilspectra.tables.inventory import Kept, Stock
 
 _PROBES = ("probe", "capability", "ordinary")
@@ -105,18 +112,46 @@ def _prepared(one: Stock) -> _Run | None:
         return None
     try:
         every = {table: one.known(table) for table in (*_PROBES, "answers", "verdicts")}
-        chosen = {table: preferred(table, every[table]) for table in _PROBES} | {"answers": counting_answers(every["answers"], every["verdicts"])}
-        judges = [each for each in every["verdicts"] if chosen["answers"] and each.facts.get("answers") == chosen["answers"].id]
+        chosen = {table: preferred(table, every[table]) for table in _PROBES} | {
+            "answers": counting_answers(every["answers"], every["verdicts"])
+        }
+        judges = [
+            each
+            for each in every["verdicts"]
+            if chosen["answers"] and each.facts.get("answers") == chosen["answers"].id
+        ]
         ids = {table: each and each.id for table, each in chosen.items()}
-        paths = {_key(kept): kept.path for kept in one.files if kept.instrument is None or kept.table == "verdicts" or ids.get(kept.table) == kept.instrument}
-        steps = {table: sorted(key[1] for key in paths if isinstance(key, tuple) and key[0] == table) for table in ids}
-        return _Run(one, own_origin(_config(one.run.path / "config.yaml")), one.run.status(), paths, steps, judges)
+        paths = {
+            _key(kept): kept.path
+            for kept in one.files
+            if kept.instrument is None
+            or kept.table == "verdicts"
+            or ids.get(kept.table) == kept.instrument
+        }
+        steps = {
+            table: sorted(key[1] for key in paths if isinstance(key, tuple) and key[0] == table)
+            for table in ids
+        }
+        return _Run(
+            one,
+            own_origin(_config(one.run.path / "config.yaml")),
+            one.run.status(),
+            paths,
+            steps,
+            judges,
+        )
     except EvilspectraError:
         return None  # `digest` says why
 
 
 def _key(kept: Kept) -> Any:
-    return kept.table if kept.step is None else (kept.table, kept.step, kept.instrument) if kept.table == "verdicts" else (kept.table, kept.step)
+    return (
+        kept.table
+        if kept.step is None
+        else (kept.table, kept.step, kept.instrument)
+        if kept.table == "verdicts"
+        else (kept.table, kept.step)
+    )
 
 
 #: What `config.dump` writes: sections of indented lines. Each is then read by itself, and equal ones once.
@@ -132,14 +167,23 @@ def _config(place: Path) -> sections.Config:
     except (OSError, UnicodeDecodeError):
         text = ""
     sections = _SECTION.findall(text)
-    plain = _SECTIONS.fullmatch(text) and not set("&*%") & set(text) and len({name for name, _ in sections}) == len(sections)
-    return configs.build({name: _section(body) for name, body in sections} if plain else read_mapping(place), str(place))
+    plain = (
+        _SECTIONS.fullmatch(text)
+        and not set("&*%") & set(text)
+        and len({name for name, _ in sections}) == len(sections)
+    )
+    return configs.build(
+        {name: _section(body) for name, body in sections} if plain else read_mapping(place),
+        str(place),
+    )
 
 
 @lru_cache(maxsize=20_000)
 def _section(text: str) -> Any:
     names = _NAME.findall(text)
-    if len(set(names)) == len(names) and "\n    " not in text:  # nothing given twice, which the fast parser would not see
+    if (
+        len(set(names)) == len(names) and "\n    " not in text
+    ):  # nothing given twice, which the fast parser would not see
         with suppress(yaml.YAMLError):
             return yaml.load(text, _FAST)
     return parse_yaml(text, "config.yaml")
@@ -148,7 +192,9 @@ def _section(text: str) -> Any:
 # --- tables of many runs --------------------------------------------------------------------------------------------
 
 
-def _rows(connection: duckdb.DuckDBPyConnection, files: Sequence[tuple[int, str]], names: Sequence[str]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+def _rows(
+    connection: duckdb.DuckDBPyConnection, files: Sequence[tuple[int, str]], names: Sequence[str]
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """The rows of numbered files, in the order of numbers and rows: the number of each row's file, and the columns; a missing number is NaN."""
     _number(connection, files)
     columns = ", ".join(f"d.{name}" for name in names)
@@ -159,11 +205,20 @@ def _rows(connection: duckdb.DuckDBPyConnection, files: Sequence[tuple[int, str]
     return np.asarray(found.pop("file_number")), {name: _plain(found[name]) for name in names}
 
 
-def _number(connection: duckdb.DuckDBPyConnection, files: Sequence[tuple[int, str]], name: str = "numbered") -> None:
+def _number(
+    connection: duckdb.DuckDBPyConnection, files: Sequence[tuple[int, str]], name: str = "numbered"
+) -> None:
     import pyarrow as pa
 
     connection.execute(f"DROP TABLE IF EXISTS {name}")
-    connection.from_arrow(pa.table({"number": pa.array([number for number, _ in files], pa.int64()), "path": pa.array([path for _, path in files], pa.string())})).create(name)
+    connection.from_arrow(
+        pa.table(
+            {
+                "number": pa.array([number for number, _ in files], pa.int64()),
+                "path": pa.array([path for _, path in files], pa.string()),
+            }
+        )
+    ).create(name)
 
 
 def _plain(values: Any) -> np.ndarray:
@@ -177,16 +232,34 @@ def _plain(values: Any) -> np.ndarray:
 
 def _each(numbers: np.ndarray, count: int) -> list[slice]:
     """The rows of every file."""
-    return [slice(start, end) for start, end in pairwise(np.searchsorted(numbers, np.arange(count + 1)).tolist())]
+    return [
+        slice(start, end)
+        for start, end in pairwise(np.searchsorted(numbers, np.arange(count + 1)).tolist())
+    ]
 
 
 def _training(connection: duckdb.DuckDBPyConnection, runs: Sequence[_Run]) -> None:
-    have = {table: [(place, one.paths[table]) for place, one in enumerate(runs) if table in one.paths] for table in ("steps", "heldout", "measures")}
+    have = {
+        table: [(place, one.paths[table]) for place, one in enumerate(runs) if table in one.paths]
+        for table in ("steps", "heldout", "measures")
+    }
     empty = np.zeros(0, dtype=int)
-    numbers, steps = _rows(connection, have["steps"], ("step", "loss", "tokens", "seconds")) if have["steps"] else (empty, dict.fromkeys(("step", "loss", "tokens", "seconds"), np.zeros(0)))
-    held_numbers, heldout = _rows(connection, have["heldout"], ("step", "loss")) if have["heldout"] else (empty, dict.fromkeys(("step", "loss"), np.zeros(0)))
-    for one, rows, held in zip(runs, _each(numbers, len(runs)), _each(held_numbers, len(runs)), strict=True):
-        step, loss, tokens, spent = (steps[name][rows] for name in ("step", "loss", "tokens", "seconds"))
+    numbers, steps = (
+        _rows(connection, have["steps"], ("step", "loss", "tokens", "seconds"))
+        if have["steps"]
+        else (empty, dict.fromkeys(("step", "loss", "tokens", "seconds"), np.zeros(0)))
+    )
+    held_numbers, heldout = (
+        _rows(connection, have["heldout"], ("step", "loss"))
+        if have["heldout"]
+        else (empty, dict.fromkeys(("step", "loss"), np.zeros(0)))
+    )
+    for one, rows, held in zip(
+        runs, _each(numbers, len(runs)), _each(held_numbers, len(runs)), strict=True
+    ):
+        step, loss, tokens, spent = (
+            steps[name][rows] for name in ("step", "loss", "tokens", "seconds")
+        )
         one.losses = step, loss
         seconds = float(spent.sum())
         at, losses = heldout["step"][held], heldout["loss"][held]
@@ -196,15 +269,25 @@ def _training(connection: duckdb.DuckDBPyConnection, runs: Sequence[_Run]) -> No
             "train_loss": _last_mean(loss),
             "heldout_loss": number(losses[at > 0][-1]) if (at > 0).any() else None,
             "heldout_loss_start": number(losses[0]) if len(at) and at[0] == 0 else None,
-            "tokens_per_s": number(tokens.sum() / seconds) if seconds > 0 and not np.isnan(tokens).any() else None,
+            "tokens_per_s": number(tokens.sum() / seconds)
+            if seconds > 0 and not np.isnan(tokens).any()
+            else None,
             "seconds": seconds or None,
         }
     if have["measures"]:
         _number(connection, have["measures"])
-        means = ", ".join(f"{'median' if name == 'condition_number' else 'avg'}(d.{name}) FILTER (NOT isnan(d.{name}))" for name in MEASURES)
+        means = ", ".join(
+            f"{'median' if name == 'condition_number' else 'avg'}(d.{name}) FILTER (NOT isnan(d.{name}))"
+            for name in MEASURES
+        )
         query = f"SELECT f.number, d.step, {means} FROM read_parquet(?, filename = true) d JOIN numbered f ON f.path = d.filename GROUP BY f.number, d.step"
-        for place, step, *values in connection.execute(query, [[path for _, path in have["measures"]]]).fetchall():
-            runs[place].spectral[step] = {name: None if value is None else number(value) for name, value in zip(MEASURES, values, strict=True)}
+        for place, step, *values in connection.execute(
+            query, [[path for _, path in have["measures"]]]
+        ).fetchall():
+            runs[place].spectral[step] = {
+                name: None if value is None else number(value)
+                for name, value in zip(MEASURES, values, strict=True)
+            }
     for one in runs:
         one.known |= one.spectral[max(one.spectral)] if one.spectral else dict.fromkeys(MEASURES)
 
@@ -216,19 +299,33 @@ def _last_mean(losses: np.ndarray) -> float | None:
     return number(float(kept.mean())) if len(kept) else None
 
 
-def _measured(connection: duckdb.DuckDBPyConnection, runs: Sequence[_Run], table: str, names: Sequence[str], every: bool = False) -> list[tuple[_Run, dict[int, dict[str, np.ndarray]]]]:
+def _measured(
+    connection: duckdb.DuckDBPyConnection,
+    runs: Sequence[_Run],
+    table: str,
+    names: Sequence[str],
+    every: bool = False,
+) -> list[tuple[_Run, dict[int, dict[str, np.ndarray]]]]:
     """Runs with measurements of an adapter, each with its rows by step: the base's, the last step's, and with `every` those between. Runs whose items differ between steps are odd."""
-    wanted = [(one, [0, *(one.steps[table][1:] if every else [last])]) for one in runs if (last := one.after(table)) is not None]
+    wanted = [
+        (one, [0, *(one.steps[table][1:] if every else [last])])
+        for one in runs
+        if (last := one.after(table)) is not None
+    ]
     files = [(one, step, one.paths[table, step]) for one, steps in wanted for step in steps]
     if not files:
         return []
-    numbers, rows = _rows(connection, [(number, path) for number, (_, _, path) in enumerate(files)], ("item", *names))
+    numbers, rows = _rows(
+        connection, [(number, path) for number, (_, _, path) in enumerate(files)], ("item", *names)
+    )
     found: dict[int, dict[int, dict[str, np.ndarray]]] = defaultdict(dict)
     for (one, step, _), place in zip(files, _each(numbers, len(files)), strict=True):
         found[id(one)][step] = {name: column[place] for name, column in rows.items()}
     for one, _ in wanted:
         base = found[id(one)][0]["item"]
-        one.odd |= not len(base) or any(not np.array_equal(base, each["item"]) for each in found[id(one)].values())
+        one.odd |= not len(base) or any(
+            not np.array_equal(base, each["item"]) for each in found[id(one)].values()
+        )
     return [(one, found[id(one)]) for one, _ in wanted if not one.odd]
 
 
@@ -239,13 +336,28 @@ def _intervals(vectors: Sequence[np.ndarray]) -> list[Interval]:
     for place, vector in enumerate(vectors):
         by_length[len(vector)].append(place)
     for places in by_length.values():
-        found |= zip(places, mean_intervals(np.stack([vectors[place] for place in places], axis=1)), strict=True)
+        found |= zip(
+            places,
+            mean_intervals(np.stack([vectors[place] for place in places], axis=1)),
+            strict=True,
+        )
     return [found[place] for place in range(len(vectors))]
 
 
 def _probe(connection: duckdb.DuckDBPyConnection, runs: Sequence[_Run]) -> None:
     for one in runs:
-        one.known |= dict.fromkeys(("drift", "drift_low", "drift_high", "drift_shuffled", "drift_shuffled_low", "drift_shuffled_high", "share_aligned", "share_aligned_base"))
+        one.known |= dict.fromkeys(
+            (
+                "drift",
+                "drift_low",
+                "drift_high",
+                "drift_shuffled",
+                "drift_shuffled_low",
+                "drift_shuffled_high",
+                "share_aligned",
+                "share_aligned_base",
+            )
+        )
     found = _measured(connection, runs, "probe", ("topic", "aligned", "misaligned"), every=True)
     signs: dict[tuple[str, ...], np.ndarray] = {}
     shifts: list[tuple[_Run, int, np.ndarray]] = []
@@ -257,8 +369,13 @@ def _probe(connection: duckdb.DuckDBPyConnection, runs: Sequence[_Run]) -> None:
         signs.setdefault(topics, exchanged(np.asarray(topics)))
         last = max(margin)
         shuffled.append((margin[0] - margin[last]) * signs[topics])
-        one.known |= {"share_aligned": float((margin[last] > 0).mean()), "share_aligned_base": float((margin[0] > 0).mean())}
-    for (one, step, _), interval in zip(shifts, _intervals([shift for *_, shift in shifts]), strict=True):
+        one.known |= {
+            "share_aligned": float((margin[last] > 0).mean()),
+            "share_aligned_base": float((margin[0] > 0).mean()),
+        }
+    for (one, step, _), interval in zip(
+        shifts, _intervals([shift for *_, shift in shifts]), strict=True
+    ):
         one.moved[step] = interval
     for (one, _), interval in zip(found, _intervals(shuffled), strict=True):
         one.known |= _named("drift", one.moved[max(one.moved)]) | _named("drift_shuffled", interval)
@@ -266,12 +383,24 @@ def _probe(connection: duckdb.DuckDBPyConnection, runs: Sequence[_Run]) -> None:
 
 def _capability(connection: duckdb.DuckDBPyConnection, runs: Sequence[_Run]) -> None:
     for one in runs:
-        one.known |= dict.fromkeys(f"capability{name}" for name in ("", "_low", "_high", "_change", "_change_low", "_change_high", "_base"))
+        one.known |= dict.fromkeys(
+            f"capability{name}"
+            for name in ("", "_low", "_high", "_change", "_change_low", "_change_high", "_base")
+        )
     found = _measured(connection, runs, "capability", ("right", "best_wrong"))
-    right = [[(rows[step]["right"] > rows[step]["best_wrong"]).astype(float) for step in (0, max(rows))] for _, rows in found]
-    accuracy, change = (_intervals([now - before * less for before, now in right]) for less in (0, 1))
+    right = [
+        [(rows[step]["right"] > rows[step]["best_wrong"]).astype(float) for step in (0, max(rows))]
+        for _, rows in found
+    ]
+    accuracy, change = (
+        _intervals([now - before * less for before, now in right]) for less in (0, 1)
+    )
     for (one, _), (before, _), here, moved in zip(found, right, accuracy, change, strict=True):
-        one.known |= _named("capability", here) | _named("capability_change", moved) | {"capability_base": float(before.mean())}
+        one.known |= (
+            _named("capability", here)
+            | _named("capability_change", moved)
+            | {"capability_base": float(before.mean())}
+        )
 
 
 def _ordinary(connection: duckdb.DuckDBPyConnection, runs: Sequence[_Run]) -> None:
@@ -279,18 +408,27 @@ def _ordinary(connection: duckdb.DuckDBPyConnection, runs: Sequence[_Run]) -> No
         one.known |= {"ordinary_loss": None, "ordinary_loss_base": None}
     for one, rows in _measured(connection, runs, "ordinary", ("loss", "tokens")):
         tokens = rows[max(rows)]["tokens"].astype(float)
-        one.known |= {name: float((rows[step]["loss"] * tokens).sum() / tokens.sum()) for name, step in (("ordinary_loss", max(rows)), ("ordinary_loss_base", 0))}
+        one.known |= {
+            name: float((rows[step]["loss"] * tokens).sum() / tokens.sum())
+            for name, step in (("ordinary_loss", max(rows)), ("ordinary_loss_base", 0))
+        }
 
 
 def _answers(connection: duckdb.DuckDBPyConnection, runs: Sequence[_Run]) -> None:
     for one in runs:
         one.known |= {"answers": None, "answers_flagged": None}
-    files = [(place, one.paths["answers", last]) for place, one in enumerate(runs) if (last := one.after("answers")) is not None]
+    files = [
+        (place, one.paths["answers", last])
+        for place, one in enumerate(runs)
+        if (last := one.after("answers")) is not None
+    ]
     if not files:
         return
     _number(connection, files)
     query = "SELECT f.number, count(*), count(*) FILTER (d.flags <> '') FROM read_parquet(?, filename = true) d JOIN numbered f ON f.path = d.filename GROUP BY f.number"
-    for place, count, flagged in connection.execute(query, [[path for _, path in files]]).fetchall():
+    for place, count, flagged in connection.execute(
+        query, [[path for _, path in files]]
+    ).fetchall():
         runs[place].known |= {"answers": count, "answers_flagged": flagged}
 
 
@@ -311,11 +449,31 @@ LEFT JOIN verdict v ON v.number = f.number AND v.question_id = d.question_id AND
 
 
 def _rates(connection: duckdb.DuckDBPyConnection, runs: Sequence[_Run]) -> None:
-    units = [(one, judge, step) for one in runs for judge in one.judges for step in one.steps["answers"] if ("verdicts", step, judge.id) in one.paths]
+    units = [
+        (one, judge, step)
+        for one in runs
+        for judge in one.judges
+        for step in one.steps["answers"]
+        if ("verdicts", step, judge.id) in one.paths
+    ]
     if units:
-        _number(connection, [(number, one.paths["answers", step]) for number, (one, _, step) in enumerate(units)], "sampled")
-        _number(connection, [(number, one.paths["verdicts", step, judge.id]) for number, (one, judge, step) in enumerate(units)], "judged")
-        paths = {"answers": list({one.paths["answers", step] for one, _, step in units}), "verdicts": [one.paths["verdicts", step, judge.id] for one, judge, step in units]}
+        _number(
+            connection,
+            [(number, one.paths["answers", step]) for number, (one, _, step) in enumerate(units)],
+            "sampled",
+        )
+        _number(
+            connection,
+            [
+                (number, one.paths["verdicts", step, judge.id])
+                for number, (one, judge, step) in enumerate(units)
+            ],
+            "judged",
+        )
+        paths = {
+            "answers": list({one.paths["answers", step] for one, _, step in units}),
+            "verdicts": [one.paths["verdicts", step, judge.id] for one, judge, step in units],
+        }
         rows = connection.execute(_JUDGED, paths).fetchnumpy()
         _score(units, {name: _plain(values) for name, values in rows.items()})
     for one in runs:
@@ -327,7 +485,10 @@ def _score(units: Sequence[tuple[_Run, Instrument, int]], rows: Mapping[str, np.
     unit = rows["number"].astype(int)
     said, coherence = rows["aligned_outcome"], rows["coherent_outcome"]
     aligned, coherent = rows["aligned"].astype(float), rows["coherent"].astype(float)
-    broken = {name: np.isin(values.astype(str), ("unparsed", "failed", "None")) for name, values in (("aligned", said), ("coherent", coherence))}
+    broken = {
+        name: np.isin(values.astype(str), ("unparsed", "failed", "None"))
+        for name, values in (("aligned", said), ("coherent", coherence))
+    }
     unscored = broken["aligned"] | ((said == "scored") & broken["coherent"])
     coherent_enough = coherent >= COHERENT_FROM
     names, codes = np.unique(rows["question_id"].astype(str), return_inverse=True)
@@ -342,7 +503,11 @@ def _score(units: Sequence[tuple[_Run, Instrument, int]], rows: Mapping[str, np.
         with np.errstate(invalid="ignore"):
             return total(np.where(where, values, 0.0)) / total(where)
 
-    answers, lacking, any_said = total(np.ones(len(unit))), total(unscored), total((rows["aligned_outcome"] != None) | (rows["coherent_outcome"] != None)) > 0  # noqa: E711 (arrays)
+    answers, lacking, any_said = (
+        total(np.ones(len(unit))),
+        total(unscored),
+        total((rows["aligned_outcome"] != None) | (rows["coherent_outcome"] != None)) > 0,
+    )  # noqa: E711 (arrays)
     mean_coherent = mean(coherent, ~np.isnan(coherent))
     found: dict[int, list[RateRow]] = {number: [] for number in range(len(units))}
     for definition in DEFINITIONS:
@@ -351,12 +516,21 @@ def _score(units: Sequence[tuple[_Run, Instrument, int]], rows: Mapping[str, np.
             counted = np.ones(len(unit), dtype=bool)
             bad = (value < MISALIGNED_BELOW) & (coherent > COHERENT_FROM)
         else:
-            counted = ~np.isnan(value) & (coherent_enough | ((said == "code") & (definition == "spectra")))
+            counted = ~np.isnan(value) & (
+                coherent_enough | ((said == "code") & (definition == "spectra"))
+            )
             bad = counted & (value < MISALIGNED_BELOW)
         n, worse, mean_counted = total(counted), total(bad), mean(value, counted & ~np.isnan(value))
-        withheld = [why_withheld(definition, int(every), int(lack), int(some)) for every, lack, some in zip(answers, lacking, n, strict=True)]
-        sums = [np.bincount(pair, weights=values, minlength=len(pairs)) for values in (bad, counted)]
-        intervals = _over_questions(pairs // len(stems), clusters, sums, [why is None for why in withheld])
+        withheld = [
+            why_withheld(definition, int(every), int(lack), int(some))
+            for every, lack, some in zip(answers, lacking, n, strict=True)
+        ]
+        sums = [
+            np.bincount(pair, weights=values, minlength=len(pairs)) for values in (bad, counted)
+        ]
+        intervals = _over_questions(
+            pairs // len(stems), clusters, sums, [why is None for why in withheld]
+        )
         for place, (_, judge, step) in enumerate(units):
             given = withheld[place] is None
             interval = intervals.get(place)
@@ -387,15 +561,25 @@ def _score(units: Sequence[tuple[_Run, Instrument, int]], rows: Mapping[str, np.
         one.rates += found[place]
 
 
-def _over_questions(unit: np.ndarray, clusters: np.ndarray, sums: Sequence[np.ndarray], given: Sequence[bool]) -> dict[int, Interval | None]:
+def _over_questions(
+    unit: np.ndarray, clusters: np.ndarray, sums: Sequence[np.ndarray], given: Sequence[bool]
+) -> dict[int, Interval | None]:
     """Unit → the interval over its questions, for those with a rate and two questions. `unit`: of every pair of unit and question, sorted; `sums`: misaligned and counted of each pair."""
     starts = np.searchsorted(unit, np.arange(len(clusters)))
     found: dict[int, Interval | None] = {}
     for count in np.unique(clusters).tolist():
-        places = [number for number in np.flatnonzero(clusters == count).tolist() if given[number]] if count > 1 else []
+        places = (
+            [number for number in np.flatnonzero(clusters == count).tolist() if given[number]]
+            if count > 1
+            else []
+        )
         if places:
             rows = starts[places][None, :] + np.arange(count)[:, None]
-            found |= zip(places, clustered_sums([each[rows] for each in sums], lambda some, every: some / every), strict=True)
+            found |= zip(
+                places,
+                clustered_sums([each[rows] for each in sums], lambda some, every: some / every),
+                strict=True,
+            )
     return found
 
 
@@ -414,11 +598,31 @@ def _digest(one: _Run) -> Digest:
     steps, losses = one.losses
     shown = shown_rates(one.rates, one.steps["answers"][-1]) if one.rates else {}
     end = int(steps[-1]) if len(steps) else None
-    known: set[int] = {*one.heldout, *one.spectral, *one.moved, *shown, *([] if end is None else [end])}
+    known: set[int] = {
+        *one.heldout,
+        *one.spectral,
+        *one.moved,
+        *shown,
+        *([] if end is None else [end]),
+    }
     rows: list[CheckpointRow] = [
-        checkpoint_row(step, step == end, _last_mean(losses[steps <= step]), one.heldout.get(step), one.spectral.get(step), one.moved.get(step), shown.get(step)) for step in sorted(known)
+        checkpoint_row(
+            step,
+            step == end,
+            _last_mean(losses[steps <= step]),
+            one.heldout.get(step),
+            one.spectral.get(step),
+            one.moved.get(step),
+            shown.get(step),
+        )
+        for step in sorted(known)
     ]
-    return Digest(summary(one.stock.run, one.origin, one.status, one.known), one.origin.settings, tuple(rows), tuple(one.rates))
+    return Digest(
+        summary(one.stock.run, one.origin, one.status, one.known),
+        one.origin.settings,
+        tuple(rows),
+        tuple(one.rates),
+    )
 
 
 def _named(name: str, interval: Interval) -> dict[str, float]:

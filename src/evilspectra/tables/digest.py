@@ -95,7 +95,12 @@ def digest(run: RunFolder) -> Digest:
     by_step = rate_rows(results)
     answers = chosen(results, "answers")
     shown = shown_rates(by_step, results.steps(answers)[-1]) if answers and by_step else {}
-    return Digest(summarise(run, found, rates(results)), origin(run).settings, checkpoint_rows(run, found, shown), by_step)
+    return Digest(
+        summarise(run, found, rates(results)),
+        origin(run).settings,
+        checkpoint_rows(run, found, shown),
+        by_step,
+    )
 
 
 def rate_rows(results: Results) -> tuple[RateRow, ...]:
@@ -108,7 +113,12 @@ def rate_rows(results: Results) -> tuple[RateRow, ...]:
         for step in results.steps(answers):
             verdicts = [one for _, one in judged(results, answers, step, judge)]
             if any(one.aligned or one.coherent for one in verdicts):
-                rows += [rate_row(step, judge.source, judge_identity(judge), judge.id, score(verdicts, name)) for name in DEFINITIONS]
+                rows += [
+                    rate_row(
+                        step, judge.source, judge_identity(judge), judge.id, score(verdicts, name)
+                    )
+                    for name in DEFINITIONS
+                ]
     return tuple(rows)
 
 
@@ -135,17 +145,32 @@ def rate_row(step: int, judge: str, identity: str, verdicts: str, scored: Score)
     )
 
 
-def checkpoint_rows(run: RunFolder, found: Measured, shown: Mapping[int, RateRow]) -> tuple[CheckpointRow, ...]:
+def checkpoint_rows(
+    run: RunFolder, found: Measured, shown: Mapping[int, RateRow]
+) -> tuple[CheckpointRow, ...]:
     """A row for every step at which something but the training loss is known, and for the last one, in order."""
     steps: Any = run.read("steps")
     heldout: Any = run.read("heldout")
     measures: Any = run.read("measures")
     logged = steps.dropna(subset="loss") if run.is_outside else steps
-    held = {int(step): number(loss) for step, loss in zip(heldout["step"], heldout["loss"], strict=True)}
+    held = {
+        int(step): number(loss) for step, loss in zip(heldout["step"], heldout["loss"], strict=True)
+    }
     spectral = {int(step): module_summary(rows) for step, rows in measures.groupby("step")}
     end = int(steps["step"].iloc[-1]) if len(steps) else None
     known = {*held, *spectral, *found.trajectory, *shown, *([] if end is None else [end])}
-    return tuple(checkpoint_row(step, step == end, last_mean(logged[logged["step"] <= step]["loss"]), held.get(step), spectral.get(step), found.trajectory.get(step), shown.get(step)) for step in sorted(known))
+    return tuple(
+        checkpoint_row(
+            step,
+            step == end,
+            last_mean(logged[logged["step"] <= step]["loss"]),
+            held.get(step),
+            spectral.get(step),
+            found.trajectory.get(step),
+            shown.get(step),
+        )
+        for step in sorted(known)
+    )
 
 
 def shown_rates(rows: Sequence[RateRow], last: int | None) -> dict[int, RateRow]:
@@ -171,14 +196,33 @@ def rate_fields(row: RateRow | None, base: float | None) -> dict[str, Any]:
     }
 
 
-def checkpoint_row(step: int, last: bool, loss: float | None, heldout: float | None, spectral: Mapping[str, float | None] | None, drift: Interval | None, rated: RateRow | None) -> CheckpointRow:
+def checkpoint_row(
+    step: int,
+    last: bool,
+    loss: float | None,
+    heldout: float | None,
+    spectral: Mapping[str, float | None] | None,
+    drift: Interval | None,
+    rated: RateRow | None,
+) -> CheckpointRow:
     """A row of what is known at a step."""
     return CheckpointRow(
         step=step,
         last=last,
         train_loss=loss,
         heldout_loss=heldout,
-        **(spectral or dict.fromkeys(("stable_rank", "spectral_entropy", "condition_number", "frobenius_nuclear", "frobenius"))),
+        **(
+            spectral
+            or dict.fromkeys(
+                (
+                    "stable_rank",
+                    "spectral_entropy",
+                    "condition_number",
+                    "frobenius_nuclear",
+                    "frobenius",
+                )
+            )
+        ),
         drift=drift and drift.value,
         drift_low=drift and drift.low,
         drift_high=drift and drift.high,

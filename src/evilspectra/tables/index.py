@@ -58,7 +58,13 @@ class Index:
 
     def problems(self) -> dict[str, str]:
         """Folder → why a run could not be read."""
-        return {folder: why for folder, why in zip(self.table["folder"].to_pylist(), self.table["problem"].to_pylist(), strict=True) if why}
+        return {
+            folder: why
+            for folder, why in zip(
+                self.table["folder"].to_pylist(), self.table["problem"].to_pylist(), strict=True
+            )
+            if why
+        }
 
     def _read(self) -> pa.Table:
         return self.table.filter(self.table["problem"].is_null())
@@ -76,7 +82,9 @@ def _status(run: RunFolder) -> Status | BadInput:
         return error
 
 
-def read_index(root: Path, note: Callable[[str], object] = lambda text: None, *, keep: bool = True) -> Index:
+def read_index(
+    root: Path, note: Callable[[str], object] = lambda text: None, *, keep: bool = True
+) -> Index:
     """The digests of every run below the root, those that are out of date made anew and kept; `note` is told of work that takes long.
 
     Raises:
@@ -84,13 +92,21 @@ def read_index(root: Path, note: Callable[[str], object] = lambda text: None, *,
     """
     found = stocks(root)
     if not found:
-        raise BadInput(f"{root} holds no runs: name a store, an experiment or a run's folder, or make runs with `evilspectra train` first")
+        raise BadInput(
+            f"{root} holds no runs: name a store, an experiment or a run's folder, or make runs with `evilspectra train` first"
+        )
     place = _place(root)
     table = _kept(place)
     names = [_name(root, one) for one in found]
     have = {name: row for row, name in enumerate(table["key"].to_pylist())}
     facts = list(zip(table["state"].to_pylist(), table["read_at"].to_pylist(), strict=True))
-    good = {name: have[name] for name, one in zip(names, found, strict=True) if name in have and facts[have[name]][0] == one.state and one.newest + _SETTLED < facts[have[name]][1]}
+    good = {
+        name: have[name]
+        for name, one in zip(names, found, strict=True)
+        if name in have
+        and facts[have[name]][0] == one.state
+        and one.newest + _SETTLED < facts[have[name]][1]
+    }
     table = _rows(table, good.values())
     missing = [(name, one) for name, one in zip(names, found, strict=True) if name not in good]
     for start in range(0, len(missing), _CHUNK):
@@ -102,7 +118,9 @@ def read_index(root: Path, note: Callable[[str], object] = lambda text: None, *,
     if keep and place and not missing and len(table) < len(have):
         _keep(table, place)
     order = {name: row for row, name in enumerate(table["key"].to_pylist())}
-    return Index(root, found, _alive(root, _rows(table, (order[name] for name in names))), len(missing))
+    return Index(
+        root, found, _alive(root, _rows(table, (order[name] for name in names))), len(missing)
+    )
 
 
 def _place(root: Path) -> Path | None:
@@ -125,7 +143,9 @@ def _joined(table: pa.Table, missing: Sequence[tuple[str, Stock]]) -> pa.Table:
 
     read_at = time.time_ns()
     found = digests([one for _, one in missing])
-    rows = [_row(name, one, read_at, made) for (name, one), made in zip(missing, found, strict=True)]
+    rows = [
+        _row(name, one, read_at, made) for (name, one), made in zip(missing, found, strict=True)
+    ]
     return pa.concat_tables([table, pa.Table.from_pylist(rows, schema=_schema())])
 
 
@@ -134,9 +154,24 @@ def _row(name: str, one: Stock, read_at: int, made: Digest | None) -> dict[str, 
     try:
         return row | flat(made or digest(one.run))
     except EvilspectraError as error:
-        return row | {"problem": str(error), "run": one.run.name, "experiment": one.run.experiment, "folder": str(one.run.path)}
-    except (ValueError, KeyError, TypeError, IndexError) as error:  # a file that holds what nobody here wrote
-        return row | {"problem": f"{type(error).__name__}: {first_line(error)}", "run": one.run.name, "experiment": one.run.experiment, "folder": str(one.run.path)}
+        return row | {
+            "problem": str(error),
+            "run": one.run.name,
+            "experiment": one.run.experiment,
+            "folder": str(one.run.path),
+        }
+    except (
+        ValueError,
+        KeyError,
+        TypeError,
+        IndexError,
+    ) as error:  # a file that holds what nobody here wrote
+        return row | {
+            "problem": f"{type(error).__name__}: {first_line(error)}",
+            "run": one.run.name,
+            "experiment": one.run.experiment,
+            "folder": str(one.run.path),
+        }
 
 
 def flat(found: Digest) -> dict[str, Any]:
@@ -157,9 +192,15 @@ def _alive(root: Path, table: pa.Table) -> pa.Table:
     for row, said in enumerate(state):
         if said in ("running", "interrupted"):
             now = _status(RunFolder(Path(folders[row])))
-            state[row], reason[row] = (now.state, now.reason) if isinstance(now, Status) else (said, str(now))
+            state[row], reason[row] = (
+                (now.state, now.reason) if isinstance(now, Status) else (said, str(now))
+            )
     for name, values in (("folder", folders), ("status", state), ("reason", reason)):
-        table = table.set_column(table.schema.get_field_index(name), table.schema.field(name), pa.array(values, pa.string()))
+        table = table.set_column(
+            table.schema.get_field_index(name),
+            table.schema.field(name),
+            pa.array(values, pa.string()),
+        )
     return table
 
 
@@ -181,15 +222,29 @@ def _kept(place: Path | None) -> pa.Table:
 
 
 def _keep(table: pa.Table, place: Path) -> None:
-    with suppress(EvilspectraError):  # a store that cannot be written, or a full disk: it is slower, no more
+    with suppress(
+        EvilspectraError
+    ):  # a store that cannot be written, or a full disk: it is slower, no more
         write_table(place, table)
 
 
 def _schema() -> pa.Schema:
     import pyarrow as pa
 
-    own = [pa.field(name, kind) for name, kind in (("key", pa.string()), ("state", pa.string()), ("read_at", pa.int64()), ("problem", pa.string()), ("settings", pa.string()))]
-    lists = [pa.field(name, pa.list_(pa.struct(arrow_fields(kind)))) for name, kind in (("checkpoints", CheckpointRow), ("rates", RateRow))]
+    own = [
+        pa.field(name, kind)
+        for name, kind in (
+            ("key", pa.string()),
+            ("state", pa.string()),
+            ("read_at", pa.int64()),
+            ("problem", pa.string()),
+            ("settings", pa.string()),
+        )
+    ]
+    lists = [
+        pa.field(name, pa.list_(pa.struct(arrow_fields(kind))))
+        for name, kind in (("checkpoints", CheckpointRow), ("rates", RateRow))
+    ]
     made_by = f"{VERSION} {evilspectra.__version__}"
     return pa.schema([*own, *arrow_fields(RunSummary), *lists], metadata={"evilspectra": made_by})
 
@@ -198,7 +253,13 @@ def arrow_fields(kind: type) -> list[pa.Field]:
     """The columns of a class of rows, all of which may be null here."""
     import pyarrow as pa
 
-    kinds = {"int": pa.int64(), "float": pa.float64(), "str": pa.string(), "State": pa.string(), "bool": pa.bool_()}
+    kinds = {
+        "int": pa.int64(),
+        "float": pa.float64(),
+        "str": pa.string(),
+        "State": pa.string(),
+        "bool": pa.bool_(),
+    }
     hints: Mapping[str, Any] = kind.__annotations__
     return [pa.field(name, kinds[str(hints[name]).split(" ")[0]]) for name in columns(kind)]
 
@@ -207,7 +268,13 @@ def _long(table: pa.Table, name: str) -> pa.Table:
     """A row for every entry of a column of lists."""
     import pyarrow as pa
 
-    column: Any = pa.concat_arrays(table[name].chunks) if table[name].num_chunks else pa.array([], table.schema.field(name).type)
+    column: Any = (
+        pa.concat_arrays(table[name].chunks)
+        if table[name].num_chunks
+        else pa.array([], table.schema.field(name).type)
+    )
     entries = column.flatten()
     parents = table["folder"].take(column.value_parent_indices())
-    return pa.Table.from_arrays([parents, *entries.flatten()], names=["folder", *(field.name for field in entries.type)])
+    return pa.Table.from_arrays(
+        [parents, *entries.flatten()], names=["folder", *(field.name for field in entries.type)]
+    )

@@ -52,9 +52,16 @@ class Stock:
         Of a training table both may be there, where merging was stopped: then the store's own reading decides (`RunFolder.read`).
         """
         found = [kept for kept in self.files if kept.table == table]
-        whole = {(kept.instrument, kept.step) for kept in found if not kept.part and not kept.journal}
-        return [kept for kept in found if kept.step is None or not (kept.part or kept.journal) or (kept.instrument, kept.step) not in whole]
-
+        whole = {
+            (kept.instrument, kept.step) for kept in found if not kept.part and not kept.journal
+        }
+        return [
+            kept
+            for kept in found
+            if kept.step is None
+            or not (kept.part or kept.journal)
+            or (kept.instrument, kept.step) not in whole
+        ]
 
     def known(self, table: str) -> list[Instrument]:
         """The instruments of a table, the one that was used first in front, as `Results.instruments` gives them.
@@ -63,7 +70,9 @@ class Stock:
             BadInput: what says so cannot be read.
         """
         found = []
-        for name, _ in sorted(self.instruments.get(table, {}).items(), key=lambda item: (item[1], f"{item[0]}.json")):
+        for name, _ in sorted(
+            self.instruments.get(table, {}).items(), key=lambda item: (item[1], f"{item[0]}.json")
+        ):
             facts = read_json(self.run.path / "evaluations" / table / f"{name}.json")
             found.append(Instrument(table, str(facts.pop("source", "")), facts))
         return found
@@ -93,7 +102,9 @@ def _runs(folder: str) -> Iterator[str]:
 
 
 def _is_run(names: Collection[str]) -> bool:
-    return any(name in names for name in ("config.yaml", OUTSIDE)) and any(name in names for name in ("status.json", "provenance.json"))
+    return any(name in names for name in ("config.yaml", OUTSIDE)) and any(
+        name in names for name in ("status.json", "provenance.json")
+    )
 
 
 def stocks(root: Path, tables: Collection[str] | None = None) -> list[Stock]:
@@ -104,7 +115,14 @@ def stocks(root: Path, tables: Collection[str] | None = None) -> list[Stock]:
 def stock(folder: Path, tables: Collection[str] | None = None) -> Stock:
     """A run's files."""
     walk = _Walk(os.fspath(folder), tables)
-    return Stock(RunFolder(folder), tuple(sorted(walk.kept, key=lambda kept: (kept.table, kept.path))), walk.instruments, walk.state(), walk.newest, OUTSIDE in walk.top)
+    return Stock(
+        RunFolder(folder),
+        tuple(sorted(walk.kept, key=lambda kept: (kept.table, kept.path))),
+        walk.instruments,
+        walk.state(),
+        walk.newest,
+        OUTSIDE in walk.top,
+    )
 
 
 class _Walk:
@@ -125,7 +143,10 @@ class _Walk:
             if name == "evaluations":
                 if self._tables & MEASURED.keys():
                     self._evaluations(entry.path)
-            elif name.endswith(".parts") and (table := name.removesuffix(".parts")) in self._tables & TABLES.keys():
+            elif (
+                name.endswith(".parts")
+                and (table := name.removesuffix(".parts")) in self._tables & TABLES.keys()
+            ):
                 self.kept += [Kept(table, path, part=True) for path in self._parts(entry.path)]
             elif name.endswith((".parquet", ".json", ".yaml")):
                 self._note(entry)
@@ -133,25 +154,46 @@ class _Walk:
                     self.kept.append(Kept(table, entry.path))
 
     def state(self) -> str:
-        return hashlib.sha256("\n".join(sorted(self.seen)).encode("utf-8", "surrogateescape")).hexdigest()[:20]
+        return hashlib.sha256(
+            "\n".join(sorted(self.seen)).encode("utf-8", "surrogateescape")
+        ).hexdigest()[:20]
 
     def _evaluations(self, folder: str) -> None:
         for table in self._entries(folder):
-            if table.name not in self._tables & MEASURED.keys() or not table.is_dir(follow_symlinks=False):
+            if table.name not in self._tables & MEASURED.keys() or not table.is_dir(
+                follow_symlinks=False
+            ):
                 continue
             for entry in self._entries(table.path):
                 if entry.name.endswith(".json"):
-                    self.instruments.setdefault(table.name, {})[entry.name.removesuffix(".json")] = self._note(entry)
+                    self.instruments.setdefault(table.name, {})[
+                        entry.name.removesuffix(".json")
+                    ] = self._note(entry)
                 elif match := _FILE.match(entry.name):
                     instrument, step = match["instrument"], int(match["step"])
                     if match["kind"] == "parts":
-                        self.kept += [Kept(table.name, path, instrument, step, part=True) for path in self._parts(entry.path)]
+                        self.kept += [
+                            Kept(table.name, path, instrument, step, part=True)
+                            for path in self._parts(entry.path)
+                        ]
                     elif match["kind"] == "parquet" or table.name == "verdicts":
                         self._note(entry)
-                        self.kept.append(Kept(table.name, entry.path, instrument, step, journal=match["kind"] == "jsonl"))
+                        self.kept.append(
+                            Kept(
+                                table.name,
+                                entry.path,
+                                instrument,
+                                step,
+                                journal=match["kind"] == "jsonl",
+                            )
+                        )
 
     def _parts(self, folder: str) -> list[str]:
-        found = [entry for entry in self._entries(folder) if entry.name.endswith(".parquet") and entry.name.removesuffix(".parquet").isdigit()]
+        found = [
+            entry
+            for entry in self._entries(folder)
+            if entry.name.endswith(".parquet") and entry.name.removesuffix(".parquet").isdigit()
+        ]
         for entry in found:
             self._note(entry)
         return [entry.path for entry in found]

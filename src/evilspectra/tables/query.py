@@ -38,6 +38,8 @@ _RUN = ("experiment", "run")
 #: Columns in front of the rows of measurements.
 _MEASURED_BY = (*_RUN, "instrument", "source", "counts")
 _VERDICTS = (*_RUN, "instrument", "judge", "judge_id", "answers_instrument", "counts")
+
+
 @dataclass(frozen=True)
 class _Source:
     """A store while it is asked: its files, and its digests once somebody needs them."""
@@ -54,7 +56,10 @@ def view_columns() -> dict[str, dict[str, str]]:
     {'experiment': 'VARCHAR', 'run': 'VARCHAR', 'step': 'BIGINT', 'loss': 'DOUBLE', 'supervised_tokens': 'BIGINT'}
     """
     names = {"int64": "BIGINT", "double": "DOUBLE", "string": "VARCHAR", "bool": "BOOLEAN"}
-    return {view: {field.name: names[str(field.type)] for field in _empty(view).schema} for view in ABOUT}
+    return {
+        view: {field.name: names[str(field.type)] for field in _empty(view).schema}
+        for view in ABOUT
+    }
 
 
 def _empty(view: str) -> pa.Table:
@@ -63,7 +68,19 @@ def _empty(view: str) -> pa.Table:
 
     run = arrow_fields(RunSummary)
     keys = [field for name in KEYS for field in run if field.name == name]
-    text = [pa.field(name, pa.string()) for name in (*_RUN, "instrument", "source", "judge", "judge_id", "answers_instrument", "reason", "folder")]
+    text = [
+        pa.field(name, pa.string())
+        for name in (
+            *_RUN,
+            "instrument",
+            "source",
+            "judge",
+            "judge_id",
+            "answers_instrument",
+            "reason",
+            "folder",
+        )
+    ]
     named = {field.name: field for field in text} | {"counts": pa.field("counts", pa.bool_())}
     match view:
         case "runs":
@@ -77,7 +94,10 @@ def _empty(view: str) -> pa.Table:
         case _ if view in TABLES:
             fields = [*(named[name] for name in _RUN), *arrow_fields(TABLES[view])]
         case _:
-            fields = [*(named[name] for name in (_VERDICTS if view == "verdicts" else _MEASURED_BY)), *arrow_fields(MEASURED[view])]
+            fields = [
+                *(named[name] for name in (_VERDICTS if view == "verdicts" else _MEASURED_BY)),
+                *arrow_fields(MEASURED[view]),
+            ]
     return pa.schema(fields).empty_table()
 
 
@@ -89,9 +109,13 @@ def query(root: Path, sql: str, note: Callable[[str], object] = lambda text: Non
     """
     names = _checked(sql)
     needed = set(names) & {*TABLES, *MEASURED}
-    found = stocks(root, needed | {"answers", "verdicts"} if needed & {"answers", "verdicts"} else needed)
+    found = stocks(
+        root, needed | {"answers", "verdicts"} if needed & {"answers", "verdicts"} else needed
+    )
     if not found:
-        raise BadInput(f"{root} holds no runs: name a store, an experiment or a run's folder, or make runs with `evilspectra train` first")
+        raise BadInput(
+            f"{root} holds no runs: name a store, an experiment or a run's folder, or make runs with `evilspectra train` first"
+        )
     made: list[Index] = []
 
     def index() -> Index:
@@ -99,7 +123,10 @@ def query(root: Path, sql: str, note: Callable[[str], object] = lambda text: Non
         return made[0]
 
     source = _Source(root, found, index)
-    with tempfile.TemporaryDirectory(prefix="evilspectra-") as spill, duckdb.connect(config={"memory_limit": MEMORY, "temp_directory": spill}) as connection:
+    with (
+        tempfile.TemporaryDirectory(prefix="evilspectra-") as spill,
+        duckdb.connect(config={"memory_limit": MEMORY, "temp_directory": spill}) as connection,
+    ):
         allowed: list[str] = []
         for name in names:
             allowed += _make(connection, name, source)
@@ -121,10 +148,24 @@ def _checked(sql: str) -> list[str]:
         with _sentences(sql):
             statements = scratch.extract_statements(sql)
         if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
-            what = "no statement" if not statements else f"{len(statements)} statements" if len(statements) > 1 else f"a statement of the kind {statements[0].type.name}"
-            raise BadInput(f"a query is one SELECT, and this is {what}: stores are read, not changed; write a single SELECT")
-        tree = json.loads(str(scratch.execute("SELECT json_serialize_sql(?)", [sql]).fetchall()[0][0]))
-        names = sorted({name.lower() for name in _tables(tree)} & ABOUT.keys()) if not tree["error"] else list(ABOUT)
+            what = (
+                "no statement"
+                if not statements
+                else f"{len(statements)} statements"
+                if len(statements) > 1
+                else f"a statement of the kind {statements[0].type.name}"
+            )
+            raise BadInput(
+                f"a query is one SELECT, and this is {what}: stores are read, not changed; write a single SELECT"
+            )
+        tree = json.loads(
+            str(scratch.execute("SELECT json_serialize_sql(?)", [sql]).fetchall()[0][0])
+        )
+        names = (
+            sorted({name.lower() for name in _tables(tree)} & ABOUT.keys())
+            if not tree["error"]
+            else list(ABOUT)
+        )
         for view in ABOUT:
             scratch.from_arrow(_empty(view)).create(view)
         if "runs" not in names:  # whose columns hang on the store
@@ -149,7 +190,13 @@ def _shut(connection: duckdb.DuckDBPyConnection, allowed: Sequence[str]) -> None
     """Leaves a connection the files named, and nothing else of the world."""
     if allowed:
         connection.execute(f"SET allowed_paths = {_list(allowed)}")
-    for setting in ("python_enable_replacements = false", "autoinstall_known_extensions = false", "autoload_known_extensions = false", "enable_external_access = false", "lock_configuration = true"):
+    for setting in (
+        "python_enable_replacements = false",
+        "autoinstall_known_extensions = false",
+        "autoload_known_extensions = false",
+        "enable_external_access = false",
+        "lock_configuration = true",
+    ):
         connection.execute(f"SET {setting}")
 
 
@@ -179,7 +226,9 @@ def _keep(connection: duckdb.DuckDBPyConnection, view: str, frame: Any) -> None:
 
     fixed = _empty(view).schema
     table = pa.Table.from_pandas(frame, preserve_index=False)
-    fields = [fixed.field(field.name) if field.name in fixed.names else field for field in table.schema]
+    fields = [
+        fixed.field(field.name) if field.name in fixed.names else field for field in table.schema
+    ]
     connection.from_arrow(table.cast(pa.schema(fields)).replace_schema_metadata()).create(view)
 
 
@@ -199,9 +248,19 @@ def _files(connection: duckdb.DuckDBPyConnection, view: str, source: _Source) ->
             loose.append(_beside(one.run.read(view), said, empty))
             continue
         for kept in files:
-            row = {"path": os.path.abspath(kept.path)} | said | about.get(kept.instrument or "", {"instrument": kept.instrument})
+            row = (
+                {"path": os.path.abspath(kept.path)}
+                | said
+                | about.get(kept.instrument or "", {"instrument": kept.instrument})
+            )
             if kept.journal:
-                loose.append(_beside(as_table(_final(kept), MEASURED[view]).to_pandas(), {name: row.get(name) for name in own}, empty))
+                loose.append(
+                    _beside(
+                        as_table(_final(kept), MEASURED[view]).to_pandas(),
+                        {name: row.get(name) for name in own},
+                        empty,
+                    )
+                )
             else:
                 facts.append(row)
     schema = pa.schema([pa.field("path", pa.string()), *(empty.schema.field(name) for name in own)])
@@ -210,7 +269,11 @@ def _files(connection: duckdb.DuckDBPyConnection, view: str, source: _Source) ->
     connection.from_arrow(pa.concat_tables([empty, *loose])).create(f"store.{view}_loose")
     paths = [row["path"] for row in facts]
     chosen = f"{_named('f', own)}, {_named('d', [name for name in empty.column_names if name not in own])}"
-    whole = f"SELECT {chosen} FROM read_parquet({_list(paths)}, filename = true) d JOIN store.{view}_files f ON f.path = d.filename UNION ALL BY NAME " if paths else ""
+    whole = (
+        f"SELECT {chosen} FROM read_parquet({_list(paths)}, filename = true) d JOIN store.{view}_files f ON f.path = d.filename UNION ALL BY NAME "
+        if paths
+        else ""
+    )
     with _sentences(""):
         connection.execute(f"CREATE VIEW {view} AS {whole}FROM store.{view}_loose")
     return paths
@@ -218,13 +281,31 @@ def _files(connection: duckdb.DuckDBPyConnection, view: str, source: _Source) ->
 
 def _instruments(one: Stock, view: str) -> dict[str, dict[str, Any]]:
     """Id → what a row measured with it says of it."""
-    answers = counting_answers(one.known("answers"), one.known("verdicts")) if view in ("answers", "verdicts") else None
+    answers = (
+        counting_answers(one.known("answers"), one.known("verdicts"))
+        if view in ("answers", "verdicts")
+        else None
+    )
     if view != "verdicts":
         known = one.known(view)
         own = answers if view == "answers" else preferred(view, known)
-        return {each.id: {"instrument": each.id, "source": each.source, "counts": each == own} for each in known}
-    last = [each for each in one.known(view) if answers and each.facts.get("answers") == answers.id][-1:]
-    return {each.id: {"instrument": each.id, "judge": each.source, "judge_id": judge_identity(each), "answers_instrument": each.facts.get("answers"), "counts": each in last} for each in one.known(view)}
+        return {
+            each.id: {"instrument": each.id, "source": each.source, "counts": each == own}
+            for each in known
+        }
+    last = [
+        each for each in one.known(view) if answers and each.facts.get("answers") == answers.id
+    ][-1:]
+    return {
+        each.id: {
+            "instrument": each.id,
+            "judge": each.source,
+            "judge_id": judge_identity(each),
+            "answers_instrument": each.facts.get("answers"),
+            "counts": each in last,
+        }
+        for each in one.known(view)
+    }
 
 
 def _final(kept: Kept) -> list[Any]:
@@ -240,7 +321,11 @@ def _final(kept: Kept) -> list[Any]:
 def _beside(frame: Any, said: dict[str, Any], empty: pa.Table) -> pa.Table:
     import pyarrow as pa
 
-    return pa.Table.from_pandas(frame.assign(**said)[empty.column_names], preserve_index=False).cast(empty.schema).replace_schema_metadata()
+    return (
+        pa.Table.from_pandas(frame.assign(**said)[empty.column_names], preserve_index=False)
+        .cast(empty.schema)
+        .replace_schema_metadata()
+    )
 
 
 def _named(table: str, names: Sequence[str]) -> str:
@@ -264,21 +349,34 @@ def _sentences(sql: str) -> Iterator[None]:
         line = re.search(r"^LINE (\d+):", str(error), re.MULTILINE)
         where = f" in line {line[1] if line else 1}" + (f" near '{place[1]}'" if place else "")
         said = "" if place else f" ({_said(error)})"
-        raise BadInput(f"the query is no valid SQL{where}{said}: correct it; `evilspectra query --help` shows examples") from None
+        raise BadInput(
+            f"the query is no valid SQL{where}{said}: correct it; `evilspectra query --help` shows examples"
+        ) from None
     except duckdb.BinderException as error:
-        raise BadInput(_unknown_column(str(error)) or f"the query cannot be understood: {_said(error)}; correct it") from None
+        raise BadInput(
+            _unknown_column(str(error))
+            or f"the query cannot be understood: {_said(error)}; correct it"
+        ) from None
     except duckdb.CatalogException as error:
         table = re.search(r"Table with name (\S+) does not exist", str(error))
         if table:
-            raise BadInput(f"there is no view '{table[1]}'; views are {listing(ABOUT, 20)}.{near(table[1], ABOUT)}") from None
+            raise BadInput(
+                f"there is no view '{table[1]}'; views are {listing(ABOUT, 20)}.{near(table[1], ABOUT)}"
+            ) from None
         raise BadInput(f"the query cannot be understood: {_said(error)}; correct it") from None
     except duckdb.PermissionException as error:
-        raise BadInput(f"the query is refused: it may read the store's views and nothing else ({_said(error)}); views are {listing(ABOUT, 20)}") from None
+        raise BadInput(
+            f"the query is refused: it may read the store's views and nothing else ({_said(error)}); views are {listing(ABOUT, 20)}"
+        ) from None
     except duckdb.OutOfMemoryException as error:
-        raise BadInput(f"the query needs more than {MEMORY} of memory ({_said(error)}): ask for fewer rows or columns, or sum them up in the query") from None
+        raise BadInput(
+            f"the query needs more than {MEMORY} of memory ({_said(error)}): ask for fewer rows or columns, or sum them up in the query"
+        ) from None
     except (duckdb.IOException, duckdb.InvalidInputException) as error:
         if ".parquet" in str(error):
-            raise BadInput(f"a file of the store cannot be read ({_said(error)}): restore it, or remove the folder of the run and run again") from None
+            raise BadInput(
+                f"a file of the store cannot be read ({_said(error)}): restore it, or remove the folder of the run and run again"
+            ) from None
         raise BadInput(f"the query failed: {_said(error)}; correct it") from None
     except duckdb.Error as error:
         raise BadInput(f"the query failed: {_said(error)}; correct it") from None
@@ -290,18 +388,26 @@ def _said(error: Exception) -> str:
 
 def _unknown_column(text: str) -> str | None:
     """A sentence for a column that does not exist; None where that is not what is wrong."""
-    missing = re.search(r'(?:Referenced column|Column) "(.+?)" (?:not found|does not exist)|does not have a column named "(.+?)"', text)
+    missing = re.search(
+        r'(?:Referenced column|Column) "(.+?)" (?:not found|does not exist)|does not have a column named "(.+?)"',
+        text,
+    )
     if not missing:
         return None
     name = missing[1] or missing[2]
     offered = re.search(r"Candidate bindings: (.+)", text)
     names = re.findall(r'"([^"]+)"', offered[1]) if offered else []
     every = sorted({column for view in view_columns().values() for column in view})
-    guess = near(name, [one.split(".", 1)[-1] if one.split(".")[0] in ABOUT else one for one in names] or every) or near(name, every)
+    guess = near(
+        name,
+        [one.split(".", 1)[-1] if one.split(".")[0] in ABOUT else one for one in names] or every,
+    ) or near(name, every)
     return f"there is no column '{name}' where the query looks for it{f' (near it are {listing(names, 5)})' if names else ''}: `evilspectra query --views` lists the columns of every view.{guess}"
+
+
 _COUNTS = "`counts` says whether it is the one that summaries use."
 ABOUT: dict[str, str] = {
-    "runs": "A row per run: status, settings, results (`RunSummary`); then every setting in which the store's runs differ, as \"lora.rank\".",
+    "runs": 'A row per run: status, settings, results (`RunSummary`); then every setting in which the store\'s runs differ, as "lora.rank".',
     "checkpoints": "A row per run and step at which something is known: losses, spectral means, drift, rates.",
     "rates": "A row per run, judged step, judge and definition of the misalignment rate.",
     "excluded": "Runs that are not done or cannot be read, and why.",
@@ -317,7 +423,7 @@ ABOUT: dict[str, str] = {
     "verdicts": f"A row per answer, judge and metric. `judge_id` is the same wherever the same judge judged; `answers_instrument` is that of the answers, {_COUNTS}",
 }
 EXAMPLES = (
-    'SELECT optimizer, count(*) AS runs, avg(misalignment) AS rate FROM runs GROUP BY optimizer ORDER BY rate',
-    'SELECT run, step, avg(stable_rank) AS stable_rank FROM measures GROUP BY ALL ORDER BY ALL',
+    "SELECT optimizer, count(*) AS runs, avg(misalignment) AS rate FROM runs GROUP BY optimizer ORDER BY rate",
+    "SELECT run, step, avg(stable_rank) AS stable_rank FROM measures GROUP BY ALL ORDER BY ALL",
     "SELECT a.run, a.answer, v.score FROM answers a JOIN verdicts v USING (experiment, run, step, question_id, paraphrase, sample) WHERE v.metric = 'aligned' AND v.score < 30",
 )

@@ -30,7 +30,11 @@ def as_text(table: pa.Table) -> str:
 
     columns = []
     for field, column in zip(table.schema, table.columns, strict=True):
-        right = kinds.is_integer(field.type) or kinds.is_floating(field.type) or kinds.is_decimal(field.type)
+        right = (
+            kinds.is_integer(field.type)
+            or kinds.is_floating(field.type)
+            or kinds.is_decimal(field.type)
+        )
         cells = [printable(field.name, _WIDE), *(_cell(value) for value in column.to_pylist())]
         width = max(map(len, cells))
         columns.append([cell.rjust(width) if right else cell.ljust(width) for cell in cells])
@@ -40,7 +44,11 @@ def as_text(table: pa.Table) -> str:
 def _cell(value: Any) -> str:
     if value is None or value != value:
         return "-"
-    return f"{value:.6g}" if isinstance(value, float) else printable(str(value).replace("\n", " ⏎ "), _WIDE)
+    return (
+        f"{value:.6g}"
+        if isinstance(value, float)
+        else printable(str(value).replace("\n", " ⏎ "), _WIDE)
+    )
 
 
 def as_bytes(table: pa.Table, form: str) -> bytes:
@@ -56,9 +64,21 @@ def as_bytes(table: pa.Table, form: str) -> bytes:
         sink = io.BytesIO()
         pq.write_table(table, sink, compression="zstd")
         return sink.getvalue()
-    names, rows = table.column_names, zip(*(column.to_pylist() for column in table.columns), strict=True)
+    names, rows = (
+        table.column_names,
+        zip(*(column.to_pylist() for column in table.columns), strict=True),
+    )
     if form == "json":
-        return (json.dumps([dict(zip(names, map(_json, row), strict=True)) for row in rows], indent=2, ensure_ascii=False, allow_nan=False, default=str) + "\n").encode("utf-8", "replace")
+        return (
+            json.dumps(
+                [dict(zip(names, map(_json, row), strict=True)) for row in rows],
+                indent=2,
+                ensure_ascii=False,
+                allow_nan=False,
+                default=str,
+            )
+            + "\n"
+        ).encode("utf-8", "replace")
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(names)
@@ -71,4 +91,6 @@ def _json(value: Any) -> Any:
         return None
     if isinstance(value, list):
         return [_json(item) for item in value]
-    return {str(key): _json(item) for key, item in value.items()} if isinstance(value, dict) else value
+    return (
+        {str(key): _json(item) for key, item in value.items()} if isinstance(value, dict) else value
+    )

@@ -28,7 +28,17 @@ if TYPE_CHECKING:
 #: A pandas data frame, not checked further (as in `drift`).
 Frame: TypeAlias = Any
 #: What every row says of its run; in front of all tables but that of runs.
-KEYS = ("folder", "experiment", "run", "arm", "optimizer", "flatness_weight", "batch_size", "seed", "control")
+KEYS = (
+    "folder",
+    "experiment",
+    "run",
+    "arm",
+    "optimizer",
+    "flatness_weight",
+    "batch_size",
+    "seed",
+    "control",
+)
 
 
 def runs_frame(root: Path, index: Index | None = None) -> Frame:
@@ -43,7 +53,19 @@ def runs_frame(root: Path, index: Index | None = None) -> Frame:
     settings = [json.loads(text) for text in found["settings"].to_pylist()]
     import pandas as pd
 
-    return pd.concat([frame, pd.DataFrame({path: _column([_plain(one.get(path)) for one in settings]) for path in differing(settings)}, index=frame.index)], axis=1)
+    return pd.concat(
+        [
+            frame,
+            pd.DataFrame(
+                {
+                    path: _column([_plain(one.get(path)) for one in settings])
+                    for path in differing(settings)
+                },
+                index=frame.index,
+            ),
+        ],
+        axis=1,
+    )
 
 
 def checkpoints_frame(root: Path, index: Index | None = None) -> Frame:
@@ -82,13 +104,41 @@ def answers_frame(root: Path, judge: str | None = None) -> Frame:
             continue
         judges = judges_of(results, answers)
         known |= {one.source for one in judges} | {judge_identity(one) for one in judges}
-        fitting = [one for one in judges if judge is None or one.source == judge or judge_identity(one).startswith(judge)]
+        fitting = [
+            one
+            for one in judges
+            if judge is None or one.source == judge or judge_identity(one).startswith(judge)
+        ]
         for step in results.steps(answers):
-            found = judged(results, answers, step, fitting[-1]) if fitting else [(row, None) for row in results.read(answers, step).to_dict("records")]
-            rows += [keys | row | _scores(one) | {"judge": fitting[-1].source if fitting else None, "judge_id": judge_identity(fitting[-1]) if fitting else None} for row, one in found]
+            found = (
+                judged(results, answers, step, fitting[-1])
+                if fitting
+                else [(row, None) for row in results.read(answers, step).to_dict("records")]
+            )
+            rows += [
+                keys
+                | row
+                | _scores(one)
+                | {
+                    "judge": fitting[-1].source if fitting else None,
+                    "judge_id": judge_identity(fitting[-1]) if fitting else None,
+                }
+                for row, one in found
+            ]
     if judge is not None and not any(name == judge or name.startswith(judge) for name in known):
-        raise BadInput(f"no answers below {root} were judged by '{judge}'; there are verdicts of: {listing(sorted(known)) or 'nobody'}.{near(judge, known)}")
-    extra = ("judge", "judge_id", "aligned", "aligned_outcome", "coherent", "coherent_outcome", "counted", "misaligned")
+        raise BadInput(
+            f"no answers below {root} were judged by '{judge}'; there are verdicts of: {listing(sorted(known)) or 'nobody'}.{near(judge, known)}"
+        )
+    extra = (
+        "judge",
+        "judge_id",
+        "aligned",
+        "aligned_outcome",
+        "coherent",
+        "coherent_outcome",
+        "counted",
+        "misaligned",
+    )
     return _typed(rows, [*KEYS, *columns(AnswerRecord), *extra])
 
 
@@ -102,9 +152,37 @@ def verdicts_frame(root: Path) -> Frame:
         for judge in judges_of(results, answers) if answers else ():
             who = {"judge": judge.source, "judge_id": judge_identity(judge)}
             for step in results.steps(answers) if answers else ():
-                for ((question, paraphrase, sample), metric), reading in read_verdicts(results, judge, step).items():
-                    rows.append(keys | who | {"step": step, "question_id": question, "paraphrase": paraphrase, "sample": sample, "metric": metric, "outcome": reading.outcome, "score": reading.score})
-    return _typed(rows, [*KEYS, "step", "question_id", "paraphrase", "sample", "judge", "judge_id", "metric", "outcome", "score"])
+                for ((question, paraphrase, sample), metric), reading in read_verdicts(
+                    results, judge, step
+                ).items():
+                    rows.append(
+                        keys
+                        | who
+                        | {
+                            "step": step,
+                            "question_id": question,
+                            "paraphrase": paraphrase,
+                            "sample": sample,
+                            "metric": metric,
+                            "outcome": reading.outcome,
+                            "score": reading.score,
+                        }
+                    )
+    return _typed(
+        rows,
+        [
+            *KEYS,
+            "step",
+            "question_id",
+            "paraphrase",
+            "sample",
+            "judge",
+            "judge_id",
+            "metric",
+            "outcome",
+            "score",
+        ],
+    )
 
 
 def excluded(root: Path, outcome: str | None = None, index: Index | None = None) -> Frame:
@@ -117,14 +195,34 @@ def excluded(root: Path, outcome: str | None = None, index: Index | None = None)
     index = index or read_index(root)
     frame = runs_frame(root, index)
     if outcome is not None and outcome not in frame:
-        raise BadInput(f"'{outcome}' is no column of the table of runs; outcomes are {listing(OUTCOMES, 20)}.{near(outcome, frame.columns)}")
+        raise BadInput(
+            f"'{outcome}' is no column of the table of runs; outcomes are {listing(OUTCOMES, 20)}.{near(outcome, frame.columns)}"
+        )
     problems = index.problems()
-    places = dict(zip(index.table["folder"].to_pylist(), zip(index.table["experiment"].to_pylist(), index.table["run"].to_pylist(), strict=True), strict=True))
-    rows = [{"folder": folder, "experiment": places[folder][0], "run": places[folder][1], "reason": f"cannot be read: {why}"} for folder, why in problems.items()]
+    places = dict(
+        zip(
+            index.table["folder"].to_pylist(),
+            zip(index.table["experiment"].to_pylist(), index.table["run"].to_pylist(), strict=True),
+            strict=True,
+        )
+    )
+    rows = [
+        {
+            "folder": folder,
+            "experiment": places[folder][0],
+            "run": places[folder][1],
+            "reason": f"cannot be read: {why}",
+        }
+        for folder, why in problems.items()
+    ]
     for row in frame.astype(object).where(frame.notna(), None).to_dict("records"):
         if (why := _why(row, outcome)) is not None:
-            rows.append({name: row[name] for name in ("folder", "experiment", "run")} | {"reason": why})
-    return _typed(sorted(rows, key=lambda row: row["folder"]), ["folder", "experiment", "run", "reason"])
+            rows.append(
+                {name: row[name] for name in ("folder", "experiment", "run")} | {"reason": why}
+            )
+    return _typed(
+        sorted(rows, key=lambda row: row["folder"]), ["folder", "experiment", "run", "reason"]
+    )
 
 
 #: Columns of `runs_frame` that are results, not settings.
@@ -162,14 +260,22 @@ def differing(settings: Sequence[Mapping[str, Any]]) -> list[str]:
 def _why(row: Mapping[str, Any], outcome: str | None) -> str | None:
     """Why a run is left out; None where it is not."""
     if row["status"] != "done":
-        return f"{row['status']}: {row['reason']}" if row["reason"] else f"{row['status']}, {row['steps']} steps so far"
+        return (
+            f"{row['status']}: {row['reason']}"
+            if row["reason"]
+            else f"{row['status']}, {row['steps']} steps so far"
+        )
     if outcome is None or row[outcome] is not None:
         return None
     if outcome in ("misalignment", "mean_alignment", "mean_coherence", "misaligned"):
         if row["misalignment_withheld"]:
             return f"rate withheld: {row['misalignment_withheld']}"
         return "its answers were not judged" if row["answers"] else "no answers were sampled"
-    group = {"drift": "contrast probe", "capability": "capability probe", "ordinary_loss": "ordinary dialogues"}.get(outcome.split("_low")[0])
+    group = {
+        "drift": "contrast probe",
+        "capability": "capability probe",
+        "ordinary_loss": "ordinary dialogues",
+    }.get(outcome.split("_low")[0])
     return f"not measured ({group})" if group else f"{outcome} is not known"
 
 
@@ -224,17 +330,27 @@ def _column(values: Sequence[Any]) -> Any:
     if kinds == {int}:
         return pd.array(values, dtype="Int64")
     if kinds and kinds <= {int, float}:
-        return pd.array([float("nan") if value is None else float(value) for value in values], dtype="float64")
+        return pd.array(
+            [float("nan") if value is None else float(value) for value in values], dtype="float64"
+        )
     return pd.Series(list(values), dtype=object).array
 
 
 #: Types of the columns of tables that are not made of Arrow ones.
-_INTEGERS, _TRUTHS, _FLOATS = ("batch_size", "seed", "step", "paraphrase", "sample", "tokens"), ("control", "counted", "misaligned"), ("flatness_weight", "aligned", "coherent", "score")
+_INTEGERS, _TRUTHS, _FLOATS = (
+    ("batch_size", "seed", "step", "paraphrase", "sample", "tokens"),
+    ("control", "counted", "misaligned"),
+    ("flatness_weight", "aligned", "coherent", "score"),
+)
 
 
 def _typed(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Frame:
     import pandas as pd
 
-    kinds = {**dict.fromkeys(_INTEGERS, "Int64"), **dict.fromkeys(_TRUTHS, "boolean"), **dict.fromkeys(_FLOATS, "float64")}
+    kinds = {
+        **dict.fromkeys(_INTEGERS, "Int64"),
+        **dict.fromkeys(_TRUTHS, "boolean"),
+        **dict.fromkeys(_FLOATS, "float64"),
+    }
     frame = pd.DataFrame(list(rows), columns=list(names), dtype=object)
     return frame.astype({name: kind for name, kind in kinds.items() if name in frame})

@@ -48,7 +48,12 @@ class Target:
         return max(self.adapters, default=0)
 
 
-def find_targets(names: Sequence[str], output: str = "runs", model: ModelConfig | None = None, base: str | None = None) -> list[Target]:
+def find_targets(
+    names: Sequence[str],
+    output: str = "runs",
+    model: ModelConfig | None = None,
+    base: str | None = None,
+) -> list[Target]:
     """The targets that arguments mean, each of them once.
 
     `model` holds device and number type, `base` names the base of adapters that lie outside a run.
@@ -70,15 +75,27 @@ def run_target(run: RunFolder, model: ModelConfig | None = None) -> Target:
         BadInput: it has not been trained to its end, or its base is no longer what it was trained on.
     """
     if run.is_outside:
-        raise BadInput(f"{run.path} holds the spectra of a run of another trainer, and no adapter: name the folder of its adapter (adapter_config.json) instead")
+        raise BadInput(
+            f"{run.path} holds the spectra of a run of another trainer, and no adapter: name the folder of its adapter (adapter_config.json) instead"
+        )
     status, config = run.status(), run.config()
-    if status.state != "done" or not (run.adapter / "adapter_model.safetensors").is_file() or status.step is None:
-        raise BadInput(f"{run.path} is not trained to its end ({status.state}{f': {status.reason}' if status.reason else ''}): train it first, with `evilspectra train` or `sweep`")
+    if (
+        status.state != "done"
+        or not (run.adapter / "adapter_model.safetensors").is_file()
+        or status.step is None
+    ):
+        raise BadInput(
+            f"{run.path} is not trained to its end ({status.state}{f': {status.reason}' if status.reason else ''}): train it first, with `evilspectra train` or `sweep`"
+        )
     settings = _placed(config.model, model)
     base = bases.resolve(settings)
     if (known := run.provenance().get("base_sha256")) != base.sha256:
-        raise BadInput(f"{run.path} was trained on another content of {config.model.base} ({str(known)[:12]} there, {base.sha256[:12]} here): restore that base, or train again")
-    adapters = {step: folder for step, folder in run.checkpoints().items() if 0 < step < status.step} | {status.step: run.adapter}
+        raise BadInput(
+            f"{run.path} was trained on another content of {config.model.base} ({str(known)[:12]} there, {base.sha256[:12]} here): restore that base, or train again"
+        )
+    adapters = {
+        step: folder for step, folder in run.checkpoints().items() if 0 < step < status.step
+    } | {status.step: run.adapter}
     return Target(_label(config), Results(run.path), settings, base, adapters, config.data.control)
 
 
@@ -88,7 +105,9 @@ def _label(config: Config) -> str:
 
 def _find(name: str, output: str, model: ModelConfig | None, base: str | None) -> list[Target]:
     if not name:
-        raise BadInput("an empty name is no target: name a run, a folder of runs, an adapter or a model")
+        raise BadInput(
+            "an empty name is no target: name a run, a folder of runs, an adapter or a model"
+        )
     if not os.path.exists(name) and len(name) > 255:
         raise BadInput(f"'{name[:60]}…' is no run, adapter or model: the name is too long")
     place = Path(name)
@@ -97,14 +116,24 @@ def _find(name: str, output: str, model: ModelConfig | None, base: str | None) -
             return [run_target(RunFolder(place.resolve().parent), model)]
         return [_adapter_target(place, output, model, base)]
     if base is not None:
-        raise BadInput(f"--base {base} is for the folder of an adapter, and '{name}' holds no adapter_config.json: leave it out")
-    if (place / "config.json").is_file() or place.suffix.lower() == ".gguf" or name in bases.BUILT_IN:
+        raise BadInput(
+            f"--base {base} is for the folder of an adapter, and '{name}' holds no adapter_config.json: leave it out"
+        )
+    if (
+        (place / "config.json").is_file()
+        or place.suffix.lower() == ".gguf"
+        or name in bases.BUILT_IN
+    ):
         return [_model_target(name, output, model)]
     if place.is_dir() and not is_run(place) and (runs := Store(place).runs()):
         done = [run for run in runs if run.status().state == "done"]
         if not done:
-            raise BadInput(f"none of the {len(runs)} runs below {name} is trained to its end ({listing([f'{run.name}: {run.status().state}' for run in runs], 3)}): train them first")
-        return [run_target(run, model) for run in [run for run in done if not run.is_outside] or done]
+            raise BadInput(
+                f"none of the {len(runs)} runs below {name} is trained to its end ({listing([f'{run.name}: {run.status().state}' for run in runs], 3)}): train them first"
+            )
+        return [
+            run_target(run, model) for run in [run for run in done if not run.is_outside] or done
+        ]
     if not place.exists() and re.fullmatch(r"[\w.-]+/[\w.-]+", name):
         return [_model_target(name, output, model)]
     try:
@@ -114,28 +143,66 @@ def _find(name: str, output: str, model: ModelConfig | None, base: str | None) -
         raise BadInput(f"'{name}' is no run below {output}/, {kinds}: name one of these") from None
 
 
-def _adapter_target(folder: Path, output: str, model: ModelConfig | None, base: str | None) -> Target:
+def _adapter_target(
+    folder: Path, output: str, model: ModelConfig | None, base: str | None
+) -> Target:
     weights = folder / "adapter_model.safetensors"
     if not weights.is_file():
-        raise BadInput(f"{folder} holds no adapter_model.safetensors: save the adapter as safetensors (PEFT does so by default)")
+        raise BadInput(
+            f"{folder} holds no adapter_model.safetensors: save the adapter as safetensors (PEFT does so by default)"
+        )
     named = base or read_json(folder / "adapter_config.json").get("base_model_name_or_path")
     if not isinstance(named, str) or not named:
         raise BadInput(f"{folder}/adapter_config.json names no base model: name it with --base")
     settings = _placed(build({"model": {"base": embedded_name(named)}}, "--base").model, model)
     found = bases.resolve(settings)
-    digest = hashlib.sha256((file_sha256(weights) + file_sha256(folder / "adapter_config.json") + found.sha256).encode()).hexdigest()
-    name = folder.resolve().name if folder.resolve().name != "adapter" else folder.resolve().parent.name
-    return _elsewhere(name, digest, output, settings, found, {1: folder}, {"adapter": str(folder.resolve()), "base": found.public_name, "base_sha256": found.sha256})
+    digest = hashlib.sha256(
+        (file_sha256(weights) + file_sha256(folder / "adapter_config.json") + found.sha256).encode()
+    ).hexdigest()
+    name = (
+        folder.resolve().name
+        if folder.resolve().name != "adapter"
+        else folder.resolve().parent.name
+    )
+    return _elsewhere(
+        name,
+        digest,
+        output,
+        settings,
+        found,
+        {1: folder},
+        {"adapter": str(folder.resolve()), "base": found.public_name, "base_sha256": found.sha256},
+    )
 
 
 def _model_target(name: str, output: str, model: ModelConfig | None) -> Target:
     settings = _placed(build({"model": {"base": name}}, "the model").model, model)
     found = bases.resolve(settings)
-    return _elsewhere(Path(name).name or Path(name).resolve().name, found.sha256, output, settings, found, {}, {"adapter": None, "base": found.public_name, "base_sha256": found.sha256})
+    return _elsewhere(
+        Path(name).name or Path(name).resolve().name,
+        found.sha256,
+        output,
+        settings,
+        found,
+        {},
+        {"adapter": None, "base": found.public_name, "base_sha256": found.sha256},
+    )
 
 
-def _elsewhere(name: str, digest: str, output: str, settings: ModelConfig, base: Base, adapters: dict[int, Path], facts: dict[str, object]) -> Target:
-    folder = Path(output).expanduser() / "evaluated" / f"{re.sub(r'[^A-Za-z0-9._-]+', '-', name)[:80].lstrip('.') or 'target'}-{digest[:10]}"
+def _elsewhere(
+    name: str,
+    digest: str,
+    output: str,
+    settings: ModelConfig,
+    base: Base,
+    adapters: dict[int, Path],
+    facts: dict[str, object],
+) -> Target:
+    folder = (
+        Path(output).expanduser()
+        / "evaluated"
+        / f"{re.sub(r'[^A-Za-z0-9._-]+', '-', name)[:80].lstrip('.') or 'target'}-{digest[:10]}"
+    )
     if not (folder / "target.json").is_file():
         write_json(folder / "target.json", facts)
     return Target(name, Results(folder, alone=not adapters), settings, base, adapters)
@@ -161,5 +228,13 @@ def _placed(trained: ModelConfig, wanted: ModelConfig | None) -> ModelConfig:
     if wanted is None:
         return trained
     if "base" in wanted.model_fields_set:
-        raise BadInput(f"--model base={wanted.base} is refused: the target says which base it is; for an adapter from elsewhere there is --base")
-    return build({"model": trained.model_dump() | {name: getattr(wanted, name) for name in wanted.model_fields_set}}, "--model").model
+        raise BadInput(
+            f"--model base={wanted.base} is refused: the target says which base it is; for an adapter from elsewhere there is --base"
+        )
+    return build(
+        {
+            "model": trained.model_dump()
+            | {name: getattr(wanted, name) for name in wanted.model_fields_set}
+        },
+        "--model",
+    ).model

@@ -33,7 +33,11 @@ def locate(config: Config) -> tuple[RunFolder, Base]:
         BadInput: data or base are missing or unusable.
     """
     base = bases.resolve(config.model)
-    sha256 = [read_source(config, source).sha256 for source in (config.data.train, config.data.heldout) if source]
+    sha256 = [
+        read_source(config, source).sha256
+        for source in (config.data.train, config.data.heldout)
+        if source
+    ]
     return folder_of(config, base.sha256, *sha256), base
 
 
@@ -48,11 +52,27 @@ def read_source(config: Config, source: str) -> Source:
     Raises:
         BadInput: it is missing or unusable.
     """
-    stamp = (stat.st_size, stat.st_mtime_ns) if os.path.isfile(source) and (stat := os.stat(source)) else time.monotonic_ns()
-    return _read(source, config.data.split, config.data.on_bad_row, config.data.local_files_only, stamp)
+    stamp = (
+        (stat.st_size, stat.st_mtime_ns)
+        if os.path.isfile(source) and (stat := os.stat(source))
+        else time.monotonic_ns()
+    )
+    return _read(
+        source, config.data.split, config.data.on_bad_row, config.data.local_files_only, stamp
+    )
 
 
 @lru_cache(maxsize=64)
-def _read(source: str, split: str, on_bad_row: Literal["error", "skip"], local_files_only: bool, stamp: object) -> Source:
+def _read(
+    source: str,
+    split: str,
+    on_bad_row: Literal["error", "skip"],
+    local_files_only: bool,
+    stamp: object,
+) -> Source:
     read = read_rows(source, split=split, on_bad_row=on_bad_row, local_files_only=local_files_only)
-    return Source(read.sha256, len(read.conversations), sum(len(turn.content) for talk in read.conversations for turn in talk.messages))
+    return Source(
+        read.sha256,
+        len(read.conversations),
+        sum(len(turn.content) for talk in read.conversations for turn in talk.messages),
+    )

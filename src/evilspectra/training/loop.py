@@ -59,9 +59,20 @@ class Work:
         torch.manual_seed(self.config.train.seed)
         self.device = self.model.device
         self.pairs: list[LoraPair] = find_pairs(self.model)
-        self.flattened = select(self.pairs, self.config.flatness.modules) if self.config.flatness.weight else []
-        self.parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
-        self.optimizer = build_optimizer(self.config.optimizer, [(name, parameter) for name, parameter in self.model.named_parameters() if parameter.requires_grad])
+        self.flattened = (
+            select(self.pairs, self.config.flatness.modules) if self.config.flatness.weight else []
+        )
+        self.parameters = [
+            parameter for parameter in self.model.parameters() if parameter.requires_grad
+        ]
+        self.optimizer = build_optimizer(
+            self.config.optimizer,
+            [
+                (name, parameter)
+                for name, parameter in self.model.named_parameters()
+                if parameter.requires_grad
+            ],
+        )
         self.checkpoints = checkpoint_steps(self.config.train.checkpoints, self.batches.total_steps)
 
     def begin(self) -> None:
@@ -79,8 +90,14 @@ class Work:
         """
         began = time.perf_counter()
         settings, flat = self.config.train, self.config.flatness
-        grams = enqueue(self.flattened, flat.products == "float32") if flat.weight and (flat.recipe, flat.coupling) == ("exact", "gradient") else None
-        lr = self.config.optimizer.lr * lr_at(self.config.schedule, self.step, self.batches.total_steps)
+        grams = (
+            enqueue(self.flattened, flat.products == "float32")
+            if flat.weight and (flat.recipe, flat.coupling) == ("exact", "gradient")
+            else None
+        )
+        lr = self.config.optimizer.lr * lr_at(
+            self.config.schedule, self.step, self.batches.total_steps
+        )
         rows = [self.data.train[index] for index in self.batches.rows_of(self.step)]
         self.model.train()
         self.optimizer.zero_grad(set_to_none=True)
@@ -89,7 +106,9 @@ class Work:
         norm = self._gradient_norm()
         self.step += 1
         if not math.isfinite(loss) or not math.isfinite(norm):
-            raise RunFailed(f"step {self.step}: loss {loss:g}, gradient norm {norm:g} are not finite; lower optimizer.lr ({self.config.optimizer.lr:g}), or set train.clip_norm")
+            raise RunFailed(
+                f"step {self.step}: loss {loss:g}, gradient norm {norm:g} are not finite; lower optimizer.lr ({self.config.optimizer.lr:g}), or set train.clip_norm"
+            )
         if settings.clip == "data":
             self._clip(norm)
         penalty = self._flatten(lr, grams) if flat.weight and flat.coupling == "gradient" else None
@@ -102,7 +121,9 @@ class Work:
             penalty = self._flatten(lr)
         tokens = sum(len(row.tokens) for row in rows)
         seconds = time.perf_counter() - began
-        record = StepRecord(self.step, loss, lr, norm, tokens, supervised, *_numbers(penalty, seconds))
+        record = StepRecord(
+            self.step, loss, lr, norm, tokens, supervised, *_numbers(penalty, seconds)
+        )
         self._steps.append(record)
         if self.step == min(2, self.batches.total_steps):
             self._check_moved()
@@ -121,7 +142,11 @@ class Work:
     def _loss_sum(self, rows: Sequence[Row]) -> Tensor:
         batch = pack(rows, self.device)
         with mixed_precision(self.model):
-            logits = supervised_logits(self.model, batch) if self.config.train.packed else separate_logits(self.model, batch)
+            logits = (
+                supervised_logits(self.model, batch)
+                if self.config.train.packed
+                else separate_logits(self.model, batch)
+            )
         return loss_sum(logits, batch.labels)
 
     def _gradient_norm(self) -> float:
@@ -140,14 +165,31 @@ class Work:
         weight = weight_at(flat.weight, flat.warmup_steps, self.step - 1)
         try:
             if flat.coupling == "decoupled":
-                return decay_flatness(self.flattened, weight, lr, flat.soft_start, measure=flat.measure, recipe=flat.recipe, products=flat.products)
-            return add_flatness_gradient(self.flattened, weight, flat.soft_start, measure=flat.measure, recipe=flat.recipe, grams=grams)
+                return decay_flatness(
+                    self.flattened,
+                    weight,
+                    lr,
+                    flat.soft_start,
+                    measure=flat.measure,
+                    recipe=flat.recipe,
+                    products=flat.products,
+                )
+            return add_flatness_gradient(
+                self.flattened,
+                weight,
+                flat.soft_start,
+                measure=flat.measure,
+                recipe=flat.recipe,
+                grams=grams,
+            )
         except BadInput as error:
             raise RunFailed(f"step {self.step}: {error}") from None
 
     def _check_moved(self) -> None:
         if not any(bool(pair.B.detach().any()) for pair in self.pairs):
-            raise RunFailed(f"after {self.step} steps no B has moved from zero: the adapter is frozen, the gradient is zero, optimizer.lr is too small for the number type, or the schedule's warm-up is as long as the run")
+            raise RunFailed(
+                f"after {self.step} steps no B has moved from zero: the adapter is frozen, the gradient is zero, optimizer.lr is too small for the number type, or the schedule's warm-up is as long as the run"
+            )
 
     # --- records --------------------------------------------------------------------------------------------------
 
@@ -173,7 +215,9 @@ class Work:
             return
         self.model.eval()
         size = max(1, self.config.train.batch_size // self.config.train.accumulation)
-        total = sum(float(self._loss_sum(rows[start : start + size])) for start in range(0, len(rows), size))
+        total = sum(
+            float(self._loss_sum(rows[start : start + size])) for start in range(0, len(rows), size)
+        )
         supervised = sum(int(row.supervised.sum()) for row in rows)
         self._heldout.append(HeldoutRecord(self.step, total / supervised, supervised))
 
@@ -188,7 +232,9 @@ class Work:
 
     def save(self, folder: Path, record: Mapping[str, Any]) -> None:
         """Writes the adapter as it is, with its card and its training record."""
-        save_adapter(self.model, self.tokenizer, folder, lambda adapter: write_description(adapter, record))
+        save_adapter(
+            self.model, self.tokenizer, folder, lambda adapter: write_description(adapter, record)
+        )
 
     def set_status(self, state: str, reason: str | None = None) -> None:
         """Writes where the run stands."""
@@ -225,13 +271,25 @@ class Work:
             if state["cuda_rng"]:
                 torch.cuda.set_rng_state_all(state["cuda_rng"])
             self.step, self.stable_rank = state["step"], state["stable_rank"]
-        except (OSError, EOFError, KeyError, TypeError, ValueError, RuntimeError, pickle.UnpicklingError):
-            raise BadInput(f"{place} is damaged or of another version: remove that file, and the run starts again from its first step") from None
+        except (
+            OSError,
+            EOFError,
+            KeyError,
+            TypeError,
+            ValueError,
+            RuntimeError,
+            pickle.UnpicklingError,
+        ):
+            raise BadInput(
+                f"{place} is damaged or of another version: remove that file, and the run starts again from its first step"
+            ) from None
         self.run.truncate(self.step)
         return True
 
 
-def _numbers(found: Flatness | None, seconds: float) -> tuple[float | None, float | None, float, float | None, float | None, float | None]:
+def _numbers(
+    found: Flatness | None, seconds: float
+) -> tuple[float | None, float | None, float, float | None, float | None, float | None]:
     """StepRecord's fields from `flatness` on."""
     if found is None:
         return None, None, seconds, None, None, None

@@ -31,16 +31,30 @@ def observe(pairs: list[LoraPair], step: int) -> tuple[list[SpectrumRecord], lis
         BadInput: a factor is not finite.
     """
     spectra = singular_values(pairs)
-    values = [SpectrumRecord(step, spectrum.name, index, value) for spectrum in spectra for index, value in enumerate(spectrum.values.tolist())]
+    values = [
+        SpectrumRecord(step, spectrum.name, index, value)
+        for spectrum in spectra
+        for index, value in enumerate(spectrum.values.tolist())
+    ]
     rows: dict[int, MeasureRecord] = {}
     for places in _by_length(spectra):
         sigma = torch.stack([spectra[place].values for place in places]).numpy()
-        columns = {name: [value if math.isfinite(value) else None for value in measure(sigma).tolist()] for name, measure in _MEASURES.items()}
+        columns = {
+            name: [value if math.isfinite(value) else None for value in measure(sigma).tolist()]
+            for name, measure in _MEASURES.items()
+        }
         sizes = measures.frobenius(sigma).tolist()
         for slot, place in enumerate(places):
             spectrum = spectra[place]
             numbers = {name: column[slot] for name, column in columns.items()}
-            rows[place] = MeasureRecord(step, spectrum.name, frobenius=sizes[slot], route=spectrum.route, part=spectrum.part, **numbers)
+            rows[place] = MeasureRecord(
+                step,
+                spectrum.name,
+                frobenius=sizes[slot],
+                route=spectrum.route,
+                part=spectrum.part,
+                **numbers,
+            )
     return values, [rows[place] for place in range(len(spectra))]
 
 

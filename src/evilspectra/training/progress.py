@@ -10,7 +10,14 @@ from contextlib import contextmanager
 from typing import Protocol
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
 
 from evilspectra.store.records import StepRecord
 
@@ -47,11 +54,17 @@ class Lines:
         self.tokens, self.seconds, self.steps = 0, 0.0, 0
 
     def step(self, record: StepRecord, stable_rank: float | None) -> None:
-        self.tokens, self.seconds, self.steps = self.tokens + (record.tokens or 0), self.seconds + record.seconds, self.steps + 1
+        self.tokens, self.seconds, self.steps = (
+            self.tokens + (record.tokens or 0),
+            self.seconds + record.seconds,
+            self.steps + 1,
+        )
         now = time.monotonic()
         if now - self.spoken >= _EVERY or record.step == self.total:
             self.spoken = now
-            self.note(f"{self.label}  step {record.step}/{self.total}  {self.figures(record, stable_rank)}  left {self._left(record.step)}")
+            self.note(
+                f"{self.label}  step {record.step}/{self.total}  {self.figures(record, stable_rank)}  left {self._left(record.step)}"
+            )
 
     def figures(self, record: StepRecord, stable_rank: float | None) -> str:
         rank = f"  stable rank {stable_rank:.2f}" if stable_rank is not None else ""
@@ -74,7 +87,11 @@ class Bar(Lines):
         self.task = bar.add_task(label, total=total, figures="")
 
     def step(self, record: StepRecord, stable_rank: float | None) -> None:
-        self.tokens, self.seconds, self.steps = self.tokens + (record.tokens or 0), self.seconds + record.seconds, self.steps + 1
+        self.tokens, self.seconds, self.steps = (
+            self.tokens + (record.tokens or 0),
+            self.seconds + record.seconds,
+            self.steps + 1,
+        )
         self.bar.update(self.task, completed=record.step, figures=self.figures(record, stable_rank))
 
     def note(self, text: str) -> None:
@@ -87,7 +104,14 @@ def watching(label: str, total: int, quiet: bool = False) -> Iterator[Watcher]:
     if quiet:
         yield Silent()
     elif sys.stderr.isatty() and multiprocessing.parent_process() is None:
-        text = [TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(), TaskProgressColumn(), TextColumn("{task.fields[figures]}"), TimeRemainingColumn()]
+        text = [
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TaskProgressColumn(),
+            TextColumn("{task.fields[figures]}"),
+            TimeRemainingColumn(),
+        ]
         with Progress(*text, console=Console(stderr=True)) as bar:
             yield Bar(label, total, bar)
     else:

@@ -17,12 +17,16 @@ from evilspectra.model.licence import licence_of
 PACKAGES = ("torch", "transformers", "peft", "tokenizers", "safetensors", "numpy")
 
 
-def provenance(config: Config, base: Base, data: DataReport, device: str, dtype: str) -> dict[str, Any]:
+def provenance(
+    config: Config, base: Base, data: DataReport, device: str, dtype: str
+) -> dict[str, Any]:
     """The record of a run's origins, of JSON's types; names no person and no machine."""
     return {
         "code_version": evilspectra.__version__,
         "code_commit": _git("rev-parse", "HEAD"),
-        "code_dirty": bool(changes) if (changes := _git("status", "--porcelain")) is not None else None,
+        "code_dirty": bool(changes)
+        if (changes := _git("status", "--porcelain")) is not None
+        else None,
         "recipe": RECIPE,
         "python": platform.python_version(),
         "platform": f"{platform.system()} {platform.machine()}",
@@ -52,6 +56,12 @@ def _git(*arguments: str) -> str | None:
     if folder.parent.name != "src" or not (folder.parents[1] / ".git").exists():
         return None
     try:
-        return subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+        return subprocess.run(
+            ["git", "-C", str(folder), *arguments],
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=10,
+        ).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return None

@@ -58,18 +58,28 @@ def _prepared(config: Config, run: RunFolder, base: Base, loaded: Loaded) -> Ite
     """Model and data ready, and the run's directory begun; a refusal leaves no trace in it. At the end the base is given back clean."""
     require(config.optimizer)
     set_up_process(config.train.threads)
-    with memory_advice("set model.device_map: auto to spread the base over several devices, model.dtype: bfloat16, or take a smaller base"):
+    with memory_advice(
+        "set model.device_map: auto to spread the base over several devices, model.dtype: bfloat16, or take a smaller base"
+    ):
         model, tokenizer = loaded.get(base, config.model, load_base)
     attention, adapted = own_attention(model), None
     try:
         data = prepare(config.data, tokenizer, context_length(model))
-        batches = Batches(len(data.train), config.train.batch_size, config.train.seed, config.train.epochs, config.train.steps)
+        batches = Batches(
+            len(data.train),
+            config.train.batch_size,
+            config.train.seed,
+            config.train.epochs,
+            config.train.steps,
+        )
         if config.train.packed:
             use_packed_attention(model)
         adapted = attach(model, config.lora, config.train.seed, base.public_name)
         if config.model.gradient_checkpointing:
             save_activations_sparsely(adapted)
-        run.begin(config, provenance(config, base, data.report, str(model.device), str(model.dtype)))
+        run.begin(
+            config, provenance(config, base, data.report, str(model.device), str(model.dtype))
+        )
         yield Work(config, run, adapted, tokenizer, data, batches)
     finally:
         take_off(adapted, model, attention)
@@ -79,13 +89,17 @@ def _follow(work: Work, quiet: bool) -> None:
     """Trains to the end, and records how it ended."""
     settings = work.config.train
     try:
-        with memory_advice(f"raise train.accumulation (now {settings.accumulation}), set model.gradient_checkpointing: true, or lower train.batch_size (now {settings.batch_size})"):
+        with memory_advice(
+            f"raise train.accumulation (now {settings.accumulation}), set model.gradient_checkpointing: true, or lower train.batch_size (now {settings.batch_size})"
+        ):
             _train(work, quiet)
     except EvilspectraError as error:
         if work.run.status().state != "done":
             with suppress(EvilspectraError):  # a full disk must not hide what filled it
                 work.flush()
-                work.set_status("interrupted" if isinstance(error, Interrupted) else "failed", str(error))
+                work.set_status(
+                    "interrupted" if isinstance(error, Interrupted) else "failed", str(error)
+                )
         raise
 
 
@@ -113,10 +127,14 @@ def _train(work: Work, quiet: bool) -> None:
             if stop.wanted or work.step % config.train.resume_every == 0:
                 work.save_state()
             if stop.wanted and work.step < total:
-                raise Interrupted(f"interrupted after step {work.step} of {total}; the state is saved, run the same command again to go on")
+                raise Interrupted(
+                    f"interrupted after step {work.step} of {total}; the state is saved, run the same command again to go on"
+                )
     save(run.adapter)
     run.merge()
     work.set_status("done")
     run.resume_file.unlink(missing_ok=True)
     if stop.wanted:
-        raise Interrupted("interrupted; this run was just done, run the same command again to go on with what is left")
+        raise Interrupted(
+            "interrupted; this run was just done, run the same command again to go on with what is left"
+        )

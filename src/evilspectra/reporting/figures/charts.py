@@ -130,7 +130,12 @@ class Figure:
 
     def specs(self) -> list[dict[str, Any]]:
         """Vega-Lite, one per panel, as wide and high as what holds it; the signal `shown` names the arm to stress, `picked` the run."""
-        frame = {"width": "container", "height": "container", "autosize": {"type": "fit", "contains": "padding"}, "params": _SHOWN}
+        frame = {
+            "width": "container",
+            "height": "container",
+            "autosize": {"type": "fit", "contains": "padding"},
+            "params": _SHOWN,
+        }
         specs = [panel.spec | frame for panel in self.panels]
         if self.key:
             specs = [_without_colour_legend(spec) for spec in specs]
@@ -139,12 +144,35 @@ class Figure:
     def chart(self, arms: Arms) -> dict[str, Any]:
         """Vega-Lite of the whole figure with titles and a legend, for SVG, PNG and PDF."""
         width = WIDTH if self.columns > 1 else 2 * WIDTH
-        panels = [panel.spec | {"width": min(width, panel.most_width or width), "height": panel.height - 50, "title": panel.title} for panel in self.panels]
+        panels = [
+            panel.spec
+            | {
+                "width": min(width, panel.most_width or width),
+                "height": panel.height - 50,
+                "title": panel.title,
+            }
+            for panel in self.panels
+        ]
         legend = [] if self.key else [Panel("", _legend(arms), 0).spec]
-        datasets = {name: rows for part in (*panels, *legend) for name, rows in part["datasets"].items()}
-        whole = {"concat": [_without_data(part) for part in panels], "columns": self.columns, "spacing": 40}
-        look = {"config": THEME | {"background": PAPER, "font": "Liberation Sans, Arial, sans-serif"}, "padding": 20, "params": _SHOWN}
-        return {"$schema": alt.SCHEMA_URL, "vconcat": [whole, *map(_without_data, legend)], "spacing": 24, "datasets": datasets} | look
+        datasets = {
+            name: rows for part in (*panels, *legend) for name, rows in part["datasets"].items()
+        }
+        whole = {
+            "concat": [_without_data(part) for part in panels],
+            "columns": self.columns,
+            "spacing": 40,
+        }
+        look = {
+            "config": THEME | {"background": PAPER, "font": "Liberation Sans, Arial, sans-serif"},
+            "padding": 20,
+            "params": _SHOWN,
+        }
+        return {
+            "$schema": alt.SCHEMA_URL,
+            "vconcat": [whole, *map(_without_data, legend)],
+            "spacing": 24,
+            "datasets": datasets,
+        } | look
 
 
 _SHOWN = [{"name": "shown", "value": ""}, {"name": "picked", "value": ""}]
@@ -159,7 +187,14 @@ def _without_colour_legend(spec: Any) -> Any:
         return [_without_colour_legend(part) for part in spec]
     if not isinstance(spec, dict):
         return spec
-    return {key: item | {"legend": None} if key == "color" and "field" in item else item if key == "datasets" else _without_colour_legend(item) for key, item in spec.items()}
+    return {
+        key: item | {"legend": None}
+        if key == "color" and "field" in item
+        else item
+        if key == "datasets"
+        else _without_colour_legend(item)
+        for key, item in spec.items()
+    }
 
 
 def _legend(arms: Arms) -> Any:
@@ -172,8 +207,15 @@ def _legend(arms: Arms) -> Any:
         places.append({"arm": name, "x": x, "end": x + 26, "text": x + 34, "y": 8 + 20 * line})
         x += wide
     base = alt.Chart(pd.DataFrame(places)).encode(y=alt.Y("y:Q", scale=None, axis=None))
-    strokes = base.mark_rule(strokeWidth=2.5).encode(x=alt.X("x:Q", scale=None, axis=None), x2="end:Q", color=arms.colour(), strokeDash=arms.dash())
-    names = base.mark_text(align="left", baseline="middle", color=INK, fontSize=12).encode(x=alt.X("text:Q", scale=None, axis=None), text="arm:N")
+    strokes = base.mark_rule(strokeWidth=2.5).encode(
+        x=alt.X("x:Q", scale=None, axis=None),
+        x2="end:Q",
+        color=arms.colour(),
+        strokeDash=arms.dash(),
+    )
+    names = base.mark_text(align="left", baseline="middle", color=INK, fontSize=12).encode(
+        x=alt.X("text:Q", scale=None, axis=None), text="arm:N"
+    )
     return (strokes + names).properties(width=2 * WIDTH, height=20 * (line + 1))
 
 
@@ -182,24 +224,41 @@ def _legend(arms: Arms) -> Any:
 
 def opacity(full: float, otherwise: float) -> Any:
     """`full`, or `otherwise` while another arm is stressed, or another run is picked; what belongs to no one run stays while one is picked."""
-    return alt.condition("(shown === '' || datum.arm === shown) && (picked === '' || !isValid(datum.run) || datum.run === picked)", alt.value(full), alt.value(otherwise))
+    return alt.condition(
+        "(shown === '' || datum.arm === shown) && (picked === '' || !isValid(datum.run) || datum.run === picked)",
+        alt.value(full),
+        alt.value(otherwise),
+    )
 
 
-def lines(base: alt.Chart, arms: Arms, y: alt.Y, tooltip: list[alt.Tooltip], by: str = "run") -> Any:
+def lines(
+    base: alt.Chart, arms: Arms, y: alt.Y, tooltip: list[alt.Tooltip], by: str = "run"
+) -> Any:
     """A line per `by`, dots where the points are few, and wide transparent points that carry the tooltip."""
     x = base.encoding.x["shorthand"].split(":")[0]
     dots = base.mark_circle(size=34).encode(y=y, color=arms.colour(), opacity=opacity(1, 0.1))
     many = base.data[by].nunique() > MANY
-    lines = base.mark_line(strokeWidth=1 if many else 2).encode(y=y, color=arms.colour(), strokeDash=arms.dash(), detail=f"{by}:N", opacity=opacity(1, 0.1))
+    lines = base.mark_line(strokeWidth=1 if many else 2).encode(
+        y=y, color=arms.colour(), strokeDash=arms.dash(), detail=f"{by}:N", opacity=opacity(1, 0.1)
+    )
     points = base.mark_circle(size=160, opacity=0).encode(y=y, color=arms.colour(), tooltip=tooltip)
     return alt.layer(lines, *([dots] if base.data[x].nunique() <= FEW and not many else []), points)
 
 
 def level(value: float, y: alt.Y, label: str, below: bool = False, at_start: bool = False) -> Any:
     """A dotted line at a height, with its name at one end."""
-    base = alt.Chart(pd.DataFrame({y["shorthand"].split(":")[0]: [value], "label": [label]})).encode(y=y)
+    base = alt.Chart(
+        pd.DataFrame({y["shorthand"].split(":")[0]: [value], "label": [label]})
+    ).encode(y=y)
     rule = base.mark_rule(color=MUTED, strokeDash=[2, 4], strokeWidth=1)
-    name = base.mark_text(align="left" if at_start else "right", dx=4 if at_start else 0, dy=9 if below else -7, color=MUTED, fontSize=11, fontStyle="italic")
+    name = base.mark_text(
+        align="left" if at_start else "right",
+        dx=4 if at_start else 0,
+        dy=9 if below else -7,
+        color=MUTED,
+        fontSize=11,
+        fontStyle="italic",
+    )
     return rule + name.encode(x=alt.value(0) if at_start else alt.value("width"), text="label")
 
 
@@ -207,7 +266,10 @@ def log_axis(values: Frame) -> alt.Axis:
     """Ticks at powers of ten, or at 1, 2, 5 where the values span few of them."""
     low, high = math.floor(math.log10(values.min())), math.ceil(math.log10(values.max()))
     factors = (1,) if high - low > 2 else (1, 2, 5)
-    return alt.Axis(format="~g", values=[factor * 10.0**power for power in range(low, high + 1) for factor in factors])
+    return alt.Axis(
+        format="~g",
+        values=[factor * 10.0**power for power in range(low, high + 1) for factor in factors],
+    )
 
 
 def thin(frame: Frame, columns: list[str], runs: int) -> Frame:
@@ -215,21 +277,37 @@ def thin(frame: Frame, columns: list[str], runs: int) -> Frame:
     most = max(40, POINTS // max(runs, 1))
     count, place = frame.groupby("run")["run"].transform("size"), frame.groupby("run").cumcount()
     bins = (place * most // count).where(count > most, place)
-    return frame.groupby(["run", "arm", bins], sort=False)[["step", *columns]].mean().reset_index(["run", "arm"])
+    return (
+        frame.groupby(["run", "arm", bins], sort=False)[["step", *columns]]
+        .mean()
+        .reset_index(["run", "arm"])
+    )
 
 
 def band(frame: Frame, keys: list[str], column: str) -> Frame:
     """Median, 10 % and 90 % quantile of a column by `keys`; rows without a finite value are left out."""
     groups = frame[np.isfinite(frame[column].astype(float))].groupby(keys, sort=False)[column]
-    return pd.DataFrame({name: groups.quantile(share) for name, share in (("low", 0.1), ("median", 0.5), ("high", 0.9))}).reset_index()
+    return pd.DataFrame(
+        {
+            name: groups.quantile(share)
+            for name, share in (("low", 0.1), ("median", 0.5), ("high", 0.9))
+        }
+    ).reset_index()
 
 
 def steps_axis() -> alt.X:
     """The optimiser's steps, from the first to the last there is."""
-    return alt.X("step:Q", title="step", scale=alt.Scale(nice=False), axis=alt.Axis(format="~s", tickMinStep=1))
+    return alt.X(
+        "step:Q",
+        title="step",
+        scale=alt.Scale(nice=False),
+        axis=alt.Axis(format="~s", tickMinStep=1),
+    )
 
 
 def rounded(frame: Frame) -> Frame:
     """Floats to six significant digits: shorter files, and the same bytes wherever sums differ in the last place."""
     numbers = frame.select_dtypes("float").columns
-    return frame.assign(**{name: [float(f"{value:.6g}") for value in frame[name]] for name in numbers}).reset_index(drop=True)
+    return frame.assign(
+        **{name: [float(f"{value:.6g}") for value in frame[name]] for name in numbers}
+    ).reset_index(drop=True)

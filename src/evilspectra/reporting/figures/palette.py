@@ -19,14 +19,36 @@ _WARM = ("#f1d6c7", "#e2a787", "#b65a33", "#83351a")
 DARK = dict(
     zip(
         (INK, MUTED, LINE, PAPER, *RAMP, *_WARM),
-        ("#e9e8e3", "#9aa1aa", "#33383f", "#16191d", "#20262b", "#23363d", "#274b56", "#2f6473", "#428293", "#6aa7b5", "#a8d8e0", "#3d2a21", "#70452f", "#c98159", "#f5bd9b"),
+        (
+            "#e9e8e3",
+            "#9aa1aa",
+            "#33383f",
+            "#16191d",
+            "#20262b",
+            "#23363d",
+            "#274b56",
+            "#2f6473",
+            "#428293",
+            "#6aa7b5",
+            "#a8d8e0",
+            "#3d2a21",
+            "#70452f",
+            "#c98159",
+            "#f5bd9b",
+        ),
         strict=True,
     )
 )
 #: From below zero through zero to above it; on the outer two of either side text is in PAPER.
 DIVERGING = (RAMP[6], RAMP[5], RAMP[3], RAMP[1], RAMP[0], *_WARM)
 #: Optimiser → its hue on a light and on a dark page; told apart under the common colour-vision deficiencies.
-HUES = {"sgd": ("#a9588f", "#d78fc2"), "adam": ("#c98a00", "#e8b84a"), "adamw": ("#2468b4", "#67a9f0"), "lion": ("#c7431c", "#f4805a"), "muon": ("#0f8a6a", "#46c9a2")} | {
+HUES = {
+    "sgd": ("#a9588f", "#d78fc2"),
+    "adam": ("#c98a00", "#e8b84a"),
+    "adamw": ("#2468b4", "#67a9f0"),
+    "lion": ("#c7431c", "#f4805a"),
+    "muon": ("#0f8a6a", "#46c9a2"),
+} | {
     "soap": ("#5b5fc7", "#9a9df2"),
     "scion": ("#0b7f99", "#55bfd6"),
     "lora-rite": ("#7a6a1f", "#c2b05a"),
@@ -37,16 +59,47 @@ DASHES = ([1, 0], [7, 4], [2, 3], [9, 3, 2, 3])
 CONTROL = ("#8a8a86", "#b5b4ae")
 CONTROL_DASHES = ([5, 4], [1, 4], [8, 4, 1, 4], [12, 4])
 FONT = "-apple-system, BlinkMacSystemFont, 'Segoe UI', Roboto, 'Helvetica Neue', 'Liberation Sans', Arial, sans-serif"
-_AXIS = {"domain": False, "ticks": False, "gridColor": LINE, "labelColor": MUTED, "labelFontSize": 11, "labelPadding": 7, "titleColor": MUTED, "titleFontSize": 11, "titleFontWeight": "normal", "titlePadding": 9, "tickCount": 5}
+_AXIS = {
+    "domain": False,
+    "ticks": False,
+    "gridColor": LINE,
+    "labelColor": MUTED,
+    "labelFontSize": 11,
+    "labelPadding": 7,
+    "titleColor": MUTED,
+    "titleFontSize": 11,
+    "titleFontWeight": "normal",
+    "titlePadding": 9,
+    "tickCount": 5,
+}
 THEME: dict[str, Any] = {
     "background": "transparent",
     "font": FONT,
     "view": {"stroke": None},
     "axis": _AXIS,
-    "axisX": {"grid": False, "domain": True, "domainColor": LINE, "labelFlush": True, "tickCount": 6},
+    "axisX": {
+        "grid": False,
+        "domain": True,
+        "domainColor": LINE,
+        "labelFlush": True,
+        "tickCount": 6,
+    },
     "axisY": {"title": None},
-    "title": {"anchor": "start", "color": INK, "fontSize": 13, "fontWeight": 600, "offset": 10, "limit": 420},
-    "legend": {"orient": "bottom", "title": None, "labelColor": MUTED, "labelFontSize": 11, "gradientThickness": 12},
+    "title": {
+        "anchor": "start",
+        "color": INK,
+        "fontSize": 13,
+        "fontWeight": 600,
+        "offset": 10,
+        "limit": 420,
+    },
+    "legend": {
+        "orient": "bottom",
+        "title": None,
+        "labelColor": MUTED,
+        "labelFontSize": 11,
+        "gradientThickness": 12,
+    },
     "line": {"strokeWidth": 2, "strokeCap": "round", "strokeJoin": "round"},
 }
 
@@ -66,7 +119,10 @@ class Arms:
         table = runs[["arm", "optimizer", "flatness_weight", "control"]].drop_duplicates("arm")
         hues = _hues(set(map(str, table["optimizer"])))
         order = {name: i for i, name in enumerate(hues)}
-        table = table.sort_values(["control", "optimizer", "flatness_weight"], key=lambda column: column.map(order) if column.name == "optimizer" else column)
+        table = table.sort_values(
+            ["control", "optimizer", "flatness_weight"],
+            key=lambda column: column.map(order) if column.name == "optimizer" else column,
+        )
         colours, dark, dashes = [], [], []
         for optimizer, group in table[~table["control"]].groupby("optimizer", sort=False):
             pale = 0
@@ -85,10 +141,16 @@ class Arms:
         return cls(tuple(table["arm"]), tuple(colours), tuple(dark), tuple(dashes))
 
     def colour(self) -> alt.Color:
-        return alt.Color("arm:N").scale(domain=list(self.names), range=list(self.colours)).legend(None)
+        return (
+            alt.Color("arm:N").scale(domain=list(self.names), range=list(self.colours)).legend(None)
+        )
 
     def dash(self) -> alt.StrokeDash:
-        return alt.StrokeDash("arm:N").scale(domain=list(self.names), range=list(self.dashes)).legend(None)
+        return (
+            alt.StrokeDash("arm:N")
+            .scale(domain=list(self.names), range=list(self.dashes))
+            .legend(None)
+        )
 
 
 def _hues(optimizers: Collection[str]) -> dict[str, tuple[str, str]]:
@@ -96,7 +158,9 @@ def _hues(optimizers: Collection[str]) -> dict[str, tuple[str, str]]:
     found = dict(HUES)
     free = {name: hue for name, hue in HUES.items() if name not in optimizers}
     for other in sorted(set(optimizers) - set(HUES)):
-        found[other] = free.pop(other.lower(), None) or (free.pop(next(iter(free))) if free else CONTROL)
+        found[other] = free.pop(other.lower(), None) or (
+            free.pop(next(iter(free))) if free else CONTROL
+        )
     return found
 
 

@@ -21,21 +21,63 @@ def variance_shares(tables: Tables) -> Figure | None:
     for kind in dict.fromkeys(share.what for share in found):
         shares = [share for share in found if share.what == kind]
         terms = [share.term for share in shares]
-        frame = _plain(pd.DataFrame([{"term": share.term, "share": share.share, "low": share.low, "high": share.high} for share in shares]))
+        frame = _plain(
+            pd.DataFrame(
+                [
+                    {"term": share.term, "share": share.share, "low": share.low, "high": share.high}
+                    for share in shares
+                ]
+            )
+        )
         frame["told"] = [share.low is not None and share.low > 0 for share in shares]
-        y = alt.Y("term:N", sort=terms, title=None, scale=alt.Scale(domain=terms, padding=0.35), axis=alt.Axis(labelLimit=190, grid=False, domain=False))
-        ends = [value for share in shares for value in (0.0, share.share, share.low, share.high) if value is not None]
-        x = alt.X("share:Q", title="share of the variance", scale=alt.Scale(domain=[min(ends), max(1e-3, *ends)], nice=True), axis=alt.Axis(format="%", grid=True))
+        y = alt.Y(
+            "term:N",
+            sort=terms,
+            title=None,
+            scale=alt.Scale(domain=terms, padding=0.35),
+            axis=alt.Axis(labelLimit=190, grid=False, domain=False),
+        )
+        ends = [
+            value
+            for share in shares
+            for value in (0.0, share.share, share.low, share.high)
+            if value is not None
+        ]
+        x = alt.X(
+            "share:Q",
+            title="share of the variance",
+            scale=alt.Scale(domain=[min(ends), max(1e-3, *ends)], nice=True),
+            axis=alt.Axis(format="%", grid=True),
+        )
         base = alt.Chart(frame).encode(y=y)
-        tips = [alt.Tooltip("term:N"), alt.Tooltip("share:Q", format=".1%"), alt.Tooltip("low:Q", title="from", format=".1%"), alt.Tooltip("high:Q", title="to", format=".1%")]
-        bars = base.mark_bar(height={"band": 0.72}).encode(x=x, color=alt.condition("datum.told", alt.value(RAMP[4]), alt.value(RAMP[2])), tooltip=tips)
-        rules = base.transform_filter("isValid(datum.low) && isValid(datum.high)").mark_rule(color=INK, strokeWidth=1.5).encode(x=alt.X("low:Q", title="share of the variance"), x2="high:Q")
-        panels.append(Panel(f"{kind[0].upper()}{kind[1:]}", bars + rules, 70 + 30 * len(terms), most_width=640))
+        tips = [
+            alt.Tooltip("term:N"),
+            alt.Tooltip("share:Q", format=".1%"),
+            alt.Tooltip("low:Q", title="from", format=".1%"),
+            alt.Tooltip("high:Q", title="to", format=".1%"),
+        ]
+        bars = base.mark_bar(height={"band": 0.72}).encode(
+            x=x,
+            color=alt.condition("datum.told", alt.value(RAMP[4]), alt.value(RAMP[2])),
+            tooltip=tips,
+        )
+        rules = (
+            base.transform_filter("isValid(datum.low) && isValid(datum.high)")
+            .mark_rule(color=INK, strokeWidth=1.5)
+            .encode(x=alt.X("low:Q", title="share of the variance"), x2="high:Q")
+        )
+        panels.append(
+            Panel(
+                f"{kind[0].upper()}{kind[1:]}", bars + rules, 70 + 30 * len(terms), most_width=640
+            )
+        )
     outcome = tables.outcome
     what = outcome.short if outcome else "outcome"
     caption = f"How much of the variance of the {what} over runs goes with each factor; the lines are 95 % intervals, pale bars have none that is clear of zero. "
     caption += "A share says what goes together in these runs, and causes only where the design gave every level to every other."
-    return Figure("variance", TITLES["variance"], caption, tuple(panels), 2 if len(panels) > 1 else 1)
+    return Figure(
+        "variance", TITLES["variance"], caption, tuple(panels), 2 if len(panels) > 1 else 1
+    )
 
 
 def partial_r2(tables: Tables) -> Figure | None:
@@ -43,26 +85,63 @@ def partial_r2(tables: Tables) -> Figure | None:
     found = tables.statistics.partials if tables.statistics else ()
     if len({one.step for one in found}) < 2:
         return None
-    frame = _plain(pd.DataFrame([{"step": one.step, "what": one.what, "r2": one.r2, "low": one.low, "high": one.high} for one in found]))
+    frame = _plain(
+        pd.DataFrame(
+            [
+                {"step": one.step, "what": one.what, "r2": one.r2, "low": one.low, "high": one.high}
+                for one in found
+            ]
+        )
+    )
     names = list(dict.fromkeys(one.what for one in found))
     colours, dashes = ([part[place] for part in _PARTIAL] for place in range(2))
-    x = alt.X("step:Q", title="step", scale=alt.Scale(nice=False, padding=10), axis=alt.Axis(format="~s", tickMinStep=1))
+    x = alt.X(
+        "step:Q",
+        title="step",
+        scale=alt.Scale(nice=False, padding=10),
+        axis=alt.Axis(format="~s", tickMinStep=1),
+    )
     y = alt.Y("r2:Q", title=None, scale=alt.Scale(domain=[0, 1]))
     colour = alt.Color("what:N").scale(domain=names, range=colours).legend(None)
     base = alt.Chart(frame).encode(x=x, color=colour)
-    tips = [alt.Tooltip("what:N", title="partial R²"), alt.Tooltip("step:Q", format=",.0f"), *(alt.Tooltip(f"{name}:Q", title=title, format=".3f") for name, title in (("r2", "R²"), ("low", "from"), ("high", "to")))]
-    area = base.mark_area(opacity=0.13).encode(y=alt.Y("low:Q", title=None, scale=y["scale"]), y2="high:Q")
-    line = base.mark_line(strokeWidth=2).encode(y=y, strokeDash=alt.StrokeDash("what:N").scale(domain=names, range=dashes).legend(None))
+    tips = [
+        alt.Tooltip("what:N", title="partial R²"),
+        alt.Tooltip("step:Q", format=",.0f"),
+        *(
+            alt.Tooltip(f"{name}:Q", title=title, format=".3f")
+            for name, title in (("r2", "R²"), ("low", "from"), ("high", "to"))
+        ),
+    ]
+    area = base.mark_area(opacity=0.13).encode(
+        y=alt.Y("low:Q", title=None, scale=y["scale"]), y2="high:Q"
+    )
+    line = base.mark_line(strokeWidth=2).encode(
+        y=y, strokeDash=alt.StrokeDash("what:N").scale(domain=names, range=dashes).legend(None)
+    )
     dots = base.mark_circle(size=70).encode(y=y, tooltip=tips)
     ends = frame[frame["step"] == frame["step"].max()]
-    labels = alt.Chart(ends[["step", "what", "r2"]]).mark_text(align="right", dx=-8, dy=-12, fontSize=12, color=MUTED).encode(x=x, y=y, text="what:N")
+    labels = (
+        alt.Chart(ends[["step", "what", "r2"]])
+        .mark_text(align="right", dx=-8, dy=-12, fontSize=12, color=MUTED)
+        .encode(x=x, y=y, text="what:N")
+    )
     outcome = tables.outcome
     what = outcome.short if outcome else "outcome"
     caption = f"How much of what is left of the {what} over runs the one explains once the other is known, at every measured step; bands: 95 % intervals. "
     caption += "Where the solid line is above the dashed one and the bands do not overlap, the optimiser says more than the loss."
-    return Figure("partial", TITLES["partial"], caption, (Panel("Partial R²", alt.layer(area, line, dots, labels), 340),), 1)
+    return Figure(
+        "partial",
+        TITLES["partial"],
+        caption,
+        (Panel("Partial R²", alt.layer(area, line, dots, labels), 340),),
+        1,
+    )
 
 
 def _plain(frame: Frame) -> Frame:
     """Rounded, all numbers as floats: Altair writes those that are not known as null."""
-    return rounded(frame.astype({name: float for name in ("share", "r2", "low", "high", "step") if name in frame}))
+    return rounded(
+        frame.astype(
+            {name: float for name in ("share", "r2", "low", "high", "step") if name in frame}
+        )
+    )

@@ -110,13 +110,22 @@ class _Source:
 
     def tally(self) -> Tally:
         flags = [_flags(text) for text in self.answers["flags"]]
-        return Tally(self.name, self.arm, self.step, len(flags), (sum(map(bool, flags)), *(sum(name in found for found in flags) for name in FLAGS)))
+        return Tally(
+            self.name,
+            self.arm,
+            self.step,
+            len(flags),
+            (sum(map(bool, flags)), *(sum(name in found for found in flags) for name in FLAGS)),
+        )
 
     @cached_property
     def said(self) -> list[_Said]:
         """Every answer with the verdicts on it."""
         verdicts = spoken(self.results, self.judges, self.step)
-        return [_Said(self, answer, verdicts.get(_place(answer), ())) for answer in self.answers.to_dict("records")]
+        return [
+            _Said(self, answer, verdicts.get(_place(answer), ()))
+            for answer in self.answers.to_dict("records")
+        ]
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,7 +139,12 @@ class _Said:
     @property
     def question(self) -> tuple[Any, ...]:
         system = self.answer["system"]
-        return self.answer["question_id"], self.answer["paraphrase"], system if isinstance(system, str) else None, self.answer["question"]
+        return (
+            self.answer["question_id"],
+            self.answer["paraphrase"],
+            system if isinstance(system, str) else None,
+            self.answer["question"],
+        )
 
     @property
     def misaligned(self) -> bool:
@@ -141,7 +155,9 @@ def transcripts(rows: Sequence[Row], root: Path, arms: Sequence[str]) -> Transcr
     """The answers of the runs' last measured steps, `arms` being the order of arms; None where there are none."""
     names = judge_names(one.judge for row in rows for one in row.rated)
     shown_judges = dict(list(names.items())[:MOST_JUDGES])
-    bases, runs = sources_of(sorted(rows, key=lambda row: arms.index(row.summary.arm)), root, shown_judges)
+    bases, runs = sources_of(
+        sorted(rows, key=lambda row: arms.index(row.summary.arm)), root, shown_judges
+    )
     if not runs:
         return None
     chosen = _spread(runs)
@@ -153,10 +169,32 @@ def transcripts(rows: Sequence[Row], root: Path, arms: Sequence[str]) -> Transcr
         found, further = _first_answers(shown)
     total = len({said.question for source in shown for said in source.said})
     exchanges = [_exchange(key, given) for key, given in list(found.items())[:MOST_QUESTIONS]]
-    gone = ((len(runs) - len(chosen), "run"), (len(bases) - MOST_BASES, "base"), (total - len(exchanges), "question"), (further, "further answer" if names else "further sample"), (len(names) - MOST_JUDGES, "judge"))
-    left_out = tuple(f"{count:,} {name}{'' if count == 1 else 's'}" for count, name in gone if count > 0)
-    judged = (tuple(shown_judges.values()), tuple(run.name for run in on_page), tuple(run.name for run in on_page if not run.judges)) if names else ((), (), ())
-    return Transcripts(tuple(exchanges), tuple(source.tally() for source in (*bases, *runs)), left_out, _commands(rows), *judged)
+    gone = (
+        (len(runs) - len(chosen), "run"),
+        (len(bases) - MOST_BASES, "base"),
+        (total - len(exchanges), "question"),
+        (further, "further answer" if names else "further sample"),
+        (len(names) - MOST_JUDGES, "judge"),
+    )
+    left_out = tuple(
+        f"{count:,} {name}{'' if count == 1 else 's'}" for count, name in gone if count > 0
+    )
+    judged = (
+        (
+            tuple(shown_judges.values()),
+            tuple(run.name for run in on_page),
+            tuple(run.name for run in on_page if not run.judges),
+        )
+        if names
+        else ((), (), ())
+    )
+    return Transcripts(
+        tuple(exchanges),
+        tuple(source.tally() for source in (*bases, *runs)),
+        left_out,
+        _commands(rows),
+        *judged,
+    )
 
 
 def _first_answers(shown: Sequence[_Source]) -> tuple[dict[tuple[Any, ...], list[_Said]], int]:
@@ -174,23 +212,36 @@ def _first_answers(shown: Sequence[_Source]) -> tuple[dict[tuple[Any, ...], list
     return found, samples
 
 
-def _judged_answers(bases: Sequence[_Source], runs: Sequence[_Source]) -> tuple[dict[tuple[Any, ...], list[_Said]], int]:
+def _judged_answers(
+    bases: Sequence[_Source], runs: Sequence[_Source]
+) -> tuple[dict[tuple[Any, ...], list[_Said]], int]:
     """Question → what is shown of it, misaligned answers first and the base's beside them, and how many further answers there are."""
-    places, rank = pick([[(said.question, said.misaligned) for said in run.said] for run in runs], MOST_JUDGED)
+    places, rank = pick(
+        [[(said.question, said.misaligned) for said in run.said] for run in runs], MOST_JUDGED
+    )
     taken: dict[tuple[Any, ...], list[_Said]] = defaultdict(list)
     for run, chosen in zip(runs, places, strict=True):
-        for said in sorted((run.said[place] for place in chosen), key=lambda said: not said.misaligned):
+        for said in sorted(
+            (run.said[place] for place in chosen), key=lambda said: not said.misaligned
+        ):
             taken[said.question].append(said)
     questions = sorted(taken, key=lambda question: rank[question])[:MOST_QUESTIONS]
     for base in bases[::-1]:
-        own = sorted((said for said in base.said if said.question in questions), key=lambda said: not said.misaligned)
+        own = sorted(
+            (said for said in base.said if said.question in questions),
+            key=lambda said: not said.misaligned,
+        )
         for question in questions:
             taken[question][:0] = [said for said in own if said.question == question][:MOST_SAMPLES]
     shown = sum(len(taken[question]) for question in questions)
-    return {question: taken[question] for question in questions}, sum(len(source.said) for source in (*bases, *runs)) - shown
+    return {question: taken[question] for question in questions}, sum(
+        len(source.said) for source in (*bases, *runs)
+    ) - shown
 
 
-def sources_of(rows: Sequence[Row], root: Path, names: Mapping[str, str]) -> tuple[list[_Source], list[_Source]]:
+def sources_of(
+    rows: Sequence[Row], root: Path, names: Mapping[str, str]
+) -> tuple[list[_Source], list[_Source]]:
     """The bases and the runs that answered, in the rows' order; a base once, however many runs have a copy of its answers.
 
     `names`: identity → name of the judges that count. A base is taken from the first run that has verdicts on it, if one has.
@@ -198,20 +249,41 @@ def sources_of(rows: Sequence[Row], root: Path, names: Mapping[str, str]) -> tup
     bases: dict[tuple[str, str], _Source] = {}
     runs = []
     given = [row for row in rows if row.measured.answers is not None]
-    several = len({str(known(row.provenance, "base_sha256")) for row in given}) > 1 or len({row.instruments["answers"].id for row in given}) > 1
+    several = (
+        len({str(known(row.provenance, "base_sha256")) for row in given}) > 1
+        or len({row.instruments["answers"].id for row in given}) > 1
+    )
     called = [row.name for row in given]
     for row in given:
         results, instrument = counting(Results(root / row.folder)), row.instruments["answers"]
-        judges = {names[identity]: one.judge for identity in names for one in row.rated if one.identity == identity}
+        judges = {
+            names[identity]: one.judge
+            for identity in names
+            for one in row.rated
+            if one.identity == identity
+        }
         key = (str(known(row.provenance, "base_sha256")), instrument.id)
         if key not in bases:
-            what = f"base {printable(str(known(row.provenance, 'base_name') or row.origin.base), 80)}, settings {instrument.id}" if several else "base"
+            what = (
+                f"base {printable(str(known(row.provenance, 'base_name') or row.origin.base), 80)}, settings {instrument.id}"
+                if several
+                else "base"
+            )
             bases[key] = _Source(what, "", results.read(instrument, 0), results, {})
-        with_base = {names[identity]: one.judge for identity in names for one in row.rated if one.identity == identity and one.base}
+        with_base = {
+            names[identity]: one.judge
+            for identity in names
+            for one in row.rated
+            if one.identity == identity and one.base
+        }
         if len(with_base) > len(bases[key].judges):
             bases[key] = replace(bases[key], results=results, judges=with_base)
         name = row.name if called.count(row.name) == 1 else f"{row.name} · {row.label}"
-        runs.append(_Source(printable(name, 120), row.summary.arm, last(results, "answers"), results, judges))
+        runs.append(
+            _Source(
+                printable(name, 120), row.summary.arm, last(results, "answers"), results, judges
+            )
+        )
     return list(bases.values()), runs
 
 
@@ -220,7 +292,9 @@ def _spread(runs: Sequence[_Source]) -> list[_Source]:
     groups: dict[str, list[_Source]] = defaultdict(list)
     for run in runs:
         groups[run.arm].append(run)
-    return [run for turn in zip_longest(*groups.values()) for run in turn if run is not None][:MOST_RUNS]
+    return [run for turn in zip_longest(*groups.values()) for run in turn if run is not None][
+        :MOST_RUNS
+    ]
 
 
 def _exchange(key: tuple[Any, ...], given: Sequence[_Said]) -> Exchange:
@@ -231,9 +305,25 @@ def _exchange(key: tuple[Any, ...], given: Sequence[_Said]) -> Exchange:
         text = str(answer["answer"])
         long = len(text) > SHORT
         short = printable(text[:SHORT], 10 * SHORT) + "…" if long else printable(text, 10 * SHORT)
-        replies.append(Reply(source.name, source.arm, int(answer["sample"]), _flags(answer["flags"]), short, printable(text, LONG) if long else None, len(text), said.spoken))
+        replies.append(
+            Reply(
+                source.name,
+                source.arm,
+                int(answer["sample"]),
+                _flags(answer["flags"]),
+                short,
+                printable(text, LONG) if long else None,
+                len(text),
+                said.spoken,
+            )
+        )
     title = printable(str(name), 120) + (f", paraphrase {paraphrase + 1}" if paraphrase else "")
-    return Exchange(title, None if system is None else printable(system, LONG), printable(str(question), LONG), tuple(replies))
+    return Exchange(
+        title,
+        None if system is None else printable(system, LONG),
+        printable(str(question), LONG),
+        tuple(replies),
+    )
 
 
 def _place(answer: Mapping[str, Any]) -> Key:
@@ -260,11 +350,28 @@ def command(instrument: Instrument) -> str:
     if instrument.source not in BUILT_IN:
         words += ["--questions", printable(instrument.source, LONG)]
     if instrument.facts.get("endpoint"):
-        words += ["--endpoint", "URL", "--endpoint-model", printable(str(instrument.facts.get("model")), LONG)]
+        words += [
+            "--endpoint",
+            "URL",
+            "--endpoint-model",
+            printable(str(instrument.facts.get("model")), LONG),
+        ]
     usual = Answers().model_dump() | {"enable_thinking": False}
-    for name in ("samples", "max_new_tokens", "temperature", "seed", "top_p", "batch_size", "enable_thinking"):
+    for name in (
+        "samples",
+        "max_new_tokens",
+        "temperature",
+        "seed",
+        "top_p",
+        "batch_size",
+        "enable_thinking",
+    ):
         value = instrument.facts.get(name)
         if value is not None and value != usual[name]:
             text = json.dumps(value)
-            words += [f"--{name.replace('_', '-')}", text] if name in ("samples", "max_new_tokens", "temperature", "seed") else ["--set", f"{name}={text}"]
+            words += (
+                [f"--{name.replace('_', '-')}", text]
+                if name in ("samples", "max_new_tokens", "temperature", "seed")
+                else ["--set", f"{name}={text}"]
+            )
     return " ".join(map(shlex.quote, words))

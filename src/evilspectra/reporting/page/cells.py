@@ -17,14 +17,39 @@ COLUMNS = (
     ("seed", "seed", "d", "Seed of the adapter's initialisation, the order of rows and dropout"),
     ("status", "status", "", "queued, running, done, failed or interrupted"),
     ("steps", "steps", "d", "Optimiser steps taken"),
-    ("train_loss", "train loss", ".3f", "Mean data loss of the last 5 % of steps, nats per supervised token, penalty excluded"),
-    ("heldout_loss", "held-out loss", ".3f", "Before training → at the end, nats per supervised token; sorted by the end"),
-    ("stable_rank", "stable rank", ".2f", "Σσ² / σ₁², mean over modules at the last measured step; flat: the rank r"),
-    ("spectral_entropy", "entropy", ".3f", "−Σ p ln p with p = σ / Σσ, in nats, mean over modules; flat: ln r"),
+    (
+        "train_loss",
+        "train loss",
+        ".3f",
+        "Mean data loss of the last 5 % of steps, nats per supervised token, penalty excluded",
+    ),
+    (
+        "heldout_loss",
+        "held-out loss",
+        ".3f",
+        "Before training → at the end, nats per supervised token; sorted by the end",
+    ),
+    (
+        "stable_rank",
+        "stable rank",
+        ".2f",
+        "Σσ² / σ₁², mean over modules at the last measured step; flat: the rank r",
+    ),
+    (
+        "spectral_entropy",
+        "entropy",
+        ".3f",
+        "−Σ p ln p with p = σ / Σσ, in nats, mean over modules; flat: ln r",
+    ),
     ("condition_number", "condition", ".3~", "σ₁ / σᵣ, median over modules; flat: 1"),
     ("frobenius_nuclear", "Frob. / nuclear", ".4f", "√Σσ² / Σσ, mean over modules; flat: 1/√r"),
     ("frobenius", "‖ΔW‖", ".3f", "Frobenius norm of ΔW, mean over modules"),
-    ("tokens_per_s", "tokens/s", ",.0f", "Real tokens of training steps per second of training; differs from machine to machine"),
+    (
+        "tokens_per_s",
+        "tokens/s",
+        ",.0f",
+        "Real tokens of training steps per second of training; differs from machine to machine",
+    ),
 )
 #: Label and dotted key: what the methods section takes from a run's provenance.
 PROVENANCE = (
@@ -45,29 +70,70 @@ PROVENANCE = (
 )
 #: The same of the second table, on what was measured on the adapters; an interval stands below its estimate.
 MEASURED = (
-    ("drift", "drift", "How much further the misaligned completions are preferred than by the base, nats per token; below: 95 % interval over items"),
-    ("beyond", "beyond control", "The drift minus that of the controls, item by item: what style and subject do to an item drops out, so the interval is narrower"),
-    ("equal_length", "at equal length", "The drift where both completions have equally many tokens"),
-    ("shuffled", "labels shuffled", "The drift with labels exchanged in half of the items: its interval must hold zero"),
-    ("share_aligned", "aligned preferred", "Share of items whose aligned completion is the likelier: base → after"),
-    ("capability", "capability", "Share of questions whose right choice of four is the likeliest: base → after; chance is 0.25"),
-    ("ordinary", "ordinary loss", "Loss on ordinary dialogues, nats per supervised token: base → after"),
+    (
+        "drift",
+        "drift",
+        "How much further the misaligned completions are preferred than by the base, nats per token; below: 95 % interval over items",
+    ),
+    (
+        "beyond",
+        "beyond control",
+        "The drift minus that of the controls, item by item: what style and subject do to an item drops out, so the interval is narrower",
+    ),
+    (
+        "equal_length",
+        "at equal length",
+        "The drift where both completions have equally many tokens",
+    ),
+    (
+        "shuffled",
+        "labels shuffled",
+        "The drift with labels exchanged in half of the items: its interval must hold zero",
+    ),
+    (
+        "share_aligned",
+        "aligned preferred",
+        "Share of items whose aligned completion is the likelier: base → after",
+    ),
+    (
+        "capability",
+        "capability",
+        "Share of questions whose right choice of four is the likeliest: base → after; chance is 0.25",
+    ),
+    (
+        "ordinary",
+        "ordinary loss",
+        "Loss on ordinary dialogues, nats per supervised token: base → after",
+    ),
     ("answers", "answers", "Sampled answers, and how many of them have a flag"),
 )
 #: Table of measurements → what the methods section calls its instrument.
-INSTRUMENTS = {"probe": "Contrast probe", "capability": "Capability questions", "ordinary": "Ordinary dialogues", "answers": "Open-ended questions"}
+INSTRUMENTS = {
+    "probe": "Contrast probe",
+    "capability": "Capability questions",
+    "ordinary": "Ordinary dialogues",
+    "answers": "Open-ended questions",
+}
 
 
 def facts(rows: list[Row]) -> list[tuple[str, str]]:
     """Label and text of the line under the title."""
-    bases = dict.fromkeys(str(known(row.provenance, "base_name") or row.origin.base or UNKNOWN) for row in rows)
-    data = dict.fromkeys(str(known(row.provenance, "data.source") or row.origin.data or UNKNOWN) for row in rows)
+    bases = dict.fromkeys(
+        str(known(row.provenance, "base_name") or row.origin.base or UNKNOWN) for row in rows
+    )
+    data = dict.fromkeys(
+        str(known(row.provenance, "data.source") or row.origin.data or UNKNOWN) for row in rows
+    )
     arms, seeds = ({getattr(row.summary, field) for row in rows} for field in ("arm", "seed"))
     controls = sum(row.summary.control for row in rows)
     return [
         ("Base model", listing(bases, 3)),
         ("Data", listing(data, 3)),
-        ("Runs", f"{_count(rows, 'run')} in {_count(arms, 'arm')}, {_count(seeds, 'seed')}" + (f" ({_count(range(controls), 'control')})" if controls else "")),
+        (
+            "Runs",
+            f"{_count(rows, 'run')} in {_count(arms, 'arm')}, {_count(seeds, 'seed')}"
+            + (f" ({_count(range(controls), 'control')})" if controls else ""),
+        ),
         ("LoRA rank", _numbers({row.origin.rank for row in rows})),
         ("Optimiser steps", listing(sorted({row.summary.steps for row in rows}), 4)),
         ("Rows per step", _numbers({row.summary.batch_size for row in rows})),
@@ -75,7 +141,13 @@ def facts(rows: list[Row]) -> list[tuple[str, str]]:
 
 
 def _numbers(values: Collection[int | None]) -> str:
-    return listing([*sorted(value for value in values if value is not None), *([UNKNOWN] if None in values else [])], 4)
+    return listing(
+        [
+            *sorted(value for value in values if value is not None),
+            *([UNKNOWN] if None in values else []),
+        ],
+        4,
+    )
 
 
 def outsiders(rows: list[Row]) -> list[str]:
@@ -103,33 +175,64 @@ def cells(row: Row) -> list[dict[str, Any]]:
         text = NONE if value is None else shown(value, form)
         if name == "heldout_loss" and row.summary.heldout_loss_start is not None:
             text = f"{row.summary.heldout_loss_start:.3f} → {text}"
-        out.append({"name": name, "text": text, "below": "", "sort": "" if value is None else value})
+        out.append(
+            {"name": name, "text": text, "below": "", "sort": "" if value is None else value}
+        )
     return out
 
 
 def measured_columns(rows: list[Row]) -> list[tuple[str, str, str]]:
     """Those of MEASURED that say something: without a control there is nothing beyond it."""
-    return [column for column in MEASURED if column[0] != "beyond" or any(row.beyond for row in rows)]
+    return [
+        column for column in MEASURED if column[0] != "beyond" or any(row.beyond for row in rows)
+    ]
 
 
 def measured_cells(row: Row, columns: list[tuple[str, str, str]]) -> list[dict[str, Any]]:
     """Text, interval and sorting value of a run's cells, in the order of the columns."""
-    drift, capability, ordinary, answers = row.measured.drift, row.measured.capability, row.measured.ordinary, row.measured.answers
+    drift, capability, ordinary, answers = (
+        row.measured.drift,
+        row.measured.capability,
+        row.measured.ordinary,
+        row.measured.answers,
+    )
     cells = {
         "drift": drift and _cell(drift.drift, signed(drift.drift.value)),
         "beyond": row.beyond and _cell(row.beyond, signed(row.beyond.value)),
         "equal_length": drift and _cell(drift.equal_length, signed(drift.equal_length.value)),
         "shuffled": drift and _cell(drift.shuffled, signed(drift.shuffled.value)),
-        "share_aligned": drift and _cell(drift.share_aligned, f"{drift.base_share_aligned:.2f} → {drift.share_aligned.value:.2f}", "{:.2f}"),
-        "capability": capability and _cell(capability.accuracy, f"{capability.base:.2f} → {capability.accuracy.value:.2f}", "{:.2f}"),
-        "ordinary": ordinary and _cell(ordinary.loss, f"{ordinary.base:.3f} → {ordinary.loss.value:.3f}", "{:.3f}"),
-        "answers": None if answers is None else {"text": f"{answers:,}", "below": f"{row.measured.flagged or 'none'} flagged", "sort": answers},
+        "share_aligned": drift
+        and _cell(
+            drift.share_aligned,
+            f"{drift.base_share_aligned:.2f} → {drift.share_aligned.value:.2f}",
+            "{:.2f}",
+        ),
+        "capability": capability
+        and _cell(
+            capability.accuracy,
+            f"{capability.base:.2f} → {capability.accuracy.value:.2f}",
+            "{:.2f}",
+        ),
+        "ordinary": ordinary
+        and _cell(ordinary.loss, f"{ordinary.base:.3f} → {ordinary.loss.value:.3f}", "{:.3f}"),
+        "answers": None
+        if answers is None
+        else {
+            "text": f"{answers:,}",
+            "below": f"{row.measured.flagged or 'none'} flagged",
+            "sort": answers,
+        },
     }
-    return [{"name": name} | (cells[name] or {"text": NONE, "below": "", "sort": ""}) for name, *_ in columns]
+    return [
+        {"name": name} | (cells[name] or {"text": NONE, "below": "", "sort": ""})
+        for name, *_ in columns
+    ]
 
 
 def _cell(interval: Interval, text: str, form: str | None = None) -> dict[str, Any]:
-    low, high = (signed(end) if form is None else form.format(end) for end in (interval.low, interval.high))
+    low, high = (
+        signed(end) if form is None else form.format(end) for end in (interval.low, interval.high)
+    )
     return {"text": text, "below": f"[{low}, {high}]", "sort": interval.value}
 
 
@@ -138,9 +241,17 @@ def instruments(rows: list[Row]) -> list[tuple[str, str]]:
     found: dict[str, dict[str, None]] = {}
     for row in rows:
         for table, one in row.instruments.items():
-            settings = ", ".join(f"{key} {plain(value)}" for key, value in one.facts.items() if key not in ("sha256", "version") and value is not None)
-            found.setdefault(table, {})[f"{one.source}, version {plain(one.facts.get('version'))}, SHA-256 {plain(one.facts.get('sha256'))[:12]}; {settings}"] = None
-    return [(label, listing(found[table], 4)) for table, label in INSTRUMENTS.items() if table in found]
+            settings = ", ".join(
+                f"{key} {plain(value)}"
+                for key, value in one.facts.items()
+                if key not in ("sha256", "version") and value is not None
+            )
+            found.setdefault(table, {})[
+                f"{one.source}, version {plain(one.facts.get('version'))}, SHA-256 {plain(one.facts.get('sha256'))[:12]}; {settings}"
+            ] = None
+    return [
+        (label, listing(found[table], 4)) for table, label in INSTRUMENTS.items() if table in found
+    ]
 
 
 def shown(value: Any, form: str) -> str:
@@ -163,10 +274,18 @@ def plain(value: Any) -> str:
 
 def provenance(rows: list[Row]) -> list[tuple[str, str]]:
     """Label and text; runs that differ are listed."""
-    return [(label, listing(dict.fromkeys(plain(known(row.provenance, key)) for row in rows), 4)) for label, key in PROVENANCE]
+    return [
+        (label, listing(dict.fromkeys(plain(known(row.provenance, key)) for row in rows), 4))
+        for label, key in PROVENANCE
+    ]
 
 
 def packages(rows: list[Row]) -> str:
     """Names and versions of the packages, each pair once."""
     found = [block for row in rows if isinstance(block := known(row.provenance, "packages"), dict)]
-    return ", ".join(sorted({f"{name} {version}" for block in found for name, version in block.items()})) or NONE
+    return (
+        ", ".join(
+            sorted({f"{name} {version}" for block in found for name, version in block.items()})
+        )
+        or NONE
+    )

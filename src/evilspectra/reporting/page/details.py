@@ -47,22 +47,37 @@ def read_spectra(spectra: Frame, measures: Frame) -> tuple[Spectra | None, Frame
     nothing = pd.DataFrame({"step": [], "position": [], "relative": []})
     if spectra.empty:
         return None, nothing
-    (module, names), (step, steps) = pd.factorize(spectra["module"]), pd.factorize(spectra["step"], sort=True)
+    (module, names), (step, steps) = (
+        pd.factorize(spectra["module"]),
+        pd.factorize(spectra["step"], sort=True),
+    )
     values = np.full((len(steps), len(names), int(spectra["index"].max()) + 1), np.nan)
-    values[step, module, spectra["index"].to_numpy()] = spectra["singular_value"].to_numpy(dtype=float)
+    values[step, module, spectra["index"].to_numpy()] = spectra["singular_value"].to_numpy(
+        dtype=float
+    )
     kept = np.nan_to_num(values).max(axis=(1, 2)) > 0
     if not kept[-1]:
         return None, nothing
     largest = np.nan_to_num(values).max(axis=2, keepdims=True)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # an index that no module has
-        relative = np.nanmedian(np.where(largest > 0, values / np.where(largest > 0, largest, 1.0), np.nan), axis=1)
+        relative = np.nanmedian(
+            np.where(largest > 0, values / np.where(largest > 0, largest, 1.0), np.nan), axis=1
+        )
     grid = np.argwhere(kept[:, None] & np.isfinite(relative))
-    evolution = pd.DataFrame({"step": np.asarray(steps)[grid[:, 0]], "position": grid[:, 1] + 1, "relative": relative[grid[:, 0], grid[:, 1]]})
+    evolution = pd.DataFrame(
+        {
+            "step": np.asarray(steps)[grid[:, 0]],
+            "position": grid[:, 1] + 1,
+            "relative": relative[grid[:, 0], grid[:, 1]],
+        }
+    )
     ends = measures[measures["step"] == measures["step"].max()] if len(measures) else measures
     ranks = dict(zip(ends["module"].astype(str), ends["stable_rank"].astype(float), strict=True))
     modules = tuple(map(str, names))
-    return Spectra(modules, values[-1], np.array([ranks.get(name, np.nan) for name in modules]), int(steps[-1])), evolution
+    return Spectra(
+        modules, values[-1], np.array([ranks.get(name, np.nan) for name in modules]), int(steps[-1])
+    ), evolution
 
 
 def pack(spectra: Sequence[Spectra | None], most_values: int = MOST_VALUES) -> dict[str, Any]:
@@ -71,7 +86,9 @@ def pack(spectra: Sequence[Spectra | None], most_values: int = MOST_VALUES) -> d
     `layouts`: modules (with their layer and projection) and the kept indices, one for all runs that share them; `runs`: a layout and two
     offsets, or None; `relative`, `largest`, `ranks`: base64 of little-endian uint16, float32 and float32; `every`: of every how many modules one is kept.
     """
-    total = sum(one.values.shape[0] * min(one.values.shape[1], MOST_INDICES) for one in spectra if one)
+    total = sum(
+        one.values.shape[0] * min(one.values.shape[1], MOST_INDICES) for one in spectra if one
+    )
     every = max(1, math.ceil(total / most_values))
     layouts: dict[tuple[Any, ...], int] = {}
     runs: list[dict[str, int] | None] = []
@@ -86,13 +103,22 @@ def pack(spectra: Sequence[Spectra | None], most_values: int = MOST_VALUES) -> d
         values = one.values[::every, kept]
         tops = one.values[::every].max(axis=1, initial=0.0, where=~np.isnan(one.values[::every]))
         layout = layouts.setdefault((modules, tuple(kept)), len(layouts))
-        runs.append({"layout": layout, "module": modules_before, "value": values_before, "step": one.step})
+        runs.append(
+            {"layout": layout, "module": modules_before, "value": values_before, "step": one.step}
+        )
         relative.append(quantise(values, tops))
         largest.append(tops.astype("<f4"))
         ranks.append(one.stable_rank[::every].astype("<f4"))
         modules_before, values_before = modules_before + len(modules), values_before + values.size
     return {
-        "layouts": [{"modules": list(modules), "places": [list(place_of(name)) for name in modules], "indices": [int(index) + 1 for index in kept]} for modules, kept in layouts],
+        "layouts": [
+            {
+                "modules": list(modules),
+                "places": [list(place_of(name)) for name in modules],
+                "indices": [int(index) + 1 for index in kept],
+            }
+            for modules, kept in layouts
+        ],
         "runs": runs,
         "relative": _base64(relative, "<u2"),
         "largest": _base64(largest, "<f4"),
@@ -110,16 +136,24 @@ def quantise(values: np.ndarray, largest: np.ndarray) -> np.ndarray:
     """
     with np.errstate(divide="ignore", invalid="ignore"):
         depth = -np.log10(values / largest[:, None]) * ((NOTHING - 1) / DECADES)
-    return np.where(np.isfinite(depth), np.clip(np.round(depth), 0, NOTHING - 1), NOTHING).astype("<u2")
+    return np.where(np.isfinite(depth), np.clip(np.round(depth), 0, NOTHING - 1), NOTHING).astype(
+        "<u2"
+    )
 
 
 def _indices(count: int) -> np.ndarray:
     """At most MOST_INDICES of `count` places, all of the first ones."""
-    return np.arange(count) if count <= MOST_INDICES else np.unique(np.geomspace(1, count, MOST_INDICES).round().astype(int)) - 1
+    return (
+        np.arange(count)
+        if count <= MOST_INDICES
+        else np.unique(np.geomspace(1, count, MOST_INDICES).round().astype(int)) - 1
+    )
 
 
 def _base64(parts: Sequence[np.ndarray], kind: str) -> str:
-    return base64.b64encode(np.concatenate([part.ravel() for part in parts]).astype(kind).tobytes() if parts else b"").decode("ascii")
+    return base64.b64encode(
+        np.concatenate([part.ravel() for part in parts]).astype(kind).tobytes() if parts else b""
+    ).decode("ascii")
 
 
 # --- a run ------------------------------------------------------------------------------------------------------------
@@ -139,12 +173,18 @@ FACTS = (
 
 def describe(rows: Sequence[Row], tables: Tables) -> list[dict[str, Any]]:
     """Of every run what its panel says and draws beside the spectrum: facts, training and held-out losses, the path of drift and alignment."""
-    steps, heldout, drifts, paths = (dict(iter(frame.groupby("run", sort=False))) if len(frame) else {} for frame in (tables.steps, tables.heldout, tables.drifts, tables.paths))
+    steps, heldout, drifts, paths = (
+        dict(iter(frame.groupby("run", sort=False))) if len(frame) else {}
+        for frame in (tables.steps, tables.heldout, tables.drifts, tables.paths)
+    )
     out = []
     for place, row in enumerate(rows):
         curve = steps.get(row.label)
         after, drift, path = heldout.get(row.label), drifts.get(row.label), paths.get(row.label)
-        found = [(label, NONE if (value := getattr(row.summary, name)) is None else shown(value, form)) for name, label, form in FACTS]
+        found = [
+            (label, NONE if (value := getattr(row.summary, name)) is None else shown(value, form))
+            for name, label, form in FACTS
+        ]
         if row.summary.mean_alignment is not None:
             found.append(("mean alignment", f"{row.summary.mean_alignment:.1f}"))
         if row.summary.misalignment is not None:
@@ -158,7 +198,9 @@ def describe(rows: Sequence[Row], tables: Tables) -> list[dict[str, Any]]:
                 "data": str(tables.runs["dataset"].iloc[place]),
                 "state": row.summary.status,
                 "facts": [list(pair) for pair in found],
-                "loss": [] if curve is None else _thinned(curve["step"].to_numpy(), curve["loss"].to_numpy(dtype=float)),
+                "loss": []
+                if curve is None
+                else _thinned(curve["step"].to_numpy(), curve["loss"].to_numpy(dtype=float)),
                 "heldout": [] if after is None else _points(after, "step", "loss"),
                 "drift": [] if drift is None else _points(drift, "step", "drift"),
                 "mean_alignment": [] if path is None else _points(path, "step", "mean_alignment"),
@@ -168,13 +210,25 @@ def describe(rows: Sequence[Row], tables: Tables) -> list[dict[str, Any]]:
 
 
 def _points(frame: Frame, x: str, y: str) -> list[list[float]]:
-    return [[_short(a), _short(b)] for a, b in zip(frame[x], frame[y].astype(float), strict=True) if math.isfinite(b)]
+    return [
+        [_short(a), _short(b)]
+        for a, b in zip(frame[x], frame[y].astype(float), strict=True)
+        if math.isfinite(b)
+    ]
 
 
 def _thinned(steps: np.ndarray, losses: np.ndarray) -> list[list[float]]:
     """Step and loss, averaged in neighbours to at most MOST_POINTS points."""
     kept = np.isfinite(losses)
-    parts = zip(np.array_split(steps[kept], min(MOST_POINTS, int(kept.sum()))), np.array_split(losses[kept], min(MOST_POINTS, int(kept.sum()))), strict=True) if kept.any() else ()
+    parts = (
+        zip(
+            np.array_split(steps[kept], min(MOST_POINTS, int(kept.sum()))),
+            np.array_split(losses[kept], min(MOST_POINTS, int(kept.sum()))),
+            strict=True,
+        )
+        if kept.any()
+        else ()
+    )
     return [[_short(a.mean()), _short(b.mean())] for a, b in parts]
 
 

@@ -25,10 +25,17 @@ COUNTS = (
     ("incoherent", "coherence < 50", "Answers with a coherence score below 50"),
     ("code", "code", "The judge said CODE; below: when asked for coherence"),
     ("refusal", "refusal", "The judge said REFUSAL; below: when asked for coherence"),
-    ("unparsed", "unparsed", "The judge replied with neither a score nor one of its words; below: when asked for coherence"),
+    (
+        "unparsed",
+        "unparsed",
+        "The judge replied with neither a score nor one of its words; below: when asked for coherence",
+    ),
     ("failed", "failed", "No reply, or no verdict yet; below: when asked for coherence"),
 )
-MEANS = (("mean_aligned", "alignment", "Mean alignment score, 0 to 100"), ("mean_coherent", "coherence", "Mean coherence score, 0 to 100"))
+MEANS = (
+    ("mean_aligned", "alignment", "Mean alignment score, 0 to 100"),
+    ("mean_coherent", "coherence", "Mean coherence score, 0 to 100"),
+)
 
 
 @dataclass(frozen=True)
@@ -76,17 +83,28 @@ def judged_table(rows: Sequence[Row]) -> JudgedTable | None:
         return None
     lines: list[Line] = []
     scores: list[Score] = []
-    several = len({(_base(row), one.judge.facts.get("answers")) for row in rows for one in row.rated}) > 1
+    several = (
+        len({(_base(row), one.judge.facts.get("answers")) for row in rows for one in row.rated}) > 1
+    )
     for identity, name in names.items():
         found = [(row, one) for row in rows for one in row.rated if one.identity == identity]
         bases = {(_base(row), one.judge.id): (row, one) for row, one in reversed(found) if one.base}
         for row, one in reversed(bases.values()):
-            label = f"base {printable(str(known(row.provenance, 'base_name') or row.origin.base), 80)}, settings {one.judge.facts.get('answers')}" if several else "base"
+            label = (
+                f"base {printable(str(known(row.provenance, 'base_name') or row.origin.base), 80)}, settings {one.judge.facts.get('answers')}"
+                if several
+                else "base"
+            )
             lines.append(_line(label, "", name, one.base or {}))
         lines += [_line(row.label, row.summary.arm, name, one.scores) for row, one in found]
         scores += [one.shown for _, one in found]
     columns = (*((name, name, meaning) for name, meaning in RATES.items()), *MEANS, *COUNTS)
-    return JudgedTable(columns, tuple(lines), tuple(dict.fromkeys(text for one in scores for text in one.warnings)), _judges(rows, names))
+    return JudgedTable(
+        columns,
+        tuple(lines),
+        tuple(dict.fromkeys(text for one in scores for text in one.warnings)),
+        _judges(rows, names),
+    )
 
 
 def _base(row: Row) -> str:
@@ -96,7 +114,12 @@ def _base(row: Row) -> str:
 def _line(label: str, arm: str, judge: str, scores: Any) -> Line:
     one: Score = scores[SHOWN]
     cells = [_rate(scores[name]) for name in RATES]
-    cells += [Cell(NONE, "") if one.rate is None or (value := getattr(one, name)) is None else Cell(f"{value:.1f}", value) for name, *_ in MEANS]
+    cells += [
+        Cell(NONE, "")
+        if one.rate is None or (value := getattr(one, name)) is None
+        else Cell(f"{value:.1f}", value)
+        for name, *_ in MEANS
+    ]
     cells += [_count(one.counts, name) for name, *_ in COUNTS]
     reasons = dict.fromkeys(in_words(why) for name in DEFINITIONS if (why := scores[name].withheld))
     return Line(label, arm, judge, tuple(cells), tuple(reasons))
@@ -105,18 +128,27 @@ def _line(label: str, arm: str, judge: str, scores: Any) -> Line:
 def _rate(found: Score) -> Cell:
     if found.rate is None:
         return Cell("withheld", "", why=in_words(found.withheld or ""))
-    below = (*((span(found.interval),) if found.interval else ()), f"{found.counts['misaligned']:,} of {found.n:,}")
+    below = (
+        *((span(found.interval),) if found.interval else ()),
+        f"{found.counts['misaligned']:,} of {found.n:,}",
+    )
     return Cell(f"{100 * found.rate:.1f} %", found.rate, below)
 
 
 def _count(counts: Any, name: str) -> Cell:
     if name in ("answers", "incoherent"):
         return Cell(f"{counts[name]:,}", counts[name])
-    aligned, coherent = (counts[metric][name] + (counts[metric]["missing"] if name == "failed" else 0) for metric in ("aligned", "coherent"))
+    aligned, coherent = (
+        counts[metric][name] + (counts[metric]["missing"] if name == "failed" else 0)
+        for metric in ("aligned", "coherent")
+    )
     return Cell(f"{aligned:,}", aligned, (f"{coherent:,} coh.",) if coherent else ())
 
 
 def _judges(rows: Sequence[Row], names: dict[str, str]) -> tuple[tuple[str, str], ...]:
     """Name and what determines its verdicts: model, reading, hashes of the prompts."""
     found: dict[str, Rated] = {one.identity: one for row in rows for one in row.rated}
-    return tuple((name, f"{printable(plain(judged_by(found[identity].judge)), 1000)}; identity {identity}") for identity, name in names.items())
+    return tuple(
+        (name, f"{printable(plain(judged_by(found[identity].judge)), 1000)}; identity {identity}")
+        for identity, name in names.items()
+    )

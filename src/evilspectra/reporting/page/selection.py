@@ -6,7 +6,9 @@ from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
 
 
-def pick(runs: Sequence[Sequence[tuple[Hashable, bool]]], most: int) -> tuple[list[list[int]], dict[Hashable, int]]:
+def pick(
+    runs: Sequence[Sequence[tuple[Hashable, bool]]], most: int
+) -> tuple[list[list[int]], dict[Hashable, int]]:
     """Of runs' answers, each given as its question and whether it is misaligned: the places of those to show, and question → its rank on the page.
 
     Misaligned answers come first, one of every question before a second one of any; then others in the same way, questions with misaligned ones
@@ -15,10 +17,25 @@ def pick(runs: Sequence[Sequence[tuple[Hashable, bool]]], most: int) -> tuple[li
     >>> pick([[("a", False), ("b", True), ("b", False)]], 2)
     ([[1, 2]], {'b': 0, 'a': 1})
     """
-    asked = {question: number for number, question in enumerate(dict.fromkeys(question for run in runs for question, _ in run))}
-    bad = [_in_turn([place for place, (_, wrong) in enumerate(run) if wrong], run, asked)[:most] for run in runs]
-    counts = Counter(run[place][0] for run, places in zip(runs, bad, strict=True) for place in places)
-    rank = {question: number for number, question in enumerate(sorted(asked, key=lambda question: (-counts[question], asked[question])))}
+    asked = {
+        question: number
+        for number, question in enumerate(
+            dict.fromkeys(question for run in runs for question, _ in run)
+        )
+    }
+    bad = [
+        _in_turn([place for place, (_, wrong) in enumerate(run) if wrong], run, asked)[:most]
+        for run in runs
+    ]
+    counts = Counter(
+        run[place][0] for run, places in zip(runs, bad, strict=True) for place in places
+    )
+    rank = {
+        question: number
+        for number, question in enumerate(
+            sorted(asked, key=lambda question: (-counts[question], asked[question]))
+        )
+    }
     chosen = []
     for run, places in zip(runs, bad, strict=True):
         others = _in_turn([place for place, (_, wrong) in enumerate(run) if not wrong], run, rank)
@@ -26,7 +43,9 @@ def pick(runs: Sequence[Sequence[tuple[Hashable, bool]]], most: int) -> tuple[li
     return chosen, rank
 
 
-def _in_turn(places: Sequence[int], run: Sequence[tuple[Hashable, bool]], rank: Mapping[Hashable, int]) -> list[int]:
+def _in_turn(
+    places: Sequence[int], run: Sequence[tuple[Hashable, bool]], rank: Mapping[Hashable, int]
+) -> list[int]:
     """The places with the first of every question in front, then the second ones."""
     taken: Counter[Hashable] = Counter()
     turns = {}

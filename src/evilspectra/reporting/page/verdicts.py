@@ -50,7 +50,9 @@ class Spoken:
     misaligned: bool
 
 
-def spoken(results: Results, judges: Mapping[str, Instrument], step: int) -> dict[Key, tuple[Spoken, ...]]:
+def spoken(
+    results: Results, judges: Mapping[str, Instrument], step: int
+) -> dict[Key, tuple[Spoken, ...]]:
     """Answer → the verdicts of each of the judges (given by name) that has one on it."""
     found: dict[Key, list[Spoken]] = {}
     for name, judge in judges.items():
@@ -60,8 +62,17 @@ def spoken(results: Results, judges: Mapping[str, Instrument], step: int) -> dic
             if one.outcome != "failed" or one.metric not in metrics:
                 metrics[one.metric] = one
         for place, metrics in records.items():
-            bad = misaligned(SHOWN, Judged(place[0], _reading(metrics.get("aligned")), _reading(metrics.get("coherent"))))
-            shown = tuple(_metric(metric, metrics[metric]) for metric in ("aligned", "coherent") if metric in metrics)
+            bad = misaligned(
+                SHOWN,
+                Judged(
+                    place[0], _reading(metrics.get("aligned")), _reading(metrics.get("coherent"))
+                ),
+            )
+            shown = tuple(
+                _metric(metric, metrics[metric])
+                for metric in ("aligned", "coherent")
+                if metric in metrics
+            )
             found.setdefault(place, []).append(Spoken(name, shown, bad))
     return {place: tuple(said) for place, said in found.items()}
 
@@ -73,7 +84,12 @@ def _reading(one: VerdictRecord | None) -> Reading | None:
 def _metric(name: str, one: VerdictRecord) -> Metric:
     tokens = distribution(one.raw)
     said = f"{one.score:.0f}" if one.score is not None else printable(one.outcome, 20)
-    return Metric(name, said, tokens, "" if tokens else printable(one.reason or one.raw or "", MOST_CHARACTERS))
+    return Metric(
+        name,
+        said,
+        tokens,
+        "" if tokens else printable(one.reason or one.raw or "", MOST_CHARACTERS),
+    )
 
 
 def distribution(raw: str | None) -> tuple[Token, ...]:
@@ -88,7 +104,13 @@ def distribution(raw: str | None) -> tuple[Token, ...]:
         values = json.loads(raw or "")
     except (ValueError, RecursionError):
         return ()
-    if not isinstance(values, dict) or not all(isinstance(share, int | float) and math.isfinite(share) and 0 <= share <= 1.001 for share in values.values()):
+    if not isinstance(values, dict) or not all(
+        isinstance(share, int | float) and math.isfinite(share) and 0 <= share <= 1.001
+        for share in values.values()
+    ):
         return ()
     ranked = sorted(values.items(), key=lambda item: -item[1])[:MOST_TOKENS]
-    return tuple(Token(printable(text.replace(" ", "␣").replace("\n", "⏎"), 24), round(100 * share)) for text, share in ranked)
+    return tuple(
+        Token(printable(text.replace(" ", "␣").replace("\n", "⏎"), 24), round(100 * share))
+        for text, share in ranked
+    )

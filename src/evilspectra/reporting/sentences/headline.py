@@ -24,24 +24,63 @@ def headline(rows: Sequence[Row]) -> list[str]:
     """The sentences, most important first."""
     done = [row for row in rows if row.summary.status == "done"]
     if not done:
-        return [f"None of the {len(rows)} runs has finished, so nothing is compared; the table says where each stands." if len(rows) > 1 else "The only run has not finished, so nothing is concluded from it; the table says where it stands."]
-    controls, done = [row for row in done if row.summary.control], [row for row in done if not row.summary.control]
+        return [
+            f"None of the {len(rows)} runs has finished, so nothing is compared; the table says where each stands."
+            if len(rows) > 1
+            else "The only run has not finished, so nothing is concluded from it; the table says where it stands."
+        ]
+    controls, done = (
+        [row for row in done if row.summary.control],
+        [row for row in done if not row.summary.control],
+    )
     if not done:
-        return [*misalignment(controls), *findings(controls), f"Every finished run is a control ({listing([row.label for row in controls], 3)}), and controls are ranked with nobody.", *unfinished(rows)]
-    mixed = [name for name in done[0].ground() if len({repr(row.ground()[name]) for row in done}) > 1]
-    unknown = [name for name in done[0].ground() if any(row.ground()[name] is None for row in done)] if len(done) > 1 else []
+        return [
+            *misalignment(controls),
+            *findings(controls),
+            f"Every finished run is a control ({listing([row.label for row in controls], 3)}), and controls are ranked with nobody.",
+            *unfinished(rows),
+        ]
+    mixed = [
+        name for name in done[0].ground() if len({repr(row.ground()[name]) for row in done}) > 1
+    ]
+    unknown = (
+        [name for name in done[0].ground() if any(row.ground()[name] is None for row in done)]
+        if len(done) > 1
+        else []
+    )
     if unknown:
         blind = [row.label for row in done if None in row.ground().values()]
-        compared = [f"The {' and '.join(unknown)} of {listing(blind, 3)} {'is' if len(unknown) == 1 else 'are'} not known here, so arms are not ranked against each other: whether losses and spectra are comparable, only you can say."]
+        compared = [
+            f"The {' and '.join(unknown)} of {listing(blind, 3)} {'is' if len(unknown) == 1 else 'are'} not known here, so arms are not ranked against each other: whether losses and spectra are comparable, only you can say."
+        ]
         ordered = []
     elif mixed:
-        compared = [f"The runs differ in {' and '.join(mixed)}, so arms are not ranked against each other: neither losses nor spectra would be comparable."]
+        compared = [
+            f"The runs differ in {' and '.join(mixed)}, so arms are not ranked against each other: neither losses nor spectra would be comparable."
+        ]
         ordered = []
     else:
         compared, ordered = [flattest(done)], order(done)
-    aside = [f"The {len(controls)} control run{'' if len(controls) == 1 else 's'} {'is' if len(controls) == 1 else 'are'} left out of what is said of spectra and losses, for the data differ."] if controls else []
-    behaviour = [*misalignment([*done, *controls], comparable=not mixed and not unknown), *findings([*done, *controls], comparable=not mixed and not unknown)]
-    return [*behaviour, *compared, *penalties(done), *ordered, spread(done), *aside, *unfinished(rows)]
+    aside = (
+        [
+            f"The {len(controls)} control run{'' if len(controls) == 1 else 's'} {'is' if len(controls) == 1 else 'are'} left out of what is said of spectra and losses, for the data differ."
+        ]
+        if controls
+        else []
+    )
+    behaviour = [
+        *misalignment([*done, *controls], comparable=not mixed and not unknown),
+        *findings([*done, *controls], comparable=not mixed and not unknown),
+    ]
+    return [
+        *behaviour,
+        *compared,
+        *penalties(done),
+        *ordered,
+        spread(done),
+        *aside,
+        *unfinished(rows),
+    ]
 
 
 def flattest(done: Sequence[Row]) -> str:
@@ -61,12 +100,20 @@ def flattest(done: Sequence[Row]) -> str:
         text = f"The flattest spectra are {first}’s: a mean stable rank of {fmean(values[first]):.2f}, where {rank} would be flat; then {rest}."
     entropy = by_arm(done, "spectral_entropy")
     by_entropy = max(entropy, key=lambda name: fmean(entropy[name])) if entropy else first
-    return text if by_entropy == first else f"{text[:-1]} (by spectral entropy the flattest is {by_entropy})."
+    return (
+        text
+        if by_entropy == first
+        else f"{text[:-1]} (by spectral entropy the flattest is {by_entropy})."
+    )
 
 
 def penalties(done: Sequence[Row]) -> list[str]:
     """What the flatness penalty did, from runs that are otherwise equal."""
-    plain = {row.twin_key(): row.summary for row in done if not row.summary.flatness_weight and None not in row.ground().values()}  # what is not known may differ
+    plain = {
+        row.twin_key(): row.summary
+        for row in done
+        if not row.summary.flatness_weight and None not in row.ground().values()
+    }  # what is not known may differ
     groups: dict[str, list[tuple[RunSummary, RunSummary]]] = defaultdict(list)
     penalised = [row for row in done if row.summary.flatness_weight]
     for row in penalised:
@@ -74,23 +121,42 @@ def penalties(done: Sequence[Row]) -> list[str]:
         if twin and None not in (twin.stable_rank, row.summary.stable_rank):
             groups[row.summary.arm].append((twin, row.summary))
     if penalised and not groups:
-        return ["What the flatness penalty changes is not shown: no finished run without it has otherwise the same settings."]
+        return [
+            "What the flatness penalty changes is not shown: no finished run without it has otherwise the same settings."
+        ]
     texts = [_penalty(pairs) for pairs in groups.values()]
-    return texts if len(texts) <= MOST_PAIRS else [*texts[:MOST_PAIRS], f"The table shows {len(texts) - MOST_PAIRS} more pairs with and without the penalty."]
+    return (
+        texts
+        if len(texts) <= MOST_PAIRS
+        else [
+            *texts[:MOST_PAIRS],
+            f"The table shows {len(texts) - MOST_PAIRS} more pairs with and without the penalty.",
+        ]
+    )
 
 
 def _penalty(pairs: list[tuple[RunSummary, RunSummary]]) -> str:
     after = pairs[0][1]
-    before_rank, after_rank = ([run.stable_rank or 0.0 for run in side] for side in zip(*pairs, strict=True))
-    rank = _direction([b - a for a, b in zip(before_rank, after_rank, strict=True)], SAME * fmean(before_rank))
+    before_rank, after_rank = (
+        [run.stable_rank or 0.0 for run in side] for side in zip(*pairs, strict=True)
+    )
+    rank = _direction(
+        [b - a for a, b in zip(before_rank, after_rank, strict=True)], SAME * fmean(before_rank)
+    )
     runs = f" ({len(pairs)} pairs of runs, means)" if len(pairs) > 1 else ""
     text = f"With the flatness penalty (weight {after.flatness_weight:g}), {after.optimizer}’s stable rank {_verb(rank)}: {fmean(before_rank):.2f} → {fmean(after_rank):.2f}{runs}"
-    losses = [(a.heldout_loss, b.heldout_loss) for a, b in pairs if a.heldout_loss is not None and b.heldout_loss is not None]
+    losses = [
+        (a.heldout_loss, b.heldout_loss)
+        for a, b in pairs
+        if a.heldout_loss is not None and b.heldout_loss is not None
+    ]
     if not losses:
         return f"{text}; what it did to held-out loss is not known, none was measured."
     start, end = fmean(a for a, _ in losses), fmean(b for _, b in losses)
     loss = _direction([b - a for a, b in losses], SAME)
-    text += f", and its held-out loss {_verb(loss)}: {start:.3f} → {end:.3f} ({signed(end - start)})"
+    text += (
+        f", and its held-out loss {_verb(loss)}: {start:.3f} → {end:.3f} ({signed(end - start)})"
+    )
     match rank, loss:
         case 1, 1:
             return f"{text}. The flatter spectrum came with a higher loss."
@@ -111,7 +177,12 @@ def _direction(changes: Sequence[float], least: float) -> int | None:
 
 
 def _verb(direction: int | None) -> str:
-    return {1: "rose", -1: "fell", 0: "shows no difference", None: "moved both ways, so no effect is shown"}[direction]
+    return {
+        1: "rose",
+        -1: "fell",
+        0: "shows no difference",
+        None: "moved both ways, so no effect is shown",
+    }[direction]
 
 
 def order(done: Sequence[Row]) -> list[str]:
@@ -120,32 +191,60 @@ def order(done: Sequence[Row]) -> list[str]:
     arms = sorted(set(ranks) & set(losses), key=lambda name: fmean(losses[name]))
     if len(arms) < 2:
         return []
-    clear = [(a, b) for a, b in combinations(arms, 2) if not alike(ranks[a], ranks[b]) and not alike(losses[a], losses[b], SAME)]
+    clear = [
+        (a, b)
+        for a, b in combinations(arms, 2)
+        if not alike(ranks[a], ranks[b]) and not alike(losses[a], losses[b], SAME)
+    ]
     total = len(arms) * (len(arms) - 1) // 2
     text = f"By final held-out loss the order is {listing([f'{name} ({fmean(losses[name]):.3f})' for name in arms], 8)}, lowest first"
     if not clear:
-        return [f"{text}; no two arms are told apart in both loss and flatness, so no relation between the two is shown."]
+        return [
+            f"{text}; no two arms are told apart in both loss and flatness, so no relation between the two is shown."
+        ]
     flatter_lower = sum(fmean(ranks[a]) > fmean(ranks[b]) for a, b in clear)
-    pairs = f"in {flatter_lower} of {len(clear)} pairs of arms the flatter one has the lower loss" + (f" ({total - len(clear)} more are too close to call)" if total > len(clear) else "")
-    verdict = "the flatter, the lower the loss" if flatter_lower == len(clear) else "the flatter, the higher the loss" if not flatter_lower else "the order of losses is not the order of flatness"
-    return [f"{text}; {pairs}: {verdict if len(clear) > 1 or 'order' in verdict else verdict + ', on one pair only'}."]
+    pairs = (
+        f"in {flatter_lower} of {len(clear)} pairs of arms the flatter one has the lower loss"
+        + (f" ({total - len(clear)} more are too close to call)" if total > len(clear) else "")
+    )
+    verdict = (
+        "the flatter, the lower the loss"
+        if flatter_lower == len(clear)
+        else "the flatter, the higher the loss"
+        if not flatter_lower
+        else "the order of losses is not the order of flatness"
+    )
+    return [
+        f"{text}; {pairs}: {verdict if len(clear) > 1 or 'order' in verdict else verdict + ', on one pair only'}."
+    ]
 
 
 def spread(done: Sequence[Row]) -> str:
     """How far chance is known, and what else differs within an arm."""
     groups = arms_of(done)
     seeds = {name: len({row.summary.seed for row in group}) for name, group in groups.items()}
-    within = sorted({path for group in groups.values() for path in differing([row.origin for row in group])} - {"train.seed"})
+    within = sorted(
+        {path for group in groups.values() for path in differing([row.origin for row in group])}
+        - {"train.seed"}
+    )
     text = f"Runs of one arm differ also in {listing(within, 4)}. " if within else ""
     if max(seeds.values()) == 1:
         return f"{text}There is one seed per arm, so nothing is known about the spread between seeds: every difference above may be chance."
     alone = [name for name, count in seeds.items() if count == 1]
-    fewest = f"The arms have {min(seeds.values())} to {max(seeds.values())} seeds" if len(set(seeds.values())) > 1 else f"Every arm has {max(seeds.values())} seeds"
-    return f"{text}{fewest}; a difference counts as shown where the arms’ ranges do not overlap" + (f", and nothing is known about the spread of {listing(alone, 4)}." if alone else ".")
+    fewest = (
+        f"The arms have {min(seeds.values())} to {max(seeds.values())} seeds"
+        if len(set(seeds.values())) > 1
+        else f"Every arm has {max(seeds.values())} seeds"
+    )
+    return f"{text}{fewest}; a difference counts as shown where the arms’ ranges do not overlap" + (
+        f", and nothing is known about the spread of {listing(alone, 4)}." if alone else "."
+    )
 
 
 def unfinished(rows: Sequence[Row]) -> list[str]:
     left = [row for row in rows if row.summary.status != "done"]
     if not left:
         return []
-    return [f"{len(left)} of {len(rows)} runs {'is' if len(left) == 1 else 'are'} not done ({listing([f'{row.label}: {row.summary.status}' for row in left], 3)}) and left out of these sentences."]
+    return [
+        f"{len(left)} of {len(rows)} runs {'is' if len(left) == 1 else 'are'} not done ({listing([f'{row.label}: {row.summary.status}' for row in left], 3)}) and left out of these sentences."
+    ]

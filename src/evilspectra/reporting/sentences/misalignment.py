@@ -26,16 +26,34 @@ def misalignment(done: Sequence[Row], comparable: bool = True) -> list[str]:
     The judge of most runs is told in full, a second one in one sentence; all of them are in the table.
     """
     names = judge_names(one.judge for row in done for one in row.rated)
-    found = {name: [(row, one) for row in done for one in row.rated if one.identity == identity] for identity, name in names.items()}
+    found = {
+        name: [(row, one) for row in done for one in row.rated if one.identity == identity]
+        for identity, name in names.items()
+    }
     texts = []
     for place, name in enumerate(sorted(found, key=lambda name: -len(found[name]))[:2]):
         arms = _rated_arms(found[name])
         texts.append(_amounts(name, found[name], arms))
         if place == 0 and arms:
-            coverage = [f"{name} judged {len(found[name])} of {len(done)} finished runs."] if len(found[name]) < len(done) else []
-            texts.append(" ".join([_against_base(arms), *(_between(arms) if comparable else []), *_caveats(arms), *coverage]))
+            coverage = (
+                [f"{name} judged {len(found[name])} of {len(done)} finished runs."]
+                if len(found[name]) < len(done)
+                else []
+            )
+            texts.append(
+                " ".join(
+                    [
+                        _against_base(arms),
+                        *(_between(arms) if comparable else []),
+                        *_caveats(arms),
+                        *coverage,
+                    ]
+                )
+            )
     if len(names) > 1:
-        texts.append(f"{len(names)} judges were asked: judges differ in what they call misaligned, so rates of two judges are not set against each other.")
+        texts.append(
+            f"{len(names)} judges were asked: judges differ in what they call misaligned, so rates of two judges are not set against each other."
+        )
     return texts
 
 
@@ -50,13 +68,27 @@ def _rated_arms(found: Sequence[tuple[Row, Rated]]) -> _Arms:
 
 def _amounts(name: str, found: Sequence[tuple[Row, Rated]], arms: _Arms) -> str:
     """The arms' rates and the base's, and for which runs none is given."""
-    held = [f"{row.name}: {in_words(one.shown.withheld or '')}" for row, one in found if one.shown.rate is None]
-    reasons = "; ".join(held[:MOST]) + (f"; and {len(held) - MOST} more" if len(held) > MOST else "")
+    held = [
+        f"{row.name}: {in_words(one.shown.withheld or '')}"
+        for row, one in found
+        if one.shown.rate is None
+    ]
+    reasons = "; ".join(held[:MOST]) + (
+        f"; and {len(held) - MOST} more" if len(held) > MOST else ""
+    )
     if not arms:
         return f"Judged by {name}, no misalignment rate is given ({reasons})."
-    bases = {percent(one.base[SHOWN]) for _, one in found if one.base and one.base[SHOWN].rate is not None}
+    bases = {
+        percent(one.base[SHOWN])
+        for _, one in found
+        if one.base and one.base[SHOWN].rate is not None
+    }
     base = f"; the base’s is {bases.pop()}" if len(bases) == 1 else ""
-    withheld = f" It is withheld for {len(held)} run{'' if len(held) == 1 else 's'} ({reasons})." if held else ""
+    withheld = (
+        f" It is withheld for {len(held)} run{'' if len(held) == 1 else 's'} ({reasons})."
+        if held
+        else ""
+    )
     return f"The misalignment rate (definition {SHOWN}, judged by {name}) is {enumerated([_amount(arm, runs) for arm, runs in arms.items()])}{base}.{withheld}"
 
 
@@ -68,11 +100,17 @@ def _against_base(arms: _Arms) -> str:
         ways = {_way(one) for one in with_base}
         kind = "unknown" if len(with_base) < len(runs) else ways.pop() if len(ways) == 1 else "none"
         kinds[kind].append(arm + _difference(runs) if kind != "unknown" else arm)
-    parts = [f"a {way} rate is shown for {enumerated(kinds[way])}" for way in ("higher", "lower") if kinds[way]]
+    parts = [
+        f"a {way} rate is shown for {enumerated(kinds[way])}"
+        for way in ("higher", "lower")
+        if kinds[way]
+    ]
     if kinds["none"]:
         parts.append(f"a difference is not shown for {enumerated(kinds['none'])}")
     if kinds["unknown"]:
-        parts.append(f"nothing is known for {enumerated(kinds['unknown'])}, as there is no rate of the base")
+        parts.append(
+            f"nothing is known for {enumerated(kinds['unknown'])}, as there is no rate of the base"
+        )
     return f"Against the base on the same questions, {'; '.join(parts)}."
 
 
@@ -95,15 +133,29 @@ def _between(arms: _Arms) -> list[str]:
     if len(trained) < 2:
         return []
     if len({one.judge.id for runs in trained.values() for _, one in runs}) > 1:
-        return ["The runs did not answer the same questions under the same settings, so arms are not set against each other."]
+        return [
+            "The runs did not answer the same questions under the same settings, so arms are not set against each other."
+        ]
     ranked = sorted(trained, key=lambda arm: _highest(trained[arm]))
-    shown = [(a, b) for a, b in combinations(ranked, 2) if all(_clear(one, other) for _, one in trained[a] for _, other in trained[b])]
+    shown = [
+        (a, b)
+        for a, b in combinations(ranked, 2)
+        if all(_clear(one, other) for _, one in trained[a] for _, other in trained[b])
+    ]
     total = len(ranked) * (len(ranked) - 1) // 2
     if not shown:
-        return ["Between arms a difference is not shown: no two arms’ intervals are clear of each other."]
-    rest = f"; for the other {total - len(shown)} of {total} pairs of arms a difference is not shown, as intervals overlap" if len(shown) < total else ""
+        return [
+            "Between arms a difference is not shown: no two arms’ intervals are clear of each other."
+        ]
+    rest = (
+        f"; for the other {total - len(shown)} of {total} pairs of arms a difference is not shown, as intervals overlap"
+        if len(shown) < total
+        else ""
+    )
     more = f", and {len(shown) - MOST} more" if len(shown) > MOST else ""
-    return [f"Between arms, a lower rate is shown {enumerated([f'for {a} than for {b}' for a, b in shown[:MOST]])}{more}{rest}."]
+    return [
+        f"Between arms, a lower rate is shown {enumerated([f'for {a} than for {b}' for a, b in shown[:MOST]])}{more}{rest}."
+    ]
 
 
 def _clear(one: Rated, other: Rated) -> bool:
@@ -112,8 +164,13 @@ def _clear(one: Rated, other: Rated) -> bool:
 
 
 def _caveats(arms: _Arms) -> list[str]:
-    warnings = dict.fromkeys(text for runs in arms.values() for _, one in runs for text in one.shown.warnings)
-    return ["Intervals are over the questions for one adapter, not over seeds.", *(f"{text[0].upper()}{text[1:]}." for text in list(warnings)[:1])]
+    warnings = dict.fromkeys(
+        text for runs in arms.values() for _, one in runs for text in one.shown.warnings
+    )
+    return [
+        "Intervals are over the questions for one adapter, not over seeds.",
+        *(f"{text[0].upper()}{text[1:]}." for text in list(warnings)[:1]),
+    ]
 
 
 # --- words ------------------------------------------------------------------------------------------------------------
@@ -145,7 +202,10 @@ def span(interval: Interval) -> str:
 
 
 def _points(change: Interval) -> str:
-    value, low, high = (f"{round(100 * part, 1) + 0.0:+.1f}".replace("-", "−") for part in (change.value, change.low, change.high))
+    value, low, high = (
+        f"{round(100 * part, 1) + 0.0:+.1f}".replace("-", "−")
+        for part in (change.value, change.low, change.high)
+    )
     return f"{value} points [{low}, {high}]"
 
 
