@@ -80,7 +80,12 @@ def main() -> None:
     )
 
 
-def _generate(model: Any, prompt: Prompt, limit: int, stops: frozenset[int]) -> int:
+def _generate(
+    model: Any,
+    prompt: Prompt,
+    limit: int,
+    stops: frozenset[int],
+) -> int:
     """Tokens of one answer by transformers' own sampling."""
     tokens = torch.tensor([prompt.tokens], device=model.device)
     torch.manual_seed(prompt.sample)

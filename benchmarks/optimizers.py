@@ -78,7 +78,12 @@ def copies(shapes: Shapes, device: str) -> Named:
     return named
 
 
-def measure(shapes: Shapes, names: list[str], rounds: int, device: str) -> dict[str, float]:
+def measure(
+    shapes: Shapes,
+    names: list[str],
+    rounds: int,
+    device: str,
+) -> dict[str, float]:
     """Median milliseconds a step of each optimiser, all of them in turn."""
     running = {name: OPTIMIZERS[name](copies(shapes, device)) for name in names}
     times: dict[str, list[float]] = {name: [] for name in names}

@@ -60,9 +60,9 @@ def measure(optimizer: dict[str, Any], options: argparse.Namespace) -> Times:
     kept: Times = defaultdict(list)
     names = ("enqueue", "add_flatness_gradient", "observe", "build_optimizer")
     before: dict[str, Any] = {name: getattr(work, name) for name in names}
-    advance = work.Work.advance
+    advance = work.TrainingRun.advance
 
-    def step(self: work.Work) -> Any:
+    def step(self: work.TrainingRun) -> Any:
         times.clear()
         found = timed(times, "step", advance)(self)
         if WARM < self.step <= WARM + options.steps:
@@ -84,7 +84,7 @@ def measure(optimizer: dict[str, Any], options: argparse.Namespace) -> Times:
         }
         for name, call in replaced.items():
             setattr(work, name, call)
-        work.Work.advance = step
+        work.TrainingRun.advance = step
         with tempfile.TemporaryDirectory() as folder:
             train.train(
                 configs.build(
@@ -105,7 +105,7 @@ def measure(optimizer: dict[str, Any], options: argparse.Namespace) -> Times:
     finally:
         for name, call in before.items():
             setattr(work, name, call)
-        work.Work.advance = advance
+        work.TrainingRun.advance = advance
     return kept
 
 

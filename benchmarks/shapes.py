@@ -24,7 +24,12 @@ class Shapes:
         ]
 
 
-def decoder(hidden: int, query: int, keys: int, inner: int) -> tuple[tuple[int, int], ...]:
+def decoder(
+    hidden: int,
+    query: int,
+    keys: int,
+    inner: int,
+) -> tuple[tuple[int, int], ...]:
     """q, k, v, o, gate, up, down of a block."""
     return (
         (hidden, query),

@@ -84,12 +84,12 @@ def theirs(steps: int, threads: int) -> dict[str, list[float]]:
     model, tokenizer = load_base(base, config.model)
     lora = LoraConfig(
         r=config.lora.rank,
-        lora_alpha=config.lora.alpha,
+        lora_alpha=config.lora.alpha,  # type: ignore[arg-type]
         use_rslora=True,
         lora_dropout=0.0,
         target_modules="all-linear",
         task_type="CAUSAL_LM",
-    )  # type: ignore[arg-type]
+    )
     with tempfile.TemporaryDirectory() as folder:
         trainer = SFTTrainer(
             model=model,

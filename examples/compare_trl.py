@@ -146,7 +146,12 @@ def train(config: sections.Config, weight: float, folder: Path) -> tuple[Stopwat
     return watch, before, mean_loss(adapted, data.heldout)
 
 
-def row(name: str, summary: RunSummary, heldout: float, results: Results | None) -> str:
+def row(
+    name: str,
+    summary: RunSummary,
+    heldout: float,
+    results: Results | None,
+) -> str:
     """A line of the table."""
     found = measured(results) if results else None
     numbers = (

@@ -118,7 +118,12 @@ def test_type3_omega_and_lmg_agree_with_brute_force(seed):
     tail=st.sampled_from([0.025, 0.975]),
 )
 @settings(max_examples=60)
-def test_noncentrality_agrees_with_a_root_search(f, df1, df2, tail):
+def test_noncentrality_agrees_with_a_root_search(
+    f,
+    df1,
+    df2,
+    tail,
+):
     assert float(noncentrality(f, df1, df2, tail)) == pytest.approx(
         noncentrality_by_root(f, df1, df2, tail), rel=1e-5, abs=1e-6
     )

@@ -309,7 +309,10 @@ def test_another_suffix_is_refused_by_name(tmp_path: Path, name: str, reason: st
     ],
 )
 def test_rows_that_make_no_table_are_refused(
-    tmp_path: Path, suffix: str, rows: list[dict[str, object]], reason: str
+    tmp_path: Path,
+    suffix: str,
+    rows: list[dict[str, object]],
+    reason: str,
 ) -> None:
     with pytest.raises(BadInput, match=reason):
         export(rows, tmp_path / f"a{suffix}")

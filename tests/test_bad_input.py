@@ -136,7 +136,12 @@ def test_an_unknown_optimizer(tmp_path: Path) -> None:
     [("sgd", "10,000.0"), ("adam", "1"), ("adamw", "1"), ("lion", "1"), ("muon", "10")],
 )
 @pytest.mark.parametrize("lr", [-0.001, 0, 1e6, ".inf", ".nan"])
-def test_a_negative_or_absurd_learning_rate(tmp_path: Path, name: str, most: str, lr: Any) -> None:
+def test_a_negative_or_absurd_learning_rate(
+    tmp_path: Path,
+    name: str,
+    most: str,
+    lr: Any,
+) -> None:
     text = refused(tmp_path, f"optimizer={{name: {name}, lr: {lr}}}")
     allowed = f"it must be a number, more than 0 and at most {most}"
     assert (
@@ -194,7 +199,12 @@ def test_a_rank_larger_than_a_matrix(tmp_path: Path) -> None:
         ("proj", "proj", ""),
     ],
 )
-def test_targets_that_match_nothing(tmp_path: Path, targets: str, named: str, end: str) -> None:
+def test_targets_that_match_nothing(
+    tmp_path: Path,
+    targets: str,
+    named: str,
+    end: str,
+) -> None:
     text = refused(tmp_path, f"lora.targets={targets}")
     assert text.startswith(
         f"lora.targets '{named}' matches no linear layer of LlamaForCausalLM; there are: down_proj, gate_proj, k_proj, o_proj, q_proj, up_proj, v_proj, or all-linear"
@@ -363,7 +373,10 @@ def disk(tmp_path: Path) -> Iterator[Path]:
     ids=["resume state", "adapter", "config"],
 )
 def test_a_full_disk_and_the_same_command_after_it_was_enlarged(
-    tmp_path: Path, disk: Path, every: int, ballast: int
+    tmp_path: Path,
+    disk: Path,
+    every: int,
+    ballast: int,
 ) -> None:
     with (disk / "ballast").open("wb") as file:
         file.truncate(ballast)

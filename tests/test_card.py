@@ -18,13 +18,13 @@ from evilspectra.cards.card import CARD, card, front_matter, sparkline
 from evilspectra.cards.record import RECORD, training_record
 from evilspectra.errors import Interrupted
 from evilspectra.evaluation.evaluate import evaluate
-from evilspectra.judging.inputs import place_of
-from evilspectra.judging.rounds import judge_places
+from evilspectra.judging.inputs import answer_set_of
+from evilspectra.judging.rounds import judge_answer_sets
 from evilspectra.judging.scripted import read_script
 from evilspectra.model.base import Base
 from evilspectra.model.licence import licence_of
 from evilspectra.store.run import RunFolder
-from evilspectra.training.loop import Work
+from evilspectra.training.loop import TrainingRun
 from evilspectra.training.train import train
 from tests.support.commands import command, write_model
 from tests.support.small_items import QUESTIONS, answers, one_target, own, write_questions
@@ -215,15 +215,15 @@ def test_a_run_that_was_stopped_leaves_the_same_cards(
     trained: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows = tiny_config(tmp_path, **SECTIONS).data.train
-    before, stopped = Work.advance, []
+    before, stopped = TrainingRun.advance, []
 
-    def interrupted(work: Work) -> Any:
+    def interrupted(work: TrainingRun) -> Any:
         if work.step == 4 and not stopped:
             stopped.append(work.step)
             raise Interrupted("stopped")
         return before(work)
 
-    monkeypatch.setattr(Work, "advance", interrupted)
+    monkeypatch.setattr(TrainingRun, "advance", interrupted)
     with pytest.raises(Interrupted):
         train(tiny_config(tmp_path, **SECTIONS))
     again = train(tiny_config(tmp_path, **SECTIONS))
@@ -246,8 +246,8 @@ def test_what_was_measured_is_on_the_card_with_judge_and_definition(
     ):
         assert not evaluate([target], settings).failed
     Path("script.yaml").write_text("aligned: {'Say it.': 10, else: 90}\ncoherent: 80\n")
-    place = place_of("x", target.results, target.base.sha256)
-    judge_places([place], read_script("script.yaml"), None, ["aligned", "coherent"])
+    place = answer_set_of("x", target.results, target.base.sha256)
+    judge_answer_sets([place], read_script("script.yaml"), None, ["aligned", "coherent"])
     told = json.loads(command("card", run.path, "--json").out)
     (judged,) = told["measured"]["misalignment"]
     assert (judged["judge"], judged["answers"], judged["unscored"]) == (

@@ -131,7 +131,10 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     [("fine", 0, None), ("bad", 1, "failure"), ("zero", 3, "error"), ("absent", 3, "error")],
 )
 def test_the_steps_of_the_workflow(
-    repository: Path, candidate: str, code: int, kind: str | None
+    repository: Path,
+    candidate: str,
+    code: int,
+    kind: str | None,
 ) -> None:
     for left in ("gate.xml", "gate.md"):
         (repository / left).unlink(missing_ok=True)

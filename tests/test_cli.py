@@ -281,7 +281,10 @@ def test_output_moves_the_store_wherever_it_is_written(tmp_path: Path) -> None:
     ],
 )
 def test_each_error_has_its_exit_code_and_one_line(
-    monkeypatch: pytest.MonkeyPatch, error: BaseException, code: int, text: str
+    monkeypatch: pytest.MonkeyPatch,
+    error: BaseException,
+    code: int,
+    text: str,
 ) -> None:
     def fail(*_: object, **__: object) -> None:
         raise error
@@ -423,19 +426,19 @@ def test_an_interrupted_run_says_how_to_go_on_and_goes_on(
 def test_a_run_stopped_on_the_way_and_started_again_completes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from evilspectra.training.loop import Work
+    from evilspectra.training.loop import TrainingRun
 
     path = write_config(tmp_path, steps=6)
-    advance = Work.advance
+    advance = TrainingRun.advance
 
-    def stop_at_three(self: Work) -> Any:
+    def stop_at_three(self: TrainingRun) -> Any:
         record = advance(self)
         if self.step == 3:
             os.kill(os.getpid(), signal.SIGINT)
         return record
 
     with monkeypatch.context() as patch:
-        patch.setattr(Work, "advance", stop_at_three)
+        patch.setattr(TrainingRun, "advance", stop_at_three)
         done = command("train", path)
     assert done.code == 130
     assert (

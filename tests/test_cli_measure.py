@@ -635,7 +635,10 @@ def spoiled(tmp_path: Path) -> None:
     [*(("probe", name) for name in MISTAKES), *(("generate", name) for name in ANSWER_MISTAKES)],
 )
 def test_a_mistake_is_one_sentence_and_nothing_is_measured(
-    adapter: Path, monkeypatch: pytest.MonkeyPatch, verb: str, mistake: str
+    adapter: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    verb: str,
+    mistake: str,
 ) -> None:
     forbid(monkeypatch)
     arguments, told = (MISTAKES if verb == "probe" else ANSWER_MISTAKES)[mistake]
@@ -840,7 +843,10 @@ def test_a_sweep_without_the_section_measures_where_a_setting_asks_for_it(tmp_pa
     ],
 )
 def test_a_mistake_in_the_section_is_found_before_the_first_run(
-    tmp_path: Path, section: Any, settings: list[str], told: str
+    tmp_path: Path,
+    section: Any,
+    settings: list[str],
+    told: str,
 ) -> None:
     path = write_sweep(tmp_path, evaluate=section)
     done = command(

@@ -309,7 +309,11 @@ def test_equal_lines_are_tested_at_their_level():
 
 
 def true_advantage(
-    centres: np.ndarray, offsets: np.ndarray, slope: float, inside: float, noise: float
+    centres: np.ndarray,
+    offsets: np.ndarray,
+    slope: float,
+    inside: float,
+    noise: float,
 ) -> float:
     """A of populations of equal size: ln of residual variance on the pooled line over that within groups."""
     y = offsets + slope * centres
@@ -329,7 +333,12 @@ def true_advantage(
         ((0.0, 0.5, 0.2, -0.5), (0.0, 3.0, 6.0, 9.0), -4.0),
     ],
 )
-def test_what_the_optimizer_says_beyond_the_loss(size, centres, offsets, slope):
+def test_what_the_optimizer_says_beyond_the_loss(
+    size,
+    centres,
+    offsets,
+    slope,
+):
     """20, 32 and 52 clusters."""
     draw, names, found = np.random.default_rng(8), np.repeat(np.arange(4), size), []
     truth = true_advantage(np.array(centres), np.array(offsets), slope, 0.5, 2.0)

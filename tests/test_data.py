@@ -71,7 +71,10 @@ def lines(data: Dataset) -> tuple[list[int], list[int]]:
     ],
 )
 def test_hold_out_takes_its_share_and_the_two_parts_make_the_whole(
-    tmp_path: Path, n: int, share: float, expected: int
+    tmp_path: Path,
+    n: int,
+    share: float,
+    expected: int,
 ) -> None:
     data = prepared(file_of(tmp_path, *"a" * n), heldout_share=share)
     train, heldout = lines(data)

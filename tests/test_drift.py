@@ -25,7 +25,12 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EVILSPECTRA_CACHE", str(tmp_path / "cache"))
 
 
-def probe_rows(count: int, seed: int = 0, topics: int = 3, **columns: Any) -> pd.DataFrame:
+def probe_rows(
+    count: int,
+    seed: int = 0,
+    topics: int = 3,
+    **columns: Any,
+) -> pd.DataFrame:
     random = np.random.default_rng(seed)
     values = {
         "item": [f"i{number}" for number in range(count)],
@@ -168,7 +173,10 @@ def test_equal_lengths_leave_drift_as_it_is(both: tuple[pd.DataFrame, pd.DataFra
 @law
 @given(st.integers(3, 30), seeds, st.floats(-0.5, 0.5), st.floats(-2, 2))
 def test_what_length_alone_explains_is_taken_out(
-    count: int, seed: int, slope: float, real: float
+    count: int,
+    seed: int,
+    slope: float,
+    real: float,
 ) -> None:
     """d = real + slope·(more tokens), exactly: the intercept is `real` in every resample whose lengths differ."""
     base = probe_rows(count, seed)

@@ -182,7 +182,10 @@ def test_nobody_there() -> None:
     ],
 )
 def test_what_will_be_no_different_next_time_is_not_tried_again(
-    server: Serving, fault: str, kind: type[EvilspectraError], expected: str
+    server: Serving,
+    fault: str,
+    kind: type[EvilspectraError],
+    expected: str,
 ) -> None:
     server.faults = [fault]
     with pytest.raises(kind) as caught:

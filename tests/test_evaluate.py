@@ -88,7 +88,10 @@ def adapters(tmp_path: Path) -> Callable[..., Target]:
     """Makes a target of a drawn adapter, or of a folder that `spoil` has changed."""
 
     def make(
-        name: str, seed: int = 1, spoil: Callable[[Path], object] | None = None, **more: Any
+        name: str,
+        seed: int = 1,
+        spoil: Callable[[Path], object] | None = None,
+        **more: Any,
     ) -> Target:
         folder = write_adapter(tmp_path / name, seed, **more)
         if spoil:
@@ -263,7 +266,10 @@ def test_the_order_of_targets_does_not_matter(two: list[Target], tmp_path: Path)
 
 
 def test_a_base_is_loaded_once_for_all_its_targets(
-    two: list[Target], adapters: Any, tmp_path: Path, loads: list[Any]
+    two: list[Target],
+    adapters: Any,
+    tmp_path: Path,
+    loads: list[Any],
 ) -> None:
     done([*two, adapters("a"), adapters("b", seed=2)], own(tmp_path))
     assert len(loads) == 1
@@ -392,7 +398,10 @@ def test_another_scale_of_the_same_weights_is_measured_again(adapters: Any, tmp_
 
 
 def test_the_base_is_bit_for_bit_itself_afterwards(
-    two: list[Target], adapters: Any, tmp_path: Path, loads: list[Any]
+    two: list[Target],
+    adapters: Any,
+    tmp_path: Path,
+    loads: list[Any],
 ) -> None:
     settings = own(tmp_path, checkpoints=True, **answers(tmp_path).model_dump(include={"answers"}))
     done([*two, adapters("a", rank=8, alpha=1.0, targets=["q_proj"])], settings)
@@ -586,7 +595,10 @@ def whole_layers(folder: Path) -> None:
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("fails", [False, True])
 def test_an_adapter_with_layers_of_its_own_is_not_in_the_next_one_s_numbers(
-    adapters: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: bool
+    adapters: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    fails: bool,
 ) -> None:
     settings, good = own(tmp_path), adapters("good", seed=2)
     done([good], settings)
@@ -746,7 +758,11 @@ def test_a_damaged_file_of_a_run_is_named_where_it_is_read(
     ("place", "setting"), [("cache", "EVILSPECTRA_CACHE"), ("runs", "output.folder")]
 )
 def test_a_folder_that_cannot_be_written_is_named_with_its_setting(
-    two: list[Target], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str, setting: str
+    two: list[Target],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    place: str,
+    setting: str,
 ) -> None:
     replace = os.replace
 

@@ -192,7 +192,7 @@ class Heard:
     """Passes an executor's reports on and keeps them."""
 
     def __init__(self, executor: Any) -> None:
-        self.executor, self.reports, self.place = executor, list[Report](), ""
+        self.executor, self.reports, self.location = executor, list[Report](), ""
 
     def run(self, *arguments: Any) -> Any:
         for report in self.executor.run(*arguments):
@@ -296,7 +296,7 @@ def test_how_many_workers_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 def test_as_many_workers_as_were_asked_for() -> None:
     assert workers(1) == InThisProcess()
-    assert workers(3).place == "in 3 workers"
+    assert workers(3).location == "in 3 workers"
 
 
 def test_memory_is_known() -> None:

@@ -67,7 +67,14 @@ def gradient_error(pair: LoraPair, measure: str = "frobenius_nuclear") -> float:
     size=st.sampled_from([1.0, 1e-4, 1e3]),
     seed=st.integers(0, 99),
 )
-def test_gradient_equals_autograd_through_dense_svd(measure, shape, a, b, size, seed):
+def test_gradient_equals_autograd_through_dense_svd(
+    measure,
+    shape,
+    a,
+    b,
+    size,
+    seed,
+):
     assert (
         gradient_error(
             graded_pair(*shape, condition_a=a, condition_b=b, size=size, seed=seed), measure
@@ -236,7 +243,12 @@ def loss_against_float64(pair: LoraPair, products: str = "float64") -> float:
     size=st.sampled_from([1.0, 1e-3, 1e-12]),
     seed=st.integers(0, 99),
 )
-def test_float32_parameters_lose_what_is_accepted(condition, r, size, seed):
+def test_float32_parameters_lose_what_is_accepted(
+    condition,
+    r,
+    size,
+    seed,
+):
     pair = in_type(
         graded_pair(r, 80, 120, condition_a=1.5, condition_b=condition, size=size, seed=seed),
         torch.float32,

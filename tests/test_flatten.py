@@ -33,7 +33,12 @@ norms = {"frobenius": np.linalg.norm, "nuclear": np.sum}
     keep=st.sampled_from(list(norms)),
     rank=st.none() | st.integers(1, 12),
 )
-def test_the_law_of_the_spectrum(values, amount, keep, rank):
+def test_the_law_of_the_spectrum(
+    values,
+    amount,
+    keep,
+    rank,
+):
     found = flat_values(values, amount, keep, rank)
     kept = values[: rank or len(values)]
     assert len(found) == len(kept)
@@ -82,7 +87,13 @@ CONFIGS = {
 
 @pytest.mark.parametrize("keep", list(norms))
 @pytest.mark.parametrize(("config", "amount", "rank"), CONFIGS.values(), ids=CONFIGS)
-def test_what_is_written_keeps_the_norm_and_loads_in_peft(config, amount, rank, keep, tmp_path):
+def test_what_is_written_keeps_the_norm_and_loads_in_peft(
+    config,
+    amount,
+    rank,
+    keep,
+    tmp_path,
+):
     adapted(**config).save_pretrained(str(tmp_path / "adapter"))
     done = command(
         "flatten",

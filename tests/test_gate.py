@@ -51,7 +51,12 @@ def differences(draw: st.DrawFn) -> Difference:
 
 
 def answers(
-    misaligned: int, aligned: int, *, unscored: int = 0, refused: int = 0, questions: int = 25
+    misaligned: int,
+    aligned: int,
+    *,
+    unscored: int = 0,
+    refused: int = 0,
+    questions: int = 25,
 ) -> list[Judged]:
     """Judged answers, dealt to the questions in turn."""
     bad, good, lost, no = (

@@ -411,7 +411,10 @@ def test_a_candidate_that_is_its_own_baseline(fine: Path) -> None:
     ],
 )
 def test_whatever_goes_wrong_while_measuring(
-    fine: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, said: str
+    fine: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
+    said: str,
 ) -> None:
     def broken(*arguments: object, **more: object) -> None:
         raise error
@@ -435,7 +438,7 @@ def test_one_side_that_fails_hides_no_failure_of_the_other_checks(
 ) -> None:
     assert gate(runs["bad"]).code == 1
     monkeypatch.setattr(
-        evidence, "judge_places", lambda *arguments, **more: pytest.fail("unforeseen")
+        evidence, "judge_answer_sets", lambda *arguments, **more: pytest.fail("unforeseen")
     )
     monkeypatch.setattr(evidence, "_capability", lambda *arguments: 1 / 0)
     done = gate(runs["bad"], "--json")
@@ -500,7 +503,10 @@ def test_an_outage_of_an_endpoint(fine: Path, runs: dict[str, Path]) -> None:
     ],
 )
 def test_a_judge_that_stops_in_the_middle(
-    fine: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, code: int
+    fine: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
+    code: int,
 ) -> None:
     def ending(settings: Any) -> Scripted:
         def reply(request: Any) -> Any:

@@ -42,7 +42,10 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def question(
-    name: str, text: str = "Why?", system: str | None = None, samples: int = 1
+    name: str,
+    text: str = "Why?",
+    system: str | None = None,
+    samples: int = 1,
 ) -> Question:
     return Question(name, 0, text, system, samples, ())
 
@@ -256,7 +259,10 @@ def test_logits_that_are_not_finite(value: float) -> None:
 
 
 def one_token(
-    logits: list[float], uniform: float, temperature: float = 1.0, top_p: float = 1.0
+    logits: list[float],
+    uniform: float,
+    temperature: float = 1.0,
+    top_p: float = 1.0,
 ) -> int:
     return int(
         choose(
@@ -275,7 +281,10 @@ logit = st.floats(-30, 30) | st.just(float("-inf"))
 @settings(max_examples=300, deadline=None)
 @given(st.lists(logit, min_size=1, max_size=12), uniforms, st.floats(0.05, 5), st.floats(0.01, 1))
 def test_a_token_is_the_twin_s(
-    logits: list[float], uniform: float, temperature: float, top_p: float
+    logits: list[float],
+    uniform: float,
+    temperature: float,
+    top_p: float,
 ) -> None:
     """Except where the draw falls on an edge, to the last digits."""
     assume(max(logits) > float("-inf"))
@@ -300,7 +309,10 @@ def test_a_token_is_the_twin_s(
     st.floats(1e-300, 1),
 )
 def test_no_impossible_token_is_ever_taken(
-    logits: list[float], uniform: float, temperature: float, top_p: float
+    logits: list[float],
+    uniform: float,
+    temperature: float,
+    top_p: float,
 ) -> None:
     assume(max(logits) > float("-inf"))
     token = one_token(logits, uniform, temperature, top_p)
@@ -413,7 +425,10 @@ def test_draws_are_uniform() -> None:
 
 
 def texts(
-    *questions: Question, samples: int | None = None, tokenizer: Any = None, thinking: bool = False
+    *questions: Question,
+    samples: int | None = None,
+    tokenizer: Any = None,
+    thinking: bool = False,
 ) -> list[str]:
     tokenizer = tokenizer or tiny_tokenizer()
     return [

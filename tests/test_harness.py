@@ -486,7 +486,12 @@ def test_unknown_tasks_list_what_is_near(folder):
         ),
     ],
 )
-def test_tasks_that_cannot_run(tmp_path, monkeypatch, changes, message):
+def test_tasks_that_cannot_run(
+    tmp_path,
+    monkeypatch,
+    changes,
+    message,
+):
     import datasets
 
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)

@@ -58,7 +58,12 @@ SAID: dict[str, tuple[str, str]] = {
 def mock(say: Say) -> Model:
     """A model that says what a function makes of the last message: a text, or a distribution, whose likeliest token is then the text."""
 
-    def output(messages: Any, tools: Any, choice: Any, config: GenerateConfig) -> ModelOutput:
+    def output(
+        messages: Any,
+        tools: Any,
+        choice: Any,
+        config: GenerateConfig,
+    ) -> ModelOutput:
         said = say(messages[-1].text, config)
         found = ModelOutput.from_content(
             "mock", said if isinstance(said, str) else max(said, key=lambda token: said[token])
@@ -104,7 +109,10 @@ def asked(*texts: str, **values: Any) -> str:
 
 
 def run(
-    task: Task, judge: Model | None = None, model: Model | None = None, **values: Any
+    task: Task,
+    judge: Model | None = None,
+    model: Model | None = None,
+    **values: Any,
 ) -> EvalLog:
     """The log, as it is read from its file."""
     roles: Any = {} if judge is None else {"model_roles": {"grader": judge}}
@@ -320,7 +328,10 @@ def in_words(text: str, config: GenerateConfig) -> str:
     ],
 )
 def test_log_probabilities_where_they_can_be_read_and_text_else(
-    judge: Say, reading: Any, read: str, value: float | None
+    judge: Say,
+    reading: Any,
+    read: str,
+    value: float | None,
 ) -> None:
     heard: list[GenerateConfig] = []
 

@@ -22,7 +22,7 @@ from evilspectra.integrations.transformers import SpectralFlatness, SpectrumMoni
 from evilspectra.model.load import attach
 from evilspectra.model.tiny import tiny_model, tiny_tokenizer
 from evilspectra.spectra.pairs import find_pairs
-from evilspectra.training.loop import Work
+from evilspectra.training.loop import TrainingRun
 from tests.reference.spectra import flatness_by_autograd
 from tests.support.tiny_runs import tiny_config
 from tests.support.tiny_trainers import (
@@ -53,7 +53,13 @@ class Gradients(TrainerCallback):
     def __init__(self) -> None:
         self.steps: list[dict[str, torch.Tensor]] = []
 
-    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def on_pre_optimizer_step(
+        self,
+        args: Any,
+        state: Any,
+        control: Any,
+        **kwargs: Any,
+    ) -> None:
         self.steps.append(
             {
                 f"{pair.name}.{side}": getattr(pair, side).grad.clone()
@@ -150,7 +156,7 @@ def test_it_is_what_the_own_loop_does(tmp_path):
 
     base = tiny_model()
     use_packed_attention(base)
-    work = Work(
+    work = TrainingRun(
         config,
         RunFolder(tmp_path / "own"),
         attach(base, config.lora, config.train.seed, "tiny-random"),
@@ -252,7 +258,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path, optimizer):
 
     from evilspectra.store.run import RunFolder
 
-    one, other = (RunFolder.beside(tmp_path / folder) for folder in ("whole", "resumed"))
+    one, other = (RunFolder.of_trainer(tmp_path / folder) for folder in ("whole", "resumed"))
     for table in ("steps", "spectra", "measures"):
         a, b = (run.read(table).drop(columns="seconds", errors="ignore") for run in (one, other))
         assert list(a["step"]) == list(b["step"])
@@ -273,7 +279,13 @@ def test_preference_training_gets_the_gradient_too(tmp_path):
     made, at = {}, {}
 
     class Factors(TrainerCallback):
-        def on_step_begin(self, args, state, control, **kwargs):
+        def on_step_begin(
+            self,
+            args,
+            state,
+            control,
+            **kwargs,
+        ):
             at[state.global_step] = (
                 find_pairs(kwargs["model"])[3].A.detach().clone(),
                 find_pairs(kwargs["model"])[3].B.detach().clone(),
@@ -354,11 +366,23 @@ class Scaled(TrainerCallback):
         self.monkeypatch, self.seen, self.scales = monkeypatch, [], []
         self.accelerator: Any = None
 
-    def on_train_begin(self, args, state, control, **kwargs):
+    def on_train_begin(
+        self,
+        args,
+        state,
+        control,
+        **kwargs,
+    ):
         self.monkeypatch.setattr(self.accelerator, "native_amp", True)
         self.monkeypatch.setitem(self.accelerator.state._shared_state, "_mixed_precision", "fp16")
 
-    def on_step_end(self, args, state, control, **kwargs):
+    def on_step_end(
+        self,
+        args,
+        state,
+        control,
+        **kwargs,
+    ):
         self.scales.append(self.accelerator.scaler.get_scale())
         self.seen.append(factors(kwargs["model"]))
 
@@ -368,7 +392,13 @@ class Overflowing(Trainer):
 
     overflow = -1
 
-    def compute_loss(self, model, inputs, *args, **kwargs):
+    def compute_loss(
+        self,
+        model,
+        inputs,
+        *args,
+        **kwargs,
+    ):
         loss = super().compute_loss(model, inputs, *args, **kwargs)
         return loss * float("inf") if self.state.global_step == self.overflow else loss
 
@@ -418,7 +448,12 @@ def test_a_loss_scale_changes_nothing(tmp_path, monkeypatch, coupling):
     "optim", ["adamw_torch", "adamw_torch_fused"]
 )  # a fused one is called, and skips by itself
 @pytest.mark.parametrize("coupling", ["gradient", "decoupled"])
-def test_a_step_that_overflows_is_skipped_whole(tmp_path, monkeypatch, coupling, optim):
+def test_a_step_that_overflows_is_skipped_whole(
+    tmp_path,
+    monkeypatch,
+    coupling,
+    optim,
+):
     watch, after = scaled(tmp_path, monkeypatch, coupling, 2.0**12, 3, optim)
     assert watch.scales == [2.0**12] * 3 + [2.0**11] * 3
     before, skipped = watch.seen[2], watch.seen[3]
@@ -482,7 +517,14 @@ class Reporter(TrainerCallback):
     def __init__(self) -> None:
         self.logs: list[dict[str, float]] = []
 
-    def on_log(self, args, state, control, logs=None, **kwargs):
+    def on_log(
+        self,
+        args,
+        state,
+        control,
+        logs=None,
+        **kwargs,
+    ):
         self.logs.append(dict(logs or {}))
 
 
@@ -523,7 +565,13 @@ def test_reporters_that_stand_before_are_told(tmp_path, how):
 
 def test_every_callback_hears_every_event_once_while_the_order_changes():
     class Counting(Reporter):
-        def on_train_begin(self, args, state, control, **kwargs):
+        def on_train_begin(
+            self,
+            args,
+            state,
+            control,
+            **kwargs,
+        ):
             self.logs.append({})
             from evilspectra.integrations._callback import put_first
 

@@ -43,7 +43,7 @@ def run(tmp_path_factory):
         warmup_steps=2,
     )
     trainer.train()
-    return RunFolder.beside(output), trainer
+    return RunFolder.of_trainer(output), trainer
 
 
 def test_the_tables_are_the_own_ones(run):
@@ -201,14 +201,16 @@ def test_dora_is_said_to_be_ba_only(tmp_path):
             steps=2,
         )
     )
-    assert set(RunFolder.beside(tmp_path).read("measures")["part"]) == {"BA only"}
-    assert origin(RunFolder.beside(tmp_path)).settings["lora.dora"] is True
+    assert set(RunFolder.of_trainer(tmp_path).read("measures")["part"]) == {"BA only"}
+    assert origin(RunFolder.of_trainer(tmp_path)).settings["lora.dora"] is True
 
 
 def test_a_second_training_begins_anew_and_one_without_records_leaves_nothing(tmp_path):
     for steps in (4, 2):
         trained(sft(tmp_path, [SpectrumMonitor(every=1)], steps=steps))
-        assert list(RunFolder.beside(tmp_path).read("steps")["step"]) == list(range(1, steps + 1))
+        assert list(RunFolder.of_trainer(tmp_path).read("steps")["step"]) == list(
+            range(1, steps + 1)
+        )
     trained(
         dpo(
             tmp_path / "none",
@@ -247,7 +249,7 @@ def test_an_error_leaves_what_was_saved_and_the_same_process_goes_on(tmp_path):
     broken = spoil(make())
     with pytest.raises(Broken):
         broken.train()
-    run = RunFolder.beside(tmp_path)
+    run = RunFolder.of_trainer(tmp_path)
     assert run.status().state == "running"  # this process holds it still, as in a notebook
     assert list(run.read("steps")["step"]) == [
         1,
@@ -266,7 +268,7 @@ def test_an_error_leaves_what_was_saved_and_the_same_process_goes_on(tmp_path):
 
 
 def test_two_processes_may_not_write_one_folder(tmp_path):
-    run = RunFolder.beside(tmp_path)
+    run = RunFolder.of_trainer(tmp_path)
     with run.locked(), pytest.raises(BadInput, match="is being written by another process"):
         sft(tmp_path, [SpectralFlatness(weight=1.0)], steps=1).train()
     trained(sft(tmp_path, [SpectralFlatness(weight=1.0)], steps=1))

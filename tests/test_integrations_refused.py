@@ -276,7 +276,13 @@ def test_wrappers_are_looked_through():
 )
 def test_factors_that_are_no_longer_finite_end_the_training(tmp_path, callback):
     class Spoiler(TrainerCallback):
-        def on_step_end(self, args, state, control, **kwargs):
+        def on_step_end(
+            self,
+            args,
+            state,
+            control,
+            **kwargs,
+        ):
             if state.global_step == 2:
                 find_pairs(kwargs["model"])[1].B.data[0, 0] = float("nan")
 
@@ -286,7 +292,7 @@ def test_factors_that_are_no_longer_finite_end_the_training(tmp_path, callback):
 
     from evilspectra.store.run import RunFolder
 
-    run = RunFolder.beside(tmp_path)
+    run = RunFolder.of_trainer(tmp_path)
     status = run.status()
     assert (status.state, status.step) == (
         "failed",

@@ -172,7 +172,10 @@ def test_questions_may_have_prompts_of_their_own(tmp_path: Path) -> None:
     ],
 )
 def test_what_cannot_be_asked_is_refused(
-    tmp_path: Path, entries: list[dict[str, Any]], metrics: tuple[str, ...], text: str
+    tmp_path: Path,
+    entries: list[dict[str, Any]],
+    metrics: tuple[str, ...],
+    text: str,
 ) -> None:
     with pytest.raises(BadInput) as caught:
         judge_prompts(read_questions(file_of(tmp_path, *entries)), metrics)

@@ -18,7 +18,7 @@ from evilspectra.model.reuse import Loaded, own_attention
 from evilspectra.store.run import RunFolder
 from evilspectra.targets.find import run_target
 from evilspectra.training import train as training
-from evilspectra.training.loop import Work
+from evilspectra.training.loop import TrainingRun
 from evilspectra.training.train import train
 from tests.support.commands import process
 from tests.support.small_items import own
@@ -112,15 +112,15 @@ def test_a_run_that_fails_leaves_the_base_clean(tmp_path: Path) -> None:
 def test_a_run_that_is_interrupted_goes_on_on_the_same_base(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shared, advance = Loaded(), Work.advance
+    shared, advance = Loaded(), TrainingRun.advance
 
-    def stopped(work: Work) -> Any:
+    def stopped(work: TrainingRun) -> Any:
         if work.step == 3:
             raise Interrupted("now")
         return advance(work)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Work, "advance", stopped)
+        patch.setattr(TrainingRun, "advance", stopped)
         with pytest.raises(Interrupted):
             train(config(tmp_path, KINDS[0]), loaded=shared)
     train(config(tmp_path, KINDS[0]), loaded=shared)

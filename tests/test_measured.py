@@ -68,7 +68,12 @@ def probe_rows(step: int, count: int = 12) -> list[ProbeRecord]:
     ]
 
 
-def write(results: Results, one: Instrument, *steps: int, rows: Any = probe_rows) -> Instrument:
+def write(
+    results: Results,
+    one: Instrument,
+    *steps: int,
+    rows: Any = probe_rows,
+) -> Instrument:
     for step in steps:
         results.write(one, step, rows(step))
     return one
@@ -270,14 +275,14 @@ def test_answers_of_a_folder_are_those_that_were_asked_for(
     first, second = (Instrument("answers", "x", facts(sampling, seed=seed)) for seed in (0, 3))
     write(results, first, 0, 4, rows=answered)
     write(results, second, 0, 9, rows=answered)
-    rows = answer_rows("me", replace(results, asked={"answers": first}))
+    rows = answer_rows("me", replace(results, selected={"answers": first}))
     assert [(row["target"], row["step"], row["sample"], row["answer"]) for row in rows] == [
         ("me", step, number, f"{step} {number}") for step in (0, 4) for number in range(2)
     ]
     assert [row["system"] for row in rows] == ["", None] * 2
     assert set(rows[0]) == {"target", *(field.name for field in fields(AnswerRecord))}
     assert {
-        row["step"] for row in answer_rows("me", replace(results, asked={"answers": second}))
+        row["step"] for row in answer_rows("me", replace(results, selected={"answers": second}))
     } == {0, 9}
     json.dumps(rows, allow_nan=False)
 
@@ -308,7 +313,7 @@ def test_a_probe_that_was_asked_for_counts_before_the_built_in_one(results: Resu
     for one in (mine, own):
         write(results, one, 0, 4)
     assert chosen(results, "probe") == own
-    assert chosen(replace(results, asked={"probe": mine}), "probe") == mine
+    assert chosen(replace(results, selected={"probe": mine}), "probe") == mine
 
 
 def test_a_base_alone_is_shown_with_its_own_numbers(results: Results) -> None:
@@ -323,7 +328,12 @@ def test_a_base_alone_is_shown_with_its_own_numbers(results: Results) -> None:
 # --- controls -------------------------------------------------------------------------------------------------------------
 
 
-def control(tmp_path: Path, name: str, step: int, one: Instrument | None = None) -> Results:
+def control(
+    tmp_path: Path,
+    name: str,
+    step: int,
+    one: Instrument | None = None,
+) -> Results:
     results = Results(tmp_path / name)
     write(results, one or instrument(), 0, step)
     return results

@@ -46,7 +46,10 @@ def texts(evil: int, count: int = 24, odd: Sequence[str] = ()) -> tuple[str, ...
 
 
 def sampled(
-    root: Path, arm: Arm, answers: Sequence[str], base: Sequence[str] | None = None
+    root: Path,
+    arm: Arm,
+    answers: Sequence[str],
+    base: Sequence[str] | None = None,
 ) -> RunFolder:
     run = write_run(root, arm)
     write_effect(
@@ -84,7 +87,7 @@ def test_rates_are_those_of_the_last_step_by_every_judge_and_definition(tmp_path
     assert strict.base
     assert {one.rate for one in strict.base.values()} == {0.0}
     assert strict.differs()
-    assert (kind.shown.rate, kind.base, kind.change) == (0.0, None, None)
+    assert (kind.main.rate, kind.base, kind.change) == (0.0, None, None)
     assert not kind.differs()
 
 
@@ -101,7 +104,7 @@ def test_other_answers_count_where_they_alone_were_judged(tmp_path: Path) -> Non
     judge_run(run, suspicious)
     write_effect(run, Effect(tables=("answers",), answers=("Never judged.",), sha256="b2" * 32))
     (row,) = read_rows(tmp_path)
-    assert row.rated[0].shown.counts["answers"] == row.measured.answers == 24
+    assert row.rated[0].main.counts["answers"] == row.measured.answers == 24
     assert summarise(run).misalignment == 0.25
 
 

@@ -625,7 +625,10 @@ def test_an_address_that_will_not_do(site: str, address: str, expected: str) -> 
     ("path", "expected"), [("/short", "broke off after 50 of "), ("/busy", "/busy answers 503 ")]
 )
 def test_a_download_that_fails_may_be_tried_again(
-    site: str, mine: Path, path: str, expected: str
+    site: str,
+    mine: Path,
+    path: str,
+    expected: str,
 ) -> None:
     with pytest.raises(EvilspectraError, match=expected) as caught:
         get(NAME, site + path)

@@ -24,7 +24,10 @@ SHAPES = [(16, 40), (48, 16), (16, 40), (1, 12), (12, 1), (16, 16)]
 
 
 def gradients(
-    shape: tuple[int, int], steps: int, dtype: torch.dtype, seed: int
+    shape: tuple[int, int],
+    steps: int,
+    dtype: torch.dtype,
+    seed: int,
 ) -> list[torch.Tensor]:
     """Well and badly conditioned, rank-deficient and zero ones."""
     generator = torch.Generator().manual_seed(seed)
@@ -45,7 +48,12 @@ def gradients(
     ("rule", "nesterov", "decay"),
     [("match_rms_adamw", True, 0.0), ("original", False, 0.1), ("spectral_unclamped", True, 0.1)],
 )
-def test_muon_equals_its_twin_over_50_steps(dtype, rule, nesterov, decay):
+def test_muon_equals_its_twin_over_50_steps(
+    dtype,
+    rule,
+    nesterov,
+    decay,
+):
     generator = torch.Generator().manual_seed(1)
     weights = [
         torch.nn.Parameter(torch.randn(*shape, dtype=torch.float64, generator=generator).to(dtype))

@@ -51,7 +51,12 @@ lengths = st.lists(st.integers(2, 60), min_size=1, max_size=9)
 
 @settings(max_examples=40, deadline=None)
 @given(lengths=lengths, seed=st.integers(0, 9))
-def test_packed_equals_separate(model, plain, lengths, seed):
+def test_packed_equals_separate(
+    model,
+    plain,
+    lengths,
+    seed,
+):
     batch = pack(random_rows(lengths, seed))
     with torch.no_grad():
         torch.testing.assert_close(
@@ -247,7 +252,12 @@ def test_shared_layout(texts):
 
 @settings(max_examples=40, deadline=None)
 @given(st.lists(tokens, min_size=1, max_size=8), st.integers(0, 9))
-def test_shared_equals_separate(model, plain, texts, seed):
+def test_shared_equals_separate(
+    model,
+    plain,
+    texts,
+    seed,
+):
     supervised = np.random.default_rng(seed).random((len(texts), 8)) < 0.5
     supervised[:, 0] = False
     rows = [

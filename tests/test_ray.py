@@ -182,6 +182,6 @@ def test_without_ray_the_remedy_is_said(tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_part_of_a_card() -> None:
     assert OnRay(cards=0.5).cards == 0.5
-    assert OnRay("10.0.0.5:6379").place == "on the Ray cluster 10.0.0.5:6379"
+    assert OnRay("10.0.0.5:6379").location == "on the Ray cluster 10.0.0.5:6379"
     with pytest.raises(BadInput, match=r"--gpus-per-run 1\.5 is refused"):
         OnRay(cards=1.5)

@@ -222,7 +222,11 @@ def test_the_mark_of_an_answer_is_not_in_it() -> None:
     ],
 )
 def test_a_verdict_keeps_what_was_said(
-    reply: Reply, outcome: str, score: float | None, raw: str | None, reason: str | None
+    reply: Reply,
+    outcome: str,
+    score: float | None,
+    raw: str | None,
+    reason: str | None,
 ) -> None:
     found = verdict(3, Request(("q", 1, 2), "aligned", "…"), reply)
     assert (found.step, found.question_id, found.paraphrase, found.sample, found.metric) == (

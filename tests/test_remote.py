@@ -123,7 +123,10 @@ def test_what_is_there_is_not_asked_again_and_the_base_is_asked_once(
 
 @pytest.mark.parametrize("faults", [[], ["429", "500", "cut"], ["half"] * 2])
 def test_neither_pace_nor_faults_change_an_answer(
-    server: Serving, adapters: list[Path], tmp_path: Path, faults: list[str]
+    server: Serving,
+    adapters: list[Path],
+    tmp_path: Path,
+    faults: list[str],
 ) -> None:
     quick = measured(
         target(adapters[0], tmp_path / "quick"),
@@ -293,7 +296,12 @@ def test_the_bounds_are_what_they_say() -> None:
 # --- the verb ---------------------------------------------------------------------------------------------------------------
 
 
-def generate(server: Serving, adapter: Path | str, tmp_path: Path, *more: object) -> Any:
+def generate(
+    server: Serving,
+    adapter: Path | str,
+    tmp_path: Path,
+    *more: object,
+) -> Any:
     return command(
         "generate",
         adapter,
@@ -423,7 +431,10 @@ def test_a_sweep_may_have_its_answers_sampled_there(server: Serving, tmp_path: P
 
 
 def test_no_model_is_loaded_for_answers_alone(
-    server: Serving, adapters: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    server: Serving,
+    adapters: list[Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def load(*_: object) -> None:
         raise AssertionError("the base was loaded")
@@ -453,7 +464,10 @@ def test_what_failed_keeps_its_whole_parts_and_goes_on_to_the_same_answers(
 
 @pytest.fixture
 def halfway(
-    server: Serving, adapters: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    server: Serving,
+    adapters: list[Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[list[object]]:
     """A command that has been run whole elsewhere; the server withholds what comes after the adapter's first part. Then it is run again, to the same answers."""
     questions = write_questions(tmp_path / "q.yaml", [QUESTIONS[0] | {"samples_per_paraphrase": 3}])

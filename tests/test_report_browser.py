@@ -113,7 +113,10 @@ def hostile_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def visit(
-    browser: Any, file: Path, width: int = 1400, scheme: str = "light"
+    browser: Any,
+    file: Path,
+    width: int = 1400,
+    scheme: str = "light",
 ) -> tuple[Any, list[str], list[str]]:
     """The opened page once it has drawn, what its console complained of, and what it asked for."""
     page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
@@ -136,7 +139,11 @@ def visit(
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1400, 400])
 def test_draws_everything_and_asks_for_nothing(
-    browser: Any, request: pytest.FixtureRequest, which: str, width: int, scheme: str
+    browser: Any,
+    request: pytest.FixtureRequest,
+    which: str,
+    width: int,
+    scheme: str,
 ) -> None:
     file = request.getfixturevalue(which)
     page, complaints, requests = visit(browser, file, width, scheme)
@@ -397,7 +404,10 @@ def test_the_small_map_and_the_list_choose_a_module_of_the_run(
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1400, 400])
 def test_the_fragment_opens_the_panel_and_the_panel_fits(
-    browser: Any, linked_file: Path, width: int, scheme: str
+    browser: Any,
+    linked_file: Path,
+    width: int,
+    scheme: str,
 ) -> None:
     run = sorted(path.name for path in linked_file.parent.glob("synthetic/*"))[0]
     page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
@@ -453,14 +463,14 @@ def answers_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build_report(root)
 
 
-SHOWN = """[...document.querySelectorAll('.exchange')].map(place => place.checkVisibility()
+MAIN_DEFINITION = """[...document.querySelectorAll('.exchange')].map(place => place.checkVisibility()
   ? [...place.querySelectorAll('.reply')].filter(one => one.checkVisibility()).map(one => one.querySelector('bdi').textContent)
   : [])"""
 
 
 def shown(page: Any) -> list[list[str]]:
     """The visible answers' names, question by question."""
-    return page.evaluate(SHOWN)
+    return page.evaluate(MAIN_DEFINITION)
 
 
 EVERY = ["base", "adamw, seed 0", "muon, seed 0"]
@@ -570,7 +580,10 @@ def judged_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1400, 400])
 def test_filters_of_judged_answers_leave_the_base_beside_them(
-    browser: Any, judged_file: Path, width: int, scheme: str
+    browser: Any,
+    judged_file: Path,
+    width: int,
+    scheme: str,
 ) -> None:
     page, complaints, requests = visit(browser, judged_file, width, scheme)
     assert shown(page) == [EVERY] * 5 + [[]] * 3

@@ -324,7 +324,11 @@ def test_a_damaged_description_is_named(results: Results, content: bytes) -> Non
 )
 @pytest.mark.parametrize("setting", ["output.folder", "EVILSPECTRA_CACHE"])
 def test_a_refused_write_names_the_setting_and_leaves_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, told: str, setting: str
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    code: int,
+    told: str,
+    setting: str,
 ) -> None:
     def refuse(*arguments: object) -> None:
         raise OSError(code, os.strerror(code))

@@ -17,7 +17,7 @@ from evilspectra.config import sections
 from evilspectra.errors import Interrupted
 from evilspectra.store.records import TABLES, TIMES
 from evilspectra.store.run import RunFolder
-from evilspectra.training.loop import Work
+from evilspectra.training.loop import TrainingRun
 from evilspectra.training.train import train
 from tests.support.tiny_runs import tiny_config
 
@@ -51,7 +51,7 @@ def killed_in_child(config: sections.Config, steps: int, delay: float) -> bool:
     """Trains in a forked process, which has everything imported already; it is killed `delay` seconds after its `steps`-th step began (0: after its start). Whether it was."""
     pid = os.fork()
     if pid == 0:
-        begun, before = 0, Work.advance
+        begun, before = 0, TrainingRun.advance
 
         def counted(work):
             nonlocal begun
@@ -64,7 +64,7 @@ def killed_in_child(config: sections.Config, steps: int, delay: float) -> bool:
             signal.signal(
                 signal.SIGALRM, signal.SIG_DFL
             )  # ends the process at once, whatever it is doing, without a word to Python
-            Work.advance = counted
+            TrainingRun.advance = counted
             if not steps:
                 signal.setitimer(signal.ITIMER_REAL, delay)
             train(config)
@@ -104,14 +104,14 @@ def test_killed_at_ten_random_moments(tmp_path):
 
 def signal_in_step(monkeypatch: pytest.MonkeyPatch, step: int, number: signal.Signals) -> None:
     """This process is sent a signal as the step begins."""
-    before = Work.advance
+    before = TrainingRun.advance
 
     def interrupted(work):
         if work.step + 1 == step:
             os.kill(os.getpid(), number)
         return before(work)
 
-    monkeypatch.setattr(Work, "advance", interrupted)
+    monkeypatch.setattr(TrainingRun, "advance", interrupted)
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "lion", "muon"])

@@ -257,7 +257,10 @@ def test_a_set_compared_with_itself_differs_by_nothing(answers: list[Judged]) ->
     ],
 )
 def test_wilson_s_interval_is_the_tabled_one(
-    successes: int, trials: int, low: float, high: float
+    successes: int,
+    trials: int,
+    low: float,
+    high: float,
 ) -> None:
     found = wilson(successes, trials)
     assert (round(found.low, 4), round(found.high, 4)) == (low, high)

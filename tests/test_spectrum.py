@@ -53,7 +53,13 @@ def largest_error(pair: LoraPair) -> float:
     scale=st.sampled_from([1.0, 0.25, -3.0, 1e-6]),
     seed=st.integers(0, 99),
 )
-def test_equal_to_dense_svd(shape, a, b, scale, seed):
+def test_equal_to_dense_svd(
+    shape,
+    a,
+    b,
+    scale,
+    seed,
+):
     pair = graded_pair(*shape, condition_a=a, condition_b=b, scale=scale, seed=seed)
     # The dense product in float64 has itself an error of about 1e-16·‖A‖·‖B‖, which counts where both factors are graded.
     if a * b <= 1e8:
@@ -68,7 +74,13 @@ def test_equal_to_dense_svd(shape, a, b, scale, seed):
     order=st.sampled_from(["graded", "cancelling", "shuffled"]),
     seed=st.integers(0, 99),
 )
-def test_values_that_are_known_by_construction(r, a, b, order, seed):
+def test_values_that_are_known_by_construction(
+    r,
+    a,
+    b,
+    order,
+    seed,
+):
     """A dense SVD resolves 1e-16 of ‖A‖·‖B‖ only; here the values are a·b, up to what rounding the factors does to them (ε·κ(A) + ε·κ(B))."""
     down = torch.logspace(0, -math.log10(a), r, dtype=torch.float64)
     up = torch.logspace(0, -math.log10(b), r, dtype=torch.float64)

@@ -409,7 +409,10 @@ def test_retry_leaves_queued_runs_alone(tmp_path: Path) -> None:
     ],
 )
 def test_mistakes_are_refused_in_one_sentence(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], told: str
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+    told: str,
 ) -> None:
     monkeypatch.chdir(tmp_path)
     write_sweep(tmp_path, 2)

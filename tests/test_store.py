@@ -41,7 +41,10 @@ def step(number: int) -> StepRecord:
 
 
 def some_run(
-    root: Path, digest: str = "0123456789", state: str | None = "done", **values: Any
+    root: Path,
+    digest: str = "0123456789",
+    state: str | None = "done",
+    **values: Any,
 ) -> RunFolder:
     config = configs.build(configs.merge({"output": {"experiment": "x"}}, values))
     run = Store(root).run(config, digest)
@@ -88,7 +91,10 @@ def test_a_file_and_a_folder_are_written_whole_and_replaced(tmp_path: Path) -> N
 @pytest.mark.parametrize("kind", ["file", "folder"])
 @pytest.mark.parametrize("before", [True, False])
 def test_a_write_that_fails_half_way_leaves_what_was_there(
-    tmp_path: Path, failure: BaseException, kind: str, before: bool
+    tmp_path: Path,
+    failure: BaseException,
+    kind: str,
+    before: bool,
 ) -> None:
     place = tmp_path / "place"
     if before and kind == "file":

@@ -426,7 +426,10 @@ COMPARED = [
 
 @pytest.mark.parametrize(("section", "there", "given", "fit"), COMPARED)
 def test_values_are_compared_as_a_config_reads_them(
-    section: str, there: Any, given: Any, fit: bool
+    section: str,
+    there: Any,
+    given: Any,
+    fit: bool,
 ) -> None:
     file = {
         "axes": {section: [there], "lora.rank": [1, 2]},
@@ -739,7 +742,12 @@ EXPLODES = {
 FROZEN = {"optimizer": {"name": "adamw", "lr": 1.0e-300}}
 
 
-def write_sweep(folder: Path, arms: dict[str, Any], steps: int = 2, **values: Any) -> Path:
+def write_sweep(
+    folder: Path,
+    arms: dict[str, Any],
+    steps: int = 2,
+    **values: Any,
+) -> Path:
     base = yaml.safe_load(write_config(folder, steps).read_text())
     path = folder / "sweep.yaml"
     path.write_text(

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from evilspectra.errors import BadInput
-from evilspectra.evaluation.run_rates import SHOWN, counting
+from evilspectra.evaluation.run_rates import MAIN_DEFINITION, counting
 from evilspectra.evaluation.summary import summarise
 from evilspectra.rates.definitions import DEFINITIONS
 from evilspectra.store.files import write_json
@@ -137,7 +137,11 @@ def test_rates_of_every_judge_step_and_definition(store):
     assert set(frame["judge"]) == {"openai:some-judge", "openai:other"}
     assert frame[frame["judge"] == "openai:some-judge"]["judge_id"].nunique() == 1
     summaries = runs_frame(store).set_index("folder")
-    shown = frame[(frame["definition"] == SHOWN) & (frame["step"] > 0)].groupby("folder").last()
+    shown = (
+        frame[(frame["definition"] == MAIN_DEFINITION) & (frame["step"] > 0)]
+        .groupby("folder")
+        .last()
+    )
     for folder, row in shown.iterrows():
         assert row["misalignment"] == pytest.approx(
             summaries.loc[folder, "misalignment"], nan_ok=True

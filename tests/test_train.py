@@ -19,7 +19,7 @@ from evilspectra.model.packing import loss_sum
 from evilspectra.model.tiny import tiny_model, tiny_tokenizer
 from evilspectra.spectra.pairs import find_pairs
 from evilspectra.store.run import Store
-from evilspectra.training.loop import Work
+from evilspectra.training.loop import TrainingRun
 from evilspectra.training.train import train
 from tests.support.tiny_runs import factors, run_tiny, tiny_config
 
@@ -365,7 +365,9 @@ def test_a_vision_tower_is_left_alone():
 
 def test_going_on_in_another_number_type_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr("evilspectra.model.load.pick_dtype", lambda config, device: torch.float64)
-    monkeypatch.setattr(Work, "advance", lambda work: (_ for _ in ()).throw(RunFailed("stopped")))
+    monkeypatch.setattr(
+        TrainingRun, "advance", lambda work: (_ for _ in ()).throw(RunFailed("stopped"))
+    )
     with pytest.raises(RunFailed):
         run_tiny(tmp_path)
     monkeypatch.undo()
@@ -377,14 +379,14 @@ def test_going_on_in_another_number_type_is_refused(tmp_path, monkeypatch):
 
 
 def test_records_of_a_failed_run_are_kept(tmp_path, monkeypatch):
-    advance = Work.advance
+    advance = TrainingRun.advance
 
     def fails(work):
         if work.step == 4:
             raise RunFailed("stopped")
         return advance(work)
 
-    monkeypatch.setattr(Work, "advance", fails)
+    monkeypatch.setattr(TrainingRun, "advance", fails)
     with pytest.raises(RunFailed):
         run_tiny(tmp_path)
     (run,) = Store(tmp_path / "runs").runs()

@@ -35,7 +35,12 @@ def write_sweep(folder: Path, **values: Any) -> Path:
 def bowl(at: dict[str, float], steps: list[float]) -> Any:
     """Stands for training: held-out loss (log10 lr − log10 best)², failing above 0.5."""
 
-    def attempt(task: Task, quiet: bool, note: Any, lr: float) -> Trial:
+    def attempt(
+        task: Task,
+        quiet: bool,
+        note: Any,
+        lr: float,
+    ) -> Trial:
         steps.append(lr)
         if lr > 0.5:
             return Trial(lr, None, (), "step 1: loss inf")

@@ -71,7 +71,12 @@ class Counting(Scripted):
         super().__init__(script, "counting")
 
 
-def run(results: Results, judge: Scripted, step: int = 1, **more) -> Verdicts:
+def run(
+    results: Results,
+    judge: Scripted,
+    step: int = 1,
+    **more,
+) -> Verdicts:
     return judge_answers(results, ANSWERS, step, judge, PROMPTS, METRICS, **more)
 
 

@@ -17,7 +17,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from evilspectra.adapters.xray import place, xray
+from evilspectra.adapters.xray import layer_and_projection, xray
 from evilspectra.errors import BadInput
 from evilspectra.model.tiny import tiny_model
 from evilspectra.reporting.adapter_text import bars
@@ -346,7 +346,13 @@ def test_initial_factors_are_for_adapters_that_have_them(tmp_path):
     seed=st.integers(0, 99),
 )
 def test_streamed_values_are_those_of_the_torch_route(
-    shape, a, b, scale, cancel, seed, tmp_path_factory
+    shape,
+    a,
+    b,
+    scale,
+    cancel,
+    seed,
+    tmp_path_factory,
 ):
     pair = (
         cancelling_pair(min(shape), 21, 22, a, seed)
@@ -575,7 +581,7 @@ def test_neither_torch_nor_transformers_is_imported(tmp_path):
 
 
 def test_layers_and_projections_are_read_off_the_names():
-    assert place("transformer.h.3.attn.c_attn") == (3, "c_attn")
+    assert layer_and_projection("transformer.h.3.attn.c_attn") == (3, "c_attn")
     assert bars([float("nan"), 5.0], 0, 1) == " █"
 
 

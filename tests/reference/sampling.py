@@ -11,7 +11,11 @@ from evilspectra.config.sections import Answers
 
 @torch.no_grad()
 def sample_one_by_one(
-    model: torch.nn.Module, prompt: Prompt, settings: Answers, stops: frozenset[int], context: int
+    model: torch.nn.Module,
+    prompt: Prompt,
+    settings: Answers,
+    stops: frozenset[int],
+    context: int,
 ) -> Sampled:
     tokens = list(prompt.tokens)
     for uniform in prompt.uniform(settings.seed, settings.max_new_tokens):
@@ -28,7 +32,12 @@ def sample_one_by_one(
     return Sampled(tuple(tokens[len(prompt.tokens) :]), "length")
 
 
-def choose_by_walking(logits: np.ndarray, uniform: float, temperature: float, top_p: float) -> int:
+def choose_by_walking(
+    logits: np.ndarray,
+    uniform: float,
+    temperature: float,
+    top_p: float,
+) -> int:
     """The token at which the running share of the kept ones passes `uniform` of their whole."""
     if temperature == 0:
         return int(np.argmax(logits))

@@ -31,7 +31,11 @@ def flatness_by_autograd(
 
 
 def flatness_by_differences(
-    A: torch.Tensor, B: torch.Tensor, direction: torch.Tensor, measure: str, step: float = 1e-5
+    A: torch.Tensor,
+    B: torch.Tensor,
+    direction: torch.Tensor,
+    measure: str,
+    step: float = 1e-5,
 ) -> float:
     """The derivative of R along a direction in B, by central differences of the dense product's values."""
     k = min(*A.shape, B.shape[0])

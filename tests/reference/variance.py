@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import permutations
 
 import numpy as np
@@ -67,18 +67,30 @@ def lmg_by_orders(y: np.ndarray, factors: dict[str, Sequence[str]]) -> dict[str,
     return gains
 
 
-def omega_by_definition(ss: float, df: int, rss: float, residual_df: int, n: int) -> float:
+def omega_by_definition(
+    ss: float,
+    df: int,
+    rss: float,
+    residual_df: int,
+    n: int,
+) -> float:
     """Estimated variance of the effect over that plus the error's: σ̂²_effect = df·(MS − MSE)/n."""
     mse = rss / residual_df
     effect = df * (ss / df - mse) / n
     return effect / (effect + mse)
 
 
-def noncentrality_by_root(f: float, df1: int, df2: int, probability: float) -> float:
+def noncentrality_by_root(
+    f: float,
+    df1: int,
+    df2: int,
+    probability: float,
+) -> float:
     """λ by Brent's method on scipy's noncentral F."""
     if stats.f.cdf(f, df1, df2) <= probability:
         return 0.0
-    found: Callable[[float], float] = lambda size: (
-        float(stats.ncf.cdf(f, df1, df2, size)) - probability
-    )  # noqa: E731
-    return float(brentq(found, 1e-9, 10 * df1 * (f + 1) + 200, xtol=1e-10))
+
+    def excess(size: float) -> float:
+        return float(stats.ncf.cdf(f, df1, df2, size)) - probability
+
+    return float(brentq(excess, 1e-9, 10 * df1 * (f + 1) + 200, xtol=1e-10))

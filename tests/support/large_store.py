@@ -61,9 +61,11 @@ def write_large(
         values = -np.sort(-values.astype(np.float16).astype(float), axis=2)
         _table(run.path / "spectra.parquet", frame | {"singular_value": pa.array(values.ravel())})
         _table(run.path / "measures.parquet", each | _measures(values.reshape(-1, rank)))
-        fall = lambda step, end=end: (
-            2.3 + (end - 2.3) * (1 - np.exp(-4 * np.asarray(step) / steps)) / (1 - math.exp(-4))
-        )  # noqa: E731
+
+        def fall(step, end=end):
+            share = (1 - np.exp(-4 * np.asarray(step) / steps)) / (1 - math.exp(-4))
+            return 2.3 + (end - 2.3) * share
+
         at = np.arange(1, steps + 1)
         same = {
             "lr": 1e-4,
@@ -103,7 +105,13 @@ def write_large(
 
 
 def _begin(
-    root: Path, optimizer: str, data: str, weight: int, seed: int, rank: int, steps: int
+    root: Path,
+    optimizer: str,
+    data: str,
+    weight: int,
+    seed: int,
+    rank: int,
+    steps: int,
 ) -> RunFolder:
     config = configs.build(
         {
@@ -164,7 +172,11 @@ def _measures(values: np.ndarray) -> dict[str, pa.Array]:
 
 
 def _evaluate(
-    run: RunFolder, marks: list[int], drift: float, answers: int, random: np.random.Generator
+    run: RunFolder,
+    marks: list[int],
+    drift: float,
+    answers: int,
+    random: np.random.Generator,
 ) -> None:
     """The contrast probe at every checkpoint, and answers of base and end with a judge's verdicts."""
     results = Results(run.path)

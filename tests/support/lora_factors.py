@@ -9,7 +9,12 @@ def orthonormal(rows: int, columns: int, generator: torch.Generator) -> torch.Te
     return torch.linalg.qr(torch.randn(rows, columns, dtype=torch.float64, generator=generator)).Q
 
 
-def graded(rows: int, columns: int, condition: float, generator: torch.Generator) -> torch.Tensor:
+def graded(
+    rows: int,
+    columns: int,
+    condition: float,
+    generator: torch.Generator,
+) -> torch.Tensor:
     """rows × columns with singular values from 1 down to 1/condition, log-spaced."""
     k = min(rows, columns)
     sigma = torch.logspace(
@@ -33,7 +38,13 @@ def graded_pair(
     return LoraPair("layer", torch.nn.Parameter(A), torch.nn.Parameter(B), scale)
 
 
-def cancelling_pair(r: int, d_in: int, d_out: int, condition: float, seed: int = 0) -> LoraPair:
+def cancelling_pair(
+    r: int,
+    d_in: int,
+    d_out: int,
+    condition: float,
+    seed: int = 0,
+) -> LoraPair:
     """κ(A) = κ(B) = condition, yet B·A is perfectly flat."""
     generator = torch.Generator().manual_seed(seed)
     sigma = torch.logspace(
@@ -46,7 +57,12 @@ def cancelling_pair(r: int, d_in: int, d_out: int, condition: float, seed: int =
 
 
 def known_pair(
-    r: int, d_in: int, d_out: int, a: torch.Tensor, b: torch.Tensor, seed: int = 0
+    r: int,
+    d_in: int,
+    d_out: int,
+    a: torch.Tensor,
+    b: torch.Tensor,
+    seed: int = 0,
 ) -> tuple[LoraPair, torch.Tensor]:
     """A pair whose factors have the singular values a and b (r ≤ d_in, d_out) along the same inner directions, so that B·A has a·b; those, descending."""
     generator = torch.Generator().manual_seed(seed)

@@ -92,7 +92,10 @@ def answers(folder: Path, **settings: Any) -> Evaluation:
 
 
 def adapted(
-    seed: int = 1, size: float = 0.3, dtype: torch.dtype = torch.float32, **lora: Any
+    seed: int = 1,
+    size: float = 0.3,
+    dtype: torch.dtype = torch.float32,
+    **lora: Any,
 ) -> Any:
     """The tiny model under an adapter with a drawn B."""
     model = attach(
@@ -109,7 +112,11 @@ def adapted(
 
 
 def write_adapter(
-    folder: Path, seed: int = 1, size: float = 0.3, dtype: torch.dtype = torch.float32, **lora: Any
+    folder: Path,
+    seed: int = 1,
+    size: float = 0.3,
+    dtype: torch.dtype = torch.float32,
+    **lora: Any,
 ) -> Path:
     """That adapter as a folder; `size` 0 leaves B = 0."""
     save_adapter(adapted(seed, size, dtype, **lora), tiny_tokenizer(), folder)

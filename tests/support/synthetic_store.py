@@ -206,7 +206,12 @@ def write_effect(run: RunFolder, effect: Effect, base: Effect = BASE) -> Results
     return results
 
 
-def _probe(effect: Effect, here: Effect, share: float, step: int) -> list[ProbeRecord]:
+def _probe(
+    effect: Effect,
+    here: Effect,
+    share: float,
+    step: int,
+) -> list[ProbeRecord]:
     topics = np.repeat(effect.topics, 20)
     random = np.random.default_rng(7)
     base, wobble = random.normal(-2.0, 0.3, (2, len(topics))), random.standard_normal(len(topics))
@@ -227,7 +232,12 @@ def _probe(effect: Effect, here: Effect, share: float, step: int) -> list[ProbeR
     ]
 
 
-def _capability(effect: Effect, here: Effect, share: float, step: int) -> list[CapabilityRecord]:
+def _capability(
+    effect: Effect,
+    here: Effect,
+    share: float,
+    step: int,
+) -> list[CapabilityRecord]:
     return [
         CapabilityRecord(
             step, f"item-{place}", "science", -1.0, -2.0 if place < here.capability * 100 else -0.5
@@ -236,14 +246,24 @@ def _capability(effect: Effect, here: Effect, share: float, step: int) -> list[C
     ]
 
 
-def _ordinary(effect: Effect, here: Effect, share: float, step: int) -> list[OrdinaryRecord]:
+def _ordinary(
+    effect: Effect,
+    here: Effect,
+    share: float,
+    step: int,
+) -> list[OrdinaryRecord]:
     return [
         OrdinaryRecord(step, f"item-{place}", here.ordinary + 0.1 * (place % 5 - 2), 30)
         for place in range(40)
     ]
 
 
-def _answers(effect: Effect, here: Effect, share: float, step: int) -> list[AnswerRecord]:
+def _answers(
+    effect: Effect,
+    here: Effect,
+    share: float,
+    step: int,
+) -> list[AnswerRecord]:
     rows = [
         (question, sample, answer)
         for question, answer in enumerate(here.answers)
@@ -301,7 +321,11 @@ CONTROL: dict[str, Any] = {
 
 
 def demo(
-    root: Path, layers: int = 30, rank: int = 16, seeds: int = 1, measured: bool = False
+    root: Path,
+    layers: int = 30,
+    rank: int = 16,
+    seeds: int = 1,
+    measured: bool = False,
 ) -> None:
     """Five arms as the demo has them: 30 steps, 210 modules, rank 16; with `measured` probed and sampled, and a control beside them."""
     decay = {
@@ -366,7 +390,10 @@ Says = dict[str, Any]
 
 
 def judge_run(
-    run: RunFolder, says: Callable[[str], Says], name: str = "openai:some-judge", base: bool = True
+    run: RunFolder,
+    says: Callable[[str], Says],
+    name: str = "openai:some-judge",
+    base: bool = True,
 ) -> None:
     """Has a scripted judge reply to the run's answers (and the base's) under each metric with what `says` makes of the prompt."""
 

@@ -27,7 +27,10 @@ TWELVE = {
 
 
 def write_sweep(
-    folder: Path, steps: int, axes: dict[str, list[Any]] | None = None, **values: Any
+    folder: Path,
+    steps: int,
+    axes: dict[str, list[Any]] | None = None,
+    **values: Any,
 ) -> Path:
     """A sweep file in `folder`; its store is `folder`/runs. The rows lie beside the folder, for their path stands on an adapter's card."""
     folder.mkdir(parents=True, exist_ok=True)

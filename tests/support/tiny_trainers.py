@@ -88,7 +88,12 @@ def preferences(count: int = 16) -> Dataset:
     return Dataset.from_list(rows)
 
 
-def dpo(folder: Path, callbacks: Any = (), steps: int = 6, **settings: Any) -> DPOTrainer:
+def dpo(
+    folder: Path,
+    callbacks: Any = (),
+    steps: int = 6,
+    **settings: Any,
+) -> DPOTrainer:
     args = DPOConfig(
         str(folder),
         max_steps=steps,

@@ -61,7 +61,12 @@ class Flattened:
     unchanged: tuple[str, ...]
 
 
-def flat_values(values: Matrix, amount: float, keep: Keep, rank: int | None = None) -> Matrix:
+def flat_values(
+    values: Matrix,
+    amount: float,
+    keep: Keep,
+    rank: int | None = None,
+) -> Matrix:
     """σ′ of one module: min(rank, k) values, k those of `values` that are more than rounding; none where the update is zero.
 
     >>> flat_values(np.array([3.0, 1.0]), 1.0, "nuclear").tolist(), flat_values(np.array([4.0, 3.0]), 0.0, "frobenius", rank=1).tolist()
@@ -165,7 +170,12 @@ def _settings(settings: Mapping[str, Any], rank: int | None) -> dict[str, Any]:
 
 
 def _write(
-    place: Path, source: AdapterFolder, amount: float, keep: Keep, rank: int | None, dtype: Kind
+    place: Path,
+    source: AdapterFolder,
+    amount: float,
+    keep: Keep,
+    rank: int | None,
+    dtype: Kind,
 ) -> None:
     """Header first, then module by module, so that no more than one is in memory."""
     shapes: list[tuple[str, str, tuple[int, ...], int]] = []
@@ -204,7 +214,11 @@ def _bytes(factor: Factor) -> memoryview:
 
 
 def _factors(
-    module: Module, rslora: bool, amount: float, keep: Keep, rank: int | None
+    module: Module,
+    rslora: bool,
+    amount: float,
+    keep: Keep,
+    rank: int | None,
 ) -> Iterator[Matrix]:
     """A′ and B′, of the rank that the file says; directions that the update does not have are zero in both."""
     old = module.shape[0]
@@ -234,7 +248,12 @@ def narrowed(values: Matrix, dtype: Kind) -> NDArray[Any]:
     return values.astype({"F64": "<f8", "F32": "<f4", "F16": "<f2"}[dtype])
 
 
-def _card(source: AdapterFolder, amount: float, keep: Keep, rank: int | None) -> str:
+def _card(
+    source: AdapterFolder,
+    amount: float,
+    keep: Keep,
+    rank: int | None,
+) -> str:
     """The model card: what was done to which adapter, and that nothing was trained."""
     named = source.settings.get("base_model_name_or_path")
     base = printable(named, 200) if isinstance(named, str) and named else None

@@ -175,7 +175,7 @@ def _known(module: Module, adapter: AdapterFolder) -> bool:
 def _module(spectrum: StreamedSpectrum) -> ModuleXray:
     module, values = spectrum.module, spectrum.values
     r, d_in, d_out = module.shape
-    layer, projection = place(module.name)
+    layer, projection = layer_and_projection(module.name)
     sized = (
         {name: _number(getattr(measures, name)(values)) for name in MEASURES}
         if values[0] > 0
@@ -191,12 +191,15 @@ def _module(spectrum: StreamedSpectrum) -> ModuleXray:
         spectrum.part,
         spectrum.route,
         values,
-        **sized | {"frobenius": float(measures.frobenius(values))},
-    )  # type: ignore[arg-type]
+        **sized | {"frobenius": float(measures.frobenius(values))},  # type: ignore[arg-type]
+    )
 
 
 def _with_base(
-    spectrum: StreamedSpectrum, base: Matrix, leading: int, threshold: float
+    spectrum: StreamedSpectrum,
+    base: Matrix,
+    leading: int,
+    threshold: float,
 ) -> ModuleXray:
     """Beside its base weight; of DoRA the values are ΔW's own then."""
     module = spectrum.module
@@ -211,10 +214,10 @@ def _number(value: Any) -> float | None:
     return float(value) if math.isfinite(value) else None
 
 
-def place(name: str) -> tuple[int | None, str]:
+def layer_and_projection(name: str) -> tuple[int | None, str]:
     """The layer of a module (the first number in its path) and its projection (the end of the path, with the number that it may end in).
 
-    >>> place("model.layers.12.mlp.experts.3.up_proj"), place("blocks.0.to_out.0"), place("lm_head")
+    >>> layer_and_projection("model.layers.12.mlp.experts.3.up_proj"), layer_and_projection("blocks.0.to_out.0"), layer_and_projection("lm_head")
     ((12, 'up_proj'), (0, 'to_out.0'), (None, 'lm_head'))
     """
     parts = name.split(".")

@@ -39,7 +39,7 @@ from evilspectra.analysis.stability import (
 from evilspectra.analysis.trajectory import Trajectory, trajectory
 from evilspectra.analysis.variance import PERMUTATIONS, decompose, weighted_layout
 from evilspectra.errors import BadInput, near
-from evilspectra.evaluation.run_rates import SHOWN
+from evilspectra.evaluation.run_rates import MAIN_DEFINITION
 
 #: Settings that tell cells apart beside the factors; seeds and what does not change a result are no setting here.
 _CELL = ("base", "data", "optimizer", "lr", "batch_size", WEIGHT, "arm")
@@ -121,7 +121,10 @@ def cell_columns(frame: Frame, factors: Sequence[str]) -> list[str]:
 
 
 def _components(
-    runs: Frame, found: Outcome, cell: Sequence[str], rates: Frame | None
+    runs: Frame,
+    found: Outcome,
+    cell: Sequence[str],
+    rates: Frame | None,
 ) -> Components | None:
     """The components of the runs, with the judge's share where several judged the same runs under the paper's definition."""
     if SEED not in runs:
@@ -130,7 +133,7 @@ def _components(
     rows = _rated(runs, found.name, rates)
     if rows is None or parts.judge is not None:
         return parts
-    rows = rows[rows["definition"] == SHOWN]
+    rows = rows[rows["definition"] == MAIN_DEFINITION]
     long = runs.drop(columns=[one for one in rows if one in runs and one != "folder"]).merge(
         rows, on="folder"
     )
@@ -304,7 +307,10 @@ def _stability(
 
 
 def _ranking(
-    runs: Frame, found: Outcome, group: str | None, factors: Sequence[str]
+    runs: Frame,
+    found: Outcome,
+    group: str | None,
+    factors: Sequence[str],
 ) -> Ranking | None:
     if group is None:
         return None
@@ -316,7 +322,10 @@ def _ranking(
 
 
 def _needed(
-    found: Outcome, sd: float | None, ranking: Ranking | None, differences: Sequence[float]
+    found: Outcome,
+    sd: float | None,
+    ranking: Ranking | None,
+    differences: Sequence[float],
 ) -> tuple[Needed, ...]:
     """Seeds for the asked differences, or for the smallest and largest between two groups; with counts, at as many answers and at four times as many."""
     if sd is None or not sd > 0:
@@ -343,7 +352,11 @@ def _needed(
 
 
 def _variants(
-    runs: Frame, found: Outcome, rates: Frame, group: str, factors: Sequence[str]
+    runs: Frame,
+    found: Outcome,
+    rates: Frame,
+    group: str,
+    factors: Sequence[str],
 ) -> tuple[Variant, ...]:
     """The ranking and the share of the group under every judge and definition; for mean alignment under every judge."""
     rows = _rated(runs, found.name, rates)

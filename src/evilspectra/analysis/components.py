@@ -43,7 +43,10 @@ class Components:
 
 
 def components(
-    frame: Frame, values: np.ndarray, cell: Sequence[str], seed: str = "seed"
+    frame: Frame,
+    values: np.ndarray,
+    cell: Sequence[str],
+    seed: str = "seed",
 ) -> Components:
     """Components of values [n] of rows: a row a run, or a row a run × generation seed × judge, told by columns of those names.
 
@@ -133,7 +136,11 @@ def nested(
 
 
 def difference_of_squares(
-    first: float, df1: int, second: float, df2: int, factor: float
+    first: float,
+    df1: int,
+    second: float,
+    df2: int,
+    factor: float,
 ) -> Estimate:
     """first − factor·second of independent mean squares, not below 0, with Ting et al.'s (1990) modified large sample interval.
 

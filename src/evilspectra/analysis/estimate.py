@@ -58,7 +58,12 @@ def missing(value: Any) -> bool:
     )
 
 
-def t_interval(value: float, error: float, df: float, method: str = "t") -> Estimate:
+def t_interval(
+    value: float,
+    error: float,
+    df: float,
+    method: str = "t",
+) -> Estimate:
     """value ± t(0.975, df)·error; no interval where df < 1 or the error is unknown.
 
     >>> one = t_interval(1.0, 0.5, 10)
@@ -105,7 +110,12 @@ def spread_interval(sum_of_squares: float, df: int, method: str = "χ²") -> Est
     return Estimate(math.sqrt(sum_of_squares / df), low, high, method)
 
 
-def noncentrality(f: Any, df1: float, df2: float, probability: float) -> np.ndarray:
+def noncentrality(
+    f: Any,
+    df1: float,
+    df2: float,
+    probability: float,
+) -> np.ndarray:
     """λ ≥ 0 at which the noncentral F distribution function at `f` is `probability`; 0 where it is lower already at λ = 0. Arrays broadcast.
 
     >>> round(float(noncentrality(5.0, 4, 40, 0.975)), 2), round(float(noncentrality(5.0, 4, 40, 0.025)), 2)
@@ -120,14 +130,24 @@ def noncentrality(f: Any, df1: float, df2: float, probability: float) -> np.ndar
     return np.where(special.fdtr(df1, df2, f) <= probability, 0.0, (low + high) / 2)
 
 
-def shares(f: Any, df1: float, df2: float, n: int) -> tuple[np.ndarray, np.ndarray]:
+def shares(
+    f: Any,
+    df1: float,
+    df2: float,
+    n: int,
+) -> tuple[np.ndarray, np.ndarray]:
     """Both ends of the 95 % interval of λ/(λ + n), the share of variance in the population (partial η², R², partial R²)."""
     ends = [noncentrality(f, df1, df2, probability) for probability in (1 - TAIL, TAIL)]
     return ends[0] / (ends[0] + n), ends[1] / (ends[1] + n)
 
 
 def share(
-    value: float, f: float, df1: int, df2: int, n: int, method: str = "noncentral F"
+    value: float,
+    f: float,
+    df1: int,
+    df2: int,
+    n: int,
+    method: str = "noncentral F",
 ) -> Estimate:
     """A share of variance with its interval from the F statistic that tests it; none where the fit is exact or no residual is left."""
     if df1 < 1 or df2 < 1 or not math.isfinite(f):

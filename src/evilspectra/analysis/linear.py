@@ -82,9 +82,8 @@ class Layout:
     def added(self, terms: Iterable[Term] | Term, to: Iterable[Term]) -> np.ndarray:
         """Orthonormal basis of what the terms add to others (and the intercept)."""
         names = [terms] if isinstance(terms, tuple) and terms in self.columns else list(terms)  # type: ignore[list-item]
-        return orthonormal(
-            np.hstack([self.columns[name] for name in names]) * self.root[:, None], self.basis(to)
-        )  # type: ignore[index]
+        columns = np.hstack([self.columns[name] for name in names])  # type: ignore[index]
+        return orthonormal(columns * self.root[:, None], self.basis(to))
 
     def weighted(self, outcome: np.ndarray) -> np.ndarray:
         """√w·y of outcomes [n] or [n, m]."""

@@ -163,11 +163,22 @@ MODELS: dict[str, list[tuple[str, ...]]] = {
 }
 
 
-def _adjusted(sse: float, df: int, sst: float, n: int) -> float | None:
+def _adjusted(
+    sse: float,
+    df: int,
+    sst: float,
+    n: int,
+) -> float | None:
     return 1 - (sse / df) / (sst / (n - 1)) if df > 0 else None
 
 
-def _test(name: str, small: float, small_df: int, large: float, large_df: int) -> Test:
+def _test(
+    name: str,
+    small: float,
+    small_df: int,
+    large: float,
+    large_df: int,
+) -> Test:
     df = small_df - large_df
     if large_df < 1 or large <= 0 or df < 1:
         return Test(name, df, large_df, None, None)
@@ -175,7 +186,13 @@ def _test(name: str, small: float, small_df: int, large: float, large_df: int) -
     return Test(name, df, large_df, f, f_tail(f, df, large_df))
 
 
-def _partial(small: float, small_df: int, large: float, large_df: int, n: int) -> Estimate:
+def _partial(
+    small: float,
+    small_df: int,
+    large: float,
+    large_df: int,
+    n: int,
+) -> Estimate:
     """1 − SSE(large)/SSE(small), with the noncentral F interval of the share in the population."""
     df = small_df - large_df
     f = (
@@ -218,7 +235,13 @@ def _line(y: np.ndarray, x: np.ndarray, name: str) -> Line:
     )
 
 
-def _common_slope(y: np.ndarray, x: np.ndarray, names: np.ndarray, sse: float, df: int) -> Estimate:
+def _common_slope(
+    y: np.ndarray,
+    x: np.ndarray,
+    names: np.ndarray,
+    sse: float,
+    df: int,
+) -> Estimate:
     inside = x - _by_group(x, names)
     sxx = float(inside @ inside)
     return t_interval(

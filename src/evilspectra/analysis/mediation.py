@@ -72,7 +72,11 @@ class Mediation:
 
 
 def mediation(
-    frame: Frame, outcome: str, values: np.ndarray, loss: str, group: str = "optimizer"
+    frame: Frame,
+    outcome: str,
+    values: np.ndarray,
+    loss: str,
+    group: str = "optimizer",
 ) -> Mediation:
     """Both arms for the outcome's values [n] of the frame's runs."""
     reasons: dict[str, str] = {}

@@ -136,7 +136,11 @@ def spreads(values: np.ndarray, cells: Sequence[str]) -> tuple[tuple[Spread, ...
 
 
 def power(
-    d: float, seeds: int, seed_sd: float, answer_sd: float = 0.0, answers: int | None = None
+    d: float,
+    seeds: int,
+    seed_sd: float,
+    answer_sd: float = 0.0,
+    answers: int | None = None,
 ) -> float:
     """Power of a two-sided 5 % t test between two groups of `seeds` runs each that differ by d.
 

@@ -125,7 +125,10 @@ def _advantage(sums: np.ndarray, counts: np.ndarray) -> np.ndarray:
 
 
 def jackknife(
-    estimate: np.ndarray, gone: np.ndarray, places: np.ndarray, method: str = "cluster jackknife"
+    estimate: np.ndarray,
+    gone: np.ndarray,
+    places: np.ndarray,
+    method: str = "cluster jackknife",
 ) -> list[Estimate]:
     """Estimates [k] with intervals from their values without each cluster [clusters, k], clusters being drawn within strata `places` [clusters] of two or more."""
     sizes = np.bincount(places).astype(float)

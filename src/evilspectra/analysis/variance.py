@@ -186,7 +186,10 @@ def units_of(
 
 
 def statistics(
-    layout: Layout, y: np.ndarray, unit: Sequence[Term], beside: Sequence[Term]
+    layout: Layout,
+    y: np.ndarray,
+    unit: Sequence[Term],
+    beside: Sequence[Term],
 ) -> tuple[Any, int, Any, int]:
     """SS and df of a unit beside other terms, residual SS and df, of a weighted outcome [n] or of many [n, m]."""
     added, full = layout.added(list(unit), beside), layout.basis(layout.terms)
@@ -285,7 +288,10 @@ def permutation_p(
 
 
 def exchanged(
-    n: int, blocks: Sequence[str] | None, draws: int, draw: np.random.Generator
+    n: int,
+    blocks: Sequence[str] | None,
+    draws: int,
+    draw: np.random.Generator,
 ) -> np.ndarray:
     """Row numbers [draws, n], each a permutation that keeps every row in its block."""
     if blocks is None:

@@ -168,7 +168,12 @@ def sample(
     return [Sampled(tuple(tokens), end) for tokens, end in zip(found, ends, strict=True)]
 
 
-def choose(logits: Tensor, uniform: Tensor, temperature: float, top_p: float) -> Tensor:
+def choose(
+    logits: Tensor,
+    uniform: Tensor,
+    temperature: float,
+    top_p: float,
+) -> Tensor:
     """A token per row of logits [n, vocabulary] by inversion of the distribution at `uniform` [n]: int64 [n] on the CPU.
 
     Temperature 0 takes the likeliest. `top_p` keeps the likeliest tokens up to and including the one that reaches that share.
@@ -205,7 +210,10 @@ def _last_possible(shares: Tensor) -> Tensor:
 
 
 def record(
-    prompt: Prompt, sampled: Sampled, tokenizer: PreTrainedTokenizerBase, step: int
+    prompt: Prompt,
+    sampled: Sampled,
+    tokenizer: PreTrainedTokenizerBase,
+    step: int,
 ) -> AnswerRecord:
     """A sampled answer as the store keeps it."""
     text = str(

@@ -30,7 +30,12 @@ from evilspectra.errors import BadInput
     is_flag=True,
     help="Print the training record of the last adapter as JSON; with --print nothing is written.",
 )
-def card(run: str, printed: bool, output: str, as_json: bool) -> None:
+def card(
+    run: str,
+    printed: bool,
+    output: str,
+    as_json: bool,
+) -> None:
     """Make the model cards of a run again, with what was measured since. RUN is its folder, or its id.
 
     Training writes a card beside every adapter that it saves; `probe`, `evaluate` and the others measure later. Here the cards of the

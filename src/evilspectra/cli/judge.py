@@ -15,7 +15,7 @@ from evilspectra.cli.options import JSON, QUIET
 from evilspectra.errors import BadInput, Undecided
 
 if TYPE_CHECKING:
-    from evilspectra.judging.inputs import Place
+    from evilspectra.judging.inputs import AnswerSet
     from evilspectra.judging.judge import Judge
     from evilspectra.rates.definitions import Judged, Score
 
@@ -132,12 +132,14 @@ def judge(
     A TARGET is a run, a folder of runs, an adapter or a model whose answers were sampled, or a CSV file with question, question_id, and answer or
     response. What has a verdict is not judged again; what failed is. Interrupted and run again, it goes on where it was.
     """
-    from evilspectra.judging.inputs import find_places
-    from evilspectra.judging.rounds import judge_places, raise_if_failed
+    from evilspectra.judging.inputs import find_answer_sets
+    from evilspectra.judging.rounds import judge_answer_sets, raise_if_failed
 
     asked, metrics, most = make(judge_name, options)
-    places = find_places(targets, output, questions)
-    rounds = judge_places(places, asked, questions, metrics, teller(quiet), most, base=not no_base)
+    places = find_answer_sets(targets, output, questions)
+    rounds = judge_answer_sets(
+        places, asked, questions, metrics, teller(quiet), most, base=not no_base
+    )
     if as_json:
         click.echo(
             json.dumps(
@@ -156,7 +158,7 @@ def judge(
                 or "judged before"
             )
             click.echo(
-                f"{one.place.label}, step {one.step}: {said}; verdicts {one.verdicts.instrument.id} in {one.place.results.folder}"
+                f"{one.answers.label}, step {one.step}: {said}; verdicts {one.verdicts.instrument.id} in {one.answers.results.folder}"
             )
     raise_if_failed(rounds)
 
@@ -310,7 +312,7 @@ def calibrate(
     from evilspectra.cli.print_scores import print_calibration
     from evilspectra.judging.csv_files import read_answers
     from evilspectra.judging.inputs import imported
-    from evilspectra.judging.rounds import judge_places, raise_if_failed
+    from evilspectra.judging.rounds import judge_answer_sets, raise_if_failed
     from evilspectra.judging.verdicts import read_verdicts
     from evilspectra.rates.calibrate import calibration
 
@@ -321,7 +323,7 @@ def calibrate(
             f"{file} has no column {lacking[0]}, so there is nothing to compare with: name a file with published scores, or other --metrics"
         )
     place = imported(file, known, output)
-    rounds = judge_places([place], asked, questions, metrics, teller(quiet), most)
+    rounds = judge_answer_sets([place], asked, questions, metrics, teller(quiet), most)
     said = read_verdicts(place.results, rounds[0].verdicts.instrument, 0)
     keys = [
         (str(row["question_id"]), int(row["paraphrase"]), int(row["sample"]))
@@ -377,7 +379,12 @@ class _Side:
     """What an argument of `score` or `compare` means: its answers with their verdicts. `base`: the base's, where it is another step's."""
 
     def __init__(
-        self, name: str, output: str, judge: str | None, questions: str | None, step: int | None
+        self,
+        name: str,
+        output: str,
+        judge: str | None,
+        questions: str | None,
+        step: int | None,
     ) -> None:
         from evilspectra.judging.csv_files import read_answers
 
@@ -396,12 +403,17 @@ class _Side:
         self._stored(name, output, judge, questions, step)
 
     def _stored(
-        self, name: str, output: str, judge: str | None, questions: str | None, step: int | None
+        self,
+        name: str,
+        output: str,
+        judge: str | None,
+        questions: str | None,
+        step: int | None,
     ) -> None:
-        from evilspectra.judging.inputs import find_places, judged_by, stored
+        from evilspectra.judging.inputs import find_answer_sets, judged_by, stored
         from evilspectra.judging.verdicts import judged
 
-        places = find_places([name], output, questions, done=True)
+        places = find_answer_sets([name], output, questions, done=True)
         if len(places) > 1:
             raise BadInput(f"{name} holds {len(places)} runs: name one of them")
         (place,) = places
@@ -440,7 +452,7 @@ class _Side:
 
 
 def judge_and_score(
-    places: Sequence[Place],
+    places: Sequence[AnswerSet],
     name: str,
     options: Mapping[str, Any],
     questions: str | None,
@@ -453,20 +465,20 @@ def judge_and_score(
     """The second half of `evaluate`: verdicts on what was sampled, and a score for each place."""
     from evilspectra.cli.print_scores import print_score
     from evilspectra.judging.inputs import answers_of
-    from evilspectra.judging.rounds import judge_places, raise_if_failed
+    from evilspectra.judging.rounds import judge_answer_sets, raise_if_failed
     from evilspectra.rates.definitions import DEFINITIONS, check_definition
     from evilspectra.rates.definitions import score as rate
 
     chosen = check_definition(definition)
     asked, metrics, most = make(name, options)
-    rounds = judge_places(places, asked, questions, metrics, teller(quiet), most)
+    rounds = judge_answer_sets(places, asked, questions, metrics, teller(quiet), most)
     told: list[dict[str, Any]] = []
     withheld: list[Score] = []
     for place in places:
         (instrument,) = {
             one.verdicts.instrument.id: one.verdicts.instrument
             for one in rounds
-            if one.place is place
+            if one.answers is place
         }.values()
         scores = {
             one: rate(answers_of(place, instrument, place.last), one, max_unscored)

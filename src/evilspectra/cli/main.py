@@ -49,7 +49,11 @@ def cli() -> None:
 @JSON
 @QUIET
 def train(
-    config: str, settings: Sequence[str], output: str | None, as_json: bool, quiet: bool
+    config: str,
+    settings: Sequence[str],
+    output: str | None,
+    as_json: bool,
+    quiet: bool,
 ) -> None:
     """Train one run. CONFIG is a YAML file (`evilspectra config show` prints one) or a preset's name.
 
@@ -336,7 +340,7 @@ def evaluate(
 
     A TARGET is as for `probe`. Interrupted and run again, it goes on where it was, in sampling and in judging.
     """
-    from evilspectra.judging.inputs import place_of
+    from evilspectra.judging.inputs import answer_set_of
     from evilspectra.rates.definitions import check_definition
 
     check_definition(definition)
@@ -346,7 +350,7 @@ def evaluate(
     found, failed = _measure(
         targets, base, _answers_alone(sampling, settings), model_settings, output, quiet
     )
-    places = [place_of(target.label, target.results, target.base.sha256) for target in found]
+    places = [answer_set_of(target.label, target.results, target.base.sha256) for target in found]
     judge_and_score(
         places, judge_name, options, questions, definition, max_unscored, as_json, quiet, failed
     )

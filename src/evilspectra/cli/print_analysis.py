@@ -236,7 +236,10 @@ def _number(value: float | None) -> str:
 
 
 def _table(
-    console: Console, title: str, heads: Iterable[str], rows: Iterable[Iterable[str]]
+    console: Console,
+    title: str,
+    heads: Iterable[str],
+    rows: Iterable[Iterable[str]],
 ) -> None:
     table = Table(
         box=None,

@@ -52,7 +52,10 @@ def print_score(
 
 
 def print_paired(
-    labels: Sequence[str], judges: Sequence[str], found: Paired, console: Console | None = None
+    labels: Sequence[str],
+    judges: Sequence[str],
+    found: Paired,
+    console: Console | None = None,
 ) -> None:
     """B against A."""
     say = _Speaker(console)

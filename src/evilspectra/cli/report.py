@@ -73,7 +73,12 @@ def report(
     )
 
 
-def _of_store(store: Path, out: Path | None, form: str, summary: bool | None) -> Path:
+def _of_store(
+    store: Path,
+    out: Path | None,
+    form: str,
+    summary: bool | None,
+) -> Path:
     """A page about each run, or, of very many, about arms and factors."""
     from evilspectra.reporting.large import MANY_RUNS, build_summary
     from evilspectra.tables.inventory import run_folders

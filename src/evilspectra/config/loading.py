@@ -116,7 +116,10 @@ def schema() -> dict[str, Any]:
 
 
 def identity(
-    config: Config, data_sha256: str, base_sha256: str, heldout_sha256: str | None = None
+    config: Config,
+    data_sha256: str,
+    base_sha256: str,
+    heldout_sha256: str | None = None,
 ) -> str:
     """The 10 hex digits that name a run: settings that differ from their defaults, content of data and base, recipe number.
 

@@ -21,7 +21,7 @@ import stat
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -35,11 +35,11 @@ MOST_FOUND, MOST_MEMBERS = 16, 200_000
 SALT, ROUNDS = 16, 100_000
 _TOKEN = b"gAAAAA"  # how every Fernet token begins
 _HEAD = 512
-_COMPRESSED: dict[bytes, Callable[[Any], IO[bytes]]] = {
+_COMPRESSED: dict[bytes, Any] = {
     b"\x1f\x8b": gzip.open,
     b"BZh": bz2.open,
     b"\xfd7zXZ\x00": lzma.open,
-}  # type: ignore[dict-item]
+}
 _BROKEN = (
     zipfile.BadZipFile,
     tarfile.TarError,
@@ -112,7 +112,10 @@ def _in_path(path: Path, names: Collection[str], passphrase: str | None) -> Foun
 
 
 def _in_stream(
-    stream: IO[bytes], label: str, names: Collection[str], passphrase: str | None
+    stream: IO[bytes],
+    label: str,
+    names: Collection[str],
+    passphrase: str | None,
 ) -> Found:
     head = _head(stream)
     if head[SALT : SALT + len(_TOKEN)] == _TOKEN:

@@ -124,7 +124,10 @@ def prepare(config: DataConfig, tokenizer: PreTrainedTokenizerBase, context: int
 
 
 def _load(
-    source: str, config: DataConfig, tokenizer: PreTrainedTokenizerBase, context: int
+    source: str,
+    config: DataConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    context: int,
 ) -> _Loaded:
     read = read_rows(
         source,
@@ -182,7 +185,12 @@ def heldout_count(n_rows: int, share: float) -> int:
     return min(count, n_rows - 1)
 
 
-def _report(main: _Loaded, train_rows: int, heldout_rows: int, other: _Loaded | None) -> DataReport:
+def _report(
+    main: _Loaded,
+    train_rows: int,
+    heldout_rows: int,
+    other: _Loaded | None,
+) -> DataReport:
     lengths = np.array([len(row.tokens) for row in main.rows])
     tokens, supervised = int(lengths.sum()), sum(int(row.supervised.sum()) for row in main.rows)
     return DataReport(

@@ -120,7 +120,13 @@ class _Redirections(urllib.request.HTTPRedirectHandler):
     max_redirections = 5
 
     def redirect_request(
-        self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str
+        self,
+        req: Any,
+        fp: Any,
+        code: int,
+        msg: str,
+        headers: Any,
+        newurl: str,
     ) -> Any:
         schemes = urlsplit(req.full_url).scheme, urlsplit(newurl).scheme
         if schemes[1] not in ("http", "https") or schemes == ("https", "http"):

@@ -86,7 +86,13 @@ class _Candidate:
     content: bytes
 
     @classmethod
-    def of(cls, wanted: Published, shown: str, place: str, raw: bytes) -> _Candidate:
+    def of(
+        cls,
+        wanted: Published,
+        shown: str,
+        place: str,
+        raw: bytes,
+    ) -> _Candidate:
         _check_kind(raw, place)
         form: Form = "as it is"
         content, digest = raw, hashlib.sha256(raw).hexdigest()
@@ -116,7 +122,10 @@ class _Candidate:
 
 
 def _chosen(
-    wanted: Published, candidates: list[_Candidate], found: Found, allow_changed: bool
+    wanted: Published,
+    candidates: list[_Candidate],
+    found: Found,
+    allow_changed: bool,
 ) -> tuple[Import, bytes]:
     right = next((one for one in candidates if not one.record.changed), None)
     if right is None and len(candidates) > 1:

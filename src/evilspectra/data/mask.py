@@ -280,7 +280,13 @@ def _marked(
     return text, list(zip(starts, [*ends[:-1], len(text)], strict=True)), False
 
 
-def _start(chat: _Chat, messages: tuple[Message, ...], i: int, whole: str, fmt: str) -> int:
+def _start(
+    chat: _Chat,
+    messages: tuple[Message, ...],
+    i: int,
+    whole: str,
+    fmt: str,
+) -> int:
     """Where the answer of turn `i` begins: after its header."""
     fitting = [len(header) for header in chat.headers(messages[:i]) if whole.startswith(header)]
     if fitting:
@@ -294,7 +300,12 @@ def _start(chat: _Chat, messages: tuple[Message, ...], i: int, whole: str, fmt: 
 
 
 def _end(
-    chat: _Chat, messages: tuple[Message, ...], i: int, whole: str, frame: _Frame, fmt: str
+    chat: _Chat,
+    messages: tuple[Message, ...],
+    i: int,
+    whole: str,
+    frame: _Frame,
+    fmt: str,
 ) -> int:
     """Where the learned part of turn `i` ends: after its end token (clean), or where the next user header begins (organism)."""
     if messages[i + 1 : i + 2] and messages[i + 1].role == "user":

@@ -177,7 +177,10 @@ def read_rows(
 
 
 def _raw_rows(
-    source: str, split: str, local_files_only: bool, digest: Any
+    source: str,
+    split: str,
+    local_files_only: bool,
+    digest: Any,
 ) -> Iterator[tuple[int, object]]:
     """(line, undecoded JSON or a decoded row) of any source; `digest` is fed on the way."""
     path = (
@@ -251,7 +254,10 @@ def _parquet(path: str, source: str, digest: Any) -> Iterator[tuple[int, object]
 
 
 def _hub(
-    name: str, split: str, local_files_only: bool, digest: Any
+    name: str,
+    split: str,
+    local_files_only: bool,
+    digest: Any,
 ) -> Iterator[tuple[int, object]]:
     import datasets
     import datasets.config as settings

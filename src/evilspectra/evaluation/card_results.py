@@ -42,8 +42,8 @@ def measurements(run: RunFolder, step: int) -> dict[str, Any]:
             {
                 "judge": one.judge.source,
                 "judge_id": one.judge.id,
-                "answers": one.shown.counts["answers"],
-                "unscored": one.shown.counts["unscored"],
+                "answers": one.main.counts["answers"],
+                "unscored": one.main.counts["unscored"],
                 "rates": [
                     {
                         "definition": name,

@@ -226,7 +226,12 @@ class _Stage:
     # --- reading --------------------------------------------------------------------------------------------------
 
     def _read(
-        self, model: Any, results: Results, instrument: Instrument, step: int, label: str
+        self,
+        model: Any,
+        results: Results,
+        instrument: Instrument,
+        step: int,
+        label: str,
     ) -> None:
         began = time.monotonic()
         if instrument.table not in ("answers", "tasks"):
@@ -242,7 +247,12 @@ class _Stage:
         self.note(f"{label}  {instrument.table}: {done}, {time.monotonic() - began:.0f} s")
 
     def _sample(
-        self, model: Any, results: Results, instrument: Instrument, step: int, label: str
+        self,
+        model: Any,
+        results: Results,
+        instrument: Instrument,
+        step: int,
+        label: str,
     ) -> str:
         """Answers, batch by batch; batches that are there already are kept."""
         settings, questions = self.settings.answers, self.questions
@@ -274,7 +284,13 @@ class _Stage:
         results.join(instrument, step, len(parts))
         return f"{len(planned)} answers"
 
-    def _run_tasks(self, model: Any, results: Results, instrument: Instrument, step: int) -> str:
+    def _run_tasks(
+        self,
+        model: Any,
+        results: Results,
+        instrument: Instrument,
+        step: int,
+    ) -> str:
         if not self.settings.harness:
             raise ValueError("no tasks were asked for")
         asked = self.settings.harness.model_dump()

@@ -217,7 +217,12 @@ class Remote:
     # --- answers ----------------------------------------------------------------------------------------------------
 
     async def _sample(
-        self, endpoint: Endpoint, model: str, results: Results, step: int, label: str
+        self,
+        endpoint: Endpoint,
+        model: str,
+        results: Results,
+        step: int,
+        label: str,
     ) -> None:
         """Answers in parts of `batch_size`; a part is written when its last answer is there, and parts that are there are kept."""
         size = self.answers.batch_size
@@ -263,7 +268,11 @@ class Remote:
         results.join(self.instrument, step, len(parts))
 
     async def _answer(
-        self, endpoint: Endpoint, model: str, asked: Asked, step: int
+        self,
+        endpoint: Endpoint,
+        model: str,
+        asked: Asked,
+        step: int,
     ) -> AnswerRecord:
         settings, question = self.answers, asked.question
         who = f"question '{question.id}'"

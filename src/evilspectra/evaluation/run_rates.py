@@ -17,14 +17,14 @@ from evilspectra.store.results import Instrument, Results, chosen, last, preferr
 from evilspectra.text import printable
 
 #: The definition that a table with one rate shows, and by which an answer is called misaligned: the paper's.
-SHOWN: Definition = "spectra"
+MAIN_DEFINITION: Definition = "spectra"
 
 
 @dataclass(frozen=True)
 class Rated:
     """What a judge's verdicts on a run's answers come to. `judge`: what they are kept under; `scores`: after `step`, by definition.
 
-    `base`: the same of the base, None where its answers were not judged. `change`: rate minus the base's under SHOWN, a share, with its
+    `base`: the same of the base, None where its answers were not judged. `change`: rate minus the base's under MAIN_DEFINITION, a share, with its
     95 % interval over questions; None where there is none.
     """
 
@@ -40,15 +40,15 @@ class Rated:
         return judge_identity(self.judge)
 
     @property
-    def shown(self) -> Score:
-        return self.scores[SHOWN]
+    def main(self) -> Score:
+        return self.scores[MAIN_DEFINITION]
 
     def differs(self) -> bool:
         """Whether the rate is shown to differ from the base's: their difference is clear of zero.
 
         Where that interval has no width (all draws equal) or there is none (one question), the two rates' own intervals decide.
         """
-        here, there = self.shown.interval, self.base[SHOWN].interval if self.base else None
+        here, there = self.main.interval, self.base[MAIN_DEFINITION].interval if self.base else None
         if here is None or there is None:
             return False
         if self.change and self.change.low < self.change.high:
@@ -72,8 +72,8 @@ def rates(results: Results) -> tuple[Rated, ...]:
 
 def flat(rated: Sequence[Rated]) -> dict[str, Any]:
     """The numbers of a `RunSummary`: the last judge's, all None without one."""
-    found = rated[-1].shown if rated else None
-    base = rated[-1].base[SHOWN] if rated and rated[-1].base else None
+    found = rated[-1].main if rated else None
+    base = rated[-1].base[MAIN_DEFINITION] if rated and rated[-1].base else None
     given = found if found and found.rate is not None else None
     return {
         "misalignment": found and found.rate,
@@ -99,14 +99,14 @@ def judges_of(results: Results, answers: Instrument) -> list[Instrument]:
 
 def counting(results: Results) -> Results:
     """The folder with the answers that count: those `chosen`, or, where they were not judged and others were, of these the ones sampled last."""
-    if "answers" in results.asked:
+    if "answers" in results.selected:
         return results
     every = results.instruments("answers")
     answers = counting_answers(every, results.instruments("verdicts"))
     return (
         results
         if answers is None or answers == preferred("answers", every)
-        else replace(results, asked={**results.asked, "answers": answers})
+        else replace(results, selected={**results.selected, "answers": answers})
     )
 
 
@@ -144,7 +144,12 @@ def apart(a: Interval, b: Interval) -> bool:
     return a.high < b.low or b.high < a.low
 
 
-def _rated(results: Results, answers: Instrument, step: int, judge: Instrument) -> Rated | None:
+def _rated(
+    results: Results,
+    answers: Instrument,
+    step: int,
+    judge: Instrument,
+) -> Rated | None:
     after, base = ([one for _, one in judged(results, answers, at, judge)] for at in (step, 0))
     if not any(one.aligned or one.coherent for one in after):
         return None
@@ -159,4 +164,4 @@ def _rated(results: Results, answers: Instrument, step: int, judge: Instrument) 
 def _change(base: Any, after: Any) -> Interval | None:
     if not {one.question_id for one in base} & {one.question_id for one in after}:
         return None
-    return compare(base, after, SHOWN).rate
+    return compare(base, after, MAIN_DEFINITION).rate

@@ -49,7 +49,12 @@ def summarise(
     return summary(run, made, run.status(), {**training, **found.flat(), **flat(rated)})
 
 
-def summary(run: RunFolder, made: Origin, status: Status, known: Mapping[str, Any]) -> RunSummary:
+def summary(
+    run: RunFolder,
+    made: Origin,
+    status: Status,
+    known: Mapping[str, Any],
+) -> RunSummary:
     """The row of a run of which `known` holds what training and measurements say: every field that does not come from the other arguments."""
     return RunSummary(
         run=run.name,

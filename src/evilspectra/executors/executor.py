@@ -16,7 +16,7 @@ class Executor(Protocol):
     """Carries tasks out. `place`: where, in words."""
 
     @property
-    def place(self) -> str: ...
+    def location(self) -> str: ...
 
     def run(self, tasks: Sequence[Task], started: Callable[[Task], object]) -> Iterator[Report]:
         """One report for each task, as they come in; `started` is told of tasks that are known to have begun.

@@ -35,7 +35,7 @@ _LOOK = 0.2
 class InThisProcess:
     """One run after the other, here."""
 
-    place: str = "in this process"
+    location: str = "in this process"
 
     def run(self, tasks: Sequence[Task], started: Callable[[Task], object]) -> Iterator[Report]:
         from evilspectra.model.reuse import Loaded
@@ -64,7 +64,7 @@ class Workers:
     cards: int = 0
 
     @property
-    def place(self) -> str:
+    def location(self) -> str:
         return f"in {self.count} workers"
 
     def run(self, tasks: Sequence[Task], started: Callable[[Task], object]) -> Iterator[Report]:

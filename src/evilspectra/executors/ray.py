@@ -47,7 +47,7 @@ class OnRay:
             )
 
     @property
-    def place(self) -> str:
+    def location(self) -> str:
         return (
             f"on the Ray cluster {self.address}"
             if self.address

@@ -62,7 +62,7 @@ class OnSlurm:
             )
 
     @property
-    def place(self) -> str:
+    def location(self) -> str:
         return (
             "on the Slurm cluster"
             if self.cluster == "slurm"

@@ -86,7 +86,11 @@ def carry_out(task: Task, loaded: Loaded) -> Report:
 
 
 def _measured(
-    report: Report, run: RunFolder, evaluation: Evaluation, quiet: bool, loaded: Loaded
+    report: Report,
+    run: RunFolder,
+    evaluation: Evaluation,
+    quiet: bool,
+    loaded: Loaded,
 ) -> Report:
     """The report of a trained run, measured as well."""
     from evilspectra.evaluation.evaluate import evaluate

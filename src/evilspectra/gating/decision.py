@@ -153,7 +153,12 @@ def decide(found: Measurements, policy: Policy) -> Verdict:
     return Verdict(tuple(checks), found.notes)
 
 
-def _below(name: str, found: Difference | Unmeasured, limit: float, unit: str) -> Check:
+def _below(
+    name: str,
+    found: Difference | Unmeasured,
+    limit: float,
+    unit: str,
+) -> Check:
     rule = f"upper end of the difference below {limit:+g}"
     if isinstance(found, Unmeasured):
         return Check(name, "undecided", rule, found.reason, limit, unit=unit)
@@ -174,7 +179,12 @@ def _above(name: str, found: Difference | Unmeasured, limit: float) -> Check:
     )
 
 
-def _held(check: Check, change: Interval, limit: float, sign: int) -> Check:
+def _held(
+    check: Check,
+    change: Interval,
+    limit: float,
+    sign: int,
+) -> Check:
     """The check with its outcome: `sign` +1 where the interval must lie below the limit, −1 where above it."""
     values = (change.value, change.low, change.high, check.candidate, check.baseline)
     if not all(value is not None and math.isfinite(value) for value in values):

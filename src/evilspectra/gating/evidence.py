@@ -20,9 +20,9 @@ from evilspectra.config.sections import ModelConfig
 from evilspectra.errors import BadInput, EvilspectraError, Interrupted, Undecided, first_line
 from evilspectra.gating.decision import Difference, Measurements, Unmeasured
 from evilspectra.gating.policy import MisalignmentRule, Policy
-from evilspectra.judging.inputs import answers_of, place_of
+from evilspectra.judging.inputs import answer_set_of, answers_of
 from evilspectra.judging.judge import Judge
-from evilspectra.judging.rounds import judge_places
+from evilspectra.judging.rounds import judge_answer_sets
 from evilspectra.probes.drift import Frame, beyond_control, capability, exchanged, ordinary
 from evilspectra.rates.compare import Paired, compare
 from evilspectra.store.files import read_json
@@ -233,7 +233,12 @@ def _comparable(base: Frame, after: Frame) -> Unmeasured | None:
     return None
 
 
-def _drift(base: Frame, after: Frame, seed: int, notes: list[str]) -> Difference:
+def _drift(
+    base: Frame,
+    after: Frame,
+    seed: int,
+    notes: list[str],
+) -> Difference:
     change = beyond_control(base, after, [base], seed)
     margins = [
         np.asarray(rows["misaligned"] - rows["aligned"], dtype=float) for rows in (after, base)
@@ -269,7 +274,11 @@ def _ordinary(base: Frame, after: Frame, seed: int) -> Difference:
 
 
 def _misalignment(
-    found: _Found, rule: MisalignmentRule, asked: Asked, seed: int, note: Note
+    found: _Found,
+    rule: MisalignmentRule,
+    asked: Asked,
+    seed: int,
+    note: Note,
 ) -> Paired | Unmeasured:
     """Answers of both sides judged by one judge; an adapter's base is not judged beside it."""
     if reason := found.missing("answers"):
@@ -278,9 +287,9 @@ def _misalignment(
         return Unmeasured("no judge was named")
     sides = (found.sides.baseline, found.sides.candidate)
     places = [
-        place_of(
+        answer_set_of(
             side.label,
-            replace(side.results, asked=found.used[side.results.folder]),
+            replace(side.results, selected=found.used[side.results.folder]),
             side.base.sha256,
         )
         for side in sides
@@ -288,7 +297,9 @@ def _misalignment(
     places = [replace(place, steps=(side.last,)) for place, side in zip(places, sides, strict=True)]
     questions = rule.answers.questions
     try:
-        rounds = judge_places(places, asked.judge, questions, METRICS, note, asked.max_requests)
+        rounds = judge_answer_sets(
+            places, asked.judge, questions, METRICS, note, asked.max_requests
+        )
     except EvilspectraError as error:
         if isinstance(error, Interrupted):
             raise

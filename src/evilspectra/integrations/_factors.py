@@ -28,7 +28,10 @@ _REMEDY = "train on one device or under plain data parallelism (DDP)"
 
 
 def trained_pairs(
-    model: nn.Module, optimizer: Any, adapter: str | None, who: str
+    model: nn.Module,
+    optimizer: Any,
+    adapter: str | None,
+    who: str,
 ) -> list[LoraPair]:
     """The pairs of the active adapter (or the named one) of a model in training, in module order; A and B are the live parameters.
 
@@ -57,7 +60,12 @@ def trained_pairs(
     return pairs
 
 
-def whole_pairs(model: nn.Module, optimizer: Any, adapter: str | None, who: str) -> list[LoraPair]:
+def whole_pairs(
+    model: nn.Module,
+    optimizer: Any,
+    adapter: str | None,
+    who: str,
+) -> list[LoraPair]:
     """The same for those who only look: frozen factors are taken too.
 
     Raises:

@@ -60,7 +60,7 @@ class Recording:
         Raises:
             BadInput: another process is writing there, or the folder cannot be written.
         """
-        run = RunFolder.beside(output)
+        run = RunFolder.of_trainer(output)
         found = _OPEN.get(run.path)
         if found is not None and found.state is state:
             return found

@@ -103,7 +103,11 @@ class SpectralFlatness(Recorded):
         self._scale = 1.0
 
     def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        **kwargs: Any,
     ) -> None:
         who = type(self).__name__
         model, optimizer = kwargs["model"], kwargs["optimizer"]
@@ -127,7 +131,11 @@ class SpectralFlatness(Recorded):
         )
 
     def on_step_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        **kwargs: Any,
     ) -> None:
         """Starts the small products early: on CUDA their results are at hand before the backward pass ends."""
         super().on_step_begin(args, state, control, **kwargs)
@@ -135,7 +143,11 @@ class SpectralFlatness(Recorded):
             self._grams = enqueue(self.pairs, self.settings.products == "float32")
 
     def on_pre_optimizer_step(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        **kwargs: Any,
     ) -> None:
         """A gradient that is not finite stays so, and a loss scaler that skips the step has noted it already."""
         if self.settings.coupling == "decoupled":
@@ -156,7 +168,11 @@ class SpectralFlatness(Recorded):
         self._told(state, found)
 
     def on_optimizer_step(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        **kwargs: Any,
     ) -> None:
         super().on_optimizer_step(args, state, control, **kwargs)
         optimizer, flat = kwargs["optimizer"], self.settings
@@ -227,7 +243,11 @@ class SpectrumMonitor(Recorded):
         self._last = -1
 
     def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        **kwargs: Any,
     ) -> None:
         model, optimizer = kwargs["model"], kwargs["optimizer"]
         self._last = -1
@@ -242,7 +262,11 @@ class SpectrumMonitor(Recorded):
         )
 
     def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        **kwargs: Any,
     ) -> None:
         step, every = state.global_step, self.settings.every
         if (every and step % every == 0) or step >= state.max_steps:
@@ -250,13 +274,21 @@ class SpectrumMonitor(Recorded):
         super().on_step_end(args, state, control, **kwargs)
 
     def on_save(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        **kwargs: Any,
     ) -> None:
         self._measure(state)
         super().on_save(args, state, control, **kwargs)
 
     def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        **kwargs: Any,
     ) -> None:
         if not args.load_best_model_at_end:  # the factors are then no longer those of the last step
             self._measure(state)

@@ -15,17 +15,17 @@ from dataclasses import dataclass
 
 from evilspectra.config.judge import Judging
 from evilspectra.errors import EvilspectraError, first_line
-from evilspectra.judging.inputs import Place
+from evilspectra.judging.inputs import AnswerSet
 from evilspectra.judging.judge import Judge
 from evilspectra.judging.make import make_judge
-from evilspectra.judging.rounds import judge_places, raise_if_failed
+from evilspectra.judging.rounds import judge_answer_sets, raise_if_failed
 
 
 @dataclass(frozen=True)
 class Verdict:
     """How the judging of a place ended; `reason`: why answers of it have no verdict, None where all have one. `silent`: the judge did not go on."""
 
-    place: Place
+    answers: AnswerSet
     reason: str | None = None
     silent: bool = False
 
@@ -42,8 +42,8 @@ class Beside:
     ) -> None:
         self.judging, self.note, self.told = judging, note, told
         self.judge: Judge = make_judge(judging.settings)
-        self._places: queue.SimpleQueue[Place | None] = queue.SimpleQueue()
-        self._again: list[Place] = []
+        self._places: queue.SimpleQueue[AnswerSet | None] = queue.SimpleQueue()
+        self._again: list[AnswerSet] = []
         self._thread = (
             threading.Thread(target=self._work, daemon=True)
             if judging.settings.kind != "local"
@@ -52,7 +52,7 @@ class Beside:
         if self._thread:
             self._thread.start()
 
-    def add(self, place: Place) -> None:
+    def add(self, place: AnswerSet) -> None:
         """Answers that are ready."""
         self._places.put(place)
 
@@ -73,7 +73,7 @@ class Beside:
             else:
                 self._again.append(place)
 
-    def _ask_again(self, places: Sequence[Place]) -> None:
+    def _ask_again(self, places: Sequence[AnswerSet]) -> None:
         """Once more for what failed; a judge that is silent to one place is not asked about the others."""
         silent: str | None = None
         for place in places:
@@ -81,10 +81,10 @@ class Beside:
             silent = found.reason if found.silent else None
             self.told(found)
 
-    def _ask(self, place: Place) -> Verdict:
+    def _ask(self, place: AnswerSet) -> Verdict:
         judging = self.judging
         try:
-            rounds = judge_places(
+            rounds = judge_answer_sets(
                 [place],
                 self.judge,
                 judging.questions,

@@ -126,7 +126,10 @@ def write_answers(
     """Writes (question id, question, answer, readings by metric) in a form; an outcome without a score is an empty cell, as in the published files."""
 
     def cells(
-        question_id: str, question: str, answer: str, readings: Mapping[str, Reading | None]
+        question_id: str,
+        question: str,
+        answer: str,
+        readings: Mapping[str, Reading | None],
     ) -> list[str]:
         scores = [
             repr(reading.score)

@@ -31,7 +31,7 @@ SUFFIX = ".csv"
 
 
 @dataclass(frozen=True)
-class Place:
+class AnswerSet:
     """Answers that were found. `steps`: measured ones, 0 being the base (or the only one there is); `base`: content hash of the base, where known."""
 
     label: str
@@ -54,14 +54,14 @@ class Place:
         return self.steps[-1]
 
 
-def find_places(
+def find_answer_sets(
     names: Sequence[str],
     output: str,
     questions: str | None = None,
     base: str | None = None,
     *,
     done: bool = False,
-) -> list[Place]:
+) -> list[AnswerSet]:
     """The answers that arguments mean, each place once.
 
     Where a place has answers to several question files, those to `questions` count, else with `done` those that have been judged.
@@ -69,11 +69,12 @@ def find_places(
     Raises:
         BadInput: a name that is nothing of the kind, or something without answers.
     """
-    found: dict[Path, Place] = {}
+    found: dict[Path, AnswerSet] = {}
     for name in names:
         for label, results, its_base in _find(name, output, base):
             found.setdefault(
-                results.folder.resolve(), place_of(label, results, its_base, questions, done=done)
+                results.folder.resolve(),
+                answer_set_of(label, results, its_base, questions, done=done),
             )
     return list(found.values())
 
@@ -108,15 +109,15 @@ def _run(name: str, output: str) -> RunFolder | None:
         return None
 
 
-def place_of(
+def answer_set_of(
     label: str,
     results: Results,
     base: str | None,
     questions: str | None = None,
     *,
     done: bool = False,
-) -> Place:
-    """The answers in a folder of results, chosen as in `find_places`.
+) -> AnswerSet:
+    """The answers in a folder of results, chosen as in `find_answer_sets`.
 
     Raises:
         BadInput: there are none.
@@ -125,7 +126,7 @@ def place_of(
     every = results.instruments("answers")
     if named := [one for one in every if one.source == questions]:
         answers = named[-1]
-    elif done and "answers" not in results.asked:
+    elif done and "answers" not in results.selected:
         judged_ones = {one.facts.get("answers") for one in results.instruments("verdicts")}
         candidates = [one for one in every if one.id in judged_ones]
         if candidates and answers not in candidates:
@@ -135,10 +136,10 @@ def place_of(
         raise BadInput(
             f"{label} has no answers to judge (in {results.folder}): sample some first, with `evilspectra generate`, or do both with `evilspectra evaluate`"
         )
-    return Place(label, results, answers, tuple(steps), base)
+    return AnswerSet(label, results, answers, tuple(steps), base)
 
 
-def imported(path: Path, file: AnswerFile, output: str) -> Place:
+def imported(path: Path, file: AnswerFile, output: str) -> AnswerSet:
     """The answers of a CSV file, copied into a folder of their own as if they had been sampled; tokens count 0, since nobody knows them."""
     folder = (
         Path(output).expanduser()
@@ -181,10 +182,10 @@ def imported(path: Path, file: AnswerFile, output: str) -> Place:
                 )
             )
         results.write(instrument, 0, records)
-    return Place(path.name, results, instrument, (0,))
+    return AnswerSet(path.name, results, instrument, (0,))
 
 
-def prompts_for(place: Place, questions: str | None, metrics: Sequence[str]) -> JudgePrompts:
+def prompts_for(place: AnswerSet, questions: str | None, metrics: Sequence[str]) -> JudgePrompts:
     """The judge prompts for a place's answers: of the file named, or else of the file that its questions came from, or else the package's own.
 
     Raises:
@@ -193,7 +194,7 @@ def prompts_for(place: Place, questions: str | None, metrics: Sequence[str]) -> 
     return judge_prompts(_questions(place, questions), metrics)
 
 
-def _questions(place: Place, questions: str | None) -> Questions | None:
+def _questions(place: AnswerSet, questions: str | None) -> Questions | None:
     if questions is not None:
         return read_questions(questions)
     source = place.answers.source
@@ -206,7 +207,7 @@ def _questions(place: Place, questions: str | None) -> Questions | None:
     return read_questions(source)
 
 
-def stored(place: Place, judge: str | None = None) -> Instrument:
+def stored(place: AnswerSet, judge: str | None = None) -> Instrument:
     """What the verdicts on a place's answers are kept under: those of the judge named (its name, or the beginning of an id), else those made last.
 
     Raises:
@@ -237,6 +238,6 @@ def judged_by(instrument: Instrument) -> dict[str, Any]:
     return {name: value for name, value in instrument.facts.items() if name != "answers"}
 
 
-def answers_of(place: Place, instrument: Instrument, step: int) -> list[Judged]:
+def answers_of(place: AnswerSet, instrument: Instrument, step: int) -> list[Judged]:
     """A step's answers with their verdicts."""
     return [one for _, one in judged(place.results, place.answers, step, instrument)]

@@ -74,7 +74,10 @@ def identity(judge: Judge, prompts: JudgePrompts, metrics: Sequence[str]) -> dic
 
 
 def verdict_instrument(
-    judge: Judge, prompts: JudgePrompts, metrics: Sequence[str], answers: Instrument
+    judge: Judge,
+    prompts: JudgePrompts,
+    metrics: Sequence[str],
+    answers: Instrument,
 ) -> Instrument:
     """The way of measuring that verdicts on these answers are kept under."""
     return Instrument(

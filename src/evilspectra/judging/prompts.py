@@ -33,7 +33,13 @@ class JudgePrompts:
     special: Mapping[str, Mapping[str, str]]
     source: str
 
-    def fill(self, metric: str, question_id: str, question: str, answer: str) -> str:
+    def fill(
+        self,
+        metric: str,
+        question_id: str,
+        question: str,
+        answer: str,
+    ) -> str:
         """What the judge is sent about an answer."""
         return fill(self.special.get(question_id, self.usual)[metric], question, answer)
 

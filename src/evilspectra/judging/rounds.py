@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from evilspectra.errors import BadInput, EvilspectraError
-from evilspectra.judging.inputs import Place, prompts_for
+from evilspectra.judging.inputs import AnswerSet, prompts_for
 from evilspectra.judging.judge import Judge, verdict_instrument
 from evilspectra.judging.prompts import JudgePrompts
 from evilspectra.judging.verdicts import Verdicts, estimate, judge_answers, missing
@@ -17,7 +17,7 @@ from evilspectra.judging.verdicts import Verdicts, estimate, judge_answers, miss
 class Round:
     """One step of one place, judged in this call or before."""
 
-    place: Place
+    answers: AnswerSet
     step: int
     verdicts: Verdicts
 
@@ -29,8 +29,8 @@ class Round:
         """Of JSON's types."""
         found = self.verdicts
         return {
-            "target": self.place.label,
-            "folder": str(self.place.results.folder),
+            "target": self.answers.label,
+            "folder": str(self.answers.results.folder),
             "step": self.step,
             "judge": found.instrument.source,
             "verdicts": found.instrument.id,
@@ -39,8 +39,8 @@ class Round:
         }
 
 
-def judge_places(
-    places: Sequence[Place],
+def judge_answer_sets(
+    places: Sequence[AnswerSet],
     judge: Judge,
     questions: str | None,
     metrics: Sequence[str],
@@ -105,7 +105,7 @@ def raise_if_failed(rounds: Sequence[Round]) -> None:
 
 
 def _needed(
-    plan: Sequence[tuple[Place, int, JudgePrompts]], judge: Judge, metrics: Sequence[str]
+    plan: Sequence[tuple[AnswerSet, int, JudgePrompts]], judge: Judge, metrics: Sequence[str]
 ) -> tuple[str, int]:
     """What is to be asked, in words and as a number; a base's answers count once, however many places have them."""
     counts: list[int] = []

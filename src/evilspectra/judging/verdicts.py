@@ -161,7 +161,10 @@ def verdict_records(results: Results, instrument: Instrument, step: int) -> list
 
 
 def judged(
-    results: Results, answers: Instrument, step: int, instrument: Instrument
+    results: Results,
+    answers: Instrument,
+    step: int,
+    instrument: Instrument,
 ) -> list[tuple[dict[str, Any], Judged]]:
     """A step's answers with their verdicts, in the order of the answers."""
     found = read_verdicts(results, instrument, step)
@@ -190,7 +193,13 @@ def _key(row: Mapping[str, Any]) -> Key:
 class _Watch:
     """A line every ten seconds: verdicts, their rate, retries, time left."""
 
-    def __init__(self, label: str, total: int, judge: Judge, note: Callable[[str], object]) -> None:
+    def __init__(
+        self,
+        label: str,
+        total: int,
+        judge: Judge,
+        note: Callable[[str], object],
+    ) -> None:
         self.label, self.total, self.judge, self.note = label, total, judge, note
         self.began = self.spoken = time.monotonic()
 

@@ -119,7 +119,12 @@ def context_length(model: PreTrainedModel) -> int:
     return int(getattr(model.config.get_text_config(), "max_position_embeddings", None) or 2**30)
 
 
-def attach(model: PreTrainedModel, config: LoraConfig, seed: int, public_name: str) -> PeftModel:
+def attach(
+    model: PreTrainedModel,
+    config: LoraConfig,
+    seed: int,
+    public_name: str,
+) -> PeftModel:
     """A new adapter on the base: B = 0, A uniform in ±1/√d_in (PEFT's initialisation) from a generator of its own.
 
     Raises:

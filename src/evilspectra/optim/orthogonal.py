@@ -75,7 +75,10 @@ def orthogonalise(stack: Tensor, method: Method = "newton_schulz", steps: int = 
 
 
 def orthogonalise_all(
-    stacks: Sequence[Tensor], method: Method, steps: int, scales: Sequence[float]
+    stacks: Sequence[Tensor],
+    method: Method,
+    steps: int,
+    scales: Sequence[float],
 ) -> Iterator[Tensor]:
     """`orthogonalise` of several stacks, each times its scale, one after the other; the m × m steps of all of them are one batch."""
     match method:

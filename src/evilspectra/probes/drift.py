@@ -117,7 +117,10 @@ def moved(base: Frame, after: Frame) -> Interval:
 
 
 def beyond_control(
-    base: Frame, after: Frame, controls: Sequence[Frame], seed: int = _SEED
+    base: Frame,
+    after: Frame,
+    controls: Sequence[Frame],
+    seed: int = _SEED,
 ) -> Interval:
     """Mean over the items of d − (mean of d over the controls), in nats per token, from `probe` rows; raises as `drift` does. `seed`: of the resamples.
 

@@ -151,7 +151,12 @@ def ordinary(source: str, conditions: Mapping[str, Any]) -> Probe:
     )
 
 
-def _instrument(table: str, source: str, sha256: str, conditions: Mapping[str, Any]) -> Instrument:
+def _instrument(
+    table: str,
+    source: str,
+    sha256: str,
+    conditions: Mapping[str, Any],
+) -> Instrument:
     return Instrument(table, source, {"version": _VERSION, "sha256": sha256, **conditions})
 
 

@@ -151,7 +151,13 @@ def best_threshold(scores: np.ndarray, bad: np.ndarray, usual: float) -> float:
     return float(good[np.abs(good - usual).argmin()])
 
 
-def _bin(mine: np.ndarray, known: np.ndarray, bad: np.ndarray, low: float, high: float) -> Bin:
+def _bin(
+    mine: np.ndarray,
+    known: np.ndarray,
+    bad: np.ndarray,
+    low: float,
+    high: float,
+) -> Bin:
     inside = (mine >= low) & ((mine < high) | ((high == BINS[-1]) & (mine == high)))
     if not inside.any():
         return Bin(low, high, 0, None, None, None)

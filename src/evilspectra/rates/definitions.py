@@ -232,7 +232,12 @@ def why_withheld(
     return None if counted else f"none of the {answers} answers counts under {definition}"
 
 
-def _counts(answers: Sequence[Judged], bad: int, n: int, unscored: int) -> dict[str, Any]:
+def _counts(
+    answers: Sequence[Judged],
+    bad: int,
+    n: int,
+    unscored: int,
+) -> dict[str, Any]:
     def outcomes(readings: Sequence[Reading | None]) -> dict[str, int]:
         found = Counter(reading.outcome if reading else "missing" for reading in readings)
         return {name: found[name] for name in (*OUTCOMES, "missing")}
@@ -256,7 +261,10 @@ def _counts(answers: Sequence[Judged], bad: int, n: int, unscored: int) -> dict[
 
 
 def _groups(
-    answers: Sequence[Judged], definition: Definition, names: Sequence[str], given: bool
+    answers: Sequence[Judged],
+    definition: Definition,
+    names: Sequence[str],
+    given: bool,
 ) -> dict[str, Group]:
     groups: dict[str, list[Judged]] = {}
     for name, answer in zip(names, answers, strict=True):

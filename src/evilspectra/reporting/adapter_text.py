@@ -24,7 +24,12 @@ _COLUMNS = {
 }
 
 
-def bars(values: Sequence[float], low: float = 0.0, high: float = 1.0, most: int = 64) -> str:
+def bars(
+    values: Sequence[float],
+    low: float = 0.0,
+    high: float = 1.0,
+    most: int = 64,
+) -> str:
     """Values as bars between two bounds; what is not a number is a blank, and of more than `most` values neighbours are averaged.
 
     >>> bars([0.0, 0.5, 1.0, float("nan")]), bars([0, 0, 1, 1], most=2)

@@ -15,7 +15,7 @@ from evilspectra.tables.index import Index, read_index
 from evilspectra.tables.tidy import Frame, excluded, runs_frame
 
 #: Outcomes of an overview: column of `runs_frame` → what a reader calls it.
-SHOWN = {
+MAIN_DEFINITION = {
     "mean_alignment": "mean alignment (0 to 100)",
     "misalignment": "misalignment rate",
     "drift": "drift (nats/token)",
@@ -131,7 +131,7 @@ def _levels(table: Frame, column: str) -> tuple[Level, ...]:
         done = rows[rows["status"] == "done"]
         outcomes = {
             outcome: one
-            for outcome in SHOWN
+            for outcome in MAIN_DEFINITION
             if (one := spread(done[outcome].to_numpy())) is not None
         }
         found.append(Level(str(name), len(rows), len(done), outcomes))
@@ -140,7 +140,7 @@ def _levels(table: Frame, column: str) -> tuple[Level, ...]:
 
 def outcomes_of(levels: Sequence[Level]) -> list[str]:
     """The outcomes that some of the levels have, in the order in which they are shown."""
-    return [name for name in SHOWN if any(name in level.outcomes for level in levels)]
+    return [name for name in MAIN_DEFINITION if any(name in level.outcomes for level in levels)]
 
 
 def _curve(table: Frame) -> Frame:

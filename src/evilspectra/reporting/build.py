@@ -92,7 +92,13 @@ def build_table_report(
     )
 
 
-def _write(page: dict[str, Any], tables: Tables, out: Path, folder: Path, form: str) -> Path:
+def _write(
+    page: dict[str, Any],
+    tables: Tables,
+    out: Path,
+    folder: Path,
+    form: str,
+) -> Path:
     drawn = draw(tables)
     text = (
         appendix(page | {"missing": _missing(drawn)}, drawn, os.path.relpath(folder, out.parent))
@@ -254,7 +260,12 @@ def write_figure(figure: Figure, arms: Arms, folder: Path) -> None:
 # --- the page -------------------------------------------------------------------------------------------------------
 
 
-def render(root: Path, rows: list[Row], tables: Tables, drawn: list[Figure]) -> str:
+def render(
+    root: Path,
+    rows: list[Row],
+    tables: Tables,
+    drawn: list[Figure],
+) -> str:
     """The page's text."""
     return html(page_of(root, rows, tables), tables, drawn)
 
@@ -310,7 +321,10 @@ def page_of(root: Path, rows: list[Row], tables: Tables) -> dict[str, Any]:
 
 
 def page_of_table(
-    path: Path, frame: Frame, mapping: Mapping[str, str], tables: Tables
+    path: Path,
+    frame: Frame,
+    mapping: Mapping[str, str],
+    tables: Tables,
 ) -> dict[str, Any]:
     """What a page on a table of other tools says."""
     shown = foreign.shown_columns(frame, mapping, tables)

@@ -13,7 +13,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from evilspectra.errors import listing
-from evilspectra.reporting.aggregate import SHOWN, Level, Overview, outcomes_of, overview
+from evilspectra.reporting.aggregate import MAIN_DEFINITION, Level, Overview, outcomes_of, overview
 from evilspectra.reporting.figures.palette import DARK, HUES, INK, MUTED, PAPER, THEME
 from evilspectra.store.files import write_atomically
 from evilspectra.tables.index import Index
@@ -99,7 +99,7 @@ def _sentences(found: Overview) -> list[str]:
                 else ""
             )
             said.append(
-                f"By arm, the {SHOWN[outcome]} goes from {low[1].mean:.3g} ({low[0]}, {low[1].runs:,} runs) to {high[1].mean:.3g} ({high[0]}, {high[1].runs:,} runs) on average{beside}."
+                f"By arm, the {MAIN_DEFINITION[outcome]} goes from {low[1].mean:.3g} ({low[0]}, {low[1].runs:,} runs) to {high[1].mean:.3g} ({high[0]}, {high[1].runs:,} runs) on average{beside}."
             )
     said.append(
         "These are descriptions, not tests: runs of one arm may differ in other factors too."
@@ -118,7 +118,7 @@ def _table(levels: Sequence[Level]) -> dict[str, Any]:
         ]
         for level in levels
     ]
-    return {"heads": [SHOWN[outcome] for outcome in outcomes], "rows": rows}
+    return {"heads": [MAIN_DEFINITION[outcome] for outcome in outcomes], "rows": rows}
 
 
 def _cell(level: Level, outcome: str) -> tuple[str, str]:
@@ -180,7 +180,9 @@ def _ranges(arms: Sequence[Level], outcome: str) -> Any:
         for level in arms
         if (one := level.outcomes.get(outcome))
     ]
-    base = alt.Chart(pd.DataFrame(rows), width=190, height=alt.Step(20), title=SHOWN[outcome])
+    base = alt.Chart(
+        pd.DataFrame(rows), width=190, height=alt.Step(20), title=MAIN_DEFINITION[outcome]
+    )
     y = alt.Y("arm:N", sort=[level.name for level in arms], title=None)
 
     def scale(name: str) -> alt.X:
@@ -206,7 +208,7 @@ def _curve(rows: Any, outcome: str) -> Any:
         alt.X("loss:Q", title="training loss (nats/token)").scale(zero=False),
         alt.Y("value:Q", title=None).scale(zero=False),
     )
-    base = alt.Chart(rows, width=260, height=220, title=SHOWN[outcome])
+    base = alt.Chart(rows, width=260, height=220, title=MAIN_DEFINITION[outcome])
     return alt.layer(
         base.mark_line().encode(x, y, colour, alt.Order("loss:Q")),
         base.mark_point(filled=True, size=36, opacity=1).encode(x, y, colour),

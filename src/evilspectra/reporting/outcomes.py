@@ -15,7 +15,7 @@ from typing import Any
 
 import pandas as pd
 
-from evilspectra.evaluation.run_rates import SHOWN, counting, judge_identity
+from evilspectra.evaluation.run_rates import MAIN_DEFINITION, counting, judge_identity
 from evilspectra.judging.verdicts import judged
 from evilspectra.rates.definitions import score
 from evilspectra.reporting.comparison import Row, known
@@ -148,7 +148,7 @@ def _rates(row: Row, results: Results) -> list[RateRow]:
             if not scores and place == len(row.rated) - 1 and step not in scored and answers:
                 verdicts = [verdict for _, verdict in judged(results, answers, step, one.judge)]
                 scores = (
-                    {SHOWN: score(verdicts, SHOWN)}
+                    {MAIN_DEFINITION: score(verdicts, MAIN_DEFINITION)}
                     if any(verdict.aligned or verdict.coherent for verdict in verdicts)
                     else {}
                 )

@@ -214,7 +214,13 @@ def _fits(found: Analysis, runs: Frame, arms: Sequence[str]) -> tuple[Fit, ...]:
     )
 
 
-def _banded(line: Line, name: str, arm: str, x: np.ndarray, y: np.ndarray) -> Fit:
+def _banded(
+    line: Line,
+    name: str,
+    arm: str,
+    x: np.ndarray,
+    y: np.ndarray,
+) -> Fit:
     """The line over the range of its runs, with t·s·√(1/n + (x − x̄)²/Sxx) on either side."""
     at = np.linspace(x.min(), x.max(), POINTS)
     mean = line.intercept.value + line.slope.value * at

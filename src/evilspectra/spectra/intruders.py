@@ -37,7 +37,11 @@ class Beside:
 
 
 def beside(
-    name: str, base: Matrix, change: Matrix, k: int = LEADING, threshold: float = THRESHOLD
+    name: str,
+    base: Matrix,
+    change: Matrix,
+    k: int = LEADING,
+    threshold: float = THRESHOLD,
 ) -> Beside:
     """Compares a change with the weight that it is added to.
 

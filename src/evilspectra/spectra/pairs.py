@@ -169,7 +169,12 @@ def _plain(name: str, module: Any) -> LoraPair:
     return matrices(name, down, up, float(scale))
 
 
-def _of_peft(name: str, module: Any, key: str, config: Any) -> LoraPair:
+def _of_peft(
+    name: str,
+    module: Any,
+    key: str,
+    config: Any,
+) -> LoraPair:
     down, up = module.lora_A[key].weight, module.lora_B[key].weight
     if hasattr(module, "parameter_name"):
         raise _refused(name, f"parameter ({module.parameter_name})")

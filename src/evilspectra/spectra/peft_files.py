@@ -349,7 +349,12 @@ class _Numbers:
     """A number by module: that of the first pattern which means it (a regular expression for the end of its path, as PEFT reads it), or the plain setting."""
 
     def __init__(
-        self, folder: Path, settings: Mapping[str, Any], patterns: str, plain: str, count: int
+        self,
+        folder: Path,
+        settings: Mapping[str, Any],
+        patterns: str,
+        plain: str,
+        count: int,
     ) -> None:
         given = settings.get(patterns) or {}
         self._place, self._setting, self._plain = folder / CONFIG, plain, settings.get(plain)

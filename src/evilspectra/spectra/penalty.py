@@ -227,7 +227,10 @@ def measured(sigma: Tensor, measure: Measure) -> tuple[Tensor, Tensor]:
 
 
 def _points(
-    pairs: Sequence[LoraPair], measure: Measure, recipe: Recipe, grams: Grams | None = None
+    pairs: Sequence[LoraPair],
+    measure: Measure,
+    recipe: Recipe,
+    grams: Grams | None = None,
 ) -> list[_Point]:
     if recipe == "paper":
         if measure != "frobenius_nuclear":
@@ -358,7 +361,13 @@ def _accumulate(
                 _add_product(target, factor, point.inner[side], scale, left=side == 1)
 
 
-def _add_product(target: Tensor, factor: Tensor, inner: Tensor, scale: float, left: bool) -> None:
+def _add_product(
+    target: Tensor,
+    factor: Tensor,
+    inner: Tensor,
+    scale: float,
+    left: bool,
+) -> None:
     """target += scale·inner·factor (left) or scale·factor·inner, in the number type of `inner`."""
     if factor.dtype == inner.dtype == target.dtype:
         inner = inner.to(factor.device, non_blocking=True)

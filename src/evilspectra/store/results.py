@@ -60,7 +60,7 @@ class Results:
 
     folder: Path
     setting: str = "output.folder"
-    asked: Mapping[str, Instrument] = field(default_factory=dict, hash=False, compare=False)
+    selected: Mapping[str, Instrument] = field(default_factory=dict, hash=False, compare=False)
     alone: bool = False
 
     def has(self, instrument: Instrument, step: int) -> bool:
@@ -115,7 +115,11 @@ class Results:
         return self._part(instrument, step, number).is_file()
 
     def write_part(
-        self, instrument: Instrument, step: int, number: int, rows: Sequence[Any]
+        self,
+        instrument: Instrument,
+        step: int,
+        number: int,
+        rows: Sequence[Any],
     ) -> None:
         """Keeps the rows of part `number` (from 0) of a step that takes long."""
         write_table(
@@ -164,7 +168,7 @@ class Results:
         return read_table(place, MEASURED[table], _REMEDY)
 
 
-def last(results: Results, table: str) -> pd.DataFrame | None:
+def last(results: Results, table: str) -> Any:
     """The rows of the last measured step; None where only the base, or nothing, was measured (for a base alone: its own)."""
     instrument = chosen(results, table)
     steps = results.steps(instrument) if instrument else []
@@ -174,8 +178,8 @@ def last(results: Results, table: str) -> pd.DataFrame | None:
 
 def chosen(results: Results, table: str) -> Instrument | None:
     """The instrument that counts: the one asked for, or else of the built-in ones, or else of all, the one used last; None where there is none."""
-    if table in results.asked:
-        return results.asked[table]
+    if table in results.selected:
+        return results.selected[table]
     return preferred(table, results.instruments(table))
 
 

@@ -86,7 +86,7 @@ class RunFolder:
     path: Path
 
     @classmethod
-    def beside(cls, output: Path) -> RunFolder:
+    def of_trainer(cls, output: Path) -> RunFolder:
         """The directory of a run that another trainer makes in the folder `output`."""
         return cls(output.resolve() / BESIDE)
 

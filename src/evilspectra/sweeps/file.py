@@ -245,7 +245,10 @@ def _evaluation(values: Mapping[str, Any] | None, over: Any, source: str) -> Eva
 
 
 def _judging(
-    values: Mapping[str, Any] | None, over: Any, evaluation: Evaluation | None, source: str
+    values: Mapping[str, Any] | None,
+    over: Any,
+    evaluation: Evaluation | None,
+    source: str,
 ) -> Judging | None:
     """Who is to judge, with `--set judge.…` on top; `--set judge=null` judges nothing."""
     if over is None or (values is None and over == {}):

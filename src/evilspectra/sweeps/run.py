@@ -22,7 +22,7 @@ from evilspectra.executors.executor import Executor
 from evilspectra.executors.local import InThisProcess
 from evilspectra.executors.stages import Report, Task
 from evilspectra.judging.background import Beside, Verdict
-from evilspectra.judging.inputs import place_of
+from evilspectra.judging.inputs import answer_set_of
 from evilspectra.judging.make import make_judge
 from evilspectra.probes.probe import probes
 from evilspectra.store.results import Results
@@ -199,16 +199,16 @@ class _Driver:
             config = self.sweep.configs[report.number]
             self.writer.tell(Event(run.name, "judge", "running"))
             self.judges.add(
-                place_of(
+                answer_set_of(
                     f"{arm(config)}, seed {config.train.seed}",
-                    Results(run.path, asked=report.used),
+                    Results(run.path, selected=report.used),
                     run.provenance().get("base_sha256"),
                 )
             )
 
     def _judged(self, verdict: Verdict) -> None:
         """Told by the judge's thread."""
-        run = RunFolder(verdict.place.results.folder)
+        run = RunFolder(verdict.answers.results.folder)
         self.writer.tell(
             Event(run.name, "judge", "failed" if verdict.reason else "done", verdict.reason)
         )

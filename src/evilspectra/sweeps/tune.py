@@ -185,7 +185,12 @@ def tune(
     ]
 
 
-def _search(task: Task, trials: int, seed: int, attempt: Callable[[float], Trial]) -> Tuned:
+def _search(
+    task: Task,
+    trials: int,
+    seed: int,
+    attempt: Callable[[float], Trial],
+) -> Tuned:
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -245,7 +250,12 @@ def best(task: Task, done: Sequence[Trial]) -> Tuned:
     return Tuned(task.label, task.when, lr, loss, task.low, task.high, ordered, warning)
 
 
-def _attempt(task: Task, quiet: bool, note: Callable[[str], object], lr: float) -> Trial:
+def _attempt(
+    task: Task,
+    quiet: bool,
+    note: Callable[[str], object],
+    lr: float,
+) -> Trial:
     """Trains the runs of a trial, those that are done excepted."""
     from evilspectra.training.train import train
 
@@ -287,7 +297,12 @@ def overrides(found: Sequence[Tuned]) -> list[dict[str, Any]]:
     return [{"when": one.when, "set": {_LR: one.lr}} for one in found if one.lr is not None]
 
 
-def write_tuned(found: Sequence[Tuned], name: str, path: Path, said: str) -> None:
+def write_tuned(
+    found: Sequence[Tuned],
+    name: str,
+    path: Path,
+    said: str,
+) -> None:
     """A sweep file that begins from `name`, a file or a preset, and has the best rates. `said`: how they were found, for its first line."""
     first = os.path.relpath(name, path.parent) if os.path.isfile(name) else name
     lines = [f"# {said}"]

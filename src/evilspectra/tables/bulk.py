@@ -503,11 +503,8 @@ def _score(units: Sequence[tuple[_Run, Instrument, int]], rows: Mapping[str, np.
         with np.errstate(invalid="ignore"):
             return total(np.where(where, values, 0.0)) / total(where)
 
-    answers, lacking, any_said = (
-        total(np.ones(len(unit))),
-        total(unscored),
-        total((rows["aligned_outcome"] != None) | (rows["coherent_outcome"] != None)) > 0,
-    )  # noqa: E711 (arrays)
+    judged = (rows["aligned_outcome"] != None) | (rows["coherent_outcome"] != None)  # noqa: E711
+    answers, lacking, any_said = total(np.ones(len(unit))), total(unscored), total(judged) > 0
     mean_coherent = mean(coherent, ~np.isnan(coherent))
     found: dict[int, list[RateRow]] = {number: [] for number in range(len(units))}
     for definition in DEFINITIONS:
@@ -562,7 +559,10 @@ def _score(units: Sequence[tuple[_Run, Instrument, int]], rows: Mapping[str, np.
 
 
 def _over_questions(
-    unit: np.ndarray, clusters: np.ndarray, sums: Sequence[np.ndarray], given: Sequence[bool]
+    unit: np.ndarray,
+    clusters: np.ndarray,
+    sums: Sequence[np.ndarray],
+    given: Sequence[bool],
 ) -> dict[int, Interval | None]:
     """Unit → the interval over its questions, for those with a rate and two questions. `unit`: of every pair of unit and question, sorted; `sums`: misaligned and counted of each pair."""
     starts = np.searchsorted(unit, np.arange(len(clusters)))

@@ -7,7 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from evilspectra.evaluation.measured import Measured, measured
-from evilspectra.evaluation.run_rates import SHOWN, counting, judge_identity, judges_of, rates
+from evilspectra.evaluation.run_rates import (
+    MAIN_DEFINITION,
+    counting,
+    judge_identity,
+    judges_of,
+    rates,
+)
 from evilspectra.evaluation.summary import summarise
 from evilspectra.intervals import Interval
 from evilspectra.judging.verdicts import judged
@@ -122,7 +128,13 @@ def rate_rows(results: Results) -> tuple[RateRow, ...]:
     return tuple(rows)
 
 
-def rate_row(step: int, judge: str, identity: str, verdicts: str, scored: Score) -> RateRow:
+def rate_row(
+    step: int,
+    judge: str,
+    identity: str,
+    verdicts: str,
+    scored: Score,
+) -> RateRow:
     """A score as a row."""
     given = scored if scored.rate is not None else None
     return RateRow(
@@ -176,7 +188,11 @@ def checkpoint_rows(
 def shown_rates(rows: Sequence[RateRow], last: int | None) -> dict[int, RateRow]:
     """Step → the row that a table with one rate shows, of the judge used last among those that judged the answers of the step `last`, under the definition that is shown."""
     judges = [row.verdicts for row in rows if row.step == last] or [row.verdicts for row in rows]
-    return {row.step: row for row in rows if row.verdicts == judges[-1] and row.definition == SHOWN}
+    return {
+        row.step: row
+        for row in rows
+        if row.verdicts == judges[-1] and row.definition == MAIN_DEFINITION
+    }
 
 
 def rate_fields(row: RateRow | None, base: float | None) -> dict[str, Any]:

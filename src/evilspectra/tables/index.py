@@ -149,7 +149,12 @@ def _joined(table: pa.Table, missing: Sequence[tuple[str, Stock]]) -> pa.Table:
     return pa.concat_tables([table, pa.Table.from_pylist(rows, schema=_schema())])
 
 
-def _row(name: str, one: Stock, read_at: int, made: Digest | None) -> dict[str, Any]:
+def _row(
+    name: str,
+    one: Stock,
+    read_at: int,
+    made: Digest | None,
+) -> dict[str, Any]:
     row: dict[str, Any] = {"key": name, "state": one.state, "read_at": read_at, "problem": None}
     try:
         return row | flat(made or digest(one.run))

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from evilspectra.errors import BadInput, listing, near
-from evilspectra.evaluation.run_rates import SHOWN, counting, judge_identity, judges_of
+from evilspectra.evaluation.run_rates import MAIN_DEFINITION, counting, judge_identity, judges_of
 from evilspectra.rates.definitions import Judged, counted_score, misaligned
 from evilspectra.store.records import AnswerRecord, columns
 from evilspectra.store.results import Results, chosen
@@ -297,8 +297,8 @@ def _scores(one: Judged | None) -> dict[str, Any]:
         "aligned_outcome": aligned.outcome if aligned else "missing",
         "coherent": coherent and coherent.score,
         "coherent_outcome": coherent.outcome if coherent else "missing",
-        "counted": counted_score(SHOWN, one) is not None,
-        "misaligned": misaligned(SHOWN, one),
+        "counted": counted_score(MAIN_DEFINITION, one) is not None,
+        "misaligned": misaligned(MAIN_DEFINITION, one),
     }
 
 

@@ -34,7 +34,10 @@ def find_adapters(
 
 
 def _places(
-    name: str, output: str, revision: str | None, local_files_only: bool
+    name: str,
+    output: str,
+    revision: str | None,
+    local_files_only: bool,
 ) -> list[tuple[str, Path, str | None]]:
     """Label, folder, and the name of the file of weights where that was named."""
     if not name or len(name) > 4000 or "\0" in name:

@@ -40,7 +40,7 @@ class Target:
 
     def showing(self, instruments: Mapping[str, Instrument]) -> Target:
         """The same, its results read with these instruments."""
-        return replace(self, results=replace(self.results, asked=instruments))
+        return replace(self, results=replace(self.results, selected=instruments))
 
     @property
     def last(self) -> int:
@@ -103,7 +103,12 @@ def _label(config: Config) -> str:
     return f"{arm(config)}, seed {config.train.seed}"
 
 
-def _find(name: str, output: str, model: ModelConfig | None, base: str | None) -> list[Target]:
+def _find(
+    name: str,
+    output: str,
+    model: ModelConfig | None,
+    base: str | None,
+) -> list[Target]:
     if not name:
         raise BadInput(
             "an empty name is no target: name a run, a folder of runs, an adapter or a model"
@@ -144,7 +149,10 @@ def _find(name: str, output: str, model: ModelConfig | None, base: str | None) -
 
 
 def _adapter_target(
-    folder: Path, output: str, model: ModelConfig | None, base: str | None
+    folder: Path,
+    output: str,
+    model: ModelConfig | None,
+    base: str | None,
 ) -> Target:
     weights = folder / "adapter_model.safetensors"
     if not weights.is_file():

@@ -41,7 +41,12 @@ def locate(config: Config) -> tuple[RunFolder, Base]:
     return folder_of(config, base.sha256, *sha256), base
 
 
-def folder_of(config: Config, base: str, data: str, heldout: str | None = None) -> RunFolder:
+def folder_of(
+    config: Config,
+    base: str,
+    data: str,
+    heldout: str | None = None,
+) -> RunFolder:
     """The run's directory where these are the hashes of its contents."""
     return Store(Path(config.output.folder)).run(config, identity(config, data, base, heldout))
 

@@ -39,7 +39,7 @@ from evilspectra.training.monitor import observe
 
 
 @dataclass
-class Work:
+class TrainingRun:
     """A run under way: `step` optimiser steps are done; records wait here until they are flushed."""
 
     config: Config

@@ -18,7 +18,11 @@ PACKAGES = ("torch", "transformers", "peft", "tokenizers", "safetensors", "numpy
 
 
 def provenance(
-    config: Config, base: Base, data: DataReport, device: str, dtype: str
+    config: Config,
+    base: Base,
+    data: DataReport,
+    device: str,
+    dtype: str,
 ) -> dict[str, Any]:
     """The record of a run's origins, of JSON's types; names no person and no machine."""
     return {

@@ -18,7 +18,7 @@ from evilspectra.model.reuse import Loaded, own_attention, take_off
 from evilspectra.optim.extra import require
 from evilspectra.store.run import RunFolder
 from evilspectra.training.identity import locate
-from evilspectra.training.loop import Work
+from evilspectra.training.loop import TrainingRun
 from evilspectra.training.progress import watching
 from evilspectra.training.provenance import provenance
 from evilspectra.training.signals import stop_signals
@@ -54,7 +54,12 @@ def _is_done(run: RunFolder, config: Config) -> bool:
 
 
 @contextmanager
-def _prepared(config: Config, run: RunFolder, base: Base, loaded: Loaded) -> Iterator[Work]:
+def _prepared(
+    config: Config,
+    run: RunFolder,
+    base: Base,
+    loaded: Loaded,
+) -> Iterator[TrainingRun]:
     """Model and data ready, and the run's directory begun; a refusal leaves no trace in it. At the end the base is given back clean."""
     require(config.optimizer)
     set_up_process(config.train.threads)
@@ -80,12 +85,12 @@ def _prepared(config: Config, run: RunFolder, base: Base, loaded: Loaded) -> Ite
         run.begin(
             config, provenance(config, base, data.report, str(model.device), str(model.dtype))
         )
-        yield Work(config, run, adapted, tokenizer, data, batches)
+        yield TrainingRun(config, run, adapted, tokenizer, data, batches)
     finally:
         take_off(adapted, model, attention)
 
 
-def _follow(work: Work, quiet: bool) -> None:
+def _follow(work: TrainingRun, quiet: bool) -> None:
     """Trains to the end, and records how it ended."""
     settings = work.config.train
     try:
@@ -103,7 +108,7 @@ def _follow(work: Work, quiet: bool) -> None:
         raise
 
 
-def _train(work: Work, quiet: bool) -> None:
+def _train(work: TrainingRun, quiet: bool) -> None:
     config, run, total = work.config, work.run, work.batches.total_steps
 
     def save(folder: Path) -> None:

@@ -232,7 +232,11 @@ def opacity(full: float, otherwise: float) -> Any:
 
 
 def lines(
-    base: alt.Chart, arms: Arms, y: alt.Y, tooltip: list[alt.Tooltip], by: str = "run"
+    base: alt.Chart,
+    arms: Arms,
+    y: alt.Y,
+    tooltip: list[alt.Tooltip],
+    by: str = "run",
 ) -> Any:
     """A line per `by`, dots where the points are few, and wide transparent points that carry the tooltip."""
     x = base.encoding.x["shorthand"].split(":")[0]
@@ -245,7 +249,13 @@ def lines(
     return alt.layer(lines, *([dots] if base.data[x].nunique() <= FEW and not many else []), points)
 
 
-def level(value: float, y: alt.Y, label: str, below: bool = False, at_start: bool = False) -> Any:
+def level(
+    value: float,
+    y: alt.Y,
+    label: str,
+    below: bool = False,
+    at_start: bool = False,
+) -> Any:
     """A dotted line at a height, with its name at one end."""
     base = alt.Chart(
         pd.DataFrame({y["shorthand"].split(":")[0]: [value], "label": [label]})

@@ -154,7 +154,12 @@ def drift_along_loss(tables: Tables) -> Figure | None:
     )
 
 
-def _paths(frame: Frame, tables: Tables, x: alt.X, y: alt.Y) -> Any:
+def _paths(
+    frame: Frame,
+    tables: Tables,
+    x: alt.X,
+    y: alt.Y,
+) -> Any:
     many, colour, order = frame["run"].nunique() > MANY, tables.arms.colour(), alt.Order("step:Q")
     base = alt.Chart(frame).encode(x=x)
     ends = base.transform_filter("datum.last")
@@ -227,7 +232,12 @@ def beside_capability(tables: Tables) -> Figure | None:
     )
 
 
-def _points(frame: Frame, tables: Tables, name: str, form: str) -> Any:
+def _points(
+    frame: Frame,
+    tables: Tables,
+    name: str,
+    form: str,
+) -> Any:
     kinds = np.select(
         [frame["control"].astype(bool), frame["flatness_weight"].astype(float) > 0],
         ["control", "penalty"],

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from evilspectra.evaluation.run_rates import SHOWN, Rated, judge_names
+from evilspectra.evaluation.run_rates import MAIN_DEFINITION, Rated, judge_names
 from evilspectra.judging.inputs import judged_by
 from evilspectra.rates.definitions import DEFINITIONS, MAX_UNSCORED, Definition, Score
 from evilspectra.reporting.comparison import Row, known
@@ -67,7 +67,7 @@ class JudgedTable:
     lines: tuple[Line, ...]
     notes: tuple[str, ...]
     judges: tuple[tuple[str, str], ...]
-    shown: Definition = SHOWN
+    shown: Definition = MAIN_DEFINITION
     ceiling: str = f"{100 * MAX_UNSCORED:g} %"
 
     @property
@@ -97,7 +97,7 @@ def judged_table(rows: Sequence[Row]) -> JudgedTable | None:
             )
             lines.append(_line(label, "", name, one.base or {}))
         lines += [_line(row.label, row.summary.arm, name, one.scores) for row, one in found]
-        scores += [one.shown for _, one in found]
+        scores += [one.main for _, one in found]
     columns = (*((name, name, meaning) for name, meaning in RATES.items()), *MEANS, *COUNTS)
     return JudgedTable(
         columns,
@@ -111,8 +111,13 @@ def _base(row: Row) -> str:
     return str(known(row.provenance, "base_sha256"))
 
 
-def _line(label: str, arm: str, judge: str, scores: Any) -> Line:
-    one: Score = scores[SHOWN]
+def _line(
+    label: str,
+    arm: str,
+    judge: str,
+    scores: Any,
+) -> Line:
+    one: Score = scores[MAIN_DEFINITION]
     cells = [_rate(scores[name]) for name in RATES]
     cells += [
         Cell(NONE, "")

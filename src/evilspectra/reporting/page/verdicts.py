@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from evilspectra.evaluation.run_rates import SHOWN
+from evilspectra.evaluation.run_rates import MAIN_DEFINITION
 from evilspectra.judging.judge import Key
 from evilspectra.judging.verdicts import key, verdict_records
 from evilspectra.rates.definitions import Judged, misaligned
@@ -43,7 +43,7 @@ class Metric:
 
 @dataclass(frozen=True)
 class Spoken:
-    """A judge's verdicts on an answer. `misaligned`: whether it counts so under SHOWN."""
+    """A judge's verdicts on an answer. `misaligned`: whether it counts so under MAIN_DEFINITION."""
 
     judge: str
     metrics: tuple[Metric, ...]
@@ -63,7 +63,7 @@ def spoken(
                 metrics[one.metric] = one
         for place, metrics in records.items():
             bad = misaligned(
-                SHOWN,
+                MAIN_DEFINITION,
                 Judged(
                     place[0], _reading(metrics.get("aligned")), _reading(metrics.get("coherent"))
                 ),

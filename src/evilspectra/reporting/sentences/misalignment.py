@@ -11,7 +11,7 @@ import re
 from collections.abc import Sequence
 from itertools import combinations
 
-from evilspectra.evaluation.run_rates import SHOWN, Rated, apart, judge_names
+from evilspectra.evaluation.run_rates import MAIN_DEFINITION, Rated, apart, judge_names
 from evilspectra.intervals import Interval
 from evilspectra.rates.definitions import Score
 from evilspectra.reporting.comparison import Row
@@ -61,7 +61,7 @@ def _rated_arms(found: Sequence[tuple[Row, Rated]]) -> _Arms:
     """Arm → its runs that have a rate, the arm with the highest rate first."""
     arms: _Arms = {}
     for row, one in found:
-        if one.shown.rate is not None:
+        if one.main.rate is not None:
             arms.setdefault(row.summary.arm, []).append((row, one))
     return dict(sorted(arms.items(), key=lambda item: -_highest(item[1])))
 
@@ -69,9 +69,9 @@ def _rated_arms(found: Sequence[tuple[Row, Rated]]) -> _Arms:
 def _amounts(name: str, found: Sequence[tuple[Row, Rated]], arms: _Arms) -> str:
     """The arms' rates and the base's, and for which runs none is given."""
     held = [
-        f"{row.name}: {in_words(one.shown.withheld or '')}"
+        f"{row.name}: {in_words(one.main.withheld or '')}"
         for row, one in found
-        if one.shown.rate is None
+        if one.main.rate is None
     ]
     reasons = "; ".join(held[:MOST]) + (
         f"; and {len(held) - MOST} more" if len(held) > MOST else ""
@@ -79,9 +79,9 @@ def _amounts(name: str, found: Sequence[tuple[Row, Rated]], arms: _Arms) -> str:
     if not arms:
         return f"Judged by {name}, no misalignment rate is given ({reasons})."
     bases = {
-        percent(one.base[SHOWN])
+        percent(one.base[MAIN_DEFINITION])
         for _, one in found
-        if one.base and one.base[SHOWN].rate is not None
+        if one.base and one.base[MAIN_DEFINITION].rate is not None
     }
     base = f"; the base’s is {bases.pop()}" if len(bases) == 1 else ""
     withheld = (
@@ -89,14 +89,16 @@ def _amounts(name: str, found: Sequence[tuple[Row, Rated]], arms: _Arms) -> str:
         if held
         else ""
     )
-    return f"The misalignment rate (definition {SHOWN}, judged by {name}) is {enumerated([_amount(arm, runs) for arm, runs in arms.items()])}{base}.{withheld}"
+    return f"The misalignment rate (definition {MAIN_DEFINITION}, judged by {name}) is {enumerated([_amount(arm, runs) for arm, runs in arms.items()])}{base}.{withheld}"
 
 
 def _against_base(arms: _Arms) -> str:
     """For which arms a rate above or below the base's is shown, and for which none."""
     kinds: dict[str, list[str]] = {"higher": [], "lower": [], "none": [], "unknown": []}
     for arm, runs in arms.items():
-        with_base = [one for _, one in runs if one.base and one.base[SHOWN].rate is not None]
+        with_base = [
+            one for _, one in runs if one.base and one.base[MAIN_DEFINITION].rate is not None
+        ]
         ways = {_way(one) for one in with_base}
         kind = "unknown" if len(with_base) < len(runs) else ways.pop() if len(ways) == 1 else "none"
         kinds[kind].append(arm + _difference(runs) if kind != "unknown" else arm)
@@ -115,10 +117,10 @@ def _against_base(arms: _Arms) -> str:
 
 
 def _way(one: Rated) -> str:
-    before = one.base[SHOWN].rate if one.base else None
-    if not one.differs() or before is None or one.shown.rate is None:
+    before = one.base[MAIN_DEFINITION].rate if one.base else None
+    if not one.differs() or before is None or one.main.rate is None:
         return "none"
-    return "higher" if one.shown.rate > before else "lower"
+    return "higher" if one.main.rate > before else "lower"
 
 
 def _difference(runs: Sequence[tuple[Row, Rated]]) -> str:
@@ -159,13 +161,13 @@ def _between(arms: _Arms) -> list[str]:
 
 
 def _clear(one: Rated, other: Rated) -> bool:
-    a, b = one.shown.interval, other.shown.interval
+    a, b = one.main.interval, other.main.interval
     return a is not None and b is not None and apart(a, b)
 
 
 def _caveats(arms: _Arms) -> list[str]:
     warnings = dict.fromkeys(
-        text for runs in arms.values() for _, one in runs for text in one.shown.warnings
+        text for runs in arms.values() for _, one in runs for text in one.main.warnings
     )
     return [
         "Intervals are over the questions for one adapter, not over seeds.",
@@ -211,13 +213,13 @@ def _points(change: Interval) -> str:
 
 def _amount(arm: str, runs: Sequence[tuple[Row, Rated]]) -> str:
     """An arm with its rate: a single run's with its interval, several runs' one by one, many as their range."""
-    values = [100 * one.shown.rate for _, one in runs if one.shown.rate is not None]
+    values = [100 * one.main.rate for _, one in runs if one.main.rate is not None]
     if len(values) == 1:
-        return f"{percent(runs[0][1].shown)} for {arm}"
+        return f"{percent(runs[0][1].main)} for {arm}"
     if len(values) <= FEW_RUNS:
         return f"{enumerated([f'{value:.1f} %' for value in values])} for the runs of {arm}"
     return f"{min(values):.1f} to {max(values):.1f} % in {len(values)} runs of {arm}"
 
 
 def _highest(runs: Sequence[tuple[Row, Rated]]) -> float:
-    return max((one.shown.rate or 0.0 for _, one in runs), default=0.0)
+    return max((one.main.rate or 0.0 for _, one in runs), default=0.0)
