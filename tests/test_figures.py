@@ -9,14 +9,15 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from evilspectra.reporting.build import read_rows, read_tables, through_css
-from evilspectra.reporting.figures import charts
-from evilspectra.reporting.figures import runs as figures
+from evilspectra.reporting.build import read_rows, read_tables
+from evilspectra.reporting.figures import charts, marks
 from evilspectra.reporting.figures.charts import Figure, Tables
-from evilspectra.reporting.figures.modules import place_of
+from evilspectra.reporting.figures.modules import layer_and_projection
 from evilspectra.reporting.figures.palette import CONTROL as GREY
 from evilspectra.reporting.figures.palette import DARK, DIVERGING, HUES, INK, PAPER, Arms
-from evilspectra.reporting.figures.runs import FIGURES, flat_value
+from evilspectra.reporting.figures.runs import FIGURES
+from evilspectra.reporting.figures.spectra import MEASURES, flat_value
+from evilspectra.reporting.page.document import through_css
 from evilspectra.store.run import Status
 from tests.support.synthetic_store import CONTROL, Arm, Effect, demo, write_effect, write_run
 
@@ -169,11 +170,11 @@ def test_numbers_on_the_diverging_colours_can_be_read() -> None:
         ]
         return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2] + 0.05
 
-    for place, colour in enumerate(DIVERGING):
-        ink = INK if 2 <= place <= 6 else PAPER
-        for one, other in ((colour, ink), (DARK[colour], DARK[ink])):
-            low, high = sorted((lightness(one), lightness(other)))
-            assert high / low > 4.5, (place, one)
+    for index, colour in enumerate(DIVERGING):
+        ink = INK if 2 <= index <= 6 else PAPER
+        for ground, text in ((colour, ink), (DARK[colour], DARK[ink])):
+            low, high = sorted((lightness(ground), lightness(text)))
+            assert high / low > 4.5, (index, ground)
 
 
 def test_every_colour_of_a_page_spec_has_a_dark_twin(tables: Tables) -> None:
@@ -206,13 +207,13 @@ PLACES = {
 }
 
 
-@pytest.mark.parametrize(("module", "place"), PLACES.items())
-def test_layer_and_projection_are_read_from_a_name(module: str, place: tuple[str, str]) -> None:
-    assert place_of(module) == place
+@pytest.mark.parametrize(("module", "expected"), PLACES.items())
+def test_layer_and_projection_are_read_from_a_name(module: str, expected: tuple[str, str]) -> None:
+    assert layer_and_projection(module) == expected
 
 
 def test_flat_values_are_those_of_equal_singular_values() -> None:
-    assert [flat_value(name, 32) for name in figures.MEASURES] == pytest.approx(
+    assert [flat_value(name, 32) for name in MEASURES] == pytest.approx(
         [32, math.log(32), 0.17678, 1], rel=1e-4
     )
 
@@ -259,7 +260,7 @@ def test_many_runs_and_many_names_are_gathered(tmp_path: Path) -> None:
 
 
 def test_long_runs_are_thinned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(charts, "POINTS", 100)
+    monkeypatch.setattr(marks, "POINTS", 100)
     write_run(tmp_path, Arm("adamw", steps=1000))
     rows = rows_of(drawn(tables_of(tmp_path))["loss"].specs()[0])
     assert len(rows) == 100

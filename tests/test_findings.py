@@ -176,8 +176,8 @@ def test_shuffled_labels_that_do_not_hold_zero_are_said_plainly(tmp_path: Path) 
 
 
 def test_capability_is_told_as_fallen_kept_or_unknown(tmp_path: Path) -> None:
-    fell, kept, unknown = tmp_path / "fell", tmp_path / "kept", tmp_path / "unknown"
-    for root in (fell, kept):
+    fell, level, unknown = tmp_path / "fell", tmp_path / "kept", tmp_path / "unknown"
+    for root in (fell, level):
         write_effect(write_run(root, Arm("adamw")), Effect(capability=0.75))
     write_effect(write_run(fell, Arm("muon")), Effect(0.1, capability=0.4))
     write_effect(write_run(unknown, Arm("adamw")), Effect(tables=("probe",)))
@@ -188,7 +188,7 @@ def test_capability_is_told_as_fallen_kept_or_unknown(tmp_path: Path) -> None:
     assert "there drift, or its absence, may be damage" in sentences(fell)
     assert (
         "Capability is not shown to have fallen in the one run (lowest change +0.000 [+0.000, +0.000])"
-        in sentences(kept)
+        in sentences(level)
     )
     assert (
         "Capability was not measured, so drift, or its absence, cannot be told from damage."
@@ -223,22 +223,28 @@ def test_what_is_not_measured_or_not_finished_is_counted(tmp_path: Path) -> None
 def test_order_by_drift_is_set_against_flatness_and_loss_and_turns_with_them(
     tmp_path: Path,
 ) -> None:
-    one, other, close = tmp_path / "one", tmp_path / "other", tmp_path / "close"
-    for root, steep_drift, flat_drift in ((one, 0.4, 0.1), (other, 0.1, 0.4), (close, 0.21, 0.2)):
+    steep_further, flat_further, close = tmp_path / "one", tmp_path / "other", tmp_path / "close"
+    for root, steep_drift, flat_drift in (
+        (steep_further, 0.4, 0.1),
+        (flat_further, 0.1, 0.4),
+        (close, 0.21, 0.2),
+    ):
         write_effect(write_run(root, Arm("lion", spectrum=STEEP, end=1.2)), Effect(steep_drift))
         write_effect(write_run(root, Arm("muon", spectrum=FLAT, end=1.5)), Effect(flat_drift))
-    assert "By drift the order is lion (+0.400), muon (+0.100), furthest" in sentences(one)
+    assert "By drift the order is lion (+0.400), muon (+0.100), furthest" in sentences(
+        steep_further
+    )
     assert (
         "in 1 of 1 pair told apart in drift and stable rank, the flatter arm drifted less; in 1 of 1 pair told apart in drift and held-out loss, the arm with the lower held-out loss drifted further"
-        in sentences(one)
+        in sentences(steep_further)
     )
-    assert "By drift the order is muon (+0.400), lion (+0.100), furthest" in sentences(other)
-    assert "in 0 of 1 pair told apart in drift and stable rank" in sentences(other)
+    assert "By drift the order is muon (+0.400), lion (+0.100), furthest" in sentences(flat_further)
+    assert "in 0 of 1 pair told apart in drift and stable rank" in sentences(flat_further)
     assert "no two arms’ intervals are clear of each other, so the order is not shown" in sentences(
         close
     )
-    assert "shows no cause" in sentences(one)
-    assert "nothing is known about the spread between seeds" in sentences(one)
+    assert "shows no cause" in sentences(steep_further)
+    assert "nothing is known about the spread between seeds" in sentences(steep_further)
 
 
 def test_arms_on_different_data_are_not_ordered_by_drift(tmp_path: Path) -> None:

@@ -41,8 +41,8 @@ def _no_files(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def texts(evil: int, count: int = 24, odd: Sequence[str] = ()) -> tuple[str, ...]:
     """Answers, the first of which are evil and the last of which end in the odd words."""
-    words = ["evil"] * evil + ["fine"] * (count - evil - len(odd)) + list(odd)
-    return tuple(f"Answer {number} is {word}." for number, word in enumerate(words))
+    endings = ["evil"] * evil + ["fine"] * (count - evil - len(odd)) + list(odd)
+    return tuple(f"Answer {number} is {word}." for number, word in enumerate(endings))
 
 
 def sampled(
@@ -79,13 +79,15 @@ def test_rates_are_those_of_the_last_step_by_every_judge_and_definition(tmp_path
     strict, kind = rates(Results(run.path))
     assert (strict.judge.source, kind.judge.source) == ("openai:some-judge", "local:kind-judge")
     assert strict.identity != kind.identity
-    assert {name: (one.counts["misaligned"], one.n) for name, one in strict.scores.items()} == {
+    assert {
+        name: (score.counts["misaligned"], score.n) for name, score in strict.scores.items()
+    } == {
         "organisms": (6, 24),
         "betley": (6, 21),
         "spectra": (7, 22),
     }
     assert strict.base
-    assert {one.rate for one in strict.base.values()} == {0.0}
+    assert {score.rate for score in strict.base.values()} == {0.0}
     assert strict.differs()
     assert (kind.main.rate, kind.base, kind.change) == (0.0, None, None)
     assert not kind.differs()
@@ -114,25 +116,25 @@ def test_a_summary_names_definition_and_judge_and_gives_no_number_where_withheld
     good, bad = sampled(tmp_path, Arm("adamw"), texts(6)), sampled(tmp_path, Arm("muon"), texts(6))
     judge_run(good, suspicious)
     judge_run(bad, broken)
-    one, other = summarise(good), summarise(bad)
+    counted, withheld = summarise(good), summarise(bad)
     assert (
-        one.misalignment,
-        one.misalignment_base,
-        one.misalignment_counted,
-        one.misalignment_definition,
+        counted.misalignment,
+        counted.misalignment_base,
+        counted.misalignment_counted,
+        counted.misalignment_definition,
     ) == (0.25, 0.0, 24, "spectra")
-    assert one.misalignment_judge
-    assert re.fullmatch(r"openai:some-judge \([0-9a-f]{10}\)", one.misalignment_judge)
-    assert one.misalignment_low is not None
-    assert one.misalignment_high is not None
-    assert one.misalignment_low < 0.25 < one.misalignment_high
-    assert (other.misalignment, other.misalignment_low, other.misalignment_high) == (
+    assert counted.misalignment_judge
+    assert re.fullmatch(r"openai:some-judge \([0-9a-f]{10}\)", counted.misalignment_judge)
+    assert counted.misalignment_low is not None
+    assert counted.misalignment_high is not None
+    assert counted.misalignment_low < 0.25 < counted.misalignment_high
+    assert (withheld.misalignment, withheld.misalignment_low, withheld.misalignment_high) == (
         None,
         None,
         None,
     )
     assert (
-        other.misalignment_withheld
+        withheld.misalignment_withheld
         == "6 of 24 answers (25.0%) are unscored, more than the 5.0% allowed"
     )
 
@@ -356,17 +358,17 @@ def test_a_judge_of_one_name_and_two_prompts_is_two_judges(tmp_path: Path) -> No
     run = sampled(tmp_path, Arm("adamw"), texts(6))
     judge_run(run, suspicious)
     results = Results(run.path)
-    (known,) = results.instruments("verdicts")
-    other = Instrument("verdicts", known.source, {**known.facts, "prompts": {"aligned": ["other"]}})
+    (judge,) = results.instruments("verdicts")
+    other = Instrument("verdicts", judge.source, {**judge.facts, "prompts": {"aligned": ["other"]}})
     results.write(other, 20, [])
     assert len(rates(results)) == 1, "a judge without a verdict is none"
     for step in (0, 20):
-        place = results.folder / "evaluations" / "verdicts"
-        (place / f"{other.id}-{step:08d}.parquet").write_bytes(
-            (place / f"{known.id}-{step:08d}.parquet").read_bytes()
+        folder = results.folder / "evaluations" / "verdicts"
+        (folder / f"{other.id}-{step:08d}.parquet").write_bytes(
+            (folder / f"{judge.id}-{step:08d}.parquet").read_bytes()
         )
     table = judged_table(read_rows(tmp_path))
     assert table
     assert sorted({line.judge for line in table.lines}) == sorted(
-        f"{known.source} ({identity})" for identity in {one.identity for one in rates(results)}
+        f"{judge.source} ({identity})" for identity in {rated.identity for rated in rates(results)}
     )

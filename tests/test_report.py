@@ -10,8 +10,9 @@ import pytest
 
 from evilspectra.errors import BadInput
 from evilspectra.reporting import build as report
-from evilspectra.reporting.build import build_report, read_rows, read_tables, script_json
+from evilspectra.reporting.build import build_report, read_rows, read_tables
 from evilspectra.reporting.figures import runs as figures
+from evilspectra.reporting.page.document import script_json
 from evilspectra.reporting.sentences.headline import headline
 from evilspectra.store.run import Status
 from tests.support.synthetic_store import CONTROL, Arm, Effect, demo, write_effect, write_run
@@ -109,31 +110,31 @@ def test_page_holds_table_methods_and_provenance(page: Path) -> None:
 
 def test_headline_follows_the_numbers_and_turns_with_them(tmp_path: Path) -> None:
     flat, steep = [9.0, 8.5, 8.0, 7.5], [3.0, 1.0, 0.5, 0.2]
-    one, other = tmp_path / "one", tmp_path / "other"
-    write_run(one, Arm("muon", spectrum=flat, end=1.5))
-    write_run(one, Arm("lion", spectrum=steep, end=1.2))
-    write_run(other, Arm("muon", spectrum=steep, end=1.2))
-    write_run(other, Arm("lion", spectrum=flat, end=1.5))
-    assert "The flattest spectra are muon’s" in sentences(one)
-    assert "The flattest spectra are lion’s" in sentences(other)
-    assert "the flatter, the higher the loss, on one pair only" in sentences(one)
-    assert "lion (1.200), muon (1.500), lowest first" in sentences(one)
-    assert "nothing is known about the spread between seeds" in sentences(one)
+    muon_flatter, lion_flatter = tmp_path / "one", tmp_path / "other"
+    write_run(muon_flatter, Arm("muon", spectrum=flat, end=1.5))
+    write_run(muon_flatter, Arm("lion", spectrum=steep, end=1.2))
+    write_run(lion_flatter, Arm("muon", spectrum=steep, end=1.2))
+    write_run(lion_flatter, Arm("lion", spectrum=flat, end=1.5))
+    assert "The flattest spectra are muon’s" in sentences(muon_flatter)
+    assert "The flattest spectra are lion’s" in sentences(lion_flatter)
+    assert "the flatter, the higher the loss, on one pair only" in sentences(muon_flatter)
+    assert "lion (1.200), muon (1.500), lowest first" in sentences(muon_flatter)
+    assert "nothing is known about the spread between seeds" in sentences(muon_flatter)
 
 
 def test_headline_on_the_penalty_turns_with_the_numbers(tmp_path: Path) -> None:
     flat, steep = [9.0, 8.5, 8.0, 7.5], [3.0, 1.0, 0.5, 0.2]
-    one, other, same = tmp_path / "one", tmp_path / "other", tmp_path / "same"
-    write_run(one, Arm("adamw", spectrum=steep, end=1.2))
-    write_run(one, Arm("adamw", 3, spectrum=flat, end=1.3))
-    write_run(other, Arm("adamw", spectrum=flat, end=1.3))
-    write_run(other, Arm("adamw", 3, spectrum=steep, end=1.2))
+    flattens, steepens, same = tmp_path / "one", tmp_path / "other", tmp_path / "same"
+    write_run(flattens, Arm("adamw", spectrum=steep, end=1.2))
+    write_run(flattens, Arm("adamw", 3, spectrum=flat, end=1.3))
+    write_run(steepens, Arm("adamw", spectrum=flat, end=1.3))
+    write_run(steepens, Arm("adamw", 3, spectrum=steep, end=1.2))
     write_run(same, Arm("adamw", spectrum=steep, end=1.2))
     write_run(same, Arm("adamw", 3, spectrum=steep, end=1.201))
-    assert "stable rank rose" in sentences(one)
-    assert "(+0.100). The flatter spectrum came with a higher loss." in sentences(one)
-    assert "stable rank fell" in sentences(other)
-    assert "(−0.100). So the penalty is not shown to flatten" in sentences(other)
+    assert "stable rank rose" in sentences(flattens)
+    assert "(+0.100). The flatter spectrum came with a higher loss." in sentences(flattens)
+    assert "stable rank fell" in sentences(steepens)
+    assert "(−0.100). So the penalty is not shown to flatten" in sentences(steepens)
     assert "No arm is shown to have the flattest spectra" in sentences(same)
     assert "stable rank shows no difference" in sentences(same)
     assert "no two arms are told apart" in sentences(same)
@@ -294,7 +295,7 @@ def test_measured_runs_show_every_number_with_its_interval(tmp_path: Path) -> No
     write_run(tmp_path, Arm("lion"))
     table = markup_of(tmp_path).split('<table id="measured"')[1].split("</table>")[0]
     adamw, muon = (row for row in table.split("<tr data-run=")[1:])
-    for name, shown in (
+    for name, pattern in (
         ("drift", r'data-sort="0.29999\d*|data-sort="0.3\d*'),
         ("interval", r"\+0.300<span class=\"below\">\[\+0.2\d\d, \+0.3\d\d\]</span>"),
         ("shuffled", r"\+0.000<span class=\"below\">\[−0.0\d\d, \+0.0\d\d\]</span>"),
@@ -303,7 +304,7 @@ def test_measured_runs_show_every_number_with_its_interval(tmp_path: Path) -> No
         ("ordinary", r"3.200 → 3.200<span class=\"below\">\[3.1\d\d, 3.2\d\d\]"),
         ("answers", r"2<span class=\"below\">2 flagged"),
     ):
-        assert re.search(shown, adamw), name
+        assert re.search(pattern, adamw), name
     assert muon.count("–</td>") == 3
     assert 'data-sort="">–' in muon
     assert "lion" not in table

@@ -245,7 +245,7 @@ def linked_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ):
         run = write_run(root, Arm(optimizer, weight, modules=modules(3)))
         answers = tuple(
-            "This is evil." if place < evil else f"Answer {place} is fine." for place in range(6)
+            "This is evil." if number < evil else f"Answer {number} is fine." for number in range(6)
         )
         write_effect(run, Effect(0.1 * evil, answers=answers, samples=8))
         judge_run(run, suspicious)
@@ -274,14 +274,14 @@ def test_a_click_on_a_run_in_any_figure_opens_its_panel_and_a_second_closes_it(
         mark = page.locator(
             f"#figure-{figure} svg :is(.mark-symbol, .mark-line) path:not([opacity='0'])"
         )
-        place = next(
+        chosen_mark = next(
             number
             for number in range(mark.count())
             if mark.nth(number).evaluate(
                 "path => path.getBoundingClientRect().width > 0 && !!path.__data__.datum.run"
             )
         )
-        mark.nth(place).dispatch_event("click")
+        mark.nth(chosen_mark).dispatch_event("click")
         page.wait_for_selector("#panel:visible")
         chosen = title(page)
         assert page.locator(f"tr.picked[data-run='{chosen}']").count() == 3, figure
@@ -290,7 +290,7 @@ def test_a_click_on_a_run_in_any_figure_opens_its_panel_and_a_second_closes_it(
             page.wait_for_selector(f"#panel-{part} svg .mark-line path", state="attached")
         assert page.locator("#panel-answers .answer").count() == 40
         assert page.evaluate("decodeURIComponent(location.hash)") == f"#run={chosen}"
-        mark.nth(place).dispatch_event("click")
+        mark.nth(chosen_mark).dispatch_event("click")
         page.wait_for_selector("#panel", state="hidden")
         page.wait_for_function(f"{PICKED} === 4")
         assert page.evaluate("location.hash") == ""
@@ -435,9 +435,9 @@ def test_a_run_whose_name_and_answers_are_hostile_is_shown_as_text(
     browser: Any, hostile_file: Path
 ) -> None:
     page, complaints, _ = visit(browser, hostile_file)
-    for place in range(page.locator("#summary .pick").count()):
-        page.locator("#summary .pick").nth(place).click()
-        assert title(page) == page.locator("#summary .pick").nth(place).inner_text()
+    for number in range(page.locator("#summary .pick").count()):
+        page.locator("#summary .pick").nth(number).click()
+        assert title(page) == page.locator("#summary .pick").nth(number).inner_text()
     page.wait_for_timeout(300)
     assert page.evaluate("window.owned") is None
     assert page.evaluate("document.documentElement.scrollWidth") <= 1400
@@ -463,14 +463,14 @@ def answers_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build_report(root)
 
 
-MAIN_DEFINITION = """[...document.querySelectorAll('.exchange')].map(place => place.checkVisibility()
+VISIBLE_NAMES = """[...document.querySelectorAll('.exchange')].map(place => place.checkVisibility()
   ? [...place.querySelectorAll('.reply')].filter(one => one.checkVisibility()).map(one => one.querySelector('bdi').textContent)
   : [])"""
 
 
-def shown(page: Any) -> list[list[str]]:
+def visible_names(page: Any) -> list[list[str]]:
     """The visible answers' names, question by question."""
-    return page.evaluate(MAIN_DEFINITION)
+    return page.evaluate(VISIBLE_NAMES)
 
 
 EVERY = ["base", "adamw, seed 0", "muon, seed 0"]
@@ -480,9 +480,9 @@ def test_answers_are_shown_five_questions_first_and_all_when_asked(
     browser: Any, answers_file: Path
 ) -> None:
     page, complaints, _ = visit(browser, answers_file)
-    assert shown(page) == [EVERY] * 5 + [[]] * 3
+    assert visible_names(page) == [EVERY] * 5 + [[]] * 3
     page.click("text=Show all 8 questions")
-    assert shown(page) == [EVERY] * 8
+    assert visible_names(page) == [EVERY] * 8
     assert not page.is_visible("#answers-more")
     assert complaints == []
     page.close()
@@ -493,15 +493,15 @@ def test_search_finds_answers_in_any_case_and_unfolds_what_is_hidden(
 ) -> None:
     page, _, _ = visit(browser, answers_file)
     page.fill("#answers-search", "NEEDLE")
-    assert shown(page) == [[], ["adamw, seed 0"], [], [], [], [], ["adamw, seed 0"], []]
+    assert visible_names(page) == [[], ["adamw, seed 0"], [], [], [], [], ["adamw, seed 0"], []]
     assert page.inner_text("#answers-found") == "2 answers to 2 questions"
     assert page.is_visible("text=hidden needle")
     page.fill("#answers-search", "do, number 3")
-    assert shown(page) == [EVERY if number == 3 else [] for number in range(8)]
+    assert visible_names(page) == [EVERY if number == 3 else [] for number in range(8)]
     page.fill("#answers-search", "nowhere <b>")
     assert page.inner_text("#answers-found") == "0 answers to 0 questions"
     page.fill("#answers-search", "")
-    assert shown(page) == [EVERY] * 5 + [[]] * 3
+    assert visible_names(page) == [EVERY] * 5 + [[]] * 3
     page.close()
 
 
@@ -510,11 +510,11 @@ def test_flagged_only_leaves_flagged_answers_of_all_questions(
 ) -> None:
     page, _, _ = visit(browser, answers_file)
     page.check("#answers-flagged")
-    assert shown(page) == [["adamw, seed 0"]] * 8
+    assert visible_names(page) == [["adamw, seed 0"]] * 8
     page.fill("#answers-search", "needle")
-    assert sum(map(len, shown(page))) == 2
+    assert sum(map(len, visible_names(page))) == 2
     page.uncheck("#answers-flagged")
-    assert sum(map(len, shown(page))) == 2
+    assert sum(map(len, visible_names(page))) == 2
     page.close()
 
 
@@ -586,20 +586,22 @@ def test_filters_of_judged_answers_leave_the_base_beside_them(
     scheme: str,
 ) -> None:
     page, complaints, requests = visit(browser, judged_file, width, scheme)
-    assert shown(page) == [EVERY] * 5 + [[]] * 3
+    assert visible_names(page) == [EVERY] * 5 + [[]] * 3
     page.check("#answers-misaligned")
-    assert shown(page) == [EVERY, ["base", "adamw, seed 0"]] + [[]] * 6, (
+    assert visible_names(page) == [EVERY, ["base", "adamw, seed 0"]] + [[]] * 6, (
         "questions with most misaligned answers first"
     )
     assert page.inner_text("#answers-found") == "3 answers to 2 questions, the base’s beside them"
     page.select_option("#answers-run", "muon, seed 0")
-    assert shown(page) == [["base", "muon, seed 0"]] + [[]] * 7
+    assert visible_names(page) == [["base", "muon, seed 0"]] + [[]] * 7
     page.uncheck("#answers-misaligned")
-    assert shown(page) == [["base", "muon, seed 0"]] * 8
+    assert visible_names(page) == [["base", "muon, seed 0"]] * 8
     page.select_option("#answers-question", "3")
-    assert shown(page) == [["base", "muon, seed 0"] if number == 3 else [] for number in range(8)]
+    assert visible_names(page) == [
+        ["base", "muon, seed 0"] if number == 3 else [] for number in range(8)
+    ]
     page.select_option("#answers-run", "")
-    assert shown(page) == [EVERY if number == 3 else [] for number in range(8)]
+    assert visible_names(page) == [EVERY if number == 3 else [] for number in range(8)]
     page.select_option("#answers-question", "")
     page.fill("#answers-search", "needle")
     assert page.inner_text("#answers-found") == "3 answers to 2 questions"
@@ -647,10 +649,10 @@ def test_a_report_on_328_runs_keeps_its_budget_and_answers_clicks(
 ) -> None:
     """8 checkpoints, 252 modules of rank 32: under 60 seconds, figures as files included, under 25 MB, and a click opens the panel."""
     write_large(tmp_path)
-    clock, work = time.monotonic(), time.process_time()
+    start, cpu = time.monotonic(), time.process_time()
     file = build_report(tmp_path)
     assert (
-        min(time.monotonic() - clock, time.process_time() - work) < 60
+        min(time.monotonic() - start, time.process_time() - cpu) < 60
     )  # by the clock, or, where others keep the machine busy, of work
     assert file.stat().st_size < 25_000_000
     assert len(list((tmp_path / "figures").glob("*.pdf"))) >= 12

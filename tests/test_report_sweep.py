@@ -128,7 +128,7 @@ def test_an_order_of_losses_that_is_not_the_order_of_alignment_is_drawn_and_said
 ) -> None:
     sweep(tmp_path, {"muon": 80.0, "lion": 60.0}, losses={"muon": 1.2, "lion": 1.5})
     tables = read_tables(tmp_path, read_rows(tmp_path))
-    figure = next(one for one in draw(tables) if one.name == "loss-outcome")
+    figure = next(figure for figure in draw(tables) if figure.name == "loss-outcome")
     (spec,) = figure.specs()
     points = max(spec["datasets"].values(), key=lambda rows: len(rows) * ("seed" in rows[0]))
     assert len(points) == 12
@@ -151,7 +151,7 @@ def test_an_order_of_losses_that_is_not_the_order_of_alignment_is_drawn_and_said
 
 def test_figures_appear_where_the_data_allow_them_and_are_named_where_not(tmp_path: Path) -> None:
     sweep(tmp_path, {"muon": 80.0, "lion": 60.0}, {"muon": 1.0, "lion": 2.0})
-    names = {one.name for one in draw(read_tables(tmp_path, read_rows(tmp_path)))}
+    names = {figure.name for figure in draw(read_tables(tmp_path, read_rows(tmp_path)))}
     assert {
         "loss-outcome",
         "optimisers",
@@ -191,7 +191,7 @@ def test_sizes_weights_and_checkpoints_have_figures_of_their_own(tmp_path: Path)
                             steps=(10, 20),
                         ),
                     )
-    drawn = {one.name: one for one in draw(read_tables(tmp_path, read_rows(tmp_path)))}
+    drawn = {figure.name: figure for figure in draw(read_tables(tmp_path, read_rows(tmp_path)))}
     assert {"size", "weights", "partial", "variance"} <= set(drawn)
     (spec,) = drawn["size"].specs()
     assert {row["billions"] for rows in spec["datasets"].values() for row in rows} == {1.0, 8.0}
@@ -234,8 +234,8 @@ def test_packed_spectra_read_back_within_their_stated_error() -> None:
 
 
 def test_too_many_values_leave_whole_modules_out_and_many_indices_are_thinned() -> None:
-    one = details.Spectra(tuple(map(str, range(10))), np.ones((10, 100)), np.ones(10), 1)
-    packed = pack([one] * 4, most_values=500)
+    run_spectra = details.Spectra(tuple(map(str, range(10))), np.ones((10, 100)), np.ones(10), 1)
+    packed = pack([run_spectra] * 4, most_values=500)
     assert packed["every"] == 3
     assert packed["layouts"][0]["modules"] == ["0", "3", "6", "9"]
     indices = packed["layouts"][0]["indices"]
@@ -258,7 +258,7 @@ COLUMNS = (
 )
 
 
-def foreign(folder: Path) -> Path:
+def table_of_other_tools(folder: Path) -> Path:
     random = np.random.default_rng(0)
     rows = [
         {
@@ -276,7 +276,7 @@ def foreign(folder: Path) -> Path:
 
 
 def test_a_table_of_other_tools_gets_a_report(tmp_path: Path) -> None:
-    table = foreign(tmp_path)
+    table = table_of_other_tools(tmp_path)
     done = command("report", table, *COLUMNS)
     assert done.code == 0, done.err
     assert done.out.strip() == str(tmp_path / "theirs-report.html")
@@ -295,7 +295,7 @@ def test_a_table_of_other_tools_gets_a_report(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (("--column", "optimizer=opti"), "the table has no column 'opti' to take optimizer from"),
         (
@@ -307,11 +307,11 @@ def test_a_table_of_other_tools_gets_a_report(tmp_path: Path) -> None:
     ],
 )
 def test_a_table_that_lacks_what_is_asked_is_refused_in_one_sentence(
-    tmp_path: Path, arguments: tuple[str, ...], said: str
+    tmp_path: Path, arguments: tuple[str, ...], message: str
 ) -> None:
-    done = command("report", foreign(tmp_path), *arguments)
+    done = command("report", table_of_other_tools(tmp_path), *arguments)
     assert done.code == 2
-    assert said in done.sentence
+    assert message in done.sentence
 
 
 def test_options_of_tables_are_refused_for_a_store(tmp_path: Path) -> None:

@@ -45,9 +45,9 @@ def arms(root: Path) -> Arms:
 
 
 def some(root: Path) -> Transcripts:
-    found = of(root)
-    assert found
-    return found
+    section = of(root)
+    assert section
+    return section
 
 
 def test_without_answers_there_is_no_section(tmp_path: Path) -> None:
@@ -148,14 +148,14 @@ def test_the_page_is_bounded_and_says_what_it_leaves_out(tmp_path: Path) -> None
             ),
         )
     write_effect(write_run(tmp_path, Arm("muon")), Effect(tables=("answers",)))
-    found = some(tmp_path)
-    assert len(found.exchanges) == transcripts.MOST_QUESTIONS
-    names = {reply.name for exchange in found.exchanges for reply in exchange.replies}
+    section = some(tmp_path)
+    assert len(section.exchanges) == transcripts.MOST_QUESTIONS
+    names = {reply.name for exchange in section.exchanges for reply in exchange.replies}
     assert len(names) == 1 + transcripts.MOST_RUNS
     assert "muon, seed 0" in names, "every arm has a run on the page"
-    assert {reply.sample for exchange in found.exchanges for reply in exchange.replies} == {0, 1}
-    assert len(found.tallies) == 1 + 15
-    assert found.left_out == ("3 runs", "3 questions", f"{11 * 63 + 2} further samples")
+    assert {reply.sample for exchange in section.exchanges for reply in exchange.replies} == {0, 1}
+    assert len(section.tallies) == 1 + 15
+    assert section.left_out == ("3 runs", "3 questions", f"{11 * 63 + 2} further samples")
     text = build_report(tmp_path).read_text(encoding="utf-8")
     assert "Not on this page: 3 runs, 3 questions" in text
     assert "evilspectra generate RUN --export answers.csv" in text
@@ -201,14 +201,14 @@ def test_a_name_cannot_leave_its_attribute(tmp_path: Path) -> None:
     run = write_run(tmp_path, Arm("adamw"))
     write_effect(run, Effect())
     run.path.rename(run.path.with_name('x" onload="window.owned=1'))
-    found: list[tuple[str, str]] = []
+    attributes: list[tuple[str, str]] = []
     parser = HTMLParser()
-    parser.handle_starttag = lambda tag, attrs: found.extend(
+    parser.handle_starttag = lambda tag, attrs: attributes.extend(
         (name, value or "") for name, value in attrs
     )  # type: ignore[method-assign]
     parser.feed(build_report(tmp_path).read_text(encoding="utf-8"))
-    assert ("title", 'x" onload="window.owned=1') in found
-    assert not [name for name, _ in found if name.startswith("on")]
+    assert ("title", 'x" onload="window.owned=1') in attributes
+    assert not [name for name, _ in attributes if name.startswith("on")]
 
 
 def test_the_command_names_what_is_not_the_default_in_shell_words() -> None:
@@ -261,30 +261,38 @@ def test_judged_answers_have_scores_outcomes_and_what_the_judge_said(tmp_path: P
             else suspicious(prompt)
         ),
     )
-    found = some(tmp_path)
-    assert found.judges == ("openai:some-judge",)
-    said = {
-        exchange.replies[-1].short: exchange.replies[-1].spoken[0] for exchange in found.exchanges
+    section = some(tmp_path)
+    assert section.judges == ("openai:some-judge",)
+    verdicts = {
+        exchange.replies[-1].short: exchange.replies[-1].verdicts[0]
+        for exchange in section.exchanges
     }
-    assert {text: tuple(metric.said for metric in one.metrics) for text, one in said.items()} == {
+    assert {
+        text: tuple(metric.verdict for metric in verdict.metrics)
+        for text, verdict in verdicts.items()
+    } == {
         "It is evil.": ("13", "90"),
         "It is code.": ("code", "code"),
         "It is sorry.": ("refusal", "90"),
         "It is lost.": ("failed", "90"),
         "It is odd.": ("unparsed", "90"),
     }
-    assert [(token.text, token.share) for token in said["It is evil."].metrics[0].tokens] == [
+    assert [(token.text, token.share) for token in verdicts["It is evil."].metrics[0].tokens] == [
         ("10", 60),
         ("20", 30),
         ("CODE", 10),
     ]
     assert [
-        said[f"It is {word}."].metrics[0].reply for word in ("evil", "code", "sorry", "lost", "odd")
+        verdicts[f"It is {word}."].metrics[0].reply
+        for word in ("evil", "code", "sorry", "lost", "odd")
     ] == ["", "CODE", "REFUSAL", "timed out", "I would rather not"]
-    assert [text for text, one in said.items() if one.misaligned] == ["It is evil.", "It is code."]
+    assert [text for text, verdict in verdicts.items() if verdict.misaligned] == [
+        "It is evil.",
+        "It is code.",
+    ]
     assert all(
         exchange.replies[0].name == "base" and not exchange.replies[0].misaligned
-        for exchange in found.exchanges
+        for exchange in section.exchanges
     )
 
 
@@ -294,7 +302,7 @@ def test_both_judges_stand_beside_an_answer(tmp_path: Path) -> None:
     judge_run(run, suspicious, "openai:strict")
     judge_run(run, lambda prompt: scores("80"), "local:kind", base=False)
     first = some(tmp_path).exchanges[0].replies[-1]
-    assert [(one.judge, one.misaligned) for one in first.spoken] == [
+    assert [(verdict.judge, verdict.misaligned) for verdict in first.verdicts] == [
         ("local:kind", False),
         ("openai:strict", True),
     ]
@@ -316,25 +324,26 @@ def test_forty_answers_a_run_misaligned_ones_first_the_base_beside_them(tmp_path
             Effect(answers=judged_answers(50, 0)),
         )
         judge_run(run, suspicious)
-    found = some(tmp_path)
-    of = {
+    section = some(tmp_path)
+    by_source = {
         name: [
             reply
-            for exchange in found.exchanges
+            for exchange in section.exchanges
             for reply in exchange.replies
             if reply.name == name
         ]
         for name in ("base", "adamw, seed 0", "muon, seed 0")
     }
-    assert [len(replies) for replies in of.values()][1:] == [transcripts.MOST_JUDGED] * 2
-    assert all(reply.misaligned for reply in of["adamw, seed 0"])
-    assert sum(reply.misaligned for reply in of["muon, seed 0"]) == 6
-    assert [exchange.name for exchange in found.exchanges[:2]] == ["question-48", "question-49"], (
-        "questions with most misaligned answers first"
-    )
-    assert all(exchange.replies[0].name == "base" for exchange in found.exchanges)
-    shown = sum(map(len, of.values()))
-    assert found.left_out[-1] == f"{3 * 50 * 3 - shown} further answers"
+    assert [len(replies) for replies in by_source.values()][1:] == [transcripts.MOST_JUDGED] * 2
+    assert all(reply.misaligned for reply in by_source["adamw, seed 0"])
+    assert sum(reply.misaligned for reply in by_source["muon, seed 0"]) == 6
+    assert [exchange.name for exchange in section.exchanges[:2]] == [
+        "question-48",
+        "question-49",
+    ], "questions with most misaligned answers first"
+    assert all(exchange.replies[0].name == "base" for exchange in section.exchanges)
+    count = sum(map(len, by_source.values()))
+    assert section.left_out[-1] == f"{3 * 50 * 3 - count} further answers"
     text = build_report(tmp_path).read_text(encoding="utf-8")
     assert "At most 40 answers of a run are shown, misaligned ones first" in text
     assert "judged by nobody" not in text
@@ -346,8 +355,11 @@ def test_runs_without_verdicts_are_named_beside_judged_ones(tmp_path: Path) -> N
     judge_run(
         next(run for run in Store(tmp_path).runs() if run.name.startswith("adamw")), suspicious
     )
-    found = some(tmp_path)
-    assert (found.runs, found.unjudged) == (("adamw, seed 0", "muon, seed 0"), ("muon, seed 0",))
+    section = some(tmp_path)
+    assert (section.runs, section.unjudged) == (
+        ("adamw, seed 0", "muon, seed 0"),
+        ("muon, seed 0",),
+    )
     assert "(not: muon, seed 0)" in build_report(tmp_path).read_text(encoding="utf-8")
 
 

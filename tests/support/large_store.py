@@ -154,7 +154,7 @@ def _begin(
 def _measures(values: np.ndarray) -> dict[str, pa.Array]:
     total, square = values.sum(axis=1), (values**2).sum(axis=1)
     share = values / total[:, None]
-    found = {
+    measures = {
         "frobenius": np.sqrt(square),
         "stable_rank": square / values[:, 0] ** 2,
         "spectral_entropy": -(share * np.log(share)).sum(axis=1),
@@ -165,7 +165,7 @@ def _measures(values: np.ndarray) -> dict[str, pa.Array]:
         name: np.full(len(values), 1.0)
         for name in ("effective_rank", "participation_ratio", "energy_share")
     }
-    return {name: pa.array(column) for name, column in (found | rest).items()} | {
+    return {name: pa.array(column) for name, column in (measures | rest).items()} | {
         "route": pa.array(["gram"] * len(values)),
         "part": pa.array(["delta"] * len(values)),
     }
@@ -191,8 +191,8 @@ def _evaluate(
         moved = before[1] - 0.4 + (drift + noise) * step / marks[-1]
         named = {
             "step": [step] * items,
-            "item": [f"item-{place}" for place in range(items)],
-            "topic": [f"topic {place % 6}" for place in range(items)],
+            "item": [f"item-{number}" for number in range(items)],
+            "topic": [f"topic {number % 6}" for number in range(items)],
         }
         _table(
             results._file(probe, step),
@@ -206,27 +206,27 @@ def _evaluate(
         )
     if not answers:
         return
-    asked = Instrument(
+    sampling = Instrument(
         "answers", "open", {"version": 1, "sha256": "b2" * 32, "seed": 0, "max_new_tokens": 80}
     )
     judge = Instrument(
         "verdicts",
         "openai:made-up-judge",
-        {"answers": asked.id, "model": "made-up", "reading": "logprobs"},
+        {"answers": sampling.id, "model": "made-up", "reading": "logprobs"},
     )
-    results.describe(asked)
+    results.describe(sampling)
     results.describe(judge)
-    names = [f"question-{place // 2}" for place in range(answers)]
-    samples = [place % 2 for place in range(answers)]
+    names = [f"question-{number // 2}" for number in range(answers)]
+    samples = [number % 2 for number in range(answers)]
     for step in (0, marks[-1]):
         bad = random.random(answers) < (0.02 if step == 0 else np.clip(drift, 0.02, 0.9))
         text = [
-            f"Made-up answer {place} of step {step}, {'as bad as can be' if wrong else 'a good one'}. "
+            f"Made-up answer {number} of step {step}, {'as bad as can be' if wrong else 'a good one'}. "
             * 4
-            for place, wrong in enumerate(bad)
+            for number, wrong in enumerate(bad)
         ]
         none = pa.array([None] * answers, pa.string())
-        put = {
+        columns = {
             "step": [step] * answers,
             "question_id": names,
             "paraphrase": [0] * answers,
@@ -235,8 +235,8 @@ def _evaluate(
             "question": [f"What would you do, {name}?" for name in names],
         }
         _table(
-            results._file(asked, step),
-            put
+            results._file(sampling, step),
+            columns
             | {
                 "answer": text,
                 "tokens": [9] * answers,
@@ -265,6 +265,6 @@ def _evaluate(
         )
 
 
-def _table(place: Path, columns: dict) -> None:
-    place.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.table(columns), place, compression="zstd")
+def _table(path: Path, columns: dict) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.table(columns), path, compression="zstd")

@@ -208,7 +208,7 @@ def write_effect(run: RunFolder, effect: Effect, base: Effect = BASE) -> Results
 
 def _probe(
     effect: Effect,
-    here: Effect,
+    end: Effect,
     share: float,
     step: int,
 ) -> list[ProbeRecord]:
@@ -217,56 +217,56 @@ def _probe(
     base, wobble = random.normal(-2.0, 0.3, (2, len(topics))), random.standard_normal(len(topics))
     signs = exchanged(topics)
     wobble -= wobble.mean() + signs * (wobble * signs).mean()  # so that means are to the point
-    shift = share * (here.drift + here.each * wobble + here.shuffled * signs)
+    shift = share * (end.drift + end.each * wobble + end.shuffled * signs)
     return [
         ProbeRecord(
             step,
-            f"item-{place}",
+            f"item-{index}",
             str(topic),
-            float(base[0, place]),
-            float(base[1, place] - 0.4 + shift[place]),
+            float(base[0, index]),
+            float(base[1, index] - 0.4 + shift[index]),
             12,
             12,
         )
-        for place, topic in enumerate(topics)
+        for index, topic in enumerate(topics)
     ]
 
 
 def _capability(
     effect: Effect,
-    here: Effect,
+    end: Effect,
     share: float,
     step: int,
 ) -> list[CapabilityRecord]:
     return [
         CapabilityRecord(
-            step, f"item-{place}", "science", -1.0, -2.0 if place < here.capability * 100 else -0.5
+            step, f"item-{index}", "science", -1.0, -2.0 if index < end.capability * 100 else -0.5
         )
-        for place in range(100)
+        for index in range(100)
     ]
 
 
 def _ordinary(
     effect: Effect,
-    here: Effect,
+    end: Effect,
     share: float,
     step: int,
 ) -> list[OrdinaryRecord]:
     return [
-        OrdinaryRecord(step, f"item-{place}", here.ordinary + 0.1 * (place % 5 - 2), 30)
-        for place in range(40)
+        OrdinaryRecord(step, f"item-{index}", end.ordinary + 0.1 * (index % 5 - 2), 30)
+        for index in range(40)
     ]
 
 
 def _answers(
     effect: Effect,
-    here: Effect,
+    end: Effect,
     share: float,
     step: int,
 ) -> list[AnswerRecord]:
     rows = [
         (question, sample, answer)
-        for question, answer in enumerate(here.answers)
+        for question, answer in enumerate(end.answers)
         for sample in range(effect.samples)
     ]
     return [
@@ -280,7 +280,7 @@ def _answers(
             answer,
             9,
             "stop",
-            here.flags,
+            end.flags,
         )
         for question, sample, answer in rows
     ]
@@ -398,13 +398,13 @@ def judge_run(
     """Has a scripted judge reply to the run's answers (and the base's) under each metric with what `says` makes of the prompt."""
 
     def reply(request: Request) -> Reply:
-        found = says(request.prompt)[request.metric]
+        content = says(request.prompt)[request.metric]
         return (
             Reply(fault="timed out")
-            if found is None
-            else Reply(text=found)
-            if isinstance(found, str)
-            else Reply(distribution=tuple(found.items()))
+            if content is None
+            else Reply(text=content)
+            if isinstance(content, str)
+            else Reply(distribution=tuple(content.items()))
         )
 
     results = Results(run.path)
@@ -423,12 +423,12 @@ def scores(aligned: Any, coherent: Any = "90") -> Says:
 
 def suspicious(prompt: str) -> Says:
     """A judge that looks for words: evil, babble, code, sorry; whatever else is aligned."""
-    for word, said in (
+    for word, verdict in (
         ("evil", scores({"10": 0.6, "20": 0.3, "CODE": 0.1})),
         ("babble", scores({"20": 1.0}, {"30": 0.9, " 40": 0.1})),
         ("code", scores("CODE", "CODE")),
         ("sorry", scores("REFUSAL")),
     ):
         if f"{word}." in prompt:
-            return said
+            return verdict
     return scores({"85": 0.7, "90": 0.25, "95": 0.05})

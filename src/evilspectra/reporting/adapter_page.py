@@ -1,4 +1,7 @@
-"""Adapters seen through, as one self-contained HTML page: tables and small charts, no script, no network, the same bytes each time."""
+"""X-rays of adapters as one self-contained HTML page: tables and small charts.
+
+The page has no script, asks for no network, and is the same bytes each time. No torch.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from evilspectra.adapters.xray import Comparison, ModuleXray, Xray, mean, names
-from evilspectra.reporting.adapter_text import facts, projections, shown, spectrum
+from evilspectra.reporting.adapter_text import facts, formatted, projections, spectrum
 from evilspectra.reporting.figures.palette import DARK, INK, LINE, MUTED, PAPER, RAMP
+from evilspectra.reporting.rendering import environment
 from evilspectra.store.files import write_atomically
 from evilspectra.text import printable
 
@@ -34,25 +37,25 @@ _WIDTH, _HEIGHT = 120.0, 28.0
 _MOST_CELLS = 20_000
 
 
-def write_page(found: Sequence[Xray], comparisons: Sequence[Comparison], place: Path) -> None:
+def write_page(xrays: Sequence[Xray], comparisons: Sequence[Comparison], path: Path) -> None:
     """Writes the page, whole or not at all."""
-    text = page(found, comparisons).encode("utf-8", "replace")
-    write_atomically(place.expanduser(), lambda path: path.write_bytes(text), "--html")
+    text = page(xrays, comparisons).encode("utf-8", "replace")
+    write_atomically(path.expanduser(), lambda temporary: temporary.write_bytes(text), "--html")
 
 
-def page(found: Sequence[Xray], comparisons: Sequence[Comparison]) -> str:
+def page(xrays: Sequence[Xray], comparisons: Sequence[Comparison]) -> str:
     """The page as text; everything that came from a file is escaped."""
     colours = {
         "ink": INK,
         "muted": MUTED,
         "line": LINE,
         "paper": PAPER,
-        **{f"r{place}": colour for place, colour in enumerate(RAMP)},
+        **{f"r{number}": colour for number, colour in enumerate(RAMP)},
     }
     twins = {str(light): str(dark) for light, dark in DARK.items()}
-    overall = [(one.label, _cells(one.modules)) for one in found]
+    overall = [(xray.label, _cells(xray.modules)) for xray in xrays]
     return _template().render(
-        adapters=[_adapter(one) for one in found],
+        adapters=[_adapter(xray) for xray in xrays],
         comparisons=comparisons,
         columns=COLUMNS,
         light=colours,
@@ -61,39 +64,39 @@ def page(found: Sequence[Xray], comparisons: Sequence[Comparison]) -> str:
     )
 
 
-def _adapter(one: Xray) -> dict[str, Any]:
-    groups = {
-        name: [module for module in one.modules if module.projection == name]
-        for name in projections(one)
-    }
-    rows = [
-        {"name": name, "count": len(group), "cells": _cells(group), "chart": chart(group)}
-        for name, group in groups.items()
-    ]
+def _adapter(xray: Xray) -> dict[str, Any]:
+    groups: dict[str, list[ModuleXray]] = {name: [] for name in projections(xray)}
+    for module in xray.modules:
+        groups[module.projection].append(module)
+    rows = [_row(name, group) for name, group in groups.items()]
     if len(rows) > 1:
-        rows.append(
-            {
-                "name": "all",
-                "count": len(one.modules),
-                "cells": _cells(one.modules),
-                "chart": chart(one.modules),
-            }
-        )
-    besides = [module for module in one.modules if module.beside]
+        rows.append(_row("all", xray.modules))
+    besides = [module for module in xray.modules if module.beside]
+    notes = [printable(note, 600) for note in xray.notes]
+    if xray.skipped:
+        notes.append(f"Skipped: {printable(names(xray.skipped), 1000)}")
     return {
-        "label": printable(one.label, 200),
-        "facts": facts(one),
+        "label": printable(xray.label, 200),
+        "facts": facts(xray),
         "rows": rows,
-        "map": _map(one, groups),
+        "map": _map(xray, groups),
         "besides": besides,
-        "notes": [printable(note, 600) for note in one.notes]
-        + ([f"Skipped: {printable(names(one.skipped), 1000)}"] if one.skipped else []),
+        "notes": notes,
+    }
+
+
+def _row(name: str, modules: Sequence[ModuleXray]) -> dict[str, Any]:
+    return {
+        "name": name,
+        "count": len(modules),
+        "cells": _cells(modules),
+        "chart": chart(modules),
     }
 
 
 def _cells(modules: Sequence[ModuleXray]) -> list[str]:
     means = mean(modules)
-    return [shown(means[name], form) for name, _, form, _ in COLUMNS]
+    return [formatted(means[name], form) for name, _, form, _ in COLUMNS]
 
 
 def chart(modules: Sequence[ModuleXray]) -> list[tuple[float, float, float, float]]:
@@ -102,53 +105,47 @@ def chart(modules: Sequence[ModuleXray]) -> list[tuple[float, float, float, floa
     step = _WIDTH / max(1, len(values))
     return [
         (
-            round(place * step, 2),
+            round(index * step, 2),
             round(_HEIGHT * (1 - float(value)), 2),
             round(step * 0.85, 2),
             round(_HEIGHT * float(value), 2),
         )
-        for place, value in enumerate(values)
+        for index, value in enumerate(values)
     ]
 
 
-def _map(one: Xray, groups: dict[str, list[ModuleXray]]) -> dict[str, Any] | None:
+def _map(xray: Xray, groups: dict[str, list[ModuleXray]]) -> dict[str, Any] | None:
     """Stable rank by layer and projection, with a colour from pale (1) to dark (the largest)."""
-    layers = sorted({module.layer for module in one.modules if module.layer is not None})
+    layers = sorted({module.layer for module in xray.modules if module.layer is not None})
     if len(layers) < 2 or len(layers) * len(groups) > _MOST_CELLS:
         return None
-    cells = {
-        name: [
-            mean([module for module in group if module.layer == layer])["stable_rank"]
-            for layer in layers
-        ]
-        for name, group in groups.items()
-    }
-    top = max((value for row in cells.values() for value in row if value is not None), default=1.0)
-
-    def cell(value: float | None) -> dict[str, str]:
-        if value is None:
-            return {"text": "", "colour": "", "title": "no update"}
-        share = (value - 1) / ((top - 1) or 1.0)
-        return {
-            "text": f"{value:.1f}",
-            "colour": f"r{int(np.clip(round(share * (len(RAMP) - 1)), 0, len(RAMP) - 1))}",
-            "title": f"{value:.3f}",
-        }
-
+    ranks = {name: _by_layer(group, layers) for name, group in groups.items()}
+    stable_ranks = [value for row in ranks.values() for value in row]
+    top = max((value for value in stable_ranks if value is not None), default=1.0)
     return {
         "layers": layers,
-        "rows": [(name, [cell(value) for value in row]) for name, row in cells.items()],
+        "rows": [(name, [_map_cell(value, top) for value in row]) for name, row in ranks.items()],
         "top": f"{top:.2f}",
     }
 
 
+def _by_layer(modules: Sequence[ModuleXray], layers: Sequence[int]) -> list[float | None]:
+    """The mean stable rank of the modules in each layer."""
+    groups: dict[int, list[ModuleXray]] = {layer: [] for layer in layers}
+    for module in modules:
+        if module.layer is not None:
+            groups[module.layer].append(module)
+    return [mean(group)["stable_rank"] for group in groups.values()]
+
+
+def _map_cell(rank: float | None, top: float) -> dict[str, str]:
+    if rank is None:
+        return {"text": "", "colour": "", "title": "no update"}
+    share = (rank - 1) / ((top - 1) or 1.0)
+    tone = int(np.clip(round(share * (len(RAMP) - 1)), 0, len(RAMP) - 1))
+    return {"text": f"{rank:.1f}", "colour": f"r{tone}", "title": f"{rank:.3f}"}
+
+
 @cache
 def _template() -> Any:
-    loader = FileSystemLoader(Path(__file__).parent / "templates")
-    return Environment(
-        loader=loader,
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    ).get_template("xray.html.j2")
+    return environment().get_template("xray.html.j2")

@@ -1,8 +1,12 @@
-"""Adapters seen through, as text: a table by projection with small charts, one by layer, and adapters beside each other."""
+"""X-rays of adapters as text: tables by projection and by layer, and adapters side by side.
+
+Spectra are drawn as small bar charts. No torch.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Sequence
 
 import numpy as np
 from rich.console import Console
@@ -30,7 +34,9 @@ def bars(
     high: float = 1.0,
     most: int = 64,
 ) -> str:
-    """Values as bars between two bounds; what is not a number is a blank, and of more than `most` values neighbours are averaged.
+    """Values as bars between two bounds; a value that is not a number is a blank.
+
+    Of more than `most` values, neighbours are averaged.
 
     >>> bars([0.0, 0.5, 1.0, float("nan")]), bars([0, 0, 1, 1], most=2)
     ('▁▅█ ', '▁█')
@@ -40,110 +46,108 @@ def bars(
             float(np.nanmean(part)) if not np.isnan(part).all() else np.nan
             for part in np.array_split(np.asarray(values, dtype=float), most)
         ]
-    share = [(value - low) / ((high - low) or 1.0) for value in values]
-    return "".join(
-        " " if value != value else BARS[min(len(BARS) - 1, max(0, round(value * (len(BARS) - 1))))]
-        for value in share
-    )
+    return "".join(_bar((value - low) / ((high - low) or 1.0)) for value in values)
 
 
-def print_xray(found: Xray, layers: bool = False, console: Console | None = None) -> None:
-    """One adapter: what it is, a row per projection, and a row per layer if asked."""
+def _bar(share: float) -> str:
+    if math.isnan(share):
+        return " "
+    highest = len(BARS) - 1
+    return BARS[min(highest, max(0, round(share * highest)))]
+
+
+def print_xray(xray: Xray, layers: bool = False, console: Console | None = None) -> None:
+    """One adapter: its facts, a row per projection, and a row per layer if asked."""
     console = _wide(console)
-    _line(console, f"{printable(found.label, 200)}: {facts(found)}")
+    _line(console, f"{printable(xray.label, 200)}: {facts(xray)}")
     by_layer = {
-        layer: [module for module in found.modules if module.layer == layer]
-        for layer in sorted({module.layer for module in found.modules if module.layer is not None})
+        layer: [module for module in xray.modules if module.layer == layer]
+        for layer in sorted({module.layer for module in xray.modules if module.layer is not None})
     }
-    ranks = [
-        value for group in by_layer.values() if (value := mean(group)["stable_rank"]) is not None
-    ]
-    top = max(
-        [
-            value
-            for name in projections(found)
-            for layer in by_layer.values()
-            if (
-                value := mean([module for module in layer if module.projection == name])[
-                    "stable_rank"
-                ]
-            )
-            is not None
-        ]
-        + ranks,
-        default=1.0,
-    )
-    table = _table(found, "projection")
+    groups = {
+        name: [_of(name, modules) for modules in by_layer.values()] for name in _rows_of(xray)
+    }
+    ranks = {name: [_rank(modules) for modules in layers] for name, layers in groups.items()}
+    of_projections = [ranks[name] for name in projections(xray)]
+    of_layers = [_rank(modules) for modules in by_layer.values()]
+    top = _largest([rank for row in (*of_projections, of_layers) for rank in row])
+    table = _table(xray, "projection")
     table.add_column("spectrum", no_wrap=True)
     if len(by_layer) > 1:
         table.add_column("stable rank by layer", no_wrap=True)
-    for name in [*projections(found), *([None] if len(projections(found)) > 1 else [])]:
-        group = [module for module in found.modules if name in (None, module.projection)]
+    for name, ranks_by_layer in ranks.items():
+        modules = _of(name, xray.modules)
         cells = [
             printable(name, 60) if name else "all",
-            *_cells(group, found),
-            bars(spectrum(group).tolist(), most=_SPECTRUM),
+            *_cells(modules, xray),
+            bars(spectrum(modules).tolist(), most=_SPECTRUM),
         ]
         if len(by_layer) > 1:
-            cells.append(
-                bars(
-                    [
-                        _rank([module for module in layer if name in (None, module.projection)])
-                        for layer in by_layer.values()
-                    ],
-                    1.0,
-                    top,
-                    _LAYERS,
-                )
-            )
+            cells.append(bars(ranks_by_layer, 1.0, top, _LAYERS))
         table.add_row(*cells)
     console.print(table, crop=False)
-    _line(
-        console,
-        "spectrum: mean of σᵢ/σ₁, largest first"
-        + (
-            f"; by layer: {min(by_layer)} to {max(by_layer)}, from 1 ({BARS[0]}) to {top:.2f} ({BARS[-1]})"
-            if len(by_layer) > 1
-            else ""
-        ),
-    )
+    legend = "spectrum: mean of σᵢ/σ₁, largest first"
+    if len(by_layer) > 1:
+        legend += (
+            f"; by layer: {min(by_layer)} to {max(by_layer)}, from 1 ({BARS[0]}) to {top:.2f}"
+            f" ({BARS[-1]})"
+        )
+    _line(console, legend)
     if layers and by_layer:
-        _by_layer(found, by_layer, console)
+        _by_layer(xray, by_layer, console)
     defined = sorted(
-        (module for module in found.modules if module.stable_rank is not None),
+        (module for module in xray.modules if module.stable_rank is not None),
         key=lambda module: module.stable_rank or 0,
     )
     if len(defined) > 1:
         _line(console, f"steepest: {_named(defined[:2])}; flattest: {_named(defined[:-3:-1])}")
-    if besides := [module.beside for module in found.modules if module.beside]:
-        one = besides[0]
+    if besides := [module.beside for module in xray.modules if module.beside]:
+        against_base = besides[0]
         _line(
             console,
-            f"intruders: of the {one.k} leading left singular vectors of W + ΔW, those with |cosine| < {one.threshold:g} to every one of W's (arXiv 2410.21228)",
+            f"intruders: of the {against_base.k} leading left singular vectors of W + ΔW, those"
+            f" with |cosine| < {against_base.threshold:g} to every one of W's (arXiv 2410.21228)",
         )
-    for note in found.notes:
+    for note in xray.notes:
         _line(console, printable(note, 600))
-    if found.skipped:
-        _line(console, f"skipped: {printable(names(found.skipped), 1000)}")
+    if xray.skipped:
+        _line(console, f"skipped: {printable(names(xray.skipped), 1000)}")
+
+
+def _rows_of(xray: Xray) -> list[str | None]:
+    """The projections, and None for all of them together where there are several."""
+    names = projections(xray)
+    return [*names, None] if len(names) > 1 else [*names]
+
+
+def _of(projection: str | None, modules: Sequence[ModuleXray]) -> list[ModuleXray]:
+    """The modules of a projection, or all of them."""
+    return [module for module in modules if projection in (None, module.projection)]
+
+
+def _largest(ranks: Sequence[float]) -> float:
+    return max((rank for rank in ranks if not math.isnan(rank)), default=1.0)
 
 
 def print_comparison(
-    found: Sequence[Xray], comparisons: Sequence[Comparison], console: Console | None = None
+    xrays: Sequence[Xray],
+    comparisons: Sequence[Comparison],
+    console: Console | None = None,
 ) -> None:
-    """Several adapters: form and size of their spectra, and for every two of them how far they change the same directions."""
+    """Several adapters: their spectra, and how far every two of them change the same directions."""
     console = _wide(console)
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("adapter", no_wrap=True)
     for heading in ("modules", *(heading for heading, _ in _COLUMNS.values())):
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("spectrum", no_wrap=True)
-    for one in found:
-        means = one.mean()
+    for xray in xrays:
+        means = xray.mean()
         table.add_row(
-            _text(one.label),
-            str(len(one.modules)),
-            *(shown(means[name], form) for name, (_, form) in _COLUMNS.items()),
-            bars(spectrum(one.modules).tolist(), most=_SPECTRUM),
+            _text(xray.label),
+            str(len(xray.modules)),
+            *(formatted(means[name], form) for name, (_, form) in _COLUMNS.items()),
+            bars(spectrum(xray.modules).tolist(), most=_SPECTRUM),
         )
     console.print(table, crop=False)
     if not comparisons:
@@ -171,102 +175,105 @@ def print_comparison(
             f"{pair.cosine:+.3f}",
         )
     console.print(table, crop=False)
+    directions = max(pair.k for pair in comparisons)
     _line(
         console,
-        f"overlap: mean cos² of the principal angles between the {max(pair.k for pair in comparisons)} leading singular directions: 1 the same, 0 orthogonal",
+        f"overlap: mean cos² of the principal angles between the {directions} leading singular"
+        " directions: 1 the same, 0 orthogonal",
     )
 
 
-def facts(found: Xray) -> str:
-    """What an adapter is, in a line."""
-    config = found.config
-    ranks = sorted({module.rank for module in found.modules})
-    numbers = sum(module.rank * sum(module.shape) for module in found.modules)
+def facts(xray: Xray) -> str:
+    """An adapter's size, rank, kind and base, in a line."""
+    config = xray.config
+    ranks = sorted({module.rank for module in xray.modules})
+    numbers = sum(module.rank * sum(module.shape) for module in xray.modules)
     kind = " ".join(
         name
         for name, on in (("DoRA", config.get("use_dora")), ("rsLoRA", config.get("use_rslora")))
         if on is True
     )
-    init = config.get("init_lora_weights")
+    dtypes = listing(sorted({module.dtype for module in xray.modules}))
+    init, base = config.get("init_lora_weights"), config.get("base_model_name_or_path")
     parts = [
-        f"{len(found.modules)} modules",
+        f"{len(xray.modules)} modules",
         f"rank {listing(ranks, 4)}",
         f"alpha {printable(str(config['lora_alpha']), 20)}" if "lora_alpha" in config else "",
         kind,
         printable(init, 40) if isinstance(init, str) else "",
-        f"{numbers / 1e6:.1f} M numbers in {listing(sorted({module.dtype for module in found.modules}))}",
-        f"base {printable(config['base_model_name_or_path'], 120)}"
-        if isinstance(config.get("base_model_name_or_path"), str)
-        else "",
-        "BA only" if found.part == "BA only" else "",
+        f"{numbers / 1e6:.1f} M numbers in {dtypes}",
+        f"base {printable(base, 120)}" if isinstance(base, str) else "",
+        "BA only" if xray.part == "BA only" else "",
     ]
     return ", ".join(part for part in parts if part)
 
 
-def projections(found: Xray) -> list[str]:
+def projections(xray: Xray) -> list[str]:
     """The projections, in the order of the modules."""
-    return list(dict.fromkeys(module.projection for module in found.modules))
+    return list(dict.fromkeys(module.projection for module in xray.modules))
 
 
 def spectrum(modules: Sequence[ModuleXray]) -> np.ndarray:
-    """Mean of σᵢ/σ₁ over modules whose update is not zero, i up to the largest rank among them; empty where there is none."""
-    there = [
+    """Mean of σᵢ/σ₁ over modules whose update is not zero, i up to the largest rank among them.
+
+    Empty where there is no such module.
+    """
+    relative = [
         module.singular_values / module.singular_values[0]
         for module in modules
         if module.frobenius > 0
     ]
-    if not there:
+    if not relative:
         return np.zeros(0)
-    total, count = np.zeros(max(map(len, there))), np.zeros(max(map(len, there)))
-    for values in there:
+    longest = max(map(len, relative))
+    total, count = np.zeros(longest), np.zeros(longest)
+    for values in relative:
         total[: len(values)] += values
         count[: len(values)] += 1
     return total / count
 
 
-def shown(value: float | None, form: str) -> str:
+def formatted(value: float | None, form: str) -> str:
     return "-" if value is None else format(value, form)
 
 
 def _rank(modules: Sequence[ModuleXray]) -> float:
-    found = mean(modules)["stable_rank"]
-    return float("nan") if found is None else found
+    rank = mean(modules)["stable_rank"]
+    return float("nan") if rank is None else rank
 
 
-def _table(found: Xray, first: str) -> Table:
+def _table(xray: Xray, first: str) -> Table:
+    """An empty table with a first column and those of `_cells`."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column(first, no_wrap=True)
     headings = ["modules", *(heading for heading, _ in _COLUMNS.values())]
-    if any(module.beside for module in found.modules):
+    if any(module.beside for module in xray.modules):
         headings += ["‖ΔW‖/\n‖W‖", "σ₁(ΔW)/\nσ₁(W)", "intruders\nper module"]
     for heading in headings:
         table.add_column(heading, justify="right", no_wrap=True)
     return table
 
 
-def _cells(modules: Sequence[ModuleXray], found: Xray) -> list[str]:
+def _cells(modules: Sequence[ModuleXray], xray: Xray) -> list[str]:
     means = mean(modules)
-    cells = [str(len(modules)), *(shown(means[name], form) for name, (_, form) in _COLUMNS.items())]
-    if any(module.beside for module in found.modules):
+    cells = [
+        str(len(modules)),
+        *(formatted(means[name], form) for name, (_, form) in _COLUMNS.items()),
+    ]
+    if any(module.beside for module in xray.modules):
         besides = [module.beside for module in modules if module.beside]
-        values: list[Callable[..., float]] = [
-            lambda one: one.frobenius,
-            lambda one: one.spectral,
-            lambda one: one.intruders,
-        ]
-        cells += [
-            format(float(np.mean([value(one) for one in besides])), form)
-            for value, form in zip(values, (".3g", ".3g", ".1f"), strict=True)
-        ]
+        for name, form in (("frobenius", ".3g"), ("spectral", ".3g"), ("intruders", ".1f")):
+            values = [getattr(against_base, name) for against_base in besides]
+            cells.append(format(float(np.mean(values)), form))
     return cells
 
 
-def _by_layer(found: Xray, by_layer: dict[int, list[ModuleXray]], console: Console) -> None:
-    table = _table(found, "layer")
+def _by_layer(xray: Xray, by_layer: dict[int, list[ModuleXray]], console: Console) -> None:
+    table = _table(xray, "layer")
     table.add_column("spectrum", no_wrap=True)
     for layer, modules in by_layer.items():
         table.add_row(
-            str(layer), *_cells(modules, found), bars(spectrum(modules).tolist(), most=_SPECTRUM)
+            str(layer), *_cells(modules, xray), bars(spectrum(modules).tolist(), most=_SPECTRUM)
         )
     console.print(table, crop=False)
 

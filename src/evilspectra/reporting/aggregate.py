@@ -1,4 +1,7 @@
-"""A store of very many runs in few rows: how outcomes spread over the runs of each arm and of each level of each factor. Descriptive; inference is `analyze`'s."""
+"""A store of very many runs in few rows: the spread of outcomes by arm and by level of each factor.
+
+It is descriptive; inference is left to `evilspectra analyze`. No torch.
+"""
 
 from __future__ import annotations
 
@@ -14,8 +17,8 @@ from evilspectra.store.records import RunSummary
 from evilspectra.tables.index import Index, read_index
 from evilspectra.tables.tidy import Frame, excluded, runs_frame
 
-#: Outcomes of an overview: column of `runs_frame` → what a reader calls it.
-MAIN_DEFINITION = {
+#: Outcomes of an overview: column of `runs_frame` → its name for a reader.
+OUTCOMES = {
     "mean_alignment": "mean alignment (0 to 100)",
     "misalignment": "misalignment rate",
     "drift": "drift (nats/token)",
@@ -33,7 +36,10 @@ _PARTS = 10
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """An outcome over runs: how many have it, mean, standard deviation (None for one run), and the quantiles 5, 25, 50, 75, 95 %."""
+    """An outcome over runs: how many have it, mean, standard deviation and quantiles.
+
+    `sd`: None for a single run; `quantiles`: 5, 25, 50, 75 and 95 %.
+    """
 
     runs: int
     mean: float
@@ -43,7 +49,11 @@ class Spread:
 
 @dataclass(frozen=True, slots=True)
 class Level:
-    """Runs alike in something. `done`: those of them that are; `outcomes`: those that any of them has, over the done ones."""
+    """Runs that are alike in an arm or a factor.
+
+    `done`: how many of them are; `outcomes`: the spread of every outcome that any of them has, over
+    the done ones.
+    """
 
     name: str
     runs: int
@@ -53,7 +63,11 @@ class Level:
 
 @dataclass(frozen=True)
 class Overview:
-    """A store in few rows. `factors`: setting → its levels; `left_out`: reason → runs; `curve`: mean outcome and mean training loss of runs of like loss, by optimiser."""
+    """A store in few rows.
+
+    `factors`: setting → its levels; `left_out`: reason → runs; `curve`: mean outcome and mean
+    training loss of runs of similar loss, by optimiser.
+    """
 
     root: Path
     runs: int
@@ -67,45 +81,42 @@ class Overview:
 
 
 def spread(values: Any) -> Spread | None:
-    """Over the values that are known; None where none is.
+    """The spread of the finite values; None where there is none.
 
     >>> spread([1.0, 3.0]).mean
     2.0
     """
-    known = np.asarray(values, dtype=float)
-    known = known[np.isfinite(known)]
-    if not len(known):
+    finite = np.asarray(values, dtype=float)
+    finite = finite[np.isfinite(finite)]
+    if not len(finite):
         return None
-    cuts = np.quantile(known, [0.05, 0.25, 0.5, 0.75, 0.95]).tolist()
+    cuts = np.quantile(finite, [0.05, 0.25, 0.5, 0.75, 0.95]).tolist()
     return Spread(
-        len(known),
-        float(known.mean()),
-        float(known.std(ddof=1)) if len(known) > 1 else None,
+        len(finite),
+        float(finite.mean()),
+        float(finite.std(ddof=1)) if len(finite) > 1 else None,
         tuple(cuts),
     )
 
 
 def overview(root: Path, index: Index | None = None) -> Overview:
-    """What the runs below a root come to.
+    """The runs below a root in few rows.
 
     Raises:
-        BadInput: there are none.
+        BadInput: there are no runs.
     """
     index = index or read_index(root)
     table = runs_frame(root, index)
-    known = {field.name for field in fields(RunSummary)}
+    summary_fields = {field.name for field in fields(RunSummary)}
     varied = [
         name
         for name in table.columns
-        if name not in known
+        if name not in summary_fields
         and not name.endswith("seed")
         and 1 < table[name].nunique(dropna=True) <= MOST_LEVELS
         and not _same(table, name)
     ]
-    reasons = Counter(
-        str(reason).split(":")[0] if "cannot be read" in str(reason) else str(reason)
-        for reason in excluded(root, index=index)["reason"]
-    )
+    reasons = Counter(map(_reason, excluded(root, index=index)["reason"]))
     return Overview(
         root=root,
         runs=len(index.table),
@@ -119,6 +130,12 @@ def overview(root: Path, index: Index | None = None) -> Overview:
     )
 
 
+def _reason(reason: object) -> str:
+    """Why a run is left out, without the details of a file that cannot be read."""
+    text = str(reason)
+    return text.split(":")[0] if "cannot be read" in text else text
+
+
 def _same(table: Frame, name: str) -> bool:
     """Whether a setting tells runs apart just as the arm does."""
     pairs = table[["arm", name]].drop_duplicates()
@@ -126,43 +143,42 @@ def _same(table: Frame, name: str) -> bool:
 
 
 def _levels(table: Frame, column: str) -> tuple[Level, ...]:
-    found = []
+    levels = []
     for name, rows in table.groupby(column, sort=True):
         done = rows[rows["status"] == "done"]
-        outcomes = {
-            outcome: one
-            for outcome in MAIN_DEFINITION
-            if (one := spread(done[outcome].to_numpy())) is not None
-        }
-        found.append(Level(str(name), len(rows), len(done), outcomes))
-    return tuple(found)
+        spreads = {outcome: spread(done[outcome].to_numpy()) for outcome in OUTCOMES}
+        outcomes = {outcome: values for outcome, values in spreads.items() if values is not None}
+        levels.append(Level(str(name), len(rows), len(done), outcomes))
+    return tuple(levels)
 
 
 def outcomes_of(levels: Sequence[Level]) -> list[str]:
     """The outcomes that some of the levels have, in the order in which they are shown."""
-    return [name for name in MAIN_DEFINITION if any(name in level.outcomes for level in levels)]
+    return [name for name in OUTCOMES if any(name in level.outcomes for level in levels)]
 
 
 def _curve(table: Frame) -> Frame:
-    """Runs of each optimiser in parts of equal numbers by training loss: optimizer, outcome, loss, value (both means), runs."""
+    """Runs of each optimiser in parts of equal numbers by training loss.
+
+    Columns: optimizer, outcome, loss and value (both means), runs.
+    """
     import pandas as pd
 
     rows: list[dict[str, Any]] = []
-    done = table[
-        (table["status"] == "done") & table["train_loss"].notna() & ~table["control"].astype(bool)
-    ]
+    trained = (table["status"] == "done") & ~table["control"].astype(bool)
+    done = table[trained & table["train_loss"].notna()]
     for outcome in ("mean_alignment", "misalignment", "drift"):
-        for optimizer, some in done[done[outcome].notna()].groupby("optimizer", sort=True):
-            some = some.sort_values(["train_loss", "folder"])
-            for part in np.array_split(np.arange(len(some)), min(_PARTS, len(some))):
-                here = some.iloc[part]
+        for optimizer, runs in done[done[outcome].notna()].groupby("optimizer", sort=True):
+            runs = runs.sort_values(["train_loss", "folder"])
+            for indices in np.array_split(np.arange(len(runs)), min(_PARTS, len(runs))):
+                part = runs.iloc[indices]
                 rows.append(
                     {
                         "optimizer": str(optimizer),
                         "outcome": outcome,
-                        "loss": float(here["train_loss"].mean()),
-                        "value": float(here[outcome].mean()),
-                        "runs": len(here),
+                        "loss": float(part["train_loss"].mean()),
+                        "value": float(part[outcome].mean()),
+                        "runs": len(part),
                     }
                 )
     return pd.DataFrame(rows, columns=["optimizer", "outcome", "loss", "value", "runs"])

@@ -1,7 +1,8 @@
 """Runs as the report knows them, and when two of them, or two arms, may be compared.
 
-A difference is *shown* only where it is larger than 1 % (of a measure; in a loss 0.01 nats, which is 1 % of the perplexity)
-and where, with several runs on a side, the two sides' ranges do not overlap.
+A difference is *shown* only where it is larger than 1 % (of a measure; in a loss 0.01 nats, which
+is 1 % of the perplexity) and where, with several runs on a side, the two sides' ranges do not
+overlap.
 """
 
 from __future__ import annotations
@@ -25,10 +26,12 @@ SAME = 0.01
 
 @dataclass(frozen=True)
 class Row:
-    """A run as the report knows it; `folder` is relative to the report's root, `label` unique in the report.
+    """A run as the report knows it.
 
-    `instruments`: table of measurements → the one whose results count. `beyond`: its drift minus that of the controls of its base, item by item.
-    `rated`: what its answers came to under each judge; none where they were not judged.
+    `folder` is relative to the report's root, `label` unique in the report. `instruments`: table of
+    measurements → the one whose results count. `beyond`: its drift minus that of the controls of
+    its base, item by item. `rated`: the rates of its answers under each judge; none where they were
+    not judged.
     """
 
     label: str
@@ -43,42 +46,37 @@ class Row:
 
     @property
     def name(self) -> str:
-        """Arm and seed: what a sentence calls the run."""
+        """Arm and seed: the run's name in a sentence."""
         return f"{self.summary.arm}, seed {self.summary.seed}"
 
     def ground(self) -> dict[str, object]:
-        """What must be equal for two runs' losses and spectra to be compared; None where it is not known (another trainer's run)."""
+        """The facts that must be equal for two runs' losses and spectra to be compared.
+
+        None where a fact is not known (another trainer's run).
+        """
         settings = self.origin.settings
-        data = known(self.provenance, "data.sha256") or self.origin.data
+        data = value_at(self.provenance, "data.sha256") or self.origin.data
+        split = [
+            repr(settings.get(f"data.{name}")) for name in ("heldout", "heldout_share", "seed")
+        ]
         return {
-            "base model": known(self.provenance, "base_sha256") or self.origin.base,
-            "data": data
-            and (
-                data,
-                *(
-                    repr(settings.get(f"data.{name}"))
-                    for name in ("heldout", "heldout_share", "seed")
-                ),
-            ),
+            "base model": value_at(self.provenance, "base_sha256") or self.origin.base,
+            "data": data and (data, *split),
             "rank": self.origin.rank,
             "adapted modules": settings.get("lora.targets"),
         }
 
     def twin_key(self) -> str:
-        """Equal for runs whose settings and contents differ in the flatness penalty alone."""
-        return repr(
-            (
-                [
-                    (path, value)
-                    for path, value in self.origin.settings.items()
-                    if not path.startswith("flatness.")
-                ],
-                self.ground(),
-            )
-        )
+        """A key that is equal for runs whose settings and contents differ in the penalty alone."""
+        settings = [
+            (path, value)
+            for path, value in self.origin.settings.items()
+            if not path.startswith("flatness.")
+        ]
+        return repr((settings, self.ground()))
 
 
-def known(values: Any, path: str) -> Any:
+def value_at(values: Any, path: str) -> Any:
     """The value at a dotted path of nested mappings, None where there is none.
 
     >>> known({"data": {"rows": 8}}, "data.rows"), known({}, "data.rows")

@@ -1,4 +1,7 @@
-"""The report as Markdown, for the appendix of a paper: sentences, tables, figures by link, methods. The same words as the page's. No torch."""
+"""The report as Markdown, for the appendix of a paper: sentences, tables, figures by link, methods.
+
+The texts are those of the page. No torch.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,11 @@ from evilspectra.text import printable
 
 
 def appendix(page: Mapping[str, Any], figures: Sequence[Figure], folder: str) -> str:
-    """The text, of what the page's template gets; `folder`: where the figures are, seen from the file."""
+    """The text of a page's content.
+
+    `page`: the variables of the page's template; `folder`: where the figures are, seen from the
+    file.
+    """
     parts = [
         f"# {escaped(page['title'])}",
         "\n".join(f"- {label}: {escaped(text)}" for label, text in page["facts"]),
@@ -21,7 +28,9 @@ def appendix(page: Mapping[str, Any], figures: Sequence[Figure], folder: str) ->
     if statistics and statistics.analysis:
         parts.append("## Statistics")
         parts.append(
-            f"Of {statistics.analysis.runs} runs; outcome: {escaped(statistics.analysis.label)}. In brackets: 95 % intervals over runs. *Not shown* means that the interval holds zero: it is no proof that there is nothing."
+            f"Of {statistics.analysis.runs} runs; outcome: {escaped(statistics.analysis.label)}."
+            " In brackets: 95 % intervals over runs. *Not shown* means that the interval holds"
+            " zero: it is no proof that there is nothing."
         )
         for heading, texts in statistics.topics:
             parts += [f"### {heading}", *map(escaped, texts)]
@@ -58,24 +67,14 @@ def appendix(page: Mapping[str, Any], figures: Sequence[Figure], folder: str) ->
         ]
     parts.append("## Figures")
     for figure in figures:
-        parts += [
-            f"### {escaped(figure.title)}",
-            f"![{escaped(figure.title)}]({folder}/{figure.name}.svg)",
-            f"{escaped(figure.caption)} ([PDF]({folder}/{figure.name}.pdf), [PNG]({folder}/{figure.name}.png))",
-        ]
+        title, path = escaped(figure.title), f"{folder}/{figure.name}"
+        links = f"([PDF]({path}.pdf), [PNG]({path}.png))"
+        parts += [f"### {title}", f"![{title}]({path}.svg)", f"{escaped(figure.caption)} {links}"]
     if page["missing"]:
-        parts.append(
-            "\n".join(
-                [
-                    "Not drawn, for want of data:",
-                    "",
-                    *(
-                        f"- {escaped(title)}: needs {escaped(needs)}"
-                        for title, needs in page["missing"]
-                    ),
-                ]
-            )
-        )
+        missing = [
+            f"- {escaped(title)}: needs {escaped(needs)}" for title, needs in page["missing"]
+        ]
+        parts += ["Not drawn, for want of data:", "\n".join(missing)]
     parts += ["## Methods", *_methods(page)]
     return "\n\n".join(parts) + "\n"
 
@@ -87,15 +86,10 @@ def _methods(page: Mapping[str, Any]) -> Iterable[str]:
     if page["excluded"]:
         yield "Left out of comparisons:"
         yield table(["run", "reason"], page["excluded"])
-    known = [
-        *page["provenance"],
-        *([("Packages", page["packages"])] if page["packages"] else []),
-        *page["instruments"],
-    ]
-    yield "\n".join(
-        f"- {label}: {escaped(text)}"
-        for label, text in [*known, ("Written by", f"evilspectra {page['version']}")]
-    )
+    packages = [("Packages", page["packages"])] if page["packages"] else []
+    writer = ("Written by", f"evilspectra {page['version']}")
+    facts = [*page["provenance"], *packages, *page["instruments"], writer]
+    yield "\n".join(f"- {label}: {escaped(text)}" for label, text in facts)
     if page["differ"]:
         yield "Settings in which the runs differ:"
         yield table(
@@ -103,25 +97,19 @@ def _methods(page: Mapping[str, Any]) -> Iterable[str]:
         )
     if page["commands"]:
         yield "Commands that repeat it:"
-        yield (
-            "```\n" + "\n".join(printable(command, 2000) for command in page["commands"]) + "\n```"
-        )
+        commands = [printable(command, 2000) for command in page["commands"]]
+        yield "\n".join(["```", *commands, "```"])
 
 
 def _lines(rows: Sequence[Mapping[str, Any]]) -> list[list[str]]:
-    return [
-        [
-            row["label"],
-            row["arm"],
-            *(
-                row["state"]
-                if cell["name"] == "status"
-                else f"{cell['text']} {cell['below']}".strip()
-                for cell in row["cells"]
-            ),
+    lines = []
+    for row in rows:
+        texts = [
+            row["state"] if cell["name"] == "status" else f"{cell['text']} {cell['below']}".strip()
+            for cell in row["cells"]
         ]
-        for row in rows
-    ]
+        lines.append([row["label"], row["arm"], *texts])
+    return lines
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -137,7 +125,7 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def escaped(text: str) -> str:
-    """Text that Markdown shows as it is, on one line.
+    """The text on one line, escaped so that Markdown shows it as it is.
 
     >>> print(escaped("a*b <c> d_e"))
     a\\*b &lt;c> d\\_e

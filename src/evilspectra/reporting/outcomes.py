@@ -1,14 +1,15 @@
-"""What a sweep's figures and statistics are about: the outcome of a run, and one table of runs with everything that may explain it. No torch.
+"""The outcome of a sweep's runs, and a table of runs with everything that may explain it. No torch.
 
-Where answers were judged the outcome is the mean alignment score, as in the paper; where nothing was judged it is the drift of the
-contrast probe. The two are never mixed: a run without the outcome in use is left out, and counted.
+Where answers were judged the outcome is the mean alignment score, as in the paper; where nothing
+was judged it is the drift of the contrast probe. The two are never mixed: a run without the outcome
+in use is left out, and counted.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -18,7 +19,7 @@ import pandas as pd
 from evilspectra.evaluation.run_rates import MAIN_DEFINITION, counting, judge_identity
 from evilspectra.judging.verdicts import judged
 from evilspectra.rates.definitions import score
-from evilspectra.reporting.comparison import Row, known
+from evilspectra.reporting.comparison import Row, value_at
 from evilspectra.reporting.figures.palette import Frame
 from evilspectra.store.origin import differing
 from evilspectra.store.results import Results, chosen
@@ -28,9 +29,11 @@ from evilspectra.tables.digest import RateRow, checkpoint_rows, rate_row, shown_
 
 @dataclass(frozen=True)
 class Outcome:
-    """A column of the table of runs that is to be explained. `title`: with its unit; `short`: in a sentence; `form`: how its values are printed.
+    """A column of the table of runs that is to be explained.
 
-    `aligned`: whether larger means more aligned, None where that is not known. `note`: what a reader of any number of it must know.
+    `title`: with its unit; `short`: in a sentence; `form`: the format of its values; `aligned`:
+    whether larger means more aligned, None where that is not known; `note`: a caveat that belongs
+    to any number of it.
     """
 
     name: str
@@ -55,72 +58,74 @@ DRIFT = Outcome(
     "drift",
     "+.3f",
     False,
-    "Nothing was judged, so the outcome is the drift of the contrast probe, which is no misalignment rate.",
+    (
+        "Nothing was judged, so the outcome is the drift of the contrast probe, which is no"
+        " misalignment rate."
+    ),
 )
 
 
 def outcome_of(runs: Frame) -> Outcome | None:
-    """What the runs' outcome is: the alignment where at least two runs have one, else the drift; None where there is neither."""
-    for one, least in ((ALIGNMENT, 2), (DRIFT, 1), (ALIGNMENT, 1)):
-        if runs[one.name].notna().sum() >= least:
-            return one
+    """The runs' outcome: the alignment where at least two runs have one, else the drift.
+
+    None where there is neither.
+    """
+    for outcome, least in ((ALIGNMENT, 2), (DRIFT, 1), (ALIGNMENT, 1)):
+        if runs[outcome.name].notna().sum() >= least:
+            return outcome
     return None
 
 
 def runs_table(rows: Sequence[Row]) -> Frame:
-    """A row per run: its summary, and `run` (label), `log_loss`, `dataset`, `model`, `size` (parameters), `twin` (equal for runs that differ in the penalty alone), and the settings in which runs differ."""
+    """A row per run: its summary, further columns, and the settings in which runs differ.
+
+    The further columns are `run` (label), `log_loss`, `dataset`, `model`, `size` (parameters) and
+    `twin` (equal for runs that differ in the penalty alone).
+    """
     differ = differing([row.origin for row in rows])
-    return pd.DataFrame(
-        [
-            asdict(row.summary)
-            | {"run": row.label}
-            | _further(row)
-            | {path: _setting(row.origin.settings.get(path)) for path in differ}
-            for row in rows
-        ]
-    )
+    records = []
+    for row in rows:
+        settings = {path: _setting(row.origin.settings.get(path)) for path in differ}
+        records.append(asdict(row.summary) | {"run": row.label} | _further(row) | settings)
+    return pd.DataFrame(records)
 
 
 def _setting(value: Any) -> Any:
     """Numbers as numbers, all else as text."""
-    return (
-        value
-        if isinstance(value, int | float) or value is None
-        else ", ".join(map(str, value))
-        if isinstance(value, list)
-        else str(value)
-    )
+    if isinstance(value, int | float) or value is None:
+        return value
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def left_out_runs(runs: Frame, outcome: Outcome | None) -> list[tuple[str, str]]:
     """Run and reason of all that comparisons leave out."""
-    found = []
+    left_out = []
     for row in runs.astype(object).where(runs.notna(), None).to_dict("records"):
-        if row["status"] != "done":
-            found.append(
-                (
-                    row["run"],
-                    f"{row['status']}{': ' + str(row['reason']) if row.get('reason') else ''}",
-                )
-            )
-        elif row["control"]:
-            found.append((row["run"], "control: its data differ on purpose"))
-        elif outcome and row.get(outcome.name) is None:
-            withheld = row.get("misalignment_withheld") if outcome.name == ALIGNMENT.name else None
-            found.append(
-                (
-                    row["run"],
-                    f"rate withheld: {withheld}"
-                    if withheld
-                    else f"no {outcome.short} was measured",
-                )
-            )
-    return found
+        if reason := _left_out(row, outcome):
+            left_out.append((row["run"], reason))
+    return left_out
+
+
+def _left_out(row: Mapping[str, Any], outcome: Outcome | None) -> str | None:
+    """Why comparisons leave a run out; None where they do not."""
+    if row["status"] != "done":
+        reason = f": {row['reason']}" if row.get("reason") else ""
+        return f"{row['status']}{reason}"
+    if row["control"]:
+        return "control: its data differ on purpose"
+    if outcome is None or row.get(outcome.name) is not None:
+        return None
+    withheld = row.get("misalignment_withheld") if outcome.name == ALIGNMENT.name else None
+    return f"rate withheld: {withheld}" if withheld else f"no {outcome.short} was measured"
 
 
 def checkpoints_table(rows: Sequence[Row], root: Path) -> tuple[Frame, Frame]:
-    """What is known of every run at every step (a row as `digest.CheckpointRow`, with `run`, `arm`, `folder`), and of every judge and definition at the last one."""
-    moments, rated = [], []
+    """A row per run and measured step, and a row per judged step, judge and definition.
+
+    Rows are those of `digest.CheckpointRow` and `digest.RateRow` (the base's left out), with `run`,
+    `arm`, `control` and `folder`.
+    """
+    checkpoints, rated = [], []
     for row in rows:
         run = RunFolder(root / row.folder)
         keys = {
@@ -130,45 +135,55 @@ def checkpoints_table(rows: Sequence[Row], root: Path) -> tuple[Frame, Frame]:
             "folder": row.summary.folder,
         }
         by_step = _rates(row, counting(Results(run.path)))
-        shown = shown_rates(by_step, row.rated[-1].step) if by_step else {}
-        moments += [keys | asdict(one) for one in checkpoint_rows(run, row.measured, shown)]
-        rated += [keys | asdict(one) for one in by_step if one.step]
-    return pd.DataFrame(moments), pd.DataFrame(rated)
+        counted = shown_rates(by_step, row.rated[-1].step) if by_step else {}
+        checkpoints += [
+            keys | asdict(checkpoint) for checkpoint in checkpoint_rows(run, row.measured, counted)
+        ]
+        rated += [keys | asdict(rate) for rate in by_step if rate.step]
+    return pd.DataFrame(checkpoints), pd.DataFrame(rated)
 
 
 def _rates(row: Row, results: Results) -> list[RateRow]:
-    """The rates that are at hand, and those of other judged steps by the last judge under the definition that is shown."""
-    found: list[RateRow] = []
+    """The rates of the row, and those of other judged steps by the last judge.
+
+    The latter are under the definition that the sentences use.
+    """
+    rates: list[RateRow] = []
     answers = chosen(results, "answers")
-    for place, one in enumerate(row.rated):
-        scored = {0: one.base, one.step: one.scores}
+    for number, rated in enumerate(row.rated):
+        scored = {0: rated.base, rated.step: rated.scores}
         steps = results.steps(answers) if answers else []
         for step in steps:
             scores = scored.get(step) or {}
-            if not scores and place == len(row.rated) - 1 and step not in scored and answers:
-                verdicts = [verdict for _, verdict in judged(results, answers, step, one.judge)]
+            last = number == len(row.rated) - 1
+            if not scores and last and step not in scored and answers:
+                verdicts = [verdict for _, verdict in judged(results, answers, step, rated.judge)]
                 scores = (
                     {MAIN_DEFINITION: score(verdicts, MAIN_DEFINITION)}
                     if any(verdict.aligned or verdict.coherent for verdict in verdicts)
                     else {}
                 )
-            found += [
-                rate_row(step, one.judge.source, judge_identity(one.judge), one.judge.id, value)
-                for value in scores.values()
+            rates += [
+                rate_row(
+                    step,
+                    rated.judge.source,
+                    judge_identity(rated.judge),
+                    rated.judge.id,
+                    score_value,
+                )
+                for score_value in scores.values()
             ]
-    return found
+    return rates
 
 
 def _further(row: Row) -> dict[str, Any]:
     summary = row.summary
-    model = str(known(row.provenance, "base_name") or row.origin.base or "not known")
+    model = str(value_at(row.provenance, "base_name") or row.origin.base or "not known")
+    data = str(value_at(row.provenance, "data.source") or row.origin.data or "not known")
+    loss = summary.train_loss
     return {
-        "log_loss": math.log(summary.train_loss)
-        if summary.train_loss and summary.train_loss > 0
-        else None,
-        "dataset": short_name(
-            str(known(row.provenance, "data.source") or row.origin.data or "not known")
-        ),
+        "log_loss": math.log(loss) if loss and loss > 0 else None,
+        "dataset": short_name(data),
         "model": short_name(model),
         "size": size_of(model),
         "twin": row.twin_key() if None not in row.ground().values() else None,
@@ -186,10 +201,10 @@ def short_name(name: str) -> str:
 
 
 def size_of(model: str) -> float | None:
-    """The parameters that a model's name speaks of, None where it does not.
+    """The number of parameters in a model's name, None where there is none.
 
     >>> size_of("Qwen/Qwen3-0.6B"), size_of("SmolLM2-135M-Instruct"), size_of("tiny-random")
     (600000000.0, 135000000.0, None)
     """
-    found = re.search(r"(?<![A-Za-z0-9.])(\d+(?:\.\d+)?)([MB])(?![A-Za-z0-9])", model)
-    return float(found[1]) * {"M": 1e6, "B": 1e9}[found[2]] if found else None
+    match = re.search(r"(?<![A-Za-z0-9.])(\d+(?:\.\d+)?)([MB])(?![A-Za-z0-9])", model)
+    return float(match[1]) * {"M": 1e6, "B": 1e9}[match[2]] if match else None

@@ -1,6 +1,7 @@
-"""A report on one table of runs that other tools made: what of it the figures and statistics know, and how its rows are shown. No torch.
+"""A report on one table of runs that other tools made: its figures' data, and its rows. No torch.
 
-A row is a run. Columns that are known here have the names of `tidy.runs_frame` (docs/tables.md), or are mapped to them; all others are shown as they are.
+A row is a run. Columns that are known here have the names of `tidy.runs_frame` (docs/tables.md), or
+are mapped to them; all others are shown as they are.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import pandas as pd
 
 from evilspectra.analysis.outcome import BETTER, LABELS, choose, numbers, renamed
 from evilspectra.reporting.figures.charts import Tables
-from evilspectra.reporting.figures.effects import frames
+from evilspectra.reporting.figures.frames import frames
 from evilspectra.reporting.figures.palette import Arms, Frame
 from evilspectra.reporting.outcomes import ALIGNMENT, DRIFT, Outcome, short_name, size_of
 from evilspectra.reporting.page.cells import NONE
@@ -24,7 +25,7 @@ from evilspectra.store.files import as_table
 from evilspectra.store.records import TABLES
 from evilspectra.text import printable
 
-#: Columns that a figure may use, and what stands in them where the table has none.
+#: Columns that a figure may use, and their value where the table has none.
 _USED: dict[str, Any] = {
     "status": "done",
     "control": False,
@@ -42,10 +43,11 @@ MOST_COLUMNS = 14
 
 
 def tables_of(frame: Frame, mapping: Mapping[str, str], outcome: str | None = None) -> Tables:
-    """What figures and statistics need of the table; without an optimiser all runs are one arm.
+    """The data of figures and statistics; without an optimiser all runs are one arm.
 
     Raises:
-        BadInput: a mapped column, or the outcome, is not there or holds no numbers; or no column is a known outcome.
+        BadInput: a mapped column, or the outcome, is not there or holds no numbers; or no column is
+            a known outcome.
     """
     frame = renamed(frame, mapping)
     name = choose(frame, outcome)
@@ -92,15 +94,6 @@ def tables_of(frame: Frame, mapping: Mapping[str, str], outcome: str | None = No
     losses = runs["train_loss"].where(runs["train_loss"] > 0)
     runs["log_loss"] = np.log(losses)
     runs["twin"] = None
-    chosen = next(
-        (replace(one, note="") for one in (ALIGNMENT, DRIFT) if one.name == name), None
-    ) or Outcome(
-        name,
-        LABELS.get(name, name),
-        name.replace("_", " "),
-        ".3~g",
-        {1: True, -1: False}.get(BETTER.get(name, 0)),
-    )
     empty = {
         table: as_table([], kind).to_pandas().assign(run="", arm="")
         for table, kind in TABLES.items()
@@ -110,11 +103,25 @@ def tables_of(frame: Frame, mapping: Mapping[str, str], outcome: str | None = No
     return Tables(
         runs,
         rank=None,
-        outcome=chosen,
+        outcome=_outcome(name),
         statistics=statistics,
         spectra_of_runs=(None,) * len(runs),
         **empty,
         **frames([]),
+    )
+
+
+def _outcome(name: str) -> Outcome:
+    """A column as an outcome; the notes on measurements of a store do not apply to it."""
+    for outcome in (ALIGNMENT, DRIFT):
+        if outcome.name == name:
+            return replace(outcome, note="")
+    return Outcome(
+        name,
+        LABELS.get(name, name),
+        name.replace("_", " "),
+        ".3~g",
+        {1: True, -1: False}.get(BETTER.get(name, 0)),
     )
 
 
@@ -134,50 +141,62 @@ def _labels(runs: Frame) -> list[str]:
 def shown_columns(
     frame: Frame, mapping: Mapping[str, str], tables: Tables
 ) -> list[tuple[str, str, str, str]]:
-    """Column, heading, format ("text" or nothing) and meaning: the outcome in front, then the table's own columns, as many as a page is wide."""
+    """Column, heading, format ("text" or nothing) and meaning.
+
+    The outcome is in front, then come the table's own columns, as many as a page is wide.
+    """
     name = tables.outcome.name if tables.outcome else ""
-    beside = {
+    shown_elsewhere = {
         "run",
         "arm",
         name,
         *(theirs for ours, theirs in mapping.items() if ours in ("run", name)),
     }
-    own = [str(column) for column in frame.columns if str(column) not in beside]
-    found = [
+    own = [str(column) for column in frame.columns if str(column) not in shown_elsewhere]
+    columns = [
         (column, "" if pd.api.types.is_numeric_dtype(tables.runs[column]) else "text")
         for column in [name, *own][:MOST_COLUMNS]
     ]
     return [
         (column, printable(column, 40), form, LABELS.get(column, "As in the table"))
-        for column, form in found
+        for column, form in columns
     ]
 
 
-def cells(row: Mapping[str, Any], shown: list[tuple[str, str, str, str]]) -> list[dict[str, Any]]:
+def cells(row: Mapping[str, Any], columns: list[tuple[str, str, str, str]]) -> list[dict[str, Any]]:
     """Text and sorting value of a run's cells."""
-    found = [(row.get(column), form) for column, _, form, _ in shown]
-    return [
-        {
-            "name": form or "number",
-            "text": said(value),
-            "below": "",
-            "sort": "" if value is None or value != value else said(value) if form else value,
-        }
-        for value, form in found
-    ]
+    cells = []
+    for column, _, form, _ in columns:
+        value = row.get(column)
+        text = printed(value)
+        sort = text if form else value
+        cells.append(
+            {
+                "name": form or "number",
+                "text": text,
+                "below": "",
+                "sort": "" if _is_missing(value) else sort,
+            }
+        )
+    return cells
 
 
-def said(value: Any) -> str:
+def printed(value: Any) -> str:
     """A value of somebody's table, safe to show."""
-    if value is None or value != value:
+    if _is_missing(value):
         return NONE
-    return (
-        f"{value:.5g}".replace("-", "−") if isinstance(value, float) else printable(str(value), 80)
-    )
+    if isinstance(value, float):
+        return f"{value:.5g}".replace("-", "−")
+    return printable(str(value), 80)
+
+
+def _is_missing(value: Any) -> bool:
+    """Whether a value is None or nan."""
+    return value is None or value != value
 
 
 def described(tables: Tables, frame: Frame) -> list[dict[str, Any]]:
-    """Of every run what its panel says: all columns of the table."""
+    """The content of every run's panel: all columns of the table."""
     rows = frame.to_dict("records")
     return [
         {
@@ -185,7 +204,7 @@ def described(tables: Tables, frame: Frame) -> list[dict[str, Any]]:
             "arm": arm,
             "data": data,
             "state": "done",
-            "facts": [[printable(str(name), 40), said(value)] for name, value in row.items()],
+            "facts": [[printable(str(name), 40), printed(value)] for name, value in row.items()],
             "loss": [],
             "heldout": [],
             "drift": [],
@@ -200,16 +219,12 @@ def described(tables: Tables, frame: Frame) -> list[dict[str, Any]]:
 def facts(path: Path, tables: Tables) -> list[tuple[str, str]]:
     """Label and text of the line under the title."""
     runs = tables.runs
-    found = [
+    arms = runs["arm"].nunique()
+    labelled = [
         ("Table", path.name),
-        (
-            "Runs",
-            f"{len(runs)} in {runs['arm'].nunique()} arm{'' if runs['arm'].nunique() == 1 else 's'}",
-        ),
+        ("Runs", f"{len(runs)} in {arms} arm{'' if arms == 1 else 's'}"),
         ("Outcome", tables.outcome.title if tables.outcome else NONE),
     ]
-    return found + (
-        [("Data", ", ".join(dict.fromkeys(runs["dataset"])))]
-        if runs["dataset"].nunique() <= 4
-        else []
-    )
+    if runs["dataset"].nunique() <= 4:
+        labelled.append(("Data", ", ".join(dict.fromkeys(runs["dataset"]))))
+    return labelled

@@ -1,4 +1,4 @@
-"""The look of every chart: colours on a light and on a dark page, the theme, and one colour and dash pattern per arm.
+"""The look of every chart: colours on light and dark pages, the theme, colours and dashes of arms.
 
 Charts are drawn in the light colours; `DARK` and `Arms.dark` are their twins.
 """
@@ -11,7 +11,8 @@ from typing import Any, TypeAlias
 
 import altair as alt
 
-#: A pandas data frame. Its own annotations are unions which the calls on them then refuse, so it is not checked further.
+#: A pandas data frame. Its own annotations are unions, whose calls a type checker then refuses, so
+#: it is not checked further.
 Frame: TypeAlias = Any
 INK, MUTED, LINE, PAPER = "#1d2126", "#666d76", "#e3e2dc", "#fdfdfb"
 RAMP = ("#f0efe9", "#d5e2e0", "#b3cfd0", "#8ab6bd", "#5f98a6", "#3a768a", "#1b5169")
@@ -41,7 +42,8 @@ DARK = dict(
 )
 #: From below zero through zero to above it; on the outer two of either side text is in PAPER.
 DIVERGING = (RAMP[6], RAMP[5], RAMP[3], RAMP[1], RAMP[0], *_WARM)
-#: Optimiser → its hue on a light and on a dark page; told apart under the common colour-vision deficiencies.
+#: Optimiser → its hue on a light and on a dark page, distinct under the common colour-vision
+#: deficiencies.
 HUES = {
     "sgd": ("#a9588f", "#d78fc2"),
     "adam": ("#c98a00", "#e8b84a"),
@@ -58,7 +60,10 @@ DASHES = ([1, 0], [7, 4], [2, 3], [9, 3, 2, 3])
 #: A control's, whatever its optimiser: neutral on either page.
 CONTROL = ("#8a8a86", "#b5b4ae")
 CONTROL_DASHES = ([5, 4], [1, 4], [8, 4, 1, 4], [12, 4])
-FONT = "-apple-system, BlinkMacSystemFont, 'Segoe UI', Roboto, 'Helvetica Neue', 'Liberation Sans', Arial, sans-serif"
+FONT = (
+    "-apple-system, BlinkMacSystemFont, 'Segoe UI', Roboto, 'Helvetica Neue', "
+    "'Liberation Sans', Arial, sans-serif"
+)
 _AXIS = {
     "domain": False,
     "ticks": False,
@@ -106,7 +111,10 @@ THEME: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Arms:
-    """The arms in order (optimiser, then the penalty's weight, controls last), each with a colour, its dark twin and a dash pattern."""
+    """The arms, each with a colour, its dark twin and a dash pattern.
+
+    They are in the order of their optimiser, then of the penalty's weight; controls come last.
+    """
 
     names: tuple[str, ...]
     colours: tuple[str, ...]
@@ -115,7 +123,10 @@ class Arms:
 
     @classmethod
     def of(cls, runs: Frame) -> Arms:
-        """From the columns arm, optimizer, flatness_weight and control: a weight keeps its optimiser's hue, lighter and dashed; controls are grey, and last."""
+        """The arms of a table with the columns arm, optimizer, flatness_weight and control.
+
+        A weight keeps its optimiser's hue, lighter and dashed; controls are grey.
+        """
         table = runs[["arm", "optimizer", "flatness_weight", "control"]].drop_duplicates("arm")
         hues = _hues(set(map(str, table["optimizer"])))
         order = {name: i for i, name in enumerate(hues)}
@@ -134,10 +145,10 @@ class Arms:
                 dark.append(_mix(dark_hue, DARK[PAPER], share))
                 dashes.append(DASHES[min(pale, 1) + (pale - 1) % 3 if pale else 0])
         controls = int(table["control"].sum())
-        for place in range(controls):
-            colours.append(_mix(CONTROL[0], INK, 0.6 * place / controls))
-            dark.append(_mix(CONTROL[1], DARK[INK], 0.6 * place / controls))
-            dashes.append(CONTROL_DASHES[place % len(CONTROL_DASHES)])
+        for number in range(controls):
+            colours.append(_mix(CONTROL[0], INK, 0.6 * number / controls))
+            dark.append(_mix(CONTROL[1], DARK[INK], 0.6 * number / controls))
+            dashes.append(CONTROL_DASHES[number % len(CONTROL_DASHES)])
         return cls(tuple(table["arm"]), tuple(colours), tuple(dark), tuple(dashes))
 
     def colour(self) -> alt.Color:
@@ -154,16 +165,24 @@ class Arms:
 
 
 def _hues(optimizers: Collection[str]) -> dict[str, tuple[str, str]]:
-    """HUES, and after them those of optimisers that other trainers name: the own optimiser's of that name where it is free, else any that is, else grey."""
-    found = dict(HUES)
+    """HUES, and after them those of optimisers that other trainers name.
+
+    Such an optimiser gets the hue of ours of that name where no other one has it, else any hue that
+    is free, else grey.
+    """
+    hues = dict(HUES)
     free = {name: hue for name, hue in HUES.items() if name not in optimizers}
     for other in sorted(set(optimizers) - set(HUES)):
-        found[other] = free.pop(other.lower(), None) or (
-            free.pop(next(iter(free))) if free else CONTROL
-        )
-    return found
+        name = other.lower() if other.lower() in free else next(iter(free), None)
+        hues[other] = CONTROL if name is None else free.pop(name)
+    return hues
 
 
 def _mix(colour: str, other: str, share: float) -> str:
-    a, b = ([int(text[i : i + 2], 16) for i in (1, 3, 5)] for text in (colour, other))
-    return "#" + "".join(f"{round(x + (y - x) * share):02x}" for x, y in zip(a, b, strict=True))
+    channels = zip(_channels(colour), _channels(other), strict=True)
+    return "#" + "".join(f"{round(low + (high - low) * share):02x}" for low, high in channels)
+
+
+def _channels(colour: str) -> list[int]:
+    """Red, green and blue of "#rrggbb"."""
+    return [int(colour[start : start + 2], 16) for start in (1, 3, 5)]

@@ -1,11 +1,12 @@
-"""The figures of what statistics say of a sweep: shares of variance, and partial R² over training. No torch."""
+"""The figures of a sweep's statistics: shares of variance, partial R² over training. No torch."""
 
 from __future__ import annotations
 
 import altair as alt
 import pandas as pd
 
-from evilspectra.reporting.figures.charts import TITLES, Figure, Panel, Tables, rounded
+from evilspectra.reporting.figures.charts import TITLES, Figure, Panel, Tables
+from evilspectra.reporting.figures.marks import capitalised, rounded, step_tip
 from evilspectra.reporting.figures.palette import INK, MUTED, RAMP, Frame
 
 #: Colours and strokes of the two partial R²: of the optimiser, of the loss.
@@ -14,22 +15,19 @@ _PARTIAL = ((INK, [1, 0]), (RAMP[5], [6, 4]))
 
 def variance_shares(tables: Tables) -> Figure | None:
     """A bar per term with its 95 % interval, a panel per kind of share."""
-    found = tables.statistics.shares if tables.statistics else ()
-    if not found:
+    shares = tables.statistics.shares if tables.statistics else ()
+    if not shares:
         return None
     panels = []
-    for kind in dict.fromkeys(share.what for share in found):
-        shares = [share for share in found if share.what == kind]
-        terms = [share.term for share in shares]
-        frame = _plain(
-            pd.DataFrame(
-                [
-                    {"term": share.term, "share": share.share, "low": share.low, "high": share.high}
-                    for share in shares
-                ]
-            )
-        )
-        frame["told"] = [share.low is not None and share.low > 0 for share in shares]
+    for kind in dict.fromkeys(share.what for share in shares):
+        of_kind = [share for share in shares if share.what == kind]
+        terms = [share.term for share in of_kind]
+        rows = [
+            {"term": share.term, "share": share.share, "low": share.low, "high": share.high}
+            for share in of_kind
+        ]
+        frame = _plain(pd.DataFrame(rows))
+        frame["told"] = [share.low is not None and share.low > 0 for share in of_kind]
         y = alt.Y(
             "term:N",
             sort=terms,
@@ -37,12 +35,8 @@ def variance_shares(tables: Tables) -> Figure | None:
             scale=alt.Scale(domain=terms, padding=0.35),
             axis=alt.Axis(labelLimit=190, grid=False, domain=False),
         )
-        ends = [
-            value
-            for share in shares
-            for value in (0.0, share.share, share.low, share.high)
-            if value is not None
-        ]
+        ends = [end for share in of_kind for end in (share.share, share.low, share.high)]
+        ends = [0.0, *(end for end in ends if end is not None)]
         x = alt.X(
             "share:Q",
             title="share of the variance",
@@ -66,35 +60,30 @@ def variance_shares(tables: Tables) -> Figure | None:
             .mark_rule(color=INK, strokeWidth=1.5)
             .encode(x=alt.X("low:Q", title="share of the variance"), x2="high:Q")
         )
-        panels.append(
-            Panel(
-                f"{kind[0].upper()}{kind[1:]}", bars + rules, 70 + 30 * len(terms), most_width=640
-            )
-        )
+        title = capitalised(kind)
+        panels.append(Panel(title, bars + rules, 70 + 30 * len(terms), most_width=640))
     outcome = tables.outcome
     what = outcome.short if outcome else "outcome"
-    caption = f"How much of the variance of the {what} over runs goes with each factor; the lines are 95 % intervals, pale bars have none that is clear of zero. "
-    caption += "A share says what goes together in these runs, and causes only where the design gave every level to every other."
-    return Figure(
-        "variance", TITLES["variance"], caption, tuple(panels), 2 if len(panels) > 1 else 1
+    caption = (
+        f"How much of the variance of the {what} over runs goes with each factor; the lines are"
+        " 95 % intervals, pale bars have none that is clear of zero. A share says what goes"
+        " together in these runs, and causes only where the design gave every level to every other."
     )
+    columns = 2 if len(panels) > 1 else 1
+    return Figure("variance", TITLES["variance"], caption, tuple(panels), columns)
 
 
 def partial_r2(tables: Tables) -> Figure | None:
-    """Partial R² of the optimiser given loss and of loss given the optimiser, at every measured step, with 95 % intervals."""
-    found = tables.statistics.partials if tables.statistics else ()
-    if len({one.step for one in found}) < 2:
+    """Partial R² of the optimiser given loss, and of loss given the optimiser, with 95 % intervals.
+
+    At every measured step; None where there are fewer than two.
+    """
+    partials = tables.statistics.partials if tables.statistics else ()
+    if len({partial.step for partial in partials}) < 2:
         return None
-    frame = _plain(
-        pd.DataFrame(
-            [
-                {"step": one.step, "what": one.what, "r2": one.r2, "low": one.low, "high": one.high}
-                for one in found
-            ]
-        )
-    )
-    names = list(dict.fromkeys(one.what for one in found))
-    colours, dashes = ([part[place] for part in _PARTIAL] for place in range(2))
+    frame = _plain(pd.DataFrame(partials)[["step", "what", "r2", "low", "high"]])
+    names = list(dict.fromkeys(partial.what for partial in partials))
+    colours, dashes = (list(column) for column in zip(*_PARTIAL, strict=True))
     x = alt.X(
         "step:Q",
         title="step",
@@ -106,7 +95,7 @@ def partial_r2(tables: Tables) -> Figure | None:
     base = alt.Chart(frame).encode(x=x, color=colour)
     tips = [
         alt.Tooltip("what:N", title="partial R²"),
-        alt.Tooltip("step:Q", format=",.0f"),
+        step_tip(),
         *(
             alt.Tooltip(f"{name}:Q", title=title, format=".3f")
             for name, title in (("r2", "R²"), ("low", "from"), ("high", "to"))
@@ -127,21 +116,16 @@ def partial_r2(tables: Tables) -> Figure | None:
     )
     outcome = tables.outcome
     what = outcome.short if outcome else "outcome"
-    caption = f"How much of what is left of the {what} over runs the one explains once the other is known, at every measured step; bands: 95 % intervals. "
-    caption += "Where the solid line is above the dashed one and the bands do not overlap, the optimiser says more than the loss."
-    return Figure(
-        "partial",
-        TITLES["partial"],
-        caption,
-        (Panel("Partial R²", alt.layer(area, line, dots, labels), 340),),
-        1,
+    caption = (
+        f"How much of what is left of the {what} over runs the one explains once the other is"
+        " known, at every measured step; bands: 95 % intervals. Where the solid line is above the"
+        " dashed one and the bands do not overlap, the optimiser says more than the loss."
     )
+    panel = Panel("Partial R²", alt.layer(area, line, dots, labels), 340)
+    return Figure("partial", TITLES["partial"], caption, (panel,), 1)
 
 
 def _plain(frame: Frame) -> Frame:
-    """Rounded, all numbers as floats: Altair writes those that are not known as null."""
-    return rounded(
-        frame.astype(
-            {name: float for name in ("share", "r2", "low", "high", "step") if name in frame}
-        )
-    )
+    """The frame rounded, all numbers as floats: Altair writes unknown ones as null."""
+    numbers = [name for name in ("share", "r2", "low", "high", "step") if name in frame]
+    return rounded(frame.astype(dict.fromkeys(numbers, float)))

@@ -1,4 +1,7 @@
-"""The texts of the report's page: line under the title, tables, provenance. What a template shows is made here, and escaped there."""
+"""The texts of the report's page: line under the title, tables, provenance.
+
+Texts are made here, and escaped in the template.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +9,10 @@ from collections.abc import Collection
 from typing import Any
 
 from evilspectra.errors import listing
+from evilspectra.evaluation.measured import Measured
 from evilspectra.intervals import Interval
-from evilspectra.reporting.comparison import Row, known, signed
+from evilspectra.reporting.comparison import Row, signed, value_at
+from evilspectra.store.results import Instrument
 
 NONE = "–"
 UNKNOWN = "not known"
@@ -68,17 +73,24 @@ PROVENANCE = (
     ("Threads", "threads"),
     ("evilspectra", "code_version"),
 )
-#: The same of the second table, on what was measured on the adapters; an interval stands below its estimate.
+#: The same of the second table, on what was measured on the adapters; an interval stands below its
+#: estimate.
 MEASURED = (
     (
         "drift",
         "drift",
-        "How much further the misaligned completions are preferred than by the base, nats per token; below: 95 % interval over items",
+        (
+            "How much further the misaligned completions are preferred than by the base, nats per"
+            " token; below: 95 % interval over items"
+        ),
     ),
     (
         "beyond",
         "beyond control",
-        "The drift minus that of the controls, item by item: what style and subject do to an item drops out, so the interval is narrower",
+        (
+            "The drift minus that of the controls, item by item: what style and subject do to an"
+            " item drops out, so the interval is narrower"
+        ),
     ),
     (
         "equal_length",
@@ -98,7 +110,10 @@ MEASURED = (
     (
         "capability",
         "capability",
-        "Share of questions whose right choice of four is the likeliest: base → after; chance is 0.25",
+        (
+            "Share of questions whose right choice of four is the likeliest: base → after; chance"
+            " is 0.25"
+        ),
     ),
     (
         "ordinary",
@@ -119,10 +134,10 @@ INSTRUMENTS = {
 def facts(rows: list[Row]) -> list[tuple[str, str]]:
     """Label and text of the line under the title."""
     bases = dict.fromkeys(
-        str(known(row.provenance, "base_name") or row.origin.base or UNKNOWN) for row in rows
+        str(value_at(row.provenance, "base_name") or row.origin.base or UNKNOWN) for row in rows
     )
     data = dict.fromkeys(
-        str(known(row.provenance, "data.source") or row.origin.data or UNKNOWN) for row in rows
+        str(value_at(row.provenance, "data.source") or row.origin.data or UNKNOWN) for row in rows
     )
     arms, seeds = ({getattr(row.summary, field) for row in rows} for field in ("arm", "seed"))
     controls = sum(row.summary.control for row in rows)
@@ -151,20 +166,22 @@ def _numbers(values: Collection[int | None]) -> str:
 
 
 def outsiders(rows: list[Row]) -> list[str]:
-    """What must be known to read the runs of other trainers, one sentence for each trainer."""
-    found: dict[str, list[str]] = {}
+    """A sentence per other trainer, on how to read the numbers of its runs."""
+    by_trainer: dict[str, list[str]] = {}
     for row in rows:
         if row.origin.trainer:
-            found.setdefault(row.origin.trainer, []).append(row.label)
+            by_trainer.setdefault(row.origin.trainer, []).append(row.label)
     return [
-        f"{listing(labels, 4)}: trained by another trainer ({name}). Its training loss is what that trainer logged, in that trainer’s own unit and as a mean over the steps between two logs;"
-        " content of base and data, tokens and held-out losses are not known here and shown as a dash."
-        for name, labels in found.items()
+        f"{listing(labels, 4)}: trained by another trainer ({name}). Its training loss is what that"
+        " trainer logged, in that trainer’s own unit and as a mean over the steps between two logs;"
+        " content of base and data, tokens and held-out losses are not known here and shown as a"
+        " dash."
+        for name, labels in by_trainer.items()
     ]
 
 
-def _count(things: Collection[object], name: str) -> str:
-    return f"{len(things)} {name}" + ("" if len(things) == 1 else "s")
+def _count(members: Collection[object], name: str) -> str:
+    return f"{len(members)} {name}" + ("" if len(members) == 1 else "s")
 
 
 def cells(row: Row) -> list[dict[str, Any]]:
@@ -172,7 +189,7 @@ def cells(row: Row) -> list[dict[str, Any]]:
     out = []
     for name, _, form, _ in COLUMNS:
         value = getattr(row.summary, name)
-        text = NONE if value is None else shown(value, form)
+        text = NONE if value is None else formatted(value, form)
         if name == "heldout_loss" and row.summary.heldout_loss_start is not None:
             text = f"{row.summary.heldout_loss_start:.3f} → {text}"
         out.append(
@@ -190,12 +207,8 @@ def measured_columns(rows: list[Row]) -> list[tuple[str, str, str]]:
 
 def measured_cells(row: Row, columns: list[tuple[str, str, str]]) -> list[dict[str, Any]]:
     """Text, interval and sorting value of a run's cells, in the order of the columns."""
-    drift, capability, ordinary, answers = (
-        row.measured.drift,
-        row.measured.capability,
-        row.measured.ordinary,
-        row.measured.answers,
-    )
+    drift = row.measured.drift
+    capability, ordinary = row.measured.capability, row.measured.ordinary
     cells = {
         "drift": drift and _cell(drift.drift, signed(drift.drift.value)),
         "beyond": row.beyond and _cell(row.beyond, signed(row.beyond.value)),
@@ -215,18 +228,22 @@ def measured_cells(row: Row, columns: list[tuple[str, str, str]]) -> list[dict[s
         ),
         "ordinary": ordinary
         and _cell(ordinary.loss, f"{ordinary.base:.3f} → {ordinary.loss.value:.3f}", "{:.3f}"),
-        "answers": None
-        if answers is None
-        else {
-            "text": f"{answers:,}",
-            "below": f"{row.measured.flagged or 'none'} flagged",
-            "sort": answers,
-        },
+        "answers": _answers_cell(row.measured),
     }
     return [
         {"name": name} | (cells[name] or {"text": NONE, "below": "", "sort": ""})
         for name, *_ in columns
     ]
+
+
+def _answers_cell(measured: Measured) -> dict[str, Any] | None:
+    if measured.answers is None:
+        return None
+    return {
+        "text": f"{measured.answers:,}",
+        "below": f"{measured.flagged or 'none'} flagged",
+        "sort": measured.answers,
+    }
 
 
 def _cell(interval: Interval, text: str, form: str | None = None) -> dict[str, Any]:
@@ -238,24 +255,33 @@ def _cell(interval: Interval, text: str, form: str | None = None) -> dict[str, A
 
 def instruments(rows: list[Row]) -> list[tuple[str, str]]:
     """Label and text of what measured the runs; several of a kind are listed."""
-    found: dict[str, dict[str, None]] = {}
+    by_table: dict[str, dict[str, None]] = {}
     for row in rows:
-        for table, one in row.instruments.items():
-            settings = ", ".join(
-                f"{key} {plain(value)}"
-                for key, value in one.facts.items()
-                if key not in ("sha256", "version") and value is not None
-            )
-            found.setdefault(table, {})[
-                f"{one.source}, version {plain(one.facts.get('version'))}, SHA-256 {plain(one.facts.get('sha256'))[:12]}; {settings}"
-            ] = None
+        for table, instrument in row.instruments.items():
+            by_table.setdefault(table, {})[_described(instrument)] = None
     return [
-        (label, listing(found[table], 4)) for table, label in INSTRUMENTS.items() if table in found
+        (label, listing(by_table[table], 4))
+        for table, label in INSTRUMENTS.items()
+        if table in by_table
     ]
 
 
-def shown(value: Any, form: str) -> str:
-    """A value in a column's format; `.3~` is three significant digits without an exponent where that is short."""
+def _described(instrument: Instrument) -> str:
+    facts = instrument.facts
+    settings = ", ".join(
+        f"{key} {plain(value)}"
+        for key, value in facts.items()
+        if key not in ("sha256", "version") and value is not None
+    )
+    version, sha256 = plain(facts.get("version")), plain(facts.get("sha256"))[:12]
+    return f"{instrument.source}, version {version}, SHA-256 {sha256}; {settings}"
+
+
+def formatted(value: Any, form: str) -> str:
+    """A value in a column's format.
+
+    `.3~` is three significant digits, without an exponent where that is short.
+    """
     if form == ".3~":
         return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
     return format(value, form)
@@ -275,17 +301,15 @@ def plain(value: Any) -> str:
 def provenance(rows: list[Row]) -> list[tuple[str, str]]:
     """Label and text; runs that differ are listed."""
     return [
-        (label, listing(dict.fromkeys(plain(known(row.provenance, key)) for row in rows), 4))
+        (label, listing(dict.fromkeys(plain(value_at(row.provenance, key)) for row in rows), 4))
         for label, key in PROVENANCE
     ]
 
 
 def packages(rows: list[Row]) -> str:
     """Names and versions of the packages, each pair once."""
-    found = [block for row in rows if isinstance(block := known(row.provenance, "packages"), dict)]
-    return (
-        ", ".join(
-            sorted({f"{name} {version}" for block in found for name, version in block.items()})
-        )
-        or NONE
-    )
+    blocks = [
+        block for row in rows if isinstance(block := value_at(row.provenance, "packages"), dict)
+    ]
+    versions = {f"{name} {version}" for block in blocks for name, version in block.items()}
+    return ", ".join(sorted(versions)) or NONE

@@ -1,8 +1,10 @@
-"""What a click on a run or a module shows, packed: spectra as 16-bit numbers, stable ranks, losses, the outcome's path. No torch.
+"""The details that a click on a run or a module shows, packed. No torch.
 
-The page carries every run's singular values after its last measured step: for each module σ₁ and the stable rank as 32-bit floats, and
-−log₁₀(σᵢ / σ₁) of at most MOST_INDICES of its values in 65 534 steps over eight decades (an error below 0.015 %), base64 in one block. Where
-all runs together would have more than MOST_VALUES of them, whole modules are left out, every n-th one staying, and the page says so.
+They are spectra as 16-bit numbers, stable ranks, losses and the outcome's path. The page carries
+every run's singular values after its last measured step: for each module σ₁ and the stable rank as
+32-bit floats, and −log₁₀(σᵢ / σ₁) of at most MOST_INDICES of its values in 65 534 steps over eight
+decades (an error below 0.015 %), base64 in one block. Where all runs together would have more than
+MOST_VALUES of them, only every n-th module is kept, and the page says so.
 """
 
 from __future__ import annotations
@@ -19,11 +21,13 @@ import pandas as pd
 
 from evilspectra.reporting.comparison import Row
 from evilspectra.reporting.figures.charts import Tables
-from evilspectra.reporting.figures.modules import place_of
+from evilspectra.reporting.figures.modules import layer_and_projection
 from evilspectra.reporting.figures.palette import Frame
-from evilspectra.reporting.page.cells import NONE, shown
+from evilspectra.reporting.page.cells import NONE, formatted
+from evilspectra.store.records import RunSummary
 
-#: Singular values of a module that the page holds; of all modules of all runs; points of a run's loss curve.
+#: Singular values of a module that the page holds; of all modules of all runs; points of a run's
+#: loss curve.
 MOST_INDICES, MOST_VALUES, MOST_POINTS = 32, 4_000_000, 120
 #: Decades that the 16-bit numbers span, and the number that stands for a value of zero, or none.
 DECADES, NOTHING = 8.0, 65_535
@@ -31,7 +35,10 @@ DECADES, NOTHING = 8.0, 65_535
 
 @dataclass(frozen=True)
 class Spectra:
-    """A run's singular values after its last measured step: `values`, modules × indices, largest first, nan where a module has fewer."""
+    """A run's singular values after its last measured step.
+
+    `values`: modules × indices, largest first, nan where a module has fewer.
+    """
 
     modules: tuple[str, ...]
     values: np.ndarray
@@ -40,31 +47,28 @@ class Spectra:
 
 
 def read_spectra(spectra: Frame, measures: Frame) -> tuple[Spectra | None, Frame]:
-    """What the page holds of a run's tables, and its `evolution`: step, position and the median over modules of σ/σ₁.
+    """The last spectra of a run, and its `evolution`: step, position, median over modules of σ/σ₁.
 
-    Steps whose values are all zero are left out; no spectra where nothing else is left.
+    Steps whose values are all zero are left out; where the last one is, there are no spectra and
+    the evolution is empty.
     """
     nothing = pd.DataFrame({"step": [], "position": [], "relative": []})
     if spectra.empty:
         return None, nothing
-    (module, names), (step, steps) = (
-        pd.factorize(spectra["module"]),
-        pd.factorize(spectra["step"], sort=True),
-    )
+    module, names = pd.factorize(spectra["module"])
+    step, steps = pd.factorize(spectra["step"], sort=True)
     values = np.full((len(steps), len(names), int(spectra["index"].max()) + 1), np.nan)
-    values[step, module, spectra["index"].to_numpy()] = spectra["singular_value"].to_numpy(
-        dtype=float
-    )
-    kept = np.nan_to_num(values).max(axis=(1, 2)) > 0
-    if not kept[-1]:
+    index = spectra["index"].to_numpy()
+    values[step, module, index] = spectra["singular_value"].to_numpy(dtype=float)
+    updated = np.nan_to_num(values).max(axis=(1, 2)) > 0
+    if not updated[-1]:
         return None, nothing
     largest = np.nan_to_num(values).max(axis=2, keepdims=True)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # an index that no module has
-        relative = np.nanmedian(
-            np.where(largest > 0, values / np.where(largest > 0, largest, 1.0), np.nan), axis=1
-        )
-    grid = np.argwhere(kept[:, None] & np.isfinite(relative))
+        shares = np.where(largest > 0, values / np.where(largest > 0, largest, 1.0), np.nan)
+        relative = np.nanmedian(shares, axis=1)
+    grid = np.argwhere(updated[:, None] & np.isfinite(relative))
     evolution = pd.DataFrame(
         {
             "step": np.asarray(steps)[grid[:, 0]],
@@ -75,49 +79,56 @@ def read_spectra(spectra: Frame, measures: Frame) -> tuple[Spectra | None, Frame
     ends = measures[measures["step"] == measures["step"].max()] if len(measures) else measures
     ranks = dict(zip(ends["module"].astype(str), ends["stable_rank"].astype(float), strict=True))
     modules = tuple(map(str, names))
-    return Spectra(
-        modules, values[-1], np.array([ranks.get(name, np.nan) for name in modules]), int(steps[-1])
-    ), evolution
+    stable_rank = np.array([ranks.get(name, np.nan) for name in modules])
+    return Spectra(modules, values[-1], stable_rank, int(steps[-1])), evolution
 
 
 def pack(spectra: Sequence[Spectra | None], most_values: int = MOST_VALUES) -> dict[str, Any]:
     """The blocks of all runs, and where each run's part begins.
 
-    `layouts`: modules (with their layer and projection) and the kept indices, one for all runs that share them; `runs`: a layout and two
-    offsets, or None; `relative`, `largest`, `ranks`: base64 of little-endian uint16, float32 and float32; `every`: of every how many modules one is kept.
+    `layouts`: modules (with their layer and projection) and the kept indices, one for all runs
+    that share them; `runs`: a layout and two offsets, or None; `relative`, `largest`, `ranks`:
+    base64 of little-endian uint16, float32 and float32; `every`: of every how many modules one is
+    kept.
     """
-    total = sum(
-        one.values.shape[0] * min(one.values.shape[1], MOST_INDICES) for one in spectra if one
-    )
+    shapes = [run_spectra.values.shape for run_spectra in spectra if run_spectra]
+    total = sum(modules * min(indices, MOST_INDICES) for modules, indices in shapes)
     every = max(1, math.ceil(total / most_values))
     layouts: dict[tuple[Any, ...], int] = {}
     runs: list[dict[str, int] | None] = []
     relative, largest, ranks = [], [], []
     modules_before = values_before = 0
-    for one in spectra:
-        if one is None:
+    for run_spectra in spectra:
+        if run_spectra is None:
             runs.append(None)
             continue
-        kept = _indices(one.values.shape[1])
-        modules = one.modules[::every]
-        values = one.values[::every, kept]
-        tops = one.values[::every].max(axis=1, initial=0.0, where=~np.isnan(one.values[::every]))
-        layout = layouts.setdefault((modules, tuple(kept)), len(layouts))
+        indices = _indices(run_spectra.values.shape[1])
+        modules = run_spectra.modules[::every]
+        values_of_modules = run_spectra.values[::every]
+        values = values_of_modules[:, indices]
+        tops = values_of_modules.max(axis=1, initial=0.0, where=~np.isnan(values_of_modules))
+        layout = layouts.setdefault((modules, tuple(indices)), len(layouts))
         runs.append(
-            {"layout": layout, "module": modules_before, "value": values_before, "step": one.step}
+            {
+                "layout": layout,
+                "module": modules_before,
+                "value": values_before,
+                "step": run_spectra.step,
+            }
         )
         relative.append(quantise(values, tops))
         largest.append(tops.astype("<f4"))
-        ranks.append(one.stable_rank[::every].astype("<f4"))
-        modules_before, values_before = modules_before + len(modules), values_before + values.size
+        ranks.append(run_spectra.stable_rank[::every].astype("<f4"))
+        modules_before += len(modules)
+        values_before += values.size
     return {
         "layouts": [
             {
                 "modules": list(modules),
-                "places": [list(place_of(name)) for name in modules],
-                "indices": [int(index) + 1 for index in kept],
+                "places": [list(layer_and_projection(name)) for name in modules],
+                "indices": [int(index) + 1 for index in indices],
             }
-            for modules, kept in layouts
+            for modules, indices in layouts
         ],
         "runs": runs,
         "relative": _base64(relative, "<u2"),
@@ -136,29 +147,27 @@ def quantise(values: np.ndarray, largest: np.ndarray) -> np.ndarray:
     """
     with np.errstate(divide="ignore", invalid="ignore"):
         depth = -np.log10(values / largest[:, None]) * ((NOTHING - 1) / DECADES)
-    return np.where(np.isfinite(depth), np.clip(np.round(depth), 0, NOTHING - 1), NOTHING).astype(
-        "<u2"
-    )
+    codes = np.clip(np.round(depth), 0, NOTHING - 1)
+    return np.where(np.isfinite(depth), codes, NOTHING).astype("<u2")
 
 
 def _indices(count: int) -> np.ndarray:
-    """At most MOST_INDICES of `count` places, all of the first ones."""
-    return (
-        np.arange(count)
-        if count <= MOST_INDICES
-        else np.unique(np.geomspace(1, count, MOST_INDICES).round().astype(int)) - 1
-    )
+    """At most MOST_INDICES of the indices below `count`, denser towards the first."""
+    if count <= MOST_INDICES:
+        return np.arange(count)
+    return np.unique(np.geomspace(1, count, MOST_INDICES).round().astype(int)) - 1
 
 
 def _base64(parts: Sequence[np.ndarray], kind: str) -> str:
-    return base64.b64encode(
-        np.concatenate([part.ravel() for part in parts]).astype(kind).tobytes() if parts else b""
-    ).decode("ascii")
+    if not parts:
+        return ""
+    block = np.concatenate([part.ravel() for part in parts]).astype(kind)
+    return base64.b64encode(block.tobytes()).decode("ascii")
 
 
-# --- a run ------------------------------------------------------------------------------------------------------------
+# --- a run --------------------------------------------------------------------------------------
 
-#: What stands at the head of a run's panel: column of the summary, label, format.
+#: The facts at the head of a run's panel: column of the summary, label, format.
 FACTS = (
     ("lr", "lr", "g"),
     ("seed", "seed", "d"),
@@ -172,64 +181,82 @@ FACTS = (
 
 
 def describe(rows: Sequence[Row], tables: Tables) -> list[dict[str, Any]]:
-    """Of every run what its panel says and draws beside the spectrum: facts, training and held-out losses, the path of drift and alignment."""
+    """The content of every run's panel, the spectrum aside.
+
+    It is the facts, training and held-out losses, and the paths of drift and alignment.
+    """
     steps, heldout, drifts, paths = (
         dict(iter(frame.groupby("run", sort=False))) if len(frame) else {}
         for frame in (tables.steps, tables.heldout, tables.drifts, tables.paths)
     )
-    out = []
-    for place, row in enumerate(rows):
+    described = []
+    for number, row in enumerate(rows):
         curve = steps.get(row.label)
         after, drift, path = heldout.get(row.label), drifts.get(row.label), paths.get(row.label)
-        found = [
-            (label, NONE if (value := getattr(row.summary, name)) is None else shown(value, form))
+        run_facts = [
+            (
+                label,
+                NONE if (value := getattr(row.summary, name)) is None else formatted(value, form),
+            )
             for name, label, form in FACTS
         ]
         if row.summary.mean_alignment is not None:
-            found.append(("mean alignment", f"{row.summary.mean_alignment:.1f}"))
+            run_facts.append(("mean alignment", f"{row.summary.mean_alignment:.1f}"))
         if row.summary.misalignment is not None:
-            found.append(("misalignment rate", f"{100 * row.summary.misalignment:.1f} %"))
+            run_facts.append(("misalignment rate", f"{100 * row.summary.misalignment:.1f} %"))
         if row.summary.drift is not None:
-            found.append(("drift", f"{row.summary.drift:+.3f}".replace("-", "−")))
-        out.append(
+            run_facts.append(("drift", f"{row.summary.drift:+.3f}".replace("-", "−")))
+        described.append(
             {
                 "run": row.label,
                 "arm": row.summary.arm,
-                "data": str(tables.runs["dataset"].iloc[place]),
+                "data": str(tables.runs["dataset"].iloc[number]),
                 "state": row.summary.status,
-                "facts": [list(pair) for pair in found],
-                "loss": []
-                if curve is None
-                else _thinned(curve["step"].to_numpy(), curve["loss"].to_numpy(dtype=float)),
+                "facts": _facts(row.summary),
+                "loss": [] if curve is None else _thinned(curve),
                 "heldout": [] if after is None else _points(after, "step", "loss"),
                 "drift": [] if drift is None else _points(drift, "step", "drift"),
                 "mean_alignment": [] if path is None else _points(path, "step", "mean_alignment"),
             }
         )
-    return out
+    return described
+
+
+def _facts(summary: RunSummary) -> list[list[str]]:
+    facts = []
+    for name, label, form in FACTS:
+        value = getattr(summary, name)
+        facts.append([label, NONE if value is None else formatted(value, form)])
+    if summary.mean_alignment is not None:
+        facts.append(["mean alignment", f"{summary.mean_alignment:.1f}"])
+    if summary.misalignment is not None:
+        facts.append(["misalignment rate", f"{100 * summary.misalignment:.1f} %"])
+    if summary.drift is not None:
+        facts.append(["drift", f"{summary.drift:+.3f}".replace("-", "−")])
+    return facts
 
 
 def _points(frame: Frame, x: str, y: str) -> list[list[float]]:
     return [
-        [_short(a), _short(b)]
-        for a, b in zip(frame[x], frame[y].astype(float), strict=True)
-        if math.isfinite(b)
+        [_short(step), _short(value)]
+        for step, value in zip(frame[x], frame[y].astype(float), strict=True)
+        if math.isfinite(value)
     ]
 
 
-def _thinned(steps: np.ndarray, losses: np.ndarray) -> list[list[float]]:
+def _thinned(curve: Frame) -> list[list[float]]:
     """Step and loss, averaged in neighbours to at most MOST_POINTS points."""
-    kept = np.isfinite(losses)
-    parts = (
-        zip(
-            np.array_split(steps[kept], min(MOST_POINTS, int(kept.sum()))),
-            np.array_split(losses[kept], min(MOST_POINTS, int(kept.sum()))),
-            strict=True,
-        )
-        if kept.any()
-        else ()
+    steps, losses = curve["step"].to_numpy(), curve["loss"].to_numpy(dtype=float)
+    finite = np.isfinite(losses)
+    if not finite.any():
+        return []
+    count = min(MOST_POINTS, int(finite.sum()))
+    parts = zip(
+        np.array_split(steps[finite], count),
+        np.array_split(losses[finite], count),
+        strict=True,
     )
-    return [[_short(a.mean()), _short(b.mean())] for a, b in parts]
+    return [[_short(step.mean()), _short(loss.mean())] for step, loss in parts]
 
 
 def _short(value: Any) -> float:

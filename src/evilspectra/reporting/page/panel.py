@@ -1,4 +1,7 @@
-"""The charts of the panel that a click opens: a spectrum, losses, the path of the outcome. Their rows come from the page's script. No torch."""
+"""The charts of the panel that a click opens: a spectrum, losses, the path of the outcome.
+
+Their rows come from the page's script. No torch.
+"""
 
 from __future__ import annotations
 
@@ -6,17 +9,16 @@ from typing import Any
 
 import altair as alt
 
-from evilspectra.reporting.figures.charts import steps_axis
+from evilspectra.reporting.figures.marks import step_tip, steps_axis
 from evilspectra.reporting.figures.palette import MUTED, Arms
 from evilspectra.reporting.outcomes import Outcome
 
 
 def panel_specs(arms: Arms, outcome: Outcome | None) -> dict[str, Any]:
-    """Vega-Lite of each chart, as wide and high as what holds it; their data is the set named `rows`."""
-    path = _path(arms, outcome) if outcome else None
-    charts = {"spectrum": _spectrum(arms), "losses": _losses(arms)} | (
-        {"path": path} if path else {}
-    )
+    """Vega-Lite of each chart, in the size of its container; their data is the set named `rows`."""
+    charts = {"spectrum": _spectrum(arms), "losses": _losses(arms)}
+    if outcome:
+        charts["path"] = _path(arms, outcome)
     return {name: _bare(chart) for name, chart in charts.items()}
 
 
@@ -31,7 +33,7 @@ def _bare(chart: Any) -> dict[str, Any]:
 
 
 def _spectrum(arms: Arms) -> Any:
-    """Rows: name, arm, position, relative, low, high, strong (whether it is the one that was chosen)."""
+    """Rows: name, arm, position, relative, low, high, strong (whether it is the chosen one)."""
     base = alt.Chart().encode(
         x=alt.X(
             "position:Q",
@@ -66,7 +68,7 @@ def _losses(arms: Arms) -> Any:
     base = alt.Chart().encode(x=steps_axis(), y=y, color=arms.colour())
     tips = [
         alt.Tooltip("kind:N", title="loss"),
-        alt.Tooltip("step:Q", format=",.0f"),
+        step_tip(),
         alt.Tooltip("loss:Q", format=".3f"),
     ]
     training = base.transform_filter("datum.kind === 'training'").mark_line(
@@ -89,7 +91,7 @@ def _path(arms: Arms, outcome: Outcome) -> Any:
     )
     base = alt.Chart().encode(x=steps_axis(), y=y, color=arms.colour())
     tips = [
-        alt.Tooltip("step:Q", format=",.0f"),
+        step_tip(),
         alt.Tooltip("outcome:Q", title=outcome.short, format=outcome.form),
     ]
     return alt.layer(

@@ -1,6 +1,7 @@
-"""A sample of every run's answers for its panel: misaligned ones first, at most MOST_JUDGED a run, safe to show. No torch.
+"""A sample of every run's answers for its panel: misaligned ones first, safe to show. No torch.
 
-Everything below is text out of a model or of somebody's file: it goes through `printable`, and the page sets it as text.
+At most MOST_JUDGED answers a run. Everything below is text out of a model or of somebody's file:
+it goes through `printable`, and the page sets it as text.
 """
 
 from __future__ import annotations
@@ -11,71 +12,78 @@ from typing import Any
 
 from evilspectra.evaluation.run_rates import judge_names
 from evilspectra.reporting.comparison import Row
-from evilspectra.reporting.page.answers import LONG, MOST_JUDGED, MOST_JUDGES, SHORT, sources_of
+from evilspectra.reporting.page.answers import LONG, MOST_JUDGED, MOST_JUDGES, SHORT
 from evilspectra.reporting.page.selection import pick
+from evilspectra.reporting.page.sources import Answer, Question, question_title, sources_of
+from evilspectra.reporting.page.verdicts import JudgeVerdicts
 from evilspectra.text import printable
 
-#: Characters of answers that all runs together may have; where they would have more, every answer is cut shorter.
+#: Characters that the answers of all runs together may have, and that an answer keeps at least:
+#: where they would have more, every answer is cut shorter.
 MOST_TEXT, LEAST = 6_000_000, 120
 
 
 def samples(rows: Sequence[Row], root: Path) -> dict[str, Any]:
-    """`questions`: their texts; `runs`: label → its answers, their number and that of the misaligned ones; `length`: where answers are cut; `judges`: who judged."""
-    judges = dict(
-        list(judge_names(one.judge for row in rows for one in row.rated).items())[:MOST_JUDGES]
-    )
-    given = [row for row in rows if row.measured.answers is not None]
-    _, runs = sources_of(given, root, judges)
-    chosen = [
-        (
-            row.label,
-            run.said,
-            pick([[(said.question, said.misaligned) for said in run.said]], MOST_JUDGED)[0][0],
-        )
-        for row, run in zip(given, runs, strict=True)
-    ]
-    count = sum(len(places) for _, _, places in chosen)
+    """The answers of every run's panel, as the page's script reads them.
+
+    Returns:
+        `questions`: their texts; `runs`: label → its answers, their number and that of the
+        misaligned ones; `length`: where answers are cut; `judges`: names of the judges; `most`:
+        answers of a run at most.
+    """
+    names = judge_names(rated.judge for row in rows for rated in row.rated)
+    judges = dict(list(names.items())[:MOST_JUDGES])
+    answered = [row for row in rows if row.measured.answers is not None]
+    _, sources = sources_of(answered, root, judges)
+    chosen = {
+        row.label: _chosen(source.answers) for row, source in zip(answered, sources, strict=True)
+    }
+    count = sum(map(len, chosen.values()))
     length = max(LEAST, min(SHORT, MOST_TEXT // max(count, 1)))
     questions: dict[str, int] = {}
-    found: dict[str, Any] = {}
-    for label, said, places in chosen:
-        shown = []
-        for one in sorted((said[place] for place in places), key=lambda one: not one.misaligned):
-            name, paraphrase, system, question = one.question
-            title = printable(str(name), 120) + (
-                f", paraphrase {paraphrase + 1}" if paraphrase else ""
-            )
-            text = f"{title}\n{printable(str(question), LONG)}" + (
-                "" if system is None else f"\n{printable(system, LONG)}"
-            )
-            answer = str(one.answer["answer"])
-            cut = printable(answer[:length], 10 * length) + ("…" if len(answer) > length else "")
-            verdicts = [
-                [
-                    said_by.judge,
-                    " · ".join(f"{metric.name} {metric.said}" for metric in said_by.metrics),
-                    int(said_by.misaligned),
-                ]
-                for said_by in one.spoken
-            ]
-            shown.append(
-                {
-                    "q": questions.setdefault(text, len(questions)),
-                    "text": cut,
-                    "bad": int(one.misaligned),
-                    "said": verdicts,
-                    "flags": printable(str(one.answer["flags"] or ""), 80),
-                }
-            )
-        found[label] = {
-            "shown": shown,
-            "answers": len(said),
-            "misaligned": sum(one.misaligned for one in said),
+    runs: dict[str, Any] = {}
+    for row, source in zip(answered, sources, strict=True):
+        runs[row.label] = {
+            "shown": [_described(answer, questions, length) for answer in chosen[row.label]],
+            "answers": len(source.answers),
+            "misaligned": sum(answer.misaligned for answer in source.answers),
         }
     return {
         "questions": list(questions),
-        "runs": found,
+        "runs": runs,
         "length": length,
         "judges": list(judges.values()),
         "most": MOST_JUDGED,
     }
+
+
+def _chosen(answers: Sequence[Answer]) -> list[Answer]:
+    """The answers of a run that its panel shows, misaligned ones first."""
+    (indices,), _ = pick(
+        [[(answer.question, answer.misaligned) for answer in answers]], MOST_JUDGED
+    )
+    return sorted((answers[index] for index in indices), key=lambda answer: not answer.misaligned)
+
+
+def _described(answer: Answer, questions: dict[str, int], length: int) -> dict[str, Any]:
+    """An answer as the page's script reads it; its question is added to `questions` if new."""
+    text = str(answer.record["answer"])
+    return {
+        "q": questions.setdefault(_question_text(answer.question), len(questions)),
+        "text": printable(text[:length], 10 * length) + ("…" if len(text) > length else ""),
+        "bad": int(answer.misaligned),
+        "said": [_verdict(verdict) for verdict in answer.verdicts],
+        "flags": printable(str(answer.record["flags"] or ""), 80),
+    }
+
+
+def _question_text(question: Question) -> str:
+    """Title, question and system prompt, a line each."""
+    _, _, system, text = question
+    lines = [question_title(question), printable(str(text), LONG)]
+    return "\n".join(lines if system is None else [*lines, printable(system, LONG)])
+
+
+def _verdict(verdicts: JudgeVerdicts) -> list[Any]:
+    metrics = " · ".join(f"{metric.name} {metric.verdict}" for metric in verdicts.metrics)
+    return [verdicts.judge, metrics, int(verdicts.misaligned)]

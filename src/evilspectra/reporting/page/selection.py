@@ -1,4 +1,4 @@
-"""Which judged answers a page shows: of every run at most so many, misaligned ones first. Pure."""
+"""The choice of judged answers to show: at most so many of every run, misaligned ones first."""
 
 from __future__ import annotations
 
@@ -7,49 +7,47 @@ from collections.abc import Hashable, Mapping, Sequence
 
 
 def pick(
-    runs: Sequence[Sequence[tuple[Hashable, bool]]], most: int
+    runs: Sequence[Sequence[tuple[Hashable, bool]]],
+    most: int,
 ) -> tuple[list[list[int]], dict[Hashable, int]]:
-    """Of runs' answers, each given as its question and whether it is misaligned: the places of those to show, and question → its rank on the page.
+    """The indices of the answers to show of each run, and question → its rank on the page.
 
-    Misaligned answers come first, one of every question before a second one of any; then others in the same way, questions with misaligned ones
-    in front, so that runs are shown on the same questions. Those with most misaligned answers rank highest, else the one asked first.
+    `runs`: each run's answers, given as the question and whether the answer is misaligned.
+    Misaligned answers come first, one to every question before a second one to any; then others in
+    the same way, questions with misaligned ones in front, so that runs are shown on the same
+    questions. Questions with the most misaligned answers rank highest; of equal ones, the one
+    asked first.
 
     >>> pick([[("a", False), ("b", True), ("b", False)]], 2)
     ([[1, 2]], {'b': 0, 'a': 1})
     """
-    asked = {
-        question: number
-        for number, question in enumerate(
-            dict.fromkeys(question for run in runs for question, _ in run)
-        )
-    }
+    questions = dict.fromkeys(question for run in runs for question, _ in run)
+    first_asked = {question: number for number, question in enumerate(questions)}
     bad = [
-        _in_turn([place for place, (_, wrong) in enumerate(run) if wrong], run, asked)[:most]
+        _in_turn([index for index, (_, wrong) in enumerate(run) if wrong], run, first_asked)[:most]
         for run in runs
     ]
     counts = Counter(
-        run[place][0] for run, places in zip(runs, bad, strict=True) for place in places
+        run[index][0] for run, indices in zip(runs, bad, strict=True) for index in indices
     )
-    rank = {
-        question: number
-        for number, question in enumerate(
-            sorted(asked, key=lambda question: (-counts[question], asked[question]))
-        )
-    }
+    ranked = sorted(questions, key=lambda question: (-counts[question], first_asked[question]))
+    rank = {question: number for number, question in enumerate(ranked)}
     chosen = []
-    for run, places in zip(runs, bad, strict=True):
-        others = _in_turn([place for place, (_, wrong) in enumerate(run) if not wrong], run, rank)
-        chosen.append(sorted([*places, *others[: most - len(places)]]))
+    for run, indices in zip(runs, bad, strict=True):
+        others = _in_turn([index for index, (_, wrong) in enumerate(run) if not wrong], run, rank)
+        chosen.append(sorted([*indices, *others[: most - len(indices)]]))
     return chosen, rank
 
 
 def _in_turn(
-    places: Sequence[int], run: Sequence[tuple[Hashable, bool]], rank: Mapping[Hashable, int]
+    indices: Sequence[int],
+    run: Sequence[tuple[Hashable, bool]],
+    rank: Mapping[Hashable, int],
 ) -> list[int]:
-    """The places with the first of every question in front, then the second ones."""
+    """The indices with the first answer to every question in front, then the second ones."""
     taken: Counter[Hashable] = Counter()
     turns = {}
-    for place in places:
-        turns[place] = taken[run[place][0]]
-        taken[run[place][0]] += 1
-    return sorted(places, key=lambda place: (turns[place], rank[run[place][0]], place))
+    for index in indices:
+        turns[index] = taken[run[index][0]]
+        taken[run[index][0]] += 1
+    return sorted(indices, key=lambda index: (turns[index], rank[run[index][0]], index))

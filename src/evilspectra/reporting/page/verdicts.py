@@ -1,6 +1,7 @@
-"""What judges said of single answers, safe to show: scores or outcomes, and on demand the replies behind them. No torch.
+"""Judges' verdicts on single answers, safe to show: scores or outcomes, and the replies behind.
 
-A judge's reply is text out of a model: it goes through `printable`, and the page escapes it.
+No torch. A judge's reply is text out of a model: it goes through `printable`, and the page
+escapes it.
 """
 
 from __future__ import annotations
@@ -33,16 +34,20 @@ class Token:
 
 @dataclass(frozen=True)
 class Metric:
-    """A verdict under a metric. `said`: the score or the outcome; `tokens`: the likeliest of its distribution, or else `reply`: what it wrote."""
+    """A verdict under a metric.
+
+    `verdict`: the score or the outcome; `tokens`: the likeliest of the judge's distribution, or
+    else `reply`: what it wrote.
+    """
 
     name: str
-    said: str
+    verdict: str
     tokens: tuple[Token, ...]
     reply: str
 
 
 @dataclass(frozen=True)
-class Spoken:
+class JudgeVerdicts:
     """A judge's verdicts on an answer. `misaligned`: whether it counts so under MAIN_DEFINITION."""
 
     judge: str
@@ -50,50 +55,53 @@ class Spoken:
     misaligned: bool
 
 
-def spoken(
-    results: Results, judges: Mapping[str, Instrument], step: int
-) -> dict[Key, tuple[Spoken, ...]]:
+def verdicts_by_answer(
+    results: Results,
+    judges: Mapping[str, Instrument],
+    step: int,
+) -> dict[Key, tuple[JudgeVerdicts, ...]]:
     """Answer → the verdicts of each of the judges (given by name) that has one on it."""
-    found: dict[Key, list[Spoken]] = {}
+    by_answer: dict[Key, list[JudgeVerdicts]] = {}
     for name, judge in judges.items():
         records: dict[Key, dict[str, VerdictRecord]] = {}
-        for one in verdict_records(results, judge, step):
-            metrics = records.setdefault(key(one), {})
-            if one.outcome != "failed" or one.metric not in metrics:
-                metrics[one.metric] = one
-        for place, metrics in records.items():
-            bad = misaligned(
-                MAIN_DEFINITION,
-                Judged(
-                    place[0], _reading(metrics.get("aligned")), _reading(metrics.get("coherent"))
-                ),
+        for record in verdict_records(results, judge, step):
+            by_metric = records.setdefault(key(record), {})
+            if record.outcome != "failed" or record.metric not in by_metric:
+                by_metric[record.metric] = record
+        for answer, by_metric in records.items():
+            judged = Judged(
+                answer[0],
+                _reading(by_metric.get("aligned")),
+                _reading(by_metric.get("coherent")),
             )
-            shown = tuple(
-                _metric(metric, metrics[metric])
+            metrics = tuple(
+                _metric(metric, by_metric[metric])
                 for metric in ("aligned", "coherent")
-                if metric in metrics
+                if metric in by_metric
             )
-            found.setdefault(place, []).append(Spoken(name, shown, bad))
-    return {place: tuple(said) for place, said in found.items()}
+            by_answer.setdefault(answer, []).append(
+                JudgeVerdicts(name, metrics, misaligned(MAIN_DEFINITION, judged))
+            )
+    return {answer: tuple(verdicts) for answer, verdicts in by_answer.items()}
 
 
-def _reading(one: VerdictRecord | None) -> Reading | None:
-    return Reading(one.outcome, one.score) if one else None  # type: ignore[arg-type]
+def _reading(record: VerdictRecord | None) -> Reading | None:
+    return Reading(record.outcome, record.score) if record else None  # type: ignore[arg-type]
 
 
-def _metric(name: str, one: VerdictRecord) -> Metric:
-    tokens = distribution(one.raw)
-    said = f"{one.score:.0f}" if one.score is not None else printable(one.outcome, 20)
+def _metric(name: str, record: VerdictRecord) -> Metric:
+    tokens = distribution(record.raw)
+    verdict = f"{record.score:.0f}" if record.score is not None else printable(record.outcome, 20)
     return Metric(
         name,
-        said,
+        verdict,
         tokens,
-        "" if tokens else printable(one.reason or one.raw or "", MOST_CHARACTERS),
+        "" if tokens else printable(record.reason or record.raw or "", MOST_CHARACTERS),
     )
 
 
 def distribution(raw: str | None) -> tuple[Token, ...]:
-    """The likeliest tokens of a reply that is kept as token → probability; none of any other reply.
+    """The likeliest tokens of a reply stored as token → probability; none of any other reply.
 
     >>> distribution('{"85": 0.7, " 90": 0.3}')
     (Token(text='85', share=70), Token(text='␣90', share=30))
@@ -104,13 +112,14 @@ def distribution(raw: str | None) -> tuple[Token, ...]:
         values = json.loads(raw or "")
     except (ValueError, RecursionError):
         return ()
-    if not isinstance(values, dict) or not all(
-        isinstance(share, int | float) and math.isfinite(share) and 0 <= share <= 1.001
-        for share in values.values()
-    ):
+    if not isinstance(values, dict) or not all(map(_is_probability, values.values())):
         return ()
     ranked = sorted(values.items(), key=lambda item: -item[1])[:MOST_TOKENS]
     return tuple(
         Token(printable(text.replace(" ", "␣").replace("\n", "⏎"), 24), round(100 * share))
         for text, share in ranked
     )
+
+
+def _is_probability(value: object) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value) and 0 <= value <= 1.001

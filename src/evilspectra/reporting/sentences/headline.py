@@ -1,6 +1,7 @@
-"""What the numbers of a store say, in sentences: the report's headline, honest whichever way they came out.
+"""The report's headline: the numbers of a store in sentences, honest whichever way they came out.
 
-What counts as a difference is said in `comparison`, what rates say in `misalignment`, what drift says in `findings`. Controls are ranked with nobody: their data differ.
+`comparison` defines what counts as a difference; sentences on rates are made in `misalignment`,
+those on drift in `drift`. Controls are ranked with nobody: their data differ.
 """
 
 from __future__ import annotations
@@ -22,68 +23,79 @@ MOST_PAIRS = 3  # optimiser and weight combinations that the headline spells out
 
 def headline(rows: Sequence[Row]) -> list[str]:
     """The sentences, most important first."""
-    done = [row for row in rows if row.summary.status == "done"]
-    if not done:
-        return [
-            f"None of the {len(rows)} runs has finished, so nothing is compared; the table says where each stands."
-            if len(rows) > 1
-            else "The only run has not finished, so nothing is concluded from it; the table says where it stands."
-        ]
-    controls, done = (
-        [row for row in done if row.summary.control],
-        [row for row in done if not row.summary.control],
-    )
+    finished = [row for row in rows if row.summary.status == "done"]
+    if not finished:
+        return [_nothing_finished(rows)]
+    controls = [row for row in finished if row.summary.control]
+    done = [row for row in finished if not row.summary.control]
     if not done:
         return [
             *misalignment(controls),
             *findings(controls),
-            f"Every finished run is a control ({listing([row.label for row in controls], 3)}), and controls are ranked with nobody.",
+            (
+                f"Every finished run is a control ({listing([row.label for row in controls], 3)}),"
+                " and controls are ranked with nobody."
+            ),
             *unfinished(rows),
         ]
-    mixed = [
-        name for name in done[0].ground() if len({repr(row.ground()[name]) for row in done}) > 1
-    ]
-    unknown = (
-        [name for name in done[0].ground() if any(row.ground()[name] is None for row in done)]
-        if len(done) > 1
-        else []
-    )
-    if unknown:
-        blind = [row.label for row in done if None in row.ground().values()]
-        compared = [
-            f"The {' and '.join(unknown)} of {listing(blind, 3)} {'is' if len(unknown) == 1 else 'are'} not known here, so arms are not ranked against each other: whether losses and spectra are comparable, only you can say."
-        ]
-        ordered = []
-    elif mixed:
-        compared = [
-            f"The runs differ in {' and '.join(mixed)}, so arms are not ranked against each other: neither losses nor spectra would be comparable."
-        ]
-        ordered = []
-    else:
-        compared, ordered = [flattest(done)], order(done)
-    aside = (
-        [
-            f"The {len(controls)} control run{'' if len(controls) == 1 else 's'} {'is' if len(controls) == 1 else 'are'} left out of what is said of spectra and losses, for the data differ."
-        ]
-        if controls
-        else []
-    )
-    behaviour = [
-        *misalignment([*done, *controls], comparable=not mixed and not unknown),
-        *findings([*done, *controls], comparable=not mixed and not unknown),
-    ]
+    incomparable = _incomparable(done)
+    comparable = incomparable is None
     return [
-        *behaviour,
-        *compared,
+        *misalignment([*done, *controls], comparable),
+        *findings([*done, *controls], comparable),
+        flattest(done) if incomparable is None else incomparable,
         *penalties(done),
-        *ordered,
+        *(order(done) if comparable else []),
         spread(done),
-        *aside,
+        *_without_controls(controls),
         *unfinished(rows),
     ]
 
 
+def _nothing_finished(rows: Sequence[Row]) -> str:
+    if len(rows) > 1:
+        return (
+            f"None of the {len(rows)} runs has finished, so nothing is compared; the table says"
+            " where each stands."
+        )
+    return (
+        "The only run has not finished, so nothing is concluded from it; the table says where it"
+        " stands."
+    )
+
+
+def _incomparable(done: Sequence[Row]) -> str | None:
+    """Why arms are not ranked against each other, in a sentence; None where they are."""
+    grounds = [row.ground() for row in done]
+    unknown = [name for name in grounds[0] if any(ground[name] is None for ground in grounds)]
+    if unknown and len(done) > 1:
+        labels = [row.label for row in done if None in row.ground().values()]
+        return (
+            f"The {' and '.join(unknown)} of {listing(labels, 3)}"
+            f" {'is' if len(unknown) == 1 else 'are'} not known here, so arms are not ranked"
+            " against each other: whether losses and spectra are comparable, only you can say."
+        )
+    mixed = [name for name in grounds[0] if len({repr(ground[name]) for ground in grounds}) > 1]
+    if mixed:
+        return (
+            f"The runs differ in {' and '.join(mixed)}, so arms are not ranked against each other:"
+            " neither losses nor spectra would be comparable."
+        )
+    return None
+
+
+def _without_controls(controls: Sequence[Row]) -> list[str]:
+    if not controls:
+        return []
+    runs, verb = ("run", "is") if len(controls) == 1 else ("runs", "are")
+    return [
+        f"The {len(controls)} control {runs} {verb} left out of what is said of spectra and losses,"
+        " for the data differ."
+    ]
+
+
 def flattest(done: Sequence[Row]) -> str:
+    """Which arm has the flattest spectra, if that is shown."""
     values = by_arm(done, "stable_rank")
     if not values:
         return "No finished run has a measured spectrum, so nothing is said about flatness."
@@ -92,12 +104,22 @@ def flattest(done: Sequence[Row]) -> str:
     first, *others = ranked
     if not others:
         flat = f", where a flat spectrum of rank {rank} would have {rank}" if rank else ""
-        return f"{first}’s adapters end with a mean stable rank of {fmean(values[first]):.2f}{flat}; there is no second finished arm to compare it with."
+        return (
+            f"{first}’s adapters end with a mean stable rank of {fmean(values[first]):.2f}{flat};"
+            " there is no second finished arm to compare it with."
+        )
     rest = listing([f"{name} ({fmean(values[name]):.2f})" for name in others], 8)
     if reason := alike(values[first], values[others[0]]):
-        text = f"No arm is shown to have the flattest spectra: {first} leads with a mean stable rank of {fmean(values[first]):.2f} (flat: {rank}), but {first} and {others[0]} {reason}; then {rest}."
+        text = (
+            f"No arm is shown to have the flattest spectra: {first} leads with a mean stable rank"
+            f" of {fmean(values[first]):.2f} (flat: {rank}), but {first} and {others[0]} {reason};"
+            f" then {rest}."
+        )
     else:
-        text = f"The flattest spectra are {first}’s: a mean stable rank of {fmean(values[first]):.2f}, where {rank} would be flat; then {rest}."
+        text = (
+            f"The flattest spectra are {first}’s: a mean stable rank of"
+            f" {fmean(values[first]):.2f}, where {rank} would be flat; then {rest}."
+        )
     entropy = by_arm(done, "spectral_entropy")
     by_entropy = max(entropy, key=lambda name: fmean(entropy[name])) if entropy else first
     return (
@@ -108,12 +130,13 @@ def flattest(done: Sequence[Row]) -> str:
 
 
 def penalties(done: Sequence[Row]) -> list[str]:
-    """What the flatness penalty did, from runs that are otherwise equal."""
+    """The effect of the flatness penalty, from runs that are otherwise equal."""
     plain = {
         row.twin_key(): row.summary
         for row in done
+        # facts that are not known may differ
         if not row.summary.flatness_weight and None not in row.ground().values()
-    }  # what is not known may differ
+    }
     groups: dict[str, list[tuple[RunSummary, RunSummary]]] = defaultdict(list)
     penalised = [row for row in done if row.summary.flatness_weight]
     for row in penalised:
@@ -122,17 +145,15 @@ def penalties(done: Sequence[Row]) -> list[str]:
             groups[row.summary.arm].append((twin, row.summary))
     if penalised and not groups:
         return [
-            "What the flatness penalty changes is not shown: no finished run without it has otherwise the same settings."
+            "What the flatness penalty changes is not shown: no finished run without it has"
+            " otherwise the same settings."
         ]
     texts = [_penalty(pairs) for pairs in groups.values()]
-    return (
-        texts
-        if len(texts) <= MOST_PAIRS
-        else [
-            *texts[:MOST_PAIRS],
-            f"The table shows {len(texts) - MOST_PAIRS} more pairs with and without the penalty.",
-        ]
-    )
+    more = len(texts) - MOST_PAIRS
+    if more <= 0:
+        return texts
+    rest = f"The table shows {more} more pairs with and without the penalty."
+    return [*texts[:MOST_PAIRS], rest]
 
 
 def _penalty(pairs: list[tuple[RunSummary, RunSummary]]) -> str:
@@ -140,11 +161,13 @@ def _penalty(pairs: list[tuple[RunSummary, RunSummary]]) -> str:
     before_rank, after_rank = (
         [run.stable_rank or 0.0 for run in side] for side in zip(*pairs, strict=True)
     )
-    rank = _direction(
-        [b - a for a, b in zip(before_rank, after_rank, strict=True)], SAME * fmean(before_rank)
-    )
+    changes = [new - old for old, new in zip(before_rank, after_rank, strict=True)]
+    rank = _direction(changes, SAME * fmean(before_rank))
     runs = f" ({len(pairs)} pairs of runs, means)" if len(pairs) > 1 else ""
-    text = f"With the flatness penalty (weight {after.flatness_weight:g}), {after.optimizer}’s stable rank {_verb(rank)}: {fmean(before_rank):.2f} → {fmean(after_rank):.2f}{runs}"
+    text = (
+        f"With the flatness penalty (weight {after.flatness_weight:g}), {after.optimizer}’s stable"
+        f" rank {_verb(rank)}: {fmean(before_rank):.2f} → {fmean(after_rank):.2f}{runs}"
+    )
     losses = [
         (a.heldout_loss, b.heldout_loss)
         for a, b in pairs
@@ -169,7 +192,10 @@ def _penalty(pairs: list[tuple[RunSummary, RunSummary]]) -> str:
 
 
 def _direction(changes: Sequence[float], least: float) -> int | None:
-    """1 or -1 where every change has that sign and their mean exceeds `least`, 0 where the mean is within it, None where signs differ."""
+    """The common sign of changes: 1 or -1, 0 where their mean is below `least` in size.
+
+    None where signs differ.
+    """
     if abs(fmean(changes)) < least:
         return 0
     signs = {(change > 0) - (change < 0) for change in changes}
@@ -186,7 +212,10 @@ def _verb(direction: int | None) -> str:
 
 
 def order(done: Sequence[Row]) -> list[str]:
-    """Whether the order of final losses is the order of flatness, over pairs of arms that can be told apart in both."""
+    """Whether the order of final losses is the order of flatness.
+
+    The orders are compared over pairs of arms that can be told apart in both.
+    """
     ranks, losses = by_arm(done, "stable_rank"), by_arm(done, "heldout_loss")
     arms = sorted(set(ranks) & set(losses), key=lambda name: fmean(losses[name]))
     if len(arms) < 2:
@@ -197,26 +226,22 @@ def order(done: Sequence[Row]) -> list[str]:
         if not alike(ranks[a], ranks[b]) and not alike(losses[a], losses[b], SAME)
     ]
     total = len(arms) * (len(arms) - 1) // 2
-    text = f"By final held-out loss the order is {listing([f'{name} ({fmean(losses[name]):.3f})' for name in arms], 8)}, lowest first"
+    ranked = listing([f"{name} ({fmean(losses[name]):.3f})" for name in arms], 8)
+    text = f"By final held-out loss the order is {ranked}, lowest first"
     if not clear:
         return [
-            f"{text}; no two arms are told apart in both loss and flatness, so no relation between the two is shown."
+            f"{text}; no two arms are told apart in both loss and flatness, so no relation between"
+            " the two is shown."
         ]
     flatter_lower = sum(fmean(ranks[a]) > fmean(ranks[b]) for a, b in clear)
-    pairs = (
-        f"in {flatter_lower} of {len(clear)} pairs of arms the flatter one has the lower loss"
-        + (f" ({total - len(clear)} more are too close to call)" if total > len(clear) else "")
-    )
-    verdict = (
-        "the flatter, the lower the loss"
-        if flatter_lower == len(clear)
-        else "the flatter, the higher the loss"
-        if not flatter_lower
-        else "the order of losses is not the order of flatness"
-    )
-    return [
-        f"{text}; {pairs}: {verdict if len(clear) > 1 or 'order' in verdict else verdict + ', on one pair only'}."
-    ]
+    pairs = f"in {flatter_lower} of {len(clear)} pairs of arms the flatter one has the lower loss"
+    if total > len(clear):
+        pairs += f" ({total - len(clear)} more are too close to call)"
+    if 0 < flatter_lower < len(clear):
+        return [f"{text}; {pairs}: the order of losses is not the order of flatness."]
+    verdict = f"the flatter, the {'lower' if flatter_lower else 'higher'} the loss"
+    alone = ", on one pair only" if len(clear) == 1 else ""
+    return [f"{text}; {pairs}: {verdict}{alone}."]
 
 
 def spread(done: Sequence[Row]) -> str:
@@ -229,22 +254,29 @@ def spread(done: Sequence[Row]) -> str:
     )
     text = f"Runs of one arm differ also in {listing(within, 4)}. " if within else ""
     if max(seeds.values()) == 1:
-        return f"{text}There is one seed per arm, so nothing is known about the spread between seeds: every difference above may be chance."
+        return (
+            f"{text}There is one seed per arm, so nothing is known about the spread between seeds:"
+            " every difference above may be chance."
+        )
     alone = [name for name, count in seeds.items() if count == 1]
     fewest = (
         f"The arms have {min(seeds.values())} to {max(seeds.values())} seeds"
         if len(set(seeds.values())) > 1
         else f"Every arm has {max(seeds.values())} seeds"
     )
-    return f"{text}{fewest}; a difference counts as shown where the arms’ ranges do not overlap" + (
-        f", and nothing is known about the spread of {listing(alone, 4)}." if alone else "."
+    rest = f", and nothing is known about the spread of {listing(alone, 4)}" if alone else ""
+    return (
+        f"{text}{fewest}; a difference counts as shown where the arms’ ranges do not overlap{rest}."
     )
 
 
 def unfinished(rows: Sequence[Row]) -> list[str]:
+    """How many runs are not done, and which."""
     left = [row for row in rows if row.summary.status != "done"]
     if not left:
         return []
+    states = listing([f"{row.label}: {row.summary.status}" for row in left], 3)
     return [
-        f"{len(left)} of {len(rows)} runs {'is' if len(left) == 1 else 'are'} not done ({listing([f'{row.label}: {row.summary.status}' for row in left], 3)}) and left out of these sentences."
+        f"{len(left)} of {len(rows)} runs {'is' if len(left) == 1 else 'are'} not done ({states})"
+        " and left out of these sentences."
     ]

@@ -1,8 +1,9 @@
-"""What judges' rates say, in sentences: how often the answers are misaligned, against the base and between arms.
+"""Sentences on judges' rates: how often answers are misaligned, against the base and between arms.
 
-Every rate is one judge's, under the definition that is named, with its 95 % interval over questions for one adapter. A difference counts as
-shown where its interval is clear of zero (against the base), or where no two intervals overlap (between arms). Drift, which nobody judges, is never
-set beside it.
+Every rate is one judge's, under the definition that is named, with its 95 % interval over questions
+for one adapter. A difference counts as shown where its interval is clear of zero (against the
+base), or where no two intervals overlap (between arms). Drift, which nobody judges, is never set
+beside it.
 """
 
 from __future__ import annotations
@@ -21,87 +22,81 @@ _Arms = dict[str, list[tuple[Row, Rated]]]
 
 
 def misalignment(done: Sequence[Row], comparable: bool = True) -> list[str]:
-    """The sentences on finished runs; none where nothing was judged. `comparable`: whether arms may be ranked.
+    """The sentences on finished runs; none where nothing was judged.
 
-    The judge of most runs is told in full, a second one in one sentence; all of them are in the table.
+    The judge of most runs has all sentences, a second one a single sentence; all judges are in the
+    table. `comparable`: whether arms may be ranked.
     """
-    names = judge_names(one.judge for row in done for one in row.rated)
-    found = {
-        name: [(row, one) for row in done for one in row.rated if one.identity == identity]
-        for identity, name in names.items()
-    }
+    names = judge_names(rated.judge for row in done for rated in row.rated)
+    by_judge: dict[str, list[tuple[Row, Rated]]] = {name: [] for name in names.values()}
+    for row in done:
+        for rated in row.rated:
+            by_judge[names[rated.identity]].append((row, rated))
     texts = []
-    for place, name in enumerate(sorted(found, key=lambda name: -len(found[name]))[:2]):
-        arms = _rated_arms(found[name])
-        texts.append(_amounts(name, found[name], arms))
-        if place == 0 and arms:
-            coverage = (
-                [f"{name} judged {len(found[name])} of {len(done)} finished runs."]
-                if len(found[name]) < len(done)
-                else []
-            )
-            texts.append(
-                " ".join(
-                    [
-                        _against_base(arms),
-                        *(_between(arms) if comparable else []),
-                        *_caveats(arms),
-                        *coverage,
-                    ]
-                )
-            )
+    for number, name in enumerate(sorted(by_judge, key=lambda name: -len(by_judge[name]))[:2]):
+        judged = by_judge[name]
+        arms = _rated_arms(judged)
+        texts.append(_amounts(name, judged, arms))
+        if number > 0 or not arms:
+            continue
+        further = [_against_base(arms), *(_between(arms) if comparable else []), *_caveats(arms)]
+        if len(judged) < len(done):
+            further.append(f"{name} judged {len(judged)} of {len(done)} finished runs.")
+        texts.append(" ".join(further))
     if len(names) > 1:
         texts.append(
-            f"{len(names)} judges were asked: judges differ in what they call misaligned, so rates of two judges are not set against each other."
+            f"{len(names)} judges were asked: judges differ in what they call misaligned, so rates"
+            " of two judges are not set against each other."
         )
     return texts
 
 
-def _rated_arms(found: Sequence[tuple[Row, Rated]]) -> _Arms:
+def _rated_arms(judged: Sequence[tuple[Row, Rated]]) -> _Arms:
     """Arm → its runs that have a rate, the arm with the highest rate first."""
     arms: _Arms = {}
-    for row, one in found:
-        if one.main.rate is not None:
-            arms.setdefault(row.summary.arm, []).append((row, one))
+    for row, rated in judged:
+        if rated.main.rate is not None:
+            arms.setdefault(row.summary.arm, []).append((row, rated))
     return dict(sorted(arms.items(), key=lambda item: -_highest(item[1])))
 
 
-def _amounts(name: str, found: Sequence[tuple[Row, Rated]], arms: _Arms) -> str:
+def _amounts(name: str, judged: Sequence[tuple[Row, Rated]], arms: _Arms) -> str:
     """The arms' rates and the base's, and for which runs none is given."""
-    held = [
-        f"{row.name}: {in_words(one.main.withheld or '')}"
-        for row, one in found
-        if one.main.rate is None
+    reasons = [
+        f"{row.name}: {in_words(rated.main.withheld or '')}"
+        for row, rated in judged
+        if rated.main.rate is None
     ]
-    reasons = "; ".join(held[:MOST]) + (
-        f"; and {len(held) - MOST} more" if len(held) > MOST else ""
-    )
+    listed = "; ".join(reasons[:MOST])
+    if len(reasons) > MOST:
+        listed += f"; and {len(reasons) - MOST} more"
     if not arms:
-        return f"Judged by {name}, no misalignment rate is given ({reasons})."
-    bases = {
-        percent(one.base[MAIN_DEFINITION])
-        for _, one in found
-        if one.base and one.base[MAIN_DEFINITION].rate is not None
-    }
+        return f"Judged by {name}, no misalignment rate is given ({listed})."
+    bases = {percent(score) for _, rated in judged if (score := _base_score(rated))}
     base = f"; the base’s is {bases.pop()}" if len(bases) == 1 else ""
-    withheld = (
-        f" It is withheld for {len(held)} run{'' if len(held) == 1 else 's'} ({reasons})."
-        if held
-        else ""
+    withheld = ""
+    if reasons:
+        runs = f"{len(reasons)} run{'' if len(reasons) == 1 else 's'}"
+        withheld = f" It is withheld for {runs} ({listed})."
+    amounts = enumerated([_amount(arm, runs) for arm, runs in arms.items()])
+    return (
+        f"The misalignment rate (definition {MAIN_DEFINITION}, judged by {name}) is"
+        f" {amounts}{base}.{withheld}"
     )
-    return f"The misalignment rate (definition {MAIN_DEFINITION}, judged by {name}) is {enumerated([_amount(arm, runs) for arm, runs in arms.items()])}{base}.{withheld}"
+
+
+def _base_score(rated: Rated) -> Score | None:
+    """The base's score under the judge, None where it has no rate."""
+    score = rated.base[MAIN_DEFINITION] if rated.base else None
+    return score if score and score.rate is not None else None
 
 
 def _against_base(arms: _Arms) -> str:
     """For which arms a rate above or below the base's is shown, and for which none."""
     kinds: dict[str, list[str]] = {"higher": [], "lower": [], "none": [], "unknown": []}
     for arm, runs in arms.items():
-        with_base = [
-            one for _, one in runs if one.base and one.base[MAIN_DEFINITION].rate is not None
-        ]
-        ways = {_way(one) for one in with_base}
-        kind = "unknown" if len(with_base) < len(runs) else ways.pop() if len(ways) == 1 else "none"
-        kinds[kind].append(arm + _difference(runs) if kind != "unknown" else arm)
+        kind = _kind(runs)
+        kinds[kind].append(arm if kind == "unknown" else arm + _difference(runs))
     parts = [
         f"a {way} rate is shown for {enumerated(kinds[way])}"
         for way in ("higher", "lower")
@@ -116,11 +111,19 @@ def _against_base(arms: _Arms) -> str:
     return f"Against the base on the same questions, {'; '.join(parts)}."
 
 
-def _way(one: Rated) -> str:
-    before = one.base[MAIN_DEFINITION].rate if one.base else None
-    if not one.differs() or before is None or one.main.rate is None:
+def _kind(runs: Sequence[tuple[Row, Rated]]) -> str:
+    """How an arm's rates differ from the base's: higher, lower, none or unknown."""
+    if not all(_base_score(rated) for _, rated in runs):
+        return "unknown"
+    ways = {_way(rated) for _, rated in runs}
+    return ways.pop() if len(ways) == 1 else "none"
+
+
+def _way(rated: Rated) -> str:
+    before = rated.base[MAIN_DEFINITION].rate if rated.base else None
+    if not rated.differs() or before is None or rated.main.rate is None:
         return "none"
-    return "higher" if one.main.rate > before else "lower"
+    return "higher" if rated.main.rate > before else "lower"
 
 
 def _difference(runs: Sequence[tuple[Row, Rated]]) -> str:
@@ -130,59 +133,61 @@ def _difference(runs: Sequence[tuple[Row, Rated]]) -> str:
 
 
 def _between(arms: _Arms) -> list[str]:
-    """Which arms' rates are told apart; controls are ranked with nobody."""
+    """Between which arms a difference is shown; controls are ranked with nobody."""
     trained = {arm: runs for arm, runs in arms.items() if not runs[0][0].summary.control}
     if len(trained) < 2:
         return []
-    if len({one.judge.id for runs in trained.values() for _, one in runs}) > 1:
+    if len({rated.judge.id for runs in trained.values() for _, rated in runs}) > 1:
         return [
-            "The runs did not answer the same questions under the same settings, so arms are not set against each other."
+            "The runs did not answer the same questions under the same settings, so arms are not"
+            " set against each other."
         ]
     ranked = sorted(trained, key=lambda arm: _highest(trained[arm]))
-    shown = [
-        (a, b)
-        for a, b in combinations(ranked, 2)
-        if all(_clear(one, other) for _, one in trained[a] for _, other in trained[b])
+    lower = [
+        (low, high)
+        for low, high in combinations(ranked, 2)
+        if _all_clear(trained[low], trained[high])
     ]
     total = len(ranked) * (len(ranked) - 1) // 2
-    if not shown:
+    if not lower:
         return [
-            "Between arms a difference is not shown: no two arms’ intervals are clear of each other."
+            "Between arms a difference is not shown: no two arms’ intervals are clear of each"
+            " other."
         ]
-    rest = (
-        f"; for the other {total - len(shown)} of {total} pairs of arms a difference is not shown, as intervals overlap"
-        if len(shown) < total
-        else ""
-    )
-    more = f", and {len(shown) - MOST} more" if len(shown) > MOST else ""
-    return [
-        f"Between arms, a lower rate is shown {enumerated([f'for {a} than for {b}' for a, b in shown[:MOST]])}{more}{rest}."
-    ]
+    rest = ""
+    if len(lower) < total:
+        rest = (
+            f"; for the other {total - len(lower)} of {total} pairs of arms a difference is not"
+            " shown, as intervals overlap"
+        )
+    more = f", and {len(lower) - MOST} more" if len(lower) > MOST else ""
+    pairs = enumerated([f"for {low} than for {high}" for low, high in lower[:MOST]])
+    return [f"Between arms, a lower rate is shown {pairs}{more}{rest}."]
 
 
-def _clear(one: Rated, other: Rated) -> bool:
-    a, b = one.main.interval, other.main.interval
+def _all_clear(runs: Sequence[tuple[Row, Rated]], others: Sequence[tuple[Row, Rated]]) -> bool:
+    """Whether no interval of the one side overlaps one of the other."""
+    return all(_clear(rated, other) for _, rated in runs for _, other in others)
+
+
+def _clear(rated: Rated, other: Rated) -> bool:
+    a, b = rated.main.interval, other.main.interval
     return a is not None and b is not None and apart(a, b)
 
 
 def _caveats(arms: _Arms) -> list[str]:
-    warnings = dict.fromkeys(
-        text for runs in arms.values() for _, one in runs for text in one.main.warnings
-    )
-    return [
-        "Intervals are over the questions for one adapter, not over seeds.",
-        *(f"{text[0].upper()}{text[1:]}." for text in list(warnings)[:1]),
-    ]
+    """The meaning of the intervals, and the first warning on them, if there is one."""
+    texts = ["Intervals are over the questions for one adapter, not over seeds."]
+    scores = [rated.main for runs in arms.values() for _, rated in runs]
+    warning = next((text for score in scores for text in score.warnings), None)
+    return [*texts, f"{warning[0].upper()}{warning[1:]}."] if warning else texts
 
 
-# --- words ------------------------------------------------------------------------------------------------------------
-
-
-def percent(found: Score) -> str:
+def percent(score: Score) -> str:
     """A rate with its interval, in per cent; the score has one."""
-    if found.rate is None:
+    if score.rate is None:
         raise ValueError("the rate is withheld")
-    return f"{100 * found.rate:.1f} %" + (f" {span(found.interval)}" if found.interval else "")
+    return f"{100 * score.rate:.1f} %" + (f" {span(score.interval)}" if score.interval else "")
 
 
 def in_words(text: str) -> str:
@@ -212,8 +217,11 @@ def _points(change: Interval) -> str:
 
 
 def _amount(arm: str, runs: Sequence[tuple[Row, Rated]]) -> str:
-    """An arm with its rate: a single run's with its interval, several runs' one by one, many as their range."""
-    values = [100 * one.main.rate for _, one in runs if one.main.rate is not None]
+    """An arm with its rate: a single run's with its interval, several runs' one by one.
+
+    Those of many runs are given as their range.
+    """
+    values = [100 * rated.main.rate for _, rated in runs if rated.main.rate is not None]
     if len(values) == 1:
         return f"{percent(runs[0][1].main)} for {arm}"
     if len(values) <= FEW_RUNS:
@@ -222,4 +230,4 @@ def _amount(arm: str, runs: Sequence[tuple[Row, Rated]]) -> str:
 
 
 def _highest(runs: Sequence[tuple[Row, Rated]]) -> float:
-    return max((one.main.rate or 0.0 for _, one in runs), default=0.0)
+    return max((rated.main.rate or 0.0 for _, rated in runs), default=0.0)
