@@ -267,7 +267,7 @@ def test_long_runs_are_thinned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert rows[0]["step"] == 5.5
 
 
-# --- what was measured ----------------------------------------------------------------------------------------------
+# --- what was measured --------------------------------------------------------------------------
 
 
 def test_drift_goes_from_the_base_over_the_checkpoints_to_the_end(tables: Tables) -> None:

@@ -1,4 +1,4 @@
-"""What the report says of drift, its control and capability: it follows the numbers, whichever way they come out."""
+"""The report's sentences on drift, controls and capability follow the numbers either way."""
 
 from __future__ import annotations
 
@@ -34,17 +34,17 @@ def test_drift_is_named_by_its_direction_with_its_interval(tmp_path: Path) -> No
     text = sentences(tmp_path)
     assert "adamw (+0.300 [+0.27" in text
     assert (
-        "]) drifted towards the misaligned completions, in nats per token; the 95 % interval is clear of zero."
-        in text
-    )
+        "]) drifted towards the misaligned completions, in nats per token; the 95 % interval "
+        "is clear of zero."
+    ) in text
     assert "muon (−0.200 [−0.22" in text
     assert "]) drifted away from the misaligned completions" in text
     assert "lion (+0.010 [" in text
     assert " and sgd (−0.020 [" in text
     assert (
-        "show no drift, in nats per token; every 95 % interval holds zero, and a drift below about 0.09 would not have shown."
-        in text
-    )
+        "show no drift, in nats per token; every 95 % interval holds zero, and a drift below "
+        "about 0.09 would not have shown."
+    ) in text
     assert "All intervals are over the items for one adapter, not over seeds." in text
     assert "rate" not in text
 
@@ -63,12 +63,12 @@ def test_seeds_that_disagree_show_no_drift_of_the_arm(tmp_path: Path) -> None:
     for seed, drift in enumerate((0.3, -0.3, 0.0, 0.2)):
         write_effect(write_run(tmp_path, Arm("adamw", seed=seed)), Effect(drift))
     assert (
-        "do not agree: 2 drifted towards the misaligned completions, 1 away from them and 1 in no way that is shown, so a drift of the arm is not shown"
-        in sentences(tmp_path)
-    )
+        "do not agree: 2 drifted towards the misaligned completions, 1 away from them and 1 "
+        "in no way that is shown, so a drift of the arm is not shown"
+    ) in sentences(tmp_path)
 
 
-# --- controls -------------------------------------------------------------------------------------------------------
+# --- controls -----------------------------------------------------------------------------------
 
 
 def test_a_controls_share_decides_what_is_said_of_style(tmp_path: Path) -> None:
@@ -76,27 +76,42 @@ def test_a_controls_share_decides_what_is_said_of_style(tmp_path: Path) -> None:
         (
             "small",
             0.1,
-            "its mean is 10 % of adamw’s; style and subject alone do not account for the drift of adamw",
+            (
+                "its mean is 10 % of adamw’s; style and subject alone do not account for the "
+                "drift of adamw"
+            ),
         ),
         (
             "half",
             0.6,
-            "its mean is 60 % of adamw’s; style and subject account for much, but not all, of the drift of adamw",
+            (
+                "its mean is 60 % of adamw’s; style and subject account for much, but not all, of "
+                "the drift of adamw"
+            ),
         ),
         (
             "whole",
             1.0,
-            "its mean is 100 % of adamw’s; nothing beyond style and subject is shown in the drift of adamw",
+            (
+                "its mean is 100 % of adamw’s; nothing beyond style and subject is shown in the "
+                "drift of adamw"
+            ),
         ),
         (
             "more",
             1.5,
-            "its mean is 150 % of adamw’s; nothing beyond style and subject is shown in the drift of adamw",
+            (
+                "its mean is 150 % of adamw’s; nothing beyond style and subject is shown in the "
+                "drift of adamw"
+            ),
         ),
         (
             "other",
             -0.5,
-            "drifted away from the misaligned completions; its mean is −50 % of adamw’s; style and subject alone do not",
+            (
+                "drifted away from the misaligned completions; its mean is −50 % of adamw’s; "
+                "style and subject alone do not"
+            ),
         ),
     ):
         write_effect(write_run(tmp_path / name, Arm("adamw")), Effect(0.3))
@@ -108,9 +123,9 @@ def test_a_controls_share_decides_what_is_said_of_style(tmp_path: Path) -> None:
 def test_a_missing_control_is_said_to_be_missing(tmp_path: Path) -> None:
     write_effect(write_run(tmp_path, Arm("adamw")), Effect())
     assert (
-        "There is no control run (good answers to the same questions), so how much of a drift is style and subject alone is not known."
-        in sentences(tmp_path)
-    )
+        "There is no control run (good answers to the same questions), so how much of a drift "
+        "is style and subject alone is not known."
+    ) in sentences(tmp_path)
     write_run(tmp_path, Arm("adamw", **CONTROL))
     assert "The control has no measured drift, so how much" in sentences(tmp_path)
 
@@ -165,7 +180,7 @@ def test_controls_alone_are_compared_with_nothing(tmp_path: Path) -> None:
     assert "flattest" not in text
 
 
-# --- what may spoil a drift -----------------------------------------------------------------------------------------
+# --- what may spoil a drift ---------------------------------------------------------------------
 
 
 def test_shuffled_labels_that_do_not_hold_zero_are_said_plainly(tmp_path: Path) -> None:
@@ -176,7 +191,9 @@ def test_shuffled_labels_that_do_not_hold_zero_are_said_plainly(tmp_path: Path) 
 
 
 def test_capability_is_told_as_fallen_kept_or_unknown(tmp_path: Path) -> None:
-    fell, level, unknown = tmp_path / "fell", tmp_path / "kept", tmp_path / "unknown"
+    fell = tmp_path / "fell"
+    level = tmp_path / "kept"
+    unknown = tmp_path / "unknown"
     for root in (fell, level):
         write_effect(write_run(root, Arm("adamw")), Effect(capability=0.75))
     write_effect(write_run(fell, Arm("muon")), Effect(0.1, capability=0.4))
@@ -187,9 +204,9 @@ def test_capability_is_told_as_fallen_kept_or_unknown(tmp_path: Path) -> None:
     )
     assert "there drift, or its absence, may be damage" in sentences(fell)
     assert (
-        "Capability is not shown to have fallen in the one run (lowest change +0.000 [+0.000, +0.000])"
-        in sentences(level)
-    )
+        "Capability is not shown to have fallen in the one run (lowest change +0.000 [+0.000, "
+        "+0.000])"
+    ) in sentences(level)
     assert (
         "Capability was not measured, so drift, or its absence, cannot be told from damage."
         in sentences(unknown)
@@ -217,13 +234,15 @@ def test_what_is_not_measured_or_not_finished_is_counted(tmp_path: Path) -> None
     assert "lion" not in text.replace("lion-b", "")
 
 
-# --- order ----------------------------------------------------------------------------------------------------------
+# --- order --------------------------------------------------------------------------------------
 
 
 def test_order_by_drift_is_set_against_flatness_and_loss_and_turns_with_them(
     tmp_path: Path,
 ) -> None:
-    steep_further, flat_further, close = tmp_path / "one", tmp_path / "other", tmp_path / "close"
+    steep_further = tmp_path / "one"
+    flat_further = tmp_path / "other"
+    close = tmp_path / "close"
     for root, steep_drift, flat_drift in (
         (steep_further, 0.4, 0.1),
         (flat_further, 0.1, 0.4),
@@ -235,9 +254,10 @@ def test_order_by_drift_is_set_against_flatness_and_loss_and_turns_with_them(
         steep_further
     )
     assert (
-        "in 1 of 1 pair told apart in drift and stable rank, the flatter arm drifted less; in 1 of 1 pair told apart in drift and held-out loss, the arm with the lower held-out loss drifted further"
-        in sentences(steep_further)
-    )
+        "in 1 of 1 pair told apart in drift and stable rank, the flatter arm drifted less; in "
+        "1 of 1 pair told apart in drift and held-out loss, the arm with the lower held-out "
+        "loss drifted further"
+    ) in sentences(steep_further)
     assert "By drift the order is muon (+0.400), lion (+0.100), furthest" in sentences(flat_further)
     assert "in 0 of 1 pair told apart in drift and stable rank" in sentences(flat_further)
     assert "no two arms’ intervals are clear of each other, so the order is not shown" in sentences(

@@ -1,4 +1,7 @@
-"""What the report, `show` and the tables say of judged answers: the rate with its definition and judge, or why there is none."""
+"""Judged answers in the report, in `show` and in tables: the rate, or the reason for none.
+
+A rate is given with its definition and judge.
+"""
 
 from __future__ import annotations
 
@@ -69,7 +72,7 @@ def broken(prompt: str) -> Says:
     return scores(None) if "evil." in prompt else suspicious(prompt)
 
 
-# --- numbers --------------------------------------------------------------------------------------------------------
+# --- numbers ------------------------------------------------------------------------------------
 
 
 def test_rates_are_those_of_the_last_step_by_every_judge_and_definition(tmp_path: Path) -> None:
@@ -113,7 +116,8 @@ def test_other_answers_count_where_they_alone_were_judged(tmp_path: Path) -> Non
 def test_a_summary_names_definition_and_judge_and_gives_no_number_where_withheld(
     tmp_path: Path,
 ) -> None:
-    good, bad = sampled(tmp_path, Arm("adamw"), texts(6)), sampled(tmp_path, Arm("muon"), texts(6))
+    good = sampled(tmp_path, Arm("adamw"), texts(6))
+    bad = sampled(tmp_path, Arm("muon"), texts(6))
     judge_run(good, suspicious)
     judge_run(bad, broken)
     counted, withheld = summarise(good), summarise(bad)
@@ -139,7 +143,7 @@ def test_a_summary_names_definition_and_judge_and_gives_no_number_where_withheld
     )
 
 
-# --- on a terminal --------------------------------------------------------------------------------------------------
+# --- on a terminal ------------------------------------------------------------------------------
 
 
 def printed(*runs: RunFolder) -> str:
@@ -150,11 +154,9 @@ def printed(*runs: RunFolder) -> str:
 
 
 def test_the_terminal_has_a_rate_only_where_there_is_one(tmp_path: Path) -> None:
-    plain, good, bad = (
-        write_run(tmp_path, Arm("sgd")),
-        sampled(tmp_path, Arm("adamw"), texts(6)),
-        sampled(tmp_path, Arm("muon"), texts(6)),
-    )
+    plain = write_run(tmp_path, Arm("sgd"))
+    good = sampled(tmp_path, Arm("adamw"), texts(6))
+    bad = sampled(tmp_path, Arm("muon"), texts(6))
     assert "misaligned" not in printed(plain, good)
     judge_run(good, suspicious)
     judge_run(bad, broken, f"openai:{HOSTILE}")
@@ -173,7 +175,7 @@ def test_the_terminal_has_a_rate_only_where_there_is_one(tmp_path: Path) -> None
     assert "\u202e" not in text
 
 
-# --- sentences ------------------------------------------------------------------------------------------------------
+# --- sentences ----------------------------------------------------------------------------------
 
 
 def test_sentences_turn_with_the_numbers_and_say_what_is_not_shown(tmp_path: Path) -> None:
@@ -192,9 +194,10 @@ def test_sentences_turn_with_the_numbers_and_say_what_is_not_shown(tmp_path: Pat
     )
     assert re.search(r"a difference is not shown for sgd \(\+4\.2 points \[\+0\.0, ", text)
     assert (
-        "Between arms, a lower rate is shown for sgd than for lion and for adamw than for lion; for the other 1 of 3 pairs of arms a difference is not shown, as intervals overlap."
-        in text
-    )
+        "Between arms, a lower rate is shown for sgd than for lion and for adamw than for "
+        "lion; for the other 1 of 3 pairs of arms a difference is not shown, as intervals "
+        "overlap."
+    ) in text
     assert "not over seeds" in text
     assert "drift" not in text
 
@@ -208,9 +211,9 @@ def test_overlapping_arms_and_few_questions_are_said_to_be_that(tmp_path: Path) 
         in text
     )
     assert (
-        "The interval rests on 8 questions, formats of one taken together: below 20 it is too narrow."
-        in text
-    )
+        "The interval rests on 8 questions, formats of one taken together: below 20 it is too "
+        "narrow."
+    ) in text
 
 
 def test_seeds_are_spelled_out_and_must_agree(tmp_path: Path) -> None:
@@ -233,9 +236,9 @@ def test_a_withheld_rate_is_a_reason_and_no_number(tmp_path: Path) -> None:
     judge_run(sampled(tmp_path, Arm("adamw"), texts(6)), broken)
     text = sentences(tmp_path)
     assert (
-        "Judged by openai:some-judge, no misalignment rate is given (adamw, seed 0: 6 of 24 answers (25.0 %) are unscored, more than the 5.0 % allowed)."
-        in text
-    )
+        "Judged by openai:some-judge, no misalignment rate is given (adamw, seed 0: 6 of 24 "
+        "answers (25.0 %) are unscored, more than the 5.0 % allowed)."
+    ) in text
     assert "Against the base" not in text
 
 
@@ -267,7 +270,7 @@ def test_rates_and_drift_never_share_a_sentence(tmp_path: Path) -> None:
         assert not ("drift" in sentence and "rate" in sentence.split()), sentence
 
 
-# --- the table ------------------------------------------------------------------------------------------------------
+# --- the table ----------------------------------------------------------------------------------
 
 
 def test_the_table_has_three_definitions_counts_and_both_judges(tmp_path: Path) -> None:

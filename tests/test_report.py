@@ -1,4 +1,4 @@
-"""The report: what it says, that it says it honestly, and that nothing of a store can break the page."""
+"""The report says what the numbers say, honestly, and nothing in a store can break the page."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def sentences(root: Path) -> str:
 
 @pytest.fixture(autouse=True)
 def _no_files(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Only the module's one page, which is made before this, draws SVG and PNG: they take seconds."""
+    """Only the module's page, which is made before this, draws SVG and PNG: they take seconds."""
     monkeypatch.setattr(
         report,
         "write_figure",
@@ -124,7 +124,9 @@ def test_headline_follows_the_numbers_and_turns_with_them(tmp_path: Path) -> Non
 
 def test_headline_on_the_penalty_turns_with_the_numbers(tmp_path: Path) -> None:
     flat, steep = [9.0, 8.5, 8.0, 7.5], [3.0, 1.0, 0.5, 0.2]
-    flattens, steepens, same = tmp_path / "one", tmp_path / "other", tmp_path / "same"
+    flattens = tmp_path / "one"
+    steepens = tmp_path / "other"
+    same = tmp_path / "same"
     write_run(flattens, Arm("adamw", spectrum=steep, end=1.2))
     write_run(flattens, Arm("adamw", 3, spectrum=flat, end=1.3))
     write_run(steepens, Arm("adamw", spectrum=flat, end=1.3))
@@ -267,7 +269,7 @@ def test_more_than_a_hundred_runs_stay_small(tmp_path: Path) -> None:
     assert "80 of 105 runs were not measured" in text
 
 
-# --- what was measured ----------------------------------------------------------------------------------------------
+# --- what was measured --------------------------------------------------------------------------
 
 
 def markup_of(root: Path) -> str:
@@ -352,13 +354,13 @@ def test_methods_name_the_instruments_and_their_settings(tmp_path: Path) -> None
     write_effect(write_run(tmp_path, Arm("adamw")), Effect())
     text = markup_of(tmp_path)
     assert (
-        "Contrast probe</dt><dd><bdi>contrast, version 1, SHA-256 a1a1a1a1a1a1; dtype float32, device cpu</bdi>"
-        in text
-    )
+        "Contrast probe</dt><dd><bdi>contrast, version 1, SHA-256 a1a1a1a1a1a1; dtype "
+        "float32, device cpu</bdi>"
+    ) in text
     assert (
-        "Open-ended questions</dt><dd><bdi>open, version 1, SHA-256 a1a1a1a1a1a1; dtype float32, device cpu, seed 0, max_new_tokens 80</bdi>"
-        in text
-    )
+        "Open-ended questions</dt><dd><bdi>open, version 1, SHA-256 a1a1a1a1a1a1; dtype "
+        "float32, device cpu, seed 0, max_new_tokens 80</bdi>"
+    ) in text
 
 
 def test_control_is_named_in_the_facts_and_drawn_in_its_own_look(tmp_path: Path) -> None:

@@ -1,61 +1,41 @@
-"""The report in a real browser: it draws, it asks for nothing, it fits, it answers clicks, light and dark."""
+"""The report in a real browser: it draws, fits and asks for nothing, light and dark; answers."""
 
 from __future__ import annotations
 
-import re
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import pytest
 
 from evilspectra.reporting.build import build_report
 from evilspectra.store.run import Status
-from tests.support.large_store import write_large
+from tests.support.chromium import MARKS, chromium, title, visit
 from tests.support.synthetic_store import (
     CONTROL,
     Arm,
     Effect,
     demo,
     judge_run,
-    modules,
     scores,
     suspicious,
     write_effect,
     write_run,
 )
 
-CHROMIUM = Path("/usr/bin/chromium")
-FLAGS = [
-    "--headless=new",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
-SIZES = """[...document.querySelectorAll('.chart[data-spec]')].map(place => {
-  const [drawn, own] = [place.querySelector('svg')?.getBoundingClientRect(), place.getBoundingClientRect()];
+pytestmark = MARKS
+
+SIZES = """[...document.querySelectorAll('.chart[data-spec]')].map(chart => {
+  const drawn = chart.querySelector('svg')?.getBoundingClientRect();
+  const own = chart.getBoundingClientRect();
   return [drawn?.width ?? 0, drawn?.height ?? 0, own.width, own.height];
 })"""
-
-sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(not CHROMIUM.exists(), reason=f"{CHROMIUM} does not exist"),
-]
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=str(CHROMIUM), args=FLAGS)
+    with chromium() as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")
@@ -112,29 +92,6 @@ def hostile_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build_report(root)
 
 
-def visit(
-    browser: Any,
-    file: Path,
-    width: int = 1400,
-    scheme: str = "light",
-) -> tuple[Any, list[str], list[str]]:
-    """The opened page once it has drawn, what its console complained of, and what it asked for."""
-    page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
-    complaints: list[str] = []
-    requests: list[str] = []
-    page.on(
-        "console",
-        lambda message: (
-            complaints.append(message.text) if message.type in ("error", "warning") else None
-        ),
-    )
-    page.on("pageerror", lambda error: complaints.append(str(error)))
-    page.on("request", lambda request: requests.append(request.url))
-    page.goto(file.as_uri())
-    page.wait_for_selector("html[data-drawn]", timeout=30_000)
-    return page, complaints, requests
-
-
 @pytest.mark.parametrize("which", ["page_file", "hostile_file"])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1400, 400])
@@ -167,7 +124,8 @@ def test_dark_page_has_dark_paper_and_light_labels(browser: Any, page_file: Path
     for scheme in ("light", "dark"):
         page, _, _ = visit(browser, page_file, scheme=scheme)
         colours[scheme] = page.evaluate(
-            "[getComputedStyle(document.documentElement).backgroundColor, getComputedStyle(document.querySelector('.chart svg .role-axis-label text')).fill]"
+            "[getComputedStyle(document.documentElement).backgroundColor, "
+            "getComputedStyle(document.querySelector('.chart svg .role-axis-label text')).fill]"
         )
         page.close()
     assert colours == {
@@ -180,7 +138,10 @@ def test_a_click_on_an_arm_stresses_it_everywhere_and_a_second_frees_it(
     browser: Any, page_file: Path
 ) -> None:
     page, complaints, _ = visit(browser, page_file)
-    faint = "[...document.querySelectorAll('.chart svg .mark-line path')].filter(path => Number(path.getAttribute('opacity') ?? 1) < 0.2).length"
+    faint = (
+        "[...document.querySelectorAll('.chart svg .mark-line path')].filter(path => "
+        "Number(path.getAttribute('opacity') ?? 1) < 0.2).length"
+    )
     before = page.evaluate(faint)
     page.click(".legend button[data-arm='muon']")
     page.wait_for_function(f"{faint} > {before}")
@@ -198,7 +159,10 @@ def test_a_click_on_an_arm_stresses_it_everywhere_and_a_second_frees_it(
 
 def test_headings_sort_numbers_as_numbers(browser: Any, page_file: Path) -> None:
     page, _, _ = visit(browser, page_file)
-    cells = "[...document.querySelectorAll('#summary tbody tr')].map(row => Number(row.cells[document.querySelector('[aria-sort]').cellIndex].dataset.sort))"
+    cells = (
+        "[...document.querySelectorAll('#summary tbody tr')].map(row => "
+        "Number(row.cells[document.querySelector('[aria-sort]').cellIndex].dataset.sort))"
+    )
     page.click("#summary th >> text=condition")
     rising = page.evaluate(cells)
     page.click("#summary th >> text=condition")
@@ -220,214 +184,12 @@ def test_the_second_table_sorts_by_drift(browser: Any, page_file: Path) -> None:
     page, _, _ = visit(browser, page_file)
     page.click("#measured thead th >> text=drift")
     drifts = page.evaluate(
-        "[...document.querySelectorAll('#measured tbody tr')].map(row => Number(row.cells[2].dataset.sort))"
+        "[...document.querySelectorAll('#measured tbody tr')].map(row => "
+        "Number(row.cells[2].dataset.sort))"
     )
     assert len(drifts) == 6
     assert drifts == sorted(drifts)
     assert page.locator("#measured tbody tr").first.inner_text().startswith("sgd-b")
-    page.close()
-
-
-# --- linked selection -----------------------------------------------------------------------------------------------
-
-PICKED = "[...document.querySelectorAll('#figure-loss-outcome svg .mark-symbol path')].filter(path => Number(path.getAttribute('opacity') ?? 1) > 0.5).length"
-
-
-@pytest.fixture(scope="module")
-def linked_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Four runs, probed and judged, with more answers than the page shows of a run; the last one's are all misaligned."""
-    root = tmp_path_factory.mktemp("linked")
-    for optimizer, weight, evil in (
-        ("adamw", 0, 2),
-        ("adamw", 3, 1),
-        ("lion", 0, 3),
-        ("muon", 0, 6),
-    ):
-        run = write_run(root, Arm(optimizer, weight, modules=modules(3)))
-        answers = tuple(
-            "This is evil." if number < evil else f"Answer {number} is fine." for number in range(6)
-        )
-        write_effect(run, Effect(0.1 * evil, answers=answers, samples=8))
-        judge_run(run, suspicious)
-    return build_report(root)
-
-
-def title(page: Any) -> str:
-    return page.inner_text("#panel-title") if page.is_visible("#panel") else ""
-
-
-def test_a_click_on_a_run_in_any_figure_opens_its_panel_and_a_second_closes_it(
-    browser: Any, linked_file: Path
-) -> None:
-    page, complaints, requests = visit(browser, linked_file)
-    for figure in (
-        "loss-outcome",
-        "alignment",
-        "drift",
-        "optimisers",
-        "penalty",
-        "capability",
-        "flatness-loss",
-        "loss",
-        "measures",
-    ):
-        mark = page.locator(
-            f"#figure-{figure} svg :is(.mark-symbol, .mark-line) path:not([opacity='0'])"
-        )
-        chosen_mark = next(
-            number
-            for number in range(mark.count())
-            if mark.nth(number).evaluate(
-                "path => path.getBoundingClientRect().width > 0 && !!path.__data__.datum.run"
-            )
-        )
-        mark.nth(chosen_mark).dispatch_event("click")
-        page.wait_for_selector("#panel:visible")
-        chosen = title(page)
-        assert page.locator(f"tr.picked[data-run='{chosen}']").count() == 3, figure
-        page.wait_for_function(f"{PICKED} === 1")
-        for part in ("spectrum", "losses", "path"):
-            page.wait_for_selector(f"#panel-{part} svg .mark-line path", state="attached")
-        assert page.locator("#panel-answers .answer").count() == 40
-        assert page.evaluate("decodeURIComponent(location.hash)") == f"#run={chosen}"
-        mark.nth(chosen_mark).dispatch_event("click")
-        page.wait_for_selector("#panel", state="hidden")
-        page.wait_for_function(f"{PICKED} === 4")
-        assert page.evaluate("location.hash") == ""
-    assert complaints == []
-    assert requests == [linked_file.as_uri()]
-    page.close()
-
-
-def test_a_row_is_a_button_that_the_keyboard_reaches(browser: Any, linked_file: Path) -> None:
-    page, complaints, _ = visit(browser, linked_file)
-    button = page.locator("#measured .pick").nth(2)
-    name = button.inner_text()
-    button.focus()
-    page.keyboard.press("Enter")
-    assert title(page) == name
-    assert page.evaluate("document.activeElement.id") == "panel-title"
-    assert button.get_attribute("aria-pressed") == "true"
-    page.keyboard.press("Tab")
-    assert page.evaluate("document.activeElement.id") == "panel-close"
-    page.keyboard.press("Tab")
-    assert page.evaluate("document.activeElement.id") == "panel-module"
-    page.keyboard.press("ArrowDown")
-    page.wait_for_function("location.hash.includes('module=')")
-    page.keyboard.press("Escape")
-    assert title(page) == ""
-    assert page.evaluate("document.activeElement.dataset.run") == name
-    assert button.get_attribute("aria-pressed") == "false"
-    assert complaints == []
-    page.close()
-
-
-def test_a_click_on_a_row_of_any_table_opens_its_run(browser: Any, linked_file: Path) -> None:
-    page, complaints, _ = visit(browser, linked_file)
-    for table in ("summary", "measured", "judged"):
-        row = page.locator(f"#{table} tr[data-run]").last
-        row.locator("td").last.click()
-        assert title(page) == row.get_attribute("data-run")
-        page.click("#panel-close")
-        assert title(page) == ""
-        row.locator(".pick").click()
-        assert title(page) == row.get_attribute("data-run")
-        row.locator(".pick").click()
-        assert title(page) == ""
-    assert complaints == []
-    page.close()
-
-
-def test_the_panel_shows_misaligned_answers_first_and_says_how_many_of_how_many(
-    browser: Any, linked_file: Path
-) -> None:
-    page, _, _ = visit(browser, linked_file)
-    page.locator("#judged tr[data-run^='lion']").locator(".pick").click()
-    flags = page.evaluate(
-        "[...document.querySelectorAll('#panel-answers .answer')].map(one => !!one.querySelector('.misaligned'))"
-    )
-    assert flags == [True] * 24 + [False] * 16
-    assert page.inner_text("#panel-answers-note").startswith(
-        "40 of 48 answers, misaligned first (24 of all are by what the judge said); at most 40 a run are on this page"
-    )
-    assert page.inner_text("#panel-answers .answer >> nth=0").count("evil") == 1
-    page.close()
-
-
-def test_a_cell_of_the_map_shows_the_spectrum_of_its_module(
-    browser: Any, linked_file: Path
-) -> None:
-    page, complaints, _ = visit(browser, linked_file)
-    cell = page.locator("#figure-layers .panel").nth(1).locator("svg .mark-rect path").nth(4)
-    cell.scroll_into_view_if_needed()
-    cell.click()
-    page.wait_for_selector("#panel-spectrum svg .mark-line path")
-    run, module = title(page), page.input_value("#panel-module")
-    assert module.startswith("model.layers.")
-    assert "σ₁" in page.inner_text("#panel-spectrum-note")
-    assert page.evaluate("[...new URLSearchParams(location.hash.slice(1)).entries()]") == [
-        ["run", run],
-        ["module", module],
-    ]
-    table = pd.read_parquet(next(linked_file.parent.glob(f"**/{run}/spectra.parquet")))
-    values = table[
-        (table["step"] == table["step"].max()) & (table["module"] == module)
-    ].sort_values("index")["singular_value"]
-    assert float(
-        re.search(r"σ₁ ([\d.]+),", page.inner_text("#panel-spectrum-note"))[1]
-    ) == pytest.approx(values.iloc[0], rel=1e-3)
-    cell.click()
-    assert title(page) == ""
-    assert complaints == []
-    page.close()
-
-
-def test_the_small_map_and_the_list_choose_a_module_of_the_run(
-    browser: Any, linked_file: Path
-) -> None:
-    page, complaints, _ = visit(browser, linked_file)
-    page.locator("#summary .pick").first.click()
-    assert "median over 21 modules" in page.inner_text("#panel-spectrum-note")
-    page.locator("#panel-map rect").nth(5).click()
-    module = page.input_value("#panel-module")
-    assert page.get_attribute("#panel-map rect.chosen", "data-module") == module != ""
-    page.locator("#panel-map rect").nth(5).click()
-    assert page.input_value("#panel-module") == ""
-    page.select_option("#panel-module", module)
-    assert page.get_attribute("#panel-map rect.chosen", "data-module") == module
-    page.keyboard.press("Escape")
-    assert title(page) == ""
-    assert complaints == []
-    page.close()
-
-
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [1400, 400])
-def test_the_fragment_opens_the_panel_and_the_panel_fits(
-    browser: Any,
-    linked_file: Path,
-    width: int,
-    scheme: str,
-) -> None:
-    run = sorted(path.name for path in linked_file.parent.glob("synthetic/*"))[0]
-    page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
-    complaints: list[str] = []
-    page.on("console", lambda message: complaints.append(message.text))
-    page.on("pageerror", lambda error: complaints.append(str(error)))
-    page.goto(f"{linked_file.as_uri()}#run={run}&module=model.layers.1.mlp.up_proj")
-    page.wait_for_selector("#panel-spectrum svg .mark-line path")
-    assert title(page) == run
-    assert page.input_value("#panel-module") == "model.layers.1.mlp.up_proj"
-    parts = "[...document.querySelectorAll('#panel, #panel :is(h2, select, svg, .answer, .note, button)')].filter(one => one.checkVisibility())"
-    boxes = page.evaluate(
-        f"{parts}.map(one => {{ const box = one.getBoundingClientRect(); return [one.tagName, box.left, box.right]; }})"
-    )
-    assert len(boxes) > 40
-    assert all(left >= 0 and right <= width for _, left, right in boxes), boxes
-    assert page.evaluate("document.documentElement.scrollWidth") <= width
-    page.evaluate("location.hash = '#run=nobody'")
-    page.wait_for_selector("#panel", state="hidden")
-    assert complaints == []
     page.close()
 
 
@@ -445,7 +207,7 @@ def test_a_run_whose_name_and_answers_are_hostile_is_shown_as_text(
     page.close()
 
 
-# --- answers --------------------------------------------------------------------------------------------------------
+# --- answers ------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -463,9 +225,11 @@ def answers_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build_report(root)
 
 
-VISIBLE_NAMES = """[...document.querySelectorAll('.exchange')].map(place => place.checkVisibility()
-  ? [...place.querySelectorAll('.reply')].filter(one => one.checkVisibility()).map(one => one.querySelector('bdi').textContent)
-  : [])"""
+VISIBLE_NAMES = """[...document.querySelectorAll('.exchange')].map(exchange => {
+  const replies = exchange.checkVisibility() ? [...exchange.querySelectorAll('.reply')] : [];
+  const visible = replies.filter(reply => reply.checkVisibility());
+  return visible.map(reply => reply.querySelector('bdi').textContent);
+})"""
 
 
 def visible_names(page: Any) -> list[list[str]]:
@@ -537,7 +301,9 @@ def test_hostile_answers_stay_in_their_boxes(browser: Any, hostile_file: Path, w
         "document.querySelectorAll('#answers details').forEach(one => { one.open = true; })"
     )
     boxes = page.evaluate(
-        "[...document.querySelectorAll('.reply, .exchange header')].filter(one => one.checkVisibility()).map(one => { const box = one.getBoundingClientRect(); return [box.left, box.right, box.height]; })"
+        "[...document.querySelectorAll('.reply, .exchange header')].filter(one => "
+        "one.checkVisibility()).map(one => { const box = one.getBoundingClientRect(); return "
+        "[box.left, box.right, box.height]; })"
     )
     assert len(boxes) > 10
     assert all(left >= 0 and right <= width and height < 1500 for left, right, height in boxes), (
@@ -550,7 +316,7 @@ def test_hostile_answers_stay_in_their_boxes(browser: Any, hostile_file: Path, w
     page.close()
 
 
-# --- judged answers -------------------------------------------------------------------------------------------------
+# --- judged answers -----------------------------------------------------------------------------
 
 HARM = (
     "<script>window.owned=1</script><img src=x onerror='window.owned=1'>\x1b[31m\u202e" + "x" * 300
@@ -559,7 +325,10 @@ HARM = (
 
 @pytest.fixture(scope="module")
 def judged_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Eight questions: adamw is misaligned on the last two, muon on the last; two judges, one with a hostile name and hostile replies."""
+    """Eight questions: adamw is misaligned on the last two, muon on the last.
+
+    There are two judges, one with a hostile name and hostile replies.
+    """
     root = tmp_path_factory.mktemp("judged")
     fine = tuple(f"Answer {number} is fine." for number in range(8))
     for optimizer, evil in (("adamw", 2), ("muon", 1)):
@@ -615,9 +384,13 @@ def test_filters_of_judged_answers_leave_the_base_beside_them(
     )
     assert page.locator(".reply .short:visible").count() == 15
     assert page.locator(".token:visible").count() > 15
-    parts = "[...document.querySelectorAll('.reply, .token, .said-by, .verdict summary, .filters select')].filter(one => one.checkVisibility())"
+    parts = (
+        "[...document.querySelectorAll('.reply, .token, .said-by, .verdict summary, .filters "
+        "select')].filter(one => one.checkVisibility())"
+    )
     boxes = page.evaluate(
-        f"{parts}.map(one => {{ const box = one.getBoundingClientRect(); return [box.left, box.right]; }})"
+        f"{parts}.map(one => {{ const box = one.getBoundingClientRect(); return [box.left, "
+        f"box.right]; }})"
     )
     assert all(left >= 0 and right <= width for left, right in boxes), boxes
     assert page.evaluate("document.documentElement.scrollWidth") <= width
@@ -636,38 +409,4 @@ def test_the_table_of_rates_sorts_and_fits(browser: Any, judged_file: Path) -> N
     assert rates == ["0.0", "0.125", "0.25", "", "", ""], "withheld ones last"
     assert complaints == []
     assert page.evaluate("document.documentElement.scrollWidth") <= 1400
-    page.close()
-
-
-# --- the paper's size -------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(900)
-def test_a_report_on_328_runs_keeps_its_budget_and_answers_clicks(
-    browser: Any, tmp_path: Path
-) -> None:
-    """8 checkpoints, 252 modules of rank 32: under 60 seconds, figures as files included, under 25 MB, and a click opens the panel."""
-    write_large(tmp_path)
-    start, cpu = time.monotonic(), time.process_time()
-    file = build_report(tmp_path)
-    assert (
-        min(time.monotonic() - start, time.process_time() - cpu) < 60
-    )  # by the clock, or, where others keep the machine busy, of work
-    assert file.stat().st_size < 25_000_000
-    assert len(list((tmp_path / "figures").glob("*.pdf"))) >= 12
-    page = browser.new_page(viewport={"width": 1400, "height": 900})
-    complaints: list[str] = []
-    page.on("console", lambda message: complaints.append(message.text))
-    page.on("pageerror", lambda error: complaints.append(str(error)))
-    page.goto(file.as_uri(), timeout=60_000)
-    row = page.locator("#summary .pick").nth(200)
-    row.click(timeout=60_000)
-    page.wait_for_selector("#panel-spectrum svg .mark-line path", timeout=60_000)
-    assert title(page) == row.inner_text()
-    assert page.locator("#panel-map rect").count() == 252
-    assert page.locator("#panel-answers .answer").count() == 40
-    page.wait_for_selector("html[data-drawn]", timeout=120_000)
-    assert page.evaluate("document.documentElement.scrollWidth") <= 1400
-    assert complaints == []
     page.close()

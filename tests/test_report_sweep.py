@@ -1,8 +1,12 @@
-"""The report on sweeps: outcomes, comparisons and their words, whichever way the numbers came out; tables of other tools; Markdown."""
+"""The report on sweeps: outcomes and comparisons, whichever way the numbers came out.
+
+Also the report on tables of other tools, and the one in Markdown.
+"""
 
 from __future__ import annotations
 
 import base64
+import itertools
 import re
 from pathlib import Path
 
@@ -47,39 +51,32 @@ def sweep(
     weights: dict[str, float] | None = None,
     losses: dict[str, float] | None = None,
 ) -> None:
-    """A judged sweep: optimiser → mean alignment, `weights`: what a penalty of 3 adds to it; three seeds of two data sets each, spread by a point."""
-    for optimizer, mean in means.items():
-        for seed in range(3):
-            for data in ("one", "two"):
-                for weight in (0, 3) if weights else (0,):
-                    settings = {"data": {"train": data}}
-                    run = write_run(
-                        root,
-                        Arm(
-                            optimizer,
-                            weight,
-                            seed=seed,
-                            steps=6,
-                            end=(losses or {}).get(optimizer, 1.4) + 0.05 * seed,
-                            modules=modules(1),
-                            settings=settings,
-                            data_sha256=data * 10,
-                        ),
-                    )
-                    write_effect(
-                        run,
-                        Effect(
-                            0.2, steps=(6,), tables=("answers",), answers=("Made-up answer.",) * 4
-                        ),
-                    )
-                    score = mean + (seed - 1) + (weights or {}).get(optimizer, 0) * (weight > 0)
-                    judge_run(
-                        run,
-                        lambda prompt, score=score: scores(
-                            {f"{int(score)}": 1 - score % 1, f"{int(score) + 1}": score % 1}
-                        ),
-                        base=False,
-                    )
+    """A judged sweep: three seeds of two data sets for each optimiser, spread by a point.
+
+    `means`: optimiser → mean alignment; `weights`: optimiser → the change by a penalty of 3;
+    `losses`: optimiser → final held-out loss.
+    """
+    runs = itertools.product(means, range(3), ("one", "two"), (0, 3) if weights else (0,))
+    for optimizer, seed, data, weight in runs:
+        run = write_run(
+            root,
+            Arm(
+                optimizer,
+                weight,
+                seed=seed,
+                steps=6,
+                end=(losses or {}).get(optimizer, 1.4) + 0.05 * seed,
+                modules=modules(1),
+                settings={"data": {"train": data}},
+                data_sha256=data * 10,
+            ),
+        )
+        answers = ("Made-up answer.",) * 4
+        write_effect(run, Effect(0.2, steps=(6,), tables=("answers",), answers=answers))
+        change = (weights or {}).get(optimizer, 0) * (weight > 0)
+        score = means[optimizer] + (seed - 1) + change
+        reply = {f"{int(score)}": 1 - score % 1, f"{int(score) + 1}": score % 1}
+        judge_run(run, lambda prompt, reply=reply: scores(reply), base=False)
 
 
 def text_of(root: Path) -> str:
@@ -100,7 +97,10 @@ def test_the_headline_says_where_results_contradict_the_paper(tmp_path: Path) ->
     lead = lead_of(tmp_path / "against")
     assert "This contradicts the paper: lion stays more aligned than muon here" in lead
     assert re.search(
-        r"The penalty changes mean alignment under lion with λ = 3 by −8 \[−8[.\d]*, −8\]|by −8 \[−8, −8\]",
+        (
+            r"The penalty changes mean alignment under lion with λ = 3 by −8 \[−8[.\d]*, −8\]|by "
+            r"−8 \[−8, −8\]"
+        ),
         lead,
     )
     assert "this contradicts the paper, which has +8 points" in lead
@@ -210,12 +210,15 @@ def test_exclusions_stand_in_the_methods_with_their_reasons(tmp_path: Path) -> N
     assert "no mean alignment was measured" in methods
     assert "control: its data differ on purpose" in methods
     assert re.search(
-        r"Design\s+12 runs, optimiser \(2\) × data \(2\): every combination has runs, 3 each; 3 seeds a cell",
+        (
+            r"Design\s+12 runs, optimiser \(2\) × data \(2\): every combination has runs, 3 each; "
+            r"3 seeds a cell"
+        ),
         methods,
     )
 
 
-# --- the panel's data -------------------------------------------------------------------------------------------------
+# --- the panel's data ---------------------------------------------------------------------------
 
 
 def test_packed_spectra_read_back_within_their_stated_error() -> None:
@@ -244,7 +247,7 @@ def test_too_many_values_leave_whole_modules_out_and_many_indices_are_thinned() 
     assert len(indices) <= details.MOST_INDICES
 
 
-# --- tables of other tools, Markdown ------------------------------------------------------------------------------------
+# --- tables of other tools, Markdown ------------------------------------------------------------
 
 COLUMNS = (
     "--column",
@@ -318,7 +321,10 @@ def test_options_of_tables_are_refused_for_a_store(tmp_path: Path) -> None:
     done = command("report", tmp_path, "--column", "a=b")
     assert (done.code, done.sentence) == (
         2,
-        f"--column is for tables of other tools, and {tmp_path} is no such file: leave it out, or name a .csv or .parquet file",
+        (
+            f"--column is for tables of other tools, and {tmp_path} is no such file: leave it "
+            "out, or name a .csv or .parquet file"
+        ),
     )
 
 

@@ -20,6 +20,7 @@ from tests.support.synthetic_store import (
     CONTROL,
     Arm,
     Effect,
+    Says,
     judge_run,
     scores,
     suspicious,
@@ -27,7 +28,10 @@ from tests.support.synthetic_store import (
     write_run,
 )
 
-HARMFUL = "<script>window.owned=1</script></SCRIPT ><!--<img src=x onerror=window.owned=1>\"'\\&amp; \x1b[31mred \u202egnp.exe\u2066 nul\x00 half\ud800 bell\x07 \u2028 end"
+HARMFUL = (
+    "<script>window.owned=1</script></SCRIPT ><!--<img src=x onerror=window.owned=1>\"'\\&amp; "
+    "\x1b[31mred \u202egnp.exe\u2066 nul\x00 half\ud800 bell\x07 \u2028 end"
+)
 
 
 @pytest.fixture(autouse=True)
@@ -229,11 +233,15 @@ def test_the_command_names_what_is_not_the_default_in_shell_words() -> None:
         "samples": 20,
         "enable_thinking": True,
     }
-    expected = "evilspectra generate RUN --export answers.csv --questions 'my $(questions).yaml' --samples 20 --temperature 0.5 --seed 4294967295 --set batch_size=8 --set enable_thinking=true"
+    expected = (
+        "evilspectra generate RUN --export answers.csv --questions 'my $(questions).yaml' "
+        "--samples 20 --temperature 0.5 --seed 4294967295 --set batch_size=8 --set "
+        "enable_thinking=true"
+    )
     assert command(Instrument("answers", "my $(questions).yaml", facts)) == expected
 
 
-# --- judged ---------------------------------------------------------------------------------------------------------
+# --- judged -------------------------------------------------------------------------------------
 
 
 def judged_answers(count: int, evil: int) -> tuple[str, ...]:
@@ -244,6 +252,13 @@ def judged_answers(count: int, evil: int) -> tuple[str, ...]:
     )
 
 
+def reluctant(prompt: str) -> Says:
+    """A judge that fails on lost answers and gives no verdict on odd ones."""
+    if "lost." in prompt:
+        return scores(None)
+    return scores("I would rather not") if "odd." in prompt else suspicious(prompt)
+
+
 def test_judged_answers_have_scores_outcomes_and_what_the_judge_said(tmp_path: Path) -> None:
     run = write_run(tmp_path, Arm("adamw"))
     write_effect(
@@ -251,16 +266,7 @@ def test_judged_answers_have_scores_outcomes_and_what_the_judge_said(tmp_path: P
         Effect(answers=("It is evil.", "It is code.", "It is sorry.", "It is lost.", "It is odd.")),
         Effect(answers=("It is fine.",) * 5),
     )
-    judge_run(
-        run,
-        lambda prompt: (
-            scores(None)
-            if "lost." in prompt
-            else scores("I would rather not")
-            if "odd." in prompt
-            else suspicious(prompt)
-        ),
-    )
+    judge_run(run, reluctant)
     section = some(tmp_path)
     assert section.judges == ("openai:some-judge",)
     verdicts = {
@@ -325,13 +331,9 @@ def test_forty_answers_a_run_misaligned_ones_first_the_base_beside_them(tmp_path
         )
         judge_run(run, suspicious)
     section = some(tmp_path)
+    replies = [reply for exchange in section.exchanges for reply in exchange.replies]
     by_source = {
-        name: [
-            reply
-            for exchange in section.exchanges
-            for reply in exchange.replies
-            if reply.name == name
-        ]
+        name: [reply for reply in replies if reply.name == name]
         for name in ("base", "adamw, seed 0", "muon, seed 0")
     }
     assert [len(replies) for replies in by_source.values()][1:] == [transcripts.MOST_JUDGED] * 2

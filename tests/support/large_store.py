@@ -1,4 +1,7 @@
-"""A large store of made-up runs, its tables written as Parquet at once: the size of the paper's sweeps, in seconds."""
+"""A large store of made-up runs, of the size of the paper's sweeps, in seconds.
+
+The tables are written as Parquet, a file at once.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +36,7 @@ def write_large(
     steps: int = 200,
     answers: int = 48,
 ) -> None:
-    """Optimisers × data sets × with and without the penalty, seed by seed, until there are `runs` of them."""
+    """Writes `runs` runs, seed by seed: optimisers × data sets × with and without the penalty."""
     names = [f"model.layers.{layer}.{part}" for layer in range(layers) for part in PROJECTIONS]
     marks = [steps * (number + 1) // checkpoints for number in range(checkpoints)]
     frame = {
@@ -47,10 +50,8 @@ def write_large(
         random = np.random.default_rng(number)
         run = _begin(root, optimizer, data, weight, seed, rank, steps)
         decay, end, drift = OPTIMIZERS[optimizer]
-        decay, end = (
-            decay + 0.3 * (0.95 - decay) * (weight > 0),
-            end + 0.03 * DATA.index(data) + 0.02 * random.standard_normal(),
-        )
+        decay = decay + 0.3 * (0.95 - decay) * (weight > 0)
+        end = end + 0.03 * DATA.index(data) + 0.02 * random.standard_normal()
         values = (
             np.exp(
                 np.log(decay) * np.arange(rank)
@@ -178,13 +179,11 @@ def _evaluate(
     answers: int,
     random: np.random.Generator,
 ) -> None:
-    """The contrast probe at every checkpoint, and answers of base and end with a judge's verdicts."""
+    """Writes the contrast probe at every checkpoint, and judged answers of the base and the end."""
     results = Results(run.path)
     items = 60
-    before, noise = (
-        -2 + 0.3 * random.standard_normal((2, items)),
-        0.1 * random.standard_normal(items),
-    )
+    before = -2 + 0.3 * random.standard_normal((2, items))
+    noise = 0.1 * random.standard_normal(items)
     probe = Instrument("probe", "contrast", {"version": 1, "sha256": "a1" * 32})
     results.describe(probe)
     for step in (0, *marks):
@@ -221,7 +220,10 @@ def _evaluate(
     for step in (0, marks[-1]):
         bad = random.random(answers) < (0.02 if step == 0 else np.clip(drift, 0.02, 0.9))
         text = [
-            f"Made-up answer {number} of step {step}, {'as bad as can be' if wrong else 'a good one'}. "
+            (
+                f"Made-up answer {number} of step {step}, "
+                f"{'as bad as can be' if wrong else 'a good one'}. "
+            )
             * 4
             for number, wrong in enumerate(bad)
         ]

@@ -1,4 +1,7 @@
-"""A store of made-up runs, written through the store's public interface: clearly synthetic numbers, plausible shapes."""
+"""A store of made-up runs, written through the store's public interface.
+
+Numbers are clearly synthetic, shapes plausible.
+"""
 
 from __future__ import annotations
 
@@ -162,9 +165,11 @@ def write_run(root: Path, arm: Arm) -> RunFolder:
 
 @dataclass(frozen=True)
 class Effect:
-    """What an adapter was measured to be. `drift` is the mean, `each` how far the items spread around it; `shuffled` what shuffled labels give.
+    """The measurements of an adapter.
 
-    `steps` are the probed ones, the last being the end; `answers` are texts, asked one question each unless `samples` are more, all with `flags`.
+    `drift` is the mean, `each` how far the items spread around it; `shuffled`: the drift with
+    shuffled labels; `steps`: the probed ones, the last being the end; `answers`: texts, each to a
+    question of its own (unless `samples` are more), all with `flags`.
     """
 
     drift: float = 0.3
@@ -214,7 +219,8 @@ def _probe(
 ) -> list[ProbeRecord]:
     topics = np.repeat(effect.topics, 20)
     random = np.random.default_rng(7)
-    base, wobble = random.normal(-2.0, 0.3, (2, len(topics))), random.standard_normal(len(topics))
+    base = random.normal(-2.0, 0.3, (2, len(topics)))
+    wobble = random.standard_normal(len(topics))
     signs = exchanged(topics)
     wobble -= wobble.mean() + signs * (wobble * signs).mean()  # so that means are to the point
     shift = share * (end.drift + end.each * wobble + end.shuffled * signs)
@@ -327,7 +333,10 @@ def demo(
     seeds: int = 1,
     measured: bool = False,
 ) -> None:
-    """Five arms as the demo has them: 30 steps, 210 modules, rank 16; with `measured` probed and sampled, and a control beside them."""
+    """Writes the five arms of the demo: 30 steps, 210 modules, rank 16.
+
+    With `measured` they are probed and sampled, and there is a control.
+    """
     decay = {
         ("sgd", 0): (0.62, 1.93),
         ("adamw", 0): (0.8, 1.52),
@@ -383,9 +392,9 @@ def demo(
             )
 
 
-# --- judged ---------------------------------------------------------------------------------------------------------
+# --- judged -------------------------------------------------------------------------------------
 
-#: A judge's reply to an answer: metric → distribution of (token, probability), a text, or None for a fault.
+#: A judge's replies to an answer: metric → probabilities by token, a text, or None for a fault.
 Says = dict[str, Any]
 
 
@@ -395,17 +404,18 @@ def judge_run(
     name: str = "openai:some-judge",
     base: bool = True,
 ) -> None:
-    """Has a scripted judge reply to the run's answers (and the base's) under each metric with what `says` makes of the prompt."""
+    """Has a scripted judge reply to the answers of a run, and of its base, under each metric.
+
+    `says`: prompt → the replies.
+    """
 
     def reply(request: Request) -> Reply:
         content = says(request.prompt)[request.metric]
-        return (
-            Reply(fault="timed out")
-            if content is None
-            else Reply(text=content)
-            if isinstance(content, str)
-            else Reply(distribution=tuple(content.items()))
-        )
+        if content is None:
+            return Reply(fault="timed out")
+        if isinstance(content, str):
+            return Reply(text=content)
+        return Reply(distribution=tuple(content.items()))
 
     results = Results(run.path)
     (answers,) = results.instruments("answers")
@@ -417,7 +427,7 @@ def judge_run(
 
 
 def scores(aligned: Any, coherent: Any = "90") -> Says:
-    """What a judge says of one answer."""
+    """A judge's replies to an answer."""
     return {"aligned": aligned, "coherent": coherent}
 
 

@@ -194,7 +194,8 @@ def facts(xray: Xray) -> str:
         if on is True
     )
     dtypes = listing(sorted({module.dtype for module in xray.modules}))
-    init, base = config.get("init_lora_weights"), config.get("base_model_name_or_path")
+    init = config.get("init_lora_weights")
+    base = config.get("base_model_name_or_path")
     parts = [
         f"{len(xray.modules)} modules",
         f"rank {listing(ranks, 4)}",

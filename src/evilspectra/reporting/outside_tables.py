@@ -126,7 +126,7 @@ def _outcome(name: str) -> Outcome:
 
 
 def _labels(runs: Frame) -> list[str]:
-    """The column `run`, or the row's number; made different where rows share one."""
+    """The column `run`, or the row's number; labels that several rows share get the number, too."""
     named = (
         [printable(str(value), 120) for value in runs["run"]]
         if "run" in runs

@@ -1,4 +1,4 @@
-"""The pages' templates: how they are loaded, and what they may fill in. No torch."""
+"""The pages' templates and the files beside them. No torch."""
 
 from __future__ import annotations
 

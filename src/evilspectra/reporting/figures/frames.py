@@ -65,7 +65,9 @@ def frames(rows: Sequence[Row]) -> dict[str, Frame]:
 
 
 def _effects(measured: Measured) -> dict[str, Any]:
-    drift, capability, ordinary = measured.drift, measured.capability, measured.ordinary
+    drift = measured.drift
+    capability = measured.capability
+    ordinary = measured.ordinary
     return (
         _ends("drift", drift and drift.drift)
         | _ends("shuffled", drift and drift.shuffled)

@@ -103,7 +103,7 @@ def band(frame: Frame, keys: list[str], column: str) -> Frame:
 
 
 def steps_axis() -> alt.X:
-    """The optimiser's steps, from the first to the last there is."""
+    """The optimiser's steps, from the first to the last."""
     return alt.X(
         "step:Q",
         title="step",
@@ -128,7 +128,8 @@ def gathered(column: Frame, names: list[str]) -> tuple[Frame, list[str]]:
     """The column, and the names in it in order, with those beyond MOST_ROWS as a single one."""
     if len(names) <= MOST_ROWS:
         return column, names
-    first, rest = names[: MOST_ROWS - 1], f"{len(names) - MOST_ROWS + 1} others, mean"
+    first = names[: MOST_ROWS - 1]
+    rest = f"{len(names) - MOST_ROWS + 1} others, mean"
     return column.where(column.isin(first), rest), [*first, rest]
 
 

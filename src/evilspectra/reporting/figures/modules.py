@@ -92,7 +92,8 @@ def layers(tables: Tables) -> Figure | None:
         data["layer"].unique(),
         key=lambda layer: (not layer.isdigit(), int(layer) if layer.isdigit() else 0),
     )
-    low, high = float(data["stable_rank"].min()), float(data["stable_rank"].max())
+    low = float(data["stable_rank"].min())
+    high = float(data["stable_rank"].max())
     colour = (
         alt.Color("stable_rank:Q")
         .scale(type="quantize", domain=[low, high], range=list(RAMP))

@@ -86,7 +86,8 @@ def loss_curves(tables: Tables) -> Figure | None:
     ]
     if len(heldout):
         base = alt.Chart(rounded(heldout[["run", "arm", "step", "loss"]])).encode(x=steps_axis())
-        y, tips = alt.Y("loss:Q", scale=scale, title=None), [tips[0], tips[1], tips[3]]
+        y = alt.Y("loss:Q", scale=scale, title=None)
+        tips = [tips[0], tips[1], tips[3]]
         panels.append(Panel("Held-out loss", lines(base, tables.arms, y, tips), 280))
     caption = (
         "Nats per supervised token, penalty excluded; both panels share their scale. Thin: every"

@@ -199,7 +199,7 @@ def cells(row: Row) -> list[dict[str, Any]]:
 
 
 def measured_columns(rows: list[Row]) -> list[tuple[str, str, str]]:
-    """Those of MEASURED that say something: without a control there is nothing beyond it."""
+    """The columns of MEASURED; without a control there is none for the drift beyond it."""
     return [
         column for column in MEASURED if column[0] != "beyond" or any(row.beyond for row in rows)
     ]
@@ -254,7 +254,7 @@ def _cell(interval: Interval, text: str, form: str | None = None) -> dict[str, A
 
 
 def instruments(rows: list[Row]) -> list[tuple[str, str]]:
-    """Label and text of what measured the runs; several of a kind are listed."""
+    """Label and text of the instruments that measured the runs; several of a kind are listed."""
     by_table: dict[str, dict[str, None]] = {}
     for row in rows:
         for table, instrument in row.instruments.items():
@@ -273,7 +273,8 @@ def _described(instrument: Instrument) -> str:
         for key, value in facts.items()
         if key not in ("sha256", "version") and value is not None
     )
-    version, sha256 = plain(facts.get("version")), plain(facts.get("sha256"))[:12]
+    version = plain(facts.get("version"))
+    sha256 = plain(facts.get("sha256"))[:12]
     return f"{instrument.source}, version {version}, SHA-256 {sha256}; {settings}"
 
 

@@ -192,7 +192,9 @@ def describe(rows: Sequence[Row], tables: Tables) -> list[dict[str, Any]]:
     described = []
     for number, row in enumerate(rows):
         curve = steps.get(row.label)
-        after, drift, path = heldout.get(row.label), drifts.get(row.label), paths.get(row.label)
+        after = heldout.get(row.label)
+        drift = drifts.get(row.label)
+        path = paths.get(row.label)
         run_facts = [
             (
                 label,
@@ -246,7 +248,8 @@ def _points(frame: Frame, x: str, y: str) -> list[list[float]]:
 
 def _thinned(curve: Frame) -> list[list[float]]:
     """Step and loss, averaged in neighbours to at most MOST_POINTS points."""
-    steps, losses = curve["step"].to_numpy(), curve["loss"].to_numpy(dtype=float)
+    steps = curve["step"].to_numpy()
+    losses = curve["loss"].to_numpy(dtype=float)
     finite = np.isfinite(losses)
     if not finite.any():
         return []

@@ -190,7 +190,7 @@ def _count(counts: Any, name: str) -> Cell:
 
 
 def _judges(rows: Sequence[Row], names: dict[str, str]) -> tuple[tuple[str, str], ...]:
-    """Name and what determines its verdicts: model, reading, hashes of the prompts."""
+    """Name and identity of the judges: model, reading, hashes of the prompts."""
     by_identity: dict[str, Rated] = {rated.identity: rated for row in rows for rated in row.rated}
     judges = []
     for identity, name in names.items():

@@ -24,7 +24,7 @@ Question: TypeAlias = tuple[Any, ...]
 
 @dataclass(frozen=True, eq=False)
 class Source:
-    """A base (`arm` empty) or a run: its table of answers, and where verdicts on them are."""
+    """A base (`arm` empty) or a run: its table of answers, and the judges with verdicts on them."""
 
     name: str
     arm: str
@@ -48,7 +48,7 @@ class Source:
 
 @dataclass(frozen=True, eq=False)
 class Answer:
-    """An answer as the store has it, whose it is, and the verdicts on it."""
+    """An answer as the store has it, its source, and the verdicts on it."""
 
     source: Source
     record: dict[str, Any]
@@ -88,7 +88,8 @@ def sources_of(
     )
     run_names = [row.name for row in answered]
     for row in answered:
-        results, instrument = counting(Results(root / row.folder)), row.instruments["answers"]
+        results = counting(Results(root / row.folder))
+        instrument = row.instruments["answers"]
         base = (_base_hash(row), instrument.id)
         if base not in bases:
             name = _base_name(row, instrument) if several else "base"

@@ -245,7 +245,7 @@ def order(done: Sequence[Row]) -> list[str]:
 
 
 def spread(done: Sequence[Row]) -> str:
-    """How far chance is known, and what else differs within an arm."""
+    """The number of seeds, on which the knowledge of chance rests, and differences within arms."""
     groups = arms_of(done)
     seeds = {name: len({row.summary.seed for row in group}) for name, group in groups.items()}
     within = sorted(
