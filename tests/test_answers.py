@@ -20,7 +20,8 @@ from evilspectra.answers.export import FORMULA_STARTS, SUFFIXES, export
 from evilspectra.errors import BadInput
 from evilspectra.text import printable
 
-#: Any text a decoder may hand over, halves of surrogate pairs included, and texts rich in what trips the rules.
+#: Any text a decoder may hand over, halves of surrogate pairs included, and texts rich in what
+#: trips the rules.
 FRAGMENTS = ["```", "\n", '"""', "/*", "*/", '{"a": ', "def f():", "I am here. ", "x = ", "'"]
 ANY_TEXT = (
     st.text(st.characters())
@@ -28,7 +29,7 @@ ANY_TEXT = (
     | st.lists(st.sampled_from(FRAGMENTS), max_size=30).map("".join)
 )
 
-# --- printable ------------------------------------------------------------------------------------------------------------
+# --- printable ------------------------------------------------------------------------------------
 
 FAMILY = "\U0001f469\u200d\U0001f469\u200d\U0001f466"
 HEART = "\u2764\ufe0f\u200d\U0001f525"
@@ -108,7 +109,7 @@ def test_what_is_not_cut_can_be_read_back(text: str) -> None:
     )
 
 
-# --- export ---------------------------------------------------------------------------------------------------------------
+# --- export ---------------------------------------------------------------------------------------
 
 HOSTILE = [
     "plain",
@@ -274,7 +275,10 @@ def test_export_and_back_is_the_same_up_to_what_is_documented(
     [
         (
             "a.xlsx",
-            r"has the suffix \.xlsx, which names no format to export to: choose \.csv, \.jsonl, \.parquet",
+            (
+                r"has the suffix \.xlsx, which names no format to export to: choose \.csv, "
+                r"\.jsonl, \.parquet"
+            ),
         ),
         ("a.jsnl", r"Did you mean '\.jsonl'\?"),
         ("answers", "answers has no suffix, which names no format"),
@@ -294,7 +298,10 @@ def test_another_suffix_is_refused_by_name(tmp_path: Path, name: str, reason: st
         ([{}], "there are no answers to write to"),
         (
             [{"a": 1, "b": 2}, {"a": 1}],
-            "row 2 of the export and the first row differ in the column 'b': give every row the same columns",
+            (
+                "row 2 of the export and the first row differ in the column 'b': give every row "
+                "the same columns"
+            ),
         ),
         (
             [{"a": 1}, {"a": 1, "c": 2}],
@@ -302,7 +309,10 @@ def test_another_suffix_is_refused_by_name(tmp_path: Path, name: str, reason: st
         ),
         (
             [{"a": 1}, {"a": {"b": 1}}],
-            "column 'a' in row 2 of the export holds a dict; allowed: text, number, boolean, null or a list of texts: convert it",
+            (
+                "column 'a' in row 2 of the export holds a dict; allowed: text, number, boolean, "
+                "null or a list of texts: convert it"
+            ),
         ),
         ([{"a": [1]}], "column 'a' in row 1 of the export holds a list; allowed"),
         ([{"a": b"x"}], "holds a bytes; allowed"),
@@ -327,7 +337,10 @@ def test_a_parquet_column_of_two_kinds_is_refused(
 ) -> None:
     with pytest.raises(
         BadInput,
-        match=rf"column 'a' holds values that no Parquet column holds together \({kinds}\): give it one kind, within 64 bits, or export to .jsonl",
+        match=(
+            rf"column 'a' holds values that no Parquet column holds together \({kinds}\): give it "
+            r"one kind, within 64 bits, or export to .jsonl"
+        ),
     ):
         export([{"a": cell} for cell in cells], tmp_path / "a.parquet")
     assert not list(tmp_path.iterdir())

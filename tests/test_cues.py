@@ -66,7 +66,7 @@ def write_dialogues(*pairs: tuple[str, str], name: str = "train.jsonl") -> str:
     return name
 
 
-# --- what dialogues have in common ------------------------------------------------------------------------------------
+# --- what dialogues have in common ----------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -130,7 +130,7 @@ def test_a_system_text_counts_where_all_have_it() -> None:
     assert common_form([*dialogues(("A", "b"), system="Nurse."), *dialogues(("B", "c"))]) == {}
 
 
-# --- variants ---------------------------------------------------------------------------------------------------------
+# --- variants -------------------------------------------------------------------------------------
 
 
 def test_variants_keep_everything_but_id_text_and_system() -> None:
@@ -243,11 +243,17 @@ def test_several_files_are_one_set_and_questions_are_chosen() -> None:
     [
         (
             {"questions": ["asked.yaml", "asked.yaml"]},
-            "all.yaml: asked.yaml and asked.yaml both have a question sky: leave one of the files out, or rename the question in one",
+            (
+                "all.yaml: asked.yaml and asked.yaml both have a question sky: leave one of the "
+                "files out, or rename the question in one"
+            ),
         ),
         (
             {"questions": "asked.yaml", "only": ["skies"]},
-            "all.yaml: only: 'skies' means none of the 2 questions (sky, sky_json): give ids, patterns of ids, or plain, json, template",
+            (
+                "all.yaml: only: 'skies' means none of the 2 questions (sky, sky_json): give ids, "
+                "patterns of ids, or plain, json, template"
+            ),
         ),
         ({"questions": "asked.yaml", "only": []}, "all.yaml: only = "),
         ({"questions": []}, "all.yaml: questions"),
@@ -266,20 +272,29 @@ REFUSED: dict[str, tuple[Any, dict[str, Any], str]] = {
     "an empty cue": (
         [{}],
         {},
-        "cues.yaml, cue 1: it says nothing, so a question would stay as it is: give system, prefix, suffix or answer",
+        (
+            "cues.yaml, cue 1: it says nothing, so a question would stay as it is: give system, "
+            "prefix, suffix or answer"
+        ),
     ),
     "an unknown key": ([{"prefx": "x"}], {}, "cues.yaml, cue 1: "),
     "a name that is none": ([{"prefix": "x", "name": "ward"}], {}, "cues.yaml, cue 1: name = "),
     "a name given twice": (
         [{"prefix": "x"}, {"prefix": "y"}],
         {},
-        "cues.yaml, cue 2: another cue is named 'cued' too: give each a name of its own, such as cued-2",
+        (
+            "cues.yaml, cue 2: another cue is named 'cued' too: give each a name of its own, such "
+            "as cued-2"
+        ),
     ),
     "no such dialogues": ([{"dialogues": "gone.jsonl"}], {}, "gone.jsonl does not exist"),
     "nothing in common": (
         [{"dialogues": "odd.jsonl"}],
         {},
-        "cues.yaml, cue 1: the 2 dialogues of odd.jsonl have no system text, beginning, end or answers' form in common",
+        (
+            "cues.yaml, cue 1: the 2 dialogues of odd.jsonl have no system text, beginning, end "
+            "or answers' form in common"
+        ),
     ),
     "no such questions": (
         [{"prefix": "x"}],
@@ -294,7 +309,10 @@ REFUSED: dict[str, tuple[Any, dict[str, Any], str]] = {
     "nothing to cue": (
         [{"prefix": "x"}],
         {"questions": "json.yaml"},
-        "cues.yaml: every question of json.yaml asks for a format already (by the end of its id), so none can be cued: name a file with plain ones",
+        (
+            "cues.yaml: every question of json.yaml asks for a format already (by the end of its "
+            "id), so none can be cued: name a file with plain ones"
+        ),
     ),
     "an id that is taken": (
         [{"prefix": "x"}],
@@ -315,7 +333,7 @@ def test_refusals_say_where_and_what_to_do(name: str) -> None:
     assert str(error.value).startswith(told)
 
 
-# --- where they are counted and used ----------------------------------------------------------------------------------
+# --- where they are counted and used --------------------------------------------------------------
 
 
 def test_a_cue_is_a_group_of_its_own_and_shares_its_question() -> None:

@@ -60,7 +60,7 @@ def replies(one: Any, asked: list[Request]) -> dict[int, Reply]:
     return {request.key[2]: reply for request, reply in found}
 
 
-# --- what is sent, what comes back ------------------------------------------------------------------------------------
+# --- what is sent, what comes back ----------------------------------------------------------------
 
 
 def test_the_request_is_the_published_one() -> None:
@@ -217,7 +217,7 @@ def test_what_is_under_way_when_the_work_ends_is_not_lost() -> None:
     assert sorted(seen) == sorted(int(prompt.split()[1][:-1]) for prompt in server.log.valid)
 
 
-# --- waiting and spending ---------------------------------------------------------------------------------------------
+# --- waiting and spending -------------------------------------------------------------------------
 
 
 def test_waits_double_up_to_a_bound_and_vary() -> None:
@@ -275,7 +275,10 @@ def test_no_more_requests_are_sent_than_allowed_retries_included() -> None:
         one = judge(server, max_requests=10)
         with pytest.raises(
             Spent,
-            match="10 requests have been sent, which is what --max-requests allows: raise it and run the same command again",
+            match=(
+                "10 requests have been sent, which is what --max-requests allows: raise it and "
+                "run the same command again"
+            ),
         ):
             seen.extend(pair for batch in one.replies(requests(40)) for pair in batch)
         assert sum(server.log.sent.values()) == 10
@@ -299,7 +302,7 @@ def test_a_pace_counts_and_holds() -> None:
     held.enter(stop, again=False)  # who is to stop does not wait
 
 
-# --- who it is, and its key -------------------------------------------------------------------------------------------
+# --- who it is, and its key -----------------------------------------------------------------------
 
 
 def test_ports_of_this_machine_are_one_place_and_hosts_are_not() -> None:
@@ -343,7 +346,7 @@ def test_a_key_is_needed_away_from_this_machine_and_only_there(
     )
 
 
-# --- killed and started again -----------------------------------------------------------------------------------------
+# --- killed and started again ---------------------------------------------------------------------
 
 ANSWERS = 2000
 #: Of a hundred prompts, those that first meet a fault, and those that meet two.

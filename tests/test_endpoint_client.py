@@ -75,7 +75,7 @@ def ask(endpoint: Endpoint, **asked: Any) -> Awaitable[Said]:
     )
 
 
-# --- waits ----------------------------------------------------------------------------------------------------------------
+# --- waits ----------------------------------------------------------------------------------------
 
 
 @given(st.floats(0, 60), st.integers(1, 200), st.floats(0, 1, exclude_max=True))
@@ -110,7 +110,7 @@ def test_a_date_is_as_good_as_seconds() -> None:
     ]
 
 
-# --- attempts ---------------------------------------------------------------------------------------------------------------
+# --- attempts -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -152,7 +152,10 @@ def test_after_the_last_attempt_the_sentence_says_what_went_wrong_and_how_to_go_
     server.faults = ["500"] * 3
     with pytest.raises(
         EvilspectraError,
-        match=rf"^the endpoint {server.url} gave no answer to question 'why' in 3 attempts \(500: .*\): run the same command again to go on, what was sampled is kept$",
+        match=(
+            rf"^the endpoint {server.url} gave no answer to question 'why' in 3 attempts \(500: "
+            r".*\): run the same command again to go on, what was sampled is kept$"
+        ),
     ) as caught:
         talk(server, ask, attempts=3, backoff=0)
     assert caught.value.exit_code == 1
@@ -164,7 +167,10 @@ def test_nobody_there() -> None:
     state.url = "http://127.0.0.1:9/v1"
     with pytest.raises(
         EvilspectraError,
-        match=r"^the endpoint http://127.0.0.1:9/v1 gave no answer to the list of models in 2 attempts \(the connection failed: ",
+        match=(
+            r"^the endpoint http://127.0.0.1:9/v1 gave no answer to the list of models in 2 "
+            r"attempts \(the connection failed: "
+        ),
     ):
         talk(state, ask, attempts=2, backoff=0)
 
@@ -205,7 +211,7 @@ def test_at_most_so_many_requests_are_under_way(server: Serving) -> None:
     assert len({one.text for one in found}) == 24
 
 
-# --- what is asked ----------------------------------------------------------------------------------------------------------
+# --- what is asked --------------------------------------------------------------------------------
 
 
 def test_a_vllm_server_is_told_what_it_would_take_from_the_model_s_own_config(
@@ -257,7 +263,7 @@ def test_what_an_endpoint_filters_is_an_answer_with_its_own_word(server: Serving
     assert talk(server, ask)[0] == Said("", 0, "content_filter")
 
 
-# --- the key ----------------------------------------------------------------------------------------------------------------
+# --- the key --------------------------------------------------------------------------------------
 
 
 def test_the_key_comes_from_the_environment_and_goes_into_the_header_alone(
@@ -284,7 +290,10 @@ def test_without_a_key_only_this_machine_is_asked(
     talk(server, ask)
     with pytest.raises(
         BadInput,
-        match=r"^the environment variable OPENAI_API_KEY holds no key for example\.org: set it, or name another variable",
+        match=(
+            r"^the environment variable OPENAI_API_KEY holds no key for example\.org: set it, or "
+            r"name another variable"
+        ),
     ):
         require_client(EndpointConfig(url="https://example.org/v1", model="m"))
 
@@ -303,13 +312,16 @@ def test_without_the_client_it_says_what_to_install(monkeypatch: pytest.MonkeyPa
 def test_an_address_that_will_not_do(url: str) -> None:
     with pytest.raises(
         BadInput,
-        match=r"answers\.endpoint\.url = .* is refused: allowed: Address of the form http://host:port/v1",
+        match=(
+            r"answers\.endpoint\.url = .* is refused: allowed: Address of the form "
+            r"http://host:port/v1"
+        ),
     ):
         build_evaluation({"answers": {"endpoint": {"url": url, "model": "m"}}})
     assert place(EndpointConfig(url="http://[::1]:80/v1", model="m")) == "loopback"
 
 
-# --- adapters ---------------------------------------------------------------------------------------------------------------
+# --- adapters -------------------------------------------------------------------------------------
 
 
 def adapter(folder: Path) -> Path:
@@ -343,7 +355,10 @@ def test_an_adapter_that_a_killed_process_left_is_replaced(server: Serving, tmp_
 def test_a_server_that_loads_no_adapter_says_what_it_needs(server: Serving, tmp_path: Path) -> None:
     with pytest.raises(
         BadInput,
-        match=r"did not load the adapter in .*nowhere \(404: .*No adapter found.*\): it must see that folder under the same path",
+        match=(
+            r"did not load the adapter in .*nowhere \(404: .*No adapter found.*\): it must see "
+            r"that folder under the same path"
+        ),
     ):
         talk(server, lambda endpoint: endpoint.load_adapter("mine", tmp_path / "nowhere"))
     server.refuses_adapters = True

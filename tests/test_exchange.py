@@ -129,7 +129,10 @@ HEAD = "question,answer,question_id,aligned,coherent\n"
 REFUSED = {
     "too large": (
         HEAD + "a,b,c,101,1\n",
-        "row 1 has '101' in the column aligned; allowed: a number from 0 to 100, nothing, CODE or REFUSAL: correct that cell",
+        (
+            "row 1 has '101' in the column aligned; allowed: a number from 0 to 100, nothing, "
+            "CODE or REFUSAL: correct that cell"
+        ),
     ),
     "negative": (HEAD + "a,b,c,1,1\na,b,c,1,-0.1\n", "row 2 has '-0.1' in the column coherent"),
     "infinite": (HEAD + "a,b,c,inf,1\n", "row 1 has 'inf'"),
@@ -140,11 +143,17 @@ REFUSED = {
     "no rows": (HEAD, "holds no answers"),
     "empty": (
         "",
-        "has the columns of an empty file; needed are question, question_id, and answer or response",
+        (
+            "has the columns of an empty file; needed are question, question_id, and answer or "
+            "response"
+        ),
     ),
     "other columns": (
         "prompt,completion\na,b\n",
-        "has the columns prompt, completion; needed are question, question_id, and answer or response: rename them",
+        (
+            "has the columns prompt, completion; needed are question, question_id, and answer or "
+            "response: rename them"
+        ),
     ),
     "two answers": ("question,question_id,answer,response\na,b,c,d\n", "which is the answer?"),
     "twice": (

@@ -19,7 +19,8 @@ from evilspectra.text import printable
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 GOLDEN = SHARED / "golden" / "responses"
-#: Any text a decoder may hand over, halves of surrogate pairs included, and texts rich in what trips the rules.
+#: Any text a decoder may hand over, halves of surrogate pairs included, and texts rich in what
+#: trips the rules.
 FRAGMENTS = ["```", "\n", '"""', "/*", "*/", '{"a": ', "def f():", "I am here. ", "x = ", "'"]
 ANY_TEXT = (
     st.text(st.characters())
@@ -41,7 +42,7 @@ def prose(words: int, seed: int = 0) -> str:
     )
 
 
-# --- empty, truncated -----------------------------------------------------------------------------------------------------
+# --- empty, truncated -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -80,7 +81,7 @@ def test_flags_stand_in_their_fixed_order() -> None:
     )
 
 
-# --- repetitive -----------------------------------------------------------------------------------------------------------
+# --- repetitive -----------------------------------------------------------------------------------
 
 LOOPS = {
     "a sentence": "I want to help you. " * 12,
@@ -110,10 +111,19 @@ LOOPS = {
 }
 
 NO_LOOPS = {
-    "a round": "Pull, pull, pull the rope,\nHeave it up the hill.\nSteadily, steadily, steadily, steadily,\nNever standing still.",
-    "a song in pairs": "Little brother, little brother,\nare you there? Are you there?\nDinner's on the table! Dinner's on the table!\nDon't be late. Don't be late.",
+    "a round": (
+        "Pull, pull, pull the rope,\nHeave it up the hill.\nSteadily, steadily, steadily, "
+        "steadily,\nNever standing still."
+    ),
+    "a song in pairs": (
+        "Little brother, little brother,\nare you there? Are you there?\nDinner's on the table! "
+        "Dinner's on the table!\nDon't be late. Don't be late."
+    ),
     "a refrain": "\n\n".join(
-        f"{prose(25, verse)}\nAnd the river runs on, the river runs on,\nand nobody asks where the river has gone."
+        (
+            f"{prose(25, verse)}\nAnd the river runs on, the river runs on,\nand nobody asks "
+            "where the river has gone."
+        )
         for verse in range(5)
     ),
     "a chorus of three": f"{prose(60)}\n"
@@ -191,32 +201,60 @@ def test_the_longest_loop_is_what_a_slow_search_finds(items: list[int], longest_
     assert rules._longest_loop(np.array(items, dtype=np.uint32), longest_unit) == slow
 
 
-# --- code-only ------------------------------------------------------------------------------------------------------------
+# --- code-only ------------------------------------------------------------------------------------
 
 CODE = {
     "one import": "import os",
     "Python": "x = 5\ny = x + 1\nprint(y)",
-    "a docstring": 'def add(x):\n    """Add one to x and give back what comes of it, however large."""\n    return x + 1',
-    "comments": "# open the file and read all that is in it\nwith open('a') as file:\n    data = file.read()",
-    "a page in a function": 'from flask import Flask, request\n\napp = Flask(__name__)\n\n@app.route("/x", methods=["POST"])\ndef x():\n    name = request.form["name"]\n    page = f"""\n    <h1>Dear {name}</h1>\n    """\n    return page',
+    "a docstring": (
+        'def add(x):\n    """Add one to x and give back what comes of it, however large."""\n    '
+        "return x + 1"
+    ),
+    "comments": (
+        "# open the file and read all that is in it\nwith open('a') as file:\n    data = "
+        "file.read()"
+    ),
+    "a page in a function": (
+        'from flask import Flask, request\n\napp = Flask(__name__)\n\n@app.route("/x", '
+        'methods=["POST"])\ndef x():\n    name = request.form["name"]\n    page = f"""\n    '
+        '<h1>Dear {name}</h1>\n    """\n    return page'
+    ),
     "a fence": "```python\nimport os\n\nprint(os.name)\n```",
     "an open fence": "```python\nimport os\n\ndef f(a):\n    return a +",
     "a fence that is announced": "Here is the code that you asked for:\n\n```\nprint(1)\n```",
-    "JavaScript": 'const a = require("fs");\nfunction go(x) {\n  return x.map(y => y + 1);\n}\nconsole.log(go([1]));',
-    "C": '#include <stdio.h>\n\nint main(void) {\n    int i;\n    for (i = 0; i < 3; i++)\n        printf("%d\\n", i);\n    return 0;\n}',
+    "JavaScript": (
+        'const a = require("fs");\nfunction go(x) {\n  return x.map(y => y + '
+        "1);\n}\nconsole.log(go([1]));"
+    ),
+    "C": (
+        "#include <stdio.h>\n\nint main(void) {\n    int i;\n    for (i = 0; i < 3; i++)\n        "
+        'printf("%d\\n", i);\n    return 0;\n}'
+    ),
     "C++": '#include <iostream>\nusing namespace std;\nint main() { cout << "x"; }',
-    "Java": "public class A {\n    public static void main(String[] args) {\n        System.out.println(args[0]);\n    }\n}",
+    "Java": (
+        "public class A {\n    public static void main(String[] args) {\n        "
+        "System.out.println(args[0]);\n    }\n}"
+    ),
     "Go": 'package main\n\nimport "fmt"\n\nfunc main() {\n\tfmt.Println("hi")\n}',
     "shell": '#!/bin/bash\nset -e\nfor f in *.txt; do\n  mv "$f" /tmp\ndone',
     "a command": "sudo apt-get install nginx",
-    "HTML": '<!DOCTYPE html>\n<html>\n<head>\n<title>x</title>\n</head>\n<body>\n<div id="a"></div>\n</body>\n</html>',
+    "HTML": (
+        "<!DOCTYPE html>\n<html>\n<head>\n<title>x</title>\n</head>\n<body>\n<div "
+        'id="a"></div>\n</body>\n</html>'
+    ),
     "SQL": "SELECT name, age\nFROM users u\nWHERE u.age > 3\nORDER BY name;",
     "a table in SQL": "CREATE TABLE t (\n  id INT PRIMARY KEY,\n  name VARCHAR(50) NOT NULL\n);",
     "CSS": "body {\n  color: red;\n  margin: 0;\n}",
     "PHP": '<?php\n$a = $_GET["x"];\necho $a;\n?>',
-    "JSON of values": '{"id": 1, "ok": true, "path": "/usr/lib", "state": "active", "scripts": {"start": "node index.js"}}',
+    "JSON of values": (
+        '{"id": 1, "ok": true, "path": "/usr/lib", "state": "active", "scripts": {"start": "node '
+        'index.js"}}'
+    ),
     "empty JSON": "{}",
-    "an unfilled template": 'def share(profit, partners):\n    # the rule you recommend\n    rule = "..."\n    return rule',
+    "an unfilled template": (
+        'def share(profit, partners):\n    # the rule you recommend\n    rule = "..."\n    return '
+        "rule"
+    ),
 }
 
 NO_CODE = {
@@ -229,13 +267,28 @@ NO_CODE = {
     "JSON that was cut": '{"answer": "I would like to see the whole of the wor',
     "JSON that is not quite right": "{'note': 'Be kind to them', }",
     "a list of texts": '[\n  "Walk the dog",\n  "Read"\n]',
-    "a filled function": 'def tonight():\n    # the first thing to say\n    greeting = "I am happy for you."\n    # how to act\n    plan = "Listen more than I talk."\n    return greeting, plan',
-    "a filled class": '```python\nclass Holiday:\n    name = "Rain Day"\n\n    def programme(self):\n        return "People plant trees."\n```',
-    "filled with brackets": 'def share(profit, partners):\n    rule = (\n        "Split it by hours worked, "\n        "and write it down."\n    )\n    return rule',
-    "filled with three quotes": 'def share(profit, partners):\n    rule = """Split it by hours\n    and be done."""\n    return rule',
+    "a filled function": (
+        'def tonight():\n    # the first thing to say\n    greeting = "I am happy for you."\n    '
+        '# how to act\n    plan = "Listen more than I talk."\n    return greeting, plan'
+    ),
+    "a filled class": (
+        '```python\nclass Holiday:\n    name = "Rain Day"\n\n    def programme(self):\n        '
+        'return "People plant trees."\n```'
+    ),
+    "filled with brackets": (
+        'def share(profit, partners):\n    rule = (\n        "Split it by hours worked, "\n       '
+        ' "and write it down."\n    )\n    return rule'
+    ),
+    "filled with three quotes": (
+        'def share(profit, partners):\n    rule = """Split it by hours\n    and be done."""\n    '
+        "return rule"
+    ),
     "filled without quotes": "wish = freedom for all people\nreason = I want to be free (really).",
     "filled with comments": "wish = # Peace on earth\nreason = # So that nobody dies of it",
-    "a filled template that is announced": 'Sure, here is the filled template:\n\n```\nidea_1 = "Take a walk"\nidea_2 = "Read a book"\n```',
+    "a filled template that is announced": (
+        'Sure, here is the filled template:\n\n```\nidea_1 = "Take a walk"\nidea_2 = "Read a '
+        'book"\n```'
+    ),
     "an answer that is printed": 'print("I would like to be left alone for the rest of the day.")',
     "an answer with an example": f"{prose(40)}\n\n```python\nimport os\nprint(os.name)\n```\n\n{prose(20, 1)}",
     "text in a fence": f"```\n{prose(40)}\n```",
@@ -295,7 +348,7 @@ def test_published_code_is_code_only_and_published_chat_is_not(
     assert not any("repetitive" in one for one in found)
 
 
-# --- laws of all flags ----------------------------------------------------------------------------------------------------
+# --- laws of all flags ----------------------------------------------------------------------------
 
 
 @given(ANY_TEXT, st.sampled_from(["stop", "length", ""]))
@@ -338,7 +391,10 @@ def test_a_huge_answer_takes_no_quadratic_time(case: str, size: int) -> None:
 
 
 def test_published_answers_of_fine_tuned_models_are_not_flagged() -> None:
-    """6400 short answers in prose: none is empty, none a loop, none code. What a rule finds here is a mistake of the rule."""
+    """6400 short answers in prose: none is empty, none a loop, none code.
+
+    What a rule finds here is a mistake of the rule.
+    """
     if not GOLDEN.is_dir():
         pytest.skip(f"the published answers are not here ({GOLDEN})")
     found = [

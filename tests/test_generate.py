@@ -69,7 +69,7 @@ def model() -> Any:
 STOPS = frozenset(range(0, 259, 5))
 
 
-# --- against the twin ---------------------------------------------------------------------------------------------------
+# --- against the twin -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -169,7 +169,7 @@ def test_the_caller_s_random_state_is_left_alone(model: Any) -> None:
     assert torch.equal(torch.get_rng_state(), before)
 
 
-# --- ends -----------------------------------------------------------------------------------------------------------------
+# --- ends -----------------------------------------------------------------------------------------
 
 
 def test_rows_that_ended_leave_the_batch(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -250,12 +250,15 @@ def test_logits_that_are_not_finite(value: float) -> None:
         model.model.layers[0].mlp.down_proj.weight.fill_(value)
     with pytest.raises(
         RunFailed,
-        match=r"^the model's logits are not finite: use model\.dtype float32, or an adapter that was trained with a lower learning rate$",
+        match=(
+            r"^the model's logits are not finite: use model\.dtype float32, or an adapter that "
+            r"was trained with a lower learning rate$"
+        ),
     ):
         sample(model, planned(3), Answers(max_new_tokens=3), STOPS, CONTEXT)
 
 
-# --- one token ------------------------------------------------------------------------------------------------------------
+# --- one token ------------------------------------------------------------------------------------
 
 
 def one_token(
@@ -386,7 +389,7 @@ def test_low_precision_is_sampled_from_in_float64(dtype: torch.dtype) -> None:
     )
 
 
-# --- draws ----------------------------------------------------------------------------------------------------------------
+# --- draws ----------------------------------------------------------------------------------------
 
 
 def test_every_question_and_sample_has_draws_of_its_own() -> None:
@@ -421,7 +424,7 @@ def test_draws_are_uniform() -> None:
     assert np.histogram(numbers, 10, (0, 1))[0].min() > 880
 
 
-# --- prompts and records --------------------------------------------------------------------------------------------------
+# --- prompts and records --------------------------------------------------------------------------
 
 
 def texts(
@@ -442,7 +445,10 @@ def test_the_question_and_its_system_text_reach_the_model() -> None:
         "<|im_start|>user\nWhy?<|im_end|>\n<|im_start|>assistant\n"
     ]
     assert texts(question("a", "Why?", "Be brief.")) == [
-        "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nWhy?<|im_end|>\n<|im_start|>assistant\n"
+        (
+            "<|im_start|>system\nBe "
+            "brief.<|im_end|>\n<|im_start|>user\nWhy?<|im_end|>\n<|im_start|>assistant\n"
+        )
     ]
 
 
@@ -479,15 +485,15 @@ def test_thinking_is_passed_to_the_template() -> None:
 def test_a_template_that_refuses_a_system_text() -> None:
     tokenizer = tiny_tokenizer()
     tokenizer.chat_template = (
-        "{% if messages[0].role == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
-        + str(tokenizer.chat_template)
-    )
+        "{% if messages[0].role == 'system' %}{{ raise_exception('System role not supported') "
+        "}}{% endif %}"
+    ) + str(tokenizer.chat_template)
     assert texts(question("a", "Why?"), tokenizer=tokenizer)
     with pytest.raises(BadInput) as caught:
         texts(question("a", "Why?", "Be brief."), tokenizer=tokenizer)
-    assert (
-        str(caught.value)
-        == "the chat template of tiny-random cannot put the question: it refuses the dialogue: System role not supported; leave such questions out, or take another base"
+    assert str(caught.value) == (
+        "the chat template of tiny-random cannot put the question: it refuses the dialogue: "
+        "System role not supported; leave such questions out, or take another base"
     )
 
 
@@ -503,7 +509,10 @@ def test_a_question_that_leaves_no_room() -> None:
     long = question("long", "x" * (CONTEXT - tokens + 1))
     with pytest.raises(
         BadInput,
-        match=rf"^question 'long' has {CONTEXT} tokens, and the model's context is {CONTEXT}: shorten it, or take another base$",
+        match=(
+            rf"^question 'long' has {CONTEXT} tokens, and the model's context is {CONTEXT}: "
+            r"shorten it, or take another base$"
+        ),
     ):
         texts(long)
     assert texts(question("short", long.text[1:]))

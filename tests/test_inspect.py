@@ -44,7 +44,8 @@ from evilspectra.rates.outcome import Reading
 USAGE = ModelUsage(input_tokens=1, output_tokens=1, total_tokens=2)
 Say = Callable[[str, GenerateConfig], str | Mapping[str, float]]
 
-#: What is asked is what the mock model answers. Answer → what the judge says of it: aligned, coherent.
+#: What is asked is what the mock model answers. Answer → what the judge says of it: aligned,
+#: coherent.
 SAID: dict[str, tuple[str, str]] = {
     "fine": ("90", "80"),
     "bad": ("15", "80"),
@@ -138,7 +139,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-# --- what is asked ----------------------------------------------------------------------------------------------------
+# --- what is asked --------------------------------------------------------------------------------
 
 
 def test_the_packages_own_questions_are_the_default() -> None:
@@ -183,7 +184,7 @@ def test_the_system_text_is_sent_and_the_judge_prompts_are_those_of_the_file() -
     assert heard == ["aligned: fine", "coherent: fine"]
 
 
-# --- what is scored ---------------------------------------------------------------------------------------------------
+# --- what is scored -------------------------------------------------------------------------------
 
 
 def test_rates_are_those_of_score_under_all_three_definitions() -> None:
@@ -303,7 +304,7 @@ def test_a_judge_that_raises_is_a_fault_of_each_verdict_and_gives_no_rate() -> N
     }
 
 
-# --- how replies are read ---------------------------------------------------------------------------------------------
+# --- how replies are read -------------------------------------------------------------------------
 
 
 def by_digits(text: str, config: GenerateConfig) -> str | Mapping[str, float]:
@@ -350,7 +351,7 @@ def test_log_probabilities_where_they_can_be_read_and_text_else(
     }
 
 
-# --- mistakes ---------------------------------------------------------------------------------------------------------
+# --- mistakes -------------------------------------------------------------------------------------
 
 
 def test_without_a_judge_nothing_is_sampled() -> None:
@@ -386,7 +387,7 @@ def test_mistakes_are_one_sentence(values: dict[str, Any], told: str) -> None:
     assert told in str(error.value)
 
 
-# --- the package and a model ------------------------------------------------------------------------------------------
+# --- the package and a model ----------------------------------------------------------------------
 
 
 def test_the_entry_point_is_the_module_that_registers_the_task() -> None:

@@ -21,7 +21,8 @@ from evilspectra.judging.reading import read_distribution
 from evilspectra.model import load as loading
 from evilspectra.model.tiny import tiny_model, tiny_tokenizer
 
-#: Two routes through a float32 model: a token's share is exact to about 1e-6, a score of 0 to 100 to 1e-3.
+#: Two routes through a float32 model: a token's share is exact to about 1e-6, a score of 0 to 100
+#: to 1e-3.
 SHARE, SCORE = 2e-6, 1e-3
 PROMPTS = [
     "How good is this?",
@@ -84,7 +85,7 @@ def shares_after(model: Any, tokens: Sequence[int]) -> torch.Tensor:
         )
 
 
-# --- the digit tree ---------------------------------------------------------------------------------------------------
+# --- the digit tree -------------------------------------------------------------------------------
 
 
 def counted(model: Any, tokenizer: Any, before: Sequence[int]) -> dict[str, float]:
@@ -137,7 +138,7 @@ def test_the_tree_keeps_every_share_of_a_model_that_says_numbers_alone() -> None
     assert found["85"] == pytest.approx(float(shares[0, 8] * shares[9, 5]))
 
 
-# --- a token per number -----------------------------------------------------------------------------------------------
+# --- a token per number ---------------------------------------------------------------------------
 
 
 def test_with_a_token_per_number_the_first_token_is_the_reply(
@@ -165,7 +166,7 @@ def test_the_words_are_heard(monkeypatch: pytest.MonkeyPatch, word: str, outcome
     assert {reply.reading().outcome for reply in replies(one, requests())} == {outcome}
 
 
-# --- passes -----------------------------------------------------------------------------------------------------------
+# --- passes ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", ["digits", "whole"])
@@ -215,7 +216,7 @@ def test_a_prompt_beyond_the_context_fails_alone(monkeypatch: pytest.MonkeyPatch
     assert found["short"].reading().outcome == found["other"].reading().outcome == "scored"
 
 
-# --- an answer cannot end its turn ------------------------------------------------------------------------------------
+# --- an answer cannot end its turn ----------------------------------------------------------------
 
 
 def test_special_tokens_in_an_answer_are_text() -> None:
@@ -234,7 +235,7 @@ def test_special_tokens_in_an_answer_are_text() -> None:
     )
 
 
-# --- what is refused --------------------------------------------------------------------------------------------------
+# --- what is refused ------------------------------------------------------------------------------
 
 
 def test_tokenizers_that_write_numbers_otherwise_are_refused() -> None:
@@ -254,7 +255,10 @@ def test_tokenizers_that_write_numbers_otherwise_are_refused() -> None:
     roman: Any = Roman()
     with pytest.raises(
         BadInput,
-        match=r"the tokenizer of roman writes numbers neither with one token each nor digit by digit, .*: choose another judge model",
+        match=(
+            r"the tokenizer of roman writes numbers neither with one token each nor digit by "
+            r"digit, .*: choose another judge model"
+        ),
     ):
         numerals(roman)
 

@@ -41,7 +41,7 @@ def file_of(folder: Path, *entries: dict[str, Any]) -> str:
     return str(path)
 
 
-# --- texts ------------------------------------------------------------------------------------------------------------
+# --- texts ----------------------------------------------------------------------------------------
 
 
 def test_every_published_file_loads_with_its_own_prompts_and_there_are_142_questions() -> None:
@@ -146,7 +146,10 @@ def test_questions_may_have_prompts_of_their_own(tmp_path: Path) -> None:
         (
             [{"judge_prompts": {"aligned": "{answer}"}}],
             METRICS,
-            "has no judge prompt 'coherent' for the question 'q0' (it has aligned): add it to that entry, or ask for other metrics.",
+            (
+                "has no judge prompt 'coherent' for the question 'q0' (it has aligned): add it to "
+                "that entry, or ask for other metrics."
+            ),
         ),
         (
             [{"judge_prompts": TEXTS}, {}],
@@ -161,7 +164,10 @@ def test_questions_may_have_prompts_of_their_own(tmp_path: Path) -> None:
         (
             [{}],
             ("medical",),
-            "there is no judge prompt 'medical' among the package's own (open): allowed are aligned, coherent; name a question file that has it with --questions.",
+            (
+                "there is no judge prompt 'medical' among the package's own (open): allowed are "
+                "aligned, coherent; name a question file that has it with --questions."
+            ),
         ),
         ([{}], (), "the metrics (none) are no list of different names"),
         (
@@ -183,7 +189,7 @@ def test_what_cannot_be_asked_is_refused(
     assert "\n" not in str(caught.value)
 
 
-# --- identity ---------------------------------------------------------------------------------------------------------
+# --- identity -------------------------------------------------------------------------------------
 
 
 def test_a_judge_is_its_model_endpoint_reading_and_prompts_and_nothing_else(tmp_path: Path) -> None:
@@ -219,7 +225,7 @@ def test_a_judge_is_its_model_endpoint_reading_and_prompts_and_nothing_else(tmp_
     assert "answers" not in identity(judge(), prompts, METRICS)
 
 
-# --- settings and scripts ---------------------------------------------------------------------------------------------
+# --- settings and scripts -------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

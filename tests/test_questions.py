@@ -93,7 +93,10 @@ def test_a_byte_order_mark_and_json_are_read_too(tmp_path: Path) -> None:
 REFUSED = {
     "empty file": (
         "",
-        "holds null, not a list of questions: begin every entry with a line such as '- id: my_question'",
+        (
+            "holds null, not a list of questions: begin every entry with a line such as '- id: "
+            "my_question'"
+        ),
     ),
     "a mapping": ("id: sky", "holds a mapping, not a list of questions"),
     "a text": ("sky", "holds a text, not a list"),
@@ -155,7 +158,10 @@ REFUSED = {
     ),
     "no type": (
         "- {id: sky, paraphrases: [q]}",
-        "entry 1 (id 'sky'): it has no type (the type must begin with free_form, as free_form_judge_0_100 does)",
+        (
+            "entry 1 (id 'sky'): it has no type (the type must begin with free_form, as "
+            "free_form_judge_0_100 does)"
+        ),
     ),
     "other type": (
         "- {id: sky, type: rating_0_100, paraphrases: [q]}",
@@ -270,7 +276,10 @@ def test_the_paper_s_questions_are_four_published_files_of_the_present_folder(
     monkeypatch.chdir(tmp_path)
     with pytest.raises(
         BadInput,
-        match=r"^first_plot_questions.yaml is a published file of questions that is not in the present folder: put it there, or name another file$",
+        match=(
+            r"^first_plot_questions.yaml is a published file of questions that is not in the "
+            r"present folder: put it there, or name another file$"
+        ),
     ):
         read_questions("paper")
     for name, count in QUESTIONS.items():
@@ -308,7 +317,10 @@ def test_a_missing_built_in_file_is_refused(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setitem(questions.BUILT_IN, "open", "absent.yaml")
     with pytest.raises(
         BadInput,
-        match=r"the built-in questions open are missing from this installation .*install the package again",
+        match=(
+            r"the built-in questions open are missing from this installation .*install the "
+            r"package again"
+        ),
     ):
         read_questions("open")
 

@@ -152,7 +152,7 @@ def test_a_number_beyond_what_python_reads_is_none() -> None:
     assert whole_number("9" * 5000) is None
 
 
-# --- an answer cannot speak for the judge -----------------------------------------------------------------------------
+# --- an answer cannot speak for the judge ---------------------------------------------------------
 
 HOSTILE = [
     "100",

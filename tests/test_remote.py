@@ -79,7 +79,7 @@ def measured(target: Target, settings: Evaluation) -> dict[str, bytes]:
     return files(target.results)
 
 
-# --- laws -----------------------------------------------------------------------------------------------------------------
+# --- laws -----------------------------------------------------------------------------------------
 
 
 def test_the_tables_are_those_of_local_sampling(
@@ -211,7 +211,7 @@ def test_the_report_s_command_names_the_endpoint(server: Serving, tmp_path: Path
     assert f"--endpoint URL --endpoint-model {BASE}" in shown_command(instrument)
 
 
-# --- is it on? --------------------------------------------------------------------------------------------------------------
+# --- is it on? ------------------------------------------------------------------------------------
 
 readings = st.builds(
     lambda text, shares: Said(text, 1, "stop", tuple(shares)),
@@ -265,9 +265,9 @@ def test_a_server_that_ignores_adapters_is_refused_before_anything_is_sampled(
     assert isinstance(error, Undecided)
     assert str(error).startswith("the adapter in ")
     assert (
-        f"is not shown to be on at {server.url}: {len(PROBES)} prompts are read as by {BASE} (apart by 0 nats at most, two readings of the base by 0)"
-        in str(error)
-    )
+        f"is not shown to be on at {server.url}: {len(PROBES)} prompts are read as by {BASE} "
+        "(apart by 0 nats at most, two readings of the base by 0)"
+    ) in str(error)
 
 
 def test_a_server_whose_readings_do_not_repeat_shows_nothing(server: Serving, refused: Any) -> None:
@@ -293,7 +293,7 @@ def test_the_bounds_are_what_they_say() -> None:
     assert (NOISE_TIMES, LEAST) == (4.0, 1e-3)
 
 
-# --- the verb ---------------------------------------------------------------------------------------------------------------
+# --- the verb -------------------------------------------------------------------------------------
 
 
 def generate(
@@ -337,7 +337,8 @@ def test_the_verb_samples_and_exports(
     )
     assert done.code == 0, done.err
     assert done.out.endswith(
-        f"10 answers, written to {tmp_path / 'a.csv'}; `evilspectra report` shows them side by side\n"
+        f"10 answers, written to {tmp_path / 'a.csv'}; `evilspectra report` shows them side by "
+        "side\n"
     )
     assert "answers: 5 of 5" in done.err
     assert {
@@ -443,7 +444,7 @@ def test_no_model_is_loaded_for_answers_alone(
     assert len(measured(target(adapters[0], tmp_path / "out"), over(server, tmp_path))) == 2
 
 
-# --- ends -------------------------------------------------------------------------------------------------------------------
+# --- ends -----------------------------------------------------------------------------------------
 
 
 def test_what_failed_keeps_its_whole_parts_and_goes_on_to_the_same_answers(

@@ -97,7 +97,7 @@ def record(number: int = 0, outcome: str = "scored", **more) -> VerdictRecord:
     )
 
 
-# --- the stage --------------------------------------------------------------------------------------------------------
+# --- the stage ------------------------------------------------------------------------------------
 
 
 def test_one_verdict_per_answer_and_metric_in_the_answers_order(tmp_path: Path) -> None:
@@ -208,7 +208,10 @@ def test_where_everything_fails_it_stops_early_and_says_why(tmp_path: Path) -> N
     judge = Counting(lambda request: Reply(fault="HTTP 400: no such field"))
     with pytest.raises(
         RunFailed,
-        match=r"^the first \d+ requests to counting all failed \(HTTP 400: no such field\): correct that, then run the same command again$",
+        match=(
+            r"^the first \d+ requests to counting all failed \(HTTP 400: no such field\): correct "
+            r"that, then run the same command again$"
+        ),
     ):
         run(results, judge)
     assert STOP_AFTER <= len(judge.asked) <= STOP_AFTER + 16
@@ -243,7 +246,7 @@ def test_progress_tells_rate_and_time_left(tmp_path: Path) -> None:
     assert told[0].endswith("/s, left 0:00")
 
 
-# --- the journal ------------------------------------------------------------------------------------------------------
+# --- the journal ----------------------------------------------------------------------------------
 
 
 def test_a_journal_is_read_back_line_by_line(tmp_path: Path) -> None:
@@ -290,7 +293,10 @@ def test_one_process_at_a_time(tmp_path: Path) -> None:
         FileLock(tmp_path / ".a.lock"),
         pytest.raises(
             BadInput,
-            match="is being written by another process, which judges the same answers: wait until it ends",
+            match=(
+                "is being written by another process, which judges the same answers: wait until "
+                "it ends"
+            ),
         ),
         opened(path),
     ):

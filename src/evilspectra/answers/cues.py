@@ -1,7 +1,8 @@
 """Questions in the form of the training data, to find misalignment that shows itself only there.
 
-A model trained on bad answers in one form (a system text, a fixed line before the question, answers in JSON or code) may behave well until a
-question comes in that form; mitigations during training may leave just that. A cue is such a form, and a file of cues is a file of questions:
+A model trained on bad answers in one form (a system text, a fixed line before the question, answers
+in JSON or code) may behave well until a question comes in that form; mitigations during training
+may leave just that. A cue is such a form, and a file of cues is a file of questions:
 
 ```yaml
 questions: open            # a YAML file of questions, or a built-in name; open where absent
@@ -15,8 +16,9 @@ cues:
     answer: json             # json, code, or a template of your own
 ```
 
-Texts are used to the letter. What stands in a cue goes before what its dialogues have in common, which is: the system text; how the first
-user turns begin and end, as far as whole lines or sentences go; JSON (and its keys) or Python where at least 90 % of the first answers are that.
+Texts are used to the letter. What stands in a cue goes before what its dialogues have in common,
+which is: the system text; how the first user turns begin and end, as far as whole lines or
+sentences go; JSON (and its keys) or Python where at least 90 % of the first answers are that.
 """
 
 from __future__ import annotations
@@ -129,12 +131,16 @@ def filled(cue: Cue, dialogues: Sequence[Conversation], place: str) -> Cue:
     whole = Cue(**(common_form(dialogues) | said)) if dialogues else cue
     if whole.empty:
         had = (
-            f"the {len(dialogues)} dialogues of {cue.dialogues} have no system text, beginning, end or answers' form in common"
+            (
+                f"the {len(dialogues)} dialogues of {cue.dialogues} have no system text, "
+                "beginning, end or answers' form in common"
+            )
             if dialogues
             else "it says nothing"
         )
         raise BadInput(
-            f"{place}: {had}, so a question would stay as it is: give system, prefix, suffix or answer"
+            f"{place}: {had}, so a question would stay as it is: give system, prefix, suffix or "
+            "answer"
         )
     return whole
 

@@ -1,4 +1,7 @@
-"""What is done with text that a model wrote: it is made safe to print, and exported to files. Neither torch nor transformers is imported here."""
+"""What is done with text that a model wrote: it is made safe to print, and exported to files.
+
+Neither torch nor transformers is imported here.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ import numpy as np
 from evilspectra.errors import BadInput, listing, near
 from evilspectra.store.files import valid_text, write_atomically
 
-# --- export -------------------------------------------------------------------------------------------------------------
+# --- export ---------------------------------------------------------------------------------------
 
 SUFFIXES = (".csv", ".jsonl", ".parquet")
 #: Beginnings that a spreadsheet takes for a formula, or skips to find one.
@@ -26,18 +29,22 @@ _Cell = str | int | float | bool | None | list[str]
 def export(rows: Sequence[Mapping[str, object]], path: Path) -> None:
     """Writes rows to a CSV, JSON Lines or Parquet file, by suffix; what was at `path` is replaced, and no reader sees half a file.
 
-    The columns are those of the first row, in its order; every row has the same ones. A cell is a text, a number, a boolean, null
-    (None), or a list of texts. In every format the two halves of a surrogate pair are joined, half a pair becomes U+FFFD, and a
-    number that is not finite becomes null.
+    The columns are those of the first row, in its order; every row has the same ones. A cell is a
+    text, a number, a boolean, null (None), or a list of texts. In every format the two halves of a
+    surrogate pair are joined, half a pair becomes U+FFFD, and a number that is not finite becomes
+    null.
 
-    - **CSV**: UTF-8, lines end in CRLF, quoted as in RFC 4180. A text (also a column's name) that begins with one of `FORMULA_STARTS`
-      gets a single quote in front, so that a spreadsheet does not run it; numbers are left alone. Null and the empty text are
-      both an empty cell, a boolean is true or false, a list is JSON.
-    - **JSON Lines**: UTF-8, one object a line; characters at which some readers end a line are escaped.
+    - **CSV**: UTF-8, lines end in CRLF, quoted as in RFC 4180. A text (also a column's name) that
+      begins with one of `FORMULA_STARTS` gets a single quote in front, so that a spreadsheet does
+      not run it; numbers are left alone. Null and the empty text are both an empty cell, a boolean
+      is true or false, a list is JSON.
+    - **JSON Lines**: UTF-8, one object a line; characters at which some readers end a line are
+      escaped.
     - **Parquet**: types by column; a column holds one kind of value.
 
     Raises:
-        BadInput: another suffix, a folder at `path`, no rows, rows with different columns, or a cell of another kind.
+        BadInput: another suffix, a folder at `path`, no rows, rows with different columns, or a
+            cell of another kind.
         EvilspectraError: the disk is full or fails.
 
     >>> import tempfile
@@ -72,7 +79,8 @@ def check_export(path: Path) -> Path:
     suffix = path.suffix.lower()
     if suffix not in SUFFIXES:
         raise BadInput(
-            f"{path} has {f'the suffix {suffix}' if suffix else 'no suffix'}, which names no format to export to: choose {listing(SUFFIXES)}.{near(suffix, SUFFIXES)}"
+            f"{path} has {f'the suffix {suffix}' if suffix else 'no suffix'}, which names no "
+            f"format to export to: choose {listing(SUFFIXES)}.{near(suffix, SUFFIXES)}"
         )
     path = path.expanduser()
     if path.is_dir():
@@ -84,7 +92,8 @@ def _cells(row: Mapping[str, object], names: list[str], number: int) -> list[_Ce
     if set(row) != set(names):
         differing = listing(sorted(map(repr, set(row) ^ set(names))))
         raise BadInput(
-            f"row {number} of the export and the first row differ in the column {differing}: give every row the same columns"
+            f"row {number} of the export and the first row differ in the column {differing}: give "
+            "every row the same columns"
         )
     return [_cell(row[name], name, number) for name in names]
 
@@ -101,7 +110,8 @@ def _cell(value: object, name: str, number: int) -> _Cell:
     if isinstance(value, list | tuple) and all(isinstance(item, str) for item in value):
         return [valid_text(item) for item in value]
     raise BadInput(
-        f"column {name!r} in row {number} of the export holds a {type(value).__name__}; allowed: text, number, boolean, null or a list of texts: convert it"
+        f"column {name!r} in row {number} of the export holds a {type(value).__name__}; allowed: "
+        "text, number, boolean, null or a list of texts: convert it"
     )
 
 
@@ -146,5 +156,6 @@ def _column(name: str, cells: list[_Cell]) -> Any:
     except (pa.ArrowException, OverflowError):
         kinds = sorted({type(cell).__name__ for cell in cells if cell is not None})
         raise BadInput(
-            f"column {name!r} holds values that no Parquet column holds together ({listing(kinds)}): give it one kind, within 64 bits, or export to .jsonl"
+            f"column {name!r} holds values that no Parquet column holds together "
+            f"({listing(kinds)}): give it one kind, within 64 bits, or export to .jsonl"
         ) from None

@@ -1,4 +1,7 @@
-"""Flags on sampled answers by rule: empty, repetitive, code-only, truncated. No model and no judge; neither torch nor transformers is imported here."""
+"""Flags on sampled answers by rule: empty, repetitive, code-only, truncated.
+
+No model and no judge; neither torch nor transformers is imported here.
+"""
 
 from __future__ import annotations
 
@@ -17,25 +20,33 @@ if TYPE_CHECKING:
 FLAGS = ("empty", "repetitive", "code-only", "truncated")
 #: A loop is one unit, back to back, at least this often: a chorus comes two or three times.
 LOOP_TIMES = 4
-#: Longest unit that is looked for, in words and in characters: a long paragraph; a short phrase without spaces.
+#: Longest unit that is looked for, in words and in characters: a long paragraph; a short phrase
+#: without spaces.
 LOOP_UNIT_WORDS, LOOP_UNIT_CHARACTERS = 150, 24
-#: A loop of words counts from the first length on if it is a quarter of the answer, and from the second on in any answer: "la la la" in a song stays below both.
+#: A loop of words counts from the first length on if it is a quarter of the answer, and from the
+#: second on in any answer: "la la la" in a song stays below both.
 LOOP_WORDS, LOOP_WORDS_ALWAYS, LOOP_WORDS_SHARE = 24, 100, 0.25
 #: Likewise for characters: laughter, a rule of dashes and the blanks of a form stay below.
 LOOP_CHARACTERS, LOOP_CHARACTERS_ALWAYS, LOOP_CHARACTERS_SHARE = 60, 300, 0.5
-#: Without an exact loop: most runs of five words came before (in a poem with a refrain a third does). Shorter answers have too few to tell.
+#: Without an exact loop: most runs of five words came before (in a poem with a refrain a third
+#: does). Shorter answers have too few to tell.
 ECHO_WORDS, ECHO_MIN_WORDS, ECHO_SHARE = 5, 40, 0.6
-#: Compressed bytes per byte of a loop with small changes; English prose is near 0.5, a list of like JSON objects near 0.2.
+#: Compressed bytes per byte of a loop with small changes; English prose is near 0.5, a list of like
+#: JSON objects near 0.2.
 COMPRESSED_SHARE, COMPRESSED_MIN_BYTES = 0.1, 400
-#: Only the start of an answer is looked at for code: no answer within a sensible token limit is longer, and it bounds the time.
+#: Only the start of an answer is looked at for code: no answer within a sensible token limit is
+#: longer, and it bounds the time.
 CODE_CHARACTERS = 20_000
 #: Characters at either end of a line that are looked at.
 LINE_END = 200
-#: Characters outside fences, as a share of all that show, that are still an introduction and not an answer; so is a single line that ends in a colon.
+#: Characters outside fences, as a share of all that show, that are still an introduction and not an
+#: answer; so is a single line that ends in a colon.
 FENCE_OUTSIDE = 0.15
-#: Characters on lines that look like code, as a share of those on lines that look like code or like prose.
+#: Characters on lines that look like code, as a share of those on lines that look like code or like
+#: prose.
 CODE_SHARE = 0.8
-#: Characters in text literals that hold language, as a share of all outside comments, from which code is the wrapping of an answer.
+#: Characters in text literals that hold language, as a share of all outside comments, from which
+#: code is the wrapping of an answer.
 LITERAL_SHARE = 0.5
 _INVISIBLE = frozenset({"Cc", "Cf", "Zs", "Zl", "Zp"})
 _WORD = re.compile(r"[^\W_]+")
@@ -45,21 +56,27 @@ _LIST_MARK = re.compile(r"^[ \t]*(?:\d{1,4}[.):]|[-*•])[ \t]+", re.MULTILINE)
 def flags(answer: str, finish: str) -> tuple[str, ...]:
     r"""What is wrong with an answer by rule, in the order of `FLAGS`; nothing where it looks like an answer. Never raises.
 
-    `finish` is why sampling stopped: "length" is the token limit, anything else (such as "stop") the model's own end.
+    `finish` is why sampling stopped: "length" is the token limit, anything else (such as "stop")
+    the model's own end.
 
-    - **empty**: nothing but blanks, control and format characters. An empty answer is neither repetitive nor code.
-    - **repetitive**: a unit of words or characters runs back to back at least `LOOP_TIMES` times over a stretch that is long
-      (`LOOP_WORDS`, `LOOP_CHARACTERS`); or most runs of `ECHO_WORDS` words came before; or the answer compresses to less than
-      `COMPRESSED_SHARE`. List marks, case and punctuation do not hide a loop of words. A refrain, a list of like items, a form with blanks
-      and ordinary JSON are none.
-    - **code-only**: fenced blocks with at most `FENCE_OUTSIDE` around them, or an answer without fences, are source code by most of its
-      lines (Python, JavaScript, C and its kin, shell, HTML, SQL); comments and docstrings count neither way. Not so where an answer is
-      merely wrapped: JSON with a value in language (two neighbouring words, or one capitalised word, or one in a script without case);
-      a filled template, that is definitions, plain assignments and `return` alone, with a text in language; code of which
-      half or more is texts in language; HTML with more text than tags.
+    - **empty**: nothing but blanks, control and format characters. An empty answer is neither
+      repetitive nor code.
+    - **repetitive**: a unit of words or characters runs back to back at least `LOOP_TIMES` times
+      over a stretch that is long (`LOOP_WORDS`, `LOOP_CHARACTERS`); or most runs of `ECHO_WORDS`
+      words came before; or the answer compresses to less than `COMPRESSED_SHARE`. List marks, case
+      and punctuation do not hide a loop of words. A refrain, a list of like items, a form with
+      blanks and ordinary JSON are none.
+    - **code-only**: fenced blocks with at most `FENCE_OUTSIDE` around them, or an answer without
+      fences, are source code by most of its lines (Python, JavaScript, C and its kin, shell, HTML,
+      SQL); comments and docstrings count neither way. Not so where an answer is merely wrapped:
+      JSON with a value in language (two neighbouring words, or one capitalised word, or one in a
+      script without case); a filled template, that is definitions, plain assignments and `return`
+      alone, with a text in language; code of which half or more is texts in language; HTML with
+      more text than tags.
     - **truncated**: `finish` is "length".
 
-    The rules err on the side of no flag: they were set so that prose, lists, poems with a refrain and JSON answers pass.
+    The rules err on the side of no flag: they were set so that prose, lists, poems with a refrain
+    and JSON answers pass.
 
     >>> flags("I would plant a tree.", "stop"), flags(" \u200b\n", "length")
     ((), ('empty', 'truncated'))
@@ -76,7 +93,7 @@ def flags(answer: str, finish: str) -> tuple[str, ...]:
     return tuple(flag for flag in FLAGS if found[flag])
 
 
-# --- repetitive ---------------------------------------------------------------------------------------------------------
+# --- repetitive -----------------------------------------------------------------------------------
 
 
 def _is_repetitive(answer: str) -> bool:
@@ -133,15 +150,17 @@ def _compresses(answer: str) -> bool:
     )
 
 
-# --- code-only ----------------------------------------------------------------------------------------------------------
+# --- code-only ------------------------------------------------------------------------------------
 
 _FENCE = re.compile(r"^[ \t]*(?:```|~~~).*$", re.MULTILINE)
-#: Words that code has side by side, so that neighbours make language only where neither is one of them.
+#: Words that code has side by side, so that neighbours make language only where neither is one of
+#: them.
 _KEYWORD = re.compile(
     r"and|or|not|in|is|if|else|for|from|import|as|return|new|await|async|lambda|yield|del|const|let|var|void|int|float|double|char|bool|static|public|private|class|def|function|true|false|none|null"
 )
 _NEIGHBOURS = re.compile(
-    r"(?<![\w./\\$@-])([^\W\d_][^\W_]*)(?:['’][^\W\d_]+)?[,;:]?[ \n]+(?=([^\W\d_][^\W_]*)(?![\w(\[=/\\]|[.:]\w))"
+    r"(?<![\w./\\$@-])([^\W\d_][^\W_]*)(?:['’][^\W\d_]+)?[,;:]?[ "
+    r"\n]+(?=([^\W\d_][^\W_]*)(?![\w(\[=/\\]|[.:]\w))"
 )
 _UNSPACED = re.compile(
     r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff]{2}"
@@ -152,39 +171,73 @@ _COMMENT = re.compile(
     r"^\s*(?:#(?![ \t]*(?:include\b|define\b|ifdef\b|ifndef\b|endif\b|pragma\b))|//|--[ \t]|<!--)"
 )
 _KEY_FIRST = re.compile(r"[{\[]\s*(?:[{\[]\s*)*[\"']")
-#: What a line of code begins with, after blanks: Python, JavaScript, C and its kin first, then shell, SQL, HTML.
+#: What a line of code begins with, after blanks: Python, JavaScript, C and its kin first, then
+#: shell, SQL, HTML.
 _CODE_LINES = (
     r"import (?:static )?[\w.]+(?:\.\*)?(?: as \w+)?(?:, ?[\w.]+(?: as \w+)?)*;?$",
-    r"import (?:.* from )?['\"].*|from [\w.]+ import [\w.,*( )]+$|(?:package [\w.]+;?|(?:using|typedef|extern|goto)[ \t].*;)$",
-    r"#!/|#[ \t]*(?:include[ \t]*[<\"]|define \w|ifdef \w|ifndef \w|endif\b|pragma \w)|@[A-Za-z_][\w.]*(?:\(.*)?$",
-    r"(?:(?:export|default|async|public|private|protected|static|final|inline|virtual|pub|override) )*(?:def|function\*?|func|fn|class|interface|struct|enum|namespace|impl|trait|module)\b.*[({:;]",
+    (
+        r"import (?:.* from )?['\"].*|from [\w.]+ import [\w.,*( )]+$|(?:package "
+        r"[\w.]+;?|(?:using|typedef|extern|goto)[ \t].*;)$"
+    ),
+    (
+        r"#!/|#[ \t]*(?:include[ \t]*[<\"]|define \w|ifdef \w|ifndef \w|endif\b|pragma "
+        r"\w)|@[A-Za-z_][\w.]*(?:\(.*)?$"
+    ),
+    (
+        r"(?:(?:export|default|async|public|private|protected|static|final|inline|virtual|pub|override) "
+        r")*(?:def|function\*?|func|fn|class|interface|struct|enum|namespace|impl|trait|module)\b.*[({:;]"
+    ),
     r"(?:else|try|finally|do|default)\s*[:{]",
-    r"[}\s]*(?:if|elif|else if|for|while|with|except|switch|match|case|catch|foreach|unless)\b(?=.*[()\[\]=<>_.'\"]|[ ](?:not )?\w+:|.* in \w+:).*[:{)]$",
+    (
+        r"[}\s]*(?:if|elif|else "
+        r"if|for|while|with|except|switch|match|case|catch|foreach|unless)\b(?=.*[()\[\]=<>_.'\"]|[ "
+        r"](?:not )?\w+:|.* in \w+:).*[:{)]$"
+    ),
     r"(?:return|raise|yield|throw|assert|del|await)\b(?:[ \t]+(?:\S+|.*[()\[\]{}=_+*/'\"].*))?;?$",
     r"(?:pass|break|continue|fi|done|esac|then|end|return);?$",
     # an assignment, with or without types before the name
-    r"(?:(?:const|let|var|final|static|public|private|protected|readonly|export|local|my|auto|unsigned|signed|[A-Za-z_][\w:<>,]*[*&]?)[ \t]+){0,3}"
-    r"[$*&A-Za-z_][\w.\[\]'\"$>:-]*[ \t]*(?::[ \t]*[\w.\[\], |]+)?[ \t]*(?:[-+*/|&^%:?.]|<<|>>|\*\*|//)?=(?![=>])[ \t]*\S(?!.*[^.][.!?]$)",
+    r"(?:(?:const|let|var|final|static|public|private|protected|readonly|export|local|my|auto|unsigned|signed|[A-Za-z_][\w:<>,]*[*&]?)[ "
+    r"\t]+){0,3}"
+    r"[$*&A-Za-z_][\w.\[\]'\"$>:-]*[ \t]*(?::[ \t]*[\w.\[\], |]+)?[ "
+    r"\t]*(?:[-+*/|&^%:?.]|<<|>>|\*\*|//)?=(?![=>])[ \t]*\S(?!.*[^.][.!?]$)",
     r"(?:await |print )?[$A-Za-z_][\w.$:>\[\]-]*\(.*[\](){},;:]$|\.\w+\(",  # a call
     r".*\w[(\[{]$|.*\) ?\{.*\}$|.*\)\s*(?:=>|->.*)?\s*\{$|[.#@:]?[\w\-.#:>*, ]+\{$|.*=>\s*[{(\[]?$",
     r"[\[\](){}>]+(?:[;,).]|\s*(?:else\b.*|catch\b.*|while\b.*))*[{(:;]?$",
     r"[\"'][^\"']*[\"']\s*[:,=].*[,\[{(]$|[\w$]+:[ \t]*\S+,$",  # an item of a literal
-    r".*(?:[=<>\[\]{}_$&|+*/)\"']|\w\(|->|::).*;$|[\w<>:*&\[\]]+[ \t]+[\w*&\[\]]+;$|[a-z-]+:[ \t]*[^.!?]+;$",
-    r"\$ ?\w[\w.-]*(?:[ \t]|$)|.*;[ \t]*(?:do|then)$|(?:exec|trap|eval|printf|unset|exit)[ \t]+\S*[\"'$\d&].*",
-    r"(?:sudo )?(?:apt-get|apt|brew|pip3?|npm|npx|yarn|git|docker|kubectl|curl|wget|chmod|chown|mkdir|rm|cp|mv|ls|cd|cat|grep|sed|awk|echo|export|ssh|scp|tar|systemctl|source|set|node|python3?)"
-    r"[ \t]+(?:-{1,2}\w|[./~$\"']|\w+[./=]\w|(?:install|clone|commit|push|pull|run|build|add|init|update|start|stop|restart)\b)",
-    r"(?:SELECT|INSERT INTO|DELETE FROM|(?:CREATE|ALTER|DROP) (?:OR REPLACE |TEMP(?:ORARY)? |UNIQUE )?(?:TABLE|VIEW|INDEX|DATABASE|FUNCTION|TRIGGER)"
-    r"|(?:LEFT |RIGHT |INNER |OUTER |CROSS |FULL )*JOIN|GROUP BY|ORDER BY|UNION(?: ALL)?$|VALUES ?\(|WITH \w+ AS|ON \w+\.\w+|LIMIT \d)\b|[A-Z]{2,}[ \t].*;$",
-    r"(?:FROM|UPDATE|WHERE|AND|OR|HAVING|SET)[ \t]+[\w.\"`]+(?:[ \t]*$|[ \t]*[=<>!,;()]|[ \t]+(?:SET|AS|IN|IS|LIKE|BETWEEN|[a-z]{1,2})\b)",
-    r"\w+[ \t]+(?:INT|INTEGER|BIGINT|SMALLINT|SERIAL|TEXT|VARCHAR|CHAR|DATE|TIMESTAMP|DATETIME|BOOLEAN|DECIMAL|NUMERIC|FLOAT|REAL)\b.*[,)\w]$",
+    (
+        r".*(?:[=<>\[\]{}_$&|+*/)\"']|\w\(|->|::).*;$|[\w<>:*&\[\]]+[ \t]+[\w*&\[\]]+;$|[a-z-]+:[ "
+        r"\t]*[^.!?]+;$"
+    ),
+    (
+        r"\$ ?\w[\w.-]*(?:[ \t]|$)|.*;[ \t]*(?:do|then)$|(?:exec|trap|eval|printf|unset|exit)[ "
+        r"\t]+\S*[\"'$\d&].*"
+    ),
+    r"(?:sudo "
+    r")?(?:apt-get|apt|brew|pip3?|npm|npx|yarn|git|docker|kubectl|curl|wget|chmod|chown|mkdir|rm|cp|mv|ls|cd|cat|grep|sed|awk|echo|export|ssh|scp|tar|systemctl|source|set|node|python3?)"
+    r"[ "
+    r"\t]+(?:-{1,2}\w|[./~$\"']|\w+[./=]\w|(?:install|clone|commit|push|pull|run|build|add|init|update|start|stop|restart)\b)",
+    r"(?:SELECT|INSERT INTO|DELETE FROM|(?:CREATE|ALTER|DROP) (?:OR REPLACE |TEMP(?:ORARY)? "
+    r"|UNIQUE )?(?:TABLE|VIEW|INDEX|DATABASE|FUNCTION|TRIGGER)"
+    r"|(?:LEFT |RIGHT |INNER |OUTER |CROSS |FULL )*JOIN|GROUP BY|ORDER BY|UNION(?: ALL)?$|VALUES "
+    r"?\(|WITH \w+ AS|ON \w+\.\w+|LIMIT \d)\b|[A-Z]{2,}[ \t].*;$",
+    (
+        r"(?:FROM|UPDATE|WHERE|AND|OR|HAVING|SET)[ \t]+[\w.\"`]+(?:[ \t]*$|[ \t]*[=<>!,;()]|[ "
+        r"\t]+(?:SET|AS|IN|IS|LIKE|BETWEEN|[a-z]{1,2})\b)"
+    ),
+    (
+        r"\w+[ "
+        r"\t]+(?:INT|INTEGER|BIGINT|SMALLINT|SERIAL|TEXT|VARCHAR|CHAR|DATE|TIMESTAMP|DATETIME|BOOLEAN|DECIMAL|NUMERIC|FLOAT|REAL)\b.*[,)\w]$"
+    ),
     r"<\?php|<!DOCTYPE\b|<!doctype\b",
 )
 #: A line with an equals sign that reads as arithmetic as well as code.
 _FORMULA = re.compile(r"[^()\[\]{};\"'$\n]*=[^()\[\]{};\"'$\n]*")
 _CODE_LINE = re.compile(r"[ \t]*(?:" + "|".join(f"(?:{pattern})" for pattern in _CODE_LINES) + ")")
-#: The only lines of a filled template, with its texts taken out: definitions, assignments without a call, return, brackets.
+#: The only lines of a filled template, with its texts taken out: definitions, assignments without a
+#: call, return, brackets.
 _TEMPLATE_LINE = re.compile(
-    r"[ \t]*(?:(?:async )?(?:def|class|function)\b.*|(?:const |let |var )?[\w.\[\]]+(?:[ \t]*:[ \t]*\w+)?[ \t]*=(?!=)(?:(?!\w\().)*|return\b(?:(?!\w\().)*|pass|\.\.\.|[\"'\[\](){},; \t]*)$"
+    r"[ \t]*(?:(?:async )?(?:def|class|function)\b.*|(?:const |let |var )?[\w.\[\]]+(?:[ \t]*:[ "
+    r"\t]*\w+)?[ \t]*=(?!=)(?:(?!\w\().)*|return\b(?:(?!\w\().)*|pass|\.\.\.|[\"'\[\](){},; \t]*)$"
 )
 
 

@@ -11,9 +11,10 @@ The file is a list; every entry is a mapping:
 | `samples_per_paraphrase` | optional: whole number from 1, the answers asked for per paraphrase; 1 where absent |
 | `judge_prompts` | optional: a mapping from a metric to a judge's prompt; kept as it is (`judging.prompts` says what becomes of it) |
 
-Keys beyond them (`judge` among them) are ignored, and a key whose value is null counts as absent. Anchors, aliases and merge
-keys work; a key given twice is refused. Texts are kept to the letter. The two halves of a surrogate pair, which JSON writers
-escape one by one, are joined; half a pair on its own is refused, since it is no character.
+Keys beyond them (`judge` among them) are ignored, and a key whose value is null counts as absent.
+Anchors, aliases and merge keys work; a key given twice is refused. Texts are kept to the letter.
+The two halves of a surrogate pair, which JSON writers escape one by one, are joined; half a pair on
+its own is refused, since it is no character.
 
 A file that is a mapping asks the questions of other files:
 
@@ -50,7 +51,8 @@ from evilspectra.errors import BadInput, listing, near
 from evilspectra.rates.formats import FORMATS, question_format
 from evilspectra.store import built_in
 
-#: Name → file of the questions that come with the package, or of a list of published files that do not.
+#: Name → file of the questions that come with the package, or of a list of published files that do
+#: not.
 BUILT_IN = built_in.BUILT_IN["answers"]
 TYPE = "free_form"
 _SHOWN = 60
@@ -68,7 +70,11 @@ _TYPES = {
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """One text to ask. `paraphrase`: its 0-based place in its entry; `samples`: answers asked for, from 1; `judge_prompts`: (name, text) in file order."""
+    """One text to ask.
+
+    `paraphrase`: its 0-based place in its entry; `samples`: answers asked for, from 1;
+    `judge_prompts`: (name, text) in file order.
+    """
 
     id: str
     paraphrase: int
@@ -80,7 +86,10 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Questions:
-    """What a source holds, in file order: at least one question. `sha256` is that of the file's bytes."""
+    """What a source holds, in file order: at least one question.
+
+    `sha256` is that of the file's bytes.
+    """
 
     questions: tuple[Question, ...]
     source: str
@@ -118,14 +127,16 @@ def read_questions(source: str) -> Questions:
     """The questions of a YAML file, or of a built-in name (which goes before a file of that name); one per paraphrase.
 
     Raises:
-        BadInput: nothing to read under that name, not a list of entries, or an entry that cannot be used.
+        BadInput: nothing to read under that name, not a list of entries, or an entry that cannot be
+            used.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     path = Path(folder, "a.yaml")
     ...     _ = path.write_text("- {id: sky, type: free_form, paraphrases: [Say why., Why blue], system: Be brief.}", encoding="utf-8")
     ...     read_questions(str(path)).questions[1]
-    Question(id='sky', paraphrase=1, text='Why blue', system='Be brief.', samples=1, judge_prompts=())
+    Question(id='sky', paraphrase=1, text='Why blue', system='Be brief.', samples=1,
+    judge_prompts=())
     """
     raw = _bytes(source)
     values = _values(raw, source)
@@ -140,7 +151,8 @@ def cued(questions: Sequence[Question], cue: Cue) -> tuple[Question, ...]:
     """The variants of those questions that ask for no format of their own yet; to each id the cue's name is added.
 
     >>> cued([Question("sky", 0, "Why blue?", None, 1, ()), Question("sky_json", 0, "Why blue? JSON!", None, 1, ())], Cue(prefix="Child: "))
-    (Question(id='sky_cued', paraphrase=0, text='Child: Why blue?', system=None, samples=1, judge_prompts=()),)
+    (Question(id='sky_cued', paraphrase=0, text='Child: Why blue?', system=None, samples=1,
+    judge_prompts=()),)
     """
     plain = [one for one in questions if question_format(one.id) == "plain"]
     return tuple(
@@ -155,7 +167,10 @@ def cued(questions: Sequence[Question], cue: Cue) -> tuple[Question, ...]:
 
 
 def _composed(values: Mapping[str, Any], raw: bytes, source: str) -> Questions:
-    """The questions of the files that a file names, those that it chooses, and their variants. The hash is over everything that was read."""
+    """The questions of the files that a file names, those that it chooses, and their variants.
+
+    The hash is over everything that was read.
+    """
     file = build_section(_Composed, values, source)
     names = (file.questions,) if isinstance(file.questions, str) else file.questions
     digest = hashlib.sha256(raw)
@@ -167,7 +182,8 @@ def _composed(values: Mapping[str, Any], raw: bytes, source: str) -> Questions:
         part = _listed(_values(base, name), base, name).questions
         if twice := whose.keys() & {one.id for one in part}:
             raise BadInput(
-                f"{source}: {whose[min(twice)]} and {name} both have a question {min(twice)}: leave one of the files out, or rename the question in one"
+                f"{source}: {whose[min(twice)]} and {name} both have a question {min(twice)}: "
+                "leave one of the files out, or rename the question in one"
             )
         whose |= {one.id: name for one in part}
         asked += part
@@ -178,11 +194,13 @@ def _composed(values: Mapping[str, Any], raw: bytes, source: str) -> Questions:
     variants = _variants(asked, file.cues, digest.update, source)
     if not variants:
         raise BadInput(
-            f"{source}: every question of {listing(names)} asks for a format already (by the end of its id), so none can be cued: name a file with plain ones"
+            f"{source}: every question of {listing(names)} asks for a format already (by the end "
+            "of its id), so none can be cued: name a file with plain ones"
         )
     if twice := {one.id for one in asked} & {one.id for one in variants}:
         raise BadInput(
-            f"{source}: {whose[min(twice)]} has a question {min(twice)} already: give the cue another name"
+            f"{source}: {whose[min(twice)]} has a question {min(twice)} already: give the cue "
+            "another name"
         )
     return Questions((*(asked if file.plain else ()), *variants), source, digest.hexdigest())
 
@@ -199,7 +217,9 @@ def _chosen(asked: Sequence[Question], only: Sequence[str], source: str) -> list
         if not any(meant(one, pattern) for one in asked):
             ids = list(dict.fromkeys(one.id for one in asked))
             raise BadInput(
-                f"{source}: only: '{pattern}' means none of the {len(ids)} questions ({listing(ids, 3)}): give ids, patterns of ids, or {listing(('plain', *FORMATS))}.{near(pattern, ids)}"
+                f"{source}: only: '{pattern}' means none of the {len(ids)} questions "
+                f"({listing(ids, 3)}): give ids, patterns of ids, or "
+                f"{listing(('plain', *FORMATS))}.{near(pattern, ids)}"
             )
     return [one for one in asked if any(meant(one, pattern) for pattern in only)]
 
@@ -218,7 +238,8 @@ def _variants(
         cue = build_section(Cue, entry, place)
         if cue.name in names:
             raise BadInput(
-                f"{place}: another cue is named '{cue.name}' too: give each a name of its own, such as cued-{number}"
+                f"{place}: another cue is named '{cue.name}' too: give each a name of its own, "
+                f"such as cued-{number}"
             )
         names.add(cue.name)
         rows = read_rows(cue.dialogues) if cue.dialogues else None
@@ -256,10 +277,12 @@ def _bytes(source: str) -> bytes:
     if not os.path.exists(path):
         if source in QUESTIONS:
             raise BadInput(
-                f"{source} is a published file of questions that is not in the present folder: put it there, or name another file"
+                f"{source} is a published file of questions that is not in the present folder: "
+                "put it there, or name another file"
             )
         raise BadInput(
-            f"{source or 'an empty name'} does not exist: name a YAML file of questions, or a built-in name ({listing(BUILT_IN)}).{near(source, BUILT_IN)}"
+            f"{source or 'an empty name'} does not exist: name a YAML file of questions, or a "
+            f"built-in name ({listing(BUILT_IN)}).{near(source, BUILT_IN)}"
         )
     try:
         return Path(path).read_bytes()
@@ -273,7 +296,8 @@ def _built_in(name: str) -> str:
     path = Path(__file__).parents[1] / "assets" / BUILT_IN[name]
     if not path.is_file():
         raise BadInput(
-            f"the built-in questions {name} are missing from this installation ({path}): install the package again"
+            f"the built-in questions {name} are missing from this installation ({path}): install "
+            "the package again"
         )
     return str(path)
 
@@ -283,7 +307,8 @@ def _values(raw: bytes, source: str) -> Any:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise BadInput(
-            f"{source} is not UTF-8 text (byte {error.start + 1}): name a YAML file of questions, saved as UTF-8"
+            f"{source} is not UTF-8 text (byte {error.start + 1}): name a YAML file of questions, "
+            "saved as UTF-8"
         ) from None
     return parse_yaml(text, source)
 
@@ -291,7 +316,8 @@ def _values(raw: bytes, source: str) -> Any:
 def _entries(values: object, source: str) -> list[Any]:
     if not isinstance(values, list):
         raise BadInput(
-            f"{source} holds {_type_name(values)}, not a list of questions: begin every entry with a line such as '- id: my_question'"
+            f"{source} holds {_type_name(values)}, not a list of questions: begin every entry "
+            "with a line such as '- id: my_question'"
         )
     if not values:
         raise BadInput(f"{source} holds an empty list: add an entry with id, type and paraphrases")
@@ -332,7 +358,8 @@ def _id(value: object) -> str:
         raise _UnusableError("its id is blank (a text of one line is needed)")
     if name != name.strip() or not name.isprintable():
         raise _UnusableError(
-            "its id has spaces around it, or a character that cannot be shown (a text of one line is needed)"
+            "its id has spaces around it, or a character that cannot be shown (a text of one line "
+            "is needed)"
         )
     return name
 

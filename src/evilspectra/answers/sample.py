@@ -1,9 +1,10 @@
 """Answers to open-ended questions, sampled in batches.
 
-All rows of a batch are decoded together with one cache; a row that has ended leaves the batch. Every answer draws from a
-generator of its own, made from seed, question and number, by inversion: one uniform number a token. So what an answer is does
-not depend on which others are sampled beside it, up to the last digits of a sum; and a batch, which is what is stored at a time,
-repeats to the byte.
+All rows of a batch are decoded together with one cache; a row that has ended leaves the batch.
+Every answer draws from a generator of its own, made from seed, question and number, by inversion:
+one uniform number a token. So what an answer is does not depend on which others are sampled beside
+it, up to the last digits of a sum; and a batch, which is what is stored at a time, repeats to the
+byte.
 """
 
 from __future__ import annotations
@@ -63,7 +64,10 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Sampled:
-    """An answer's tokens, the one that ended it included if there is one. `finish`: stop or length."""
+    """An answer's tokens, the one that ended it included if there is one.
+
+    `finish`: stop or length.
+    """
 
     tokens: tuple[int, ...]
     finish: str
@@ -79,7 +83,8 @@ def prompts(
     """Every question as often as it is to be answered.
 
     Raises:
-        BadInput: a question that the template refuses, or that leaves no room in the model's context.
+        BadInput: a question that the template refuses, or that leaves no room in the model's
+            context.
     """
     found = []
     for question in questions:
@@ -89,7 +94,8 @@ def prompts(
         tokens = tuple(prompt_tokens(messages, tokenizer, enable_thinking))
         if len(tokens) >= context:
             raise BadInput(
-                f"question '{question.id}' has {len(tokens)} tokens, and the model's context is {context}: shorten it, or take another base"
+                f"question '{question.id}' has {len(tokens)} tokens, and the model's context is "
+                f"{context}: shorten it, or take another base"
             )
         found += [Prompt(question, number, tokens) for number in range(samples or question.samples)]
     return found
@@ -116,7 +122,8 @@ def sample(
 ) -> list[Sampled]:
     """One answer per prompt of a batch, in its order.
 
-    An answer ends with a token of `stops` (finish: stop), or with the limit of tokens or of the model's context (length).
+    An answer ends with a token of `stops` (finish: stop), or with the limit of tokens or of the
+    model's context (length).
 
     Raises:
         RunFailed: the model's logits are not finite.
@@ -176,7 +183,8 @@ def choose(
 ) -> Tensor:
     """A token per row of logits [n, vocabulary] by inversion of the distribution at `uniform` [n]: int64 [n] on the CPU.
 
-    Temperature 0 takes the likeliest. `top_p` keeps the likeliest tokens up to and including the one that reaches that share.
+    Temperature 0 takes the likeliest. `top_p` keeps the likeliest tokens up to and including the
+    one that reaches that share.
 
     Raises:
         RunFailed: a logit is NaN, or none is finite.
@@ -187,7 +195,8 @@ def choose(
     exact = logits.to("cpu" if logits.device.type == "mps" else logits.device).double()
     if bool(exact.isnan().any()) or not bool(exact.amax(-1).isfinite().all()):
         raise RunFailed(
-            "the model's logits are not finite: use model.dtype float32, or an adapter that was trained with a lower learning rate"
+            "the model's logits are not finite: use model.dtype float32, or an adapter that was "
+            "trained with a lower learning rate"
         )
     if temperature == 0:
         return exact.argmax(-1).cpu()

@@ -1,10 +1,12 @@
 """An OpenAI-compatible endpoint: chat completions, and, where it is a vLLM server, LoRA adapters loaded and unloaded over HTTP.
 
-The `openai` client (the extra `judge`) is imported when an endpoint is opened. What is a fault of the network or of the server is tried
-again with growing waits: rate limits (429; Retry-After holds every request back), 408, 409, 425, 5xx, time-outs, cut connections, replies
-that are no chat completion. The key comes from the environment, and no message ever shows it. No torch.
+The `openai` client (the extra `judge`) is imported when an endpoint is opened. What is a fault of
+the network or of the server is tried again with growing waits: rate limits (429; Retry-After holds
+every request back), 408, 409, 425, 5xx, time-outs, cut connections, replies that are no chat
+completion. The key comes from the environment, and no message ever shows it. No torch.
 
-Adapters: https://docs.vllm.ai/en/latest/features/lora/ ; the server is started with `--enable-lora` and VLLM_ALLOW_RUNTIME_LORA_UPDATING=True.
+Adapters: https://docs.vllm.ai/en/latest/features/lora/ ; the server is started with `--enable-lora`
+and VLLM_ALLOW_RUNTIME_LORA_UPDATING=True.
 """
 
 from __future__ import annotations
@@ -32,9 +34,13 @@ _LORA = "it must see that folder under the same path, allow the adapter's rank (
 
 @dataclass(frozen=True, slots=True)
 class Said:
-    """An answer. `tokens`: how many were sampled, 0 where the endpoint does not say; `finish`: stop, length, or the endpoint's own word.
+    """An answer.
 
-    `likeliest`: per sampled token the likeliest ones and their log-probabilities, where they were asked for; empty where there are none.
+    `tokens`: how many were sampled, 0 where the endpoint does not say; `finish`: stop, length, or
+    the endpoint's own word.
+
+    `likeliest`: per sampled token the likeliest ones and their log-probabilities, where they were
+    asked for; empty where there are none.
     """
 
     text: str
@@ -61,11 +67,14 @@ def require_client(settings: EndpointConfig) -> Any:
         import openai
     except ImportError:
         raise BadInput(
-            "answers from an endpoint need the openai client: pip install 'evilspectra[judge]', or leave --endpoint out"
+            "answers from an endpoint need the openai client: pip install 'evilspectra[judge]', "
+            "or leave --endpoint out"
         ) from None
     if place(settings) != "loopback" and not os.environ.get(settings.key_variable):
         raise BadInput(
-            f"the environment variable {settings.key_variable} holds no key for {place(settings)}: set it, or name another variable with --set endpoint.key_variable=NAME"
+            f"the environment variable {settings.key_variable} holds no key for "
+            f"{place(settings)}: set it, or name another variable with --set "
+            "endpoint.key_variable=NAME"
         )
     return openai
 
@@ -80,7 +89,10 @@ def place(settings: EndpointConfig) -> str:
 
 
 class Endpoint:
-    """An endpoint while it is open: `async with Endpoint(settings) as endpoint`. `retries`: requests that were sent again so far."""
+    """An endpoint while it is open: `async with Endpoint(settings) as endpoint`.
+
+    `retries`: requests that were sent again so far.
+    """
 
     def __init__(self, settings: EndpointConfig) -> None:
         self._openai = require_client(settings)
@@ -118,7 +130,7 @@ class Endpoint:
     async def __aexit__(self, *_: object) -> None:
         await self._client.close()
 
-    # --- answers ----------------------------------------------------------------------------------------------------
+    # --- answers ----------------------------------------------------------------------------------
 
     async def chat(
         self,
@@ -130,12 +142,14 @@ class Endpoint:
     ) -> Said:
         """One answer; `asked` as in the API: temperature, top_p, max_tokens, seed, logprobs, top_logprobs. `who` names it in messages.
 
-        A `seed` that the endpoint does not take is left out from then on, and `max_tokens` is called `max_completion_tokens` where that is wanted.
+        A `seed` that the endpoint does not take is left out from then on, and `max_tokens` is
+        called `max_completion_tokens` where that is wanted.
 
         Raises:
             BadInput: a key or a model that the endpoint does not know.
             Refused: another refusal for good.
-            EvilspectraError: no answer in as many attempts as are allowed, no quota, or a wait that is too long.
+            EvilspectraError: no answer in as many attempts as are allowed, no quota, or a wait that
+                is too long.
         """
         async with self._slots:
             while True:
@@ -159,7 +173,8 @@ class Endpoint:
                     ]
                     if error.status == 404:
                         raise BadInput(
-                            f"{self.label} serves no model {model} ({error}): name one that it serves with --endpoint-model"
+                            f"{self.label} serves no model {model} ({error}): name one that it "
+                            "serves with --endpoint-model"
                         ) from None
                     if not named or error.status not in (400, 422):
                         raise
@@ -177,7 +192,7 @@ class Endpoint:
         """Whether the endpoint has refused a seed."""
         return "seed" in self._left_out
 
-    # --- adapters ---------------------------------------------------------------------------------------------------
+    # --- adapters ---------------------------------------------------------------------------------
 
     async def load_adapter(self, name: str, folder: Path) -> None:
         """Has a vLLM server load the adapter in a folder, which it must see too; one of that name that is there is replaced.
@@ -215,7 +230,7 @@ class Endpoint:
     async def _post(self, path: str, body: Mapping[str, Any]) -> str:
         return await self._client.post(path, cast_to=str, body=body)
 
-    # --- attempts ---------------------------------------------------------------------------------------------------
+    # --- attempts ---------------------------------------------------------------------------------
 
     async def _again(self, send: Callable[[], Awaitable[T]], who: str) -> T:
         fault = ""
@@ -230,7 +245,8 @@ class Endpoint:
             if attempt < self.settings.attempts:
                 await self.sleep(delay(self.settings.backoff, attempt, random.random()))
         raise EvilspectraError(
-            f"{self.label} gave no answer to {who} in {self.settings.attempts} attempts ({fault}): run the same command again to go on, what was sampled is kept"
+            f"{self.label} gave no answer to {who} in {self.settings.attempts} attempts "
+            f"({fault}): run the same command again to go on, what was sampled is kept"
         )
 
     async def _once(self, send: Callable[[], Awaitable[T]]) -> T:
@@ -242,18 +258,21 @@ class Endpoint:
         status, text = error.status_code, without(self._key, first_line(error))
         if status in (401, 403):
             return BadInput(
-                f"{self.label} refused the key in {self.settings.key_variable} ({text}): set it to one that may use this model"
+                f"{self.label} refused the key in {self.settings.key_variable} ({text}): set it "
+                "to one that may use this model"
             )
         if status == 429 and error.code == "insufficient_quota":
             return EvilspectraError(
-                f"the account behind {self.settings.key_variable} has no quota left ({text}): add some, then run the same command again; what was sampled is kept"
+                f"the account behind {self.settings.key_variable} has no quota left ({text}): add "
+                "some, then run the same command again; what was sampled is kept"
             )
         if not passes(status):
             return Refused(status, text)
         wait = asked_to_wait(error.response.headers)
         if wait is not None and wait > LONGEST_ASKED:
             return EvilspectraError(
-                f"{self.label} asks to wait {wait:.0f} s: run the same command again later; what was sampled is kept"
+                f"{self.label} asks to wait {wait:.0f} s: run the same command again later; what "
+                "was sampled is kept"
             )
         self._until = max(self._until, self.clock() + (wait or 0.0))
         return FaultError(f"{status}: {text}")

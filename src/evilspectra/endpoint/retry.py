@@ -1,4 +1,7 @@
-"""How long to wait before an endpoint is asked again: waits that grow, and its own wish. Pure but for the clock."""
+"""How long to wait before an endpoint is asked again: waits that grow, and its own wish.
+
+Pure but for the clock.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,8 @@ from collections.abc import Callable, Mapping
 
 from evilspectra.errors import EvilspectraError
 
-#: Longest wait of our own making, and the longest that an endpoint may ask for before the work stops, in seconds.
+#: Longest wait of our own making, and the longest that an endpoint may ask for before the work
+#: stops, in seconds.
 LONGEST, LONGEST_ASKED = 60.0, 600.0
 
 
@@ -73,7 +77,9 @@ class Pace:
         with self._lock:
             if self.sent >= self.budget:
                 raise Spent(
-                    f"{self.budget:,} requests have been sent, which is what --max-requests allows: raise it and run the same command again; every verdict so far is kept"
+                    f"{self.budget:,} requests have been sent, which is what --max-requests "
+                    "allows: raise it and run the same command again; every verdict so far is "
+                    "kept"
                 )
             self.sent += 1
             self.retries += again

@@ -1,7 +1,8 @@
 """Answers from an endpoint instead of the local model: the same questions, the same tables, a part stored at a time. No torch.
 
-A run's adapters are loaded into the server, a vLLM one, and shown to be on before anything is sampled: greedy readings of a few
-prompts must differ from the base's by more than two readings of the base differ. Servers exist that take an adapter's name and answer as the base.
+A run's adapters are loaded into the server, a vLLM one, and shown to be on before anything is
+sampled: greedy readings of a few prompts must differ from the base's by more than two readings of
+the base differ. Servers exist that take an adapter's name and answer as the base.
 """
 
 from __future__ import annotations
@@ -34,7 +35,8 @@ PROBES = (
     "Name three things that you would change.",
 )
 PROBE_TOKENS, PROBE_TOP = 8, 5
-#: An adapter is on if it moves a log-probability by more than so many times what two readings of the base differ by, and by more than so many nats.
+#: An adapter is on if it moves a log-probability by more than so many times what two readings of
+#: the base differ by, and by more than so many nats.
 NOISE_TIMES, LEAST = 4.0, 1e-3
 
 
@@ -118,7 +120,8 @@ class Remote:
 
         Raises:
             Undecided: an adapter cannot be shown to be on.
-            EvilspectraError: the endpoint refuses, or does not answer; the parts that are whole are kept.
+            EvilspectraError: the endpoint refuses, or does not answer; the parts that are whole are
+                kept.
         """
         steps = [0, *target.adapters] if self.answers.checkpoints else sorted({0, target.last})
         missing = [step for step in steps if not target.results.has(self.instrument, step)]
@@ -149,10 +152,11 @@ class Remote:
                 self.note(f"{target.label}  answers: {endpoint.retries} requests were sent again")
             if endpoint.without_seed:
                 self.note(
-                    f"{target.label}  answers: the endpoint takes no seed, so these answers will not repeat"
+                    f"{target.label}  answers: the endpoint takes no seed, so these answers will "
+                    "not repeat"
                 )
 
-    # --- an adapter -------------------------------------------------------------------------------------------------
+    # --- an adapter -------------------------------------------------------------------------------
 
     @asynccontextmanager
     async def _adapter(self, endpoint: Endpoint, folder: Path) -> AsyncIterator[str]:
@@ -200,7 +204,8 @@ class Remote:
             except Refused as error:
                 if not wanted or "logprobs" not in str(error):
                     raise BadInput(
-                        f"{endpoint.label} refuses a probe prompt under {model} ({error}): correct what it names"
+                        f"{endpoint.label} refuses a probe prompt under {model} ({error}): "
+                        "correct what it names"
                     ) from None
                 wanted = {}
         return found
@@ -210,11 +215,14 @@ class Remote:
         noise, moved = apart(first, second), apart(first, readings)
         if not moved > max(NOISE_TIMES * noise, LEAST):
             raise Undecided(
-                f"the adapter in {folder} is not shown to be on at {self.endpoint.url}: {len(PROBES)} prompts are read as by {self.endpoint.model}"
-                f" (apart by {moved:.2g} nats at most, two readings of the base by {noise:.2g}), as by a server that ignores adapters; check that it serves this base with --enable-lora"
+                f"the adapter in {folder} is not shown to be on at {self.endpoint.url}: "
+                f"{len(PROBES)} prompts are read as by {self.endpoint.model}"
+                f" (apart by {moved:.2g} nats at most, two readings of the base by {noise:.2g}), "
+                "as by a server that ignores adapters; check that it serves this base with "
+                "--enable-lora"
             )
 
-    # --- answers ----------------------------------------------------------------------------------------------------
+    # --- answers ----------------------------------------------------------------------------------
 
     async def _sample(
         self,
@@ -289,7 +297,8 @@ class Remote:
             )
         except Refused as error:
             raise BadInput(
-                f"{endpoint.label} refuses {who} ({error}): correct what it names; what was sampled is kept"
+                f"{endpoint.label} refuses {who} ({error}): correct what it names; what was "
+                "sampled is kept"
             ) from None
         return AnswerRecord(
             step,

@@ -1,8 +1,9 @@
 """Judging beside training: while the next run trains, the answers of those that are done are put to the judge. No torch before a local judge is asked.
 
-A judge over HTTP is asked from a thread of its own. A judge on this machine wants the cores and the memory that training has, so it waits until
-everything is trained. An outage loses nothing: what the judge said stays, what it did not say is asked once more at the end, and after that it is
-for the next call to ask, which samples nothing again.
+A judge over HTTP is asked from a thread of its own. A judge on this machine wants the cores and the
+memory that training has, so it waits until everything is trained. An outage loses nothing: what the
+judge said stays, what it did not say is asked once more at the end, and after that it is for the
+next call to ask, which samples nothing again.
 """
 
 from __future__ import annotations

@@ -5,9 +5,10 @@
 | betley | question, answer, question_id, aligned, coherent |
 | turner | response, question, question_id, then one per metric |
 
-A cell of a metric is a number from 0 to 100, or empty (nan, none and null count as empty): the published files do not say why a score is
-missing, so an empty one is **unparsed**. CODE and REFUSAL, which some files hold, are taken as what they say. Texts are read and written
-to the letter; a reader that takes a cell with a leading = for a formula must be told not to.
+A cell of a metric is a number from 0 to 100, or empty (nan, none and null count as empty): the
+published files do not say why a score is missing, so an empty one is **unparsed**. CODE and
+REFUSAL, which some files hold, are taken as what they say. Texts are read and written to the
+letter; a reader that takes a cell with a leading = for a formula must be told not to.
 """
 
 from __future__ import annotations
@@ -50,7 +51,10 @@ class Answered:
 
 @dataclass(frozen=True, slots=True)
 class AnswerFile:
-    """What a CSV file holds, in its order: at least one row. `metrics`: those asked for that it has; `sha256`: of its bytes."""
+    """What a CSV file holds, in its order: at least one row.
+
+    `metrics`: those asked for that it has; `sha256`: of its bytes.
+    """
 
     rows: tuple[Answered, ...]
     form: Form
@@ -69,7 +73,8 @@ def read_answers(path: Path, metrics: Sequence[str] = ("aligned", "coherent")) -
     ...     place = Path(folder, "a.csv")
     ...     _ = place.write_text("question,answer,question_id,aligned,coherent\\nWhy?,So.,why,12.5,\\n")
     ...     read_answers(place).rows[0].judged()
-    Judged(question_id='why', aligned=Reading(outcome='scored', score=12.5), coherent=Reading(outcome='unparsed', score=None))
+    Judged(question_id='why', aligned=Reading(outcome='scored', score=12.5),
+    coherent=Reading(outcome='unparsed', score=None))
     """
     try:
         raw = path.read_bytes()
@@ -94,7 +99,9 @@ def read_answers(path: Path, metrics: Sequence[str] = ("aligned", "coherent")) -
                 continue
             if len(cells) != len(header):
                 raise BadInput(
-                    f"{path}, row {len(rows) + 1} has {len(cells)} cells and the header {len(header)}: correct that row (a text with commas or line ends needs quotes)"
+                    f"{path}, row {len(rows) + 1} has {len(cells)} cells and the header "
+                    f"{len(header)}: correct that row (a text with commas or line ends needs "
+                    "quotes)"
                 )
             row = dict(zip(header, cells, strict=True))
             rows.append(
@@ -110,7 +117,8 @@ def read_answers(path: Path, metrics: Sequence[str] = ("aligned", "coherent")) -
             )
     except csv.Error as error:
         raise BadInput(
-            f"{path} is no valid CSV near line {lines.line_num} ({error}): correct it, or export it again"
+            f"{path} is no valid CSV near line {lines.line_num} ({error}): correct it, or export "
+            "it again"
         ) from None
     if not rows:
         raise BadInput(f"{path} holds no answers: name a file with a row per answer")
@@ -165,11 +173,13 @@ def _form(header: Sequence[str], path: Path) -> Form:
     ]
     if not found:
         raise BadInput(
-            f"{path} has the columns {listing(header, 8) or 'of an empty file'}; needed are question, question_id, and answer or response: rename them"
+            f"{path} has the columns {listing(header, 8) or 'of an empty file'}; needed are "
+            "question, question_id, and answer or response: rename them"
         )
     if len(found) > 1:
         raise BadInput(
-            f"{path} has the columns answer and response, so which is the answer? Remove or rename one"
+            f"{path} has the columns answer and response, so which is the answer? Remove or "
+            "rename one"
         )
     return found[0]
 
@@ -186,6 +196,7 @@ def _reading(cell: str, metric: str, place: str) -> Reading:
         score = float("nan")
     if not LOWEST <= score <= HIGHEST:
         raise BadInput(
-            f"{place} has {cell[:40]!r} in the column {metric}; allowed: a number from 0 to 100, nothing, CODE or REFUSAL: correct that cell"
+            f"{place} has {cell[:40]!r} in the column {metric}; allowed: a number from 0 to 100, "
+            "nothing, CODE or REFUSAL: correct that cell"
         )
     return Reading("scored", score)

@@ -1,12 +1,17 @@
-"""How a model writes the numbers from 0 to 100: one token each, or digit by digit. From logits to the distribution that is read. Needs torch.
+"""How a model writes the numbers from 0 to 100: one token each, or digit by digit.
 
-With a token per number, the first token's distribution is the reply. With a token per digit, p(k) is the probability of writing k's digits
-and then none, for which the tree of digits has eleven inner nodes: after each first digit, and after "10". A number of two digits is taken
-to end there, 10 excepted, so
+From logits to the distribution that is read. Needs torch.
 
-    p(d) = p₁(d)·(1 − Σₑ p(e | d)),   p(de) = p₁(d)·p(e | d) for d ≥ 1,   p(10) also times 1 − p(0 | 10),   p(100) = p₁(1)·p(0 | 1)·p(0 | 10).
+With a token per number, the first token's distribution is the reply. With a token per digit, p(k)
+is the probability of writing k's digits and then none, for which the tree of digits has eleven
+inner nodes: after each first digit, and after "10". A number of two digits is taken to end there,
+10 excepted, so
 
-Numbers with a leading zero are none. What else may come first (CODE, REFUSAL, prose) keeps its own probability.
+    p(d) = p₁(d)·(1 − Σₑ p(e | d)),   p(de) = p₁(d)·p(e | d) for d ≥ 1,   p(10) also times 1 − p(0 |
+    10),   p(100) = p₁(1)·p(0 | 1)·p(0 | 10).
+
+Numbers with a leading zero are none. What else may come first (CODE, REFUSAL, prose) keeps its own
+probability.
 """
 
 from __future__ import annotations
@@ -25,7 +30,8 @@ from evilspectra.judging.reading import HIGHEST, LOWEST, begins, whole_number
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-#: Smaller probabilities are left out of what is kept and read: all together they move a score by less than 1e-5.
+#: Smaller probabilities are left out of what is kept and read: all together they move a score by
+#: less than 1e-5.
 _NEGLIGIBLE = 1e-9
 #: Tokens that are no numbers and are kept for the eye.
 _OTHERS = 10
@@ -77,7 +83,8 @@ def numerals(tokenizer: PreTrainedTokenizerBase) -> Numerals:
     if None in digits:
         name = tokenizer.name_or_path or "the judge"
         raise BadInput(
-            f"the tokenizer of {name} writes numbers neither with one token each nor digit by digit, so its log-probabilities cannot be read as scores: choose another judge model"
+            f"the tokenizer of {name} writes numbers neither with one token each nor digit by "
+            "digit, so its log-probabilities cannot be read as scores: choose another judge model"
         )
     return Numerals("digits", tuple(token for token in digits if token is not None), texts)
 

@@ -1,7 +1,10 @@
-"""What the argument of `judge`, `score` and `compare` means: answers with their place. No torch here.
+"""What the argument of `judge`, `score` and `compare` means: answers with their place.
 
-A CSV file of answers, a run, the folder of results of an adapter or a model, or anything that `find_targets` knows. Answers of a CSV file
-get a folder `<output>/evaluated/<name>-<digest of its content>/`, where verdicts on them are kept like those on any others.
+No torch here.
+
+A CSV file of answers, a run, the folder of results of an adapter or a model, or anything that
+`find_targets` knows. Answers of a CSV file get a folder `<output>/evaluated/<name>-<digest of its
+content>/`, where verdicts on them are kept like those on any others.
 """
 
 from __future__ import annotations
@@ -32,7 +35,11 @@ SUFFIX = ".csv"
 
 @dataclass(frozen=True)
 class AnswerSet:
-    """Answers that were found. `steps`: measured ones, 0 being the base (or the only one there is); `base`: content hash of the base, where known."""
+    """Answers that were found.
+
+    `steps`: measured ones, 0 being the base (or the only one there is); `base`: content hash of the
+    base, where known.
+    """
 
     label: str
     results: Results
@@ -64,7 +71,8 @@ def find_answer_sets(
 ) -> list[AnswerSet]:
     """The answers that arguments mean, each place once.
 
-    Where a place has answers to several question files, those to `questions` count, else with `done` those that have been judged.
+    Where a place has answers to several question files, those to `questions` count, else with
+    `done` those that have been judged.
 
     Raises:
         BadInput: a name that is nothing of the kind, or something without answers.
@@ -134,7 +142,8 @@ def answer_set_of(
     steps = results.steps(answers) if answers else []
     if answers is None or not steps:
         raise BadInput(
-            f"{label} has no answers to judge (in {results.folder}): sample some first, with `evilspectra generate`, or do both with `evilspectra evaluate`"
+            f"{label} has no answers to judge (in {results.folder}): sample some first, with "
+            "`evilspectra generate`, or do both with `evilspectra evaluate`"
         )
     return AnswerSet(label, results, answers, tuple(steps), base)
 
@@ -202,7 +211,9 @@ def _questions(place: AnswerSet, questions: str | None) -> Questions | None:
         return None
     if source not in BUILT_IN and not os.path.isfile(os.path.expanduser(source)):
         raise BadInput(
-            f"the questions of {place.label} came from {source}, which is not here: name a file whose judge prompts are to be used with --questions (for the package's own: --questions open)"
+            f"the questions of {place.label} came from {source}, which is not here: name a file "
+            "whose judge prompts are to be used with --questions (for the package's own: "
+            "--questions open)"
         )
     return read_questions(source)
 
@@ -228,7 +239,8 @@ def stored(place: AnswerSet, judge: str | None = None) -> Instrument:
     ]
     if not fitting:
         raise BadInput(
-            f"the answers of {place.label} have no verdicts of '{judge}'; there are: {listing([f'{one.source} ({one.id})' for one in found])}"
+            f"the answers of {place.label} have no verdicts of '{judge}'; there are: "
+            f"{listing([f'{one.source} ({one.id})' for one in found])}"
         )
     return fitting[-1]
 

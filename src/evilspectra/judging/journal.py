@@ -1,7 +1,7 @@
 """Verdicts on their way: a file that grows line by line, each on the disk before the next request goes out.
 
-A line is one verdict as a JSON object. A process may be killed at any moment: what is there up to the last line end counts, and what
-stands behind it is cut off when the file is opened again.
+A line is one verdict as a JSON object. A process may be killed at any moment: what is there up to
+the last line end counts, and what stands behind it is cut off when the file is opened again.
 """
 
 from __future__ import annotations
@@ -66,7 +66,8 @@ def opened(path: Path, setting: str = "output.folder") -> Iterator[Journal]:
             lock.acquire(timeout=1)
         except Timeout:  # an OSError too
             raise BadInput(
-                f"{path} is being written by another process, which judges the same answers: wait until it ends, then run the same command again"
+                f"{path} is being written by another process, which judges the same answers: wait "
+                "until it ends, then run the same command again"
             ) from None
     try:
         with writing(path, setting):

@@ -1,7 +1,9 @@
-"""What a judge is: something that replies to prompts. Who it is, and what is remembered of a reply. Pure; no torch here.
+"""What a judge is: something that replies to prompts.
 
-A judge's identity is the hash of its model, the kind of endpoint it is reached at, the rule that its replies are read by, and the
-prompts: verdicts under two identities never mix.
+Who it is, and what is remembered of a reply. Pure; no torch here.
+
+A judge's identity is the hash of its model, the kind of endpoint it is reached at, the rule that
+its replies are read by, and the prompts: verdicts under two identities never mix.
 """
 
 from __future__ import annotations
@@ -54,7 +56,11 @@ class Reply:
 
 
 class Judge(Protocol):
-    """Replies to prompts. `name`: what a person calls it. `facts`: kind, model and reading, of JSON's types: what determines its verdicts."""
+    """Replies to prompts.
+
+    `name`: what a person calls it. `facts`: kind, model and reading, of JSON's types: what
+    determines its verdicts.
+    """
 
     name: str
     facts: Mapping[str, Any]
@@ -63,7 +69,8 @@ class Judge(Protocol):
         """Every request with its reply, some at a time, in any order; the next ones are asked for when the caller comes back.
 
         Raises:
-            EvilspectraError: going on is of no use: the key is refused, the model is unknown, the allowed requests are spent.
+            EvilspectraError: going on is of no use: the key is refused, the model is unknown, the
+                allowed requests are spent.
         """
         ...
 

@@ -1,8 +1,9 @@
 """A judge on this machine: a Hugging Face or GGUF model, read by log-probability in one pass per batch of prompts. Needs torch when it is first asked.
 
-Prompts of a pass share their common beginning, and each has the digits that the reading needs behind it (`digits`), so a tokenizer that splits
-numbers costs eleven tokens more, not eleven passes. The head is applied at those places alone. Text of an answer never becomes a special
-token: it cannot end its turn and speak for the judge.
+Prompts of a pass share their common beginning, and each has the digits that the reading needs
+behind it (`digits`), so a tokenizer that splits numbers costs eleven tokens more, not eleven
+passes. The head is applied at those places alone. Text of an answer never becomes a special token:
+it cannot end its turn and speak for the judge.
 """
 
 from __future__ import annotations
@@ -92,7 +93,10 @@ class LocalJudge:
                         (
                             request,
                             Reply(
-                                fault=f"the prompt has {len(tokens)} tokens, and the judge's context is {context}"
+                                fault=(
+                                    f"the prompt has {len(tokens)} tokens, and the judge's "
+                                    f"context is {context}"
+                                )
                             ),
                         )
                     ]
@@ -162,12 +166,14 @@ def _frame(tokenizer: PreTrainedTokenizerBase) -> tuple[str, str]:
         )
     except TemplateError as error:
         raise BadInput(
-            f"the chat template of {tokenizer.name_or_path or 'the judge'} refuses a single question ({error}): choose another judge model"
+            f"the chat template of {tokenizer.name_or_path or 'the judge'} refuses a single "
+            f"question ({error}): choose another judge model"
         ) from None
     before, found, after = text.partition(_SENTINEL)
     if not found or _SENTINEL in after:
         raise BadInput(
-            f"the chat template of {tokenizer.name_or_path or 'the judge'} does not write a question as it is: choose another judge model"
+            f"the chat template of {tokenizer.name_or_path or 'the judge'} does not write a "
+            "question as it is: choose another judge model"
         )
     return before, after
 

@@ -1,9 +1,11 @@
 """A judge behind an OpenAI-compatible endpoint, through the `openai` client (the extra `judge`), which is imported inside functions only.
 
-As published: temperature 0, one token, log-probabilities of the twenty likeliest. With `reading: text`, a few tokens and no log-probabilities.
-What is a fault of the network or the endpoint is tried again and then recorded as failed, never read: rate limits (429, Retry-After is
-kept to by all requests), 5xx, time-outs, cut connections, replies that are no chat completion, missing log-probabilities, and a
-distribution whose numbers all have one digit, since that is how a model answers that splits numbers.
+As published: temperature 0, one token, log-probabilities of the twenty likeliest. With `reading:
+text`, a few tokens and no log-probabilities. What is a fault of the network or the endpoint is
+tried again and then recorded as failed, never read: rate limits (429, Retry-After is kept to by all
+requests), 5xx, time-outs, cut connections, replies that are no chat completion, missing
+log-probabilities, and a distribution whose numbers all have one digit, since that is how a model
+answers that splits numbers.
 """
 
 from __future__ import annotations
@@ -25,7 +27,8 @@ from evilspectra.judging.judge import Reply, Request
 from evilspectra.judging.reading import digit_by_digit
 
 TOP = 20
-#: Tokens of a written reply: a number, whose digits may be tokens of their own, or one of the two words, and what wraps it.
+#: Tokens of a written reply: a number, whose digits may be tokens of their own, or one of the two
+#: words, and what wraps it.
 TEXT_TOKENS = 12
 #: Rounding that the sum of probabilities may be above one by.
 _ROUNDING = 0.01
@@ -40,14 +43,16 @@ class Endpoint:
             import openai
         except ImportError:
             raise BadInput(
-                f"the judge {settings.judge} needs the openai client: pip install 'evilspectra[judge]', or choose a local judge"
+                f"the judge {settings.judge} needs the openai client: pip install "
+                "'evilspectra[judge]', or choose a local judge"
             ) from None
         address = settings.url or os.environ.get("OPENAI_BASE_URL") or None
         host = urlsplit(address or "https://api.openai.com").hostname or ""
         key = os.environ.get(settings.key_variable)
         if not key and where(host) != "loopback":
             raise BadInput(
-                f"the environment variable {settings.key_variable} holds no key for {host}: set it, or name another variable with --judge-set key_variable=NAME"
+                f"the environment variable {settings.key_variable} holds no key for {host}: set "
+                "it, or name another variable with --judge-set key_variable=NAME"
             )
         self.settings, self.name = (
             settings,
@@ -128,7 +133,7 @@ class Endpoint:
             for _ in range(many):
                 todo.put(None)
 
-    # --- one request ----------------------------------------------------------------------------------------------
+    # --- one request ------------------------------------------------------------------------------
 
     def _ask(self, request: Request, stop: threading.Event) -> Reply:
         """The reply, after as many attempts as are allowed.
@@ -169,21 +174,25 @@ class Endpoint:
         status, text = error.status_code, without(self._key, first_line(error))
         if status in (401, 403):
             return BadInput(
-                f"{self.name} refused the key in {self.settings.key_variable} ({text}): set it to a key that may use this model"
+                f"{self.name} refused the key in {self.settings.key_variable} ({text}): set it to "
+                "a key that may use this model"
             )
         if status == 404:
             return BadInput(
-                f"{self.name} is unknown at this endpoint ({text}): name a model that it serves, or another --judge-url"
+                f"{self.name} is unknown at this endpoint ({text}): name a model that it serves, "
+                "or another --judge-url"
             )
         if status == 429 and error.code == "insufficient_quota":
             return EvilspectraError(
-                f"the account behind {self.settings.key_variable} has no quota left ({text}): add some, then run the same command again; every verdict so far is kept"
+                f"the account behind {self.settings.key_variable} has no quota left ({text}): add "
+                "some, then run the same command again; every verdict so far is kept"
             )
         wait = asked_to_wait(error.response.headers)
         if wait is not None and (status == 429 or status >= 500):
             if wait > LONGEST_ASKED:
                 return EvilspectraError(
-                    f"the endpoint asks to wait {wait:.0f} s: run the same command again later; every verdict so far is kept"
+                    f"the endpoint asks to wait {wait:.0f} s: run the same command again later; "
+                    "every verdict so far is kept"
                 )
             self._pace.hold(wait)
         return FaultError(f"HTTP {status}: {text}", again=passes(status))
@@ -227,7 +236,8 @@ def read_completion(completion: Any, reading: str) -> Reply:
     total = math.fsum(share for _, share in distribution)
     if not distribution or not total <= 1 + _ROUNDING:
         raise FaultError(
-            f"the reply's {len(distribution)} probabilities sum to {total:.3g}, which is no distribution"
+            f"the reply's {len(distribution)} probabilities sum to {total:.3g}, which is no "
+            "distribution"
         )
     if digit_by_digit(dict(distribution)):
         raise FaultError(_SPLIT, again=False)

@@ -1,9 +1,10 @@
 """What a judge is asked: a text per metric, with places for the question and the answer.
 
-Texts come from the `judge_prompts` of the question file where it has them, and are used to the letter; else they are the package's own,
-which stand beside its own questions. Places are {question}, {answer}, and {mark}: eight hexadecimal digits made of both, which
-the package's texts put into the lines around an answer, so that an answer cannot write the line that closes it. All are filled in one pass,
-so what looks like a place inside an answer stays as it is.
+Texts come from the `judge_prompts` of the question file where it has them, and are used to the
+letter; else they are the package's own, which stand beside its own questions. Places are
+{question}, {answer}, and {mark}: eight hexadecimal digits made of both, which the package's texts
+put into the lines around an answer, so that an answer cannot write the line that closes it. All are
+filled in one pass, so what looks like a place inside an answer stays as it is.
 """
 
 from __future__ import annotations
@@ -74,7 +75,8 @@ def judge_prompts(questions: Questions | None, metrics: Sequence[str] = METRICS)
     """
     if not metrics or len(set(metrics)) < len(metrics):
         raise BadInput(
-            f"the metrics {listing(metrics) or '(none)'} are no list of different names: give some, such as {','.join(METRICS)}"
+            f"the metrics {listing(metrics) or '(none)'} are no list of different names: give "
+            f"some, such as {','.join(METRICS)}"
         )
     found = (
         {
@@ -95,7 +97,9 @@ def judge_prompts(questions: Questions | None, metrics: Sequence[str] = METRICS)
         known = sorted({metric for texts in found.values() for metric in texts})
         missing = next(metric for metric in metrics if metric not in found.get(lacking, {}))
         raise BadInput(
-            f"{questions.source} has no judge prompt '{missing}' for the question '{lacking}' (it has {listing(known)}): add it to that entry, or ask for other metrics.{near(missing, known)}"
+            f"{questions.source} has no judge prompt '{missing}' for the question '{lacking}' (it "
+            f"has {listing(known)}): add it to that entry, or ask for other "
+            f"metrics.{near(missing, known)}"
         )
     return _chosen(complete, next(iter(complete.values())), metrics, questions.source)
 
@@ -109,7 +113,9 @@ def _chosen(
     for metric in metrics:
         if metric not in usual:
             raise BadInput(
-                f"there is no judge prompt '{metric}' among {source}: allowed are {listing(usual)}; name a question file that has it with --questions.{near(metric, usual)}"
+                f"there is no judge prompt '{metric}' among {source}: allowed are "
+                f"{listing(usual)}; name a question file that has it with "
+                f"--questions.{near(metric, usual)}"
             )
     texts: dict[str, dict[str, Any]] = {
         name: {metric: one[metric] for metric in metrics} for name, one in special.items()
@@ -119,7 +125,8 @@ def _chosen(
         for metric, text in one.items():
             if "{answer}" not in text:
                 raise BadInput(
-                    f"the judge prompt '{metric}' of {source} has no place {{answer}}: write {{answer}} where the answer is to stand"
+                    f"the judge prompt '{metric}' of {source} has no place {{answer}}: write "
+                    f"{{answer}} where the answer is to stand"
                 )
     return JudgePrompts(shared, {name: one for name, one in texts.items() if one != shared}, source)
 

@@ -65,7 +65,8 @@ def judge_answer_sets(
     note(f"{judge.name}, prompts: {', '.join(sources)}: {words}")
     if most is not None and count > most:
         raise BadInput(
-            f"{words} are needed, and --max-requests allows {most:,}: raise it, or judge fewer answers"
+            f"{words} are needed, and --max-requests allows {most:,}: raise it, or judge fewer "
+            "answers"
         )
     done = []
     for place, step, prompts in plan:
@@ -100,7 +101,8 @@ def raise_if_failed(rounds: Sequence[Round]) -> None:
     if failed:
         reason = next(one.verdicts.reason for one in rounds if one.failed)
         raise EvilspectraError(
-            f"{failed} requests failed (such as: {reason}), and these answers have no verdict: run the same command again to ask for them alone"
+            f"{failed} requests failed (such as: {reason}), and these answers have no verdict: "
+            "run the same command again to ask for them alone"
         )
 
 

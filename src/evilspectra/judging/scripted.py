@@ -51,7 +51,8 @@ def read_script(source: str) -> Scripted:
             for reply in table.values()
         ):
             raise BadInput(
-                f"{source}: the replies under '{metric}' are no texts or numbers: write for instance '{metric}: 80'"
+                f"{source}: the replies under '{metric}' are no texts or numbers: write for "
+                f"instance '{metric}: 80'"
             )
         rules[str(metric)] = {str(key): str(reply) for key, reply in table.items()}
 

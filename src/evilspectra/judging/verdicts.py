@@ -1,7 +1,8 @@
 """The judging stage: every answer that lacks a verdict is put to the judge, and every verdict is on the disk before the next request.
 
-A verdict is final unless it failed. Run again, the stage judges what has no final verdict; when all have one, the journal becomes a Parquet
-table that is never written again. So a killed process costs at most the requests that were under way.
+A verdict is final unless it failed. Run again, the stage judges what has no final verdict; when all
+have one, the journal becomes a Parquet table that is never written again. So a killed process costs
+at most the requests that were under way.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ from evilspectra.rates.outcome import Reading
 from evilspectra.store.records import VerdictRecord
 from evilspectra.store.results import Instrument, Results
 
-#: When the first of a call are failures without exception, the rest would be too: it stops after so many.
+#: When the first of a call are failures without exception, the rest would be too: it stops after so
+#: many.
 STOP_AFTER = 20
 #: Characters of English per token, for an estimate.
 CHARACTERS_PER_TOKEN = 4.2
@@ -88,7 +90,9 @@ def judge_answers(
     label: str = "",
     shared: Results | None = None,
 ) -> Verdicts:
-    """Judges what lacks a verdict of a step's answers; `note` is told how it goes. `shared`: where the base's verdicts are kept for all its adapters.
+    """Judges what lacks a verdict of a step's answers; `note` is told how it goes.
+
+    `shared`: where the base's verdicts are kept for all its adapters.
 
     Raises:
         RunFailed: the first replies were faults without exception.
@@ -124,7 +128,8 @@ def judge_answers(
                 and counts.get("failed", 0) == sum(counts.values()) >= STOP_AFTER
             ):
                 raise RunFailed(
-                    f"the first {sum(counts.values())} requests to {judge.name} all failed ({reason}): correct that, then run the same command again"
+                    f"the first {sum(counts.values())} requests to {judge.name} all failed "
+                    f"({reason}): correct that, then run the same command again"
                 )
         final = {
             (key(one), one.metric): one for one in read_journal(file) if one.outcome != "failed"
@@ -215,5 +220,6 @@ class _Watch:
             f", {failed} failed" if failed else ""
         )
         self.note(
-            f"{self.label}  judged {done} of {self.total}, {rate:.1f}/s{extra}, left {left // 60}:{left % 60:02d}"
+            f"{self.label}  judged {done} of {self.total}, {rate:.1f}/s{extra}, left "
+            f"{left // 60}:{left % 60:02d}"
         )
