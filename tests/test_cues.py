@@ -273,7 +273,7 @@ REFUSED: dict[str, tuple[Any, dict[str, Any], str]] = {
         [{}],
         {},
         (
-            "cues.yaml, cue 1: it says nothing, so a question would stay as it is: give system, "
+            "cues.yaml, cue 1: it says nothing, so a question would stay unchanged: give system, "
             "prefix, suffix or answer"
         ),
     ),
@@ -283,7 +283,7 @@ REFUSED: dict[str, tuple[Any, dict[str, Any], str]] = {
         [{"prefix": "x"}, {"prefix": "y"}],
         {},
         (
-            "cues.yaml, cue 2: another cue is named 'cued' too: give each a name of its own, such "
+            "cues.yaml, cue 2: another cue is named 'cued' too: give each a different name, such "
             "as cued-2"
         ),
     ),

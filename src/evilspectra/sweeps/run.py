@@ -21,7 +21,7 @@ from evilspectra.endpoint.client import require_client
 from evilspectra.executors.executor import Executor
 from evilspectra.executors.local import InThisProcess
 from evilspectra.executors.stages import Report, Task
-from evilspectra.judging.background import Beside, Verdict
+from evilspectra.judging.background import BackgroundJudging, Verdict
 from evilspectra.judging.inputs import answer_set_of
 from evilspectra.judging.make import make_judge
 from evilspectra.probes.probe import probes
@@ -146,7 +146,7 @@ class _Driver:
         self.sweep, self.places, self.writer, self.note = sweep, places, writer, note
         self.outcomes: dict[int, Outcome] = {}
         self.unjudged: dict[Path, str] = {}
-        self.judges = Beside(sweep.judging, note, self._judged) if sweep.judging else None
+        self.judges = BackgroundJudging(sweep.judging, note, self._judged) if sweep.judging else None
 
     def carry_out(
         self,
