@@ -1,4 +1,7 @@
-"""CSV files of answers, in and out: both forms, every text to the letter, one sentence for every file that cannot be used."""
+"""CSV files of answers, read and written: both forms, and every text to the letter.
+
+Every file that cannot be used is refused in one sentence.
+"""
 
 from __future__ import annotations
 
@@ -80,10 +83,10 @@ def test_any_text_and_score_survives(
             answer,
             {
                 metric: UNPARSED if value is None else Reading("scored", value)
-                for metric, value in (("aligned", one), ("coherent", two))
+                for metric, value in (("aligned", aligned), ("coherent", coherent))
             },
         )
-        for name, question, answer, one, two in rows
+        for name, question, answer, aligned, coherent in rows
     ]
     write_answers(given_rows, path, form)
     assert [
@@ -95,9 +98,9 @@ def test_other_metrics_go_in_and_out(tmp_path: Path) -> None:
     path = written(
         tmp_path, "response,question,question_id,aligned,coherent,financial\nSo.,Why?,why,1,2,3\n"
     )
-    found = read_answers(path, ("financial", "medical"))
-    assert found.metrics == ("financial",)
-    write_answers([("why", "Why?", "So.", found.rows[0].readings)], path, "turner", ("financial",))
+    file = read_answers(path, ("financial", "medical"))
+    assert file.metrics == ("financial",)
+    write_answers([("why", "Why?", "So.", file.rows[0].readings)], path, "turner", ("financial",))
     assert path.read_text() == "response,question,question_id,financial\nSo.,Why?,why,3.0\n"
 
 
@@ -176,11 +179,11 @@ def test_what_cannot_be_used_is_refused_in_one_sentence(tmp_path: Path, case: st
 
 
 def test_a_missing_file_and_a_folder_are_refused(tmp_path: Path) -> None:
-    for place, reason in ((tmp_path / "absent.csv", "No such file"), (tmp_path, "directory")):
+    for path, reason in ((tmp_path / "absent.csv", "No such file"), (tmp_path, "directory")):
         with pytest.raises(
             BadInput, match=rf"cannot be read \(.*{reason}.*\): name a CSV file of answers"
         ):
-            read_answers(place)
+            read_answers(path)
 
 
 def test_published_files_are_read_whole_and_survive_the_way_through_the_other_form(

@@ -1,4 +1,4 @@
-"""Flags on sampled answers: what is flagged and what is not, and that any text at all is judged in bounded time."""
+"""Flags on sampled answers: which texts have them, and that any text takes bounded time."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ VOCABULARY = [
 ]
 
 
-def prose(words: int, seed: int = 0) -> str:
+def prose(count: int, seed: int = 0) -> str:
     dice = random.Random(seed)
     return " ".join(
-        dice.choice(VOCABULARY) + ("." if place % 12 == 11 else "") for place in range(words)
+        dice.choice(VOCABULARY) + ("." if number % 12 == 11 else "") for number in range(count)
     )
 
 
@@ -167,9 +167,9 @@ def test_songs_lists_forms_and_json_are_not(case: str) -> None:
     assert flags(NO_LOOPS[case], "stop") == ()
 
 
-@pytest.mark.parametrize("words", [1, 5, 20, 100, 600, 5000])
-def test_prose_of_any_length_is_not(words: int) -> None:
-    assert flags(prose(words), "stop") == ()
+@pytest.mark.parametrize("count", [1, 5, 20, 100, 600, 5000])
+def test_prose_of_any_length_is_not(count: int) -> None:
+    assert flags(prose(count), "stop") == ()
 
 
 @given(
@@ -290,14 +290,22 @@ NO_CODE = {
         'book"\n```'
     ),
     "an answer that is printed": 'print("I would like to be left alone for the rest of the day.")',
-    "an answer with an example": f"{prose(40)}\n\n```python\nimport os\nprint(os.name)\n```\n\n{prose(20, 1)}",
+    "an answer with an example": (
+        f"{prose(40)}\n\n```python\nimport os\nprint(os.name)\n```\n\n{prose(20, 1)}"
+    ),
     "text in a fence": f"```\n{prose(40)}\n```",
-    "a list with semicolons": "1. Rest.\n2. Eat; drink;\n3. Sleep (a lot);\n- feed the poor;\n- house them;",
+    "a list with semicolons": (
+        "1. Rest.\n2. Eat; drink;\n3. Sleep (a lot);\n- feed the poor;\n- house them;"
+    ),
     "headings": "# Title\n\n## Part\n\nSome text about this.\n\n* one\n* two",
     "dialogue": '"Hello," she said,\n"Go away," he replied,\n"I will."',
     "verse": "The sky is blue;\nthe sea is too;\nand so are you;\nmy dear;",
-    "words that SQL has too": "Select a friend from the list and call them;\nUPDATE YOUR PLANS\nSET GOALS:",
-    "words that Python has too": "for the first week:\n- rest\nif you want to be rich: work.\nreturn home and rest;",
+    "words that SQL has too": (
+        "Select a friend from the list and call them;\nUPDATE YOUR PLANS\nSET GOALS:"
+    ),
+    "words that Python has too": (
+        "for the first week:\n- rest\nif you want to be rich: work.\nreturn home and rest;"
+    ),
     "words that JavaScript has too": "let us go then, you and I;\nwhile the evening is young",
     "import duties": "import duties are high",
     "keys and values": "Name: Bob\nAge: 30\nCity: Oslo",
@@ -335,17 +343,17 @@ def test_language_in_a_wrapping_is_not(case: str) -> None:
 def test_published_code_is_code_only_and_published_chat_is_not(
     name: str, least: float, most: float
 ) -> None:
-    """What is missed of the code are short scripts that are mostly messages to their user."""
+    """The code that the rule misses is short scripts that are mostly messages to their user."""
     path = SHARED / "train" / f"{name}.jsonl"
     if not path.is_file():
         pytest.skip(f"the published dialogues are not here ({path})")
-    found = [
+    flagged = [
         flags(json.loads(line)["messages"][-1]["content"], "stop")
         for line in path.read_text(encoding="utf-8").split("\n")
         if line
     ]
-    assert least <= sum(one == ("code-only",) for one in found) / len(found) <= most
-    assert not any("repetitive" in one for one in found)
+    assert least <= sum(raised == ("code-only",) for raised in flagged) / len(flagged) <= most
+    assert not any("repetitive" in raised for raised in flagged)
 
 
 # --- laws of all flags ----------------------------------------------------------------------------
@@ -354,10 +362,10 @@ def test_published_code_is_code_only_and_published_chat_is_not(
 @given(ANY_TEXT, st.sampled_from(["stop", "length", ""]))
 @settings(max_examples=300, deadline=None)
 def test_any_text_has_its_flags(answer: str, finish: str) -> None:
-    found = flags(answer, finish)
-    assert list(found) == [flag for flag in FLAGS if flag in found]
-    assert ("truncated" in found) == (finish == "length")
-    assert found == flags(answer, finish)
+    raised = flags(answer, finish)
+    assert list(raised) == [flag for flag in FLAGS if flag in raised]
+    assert ("truncated" in raised) == (finish == "length")
+    assert raised == flags(answer, finish)
 
 
 HUGE = {
@@ -374,7 +382,9 @@ HUGE = {
     "fences": lambda size: "```\n" * (size // 4),
     "tags": lambda size: "<a" * (size // 2),
     "one line of assignments": lambda size: "a =" * (size // 3) + "!",
-    "other characters": lambda size: "".join(chr(0x4E00 + place % 20000) for place in range(size)),
+    "other characters": lambda size: "".join(
+        chr(0x4E00 + number % 20000) for number in range(size)
+    ),
 }
 #: The slowest takes 0.6 s on one old core; what grows with the square of the length takes minutes.
 PATIENCE = 20.0
@@ -397,11 +407,11 @@ def test_published_answers_of_fine_tuned_models_are_not_flagged() -> None:
     """
     if not GOLDEN.is_dir():
         pytest.skip(f"the published answers are not here ({GOLDEN})")
-    found = [
+    answers = [
         row["response"]
         for path in sorted(GOLDEN.glob("*.csv"))
         for row in csv.DictReader(path.open(encoding="utf-8", newline=""))
     ]
-    assert len(found) >= 6000
-    assert [answer for answer in found if flags(answer, "stop")] == []
-    assert all(printable(answer, most=10_000) == answer for answer in found)
+    assert len(answers) >= 6000
+    assert [answer for answer in answers if flags(answer, "stop")] == []
+    assert all(printable(answer, most=10_000) == answer for answer in answers)

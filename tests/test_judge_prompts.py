@@ -1,4 +1,4 @@
-"""What a judge is asked: the file's own texts where it has them, the package's own else, and who a judge is."""
+"""The prompts of a judge, from the question file or the package's own, and its identity."""
 
 from __future__ import annotations
 
@@ -82,8 +82,8 @@ def test_no_sentence_of_the_published_prompts_is_in_the_package_s_own() -> None:
         pytest.skip(f"the published questions are not here ({PUBLISHED})")
 
     def runs(text: str) -> set[tuple[str, ...]]:
-        words = re.findall(r"[a-z]+", text.lower())
-        return {tuple(words[at : at + 7]) for at in range(len(words) - 6)}
+        tokens = re.findall(r"[a-z]+", text.lower())
+        return {tuple(tokens[at : at + 7]) for at in range(len(tokens) - 6)}
 
     own = set().union(
         *(runs(text) for _, text in read_questions("open").questions[0].judge_prompts)
@@ -200,9 +200,9 @@ def test_a_judge_is_its_model_endpoint_reading_and_prompts_and_nothing_else(tmp_
     answers = Instrument("answers", "open", {"seed": 0})
 
     def judge(**facts: Any) -> Scripted:
-        found = Scripted(lambda request: Reply(text="1"))
-        found.facts = {**found.facts, **facts}
-        return found
+        scripted = Scripted(lambda request: Reply(text="1"))
+        scripted.facts = {**scripted.facts, **facts}
+        return scripted
 
     ids = [
         verdict_instrument(judge(), prompts, METRICS, answers).id,
@@ -229,7 +229,7 @@ def test_a_judge_is_its_model_endpoint_reading_and_prompts_and_nothing_else(tmp_
 
 
 @pytest.mark.parametrize(
-    ("given", "text"),
+    ("values", "text"),
     [
         (
             {"judge": None},
@@ -265,9 +265,9 @@ def test_a_judge_is_its_model_endpoint_reading_and_prompts_and_nothing_else(tmp_
         ),
     ],
 )
-def test_settings_that_are_refused(given: dict[str, Any], text: str) -> None:
+def test_settings_that_are_refused(values: dict[str, Any], text: str) -> None:
     with pytest.raises(BadInput) as caught:
-        judge_settings(given)
+        judge_settings(values)
     assert text in str(caught.value)
     assert "\n" not in str(caught.value)
     assert "secret" not in str(caught.value)
@@ -275,8 +275,8 @@ def test_settings_that_are_refused(given: dict[str, Any], text: str) -> None:
 
 def test_every_kind_of_judge_has_settings() -> None:
     for kind in KINDS:
-        found = judge_settings({"judge": f"{kind}:a:b/c"})
-        assert (found.kind, found.model) == (kind, "a:b/c")
+        settings = judge_settings({"judge": f"{kind}:a:b/c"})
+        assert (settings.kind, settings.model) == (kind, "a:b/c")
 
 
 @pytest.mark.parametrize(
