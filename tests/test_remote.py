@@ -18,15 +18,23 @@ from hypothesis import strategies as st
 
 from evilspectra.answers.questions import Question
 from evilspectra.config.sections import Evaluation
-from evilspectra.endpoint.client import Said
+from evilspectra.endpoint.chat import Completion
 from evilspectra.errors import EvilspectraError, Undecided
 from evilspectra.evaluation import evaluate as stage
 from evilspectra.evaluation.evaluate import evaluate
-from evilspectra.evaluation.remote import LEAST, NOISE_TIMES, PROBES, Asked, Remote, apart, sampling
+from evilspectra.evaluation.remote import (
+    LEAST,
+    NOISE_TIMES,
+    PROBES,
+    PlannedAnswer,
+    Remote,
+    apart,
+    sampling,
+)
 from evilspectra.reporting.page.answers import command as shown_command
 from evilspectra.targets.find import Target
-from tests.support.chat_server import BASE, Serving, serving
 from tests.support.commands import command, process, write_config
+from tests.support.endpoint_server import BASE, EndpointServer
 from tests.support.small_items import (
     QUESTIONS,
     answers,
@@ -47,9 +55,9 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def server() -> Iterator[Serving]:
-    with serving() as state:
-        yield state
+def server() -> Iterator[EndpointServer]:
+    with EndpointServer(judges=False) as server:
+        yield server
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +65,7 @@ def adapters(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     return [write_adapter(tmp_path_factory.mktemp("adapter") / f"a{seed}", seed) for seed in (1, 2)]
 
 
-def over(server: Serving, folder: Path, **settings: Any) -> Evaluation:
+def over(server: EndpointServer, folder: Path, **settings: Any) -> Evaluation:
     """Settings that sample from the server, without waits."""
     endpoint = {
         "url": server.url,
@@ -83,7 +91,7 @@ def measured(target: Target, settings: Evaluation) -> dict[str, bytes]:
 
 
 def test_the_tables_are_those_of_local_sampling(
-    server: Serving, adapters: list[Path], tmp_path: Path
+    server: EndpointServer, adapters: list[Path], tmp_path: Path
 ) -> None:
     """All but what was said: the same questions, in the same order, at the same steps."""
     there, here = target(adapters[0], tmp_path / "there"), target(adapters[0], tmp_path / "here")
@@ -103,27 +111,27 @@ def test_the_tables_are_those_of_local_sampling(
         for step in (0, 1)
     ]
     assert not set(texts[0]) & set(texts[1])
-    assert len(server.answers) == 2 * len(texts[0]) == 10
+    assert len(server.log.sampled) == 2 * len(texts[0]) == 10
 
 
 def test_what_is_there_is_not_asked_again_and_the_base_is_asked_once(
-    server: Serving, adapters: list[Path], tmp_path: Path
+    server: EndpointServer, adapters: list[Path], tmp_path: Path
 ) -> None:
     first, second = (target(one, tmp_path / "out") for one in adapters)
     settings = over(server, tmp_path)
     before = measured(first, settings)
-    count = len(server.chats)
+    count = len(server.log.bodies)
     assert measured(first, settings) == before
-    assert len(server.chats) == count
+    assert len(server.log.bodies) == count
     measured(second, settings)
-    assert len(server.answers) == 15
-    assert server.loads == server.unloads
-    assert len(set(server.loads)) == 2
+    assert len(server.log.sampled) == 15
+    assert server.log.loads == server.log.unloads
+    assert len(set(server.log.loads)) == 2
 
 
 @pytest.mark.parametrize("faults", [[], ["429", "500", "cut"], ["half"] * 2])
 def test_neither_pace_nor_faults_change_an_answer(
-    server: Serving,
+    server: EndpointServer,
     adapters: list[Path],
     tmp_path: Path,
     faults: list[str],
@@ -143,9 +151,9 @@ def test_neither_pace_nor_faults_change_an_answer(
 
 
 def test_every_answer_has_a_seed_of_its_own() -> None:
-    base = Asked(Question("a", 0, "Why?", None, 1, ()), 0)
+    base = PlannedAnswer(Question("a", 0, "Why?", None, 1, ()), 0)
     others = [
-        Asked(Question(*given, 1, ()), sample)
+        PlannedAnswer(Question(*given, 1, ()), sample)
         for *given, sample in (
             ("b", 0, "Why?", None, 0),
             ("a", 1, "Why?", None, 0),
@@ -157,17 +165,21 @@ def test_every_answer_has_a_seed_of_its_own() -> None:
     seeds = [one.seed(0) for one in (base, *others)] + [base.seed(1)]
     assert len(set(seeds)) == len(seeds)
     assert all(0 <= seed < 2**31 for seed in seeds)
-    assert base.seed(0) == Asked(Question("a", 0, "Why?", None, 9, (("x", "y"),)), 0).seed(0)
+    assert base.seed(0) == PlannedAnswer(Question("a", 0, "Why?", None, 9, (("x", "y"),)), 0).seed(
+        0
+    )
 
 
 def test_a_system_text_is_sent_and_an_empty_one_too() -> None:
     assert [
-        len(Asked(Question("a", 0, "Why?", system, 1, ()), 0).messages())
+        len(PlannedAnswer(Question("a", 0, "Why?", system, 1, ()), 0).messages())
         for system in (None, "", "Be brief.")
     ] == [1, 2, 2]
 
 
-def test_an_instrument_is_what_determines_the_answers(server: Serving, tmp_path: Path) -> None:
+def test_an_instrument_is_what_determines_the_answers(
+    server: EndpointServer, tmp_path: Path
+) -> None:
     base = one_target("tiny-random", tmp_path).base
 
     def instrument(**settings: Any) -> str:
@@ -204,7 +216,7 @@ def test_local_answers_keep_their_identity(tmp_path: Path) -> None:
     )
 
 
-def test_the_report_s_command_names_the_endpoint(server: Serving, tmp_path: Path) -> None:
+def test_the_report_s_command_names_the_endpoint(server: EndpointServer, tmp_path: Path) -> None:
     instrument = Remote(
         one_target("tiny-random", tmp_path).base, over(server, tmp_path), print
     ).instrument
@@ -214,21 +226,23 @@ def test_the_report_s_command_names_the_endpoint(server: Serving, tmp_path: Path
 # --- is it on? ------------------------------------------------------------------------------------
 
 readings = st.builds(
-    lambda text, shares: Said(text, 1, "stop", tuple(shares)),
+    lambda text, shares: Completion(text, 1, "stop", tuple(shares)),
     st.text(max_size=3),
     st.lists(st.dictionaries(st.sampled_from("abcd"), st.floats(-20, 0), min_size=1), max_size=4),
 )
 
 
 @given(readings, readings)
-def test_how_far_apart_is_symmetric_and_nothing_from_itself(one: Said, other: Said) -> None:
+def test_how_far_apart_is_symmetric_and_nothing_from_itself(
+    one: Completion, other: Completion
+) -> None:
     assert apart([one], [one]) == 0
     assert apart([one], [other]) == apart([other], [one]) >= 0
 
 
 def test_how_far_apart_in_cases() -> None:
-    def said(*shares: dict[str, float], text: str = "a") -> Said:
-        return Said(text, 1, "stop", shares)
+    def said(*shares: dict[str, float], text: str = "a") -> Completion:
+        return Completion(text, 1, "stop", shares)
 
     assert apart([said(text="a")], [said(text="b")]) == math.inf
     assert apart([said({"a": -1.0})], [said({"b": -1.0})]) == math.inf
@@ -243,24 +257,24 @@ def test_how_far_apart_in_cases() -> None:
 
 
 @pytest.fixture
-def refused(server: Serving, adapters: list[Path], tmp_path: Path) -> Any:
+def refused(server: EndpointServer, adapters: list[Path], tmp_path: Path) -> Any:
     def found(**settings: Any) -> EvilspectraError:
         mine = target(adapters[0], tmp_path / "out")
         done = evaluate([mine], over(server, tmp_path, **settings))
         ((failed, error),) = done.failed
         assert failed == mine
         assert mine.results.steps(done.used[mine.results.folder]["answers"]) == [0]
-        assert len(server.answers) == 5  # the base's
-        assert server.loads == server.unloads
+        assert len(server.log.sampled) == 5  # the base's
+        assert server.log.loads == server.log.unloads
         return error
 
     return found
 
 
 def test_a_server_that_ignores_adapters_is_refused_before_anything_is_sampled(
-    server: Serving, refused: Any
+    server: EndpointServer, refused: Any
 ) -> None:
-    server.ignores_adapters = True
+    server.traits.ignores_adapters = True
     error = refused()
     assert isinstance(error, Undecided)
     assert str(error).startswith("the adapter in ")
@@ -270,22 +284,24 @@ def test_a_server_that_ignores_adapters_is_refused_before_anything_is_sampled(
     ) in str(error)
 
 
-def test_a_server_whose_readings_do_not_repeat_shows_nothing(server: Serving, refused: Any) -> None:
-    server.noise = 1.0
+def test_a_server_whose_readings_do_not_repeat_shows_nothing(
+    server: EndpointServer, refused: Any
+) -> None:
+    server.traits.noise = 1.0
     assert isinstance(refused(), Undecided)
 
 
 def test_a_server_without_log_probabilities_shows_it_in_its_texts(
-    server: Serving, adapters: list[Path], tmp_path: Path
+    server: EndpointServer, adapters: list[Path], tmp_path: Path
 ) -> None:
-    server.no_logprobs = True
+    server.traits.no_logprobs = True
     assert len(measured(target(adapters[0], tmp_path / "out"), over(server, tmp_path))) == 2
 
 
 def test_the_same_without_log_probabilities_and_without_adapters(
-    server: Serving, refused: Any
+    server: EndpointServer, refused: Any
 ) -> None:
-    server.no_logprobs = server.ignores_adapters = True
+    server.traits.no_logprobs = server.traits.ignores_adapters = True
     assert isinstance(refused(), Undecided)
 
 
@@ -297,7 +313,7 @@ def test_the_bounds_are_what_they_say() -> None:
 
 
 def generate(
-    server: Serving,
+    server: EndpointServer,
     adapter: Path | str,
     tmp_path: Path,
     *more: object,
@@ -320,7 +336,7 @@ def generate(
 
 
 def test_the_verb_samples_and_exports(
-    server: Serving, adapters: list[Path], tmp_path: Path
+    server: EndpointServer, adapters: list[Path], tmp_path: Path
 ) -> None:
     done = generate(
         server,
@@ -342,22 +358,22 @@ def test_the_verb_samples_and_exports(
     )
     assert "answers: 5 of 5" in done.err
     assert {
-        (body["temperature"], body["max_tokens"], body["top_p"]) for body in server.answers
+        (body["temperature"], body["max_tokens"], body["top_p"]) for body in server.log.sampled
     } == {(0.5, 7, 1.0)}
 
 
-def test_a_base_alone_needs_no_adapters(server: Serving, tmp_path: Path) -> None:
-    server.owner = "somebody"
+def test_a_base_alone_needs_no_adapters(server: EndpointServer, tmp_path: Path) -> None:
+    server.traits.owner = "somebody"
     done = generate(server, "tiny-random", tmp_path, "--json")
     assert done.code == 0, done.err
     assert len(json.loads(done.out)["answers"]) == 5
-    assert server.loads == []
+    assert server.log.loads == []
 
 
 def test_an_adapter_that_is_not_on_exits_three(
-    server: Serving, adapters: list[Path], tmp_path: Path
+    server: EndpointServer, adapters: list[Path], tmp_path: Path
 ) -> None:
-    server.ignores_adapters = True
+    server.traits.ignores_adapters = True
     done = generate(server, adapters[0], tmp_path, "--quiet")
     assert (done.code, done.out) == (3, "")
     assert "is not shown to be on" in done.err
@@ -370,7 +386,9 @@ def test_one_of_two_options_is_not_enough(tmp_path: Path) -> None:
         assert "--endpoint URL and --endpoint-model NAME are given together" in done.err
 
 
-def test_a_question_that_the_endpoint_refuses_is_named(server: Serving, tmp_path: Path) -> None:
+def test_a_question_that_the_endpoint_refuses_is_named(
+    server: EndpointServer, tmp_path: Path
+) -> None:
     done = generate(server, "tiny-random", tmp_path, "--max-new-tokens", 200_000, "--quiet")
     assert done.code == 2
     assert "refuses question '" in done.err
@@ -378,7 +396,7 @@ def test_a_question_that_the_endpoint_refuses_is_named(server: Serving, tmp_path
 
 
 def test_a_run_with_its_checkpoints_and_probes_beside(
-    server: Serving, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    server: EndpointServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Answers from the endpoint, the rest measured here, in one call."""
     run = run_tiny(tmp_path, train={"steps": 3, "checkpoints": [2]}, optimizer={"lr": 0.05})
@@ -396,7 +414,7 @@ def test_a_run_with_its_checkpoints_and_probes_beside(
     assert local[0].results.steps(used["ordinary"]) == [0, 3]
 
 
-def test_a_sweep_may_have_its_answers_sampled_there(server: Serving, tmp_path: Path) -> None:
+def test_a_sweep_may_have_its_answers_sampled_there(server: EndpointServer, tmp_path: Path) -> None:
     asked = {
         "questions": str(write_questions(tmp_path / "q.yaml")),
         "endpoint": {"url": server.url, "model": BASE, "backoff": 0.0},
@@ -419,7 +437,7 @@ def test_a_sweep_may_have_its_answers_sampled_there(server: Serving, tmp_path: P
     (tmp_path / "sweep.yaml").write_text(yaml.safe_dump(values))
     done = command("sweep", tmp_path / "sweep.yaml", "--output", tmp_path / "runs", "--quiet")
     assert done.code == 0, done.err
-    assert len(server.answers) == 10
+    assert len(server.log.sampled) == 10
     values["evaluate"]["answers"]["endpoint"]["url"] = "https://example.org/v1"
     (tmp_path / "sweep.yaml").write_text(yaml.safe_dump(values))
     assert (
@@ -432,7 +450,7 @@ def test_a_sweep_may_have_its_answers_sampled_there(server: Serving, tmp_path: P
 
 
 def test_no_model_is_loaded_for_answers_alone(
-    server: Serving,
+    server: EndpointServer,
     adapters: list[Path],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -448,24 +466,24 @@ def test_no_model_is_loaded_for_answers_alone(
 
 
 def test_what_failed_keeps_its_whole_parts_and_goes_on_to_the_same_answers(
-    server: Serving, adapters: list[Path], tmp_path: Path
+    server: EndpointServer, adapters: list[Path], tmp_path: Path
 ) -> None:
     whole = measured(target(adapters[0], tmp_path / "whole"), over(server, tmp_path))
     (tmp_path / "cache").rename(tmp_path / "cache before")
-    server.chats.clear()
+    server.log.bodies.clear()
     mine = target(adapters[0], tmp_path / "out")
     server.faults = [""] * 4 + ["500"] * 2
     done = evaluate([mine], over(server, tmp_path, endpoint={"concurrency": 1, "attempts": 2}))
     assert "gave no answer to question" in str(done.failed[0][1])
     assert len(list((tmp_path / "cache").rglob("*.parts/*.parquet"))) == 2
-    server.chats.clear()
+    server.log.bodies.clear()
     assert list(measured(mine, over(server, tmp_path)).values()) == list(whole.values())
-    assert len(server.answers) == 1 + 5
+    assert len(server.log.sampled) == 1 + 5
 
 
 @pytest.fixture
 def halfway(
-    server: Serving,
+    server: EndpointServer,
     adapters: list[Path],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -496,13 +514,13 @@ def halfway(
 
     assert command(*arguments("whole")).code == 0
     (tmp_path / "cache").rename(tmp_path / "cache before")
-    server.sampled, server.stops_after = 0, 6 + 4
+    server.answered, server.traits.stops_after = 0, 6 + 4
     yield arguments("out")
-    server.stops_after = None
+    server.traits.stops_after = None
     server.released.set()
-    asked = len(server.answers)
+    asked = len(server.log.sampled)
     assert command(*arguments("out")).code == 0
-    assert len(server.answers) - asked == 3
+    assert len(server.log.sampled) - asked == 3
     assert server.adapters == {}
     one, other = (
         [path.read_bytes() for path in sorted((tmp_path / name).rglob("*.parquet"))]
@@ -513,9 +531,9 @@ def halfway(
 
 
 def test_an_interrupted_command_takes_its_adapter_along_and_goes_on(
-    server: Serving, halfway: list[object]
+    server: EndpointServer, halfway: list[object]
 ) -> None:
-    server.on_stop = lambda: os.kill(os.getpid(), signal.SIGINT)
+    server.traits.on_stop = lambda: os.kill(os.getpid(), signal.SIGINT)
     before = signal.signal(
         signal.SIGINT, signal.default_int_handler
     )  # a job in the background may have been started without it
@@ -530,11 +548,11 @@ def test_an_interrupted_command_takes_its_adapter_along_and_goes_on(
 
 @pytest.mark.slow
 def test_a_killed_process_goes_on_where_it_was(
-    server: Serving, halfway: list[object], tmp_path: Path
+    server: EndpointServer, halfway: list[object], tmp_path: Path
 ) -> None:
     """The adapter that it leaves in the server is replaced."""
     stopped = threading.Event()
-    server.on_stop = stopped.set
+    server.traits.on_stop = stopped.set
     running = process(*halfway, folder=tmp_path)
     while not stopped.wait(0.1):
         assert running.poll() is None, running.communicate()

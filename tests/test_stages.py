@@ -24,7 +24,7 @@ from evilspectra.sweeps.status import of_store, of_sweep
 from evilspectra.training import train as training
 from evilspectra.training.identity import locate
 from tests.support.commands import Result, command, left_in
-from tests.support.judge_server import Endpoint
+from tests.support.endpoint_server import EndpointServer
 from tests.support.small_items import write_questions
 from tests.support.tiny_sweeps import adapters, runs, stamps, until, write_sweep
 from tests.test_loaded import EXPLODES
@@ -40,8 +40,8 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def server() -> Iterator[Endpoint]:
-    with Endpoint() as endpoint:
+def server() -> Iterator[EndpointServer]:
+    with EndpointServer() as endpoint:
         yield endpoint
 
 
@@ -62,7 +62,7 @@ def sampled(folder: Path, seeds: int = 3, **values: Any) -> Path:
     return write_sweep(folder, 2, {"train.seed": list(range(seeds))}, evaluate=section, **values)
 
 
-def judged(path: Path, endpoint: Endpoint, **settings: Any) -> Sweep:
+def judged(path: Path, endpoint: EndpointServer, **settings: Any) -> Sweep:
     """The sweep, its answers judged at an endpoint."""
     asked = {
         "judge": "openai:judge-1",
@@ -97,7 +97,7 @@ def fine(outcomes: list[Outcome]) -> bool:
 
 
 def test_every_stage_is_done_once(
-    tmp_path: Path, server: Endpoint, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, server: EndpointServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loaded = judged(sampled(tmp_path), server)
     assert fine(execute(loaded, quiet=True))
@@ -121,7 +121,7 @@ def test_answers_are_judged_while_the_next_run_trains_and_training_does_not_wait
         asked_when.append(len(adapters(tmp_path)))
         return "ok"
 
-    with Endpoint(plan) as server:
+    with EndpointServer(plan) as server:
         answer = server.answer
 
         def late(request: Any) -> None:
@@ -135,7 +135,7 @@ def test_answers_are_judged_while_the_next_run_trains_and_training_does_not_wait
 
 def test_the_judge_is_asked_before_everything_is_trained(tmp_path: Path) -> None:
     asked_when: list[int] = []
-    with Endpoint(
+    with EndpointServer(
         lambda prompt, attempt: (asked_when.append(len(adapters(tmp_path))), "ok")[1]
     ) as server:
         begun = training.train
@@ -161,7 +161,7 @@ def test_an_outage_loses_nothing_and_needs_no_new_answers(
         down[0] = down[0] or sum(server.log.valid.values()) >= 7
         return outage if down[0] else "ok"
 
-    with Endpoint(plan) as server:
+    with EndpointServer(plan) as server:
         loaded = judged(sampled(tmp_path), server)
         outcomes = execute(loaded, quiet=True)
         assert [outcome.failed for outcome in outcomes] == [None] * 3
@@ -192,7 +192,7 @@ def test_an_outage_loses_nothing_and_needs_no_new_answers(
 
 def test_a_silent_judge_is_not_asked_about_every_run_again(tmp_path: Path) -> None:
     """Forty runs and a judge that is gone must not take forty times its patience at the end."""
-    with Endpoint(lambda prompt, attempt: "401") as server:
+    with EndpointServer(lambda prompt, attempt: "401") as server:
         outcomes = execute(judged(sampled(tmp_path, seeds=4), server), quiet=True)
         assert all("refused the key" in str(outcome.unjudged) for outcome in outcomes)
         assert server.log.sent["401"] <= 2 * (
@@ -201,7 +201,7 @@ def test_a_silent_judge_is_not_asked_about_every_run_again(tmp_path: Path) -> No
 
 
 def test_another_judge_makes_new_verdicts_and_nothing_else(
-    tmp_path: Path, server: Endpoint, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, server: EndpointServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = sampled(tmp_path, seeds=1)
     assert fine(execute(judged(path, server), quiet=True))
@@ -237,7 +237,7 @@ def test_a_local_judge_waits_until_everything_is_trained(
 def test_the_command_says_that_verdicts_are_missing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with Endpoint(lambda prompt, attempt: "401") as server:
+    with EndpointServer(lambda prompt, attempt: "401") as server:
         loaded = judged(sampled(tmp_path, seeds=2), server)
         monkeypatch.setattr("evilspectra.cli.sweep._loaded", lambda file, settings: loaded)
         done = command("sweep", tmp_path / "sweep.yaml", "--quiet")

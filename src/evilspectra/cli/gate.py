@@ -164,7 +164,7 @@ def _policy(file: Path | None, options: dict[str, Any]) -> tuple[Policy, Judge |
         return policy, None, None
     read_questions(policy.misalignment.answers.questions)
     if policy.misalignment.answers.endpoint:
-        from evilspectra.endpoint.client import require_client
+        from evilspectra.endpoint.chat import require_client
 
         require_client(policy.misalignment.answers.endpoint)
     return policy, make_judge(asked), asked.max_requests

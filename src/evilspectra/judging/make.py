@@ -15,9 +15,9 @@ def make_judge(settings: JudgeConfig) -> Judge:
         BadInput: there is no such judge, or something that it needs is missing.
     """
     if settings.kind == "openai":
-        from evilspectra.judging.openai import Endpoint
+        from evilspectra.judging.openai import OpenAIJudge
 
-        return Endpoint(settings)
+        return OpenAIJudge(settings)
     if settings.kind == "scripted":
         from evilspectra.judging.scripted import read_script
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from evilspectra.answers.questions import read_questions
 from evilspectra.config.sections import Config
-from evilspectra.endpoint.client import require_client
+from evilspectra.endpoint.chat import require_client
 from evilspectra.executors.executor import Executor
 from evilspectra.executors.local import InThisProcess
 from evilspectra.executors.stages import Report, Task
