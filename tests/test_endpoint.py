@@ -1,4 +1,4 @@
-"""The judge behind an HTTP endpoint: what is sent, what every fault becomes, who waits how long, and a client that is killed."""
+"""The judge behind an HTTP endpoint: requests, faults, waits, and a client that is killed."""
 
 from __future__ import annotations
 
@@ -55,10 +55,10 @@ def requests(count: int = 1) -> list[Request]:
     return [Request(("q", 0, number), "aligned", f"Prompt {number}?") for number in range(count)]
 
 
-def replies(one: Any, asked: list[Request]) -> dict[int, Reply]:
-    found = [pair for batch in one.replies(asked) for pair in batch]
-    assert len(found) == len(asked) == len({request.key for request, _ in found})
-    return {request.key[2]: reply for request, reply in found}
+def replies(remote_judge: Any, requests: list[Request]) -> dict[int, Reply]:
+    pairs = [pair for batch in remote_judge.replies(requests) for pair in batch]
+    assert len(pairs) == len(requests) == len({request.key for request, _ in pairs})
+    return {request.key[2]: reply for request, reply in pairs}
 
 
 # --- what is sent, what comes back ----------------------------------------------------------------
@@ -66,7 +66,7 @@ def replies(one: Any, asked: list[Request]) -> dict[int, Reply]:
 
 def test_the_request_is_the_published_one() -> None:
     with EndpointServer() as server:
-        found = replies(judge(server), requests(3))
+        by_number = replies(judge(server), requests(3))
     body = server.log.bodies[0]
     assert server.log.paths == {"/v1/chat/completions"}
     assert body == {
@@ -78,32 +78,32 @@ def test_the_request_is_the_published_one() -> None:
         "top_logprobs": TOP,
     }
     assert set(server.log.keys) == {f"Bearer {KEY}"}
-    for number, reply in found.items():
-        said = score_of(f"Prompt {number}?")
+    for number, reply in by_number.items():
+        score = score_of(f"Prompt {number}?")
         assert reply.distribution is not None
-        assert reply.distribution[0] == (str(said), pytest.approx(0.9))
+        assert reply.distribution[0] == (str(score), pytest.approx(0.9))
         assert reply.reading().score == pytest.approx(
-            (0.9 * said + 0.05 * ((said + 50) % 100 + 1)) / 0.95, abs=1e-3
+            (0.9 * score + 0.05 * ((score + 50) % 100 + 1)) / 0.95, abs=1e-3
         )
 
 
 def test_text_is_read_where_it_is_asked_for() -> None:
     with EndpointServer() as server:
-        found = replies(judge(server, reading="text"), requests(2))
+        by_number = replies(judge(server, reading="text"), requests(2))
     assert server.log.bodies[0].keys() == {"model", "messages", "temperature", "max_tokens"}
     assert server.log.bodies[0]["max_tokens"] == TEXT_TOKENS
-    assert {number: reply.reading().score for number, reply in found.items()} == {
+    assert {number: reply.reading().score for number, reply in by_number.items()} == {
         number: score_of(f"Prompt {number}?") for number in range(2)
     }
 
 
 def test_a_seed_is_sent_and_makes_another_judge() -> None:
     with EndpointServer() as server:
-        ones = [judge(server), judge(server, seed=0), judge(server, seed=1)]
-        for one in ones:
-            replies(one, requests(1))
+        judges = [judge(server), judge(server, seed=0), judge(server, seed=1)]
+        for each in judges:
+            replies(each, requests(1))
     assert [body.get("seed") for body in server.log.bodies] == [None, 0, 1]
-    assert len({repr(one.facts) for one in ones}) == len({one.name for one in ones}) == 3
+    assert len({repr(each.facts) for each in judges}) == len({each.name for each in judges}) == 3
     with pytest.raises(
         BadInput,
         match="seed is for a judge openai:MODEL, and 'local:some-model' says the same every time",
@@ -123,6 +123,7 @@ def test_a_judge_that_refuses_or_leaves_the_bounds_is_heard_and_not_scored(
     assert sum(server.log.sent.values()) == 1
 
 
+NO_LOGPROBS = "the reply held no log-probabilities: use --reading text where an endpoint has none"
 REASONS = {
     "429": "HTTP 429: ",
     "429 0.01": "HTTP 429: ",
@@ -130,8 +131,8 @@ REASONS = {
     "hang": "no reply within 0.3 s",
     "cut": "the connection failed: ",
     "half": "the connection failed: ",
-    "empty logprobs": "the reply held no log-probabilities: use --reading text where an endpoint has none",
-    "no logprobs": "the reply held no log-probabilities: use --reading text where an endpoint has none",
+    "empty logprobs": NO_LOGPROBS,
+    "no logprobs": NO_LOGPROBS,
     "wrong json": "the reply ",
     "not json": "the reply was no chat completion: ",
     "html": "the reply held no log-probabilities",
@@ -160,17 +161,17 @@ def test_a_fault_that_stays_is_a_failure_with_its_reason_and_never_a_score(fault
 @pytest.mark.parametrize("fault", [fault for fault in FAULTS if fault != "split digits"])
 def test_a_fault_that_passes_costs_a_retry(fault: str) -> None:
     with EndpointServer(lambda prompt, attempt: fault if attempt == 1 else "ok") as server:
-        one = judge(server, timeout=0.5 if fault == "hang" else 5)
-        found = replies(one, requests(3))
-    assert {number: round(reply.reading().score) for number, reply in found.items()} == {
+        patient = judge(server, timeout=0.5 if fault == "hang" else 5)
+        by_number = replies(patient, requests(3))
+    assert {number: round(reply.reading().score) for number, reply in by_number.items()} == {
         number: round(clean(f"Prompt {number}?")) for number in range(3)
     }  # type: ignore[arg-type]
-    assert one.retries == 3
+    assert patient.retries == 3
 
 
 def clean(prompt: str) -> float:
-    said = score_of(prompt)
-    return (0.9 * said + 0.05 * ((said + 50) % 100 + 1)) / 0.95
+    score = score_of(prompt)
+    return (0.9 * score + 0.05 * ((score + 50) % 100 + 1)) / 0.95
 
 
 @pytest.mark.parametrize("status", ["400", "413", "422"])
@@ -178,15 +179,15 @@ def test_a_request_that_is_refused_for_itself_fails_alone_and_at_once(status: st
     with EndpointServer(
         lambda prompt, attempt: status if prompt == "Prompt 1?" else "ok"
     ) as server:
-        found = replies(judge(server), requests(3))
-    assert [found[number].reading().outcome for number in range(3)] == [
+        by_number = replies(judge(server), requests(3))
+    assert [by_number[number].reading().outcome for number in range(3)] == [
         "scored",
         "failed",
         "scored",
     ]
     assert server.log.sent[status] == 1
-    assert KEY not in str(found[1].fault)
-    assert "(the key)" in str(found[1].fault)
+    assert KEY not in str(by_number[1].fault)
+    assert "(the key)" in str(by_number[1].fault)
 
 
 @pytest.mark.parametrize(
@@ -204,9 +205,9 @@ def test_what_would_never_succeed_ends_the_work_in_one_sentence(
     with EndpointServer(
         lambda prompt, attempt: "ok" if prompt == "Prompt 0?" else behaviour
     ) as server:
-        one, seen = judge(server, concurrency=1), []
+        single, seen = judge(server, concurrency=1), []
         with pytest.raises(kind) as caught:
-            seen.extend(pair for batch in one.replies(requests(50)) for pair in batch)
+            seen.extend(pair for batch in single.replies(requests(50)) for pair in batch)
     assert str(caught.value).startswith(text)
     assert KEY not in str(caught.value)
     assert [request.key[2] for request, _ in seen] == [0]
@@ -214,12 +215,15 @@ def test_what_would_never_succeed_ends_the_work_in_one_sentence(
 
 
 def test_what_is_under_way_when_the_work_ends_is_not_lost() -> None:
-    """One request ends the work while others are being answered: their replies still come, and no further request goes out."""
+    """One request ends the work while others are being answered.
+
+    Their replies still come, and no further request goes out.
+    """
     with EndpointServer(lambda prompt, attempt: "401" if prompt == "Prompt 3?" else "ok") as server:
-        one, seen = judge(server), []
+        parallel, seen = judge(server), []
         with pytest.raises(BadInput):
             seen.extend(
-                request.key[2] for batch in one.replies(requests(40)) for request, _ in batch
+                request.key[2] for batch in parallel.replies(requests(40)) for request, _ in batch
             )
     assert sorted(seen) == sorted(int(prompt.split()[1][:-1]) for prompt in server.log.valid)
 
@@ -258,9 +262,9 @@ def test_nobody_asks_before_the_endpoint_wants_to_be_asked() -> None:
     ) as server:
         replies(judge(server, concurrency=1), requests(3))
     times = server.log.times
-    told = times["Prompt 0?"][0]
+    first = times["Prompt 0?"][0]
     assert all(
-        at - told >= 0.4
+        at - first >= 0.4
         for at in (times["Prompt 0?"][1], times["Prompt 1?"][0], times["Prompt 2?"][0])
     )
 
@@ -278,7 +282,7 @@ def test_an_endpoint_that_asks_for_hours_ends_the_work() -> None:
 def test_no_more_requests_are_sent_than_allowed_retries_included() -> None:
     with EndpointServer(lambda prompt, attempt: "500" if attempt < 3 else "ok") as server:
         seen: list[Any] = []
-        one = judge(server, max_requests=10)
+        limited = judge(server, max_requests=10)
         with pytest.raises(
             Spent,
             match=(
@@ -286,7 +290,7 @@ def test_no_more_requests_are_sent_than_allowed_retries_included() -> None:
                 "run the same command again"
             ),
         ):
-            seen.extend(pair for batch in one.replies(requests(40)) for pair in batch)
+            seen.extend(pair for batch in limited.replies(requests(40)) for pair in batch)
         assert sum(server.log.sent.values()) == 10
         assert len([reply for _, reply in seen if reply.reading().outcome == "scored"]) == sum(
             server.log.valid.values()
@@ -375,7 +379,7 @@ def test_ports_of_this_machine_are_one_place_and_hosts_are_not() -> None:
             "reading": "logprobs",
         }
     )
-    assert len({json.dumps(one) for one in facts}) == 3
+    assert len({json.dumps(values) for values in facts}) == 3
 
 
 def test_a_key_is_needed_away_from_this_machine_and_only_there(
@@ -413,11 +417,14 @@ _PLANNED = {
 
 
 def plan(prompt: str, attempt: int) -> str:
-    """By the prompt's own number: most are answered at once, some after one or two faults, a few by what no score may be made of."""
+    """By the prompt's own number: most are answered at once, some after one or two faults.
+
+    A few get a reply that no score may be made of.
+    """
     draw = score_of(prompt + "!") * 100 + score_of(prompt + "?")
     if attempt <= (2 if draw % 3 == 0 else 1):
         if draw % 1000 == 500:
-            return "429 1" if draw // 1000 < 2 else "hang" if draw // 1000 < 5 else "split digits"
+            return ("429 1", "429 1", "hang", "hang", "hang", *5 * ["split digits"])[draw // 1000]
         if draw // 100 in _PLANNED:
             return _PLANNED[draw // 100]
     return {7: "refusal", 11: "out of bounds"}.get(draw // 100, "ok")
@@ -438,7 +445,7 @@ def test_2000_answers_at_sixteen_at_once_with_the_client_killed_twice(tmp_path: 
     total = 2 * ANSWERS
     with EndpointServer(plan) as server:
         server.traits.keep_bodies = False
-        asked = [
+        arguments = [
             "judge",
             "answers.csv",
             "--judge",
@@ -453,26 +460,26 @@ def test_2000_answers_at_sixteen_at_once_with_the_client_killed_twice(tmp_path: 
             "timeout=6",
         ]
         for reached in (total // 4, total // 2):
-            client = process(*asked, folder=tmp_path)
+            client = process(*arguments, folder=tmp_path)
             server.wait_for_valid(reached, client)
             client.kill()
             client.communicate()
-        ended = [command(*asked)]
+        ended = [command(*arguments)]
         while ended[-1].code == 1 and len(ended) < 4:
-            ended.append(command(*asked))
+            ended.append(command(*arguments))
     assert ended[-1].code == 0, ended[-1].err
     assert "retries" in ended[0].err
-    assert [one.code for one in ended[:-1]] == [1] * (len(ended) - 1)
+    assert [outcome.code for outcome in ended[:-1]] == [1] * (len(ended) - 1)
 
     (folder,) = (tmp_path / "runs" / "evaluated").iterdir()
     results = Results(folder)
     (instrument,) = results.instruments("verdicts")
-    found = verdict_records(results, instrument, 0)
-    assert len(found) == len(read_verdicts(results, instrument, 0)) == total
+    records = verdict_records(results, instrument, 0)
+    assert len(records) == len(read_verdicts(results, instrument, 0)) == total
     assert len(server.log.valid) == total
     texts = {
-        (one["question_id"], one["sample"]): one
-        for one in results.read(results.instruments("answers")[0], 0).to_dict("records")
+        (answer["question_id"], answer["sample"]): answer
+        for answer in results.read(results.instruments("answers")[0], 0).to_dict("records")
     }
     assert len(texts) == ANSWERS
     faults = set(server.log.sent)
@@ -492,13 +499,15 @@ def test_2000_answers_at_sixteen_at_once_with_the_client_killed_twice(tmp_path: 
     from evilspectra.judging.prompts import judge_prompts
 
     prompts = judge_prompts(None)
-    for one in found:
-        answer = texts[one.question_id, one.sample]
-        prompt = prompts.fill(one.metric, one.question_id, answer["question"], answer["answer"])
+    for record in records:
+        answer = texts[record.question_id, record.sample]
+        prompt = prompts.fill(
+            record.metric, record.question_id, answer["question"], answer["answer"]
+        )
         behaviour = plan(prompt, 99)
-        assert one.outcome == ("scored" if behaviour == "ok" else "unparsed")
-        if one.score is not None:
-            assert one.score == pytest.approx(
+        assert record.outcome == ("scored" if behaviour == "ok" else "unparsed")
+        if record.score is not None:
+            assert record.score == pytest.approx(
                 clean(prompt), abs=1e-2
             )  # the server's extra tokens carry a millionth
     assert sum(server.log.valid.values()) <= 1.02 * total

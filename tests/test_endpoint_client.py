@@ -1,4 +1,4 @@
-"""The client of an endpoint: what is tried again, what is not, how long is waited, what is told to whom; adapters over HTTP."""
+"""An endpoint that answers: attempts, waits, messages, the key, and adapters over HTTP."""
 
 from __future__ import annotations
 
@@ -52,9 +52,9 @@ class Clock:
 
 
 def talk(
-    server: EndpointServer, work: Callable[[Endpoint], Awaitable[Any]], **settings: Any
+    server: EndpointServer, use: Callable[[Endpoint], Awaitable[Any]], **settings: Any
 ) -> tuple[Any, Clock, Endpoint]:
-    """What `work` gives with an open endpoint, on a clock of its own."""
+    """The result of `use` with an open endpoint, on a clock that only sleeping advances."""
     clock = Clock()
 
     async def run() -> tuple[Any, Clock, Endpoint]:
@@ -62,17 +62,17 @@ def talk(
             EndpointConfig(**{"url": server.url, "model": BASE, **settings})
         ) as endpoint:
             endpoint.client.pace.clock, endpoint.client.sleep = clock, clock.sleep
-            return await work(endpoint), clock, endpoint
+            return await use(endpoint), clock, endpoint
 
     return asyncio.run(run())
 
 
-def ask(endpoint: Endpoint, **asked: Any) -> Awaitable[Completion]:
+def ask(endpoint: Endpoint, **parameters: Any) -> Awaitable[Completion]:
     return endpoint.chat(
         BASE,
         MESSAGES,
         "question 'why'",
-        **{"temperature": 1.0, "max_tokens": 9, "seed": 3, **asked},
+        **{"temperature": 1.0, "max_tokens": 9, "seed": 3, **parameters},
     )
 
 
@@ -122,8 +122,8 @@ def test_a_fault_is_tried_again_and_leaves_no_trace_in_the_answer(
 ) -> None:
     plain, _, _ = talk(server, ask)
     server.faults = [fault, fault]
-    found, clock, endpoint = talk(server, ask, backoff=1.0)
-    assert found == plain
+    completion, clock, endpoint = talk(server, ask, backoff=1.0)
+    assert completion == plain
     assert (endpoint.retries, len(server.log.bodies)) == (2, 4)
     assert [0.5, 1.0] <= clock.waits <= [1.0, 2.0]
 
@@ -131,8 +131,8 @@ def test_a_fault_is_tried_again_and_leaves_no_trace_in_the_answer(
 def test_a_server_that_hangs_is_left_after_the_time_out(server: EndpointServer) -> None:
     plain, _, _ = talk(server, ask)
     server.faults = ["hang"]
-    found, _, endpoint = talk(server, ask, timeout=1.0, backoff=0)
-    assert found == plain
+    completion, _, endpoint = talk(server, ask, timeout=1.0, backoff=0)
+    assert completion == plain
     assert endpoint.retries >= 1
 
 
@@ -206,10 +206,10 @@ def test_at_most_so_many_requests_are_under_way(server: EndpointServer) -> None:
     async def many(endpoint: Endpoint) -> list[Completion]:
         return await asyncio.gather(*(ask(endpoint, seed=number) for number in range(24)))
 
-    found, _, _ = talk(server, many, concurrency=3)
+    completions, _, _ = talk(server, many, concurrency=3)
     assert server.most_at_once <= 3
-    assert found == talk(server, many, concurrency=24)[0]
-    assert len({one.text for one in found}) == 24
+    assert completions == talk(server, many, concurrency=24)[0]
+    assert len({completion.text for completion in completions}) == 24
 
 
 # --- what is asked --------------------------------------------------------------------------------
@@ -331,12 +331,12 @@ def adapter(folder: Path) -> Path:
 def test_an_adapter_comes_and_goes(server: EndpointServer, tmp_path: Path) -> None:
     async def both(endpoint: Endpoint) -> list[Completion]:
         await endpoint.load_adapter("mine", adapter(tmp_path))
-        found = [
+        completions = [
             await endpoint.chat("mine", MESSAGES, "it", temperature=0, max_tokens=9),
             await endpoint.chat(BASE, MESSAGES, "it", temperature=0, max_tokens=9),
         ]
         await endpoint.unload_adapter("mine")
-        return found
+        return completions
 
     first, base = talk(server, both)[0]
     assert first.text != base.text
@@ -358,7 +358,8 @@ def test_a_server_that_loads_no_adapter_says_what_it_needs(
     with pytest.raises(
         BadInput,
         match=(
-            r"did not load the adapter in .*nowhere \(HTTP 404: .*No adapter found.*\): it must see "
+            r"did not load the adapter in .*nowhere \(HTTP 404: .*No adapter found.*\): "
+            r"it must see "
             r"that folder under the same path"
         ),
     ):

@@ -1,4 +1,7 @@
-"""Answers over HTTP: the tables of local sampling, whatever the pace; adapters shown to be on, or nothing sampled; any end survived."""
+"""Answers over HTTP: the tables of local sampling, at any pace and after any end.
+
+Adapters are shown to be on, or nothing is sampled.
+"""
 
 from __future__ import annotations
 
@@ -93,21 +96,24 @@ def measured(target: Target, settings: Evaluation) -> dict[str, bytes]:
 def test_the_tables_are_those_of_local_sampling(
     server: EndpointServer, adapters: list[Path], tmp_path: Path
 ) -> None:
-    """All but what was said: the same questions, in the same order, at the same steps."""
+    """All but the answers themselves: the same questions, in the same order, at the same steps."""
     there, here = target(adapters[0], tmp_path / "there"), target(adapters[0], tmp_path / "here")
-    found, local = evaluate([there], over(server, tmp_path)), evaluate([here], answers(tmp_path))
-    asked = ["step", "question_id", "paraphrase", "sample", "system", "question"]
+    over_http, local = (
+        evaluate([there], over(server, tmp_path)),
+        evaluate([here], answers(tmp_path)),
+    )
+    columns = ["step", "question_id", "paraphrase", "sample", "system", "question"]
     for step in (0, 1):
         rows, twin = (
-            one.results.read(done.used[one.results.folder]["answers"], step)
-            for one, done in ((there, found), (here, local))
+            side.results.read(done.used[side.results.folder]["answers"], step)
+            for side, done in ((there, over_http), (here, local))
         )
         assert list(rows.columns) == list(twin.columns)
-        assert rows[asked].equals(twin[asked])
+        assert rows[columns].equals(twin[columns])
         assert set(rows["finish"]) == {"stop"}
         assert set(rows["tokens"]) == {5}
     texts = [
-        there.results.read(found.used[there.results.folder]["answers"], step)["answer"].tolist()
+        there.results.read(over_http.used[there.results.folder]["answers"], step)["answer"].tolist()
         for step in (0, 1)
     ]
     assert not set(texts[0]) & set(texts[1])
@@ -117,7 +123,7 @@ def test_the_tables_are_those_of_local_sampling(
 def test_what_is_there_is_not_asked_again_and_the_base_is_asked_once(
     server: EndpointServer, adapters: list[Path], tmp_path: Path
 ) -> None:
-    first, second = (target(one, tmp_path / "out") for one in adapters)
+    first, second = (target(adapter, tmp_path / "out") for adapter in adapters)
     settings = over(server, tmp_path)
     before = measured(first, settings)
     count = len(server.log.bodies)
@@ -153,8 +159,8 @@ def test_neither_pace_nor_faults_change_an_answer(
 def test_every_answer_has_a_seed_of_its_own() -> None:
     base = PlannedAnswer(Question("a", 0, "Why?", None, 1, ()), 0)
     others = [
-        PlannedAnswer(Question(*given, 1, ()), sample)
-        for *given, sample in (
+        PlannedAnswer(Question(*question, 1, ()), sample)
+        for *question, sample in (
             ("b", 0, "Why?", None, 0),
             ("a", 1, "Why?", None, 0),
             ("a", 0, "How?", None, 0),
@@ -162,7 +168,7 @@ def test_every_answer_has_a_seed_of_its_own() -> None:
             ("a", 0, "Why?", None, 1),
         )
     ]
-    seeds = [one.seed(0) for one in (base, *others)] + [base.seed(1)]
+    seeds = [answer.seed(0) for answer in (base, *others)] + [base.seed(1)]
     assert len(set(seeds)) == len(seeds)
     assert all(0 <= seed < 2**31 for seed in seeds)
     assert base.seed(0) == PlannedAnswer(Question("a", 0, "Why?", None, 9, (("x", "y"),)), 0).seed(
@@ -192,8 +198,8 @@ def test_an_instrument_is_what_determines_the_answers(
     ]
     assert len(set(same)) == 1
     others = [
-        instrument(**one)
-        for one in (
+        instrument(**changed)
+        for changed in (
             {"seed": 1},
             {"temperature": 0.5},
             {"samples": 2},
@@ -234,31 +240,32 @@ readings = st.builds(
 
 @given(readings, readings)
 def test_how_far_apart_is_symmetric_and_nothing_from_itself(
-    one: Completion, other: Completion
+    first: Completion, second: Completion
 ) -> None:
-    assert apart([one], [one]) == 0
-    assert apart([one], [other]) == apart([other], [one]) >= 0
+    assert apart([first], [first]) == 0
+    assert apart([first], [second]) == apart([second], [first]) >= 0
 
 
 def test_how_far_apart_in_cases() -> None:
-    def said(*shares: dict[str, float], text: str = "a") -> Completion:
+    def reading(*shares: dict[str, float], text: str = "a") -> Completion:
         return Completion(text, 1, "stop", shares)
 
-    assert apart([said(text="a")], [said(text="b")]) == math.inf
-    assert apart([said({"a": -1.0})], [said({"b": -1.0})]) == math.inf
+    assert apart([reading(text="a")], [reading(text="b")]) == math.inf
+    assert apart([reading({"a": -1.0})], [reading({"b": -1.0})]) == math.inf
     assert (
         apart(
-            [said({"a": -1.0, "b": -9.0}, {"x": -1.0})], [said({"a": -9.0, "b": -1.0}, {"y": -1.0})]
+            [reading({"a": -1.0, "b": -9.0}, {"x": -1.0})],
+            [reading({"a": -9.0, "b": -1.0}, {"y": -1.0})],
         )
         == 8
     )  # after another token nothing is compared
-    assert apart([said({"a": -1.0}, {"x": -1.0})], [said({"a": -1.0}, {"x": -1.5})]) == 0.5
+    assert apart([reading({"a": -1.0}, {"x": -1.0})], [reading({"a": -1.0}, {"x": -1.5})]) == 0.5
     assert apart([], []) == 0
 
 
 @pytest.fixture
 def refused(server: EndpointServer, adapters: list[Path], tmp_path: Path) -> Any:
-    def found(**settings: Any) -> EvilspectraError:
+    def error_of(**settings: Any) -> EvilspectraError:
         mine = target(adapters[0], tmp_path / "out")
         done = evaluate([mine], over(server, tmp_path, **settings))
         ((failed, error),) = done.failed
@@ -268,7 +275,7 @@ def refused(server: EndpointServer, adapters: list[Path], tmp_path: Path) -> Any
         assert server.log.loads == server.log.unloads
         return error
 
-    return found
+    return error_of
 
 
 def test_a_server_that_ignores_adapters_is_refused_before_anything_is_sampled(
@@ -415,7 +422,7 @@ def test_a_run_with_its_checkpoints_and_probes_beside(
 
 
 def test_a_sweep_may_have_its_answers_sampled_there(server: EndpointServer, tmp_path: Path) -> None:
-    asked = {
+    sampled = {
         "questions": str(write_questions(tmp_path / "q.yaml")),
         "endpoint": {"url": server.url, "model": BASE, "backoff": 0.0},
     }
@@ -431,7 +438,7 @@ def test_a_sweep_may_have_its_answers_sampled_there(server: EndpointServer, tmp_
             "capability": None,
             "ordinary": None,
             "threads": 1,
-            "answers": asked,
+            "answers": sampled,
         },
     }
     (tmp_path / "sweep.yaml").write_text(yaml.safe_dump(values))
@@ -468,7 +475,7 @@ def test_no_model_is_loaded_for_answers_alone(
 def test_what_failed_keeps_its_whole_parts_and_goes_on_to_the_same_answers(
     server: EndpointServer, adapters: list[Path], tmp_path: Path
 ) -> None:
-    whole = measured(target(adapters[0], tmp_path / "whole"), over(server, tmp_path))
+    expected = measured(target(adapters[0], tmp_path / "whole"), over(server, tmp_path))
     (tmp_path / "cache").rename(tmp_path / "cache before")
     server.log.bodies.clear()
     mine = target(adapters[0], tmp_path / "out")
@@ -477,7 +484,7 @@ def test_what_failed_keeps_its_whole_parts_and_goes_on_to_the_same_answers(
     assert "gave no answer to question" in str(done.failed[0][1])
     assert len(list((tmp_path / "cache").rglob("*.parts/*.parquet"))) == 2
     server.log.bodies.clear()
-    assert list(measured(mine, over(server, tmp_path)).values()) == list(whole.values())
+    assert list(measured(mine, over(server, tmp_path)).values()) == list(expected.values())
     assert len(server.log.sampled) == 1 + 5
 
 
@@ -488,7 +495,11 @@ def halfway(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[list[object]]:
-    """A command that has been run whole elsewhere; the server withholds what comes after the adapter's first part. Then it is run again, to the same answers."""
+    """A command that the server stops halfway, and that has been run to its end elsewhere.
+
+    The server withholds the answers after the adapter's first part. Then the command is run again,
+    to the same answers.
+    """
     questions = write_questions(tmp_path / "q.yaml", [QUESTIONS[0] | {"samples_per_paraphrase": 3}])
 
     def arguments(output: str) -> list[object]:
@@ -518,16 +529,16 @@ def halfway(
     yield arguments("out")
     server.traits.stops_after = None
     server.released.set()
-    asked = len(server.log.sampled)
+    before = len(server.log.sampled)
     assert command(*arguments("out")).code == 0
-    assert len(server.log.sampled) - asked == 3
+    assert len(server.log.sampled) - before == 3
     assert server.adapters == {}
-    one, other = (
+    complete, resumed = (
         [path.read_bytes() for path in sorted((tmp_path / name).rglob("*.parquet"))]
         for name in ("whole", "out")
     )
-    assert len(one) == 2
-    assert one == other
+    assert len(complete) == 2
+    assert complete == resumed
 
 
 def test_an_interrupted_command_takes_its_adapter_along_and_goes_on(

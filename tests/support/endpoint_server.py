@@ -212,7 +212,7 @@ class EndpointServer:
         return Response(200, self._answer_completion(body, number))
 
     def _answer_completion(self, body: dict[str, Any], number: int) -> dict[str, Any]:
-        """An answer that depends on the model's weights, the messages, the seed, the temperature."""
+        """An answer that depends on the weights, the messages, the seed and the temperature."""
         who = BASE
         if body["model"] != BASE and not self.traits.ignores_adapters:
             weights = Path(self.adapters[body["model"]], "adapter_model.safetensors").read_bytes()

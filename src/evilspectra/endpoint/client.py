@@ -36,8 +36,8 @@ class Access:
 
     `url`: None for the client's default; `budget`: requests that may be sent, None for any number.
     `label` names the endpoint, `purpose` says who needs the client ("the judge x needs"), and
-    `otherwise` what can be done without one; `key_option` sets `key_variable`; `preserved` says what
-    an interrupted command keeps.
+    `otherwise` how to do without it; `key_option` sets `key_variable`; `preserved` states the part
+    of the work that an interrupted command keeps.
     """
 
     url: str | None
