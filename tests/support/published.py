@@ -16,7 +16,7 @@ FOLDER = Path(os.environ.get(VARIABLE) or NEIGHBOUR).resolve()
 
 
 def published_path(name: str) -> Path:
-    """The path of a published file or folder, such as `questions`; skips the test if it is absent."""
+    """The path of a published file or folder, such as `questions`; skips the test without it."""
     path = FOLDER / name
     if not path.exists():
         pytest.skip(f"the published data are not here ({path}): set {VARIABLE} to their folder")
