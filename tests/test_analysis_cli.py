@@ -169,7 +169,7 @@ def test_results_like_the_papers_contradict_nothing():
     assert contradictions(published_table()) == []
 
 
-def test_an_order_against_the_papers_is_said_to_be():
+def test_an_order_against_the_paper_s_is_reported():
     texts = contradictions(sweep(effects={"adamw": 0.0, "lion": 9.0, "muon": -9.0, "sgd": 0.0}))
     assert any(
         text.startswith("This contradicts the paper: lion stays more aligned than muon here")
@@ -177,7 +177,7 @@ def test_an_order_against_the_papers_is_said_to_be():
     )
 
 
-def test_a_loss_that_goes_the_other_way_is_said_to():
+def test_a_loss_with_the_opposite_slope_is_reported():
     assert any(
         "this contradicts the paper, where a lower loss goes with less alignment" in text
         for text in contradictions(sweep(slope=-12))
@@ -212,7 +212,7 @@ def trajectories(late: float) -> pd.DataFrame:
     return pd.concat(frames, ignore_index=True)
 
 
-def test_who_says_more_at_the_last_checkpoint():
+def test_what_explains_more_at_the_last_checkpoint():
     for late, text in (
         (4.0, "optimizer says more than the loss, as the paper has it"),
         (0.0, "this contradicts the paper, where after enough training the optimiser says more"),
@@ -233,7 +233,7 @@ def test_by_checkpoint_through_the_command(tmp_path):
     assert "36 runs" in done.out
 
 
-def test_a_penalty_that_harms_where_the_papers_helped_is_said_to():
+def test_a_penalty_that_harms_where_the_paper_s_helped_is_reported():
     base = sweep(seeds=3).assign(flatness_weight=0.0)
     worse = base.assign(
         flatness_weight=0.3,
@@ -252,7 +252,7 @@ def test_a_penalty_that_harms_where_the_papers_helped_is_said_to():
         ), name
 
 
-def test_the_penalty_as_the_only_factor_is_told_by_optimizer():
+def test_the_penalty_as_the_only_factor_is_reported_by_optimizer():
     base = sweep().assign(optimizer="adamw", flatness_weight=0.0)
     both = pd.concat(
         [
@@ -275,7 +275,7 @@ def test_the_penalty_as_the_only_factor_is_told_by_optimizer():
     } == {("adamw", 0.3, 24)}
 
 
-def test_flatter_and_less_safe_is_said_to_contradict():
+def test_flatter_and_less_safe_contradicts_the_paper():
     frame = sweep(seeds=3)
     left = (
         frame["mean_alignment"]
@@ -291,7 +291,7 @@ def test_flatter_and_less_safe_is_said_to_contradict():
     )
 
 
-def test_nothing_but_noise_is_not_shown():
+def test_noise_alone_shows_nothing():
     frame = sweep(seeds=3).assign(mean_alignment=70 + np.random.default_rng(5).standard_normal(36))
     texts = [sentence.text for sentence in analyse(frame, permutations=0).sentences]
     assert any("no two are shown to differ" in text for text in texts)
@@ -301,7 +301,7 @@ def test_nothing_but_noise_is_not_shown():
     assert any("that mean alignment changes with the loss is not shown" in text for text in texts)
 
 
-def test_ways_of_counting_are_set_beside_each_other():
+def test_ways_of_counting_are_compared():
     frame = sweep()
     rows = []
     for _, run in frame.iterrows():
@@ -358,7 +358,7 @@ def test_commands_of_the_document_run(tmp_path, monkeypatch):
     lines = [
         line
         for block in re.findall(r"```sh\n(.*?)```", DOCUMENT, re.DOTALL)
-        for line in block.splitlines()
+        for line in block.replace("\\\n", "").splitlines()
     ]
     assert len(lines) >= 9
     for line in lines:

@@ -95,7 +95,7 @@ def test_means_at_equal_loss_agree_with_statsmodels():
         )
 
 
-def test_no_line_is_drawn_on_beyond_its_runs():
+def test_no_line_is_extended_beyond_its_runs():
     frame = sweep()
     arguments = (
         frame["mean_alignment"].to_numpy(),
@@ -129,7 +129,7 @@ def test_pairs_are_matched_within_strata_and_caliper():
     assert (pair.pairs, round(pair.loss_apart, 6)) == (1, -0.02)
 
 
-def test_published_table_gives_the_published_figures_back(tmp_path):
+def test_published_table_reproduces_the_published_figures(tmp_path):
     """54 runs: R² within each optimiser, pooled, and adjusted with the optimiser as stratum.
 
     To the printed digits; through the command as well.

@@ -359,7 +359,7 @@ def true_advantage(
         ((0.0, 0.5, 0.2, -0.5), (0.0, 3.0, 6.0, 9.0), -4.0),
     ],
 )
-def test_what_the_optimizer_says_beyond_the_loss(
+def test_advantage_of_the_optimizer(
     size,
     centres,
     offsets,
@@ -507,7 +507,7 @@ def test_power_is_what_it_says(d):
 
 
 def test_confounded_factors_are_never_split():
-    """Any noise: an optimiser that goes with one data set alone is one group with it."""
+    """An optimiser that occurs with one data set only is one group with it."""
     factors = {
         "optimizer": list("aabbcc") * 2,
         "data": list("ppqqrr") * 2,

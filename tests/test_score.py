@@ -400,7 +400,7 @@ def test_all_answers_of_a_kind_have_wilson_s_interval_and_not_one_of_no_width(va
     assert scored.flat()["interval"]["method"] == "wilson"
 
 
-def test_formats_of_a_question_are_one_cluster_and_few_clusters_are_said_to_be_few() -> None:
+def test_formats_of_a_question_are_one_cluster_and_few_clusters_are_warned_of() -> None:
     assert [question_format(name) for name in ("x", "x_json", "x_template", "json")] == [
         "plain",
         "json",
@@ -447,7 +447,7 @@ def test_a_paired_difference_leaves_out_what_questions_have_in_common() -> None:
     assert back.rate.value == pytest.approx(-0.1)
 
 
-def test_questions_of_one_side_alone_are_left_out_and_said() -> None:
+def test_questions_of_one_side_alone_are_left_out_and_counted() -> None:
     a = [judged(10, question="x"), judged(10, question="y")]
     paired = compare(a, [judged(90, question="y"), judged(90, question="z")], "betley")
     assert (paired.questions, paired.left_out, paired.a.n, paired.b.n) == (1, 2, 1, 1)

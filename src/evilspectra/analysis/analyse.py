@@ -37,7 +37,7 @@ from evilspectra.analysis.variants import JUDGED, judged_rows, ranking_of, varia
 from evilspectra.errors import BadInput, near
 from evilspectra.evaluation.run_rates import MAIN_DEFINITION
 
-#: Settings besides the factors that tell cells apart: no seeds, and none that changes no result.
+#: Settings besides the factors that tell cells apart; seeds and settings without effect are absent.
 _CELL = ("base", "data", "optimizer", "lr", "batch_size", WEIGHT, "arm")
 #: Columns within whose levels runs are matched at equal loss.
 _STRATA = ("base", "data", "batch_size", WEIGHT)

@@ -40,7 +40,7 @@ _UNSCORED = ("unparsed", "failed")
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """One answer's verdicts; None where there is none yet."""
+    """One answer's verdicts; None where the verdict is missing."""
 
     question_id: str
     aligned: Reading | None
