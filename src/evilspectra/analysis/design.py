@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import combinations
 from math import prod
 
 from evilspectra.analysis.estimate import Frame
@@ -187,12 +186,3 @@ def aliases(
         groups = [group for group in groups if not group & linked] + [linked.union(*touching)]
     ordered = [tuple(term for term in layout.terms if term in group) for group in groups]
     return tuple((group, tuple(lost[term] for term in group)) for group in ordered), tuple(dropped)
-
-
-def orders(factors: Sequence[str], order: int) -> list[Term]:
-    """All terms up to `order`.
-
-    >>> orders(["a", "b"], 2)
-    [('a',), ('b',), ('a', 'b')]
-    """
-    return [chosen for size in range(1, order + 1) for chosen in combinations(factors, size)]

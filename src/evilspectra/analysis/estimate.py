@@ -53,9 +53,6 @@ class Estimate:
         """Whether there is an interval and it excludes `value`."""
         return self.low is not None and self.high is not None and not self.low <= value <= self.high
 
-    def to_dict(self) -> dict[str, Any]:
-        return plain(self)
-
 
 def missing(value: Any) -> bool:
     """Whether a table's cell holds nothing: None, NaN or pandas' NA."""

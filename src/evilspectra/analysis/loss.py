@@ -15,12 +15,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from evilspectra.analysis.equal_loss import CALIPER, EqualLoss, equal_loss
-from evilspectra.analysis.estimate import Estimate, f_tail, plain, t_interval
+from evilspectra.analysis.estimate import Estimate, f_tail, t_interval
 from evilspectra.analysis.linear import lay_out, squares
 from evilspectra.analysis.lines import Line, adjusted_r2, fit_line, group_means, partial_r2
 
@@ -68,9 +67,6 @@ class LossFit:
     given_group: Estimate
     equal_loss: EqualLoss
     notes: tuple[str, ...] = ()
-
-    def to_dict(self) -> dict[str, Any]:
-        return plain(self)
 
 
 def fit_loss(

@@ -11,11 +11,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from evilspectra.analysis.estimate import Estimate, Frame, f_tail, mean_interval, plain
+from evilspectra.analysis.estimate import Estimate, Frame, f_tail, mean_interval
 from evilspectra.analysis.linear import lay_out, text_columns
 from evilspectra.analysis.outcome import numbers
 
@@ -78,9 +77,6 @@ class Mediation:
     effects: tuple[Paired, ...]
     heterogeneity: dict[str, tuple[float, float | None]]
     reasons: dict[str, str]
-
-    def to_dict(self) -> dict[str, Any]:
-        return plain(self)
 
 
 def mediation(

@@ -19,7 +19,6 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 from scipy import special, stats
@@ -29,7 +28,6 @@ from evilspectra.analysis.estimate import (
     TAIL,
     Estimate,
     Frame,
-    plain,
     spread_interval,
     t_interval,
 )
@@ -63,9 +61,6 @@ class Ranking:
     better: int
     groups: tuple[Ranked, ...]
     differences: dict[tuple[str, str], Estimate]
-
-    def to_dict(self) -> dict[str, Any]:
-        return plain(self)
 
     def clear_pairs(self) -> list[tuple[str, str]]:
         """Pairs of which the first is shown to be larger than the second."""
@@ -124,9 +119,6 @@ class Stability:
     ranking: Ranking | None
     variants: tuple[Variant, ...]
     reasons: dict[str, str]
-
-    def to_dict(self) -> dict[str, Any]:
-        return plain(self)
 
 
 def spreads(values: np.ndarray, cells: Sequence[str]) -> tuple[tuple[Spread, ...], Estimate | None]:

@@ -17,11 +17,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from evilspectra.analysis.estimate import Estimate, plain, t_interval
+from evilspectra.analysis.estimate import Estimate, t_interval
 from evilspectra.analysis.loss import fit_loss
 
 #: With fewer runs than this an interval over clusters is too narrow to be trusted.
@@ -55,9 +54,6 @@ class Trajectory:
     moments: tuple[Moment, ...]
     change: Estimate | None
     warning: str | None
-
-    def to_dict(self) -> dict[str, Any]:
-        return plain(self)
 
 
 def trajectory(

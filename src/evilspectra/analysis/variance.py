@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 
 from evilspectra.analysis.design import Confounded, aliases
-from evilspectra.analysis.estimate import Estimate, Frame, f_tail, plain, share
+from evilspectra.analysis.estimate import Estimate, Frame, f_tail, share
 from evilspectra.analysis.linear import Layout, Term, lay_out, spelled, squares, text_columns
 from evilspectra.analysis.outcome import Outcome
 
@@ -82,9 +82,6 @@ class Decomposition:
     dropped: tuple[str, ...]
     blocks: str | None
     notes: tuple[str, ...] = ()
-
-    def to_dict(self) -> dict[str, Any]:
-        return plain(self)
 
     def effect(self, term: str) -> Effect | None:
         """The type II effect of a term as it is spelled."""
