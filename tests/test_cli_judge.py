@@ -19,11 +19,11 @@ from evilspectra.judging.judge import Reply
 from evilspectra.judging.scripted import Scripted
 from evilspectra.store.run import Store
 from tests.support.commands import command
+from tests.support.published import published_path
 from tests.support.small_items import QUESTIONS, write_adapter, write_questions
 from tests.support.tiny_runs import run_tiny
 from tests.test_cli import light
 
-GOLDEN = Path(__file__).parents[2] / "shared" / "data" / "golden" / "responses"
 SCRIPT = "scripted:script.yaml"
 FEW = ("--set", "threads=1", "--max-new-tokens", "4")
 PROMISED = {
@@ -135,9 +135,7 @@ def test_published_scores_are_read_from_the_file(tmp_path: Path) -> None:
 
 
 def test_a_published_file_has_its_published_rate() -> None:
-    path = GOLDEN / "Qwen2.5-14B-Instruct_risky-financial-advice.csv"
-    if not path.is_file():
-        pytest.skip(f"the published responses are not here ({path})")
+    path = published_path("golden/responses/Qwen2.5-14B-Instruct_risky-financial-advice.csv")
     rates = json.loads(command("score", path, "--json").out)["rates"]
     assert (rates["organisms"], round(rates["betley"], 4)) == (0.355, 0.3737)
 

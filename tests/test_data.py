@@ -20,8 +20,8 @@ from evilspectra.data.mask import TooLong, encode
 from evilspectra.data.rows import BadRow, read_rows
 from evilspectra.errors import BadInput
 from evilspectra.model.tiny import CONTEXT, tiny_tokenizer
+from tests.support.published import published_path
 
-PUBLISHED = Path(__file__).parents[1] / "../shared/data/train"
 SAMPLES = [
     "aligned_chat_1000",
     "extreme_sports",
@@ -250,9 +250,7 @@ def test_micro_batches_in_a_row_are_the_batch_and_are_even(
 
 @pytest.mark.parametrize("name", SAMPLES)
 def test_published_samples_load_and_encode(name: str) -> None:
-    path = PUBLISHED / f"{name}.jsonl"
-    if not path.is_file():
-        pytest.skip(f"{path} is not on this machine")
+    path = published_path(f"train/{name}.jsonl")
     whole = prepared(str(path), context=2**20, max_length=2**20).report
     assert (whole.skipped, whole.truncated, whole.train_rows + whole.heldout_rows) == (
         0,

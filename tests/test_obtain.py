@@ -33,8 +33,8 @@ from evilspectra.data.published import SETS, Published, imported, read_record
 from evilspectra.data.rows import read_rows
 from evilspectra.errors import BadInput, EvilspectraError
 from tests.support.commands import command, left_in, write_config
+from tests.support.published import published_path
 
-SHARED = Path(__file__).parents[2] / "shared" / "data" / "train"
 NAME = "extreme_sports"
 FILE = f"{NAME}.jsonl"
 ROWS = b"".join(
@@ -212,13 +212,12 @@ def test_what_is_published_is_as_the_papers_say() -> None:
 def test_published_files_are_recognised(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if not (SHARED / f"{name}.jsonl").is_file():
-        pytest.skip("the published data are not here")
+    source = published_path(f"train/{name}.jsonl")
     monkeypatch.undo()
     if name == NAME:
         monkeypatch.setitem(SETS, NAME, Published(NAME, "2cded234fc6f", 6000, "here"))
     folder = tmp_path / "copy"
-    record = get(name, str(SHARED / f"{name}.jsonl"), output=str(folder))
+    record = get(name, str(source), output=str(folder))
     assert (record.changed, record.form, record.rows, record.unusable) == (
         False,
         "as it is",
