@@ -14,13 +14,12 @@ from evilspectra.spectra.grams import enqueue
 from evilspectra.spectra.pairs import LoraPair, find_pairs, select
 from evilspectra.spectra.paper import paper_flatness
 from evilspectra.spectra.penalty import (
-    FLOAT32_GRAM_LIMIT,
-    FLOAT32_LIMIT,
     add_flatness_gradient,
     decay_flatness,
     flatness,
     weight_at,
 )
+from evilspectra.spectra.penalty_terms import FLOAT32_GRAM_LIMIT, FLOAT32_LIMIT
 from tests.reference.paper_recipe import paper_by_autograd
 from tests.reference.spectra import flatness_by_autograd, flatness_by_differences
 from tests.support.lora_factors import cancelling_pair, graded_pair

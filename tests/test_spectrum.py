@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,12 +16,15 @@ from torch import nn
 from evilspectra.errors import BadInput
 from evilspectra.model.tiny import tiny_model
 from evilspectra.spectra import measures
-from evilspectra.spectra.delta import dora_change, dora_values, minus_initial
+from evilspectra.spectra.delta import delta_weight, minus_initial
 from evilspectra.spectra.grams import enqueue
 from evilspectra.spectra.pairs import LoraPair, find_pairs, read_pairs
+from evilspectra.spectra.peft_files import open_folder
 from evilspectra.spectra.values import singular_values
+from evilspectra.spectra.values_numpy import streamed_spectrum
 from tests.reference.spectra import dense_values
 from tests.support.lora_factors import cancelling_pair, graded_pair, known_pair
+from tests.support.saved_adapters import written
 
 #: Relative error allowed for a singular value of at least 1e-7 of the largest.
 EXACT = 1e-6
@@ -412,8 +416,8 @@ def test_embeddings_and_convolutions_are_refused_by_name():
 
 
 def rewrite(folder, tensors=None, **changes) -> None:
-    place = folder / "adapter_config.json"
-    place.write_text(json.dumps(json.loads(place.read_text()) | changes))
+    config = folder / "adapter_config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | changes))
     if tensors is not None:
         save_file(tensors, folder / "adapter_model.safetensors")
 
@@ -519,42 +523,51 @@ def test_dora_is_said_to_be_ba_only_and_exact_with_its_base(tmp_path):
         want = layer(x) - x @ base.T
     for pair in (live, read):
         assert (pair.part, singular_values([pair])[0].part) == ("BA only", "BA only")
-        torch.testing.assert_close(
-            (x.double() @ dora_change(pair, base).T).float(), want, rtol=1e-4, atol=1e-5
-        )
-        spectrum = dora_values(pair, base)
-        assert (spectrum.route, spectrum.part, len(spectrum.values)) == (
-            "dense",
-            "delta",
-            min(base.shape),
-        )
-    with pytest.raises(BadInput, match=r"the base weight of .*q_proj is \(3, 3\)"):
-        dora_change(live, torch.ones(3, 3))
-    with pytest.raises(BadInput, match="is no DoRA adapter"):
-        dora_change(graded_pair(2, 4, 5), torch.ones(5, 4))
+    module = next(module for module in open_folder(tmp_path).modules if module.name == live.name)
+    change = torch.from_numpy(delta_weight(module, base.double().numpy()))
+    torch.testing.assert_close((x.double() @ change.T).float(), want, rtol=1e-4, atol=1e-5)
+    with pytest.raises(BadInput, match=r"the base weight of .*q_proj is 3 × 3, its update"):
+        delta_weight(module, np.ones((3, 3)))
+    plain = graded_pair(2, 4, 5, scale=-3.0)
+    (module,) = open_folder(written(tmp_path / "plain", plain)).modules
+    product = plain.scale * (plain.B @ plain.A).detach().numpy()
+    np.testing.assert_allclose(delta_weight(module, np.ones((5, 4))), product, atol=1e-12)
+
+
+def test_a_magnitude_that_does_not_fit_its_module_is_refused(tmp_path):
+    adapted(r=4, use_dora=True).save_pretrained(str(tmp_path))
+    (module, *_) = open_folder(tmp_path).modules
+    _, d_in, d_out = module.shape
+    broken = replace(module, magnitude=module.down)
+    with pytest.raises(BadInput, match=rf"the magnitude of .* must be {d_out} finite"):
+        delta_weight(broken, np.ones((d_out, d_in)))
 
 
 @pytest.mark.parametrize("kind", ["pissa", "pissa_niter_2", "olora"])
 def test_pissa_is_said_to_be_ba_only_and_exact_with_its_initial_factors(kind, tmp_path):
     before = {name: weight.clone() for name, weight in tiny_model().state_dict().items()}
     model = adapted(r=4, init_lora_weights=kind)
-    model.save_pretrained(str(tmp_path))
-    rewrite(tmp_path, init_lora_weights=kind)
-    initial, pairs = read_pairs(tmp_path), find_pairs(model)
-    assert {pair.part for pair in (*initial, *pairs)} == {"BA only"}
+    model.save_pretrained(str(tmp_path / "initial"))
+    pairs = find_pairs(model)
     with torch.no_grad():
         for pair in pairs:
             pair.B.add_(0.1 * torch.randn_like(pair.B))
-    (exact, *_) = minus_initial(pairs, initial)
+    model.save_pretrained(str(tmp_path / "trained"))
+    for folder in ("initial", "trained"):
+        rewrite(tmp_path / folder, init_lora_weights=kind)
+    read = read_pairs(tmp_path / "initial")
+    assert {pair.part for pair in (*read, *pairs)} == {"BA only"}
+    initial, trained = (open_folder(tmp_path / folder) for folder in ("initial", "trained"))
+    (exact, *_) = minus_initial(trained, initial)
     layer = model.get_submodule(f"base_model.model.{exact.name}")
     now = layer.base_layer.weight + layer.get_delta_weight("default")
     torch.testing.assert_close(
-        exact.scale * (exact.B @ exact.A),
-        now - before[f"{exact.name}.weight"],
+        torch.from_numpy(exact.scale * (exact.up.wide() @ exact.down.wide())).float(),
+        (now - before[f"{exact.name}.weight"]).detach(),
         rtol=1e-3,
         atol=1e-5,
     )
-    spectrum = singular_values([exact])[0]
+    spectrum = streamed_spectrum(exact)
     assert (spectrum.part, len(spectrum.values)) == ("delta", 8)
     with pytest.raises(BadInput, match="has no initial factors"):
-        minus_initial(pairs, initial[:1])
+        minus_initial(trained, replace(initial, modules=initial.modules[:1]))

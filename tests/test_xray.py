@@ -21,7 +21,7 @@ from evilspectra.adapters.xray import layer_and_projection, xray
 from evilspectra.errors import BadInput
 from evilspectra.model.tiny import tiny_model
 from evilspectra.reporting.adapter_text import bars
-from evilspectra.spectra.intruders import beside
+from evilspectra.spectra.intruders import compare_with_base
 from evilspectra.spectra.overlap import overlap
 from evilspectra.spectra.peft_files import open_folder
 from evilspectra.spectra.values import singular_values
@@ -427,7 +427,7 @@ def test_intruders_by_their_definition(shape, seed, size):
         generator.standard_normal(shape),
         size * np.outer(generator.standard_normal(shape[0]), generator.standard_normal(shape[1])),
     )
-    found = beside("m", base, change, k=3, threshold=0.6)
+    found = compare_with_base("m", base, change, k=3, threshold=0.6)
     known, tuned = np.linalg.svd(base)[0], np.linalg.svd(base + change)[0]
     counted = 0
     for leading in range(found.k):
