@@ -1,4 +1,7 @@
-"""Adapter files that mean harm, or are broken: refused in one sentence, in bounded memory and time. One process of limited memory reads them all."""
+"""Adapter files that mean harm, or are broken: refused in one sentence, in bounded memory and time.
+
+One process of limited memory reads them all.
+"""
 
 import json
 import os
@@ -66,7 +69,7 @@ def write(folder: Path, file: bytes | None = None, config: Any = CONFIG) -> Path
     return folder
 
 
-# --- hostile on purpose -------------------------------------------------------------------------------------------------
+# --- hostile on purpose ---------------------------------------------------------------------------
 
 
 def changed(**changes: Any) -> bytes:
@@ -104,7 +107,8 @@ HOSTILE: dict[str, tuple[Callable[[], bytes], str]] = {
     "a list": (lambda: file_of(b"[]", b""), "its header is no JSON object"),
     "a key twice": (
         lambda: file_of(
-            b'{"a":{"dtype":"F32","shape":[0],"data_offsets":[0,0]},"a":{"dtype":"F32","shape":[0],"data_offsets":[0,0]}}',
+            b'{"a":{"dtype":"F32","shape":[0],"data_offsets":[0,0]},'
+            b'"a":{"dtype":"F32","shape":[0],"data_offsets":[0,0]}}',
             b"",
         ),
         "a key stands in it twice",
@@ -218,7 +222,7 @@ def test_a_pattern_that_would_run_for_ever_takes_no_time(tmp_path):
 
 
 def test_a_model_takes_no_such_adapter_either(tmp_path):
-    """What measures a model with an adapter on it reads the header first, too."""
+    """Measuring a model with an adapter on it reads the header first, too."""
     from evilspectra.errors import BadInput
     from evilspectra.model.load import load_adapter
     from evilspectra.model.tiny import tiny_model
@@ -279,7 +283,7 @@ def test_pipes_and_pickles_are_refused(tmp_path):
     )
 
 
-# --- seeded mutations ---------------------------------------------------------------------------------------------------
+# --- seeded mutations -----------------------------------------------------------------------------
 
 JUNK: list[Any] = [
     None,
@@ -305,7 +309,10 @@ JUNK: list[Any] = [
 
 
 def mutant(seed: int) -> tuple[bytes, str]:
-    """A file and a config that one to three random changes were made to: of numbers, of names, of the header, of bytes, of the config."""
+    """A file and a config with one to three random changes.
+
+    They are of numbers, of names, of the header, of bytes, or of the config.
+    """
     generator = random.Random(seed)
     header: Any = tensors()
     config: Any = dict(CONFIG)
@@ -426,7 +433,8 @@ def flipped(file: bytes, generator: random.Random, begin: int) -> bytes:
     return bytes(out)
 
 
-#: Runs the verb on every folder named, in one process; each with an alarm, and the memory of all of them bounded.
+#: Runs the verb on every folder named, in one process; each with an alarm, and the memory of all of
+#: them bounded.
 READER = f"""
 import contextlib, io, json, signal, sys, time
 from evilspectra.cli.main import main
@@ -440,7 +448,9 @@ for line in sys.stdin:
         try: main(["spectrum", line.strip(), *(["--json"] if len(line) % 2 else [])])
         except SystemExit as end: code = end.code
     signal.alarm(0)
-    print(json.dumps([line.strip(), code, err.getvalue(), time.perf_counter() - began, len(out.getvalue())]), flush=True)
+    seconds = time.perf_counter() - began
+    outcome = [line.strip(), code, err.getvalue(), seconds, len(out.getvalue())]
+    print(json.dumps(outcome), flush=True)
 """
 
 
@@ -463,10 +473,10 @@ def test_mutated_adapters_neither_crash_nor_hang(tmp_path):
         timeout=280,
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    found = [json.loads(line) for line in done.stdout.splitlines()]
-    assert [name for name, *_ in found] == [str(folder) for folder in folders]
-    codes = [code for _, code, *_ in found]
-    for name, code, err, seconds, size in found:
+    outcomes = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [name for name, *_ in outcomes] == [str(folder) for folder in folders]
+    codes = [code for _, code, *_ in outcomes]
+    for name, code, err, seconds, size in outcomes:
         assert code in (0, 2), (name, err)
         assert "Traceback" not in err
         assert seconds < LONGEST
