@@ -446,7 +446,7 @@ def test_a_selection_that_means_nothing_is_refused_by_name():
     with pytest.raises(
         BadInput,
         match=(
-            r"'qproj' means none of the adapted modules; .* q_proj, v_proj\. Did you mean "
+            r"'qproj' matches none of the adapted modules; .* q_proj, v_proj\. Did you mean "
             r"'q_proj'\?"
         ),
     ):
@@ -592,5 +592,5 @@ def test_warm_up_scales_the_penalty(tmp_path):
 
 
 def test_a_module_that_is_not_adapted_is_refused_before_training(tmp_path):
-    with pytest.raises(BadInput, match="'r_proj' means none of the adapted modules"):
+    with pytest.raises(BadInput, match="'r_proj' matches none of the adapted modules"):
         run_tiny(tmp_path, flatness={"weight": 0.3, "modules": ["r_proj"]}, **SHORT)

@@ -223,7 +223,7 @@ def test_what_cannot_be_flattened_is_refused(tmp_path):
     assert not (tmp_path / "flat").exists()
     adapted().save_pretrained(str(tmp_path / "adapter"))
     assert (
-        "is there already: name a new folder"
+        "already exists: name a new folder"
         in command("flatten", tmp_path / "adapter", "--out", tmp_path / "adapter").sentence
     )
     assert (

@@ -91,7 +91,7 @@ def million() -> bytes:
 
 NAN = struct.pack("<f", float("nan"))
 SOUND = file_of(tensors())
-DAMAGED = r"is damaged or no safetensors file \("
+DAMAGED = r"is damaged or not a safetensors file \("
 HOSTILE: dict[str, tuple[Callable[[], bytes], str]] = {
     "empty": (lambda: b"", DAMAGED + "it has 0 bytes"),
     "header longer than the file": (
@@ -102,20 +102,20 @@ HOSTILE: dict[str, tuple[Callable[[], bytes], str]] = {
         lambda: file_of(b" " * (LARGEST_HEADER + 1), b""),
         "has a header of .* and at most",
     ),
-    "no JSON": (lambda: file_of(b"\xff\xfe{"), "its header is no JSON"),
-    "nested": (lambda: file_of(b'{"a":' * 100_000), "its header is no JSON"),
-    "a list": (lambda: file_of(b"[]", b""), "its header is no JSON object"),
+    "no JSON": (lambda: file_of(b"\xff\xfe{"), "its header is not JSON"),
+    "nested": (lambda: file_of(b'{"a":' * 100_000), "its header is not JSON"),
+    "a list": (lambda: file_of(b"[]", b""), "its header is not a JSON object"),
     "a key twice": (
         lambda: file_of(
             b'{"a":{"dtype":"F32","shape":[0],"data_offsets":[0,0]},'
             b'"a":{"dtype":"F32","shape":[0],"data_offsets":[0,0]}}',
             b"",
         ),
-        "a key stands in it twice",
+        "a key appears in it twice",
     ),
     "metadata of numbers": (
         lambda: file_of({"__metadata__": {"a": 1}} | tensors()),
-        "its metadata is no object of texts",
+        "its metadata is not an object of strings",
     ),
     "10⁶ tensors": (million, f"has more than {MOST_TENSORS:,} tensors"),
     "overlapping": (
@@ -124,16 +124,16 @@ HOSTILE: dict[str, tuple[Callable[[], bytes], str]] = {
     ),
     "out of the file": (
         lambda: changed(data_offsets=[1 << 40, (1 << 40) + 64]),
-        "lies outside of the file",
+        "lies outside the file",
     ),
-    "backwards": (lambda: changed(data_offsets=[176, 112]), "lies outside of the file"),
+    "backwards": (lambda: changed(data_offsets=[176, 112]), "lies outside the file"),
     "wrong size": (lambda: changed(shape=[2, 9]), "which is not what its shape needs"),
     "a shape beyond numbers": (
         lambda: changed(shape=[1 << 62, 1 << 62]),
         "which is not what its shape needs",
     ),
-    "a negative shape": (lambda: changed(shape=[-2, -8]), "no lists of whole numbers"),
-    "true in a shape": (lambda: changed(shape=[True, 16]), "no lists of whole numbers"),
+    "a negative shape": (lambda: changed(shape=[-2, -8]), "not lists of whole numbers"),
+    "true in a shape": (lambda: changed(shape=[True, 16]), "not lists of whole numbers"),
     "an unknown type": (lambda: changed(dtype="F31"), "unknown number type 'F31'"),
     "a type that is a list": (lambda: changed(dtype=[]), "unknown number type"),
     "whole numbers": (lambda: changed(dtype="I32"), "must be floating-point numbers"),
@@ -142,13 +142,13 @@ HOSTILE: dict[str, tuple[Callable[[], bytes], str]] = {
         lambda: changed(extra=1),
         "is not described by dtype, shape and data_offsets",
     ),
-    "truncated": (lambda: SOUND[:-7], "lies outside of the file|end at byte"),
+    "truncated": (lambda: SOUND[:-7], "lies outside the file|end at byte"),
     "something behind": (lambda: SOUND + b"x", "its tensors end at byte"),
     "NaN": (lambda: SOUND[:-4] + NAN, "factor B of .* holds a value that is not finite"),
-    "a path": (lambda: renamed("../../etc/passwd.lora_A.weight"), "is no name of a tensor"),
-    "a root path": (lambda: renamed("/etc/passwd"), "is no name of a tensor"),
+    "a path": (lambda: renamed("../../etc/passwd.lora_A.weight"), "is not the name of a tensor"),
+    "a root path": (lambda: renamed("/etc/passwd"), "is not the name of a tensor"),
     "escapes": (lambda: renamed("\x1b[31mred.lora_A.weight"), r"'\\x1b\[31mred"),
-    "a long name": (lambda: renamed("a" * 100_000), "is no name of a tensor"),
+    "a long name": (lambda: renamed("a" * 100_000), "is not the name of a tensor"),
     "no LoRA": (
         lambda: file_of(
             {"model.weight": {"dtype": "F32", "shape": [84], "data_offsets": [0, 336]}}
@@ -273,7 +273,7 @@ def test_pipes_and_pickles_are_refused(tmp_path):
     os.mkfifo(folder / "adapter_model.safetensors")
     assert "has no adapter_model.safetensors" in command("spectrum", folder).sentence
     os.mkfifo(tmp_path / "pipe.safetensors")
-    assert "is no regular file" in command("spectrum", tmp_path / "pipe.safetensors").sentence
+    assert "is not a regular file" in command("spectrum", tmp_path / "pipe.safetensors").sentence
     folder = write(tmp_path / "pickled")
     (folder / "adapter_model.safetensors").rename(folder / "adapter_model.bin")
     assert "is a pickle, which can run code" in command("spectrum", folder).sentence

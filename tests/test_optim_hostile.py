@@ -324,13 +324,13 @@ def test_a_state_saved_before_a_setting_existed_takes_its_default():
 def test_an_empty_list_and_a_tied_parameter_are_refused(make):
     with pytest.raises(BadInput, match="there are no parameters to train"):
         make([])
-    with pytest.raises(BadInput, match=r"not as one tensor of shape \(2, 3\): put it in brackets"):
+    with pytest.raises(BadInput, match=r"not one tensor of shape \(2, 3\): put it in brackets"):
         make(parameter(2, 3))
     tied = parameter(2, 3)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         with pytest.raises(
-            BadInput, match="one tensor is given twice, as embed, head: give tied weights once"
+            BadInput, match="one tensor is passed twice, as embed, head: pass tied weights once"
         ):
             make([("embed", tied), ("other", parameter(2, 3)), ("head", tied)])
         with pytest.raises(BadInput, match="as parameter 0, parameter 1"):

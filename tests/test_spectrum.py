@@ -480,7 +480,7 @@ MALFORMED = [
     (lambda at: rewrite(at, rank_pattern=[1]), "rank_pattern in .* must be an object"),
     (
         lambda at: rewrite(at, alpha_pattern={"(": 2}),
-        "alpha_pattern in .* holds '\\(', which is no regular expression",
+        "alpha_pattern in .* holds '\\(', which is not a regular expression",
     ),
     (lambda at: rewrite(at, peft_type="IA3"), "is a IA3 adapter: only LORA is supported"),
     (lambda at: rewrite(at, target_parameters=["mlp.experts"]), "adapts parameters of experts"),
@@ -489,7 +489,7 @@ MALFORMED = [
     (lambda at: (at / "adapter_config.json").unlink(), "has no adapter_config.json"),
     (
         lambda at: (at / "adapter_model.safetensors").write_bytes(b"\x00" * 40),
-        "is damaged or no safetensors file",
+        "is damaged or not a safetensors file",
     ),
     (
         lambda at: (at / "adapter_model.safetensors").unlink(),
@@ -518,7 +518,7 @@ def test_a_malformed_folder_is_refused_in_a_sentence(damage, message, tmp_path):
 
 
 def test_a_folder_that_is_none_is_refused(tmp_path):
-    with pytest.raises(BadInput, match="is no folder"):
+    with pytest.raises(BadInput, match="is not a folder"):
         read_pairs(tmp_path / "nowhere")
 
 

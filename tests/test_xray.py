@@ -294,7 +294,7 @@ def test_what_is_ba_only_is_not_set_beside_the_base(tmp_path):
         xrays(tmp_path / "after", "--base", base, "--initial", tmp_path / "before"),
     )
     assert not any("beside_base" in module for module in without["modules"])
-    assert "is not set beside the base" in without["notes"][1]
+    assert "is not compared with the base" in without["notes"][1]
     weight = (
         tiny_model()
         .get_submodule(with_initial["modules"][0]["module"])

@@ -110,7 +110,7 @@ def flatten(
             f"the amount is {amount:g}, but it must lie between 0 (unchanged) and 1 (flat)"
         )
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise BadInput(f"{out} is there already: name a new folder")
+        raise BadInput(f"{out} already exists: name a new folder")
     if not source.settings:
         raise BadInput(
             f"{source.folder} has no {CONFIG}, so the scale of its update is unknown: "

@@ -28,7 +28,7 @@ def build_optimizer(
             `lora-rite` sorts by.
 
     Raises:
-        BadInput: no parameters, a tensor given twice, parameters that the optimiser cannot train,
+        BadInput: no parameters, a tensor passed twice, parameters that the optimiser cannot train,
             or a package that is missing.
 
     >>> build_optimizer(c.SGD(lr=0.1), [torch.nn.Parameter(torch.zeros(2))]).defaults["lr"]

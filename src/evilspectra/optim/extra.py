@@ -8,7 +8,7 @@ r × d:
     SCION      the spectral norm's oracle for matrices, the RMS norm's for vectors; unconstrained,
                so no pull towards zero
     LoRA-RITE  needs A and B of each layer in turn: they are brought into that order by name, and
-               anything that is no pair is refused
+               anything else is refused
     AdaFactor  lr as configured: the package's relative step ignores it, and its scaling by the
                parameter's RMS would all but stop B, which starts at zero; momentum, where there is
                any, in float32 instead of bfloat16
@@ -53,7 +53,7 @@ def build_extra(config: Extra, parameters: Parameters) -> torch.optim.Optimizer:
     """Builds the package's optimiser over tensors or (name, tensor) pairs.
 
     Raises:
-        BadInput: the package is missing, or LoRA-RITE gets tensors that are no pairs of factors.
+        BadInput: the package is missing, or LoRA-RITE gets tensors that are not pairs of factors.
     """
     require(config)
     package: Any = import_module(MODULE)
@@ -108,7 +108,7 @@ def in_pairs(parameters: Parameters) -> Parameters:
     """Orders named factors as A₁, B₁, A₂, B₂, …; unnamed ones must be in this order already.
 
     Raises:
-        BadInput: some parameter is no factor, or lacks its partner.
+        BadInput: some parameter is not a factor, or lacks its partner.
 
     >>> A, B = torch.zeros(2, 3), torch.zeros(4, 2)
     >>> [name for name, _ in in_pairs([("q.lora_B.weight", B), ("q.lora_A.weight", A)])]

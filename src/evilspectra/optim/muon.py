@@ -11,7 +11,7 @@ different things under the three rules.
 
 Differences from `torch.optim.Muon`: float32 arithmetic instead of bfloat16, also on bfloat16
 parameters; matrices of one shape are a batch; weight decay 0 by default; three ways to
-orthogonalise; parameters that are no matrices are moved by AdamW, not refused. A step moves only
+orthogonalise; parameters that are not matrices are moved by AdamW, not refused. A step moves only
 parameters that have a gradient. A NaN or an infinity in a gradient makes its own parameter all NaN
 and no other: whoever trains checks the gradient's norm before the step.
 """
@@ -88,8 +88,8 @@ class Muon(Optimizer):
 
     Raises:
         BadInput: a setting out of range, a parameter with more than two dimensions or complex
-            numbers, a tensor given twice,
-            `b_only` without names or without any `lora_B` among them.
+            numbers, a tensor passed twice, `b_only` without names or without any `lora_B` among
+            them.
 
     >>> w = torch.nn.Parameter(torch.zeros(1, 2)); w.grad = torch.tensor([[3.0, -4.0]])
     >>> Muon([w], lr=0.1, lr_rule="original", orthogonalisation="exact").step(); w.data

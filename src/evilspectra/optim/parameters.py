@@ -26,11 +26,11 @@ def listed(parameters: Iterable[Any], who: str) -> list[Any]:
 
     >>> listed([("a", w := Tensor([1.0])), ("b", w)], "sgd")  # doctest: +ELLIPSIS
     Traceback (most recent call last):
-    evilspectra.errors.BadInput: sgd: one tensor is given twice, as a, b: give tied weights ...
+    evilspectra.errors.BadInput: sgd: one tensor is passed twice, as a, b: give tied weights ...
     """
     if isinstance(parameters, Tensor):
         raise BadInput(
-            f"{who}: parameters come as a list, not as one tensor of shape "
+            f"{who}: parameters must be a list, not one tensor of shape "
             f"{tuple(parameters.shape)}: put it in brackets"
         )
     entries = list(parameters)
@@ -48,7 +48,7 @@ def listed(parameters: Iterable[Any], who: str) -> list[Any]:
             for index in twice
         ]
         raise BadInput(
-            f"{who}: one tensor is given twice, as {listing(names, 4)}: give tied weights once, "
+            f"{who}: one tensor is passed twice, as {listing(names, 4)}: pass tied weights once, "
             "or they would be moved twice a step"
         )
     return entries

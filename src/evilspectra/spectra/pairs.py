@@ -50,13 +50,13 @@ def find_pairs(model: nn.Module, adapter: str | None = None) -> list[LoraPair]:
     that PEFT has disabled is found as well; its factors need no gradient while it is disabled.
 
     Args:
-        model: the model, or a part of it (PiSSA and its like are told by the config of the whole
+        model: the model, or a part of it (PiSSA and its like are known from the config of the whole
             PEFT model only).
         adapter: PEFT's name of it; by default the active one.
 
     Raises:
         BadInput: no LoRA module, no such adapter, or an adapted embedding, convolution or bank of
-            experts (their update is no B·A of matrices).
+            experts (their update is not a product of two matrices).
     """
     pairs: list[LoraPair] = []
     adapters: set[str] = set()
@@ -97,7 +97,7 @@ def matrices(
     """Makes a pair, once its shapes have been checked.
 
     Raises:
-        BadInput: factors that are no matrices of real numbers, do not share a rank, or are empty; a
+        BadInput: factors that are not matrices of real numbers, do not share a rank, or are empty; a
             scale that is not finite.
     """
     if A.ndim != 2 or B.ndim != 2 or A.shape[0] != B.shape[1] or not A.numel() or not B.numel():
@@ -139,7 +139,7 @@ def select(pairs: Sequence[LoraPair], wanted: str | Iterable[str]) -> list[LoraP
         if not any(_matches(name, pair.name) for pair in pairs):
             leaves = sorted({pair.name.rsplit(".", 1)[-1] for pair in pairs})
             raise BadInput(
-                f"'{name}' means none of the adapted modules; allowed: all, or names, ends of "
+                f"'{name}' matches none of the adapted modules; allowed: all, or names, ends of "
                 f"names or patterns of {listing(leaves, 20)}.{near(name, leaves)}"
             )
     return [pair for pair in pairs if any(_matches(name, pair.name) for name in names)]
@@ -199,7 +199,7 @@ def _of_peft(
 
 def _refused(name: str, kind: str) -> BadInput:
     return BadInput(
-        f"{name} is an adapted {kind}, whose update is no product of two matrices and is not "
+        f"{name} is an adapted {kind}, whose update is not a product of two matrices and is not "
         "measured: only linear layers are supported, leave it out of the LoRA targets"
     )
 

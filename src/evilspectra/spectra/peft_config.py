@@ -121,8 +121,8 @@ def _matcher(pattern: str, patterns: str, path: Path) -> Callable[[str], object]
         compiled = re.compile(expression)
     except (re.error, RecursionError, OverflowError) as error:
         raise BadInput(
-            f"{patterns} in {path} holds '{ascii(pattern)[1:-1][:60]}', which is no regular "
-            f"expression ({first_line(error)}): correct it"
+            f"{patterns} in {path} holds '{ascii(pattern)[1:-1][:60]}', which is not a "
+            f"regular expression ({first_line(error)}): correct it"
         ) from None
     if _PLAIN.fullmatch(pattern):
         return compiled.match
@@ -181,7 +181,7 @@ def read_settings(folder: Path) -> dict[str, Any]:
     """
     path = inside(folder, CONFIG)
     if not path.is_file():
-        fault = f"has no {CONFIG}" if folder.is_dir() else "is no folder"
+        fault = f"has no {CONFIG}" if folder.is_dir() else "is not a folder"
         raise BadInput(f"{folder} {fault}: name a folder that PEFT has saved an adapter in")
     settings = read_json(path)
     if str(settings.get("peft_type", "LORA")).upper() != "LORA":

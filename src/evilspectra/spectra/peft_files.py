@@ -103,8 +103,8 @@ class Module:
 class AdapterFolder:
     """An adapter in its folder.
 
-    `skipped`: (tensor or module, why it is not measured); `others`: the tensors that are no factors
-    of linear layers.
+    `skipped`: (tensor or module, why it is not measured); `others`: the tensors that are not
+    factors of linear layers.
     """
 
     folder: Path
@@ -141,7 +141,7 @@ def open_folder(
     settings = {} if weights and not (folder / CONFIG).exists() else read_settings(folder)
     if experts := settings.get("target_parameters"):
         raise BadInput(
-            f"{folder} adapts parameters of experts ({_names(experts)}), whose updates are no "
+            f"{folder} adapts parameters of experts ({_names(experts)}), whose updates are not "
             "products of two matrices: only linear layers are supported"
         )
     file = folder / (weights or WEIGHTS)
@@ -151,7 +151,7 @@ def open_folder(
     scales = Scales(folder, settings, count=len(factors))
     modules: list[Module] = []
     reason = (
-        "no LoRA factor: a whole weight (modules_to_save, a resized embedding) or a bias, "
+        "not a LoRA factor: a full weight (modules_to_save, a resized embedding) or a bias, "
         "whose change is not measured"
     )
     skipped = [(factor.key, reason) for factor in others]

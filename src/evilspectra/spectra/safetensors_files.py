@@ -71,7 +71,7 @@ class Mapped:
     `entries`: name → where it lies; `metadata`: the header's texts.
 
     Raises:
-        BadInput: no regular file, or one of the faults of the table above; the sentence says which.
+        BadInput: not a regular file, or a fault of the table above; the sentence says which.
     """
 
     def __init__(self, path: Path) -> None:
@@ -86,7 +86,7 @@ class Mapped:
         try:
             status = os.fstat(handle)
             if not stat.S_ISREG(status.st_mode):
-                raise BadInput(f"{path} is no regular file: name a safetensors file")
+                raise BadInput(f"{path} is not a regular file: name a safetensors file")
             self.size = status.st_size
             self.entries, self.metadata = self._header(handle)
             self._map = mmap.mmap(handle, 0, access=mmap.ACCESS_READ)
@@ -166,15 +166,15 @@ class Mapped:
         except BadInput:
             raise
         except (ValueError, RecursionError, OSError) as error:
-            raise self._damaged(f"its header is no JSON: {first_line(error)}") from None
+            raise self._damaged(f"its header is not JSON: {first_line(error)}") from None
         if not isinstance(header, dict):
-            raise self._damaged("its header is no JSON object")
+            raise self._damaged("its header is not a JSON object")
         metadata = header.pop("__metadata__", {})
         texts = isinstance(metadata, dict) and all(
             isinstance(value, str) for value in metadata.values()
         )
         if not texts:
-            raise self._damaged("its metadata is no object of texts")
+            raise self._damaged("its metadata is not an object of strings")
         if len(header) > MOST_TENSORS:
             raise self._many()
         entries = {name: self._entry(name, value, 8 + length) for name, value in header.items()}
@@ -192,7 +192,7 @@ class Mapped:
     def _entry(self, name: str, value: Any, begin: int) -> Entry:
         printable = 0 < len(name) <= LONGEST_NAME and name.isprintable()
         if not printable or any(mark in name for mark in ("/", "\\", "..")):
-            raise self._damaged(f"{name[:60]!a} is no name of a tensor")
+            raise self._damaged(f"{name[:60]!a} is not the name of a tensor")
         if not isinstance(value, dict) or set(value) != {"dtype", "shape", "data_offsets"}:
             raise self._damaged(f"{name} is not described by dtype, shape and data_offsets")
         dtype, shape, offsets = value["dtype"], value["shape"], value["data_offsets"]
@@ -200,10 +200,10 @@ class Mapped:
             raise self._damaged(f"{name} has the unknown number type {ascii(dtype)[:40]}")
         lists = _is_index_list(shape) and _is_index_list(offsets)
         if not lists or len(shape) > _MOST_AXES or len(offsets) != 2:
-            raise self._damaged(f"the shape or the offsets of {name} are no lists of whole numbers")
+            raise self._damaged(f"the shape or the offsets of {name} are not lists of whole numbers")
         start, stop = offsets
         if not start <= stop <= self.size - begin:
-            raise self._damaged(f"{name} lies outside of the file")
+            raise self._damaged(f"{name} lies outside the file")
         if math.prod(shape) * _TYPES[dtype][0] != 8 * (stop - start):
             raise self._damaged(
                 f"{name} has {stop - start:,} bytes, which is not what its shape needs"
@@ -218,7 +218,7 @@ class Mapped:
 
     def _damaged(self, why: str) -> BadInput:
         return BadInput(
-            f"{self.path} is damaged or no safetensors file ({why}): copy or save the adapter again"
+            f"{self.path} is damaged or not a safetensors file ({why}): copy or save the adapter again"
         )
 
 
@@ -246,12 +246,12 @@ def _read(handle: int, count: int, at: int) -> bytes:
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     entries = dict(pairs)
     if len(entries) != len(pairs):
-        raise ValueError("a key stands in it twice")
+        raise ValueError("a key appears in it twice")
     return entries
 
 
 def _no_number(text: str) -> Any:
-    raise ValueError(f"{text} is no number")
+    raise ValueError(f"{text} is not a number")
 
 
 def _is_index_list(value: Any) -> bool:
