@@ -26,7 +26,7 @@ def listed(parameters: Iterable[Any], who: str) -> list[Any]:
 
     >>> listed([("a", w := Tensor([1.0])), ("b", w)], "sgd")  # doctest: +ELLIPSIS
     Traceback (most recent call last):
-    evilspectra.errors.BadInput: sgd: one tensor is passed twice, as a, b: give tied weights ...
+    evilspectra.errors.BadInput: sgd: one tensor is passed twice, as a, b: pass tied weights ...
     """
     if isinstance(parameters, Tensor):
         raise BadInput(

@@ -200,7 +200,9 @@ class Mapped:
             raise self._damaged(f"{name} has the unknown number type {ascii(dtype)[:40]}")
         lists = _is_index_list(shape) and _is_index_list(offsets)
         if not lists or len(shape) > _MOST_AXES or len(offsets) != 2:
-            raise self._damaged(f"the shape or the offsets of {name} are not lists of whole numbers")
+            raise self._damaged(
+                f"the shape or the offsets of {name} are not lists of whole numbers"
+            )
         start, stop = offsets
         if not start <= stop <= self.size - begin:
             raise self._damaged(f"{name} lies outside the file")
