@@ -245,7 +245,8 @@ def _factors(
 def narrowed(values: Matrix, dtype: Kind) -> NDArray[Any]:
     """Numbers rounded to a number type, to the nearest, ties to even; bfloat16 as its 16 bits.
 
-    >>> [hex(bits) for bits in narrowed(np.array([1.0, 1.0 + 2**-8, 1.0 + 3 * 2**-8]), "BF16").tolist()]
+    >>> values = np.array([1.0, 1.0 + 2**-8, 1.0 + 3 * 2**-8])
+    >>> [hex(bits) for bits in narrowed(values, "BF16").tolist()]
     ['0x3f80', '0x3f80', '0x3f82']
     """
     if dtype == "BF16":

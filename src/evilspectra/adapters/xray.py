@@ -246,8 +246,8 @@ def _notes(
         notes.append(f"BA only: these are the values of scale·B·A, and ΔW is more than that: {why}")
     if with_base and any(module.against_base is None for module in modules):
         notes.append(
-            "what is BA only is not compared with the base: W + scale·B·A is not the weight that was "
-            "trained"
+            "what is BA only is not compared with the base: "
+            "W + scale·B·A is not the weight that was trained"
         )
     if zero := sum(1 for module in modules if module.frobenius == 0):
         notes.append(f"{zero} of {len(modules)} updates are zero, and count in no mean")

@@ -97,8 +97,8 @@ def matrices(
     """Makes a pair, once its shapes have been checked.
 
     Raises:
-        BadInput: factors that are not matrices of real numbers, do not share a rank, or are empty; a
-            scale that is not finite.
+        BadInput: factors that are not matrices of real numbers, do not share a rank, or are empty;
+            a scale that is not finite.
     """
     if A.ndim != 2 or B.ndim != 2 or A.shape[0] != B.shape[1] or not A.numel() or not B.numel():
         raise BadInput(

@@ -220,7 +220,8 @@ class Mapped:
 
     def _damaged(self, why: str) -> BadInput:
         return BadInput(
-            f"{self.path} is damaged or not a safetensors file ({why}): copy or save the adapter again"
+            f"{self.path} is damaged or not a safetensors file ({why}): "
+            "copy or save the adapter again"
         )
 
 
