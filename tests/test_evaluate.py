@@ -506,7 +506,7 @@ BAD: dict[str, tuple[Any, str, type[EvilspectraError]]] = {
     ),
     "wrong shapes": (spoiled(of_another_width), "does not fit tiny-random", BadInput),
     "not a number": (spoiled(not_a_number), "not finite", RunFailed),
-    "cut": (cut, "is damaged or no safetensors file", BadInput),
+    "cut": (cut, "is damaged or not a safetensors file", BadInput),
     "not of PEFT": (no_peft, "does not fit tiny-random", BadInput),
     "other names": (other_names, "does not fit tiny-random", BadInput),
     "prompt tuning": (prompt_tuning, "", BadInput),

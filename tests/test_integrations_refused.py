@@ -111,7 +111,7 @@ def test_a_model_without_lora():
 def test_modules_that_mean_none(tmp_path):
     with pytest.raises(
         BadInput,
-        match=r"^'query' means none of the adapted modules; allowed: all, or names, ends of names or patterns of down_proj, ",
+        match=r"^'query' matches none of the adapted modules; allowed: all, or names, ends of names or patterns of down_proj, ",
     ):
         sft(tmp_path, [SpectralFlatness(weight=1.0, modules="query")], steps=1).train()
     assert not (tmp_path / "evilspectra").exists()

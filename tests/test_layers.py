@@ -19,7 +19,7 @@ LAYERS = [
 
 #: Modules that may import torch or transformers when they are imported.
 TORCH = {
-    "spectra": ["delta", "grams", "pairs", "paper", "penalty", "values"],
+    "spectra": ["grams", "pairs", "paper", "penalty", "penalty_terms", "values"],
     "optim": ["build", "extra", "lion", "muon", "orthogonal", "parameters"],
     "model": ["device", "load", "packing", "reuse"],
     "probes": ["harness", "likelihood"],

@@ -17,7 +17,8 @@ from tests.reference.lion import lion_step
 from tests.reference.muon import muon_step, newton_schulz
 from tests.support.lora_factors import graded
 
-#: The Gram form does the published iteration's arithmetic in another order: rounding, amplified by 3.4445⁵ ≈ 485.
+#: The Gram form does the published iteration's arithmetic in another order: rounding, amplified by
+#: 3.4445⁵ ≈ 485.
 TWIN = {torch.float64: 1e-10, torch.float32: 1e-3}
 
 SHAPES = [(16, 40), (48, 16), (16, 40), (1, 12), (12, 1), (16, 16)]
@@ -119,7 +120,10 @@ def test_orthogonalise_does_not_see_the_scale_and_keeps_zero():
 
 
 def test_lr_rules_as_tabulated():
-    """RMS of the update of A (r × d) and B (d × r) for d = 4096, r = 32, an orthogonal update having RMS 1/√max(rows, columns)."""
+    """RMS of the update of A (r × d) and B (d × r) for d = 4096, r = 32.
+
+    An orthogonal update has RMS 1/√max(rows, columns).
+    """
     d, r = 4096, 32
     rms = {
         rule: [lr_factor(rule, *shape) / max(shape) ** 0.5 for shape in ((r, d), (d, r))]

@@ -108,8 +108,10 @@ def spectrum(
     Several are also compared: flatness, norm, and how far they change the same directions.
     """
     one_thread()
-    from evilspectra.adapters.xray import as_json as as_data
-    from evilspectra.adapters.xray import compare, distinct, rows, xray
+    from evilspectra.adapters.comparison import compare, distinct
+    from evilspectra.adapters.output import as_json as as_data
+    from evilspectra.adapters.output import rows
+    from evilspectra.adapters.xray import xray
     from evilspectra.answers.export import check_export, export
     from evilspectra.targets.adapters import find_adapters
 
