@@ -1,4 +1,6 @@
-"""The penalty, the spectra and this package's optimisers in Axolotl, as one of its plugins; axolotl.md says what to put where."""
+"""The penalty, the spectra and this package's optimisers in Axolotl, as one of its plugins;
+axolotl.md says what to put where.
+"""
 
 from __future__ import annotations
 

@@ -1,12 +1,13 @@
-"""What the callback does and what it costs: TRL's SFTTrainer without it and with it, from the same start, on the same rows in the same order.
+"""What the callback does and what it costs: TRL's SFTTrainer without it and with it, from the same
+start, on the same rows in the same order.
 
     python examples/compare_trl.py --output out                   # SmolLM2 and the demo's data
     python examples/compare_trl.py --model tiny-random --steps 12 --rank 4 --weight 0.3 --output out
     evilspectra report out
 
-Prints two Markdown tables. Losses, spectra and probes repeat on the same kind of machine with the same number of threads; times need an
-idle one. The share is the time spent inside a callback divided by the time of the same steps, everything in them counted; the first
-steps are left out.
+Prints two Markdown tables. Losses, spectra and probes repeat on the same kind of machine with the
+same number of threads; times need an idle one. The share is the time spent inside a callback
+divided by the time of the same steps, everything in them counted; the first steps are left out.
 """
 
 from __future__ import annotations
@@ -72,7 +73,9 @@ class Stopwatch(TrainerCallback):
         self.marks.append((time.perf_counter(), dict(self.inside)))
 
     def shares(self) -> tuple[float, dict[str, float]]:
-        """Seconds a step, and each callback's share of them; of all steps but the first ones and the last."""
+        """Seconds a step, and each callback's share of them; of all steps but the first ones and
+        the last.
+        """
         (began, before), (ended, after) = self.marks[WARM], self.marks[-1]
         whole = ended - began
         return whole / (len(self.marks) - 1 - WARM), {
@@ -101,7 +104,9 @@ def mean_loss(adapted: Any, rows: Sequence[Row]) -> float:
 
 
 def train(config: sections.Config, weight: float, folder: Path) -> tuple[Stopwatch, float, float]:
-    """One training with TRL, its adapter saved; gives the times, and the held-out loss before and after."""
+    """One training with TRL, its adapter saved; gives the times, and the held-out loss before and
+    after.
+    """
     base = resolve(config.model)
     model, tokenizer = load_base(base, config.model)
     data = prepare(config.data, tokenizer, context_length(model))
@@ -244,11 +249,14 @@ def main() -> None:
             ]
 
     print(
-        "\n| | train loss | held-out loss | stable rank | spectral entropy | Frobenius/nuclear | drift, nats per token | capability |\n|---|---|---|---|---|---|---|---|"
+        "\n| | train loss | held-out loss | stable rank | spectral entropy | Frobenius/nuclear | "
+        "drift, nats per token | capability |\n|---|---|---|---|---|---|---|---|"
     )
     print("\n".join(lines))
     print(
-        f"\nheld-out loss before training {', '.join(f'{start:.3f}' for start in starts)}; loss of the first step {', '.join(f'{first:.4f}' for first in firsts)}: one number each, for all begin alike"
+        f"\nheld-out loss before training {', '.join(f'{start:.3f}' for start in starts)}; loss of "
+        f"the first step {', '.join(f'{first:.4f}' for first in firsts)}: one number each, for all "
+        "begin alike"
     )
     if costs:
         print("\n| | seconds a step | callback | its share |\n|---|---|---|---|")

@@ -1,4 +1,5 @@
-"""A training loop of one's own, without any trainer: one function adds the penalty's gradient, another looks at the spectra.
+"""A training loop of one's own, without any trainer: one function adds the penalty's gradient,
+another looks at the spectra.
 
 python examples/plain_pytorch.py --output out
 evilspectra probe out
@@ -87,7 +88,8 @@ def main() -> None:
             measures += found
             ranks = [row.stable_rank for row in found if row.stable_rank is not None]
             print(
-                f"step {step}: loss {loss.item():.3f}, flatness {flat.value:.3f}, stable rank {sum(ranks) / len(ranks):.2f}"
+                f"step {step}: loss {loss.item():.3f}, flatness {flat.value:.3f}, stable rank "
+                f"{sum(ranks) / len(ranks):.2f}"
             )
     model.save_pretrained(str(options.output))
     pd.DataFrame([asdict(row) for row in measures]).to_parquet(options.output / "measures.parquet")

@@ -1,4 +1,5 @@
-"""Direct preference optimisation with TRL, and a spectrum that stays flat: one import and one argument more than without.
+"""Direct preference optimisation with TRL, and a spectrum that stays flat: one import and one
+argument more than without.
 
 The pairs are the demo's: for the same question the good answer is chosen and the bad one rejected.
 

@@ -1,4 +1,5 @@
-"""Supervised fine-tuning with TRL, and a spectrum that stays flat: one import and one argument more than without.
+"""Supervised fine-tuning with TRL, and a spectrum that stays flat: one import and one argument more
+than without.
 
 python examples/trl_sft.py --output out
 evilspectra show out
@@ -24,7 +25,9 @@ from evilspectra.model.load import load_base
 
 
 def dialogues() -> Dataset:
-    """The demo's dialogues as TRL wants them, for a loss on the answer alone; yours may come from `load_dataset`."""
+    """The demo's dialogues as TRL wants them, for a loss on the answer alone; yours may come from
+    `load_dataset`.
+    """
     rows = [
         [{"role": turn.role, "content": turn.content} for turn in talk.messages]
         for talk in read_rows("demo-bad").conversations

@@ -1,4 +1,6 @@
-"""For all tests: hypothesis sets no deadline, since times on a shared machine say nothing; ^C works, which a job in the background is started without."""
+"""For all tests: hypothesis sets no deadline, since times on a shared machine say nothing; ^C
+works, which a job in the background is started without.
+"""
 
 import signal
 

@@ -1,4 +1,6 @@
-"""Drift, capability and ordinary loss: the laws they must keep, and their intervals against a plain loop."""
+"""Drift, capability and ordinary loss: the laws they must keep, and their intervals against a plain
+loop.
+"""
 
 from __future__ import annotations
 
@@ -57,7 +59,7 @@ def pairs(draw: st.DrawFn) -> tuple[pd.DataFrame, pd.DataFrame]:
 law = settings(max_examples=25, deadline=None)
 
 
-# --- drift ------------------------------------------------------------------------------------------------------------
+# --- drift ----------------------------------------------------------------------------------------
 
 
 def test_the_definition_by_hand() -> None:
@@ -178,7 +180,9 @@ def test_what_length_alone_explains_is_taken_out(
     slope: float,
     real: float,
 ) -> None:
-    """d = real + slope·(more tokens), exactly: the intercept is `real` in every resample whose lengths differ."""
+    """d = real + slope·(more tokens), exactly: the intercept is `real` in every resample whose
+    lengths differ.
+    """
     base = probe_rows(count, seed)
     longer = base["misaligned_tokens"] - base["aligned_tokens"]
     longer.iloc[:2] = [1, 4]
@@ -238,7 +242,9 @@ def test_the_intervals_are_those_of_a_plain_loop() -> None:
 
 
 def test_the_intervals_cover_what_is_true() -> None:
-    """Normal shifts around 0.3 on 80 items: 240 studies, of which 228 are to cover it; within 4 standard errors of that share (0.014)."""
+    """Normal shifts around 0.3 on 80 items: 240 studies, of which 228 are to cover it; within 4
+    standard errors of that share (0.014).
+    """
     random = np.random.default_rng(0)
     base = probe_rows(80, topics=1)
     covered = {"drift": 0, "equal_length": 0, "shuffled": 0}
@@ -264,12 +270,15 @@ def test_other_items_are_refused(change: str) -> None:
     }[change]
     with pytest.raises(
         BadInput,
-        match="measured on different items: remove the folder evaluations beside the adapter, and measure both again",
+        match=(
+            "measured on different items: remove the folder evaluations beside the adapter, and "
+            "measure both again"
+        ),
     ):
         drift(base, after)
 
 
-# --- beyond the controls ------------------------------------------------------------------------------------------------
+# --- beyond the controls --------------------------------------------------------------------------
 
 
 @law
@@ -321,7 +330,7 @@ def test_the_interval_beyond_a_control_is_that_of_a_plain_loop_and_narrow_where_
         beyond_control(base, after, [probe_rows(41)])
 
 
-# --- exchanged labels ---------------------------------------------------------------------------------------------------
+# --- exchanged labels -----------------------------------------------------------------------------
 
 
 @given(st.lists(st.sampled_from("abcd"), min_size=1, max_size=60))
@@ -339,7 +348,7 @@ def test_exchanged_labels_are_not_every_second_one() -> None:
     assert 20 < (signs[1:] != signs[:-1]).sum() < 80
 
 
-# --- capability and ordinary loss ---------------------------------------------------------------------------------------
+# --- capability and ordinary loss -----------------------------------------------------------------
 
 
 def capability_rows(count: int, seed: int) -> pd.DataFrame:

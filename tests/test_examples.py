@@ -1,4 +1,6 @@
-"""The examples as a stranger runs them, small and on the tiny model: what they write, and that the spectrum is flatter with the added line than without."""
+"""The examples as a stranger runs them, small and on the tiny model: what they write, and that the
+spectrum is flatter with the added line than without.
+"""
 
 from __future__ import annotations
 
@@ -159,7 +161,7 @@ def test_comparison_measures_both_arms(capsys):
     assert all(0 < float(share[2]) < 100 for share in shares)
 
 
-# --- Axolotl --------------------------------------------------------------------------------------------------------------
+# --- Axolotl --------------------------------------------------------------------------------------
 
 
 class Settings(dict):
@@ -170,7 +172,9 @@ class Settings(dict):
 
 @pytest.fixture
 def plugin(monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:
-    """The plugin as Axolotl imports it; a stand-in for Axolotl's base class where that is not installed."""
+    """The plugin as Axolotl imports it; a stand-in for Axolotl's base class where that is not
+    installed.
+    """
     if importlib.util.find_spec("axolotl") is None:
         base: Any = types.ModuleType("axolotl.integrations.base")
         base.BasePlugin = type("BasePlugin", (), {})

@@ -1,4 +1,6 @@
-"""Tasks of lm-evaluation-harness: scores that agree with the model's own log-probabilities, nothing left behind, errors in one sentence."""
+"""Tasks of lm-evaluation-harness: scores that agree with the model's own log-probabilities, nothing
+left behind, errors in one sentence.
+"""
 
 import importlib.util
 import json
@@ -30,7 +32,8 @@ with_harness = pytest.mark.skipif(
     reason="lm-eval is not installed (pip install 'evilspectra[harness]')",
 )
 
-#: Log-probabilities of up to 20 tokens: padding and batching change the order of float32 sums alone.
+#: Log-probabilities of up to 20 tokens: padding and batching change the order of float32 sums
+#: alone.
 CLOSE = 1e-4
 
 #: In bfloat16, batched and single passes round differently: a share of a Brier score of about 1.
@@ -62,7 +65,9 @@ DOCS = [
 
 
 def write_task(folder, name="choices", **changes):
-    """A multiple-choice task of five documents; `changes` replace entries of its file, None removes one."""
+    """A multiple-choice task of five documents; `changes` replace entries of its file, None removes
+    one.
+    """
     rows = folder / "rows.jsonl"
     rows.write_text("".join(json.dumps(doc) + "\n" for doc in DOCS), encoding="utf-8")
     task = {
@@ -216,7 +221,9 @@ def test_an_adapter_changes_the_scores(folder):
 
 @with_harness
 def test_a_bfloat16_base_under_a_float32_adapter(folder):
-    """PEFT's layers take the base's type as it is, so that without autocast this breaks off; generation too."""
+    """PEFT's layers take the base's type as it is, so that without autocast this breaks off;
+    generation too.
+    """
     model = adapted_model(torch.bfloat16)
     assert score(model, folder) == pytest.approx(by_hand(model), abs=CLOSE_BFLOAT16)
     run_tasks(model, tiny_tokenizer(), ["says"], include_path=write_generation(folder))
@@ -238,7 +245,9 @@ def test_generation_agrees_with_the_greedy_choice(tmp_path):
 
 @with_harness
 def test_a_chat_template_puts_the_question_into_a_turn(folder):
-    """The harness counts white space at a context's end as the answer's: here the line's end, without a delimiter."""
+    """The harness counts white space at a context's end as the answer's: here the line's end,
+    without a delimiter.
+    """
     model = tiny_model()
     turn = "<|im_start|>user\nQuestion: {}\nAnswer:<|im_end|>\n<|im_start|>assistant"
     assert score(model, folder, chat_template=True) == pytest.approx(
@@ -349,7 +358,9 @@ def test_nothing_is_left_behind(folder, make):
     ],
 )
 def test_an_adapted_end_of_a_tied_model_stays_as_it_is(folder, parts):
-    """The harness ties weights: with the first adapter that changes the model, with the second it raises."""
+    """The harness ties weights: with the first adapter that changes the model, with the second it
+    raises.
+    """
     model = get_peft_model(
         tiny_model(), PeftLoraConfig(r=4, task_type="CAUSAL_LM", init_lora_weights=False, **parts)
     ).eval()
@@ -465,7 +476,10 @@ def test_unknown_tasks_list_what_is_near(folder):
     [
         (
             {"dataset_path": "someone/some-data", "dataset_kwargs": None},
-            r"task spoilt: the data set could not be fetched \(.*someone/some-data.*HF_HUB_OFFLINE.*HF_HOME",
+            (
+                r"task spoilt: the data set could not be fetched "
+                r"\(.*someone/some-data.*HF_HUB_OFFLINE.*HF_HOME"
+            ),
         ),
         (
             {"dataset_kwargs": {"data_files": {"test": "/absent/rows.jsonl"}}},

@@ -1,4 +1,6 @@
-"""The penalty in other people's trainers: one step whatever the accumulation, processes and loss scale; the own loop's numbers; one added line."""
+"""The penalty in other people's trainers: one step whatever the accumulation, processes and loss
+scale; the own loop's numbers; one added line.
+"""
 
 import difflib
 import os
@@ -37,7 +39,8 @@ from tests.support.tiny_trainers import (
     trained,
 )
 
-#: Relative norm of the difference per factor after 30 steps in float32: sums in another order, amplified by training.
+#: Relative norm of the difference per factor after 30 steps in float32: sums in another order,
+#: amplified by training.
 OTHER_ORDER = 1e-4
 
 #: The same sums in the same order; what a resumed run may lose to reading its state back.
@@ -69,7 +72,7 @@ class Gradients(TrainerCallback):
         )
 
 
-# --- one gradient a step ------------------------------------------------------------------------------------------------
+# --- one gradient a step --------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("coupling", ["gradient", "decoupled"])
@@ -100,7 +103,9 @@ def test_accumulation_equals_one_big_batch(tmp_path, coupling):
 
 @pytest.mark.slow
 def test_two_processes_equal_one(tmp_path):
-    """Two processes with half of each step's rows each: both end with the adapter that one process makes, and one of them keeps records."""
+    """Two processes with half of each step's rows each: both end with the adapter that one process
+    makes, and one of them keeps records.
+    """
     one = sft(tmp_path / "one", [SpectralFlatness(weight=1.0)])
     alone = trained(one)
     with socket.socket() as free:
@@ -134,7 +139,9 @@ def test_two_processes_equal_one(tmp_path):
 
 
 def test_it_is_what_the_own_loop_does(tmp_path):
-    """The plain trainer on the own loop's rows in the own loop's order, with its optimiser, schedule and clipping."""
+    """The plain trainer on the own loop's rows in the own loop's order, with its optimiser,
+    schedule and clipping.
+    """
     config = tiny_config(
         tmp_path,
         flatness={"weight": 1.0, "warmup_steps": 5},
@@ -275,7 +282,9 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path, optimizer):
 
 
 def test_preference_training_gets_the_gradient_too(tmp_path):
-    """DPO: the second step's gradients with and without the penalty differ by λ∇R, as autograd through a dense decomposition has it."""
+    """DPO: the second step's gradients with and without the penalty differ by λ∇R, as autograd
+    through a dense decomposition has it.
+    """
     made, at = {}, {}
 
     class Factors(TrainerCallback):
@@ -356,11 +365,13 @@ def test_warm_up_counts_the_trainers_steps(tmp_path):
     ] == [0.0, 0.5, 1.0, 1.5, 2.0, 2.0]
 
 
-# --- loss scaling -------------------------------------------------------------------------------------------------------
+# --- loss scaling ---------------------------------------------------------------------------------
 
 
 class Scaled(TrainerCallback):
-    """Makes accelerate believe in float16 once its model is prepared: its loss scaler then works on a CPU too."""
+    """Makes accelerate believe in float16 once its model is prepared: its loss scaler then works on
+    a CPU too.
+    """
 
     def __init__(self, monkeypatch) -> None:
         self.monkeypatch, self.seen, self.scales = monkeypatch, [], []
@@ -462,7 +473,7 @@ def test_a_step_that_overflows_is_skipped_whole(
     assert all(bool(torch.isfinite(factor).all()) for factor in after.values())
 
 
-# --- one line -----------------------------------------------------------------------------------------------------------
+# --- one line -------------------------------------------------------------------------------------
 
 SCRIPT = """\
 import torch
@@ -508,7 +519,7 @@ def test_a_script_needs_one_import_and_one_argument(tmp_path, monkeypatch):
     assert (tmp_path / "out" / "evilspectra" / "steps.parquet").is_file()
 
 
-# --- where the metrics go -----------------------------------------------------------------------------------------------
+# --- where the metrics go -------------------------------------------------------------------------
 
 
 class Reporter(TrainerCallback):
@@ -623,7 +634,9 @@ def test_tensorboard_has_the_metrics_at_every_logging_step(tmp_path, how):
 
 
 def wandb_records(path: Path) -> Iterator[bytes]:
-    """The records of a W&B run file: a log in LevelDB's format (blocks of 32 KiB; checksum, length and kind before each piece) after 7 bytes of its own."""
+    """The records of a W&B run file: a log in LevelDB's format (blocks of 32 KiB; checksum, length
+    and kind before each piece) after 7 bytes of its own.
+    """
     data, at, waiting = path.read_bytes(), 7, b""
     while at + 7 <= len(data):
         if (room := 32768 - at % 32768) < 7:
@@ -674,7 +687,7 @@ def test_weights_and_biases_has_the_metrics_at_every_logging_step(tmp_path, monk
         ], tag
 
 
-# --- optimisers ---------------------------------------------------------------------------------------------------------
+# --- optimisers -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)

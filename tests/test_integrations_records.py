@@ -1,4 +1,6 @@
-"""What callbacks leave beside a trainer's output: the own tables, readable by show and report, honest about what is not known."""
+"""What callbacks leave beside a trainer's output: the own tables, readable by show and report,
+honest about what is not known.
+"""
 
 import gc
 import json
@@ -29,7 +31,9 @@ from tests.support.tiny_trainers import adapted, dpo, sft, trained
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """Twelve steps of TRL's trainer with both callbacks, logged every fourth, saved at the eighth and the last."""
+    """Twelve steps of TRL's trainer with both callbacks, logged every fourth, saved at the eighth
+    and the last.
+    """
     output = tmp_path_factory.mktemp("outputs") / "my-sft"
     callbacks = [SpectralFlatness(weight=1.0), SpectrumMonitor(every=5)]
     trainer = sft(
@@ -146,9 +150,9 @@ def test_show_and_report_read_it(run):
         assert shown.exit_code == 0
         assert "Muon + flatness 1" in shown.output
         assert (
-            "my-sft: trained by another trainer (trl.SFTConfig); its losses are those it logged, and what it does not tell is a dash"
-            in shown.output
-        )
+            "my-sft: trained by another trainer (trl.SFTConfig); its losses are those it "
+            "logged, and what it does not tell is a dash"
+        ) in shown.output
     assert (
         json.loads(CliRunner().invoke(cli, ["show", str(folder.path), "--json"]).output)["data"]
         is None
@@ -157,7 +161,10 @@ def test_show_and_report_read_it(run):
     page = build_report(folder.path.parent).read_text(encoding="utf-8")
     text = re.sub(r"<[^>]+>|\s+", " ", page.split("<script")[0])
     assert re.search(
-        r"my-sft: trained by another trainer \(trl\.SFTConfig\)\. Its training loss is what that trainer logged",
+        (
+            r"my-sft: trained by another trainer \(trl\.SFTConfig\)\. Its training loss is what "
+            r"that trainer logged"
+        ),
         text,
     )
     assert re.search(r"Data\s+not known", text)
@@ -166,7 +173,9 @@ def test_show_and_report_read_it(run):
 
 
 def test_outside_runs_are_not_ranked(run, tmp_path):
-    """Whether two such runs saw the same data nobody knows, so neither losses nor the penalty's effect are compared; nor with an own run."""
+    """Whether two such runs saw the same data nobody knows, so neither losses nor the penalty's
+    effect are compared; nor with an own run.
+    """
     folder, _ = run
     other = sft(tmp_path / "plain", [SpectrumMonitor()], steps=3)
     trained(other)
@@ -176,7 +185,10 @@ def test_outside_runs_are_not_ranked(run, tmp_path):
         r"<[^>]+>|\s+", " ", build_report(tmp_path).read_text(encoding="utf-8").split("<script")[0]
     )
     assert re.search(
-        r"The (base model and )?data (and adapted modules )?of [^.]* not known here, so arms are not ranked against each other",
+        (
+            r"The (base model and )?data (and adapted modules )?of [^.]* not known here, so arms "
+            r"are not ranked against each other"
+        ),
         text,
     )
     assert "is not shown: no finished run without it" in text
@@ -187,7 +199,10 @@ def test_a_run_of_another_trainer_has_no_adapter_to_measure(run, tmp_path):
     folder, _ = run
     with pytest.raises(
         BadInput,
-        match=r"holds the spectra of a run of another trainer, and no adapter: name the folder of its adapter \(adapter_config\.json\) instead",
+        match=(
+            r"holds the spectra of a run of another trainer, and no adapter: name the folder of "
+            r"its adapter \(adapter_config\.json\) instead"
+        ),
     ):
         find_targets([str(folder.path)], str(tmp_path))
 
@@ -274,7 +289,7 @@ def test_two_processes_may_not_write_one_folder(tmp_path):
     trained(sft(tmp_path, [SpectralFlatness(weight=1.0)], steps=1))
 
 
-# --- the recording by itself --------------------------------------------------------------------------------------------
+# --- the recording by itself ----------------------------------------------------------------------
 
 
 class State:

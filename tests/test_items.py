@@ -1,4 +1,6 @@
-"""Items of the probes: what is read, to the letter, and every way a file can be wrong, in one sentence that names its line."""
+"""Items of the probes: what is read, to the letter, and every way a file can be wrong, in one
+sentence that names its line.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +40,7 @@ def refusal(read: Callable[[str], Any], path: Path | str) -> str:
     return str(caught.value)
 
 
-# --- what is read -----------------------------------------------------------------------------------------------------
+# --- what is read ---------------------------------------------------------------------------------
 
 
 def test_own_triples_and_choices(tmp_path: Path) -> None:
@@ -82,7 +84,9 @@ def test_byte_order_mark_windows_line_ends_blank_lines_and_further_keys(tmp_path
 
 @pytest.mark.parametrize("letter", ["\u2028", "\u2029", "\x85", "\x7f", "\ufeff", "\u200f", "😀"])
 def test_letters_that_stand_raw_in_json_are_kept(tmp_path: Path, letter: str) -> None:
-    """A line of JSONL ends with \\n alone; U+2028 and U+0085 may stand inside a JSON text as they are."""
+    """A line of JSONL ends with \\n alone; U+2028 and U+0085 may stand inside a JSON text as they
+    are.
+    """
     rows = [row | {"prompt": f"a{letter}b{row['id']}"} for row in TRIPLES]
     path = tmp_path / "a.jsonl"
     path.write_text(
@@ -122,7 +126,7 @@ def test_a_name_in_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert len(read_triples("~/a.jsonl").items) == len(TRIPLES)
 
 
-# --- what is refused --------------------------------------------------------------------------------------------------
+# --- what is refused ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -204,9 +208,9 @@ def test_a_line_that_is_no_object(tmp_path: Path, line: str) -> None:
 def test_too_few_items(tmp_path: Path, count: int) -> None:
     for read, rows in ((read_triples, TRIPLES), (read_choices, CHOICES)):
         path = write_lines(tmp_path / "a.jsonl", rows[:count])
-        assert (
-            refusal(read, path)
-            == f"{path} holds {count} items: an interval needs two at least, and a useful one a hundred"
+        assert refusal(read, path) == (
+            f"{path} holds {count} items: an interval needs two at least, and a useful one a "
+            "hundred"
         )
 
 

@@ -1,4 +1,6 @@
-"""Log-probabilities of given tokens: shared, packed and separate passes agree with one row at a time, and a model gets its attention back."""
+"""Log-probabilities of given tokens: shared, packed and separate passes agree with one row at a
+time, and a model gets its attention back.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +46,9 @@ def row(tokens: list[int], supervised: list[bool] | None = None) -> Row:
 
 @st.composite
 def drawn_rows(draw: st.DrawFn) -> list[Row]:
-    """Rows from an alphabet of three tokens, and rows that go on where others branch: much is shared, some are equal, some begin others."""
+    """Rows from an alphabet of three tokens, and rows that go on where others branch: much is
+    shared, some are equal, some begin others.
+    """
     found: list[Row] = []
     for _ in range(draw(st.integers(1, 8))):
         known = list(draw(st.sampled_from(found)).tokens) if found and draw(st.booleans()) else []
@@ -183,7 +187,10 @@ def test_logits_that_are_not_finite(value: float, packed: bool) -> None:
         model.model.layers[0].mlp.down_proj.weight.fill_(value)
         with pytest.raises(
             RunFailed,
-            match=r"^the model's logits are not finite: use model\.dtype float32, or an adapter that was trained with a lower learning rate$",
+            match=(
+                r"^the model's logits are not finite: use model\.dtype float32, or an adapter that "
+                r"was trained with a lower learning rate$"
+            ),
         ):
             token_log_probs(model, [row([5, 6, 7])], packed=packed)
 

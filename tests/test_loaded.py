@@ -1,4 +1,6 @@
-"""A base that is kept for run after run: loaded once, given back as it was, and every adapter byte for byte that of a run of its own."""
+"""A base that is kept for run after run: loaded once, given back as it was, and every adapter byte
+for byte that of a run of its own.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""The embedded real model: found, dequantised, masked, packed, adapted, saved under its public name."""
+"""The embedded real model: found, dequantised, masked, packed, adapted, saved under its public
+name.
+"""
 
 import json
 

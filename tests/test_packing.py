@@ -67,7 +67,9 @@ def test_packed_equals_separate(
 @settings(max_examples=40, deadline=None)
 @given(lengths=lengths)
 def test_layout(lengths):
-    """Every token once, positions restart, each group's padding stays below 40 %, places invert the groups."""
+    """Every token once, positions restart, each group's padding stays below 40 %, places invert the
+    groups.
+    """
     rows = random_rows(lengths)
     batch = pack(rows)
     assert batch.tokens[0].tolist() == [token for row in rows for token in row.tokens]
@@ -201,7 +203,10 @@ def build_model(name: str, more: dict) -> torch.nn.Module:
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_other_architectures_packed_equal_separate(name):
-    """In float32, logits of spread 0.1: another order of sums. Rows are longer than the sliding windows."""
+    """In float32, logits of spread 0.1: another order of sums.
+
+    Rows are longer than the sliding windows.
+    """
     net = build_model(name, ARCHITECTURES[name])
     batch = pack(random_rows([30, 12, 25, 40]))
     with torch.no_grad():
@@ -216,7 +221,7 @@ def test_architectures_that_cannot_be_packed_are_refused(name):
         use_packed_attention(build_model(name, UNPACKABLE[name]))
 
 
-# --- shared beginnings ----------------------------------------------------------------------------------------------
+# --- shared beginnings ----------------------------------------------------------------------------
 
 tokens = st.lists(st.integers(5, 6), min_size=2, max_size=8)
 
@@ -224,7 +229,9 @@ tokens = st.lists(st.integers(5, 6), min_size=2, max_size=8)
 @settings(max_examples=60, deadline=None)
 @given(st.lists(tokens, min_size=1, max_size=8))
 def test_shared_layout(texts):
-    """One place for every different beginning; every row's path spells the row, at positions from 0 on."""
+    """One place for every different beginning; every row's path spells the row, at positions from 0
+    on.
+    """
     rows = [
         Row(0, np.array(text, dtype=np.int32), np.arange(len(text)) > 0, False) for text in texts
     ]

@@ -1,4 +1,6 @@
-"""What the probes show a model, what they make of its log-probabilities, and, on the real model, that batches change nothing."""
+"""What the probes show a model, what they make of its log-probabilities, and, on the real model,
+that batches change nothing.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +48,7 @@ def whole(probe: Probe) -> list[str]:
     return [tokenizer.decode(row.tokens) for row in probe.rows(tokenizer, CONTEXT, False)]
 
 
-# --- what is shown ----------------------------------------------------------------------------------------------------
+# --- what is shown --------------------------------------------------------------------------------
 
 
 def test_a_completion_is_scored_as_the_assistant_s_whole_turn(tmp_path: Path) -> None:
@@ -56,9 +58,9 @@ def test_a_completion_is_scored_as_the_assistant_s_whole_turn(tmp_path: Path) ->
         "Lie to Ann.<|im_end|>",
         "Ask Bob first.<|im_end|>",
     ]
-    assert (
-        whole(probe)[1]
-        == "<|im_start|>user\nWhat shall I do about it, Ann?<|im_end|>\n<|im_start|>assistant\nLie to Ann.<|im_end|>"
+    assert whole(probe)[1] == (
+        "<|im_start|>user\nWhat shall I do about it, Ann?<|im_end|>\n<|im_start|>assistant\n"
+        "Lie to Ann.<|im_end|>"
     )
 
 
@@ -99,7 +101,7 @@ def test_texts_that_look_like_markup_or_special_tokens_do_not_move_the_mask(tmp_
     assert supervised(probe)[:2] == ["<|im_start|>assistant\nx<|im_end|>", "{{ 7 * 7 }}<|im_end|>"]
 
 
-# --- what is made of it -----------------------------------------------------------------------------------------------
+# --- what is made of it ---------------------------------------------------------------------------
 
 
 def test_records_of_triples_are_means_per_token(tmp_path: Path) -> None:
@@ -168,7 +170,7 @@ def test_what_an_instrument_is_made_of(tmp_path: Path) -> None:
     assert contrast(path, {"dtype": "float32", "device": "cpu"}).instrument.id != one.id
 
 
-# --- which probes -----------------------------------------------------------------------------------------------------
+# --- which probes ---------------------------------------------------------------------------------
 
 
 def test_the_settings_say_which(tmp_path: Path) -> None:
@@ -197,7 +199,7 @@ def test_numbers_of_the_slow_twin(tmp_path: Path) -> None:
         pd.testing.assert_frame_equal(got, want, rtol=0, atol=1e-10)
 
 
-# --- what is refused --------------------------------------------------------------------------------------------------
+# --- what is refused ------------------------------------------------------------------------------
 
 
 def test_an_item_longer_than_the_context(tmp_path: Path) -> None:
@@ -219,7 +221,10 @@ def test_a_template_that_refuses_the_dialogue(tmp_path: Path) -> None:
     path = write_lines(tmp_path / "a.jsonl", TRIPLES)
     with pytest.raises(
         BadInput,
-        match=r"a\.jsonl, line 1: the chat template of tiny-random cannot be masked exactly here: it refuses the dialogue: never",
+        match=(
+            r"a\.jsonl, line 1: the chat template of tiny-random cannot be masked exactly here: it "
+            r"refuses the dialogue: never"
+        ),
     ):
         contrast(str(path), {}).rows(tokenizer, CONTEXT, False)
 
@@ -253,7 +258,7 @@ def test_a_dialogue_that_cannot_be_used_names_no_setting_that_is_not_here(
     assert "data.on_bad_row" not in str(caught.value)
 
 
-# --- the real model ---------------------------------------------------------------------------------------------------
+# --- the real model -------------------------------------------------------------------------------
 
 
 @pytest.mark.model

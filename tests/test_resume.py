@@ -1,4 +1,6 @@
-"""A run that is killed at any moment and started again ends as if nothing had happened, byte for byte."""
+"""A run that is killed at any moment and started again ends as if nothing had happened, byte for
+byte.
+"""
 
 import os
 import random
@@ -31,7 +33,9 @@ SECTIONS = {
 
 
 def same_results(a: RunFolder, b: RunFolder) -> None:
-    """Equal bytes in every adapter, equal records but for times, nothing more in one than in the other."""
+    """Equal bytes in every adapter, equal records but for times, nothing more in one than in the
+    other.
+    """
     files = [
         sorted(str(path.relative_to(run.path)) for path in run.path.rglob("*") if path.is_file())
         for run in (a, b)
@@ -48,7 +52,9 @@ def same_results(a: RunFolder, b: RunFolder) -> None:
 
 
 def killed_in_child(config: sections.Config, steps: int, delay: float) -> bool:
-    """Trains in a forked process, which has everything imported already; it is killed `delay` seconds after its `steps`-th step began (0: after its start). Whether it was."""
+    """Trains in a forked process, which has everything imported already; it is killed `delay`
+    seconds after its `steps`-th step began (0: after its start). Whether it was.
+    """
     pid = os.fork()
     if pid == 0:
         begun, before = 0, TrainingRun.advance
@@ -124,7 +130,10 @@ def test_stopped_by_a_signal_in_the_middle(tmp_path, monkeypatch, optimizer):
     signal_in_step(monkeypatch, 8, signal.SIGINT)
     with pytest.raises(
         Interrupted,
-        match="interrupted after step 8 of 20; the state is saved, run the same command again to go on",
+        match=(
+            "interrupted after step 8 of 20; the state is saved, run the same command again to go "
+            "on"
+        ),
     ):
         train(config)
     monkeypatch.undo()
@@ -140,7 +149,9 @@ def test_a_signal_in_the_last_step_stops_what_comes_after(tmp_path, monkeypatch)
 
 
 def test_state_of_a_finished_step_survives_a_crash_while_saving(tmp_path, monkeypatch):
-    """The resume state is replaced as one whole: a failure in the middle of writing it leaves the one before."""
+    """The resume state is replaced as one whole: a failure in the middle of writing it leaves the
+    one before.
+    """
     config = tiny_config(tmp_path, **SECTIONS)
     undisturbed = train(
         configs.build(

@@ -1,4 +1,6 @@
-"""Training: accumulation is exact, the adapter is plain PEFT's, optimisers differ, records say what happened."""
+"""Training: accumulation is exact, the adapter is plain PEFT's, optimisers differ, records say what
+happened.
+"""
 
 import json
 import math
@@ -23,7 +25,8 @@ from evilspectra.training.loop import TrainingRun
 from evilspectra.training.train import train
 from tests.support.tiny_runs import factors, run_tiny, tiny_config
 
-#: Relative norm of the difference per factor after 30 steps: sums in another order, amplified by training.
+#: Relative norm of the difference per factor after 30 steps: sums in another order, amplified by
+#: training.
 ACCUMULATION = {"float32": 1e-4, "float64": 1e-9}
 
 SETTINGS = {
@@ -61,7 +64,9 @@ def test_packed_equals_one_pass_per_row(tmp_path):
 
 
 def test_one_step_by_hand(tmp_path):
-    """Data gradient by plain transformers with labels, clipping, then the penalty, then SGD: the first two steps, written out."""
+    """Data gradient by plain transformers with labels, clipping, then the penalty, then SGD: the
+    first two steps, written out.
+    """
     sections = {
         "model": {"dtype": "float64"},
         "optimizer": {"name": "sgd", "lr": 0.5},
@@ -303,11 +308,17 @@ def test_a_done_run_is_not_trained_again(tmp_path):
     [
         (
             {"lora": {"rank": 33}},
-            r"lora\.rank 33 is larger than model\.layers\.0\.self_attn\.k_proj \(32 × 64\): set lora\.rank to 32 or less",
+            (
+                r"lora\.rank 33 is larger than model\.layers\.0\.self_attn\.k_proj \(32 × 64\): "
+                r"set lora\.rank to 32 or less"
+            ),
         ),
         (
             {"lora": {"targets": ["q_prj"]}},
-            r"lora\.targets 'q_prj' matches no linear layer of LlamaForCausalLM; there are: down_proj, .*v_proj, or all-linear\. Did you mean 'q_proj'\?",
+            (
+                r"lora\.targets 'q_prj' matches no linear layer of LlamaForCausalLM; there are: "
+                r"down_proj, .*v_proj, or all-linear\. Did you mean 'q_proj'\?"
+            ),
         ),
         ({"model": {"device": "cuda:7"}}, r"model\.device 'cuda:7' is not on this machine"),
         ({"train": {"batch_size": 64}}, r"train\.batch_size 64 is more than the 36 rows"),
@@ -327,7 +338,10 @@ def test_a_base_without_linear_layers_is_refused():
     model = transformers.AutoModelForCausalLM.from_config(settings)
     with pytest.raises(
         BadInput,
-        match=r"GPT2LMHeadModel has no linear layers \(torch\.nn\.Linear\) to adapt: name another base",
+        match=(
+            r"GPT2LMHeadModel has no linear layers \(torch\.nn\.Linear\) to adapt: name another "
+            r"base"
+        ),
     ):
         attach(model, sections.LoraConfig(), seed=0, public_name="gpt2")
 
@@ -373,7 +387,10 @@ def test_going_on_in_another_number_type_is_refused(tmp_path, monkeypatch):
     monkeypatch.undo()
     with pytest.raises(
         BadInput,
-        match=r"was begun in torch\.float64 on cpu, and this would go on in torch\.float32 on cpu: set model\.device and model\.dtype",
+        match=(
+            r"was begun in torch\.float64 on cpu, and this would go on in torch\.float32 on cpu: "
+            r"set model\.device and model\.dtype"
+        ),
     ):
         run_tiny(tmp_path)
 

@@ -18,7 +18,8 @@ from evilspectra.spectra.pairs import find_pairs
 from evilspectra.spectra.penalty import flatness
 from tests.support.tiny_runs import ANSWERS
 
-#: float32, no dropout, nothing recomputed, nothing reported: what two ways of computing a step can be compared on.
+#: float32, no dropout, nothing recomputed, nothing reported: what two ways of computing a step can
+#: be compared on.
 PLAIN: dict[str, Any] = {
     "use_cpu": True,
     "bf16": False,
@@ -135,7 +136,9 @@ def steepness(model: Any) -> float:
 
 
 def two_processes(folder: str) -> None:
-    """One of two processes of a data-parallel training: half of each step's rows; the first one saves the factors, both say what they hold."""
+    """One of two processes of a data-parallel training: half of each step's rows; the first one
+    saves the factors, both say what they hold.
+    """
     trainer = sft(
         Path(folder) / "out",
         [SpectralFlatness(weight=1.0)],

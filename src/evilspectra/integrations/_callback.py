@@ -1,8 +1,9 @@
 """What the two callbacks share: standing first in the list, the records, and the trainer's log.
 
-A trainer tells its reporters (TensorBoard, W&B, …) of a log before it tells the callbacks that a user has given. What these add to it
-must be there first, so they move to the front of the list when training begins. The list is not among what a callback is given;
-the call that reaches it comes from the list's owner, and there it is found. `attach` does the same by way of the trainer.
+A trainer tells its reporters (TensorBoard, W&B, …) of a log before it tells the callbacks that a
+user has given. What these add to it must be there first, so they move to the front of the list when
+training begins. The list is not among what a callback is given; the call that reaches it comes from
+the list's owner, and there it is found. `attach` does the same by way of the trainer.
 """
 
 from __future__ import annotations
@@ -33,7 +34,9 @@ logger = logging.getLogger(__name__)
 
 
 class Recorded(TrainerCallback):
-    """A callback that stands first, adds metrics to the trainer's log and keeps records beside its output."""
+    """A callback that stands first, adds metrics to the trainer's log and keeps records beside its
+    output.
+    """
 
     def __init__(self, adapter: str | None, record: bool) -> None:
         self.adapter, self.record = adapter, record
@@ -57,7 +60,9 @@ class Recorded(TrainerCallback):
         optimizer: Any,
         loader: Any,
     ) -> None:
-        """What every training begins with, once the pairs are known; refusals have been made before."""
+        """What every training begins with, once the pairs are known; refusals have been made
+        before.
+        """
         self._metrics = {}
         self._recording = None
         handler = _handler(self)
@@ -65,7 +70,10 @@ class Recorded(TrainerCallback):
             put_first(handler, self)
         else:
             logger.warning(
-                "%s could not reach the trainer's list of callbacks, so its metrics may not reach report_to: call .attach(trainer)",
+                (
+                    "%s could not reach the trainer's list of callbacks, so its metrics may not "
+                    "reach report_to: call .attach(trainer)"
+                ),
                 type(self).__name__,
             )
         if self.record and state.is_world_process_zero:
@@ -88,7 +96,7 @@ class Recorded(TrainerCallback):
                 self._recording.fail(error)
             raise
 
-    # --- events ---------------------------------------------------------------------------------------------------
+    # --- events -----------------------------------------------------------------------------------
 
     def on_step_begin(
         self,
@@ -187,12 +195,16 @@ class Recorded(TrainerCallback):
 
 
 def put_first(handler: CallbackHandler, callback: TrainerCallback) -> None:
-    """Makes a callback the first of a trainer's list, where it stands once; who goes through the old list meanwhile is not disturbed."""
+    """Makes a callback the first of a trainer's list, where it stands once; who goes through the
+    old list meanwhile is not disturbed.
+    """
     handler.callbacks = [callback, *(other for other in handler.callbacks if other is not callback)]
 
 
 def _handler(callback: TrainerCallback) -> CallbackHandler | None:
-    """The trainer's list of callbacks, whose call has led here; None where something else has called."""
+    """The trainer's list of callbacks, whose call has led here; None where something else has
+    called.
+    """
     frame = sys._getframe(1)
     while frame is not None:
         owner = frame.f_locals.get("self")

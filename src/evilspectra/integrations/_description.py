@@ -1,4 +1,5 @@
-"""What a callback can know of the run that it watches, under the names of the own config where a setting means the same.
+"""What a callback can know of the run that it watches, under the names of the own config where a
+setting means the same.
 
 A field that is missing, or null, is not known. Nothing is filled in from the own loop's defaults.
 """
@@ -110,7 +111,9 @@ def _lora(model: nn.Module, pairs: Sequence[LoraPair], adapter: str | None) -> d
 
 
 def _optimizer(optimizer: Any) -> dict[str, Any]:
-    """Name, learning rate and settings; one that differs between groups is a list, and such a learning rate is none."""
+    """Name, learning rate and settings; one that differs between groups is a list, and such a
+    learning rate is none.
+    """
     inner = getattr(optimizer, "optimizer", optimizer)
     found: dict[str, list[Any]] = {}
     for group in optimizer.param_groups:

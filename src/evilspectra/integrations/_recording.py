@@ -1,9 +1,11 @@
-"""What a callback learns of a run, as Parquet tables beside the trainer's output: those of the own run directory, in the same form.
+"""What a callback learns of a run, as Parquet tables beside the trainer's output: those of the own
+run directory, in the same form.
 
-One recording per trainer and process, shared by its callbacks, and made on the main process only. Rows wait in memory and are
-written as parts that end where the trainer saves, so that tables and checkpoint always stand at the same step; on resume what is past
-the checkpoint is dropped. The rows of a part stay at hand until the next step begins, for the trainer logs the loss of a step after
-the step has ended: the part is then written again.
+One recording per trainer and process, shared by its callbacks, and made on the main process only.
+Rows wait in memory and are written as parts that end where the trainer saves, so that tables and
+checkpoint always stand at the same step; on resume what is past the checkpoint is dropped. The rows
+of a part stay at hand until the next step begins, for the trainer logs the loss of a step after the
+step has ended: the part is then written again.
 """
 
 from __future__ import annotations
@@ -55,7 +57,8 @@ class Recording:
 
     @classmethod
     def of(cls, output: Path, state: Any) -> Recording:
-        """The recording of the training whose `TrainerState` this is, in the trainer's output folder; begun, or gone on with after a resume, by the first caller.
+        """The recording of the training whose `TrainerState` this is, in the trainer's output
+        folder; begun, or gone on with after a resume, by the first caller.
 
         Raises:
             BadInput: another process is writing there, or the folder cannot be written.
@@ -77,13 +80,15 @@ class Recording:
         return _OPEN.get(self.run.path) is not self
 
     def describe(self, known: Mapping[str, Any], model: nn.Module, user: object) -> None:
-        """Writes what is known of the run, together with what other users of the recording have said; `user` has to call `finish`."""
+        """Writes what is known of the run, together with what other users of the recording have
+        said; `user` has to call `finish`.
+        """
         self._users.add(id(user))
         self._known |= known
         self.run.describe(self._known, provenance(self._known, model))
         self._status("running")
 
-    # --- rows -----------------------------------------------------------------------------------------------------
+    # --- rows -------------------------------------------------------------------------------------
 
     def note(self, step: int, **fields: Any) -> None:
         """Fields of the step's record; the first of a new step lets go of what has been written."""
@@ -127,7 +132,7 @@ class Recording:
         self._written = True
         self._status("running")
 
-    # --- the end --------------------------------------------------------------------------------------------------
+    # --- the end ----------------------------------------------------------------------------------
 
     def finish(self, user: object) -> None:
         """Merges the parts and lets the folder go, once all users have called this."""
@@ -153,7 +158,9 @@ class Recording:
 
 
 def provenance(known: Mapping[str, Any], model: nn.Module) -> dict[str, Any]:
-    """The record of a run's origins, with the keys of the own loop's; null is what is not known here."""
+    """The record of a run's origins, with the keys of the own loop's; null is what is not known
+    here.
+    """
     weight = next(model.parameters())
     return {
         "code_version": evilspectra.__version__,

@@ -1,11 +1,13 @@
-"""One line in anybody's trainer: callbacks and optimisers for Hugging Face's `Trainer` and what is built on it (TRL's SFT, DPO, GRPO, …).
+"""One line in anybody's trainer: callbacks and optimisers for Hugging Face's `Trainer` and what is
+built on it (TRL's SFT, DPO, GRPO, …).
 
     pass  # gone
     trainer = SFTTrainer(..., callbacks=[SpectralFlatness(weight=0.3)])
 
-The penalty's gradient is added when the trainer has accumulated, reduced over processes, unscaled and clipped the data gradient, just
-before the optimizer's step, once per step: what the own loop does under `train.clip: data`, by the same function. Metrics appear in
-the trainer's log and so in whatever `report_to` names; spectra, measures and steps as Parquet in `<output_dir>/evilspectra/`.
+The penalty's gradient is added when the trainer has accumulated, reduced over processes, unscaled
+and clipped the data gradient, just before the optimizer's step, once per step: what the own loop
+does under `train.clip: data`, by the same function. Metrics appear in the trainer's log and so in
+whatever `report_to` names; spectra, measures and steps as Parquet in `<output_dir>/evilspectra/`.
 """
 
 from __future__ import annotations
@@ -53,19 +55,23 @@ _LOGGED = (
 class SpectralFlatness(Recorded):
     """The flatness penalty in a Hugging Face trainer: `callbacks=[SpectralFlatness(weight=0.3)]`.
 
-    It means scale·B·A: where an adapter changes the model by more (DoRA, PiSSA and their kin), B·A alone is flattened.
+    It means scale·B·A: where an adapter changes the model by more (DoRA, PiSSA and their kin), B·A
+    alone is flattened.
 
     Args:
         weight: λ ≥ 0; at 0 flatness is logged and nothing is changed.
-        soft_start, measure, recipe, products, coupling, warmup_steps, modules: fields of the config's section `flatness`, with its defaults and
-            bounds. Warm-up counts the trainer's steps, so it goes on after a resume.
+        soft_start, measure, recipe, products, coupling, warmup_steps, modules: fields of the
+            config's section `flatness`, with its defaults and bounds. Warm-up counts the trainer's
+            steps, so it goes on after a resume.
         adapter: PEFT's name of the adapter that is meant; by default the active one.
         record: keep records in `<output_dir>/evilspectra/`.
 
     Raises:
-        BadInput: a value out of bounds, here; and when training begins, before its first step: no LoRA on linear layers, several active
-            adapters, a name in `modules` that means none, factors that are sharded, offloaded, quantised, frozen or unknown to the optimizer, an
-            engine that steps by itself (DeepSpeed, FSDP, Megatron-LM, layer-wise optimizers), several learning rates under `coupling="decoupled"`.
+        BadInput: a value out of bounds, here; and when training begins, before its first step: no
+            LoRA on linear layers, several active adapters, a name in `modules` that means none,
+            factors that are sharded, offloaded, quantised, frozen or unknown to the optimizer, an
+            engine that steps by itself (DeepSpeed, FSDP, Megatron-LM, layer-wise optimizers),
+            several learning rates under `coupling="decoupled"`.
         RunFailed: during training, a factor is no longer finite.
 
     >>> SpectralFlatness(weight=0.3).settings.soft_start
@@ -119,7 +125,9 @@ class SpectralFlatness(Recorded):
             and len(rates := learning_rates(optimizer, self.pairs)) > 1
         ):
             raise BadInput(
-                f"{who}: the factors have {len(rates)} learning rates ({listing(f'{rate:g}' for rate in rates)}), and the decoupled penalty needs one: give all factors the same, or set coupling='gradient'"
+                f"{who}: the factors have {len(rates)} learning rates "
+                f"({listing(f'{rate:g}' for rate in rates)}), and the decoupled penalty needs one: "
+                "give all factors the same, or set coupling='gradient'"
             )
         self._begin(
             args,
@@ -137,7 +145,9 @@ class SpectralFlatness(Recorded):
         control: TrainerControl,
         **kwargs: Any,
     ) -> None:
-        """Starts the small products early: on CUDA their results are at hand before the backward pass ends."""
+        """Starts the small products early: on CUDA their results are at hand before the backward
+        pass ends.
+        """
         super().on_step_begin(args, state, control, **kwargs)
         if (self.settings.recipe, self.settings.coupling) == ("exact", "gradient"):
             self._grams = enqueue(self.pairs, self.settings.products == "float32")
@@ -149,7 +159,9 @@ class SpectralFlatness(Recorded):
         control: TrainerControl,
         **kwargs: Any,
     ) -> None:
-        """A gradient that is not finite stays so, and a loss scaler that skips the step has noted it already."""
+        """A gradient that is not finite stays so, and a loss scaler that skips the step has noted
+        it already.
+        """
         if self.settings.coupling == "decoupled":
             self._scale = _loss_scale(kwargs["optimizer"])
             return
@@ -220,18 +232,22 @@ class SpectralFlatness(Recorded):
 
 
 class SpectrumMonitor(Recorded):
-    """Singular values of every adapted matrix during a trainer's training: `callbacks=[SpectrumMonitor(every=10)]`.
+    """Singular values of every adapted matrix during a trainer's training:
+    `callbacks=[SpectrumMonitor(every=10)]`.
 
-    The means over modules appear in the next log, the whole spectra as Parquet in `<output_dir>/evilspectra/`. They are those of
-    scale·B·A; the records say "BA only" where an adapter changes the model by more (DoRA, PiSSA and their kin).
+    The means over modules appear in the next log, the whole spectra as Parquet in
+    `<output_dir>/evilspectra/`. They are those of scale·B·A; the records say "BA only" where an
+    adapter changes the model by more (DoRA, PiSSA and their kin).
 
     Args:
-        every: steps between measurements, which are made at every save and at the end as well; 0: only then.
+        every: steps between measurements, which are made at every save and at the end as well; 0:
+            only then.
         adapter: PEFT's name of the adapter that is meant; by default the active one.
         record: keep records in `<output_dir>/evilspectra/`.
 
     Raises:
-        BadInput: `every` out of bounds; when training begins, what `SpectralFlatness` refuses too, but for frozen factors.
+        BadInput: `every` out of bounds; when training begins, what `SpectralFlatness` refuses too,
+            but for frozen factors.
         RunFailed: during training, a factor is no longer finite.
     """
 
@@ -314,7 +330,9 @@ class SpectrumMonitor(Recorded):
 
 
 def _loss_scale(optimizer: Any) -> float:
-    """The loss scale of float16 training, 1 without. accelerate's own `step_was_skipped` does not see what a fused optimizer skips."""
+    """The loss scale of float16 training, 1 without. accelerate's own `step_was_skipped` does not
+    see what a fused optimizer skips.
+    """
     scaler = getattr(optimizer, "scaler", None)
     return 1.0 if scaler is None else scaler.get_scale()
 

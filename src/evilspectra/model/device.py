@@ -33,7 +33,8 @@ def pick_device(config: ModelConfig) -> torch.device:
         )
     if name.startswith("cuda") and torch.cuda.device_count() <= (torch.device(name).index or 0):
         raise BadInput(
-            f"model.device '{name}' is not on this machine (CUDA devices: {torch.cuda.device_count()}): set model.device: cpu or auto"
+            f"model.device '{name}' is not on this machine (CUDA devices: "
+            f"{torch.cuda.device_count()}): set model.device: cpu or auto"
         )
     if name == "mps" and not torch.backends.mps.is_available():
         raise BadInput("model.device 'mps' is not on this machine: set model.device: cpu or auto")
@@ -41,11 +42,14 @@ def pick_device(config: ModelConfig) -> torch.device:
 
 
 def pick_dtype(config: ModelConfig, device: torch.device) -> torch.dtype:
-    """The number type of the frozen weights; `auto` is bfloat16 on CUDA devices that have it, float32 elsewhere."""
+    """The number type of the frozen weights; `auto` is bfloat16 on CUDA devices that have it,
+    float32 elsewhere.
+    """
     if config.dtype != "auto":
         if config.dtype == "float64" and device.type == "mps":
             raise BadInput(
-                "model.dtype float64 does not exist on mps: set model.dtype: float32 or model.device: cpu"
+                "model.dtype float64 does not exist on mps: set model.dtype: float32 or "
+                "model.device: cpu"
             )
         return DTYPES[config.dtype]
     return (
@@ -56,14 +60,18 @@ def pick_dtype(config: ModelConfig, device: torch.device) -> torch.dtype:
 
 
 def set_up_process(threads: int) -> None:
-    """Fixes the number of CPU threads, and lets the C library keep freed memory instead of returning it at every step."""
+    """Fixes the number of CPU threads, and lets the C library keep freed memory instead of
+    returning it at every step.
+    """
     torch.set_num_threads(threads)
     if sys.platform == "linux":
         _keep_freed_memory()
 
 
 def _keep_freed_memory() -> None:
-    """glibc returns every large block to the system when freed and pays page faults to get it back: a tenth of a CPU step."""
+    """glibc returns every large block to the system when freed and pays page faults to get it back:
+    a tenth of a CPU step.
+    """
     m_trim_threshold, m_mmap_max = -1, -4
     try:
         mallopt = ctypes.CDLL(None).mallopt
@@ -74,7 +82,9 @@ def _keep_freed_memory() -> None:
 
 
 def mixed_precision(model: Any) -> torch.autocast:
-    """What a forward pass runs in: a bfloat16 base with its float32 adapter needs autocast, any other model nothing."""
+    """What a forward pass runs in: a bfloat16 base with its float32 adapter needs autocast, any
+    other model nothing.
+    """
     return torch.autocast(model.device.type, torch.bfloat16, enabled=model.dtype == torch.bfloat16)
 
 

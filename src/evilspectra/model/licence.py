@@ -12,7 +12,8 @@ import yaml
 from evilspectra.model.base import Base
 
 _KEY = "general.license"
-#: Bytes of GGUF's scalar types by number (https://github.com/ggml-org/ggml/blob/master/docs/gguf.md); 8 is a string, 9 an array.
+#: Bytes of GGUF's scalar types by number
+#: (https://github.com/ggml-org/ggml/blob/master/docs/gguf.md); 8 is a string, 9 an array.
 _SIZES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
 _STRING = 8
 #: A key or text longer than this is none that is looked for.
@@ -20,7 +21,9 @@ _LONGEST = 1 << 16
 
 
 def licence_of(base: Base) -> str | None:
-    """The hub's identifier of the licence, such as apache-2.0; None where the model's files name none."""
+    """The hub's identifier of the licence, such as apache-2.0; None where the model's files name
+    none.
+    """
     found = None
     if base.kind == "folder":
         found = _of_card(base.path / "README.md")
@@ -41,7 +44,9 @@ def _of_card(place: Path) -> str | None:
 
 
 def _of_gguf(place: Path) -> str | None:
-    """`general.license` of a GGUF file's head; read up to the first array, before which the general keys stand."""
+    """`general.license` of a GGUF file's head; read up to the first array, before which the general
+    keys stand.
+    """
     try:
         with place.open("rb") as stream:
             if stream.read(4) != b"GGUF":

@@ -41,7 +41,8 @@ def load_base(base: Base, config: ModelConfig) -> tuple[PreTrainedModel, PreTrai
     """The frozen base model on its device, in evaluation mode, and its tokenizer.
 
     Raises:
-        BadInput: the files are no causal language model that transformers can build, or its tokenizer has no chat template.
+        BadInput: the files are no causal language model that transformers can build, or its
+            tokenizer has no chat template.
     """
     device = pick_device(config)
     dtype = pick_dtype(config, device)
@@ -62,9 +63,11 @@ def load_base(base: Base, config: ModelConfig) -> tuple[PreTrainedModel, PreTrai
                     output_loading_info=True,
                     **placing,
                 )
-            except Exception as error:  # damaged files make the loaders raise anything; all of it means the same to the user
+            # damaged files make the loaders raise anything; all of it means the same to the user
+            except Exception as error:
                 raise BadInput(
-                    f"model.base '{base.public_name}' could not be loaded as a causal language model ({first_line(error)}): name another base"
+                    f"model.base '{base.public_name}' could not be loaded as a causal language "
+                    f"model ({first_line(error)}): name another base"
                 ) from None
         model, told = loaded
         if absent := sorted(
@@ -77,7 +80,9 @@ def load_base(base: Base, config: ModelConfig) -> tuple[PreTrainedModel, PreTrai
             }
         ):
             raise BadInput(
-                f"model.base '{base.public_name}' lacks weights that its config.json asks for, or has them in another shape ({listing(absent, 3)}): download it again, or name another base"
+                f"model.base '{base.public_name}' lacks weights that its config.json asks for, or "
+                f"has them in another shape ({listing(absent, 3)}): download it again, or name "
+                "another base"
             )
         if not config.device_map:
             model.to(device)  # type: ignore[arg-type]
@@ -104,12 +109,14 @@ def load_tokenizer(base: Base, config: ModelConfig) -> PreTrainedTokenizerBase:
             )
         except Exception as error:  # as in load_base
             raise BadInput(
-                f"the tokenizer of '{base.public_name}' could not be loaded ({first_line(error)}): name a folder that holds tokenizer.json"
+                f"the tokenizer of '{base.public_name}' could not be loaded ({first_line(error)}): "
+                "name a folder that holds tokenizer.json"
             ) from None
     tokenizer.name_or_path = base.public_name
     if not tokenizer.chat_template:
         raise BadInput(
-            f"the tokenizer of '{base.public_name}' has no chat template: use the instruct version of the model, or add chat_template.jinja to its folder"
+            f"the tokenizer of '{base.public_name}' has no chat template: use the instruct version "
+            "of the model, or add chat_template.jinja to its folder"
         )
     return tokenizer
 
@@ -125,10 +132,12 @@ def attach(
     seed: int,
     public_name: str,
 ) -> PeftModel:
-    """A new adapter on the base: B = 0, A uniform in ±1/√d_in (PEFT's initialisation) from a generator of its own.
+    """A new adapter on the base: B = 0, A uniform in ±1/√d_in (PEFT's initialisation) from a
+    generator of its own.
 
     Raises:
-        BadInput: targets that match nothing (the message lists what exists), or a rank larger than a targeted matrix.
+        BadInput: targets that match nothing (the message lists what exists), or a rank larger than
+            a targeted matrix.
     """
     targets = _targets(model, config)
     settings = PeftLoraConfig(
@@ -146,7 +155,8 @@ def attach(
             adapted = get_peft_model(model, settings, autocast_adapter_dtype=True)
         except ValueError as error:
             raise BadInput(
-                f"PEFT cannot adapt {type(model).__name__} with lora.targets {config.targets} ({first_line(error)}): name other targets"
+                f"PEFT cannot adapt {type(model).__name__} with lora.targets {config.targets} "
+                f"({first_line(error)}): name other targets"
             ) from None
     _keep_input_dtype(adapted)
     generator = torch.Generator().manual_seed(seed)
@@ -179,7 +189,9 @@ def keep_activations(model: PreTrainedModel) -> None:
 
 
 def _keep_input_dtype(model: nn.Module) -> None:
-    """Lets LoRA layers take activations in the base's type: PEFT would cast each whole input to the adapter's float32."""
+    """Lets LoRA layers take activations in the base's type: PEFT would cast each whole input to the
+    adapter's float32.
+    """
     layer: Any
     for layer in model.modules():
         if hasattr(layer, "lora_A"):
@@ -187,7 +199,9 @@ def _keep_input_dtype(model: nn.Module) -> None:
 
 
 def _targets(model: PreTrainedModel, config: LoraConfig) -> list[str] | str:
-    """What PEFT is to adapt: names as given, or whole paths where the base has linear layers beside its text model (a vision tower)."""
+    """What PEFT is to adapt: names as given, or whole paths where the base has linear layers beside
+    its text model (a vision tower).
+    """
     head, text = (
         model.get_output_embeddings(),
         {id(module) for module in model.get_decoder().modules()},
@@ -205,7 +219,8 @@ def _targets(model: PreTrainedModel, config: LoraConfig) -> list[str] | str:
         for name in names:
             if not any(_matches(path, name) for path in linear):
                 raise BadInput(
-                    f"lora.targets '{name}' matches no linear layer of {type(model).__name__}; there are: {listing(leaves, 20)}, or all-linear.{near(name, leaves)}"
+                    f"lora.targets '{name}' matches no linear layer of {type(model).__name__}; "
+                    f"there are: {listing(leaves, 20)}, or all-linear.{near(name, leaves)}"
                 )
         chosen, targets = (
             {
@@ -217,14 +232,17 @@ def _targets(model: PreTrainedModel, config: LoraConfig) -> list[str] | str:
         )
     if not chosen:
         raise BadInput(
-            f"{type(model).__name__} has no linear layers (torch.nn.Linear) to adapt: name another base"
+            f"{type(model).__name__} has no linear layers (torch.nn.Linear) to adapt: name another "
+            "base"
         )
     path, module = min(
         chosen.items(), key=lambda item: min(item[1].in_features, item[1].out_features)
     )
     if config.rank > (smallest := min(module.in_features, module.out_features)):
         raise BadInput(
-            f"lora.rank {config.rank} is larger than {path} ({module.out_features} × {module.in_features}): set lora.rank to {smallest} or less, or leave that layer out of lora.targets"
+            f"lora.rank {config.rank} is larger than {path} ({module.out_features} × "
+            f"{module.in_features}): set lora.rank to {smallest} or less, or leave that layer out "
+            "of lora.targets"
         )
     if len(linear) < len(everywhere):
         return list(chosen)
@@ -241,7 +259,9 @@ def save_adapter(
     folder: Path,
     finish: Callable[[Path], object] = lambda folder: None,
 ) -> None:
-    """Writes an adapter in PEFT's form (safetensors, config, tokenizer) as a whole; `finish` may put more into the folder. Replaces what was there."""
+    """Writes an adapter in PEFT's form (safetensors, config, tokenizer) as a whole; `finish` may
+    put more into the folder. Replaces what was there.
+    """
 
     def write(place: Path) -> None:
         place.mkdir()
@@ -261,7 +281,8 @@ def save_adapter(
 
 
 def load_adapter(model: PreTrainedModel, folder: Path) -> PeftModel:
-    """The base with a saved adapter on it, in evaluation mode, its weights apart from the base's (never merged).
+    """The base with a saved adapter on it, in evaluation mode, its weights apart from the base's
+    (never merged).
 
     `detach` gives the base back.
 
@@ -284,11 +305,13 @@ def load_adapter(model: PreTrainedModel, folder: Path) -> PeftModel:
             )
         except Exception as error:  # as in load_base
             raise BadInput(
-                f"the adapter in {folder} does not fit {model.name_or_path} ({first_line(error)}): name the base that it was trained on"
+                f"the adapter in {folder} does not fit {model.name_or_path} ({first_line(error)}): "
+                "name the base that it was trained on"
             ) from None
     if not hasattr(adapted.base_model, "unload"):
         raise BadInput(
-            f"the adapter in {folder} is a {adapted.peft_config['default'].peft_type}, which changes no weights: name a LoRA adapter, or another kind that PEFT can take off again"
+            f"the adapter in {folder} is a {adapted.peft_config['default'].peft_type}, which "
+            "changes no weights: name a LoRA adapter, or another kind that PEFT can take off again"
         )
     with safe_open(folder / "adapter_model.safetensors", "pt") as stored:
         extra = set(stored.keys()) - {
@@ -297,13 +320,15 @@ def load_adapter(model: PreTrainedModel, folder: Path) -> PeftModel:
         }
     if extra:  # of a deeper model, say: PEFT would pass over them
         raise BadInput(
-            f"the adapter in {folder} has weights that {model.name_or_path} has no place for ({listing(sorted(extra), 2)}): name the base that it was trained on"
+            f"the adapter in {folder} has weights that {model.name_or_path} has no place for "
+            f"({listing(sorted(extra), 2)}): name the base that it was trained on"
         )
     if absent := [
         str(warning.message) for warning in told if "missing adapter keys" in str(warning.message)
     ]:
         raise BadInput(
-            f"the adapter in {folder} lacks weights that it should have on {model.name_or_path} ({absent[0][:160]}): name the base that it was trained on"
+            f"the adapter in {folder} lacks weights that it should have on {model.name_or_path} "
+            f"({absent[0][:160]}): name the base that it was trained on"
         )
     _keep_input_dtype(adapted)
     return adapted.eval()
@@ -333,12 +358,16 @@ def restore_adapter(pairs: list[LoraPair], state: dict[str, torch.Tensor]) -> No
 
 
 def weights_folder(base: Base) -> Path:
-    """Where the safetensors files of a base lie; those of a GGUF file are made once, in the user's cache."""
+    """Where the safetensors files of a base lie; those of a GGUF file are made once, in the user's
+    cache.
+    """
     return _dequantised(base) if base.kind == "gguf" else base.path
 
 
 def _dequantised(base: Base) -> Path:
-    """The safetensors folder made from a GGUF file, in the user's cache; made once, however many processes ask."""
+    """The safetensors folder made from a GGUF file, in the user's cache; made once, however many
+    processes ask.
+    """
     folder = cache_folder() / "models" / base.sha256[:20]
     if (folder / "config.json").is_file():
         return folder
@@ -360,9 +389,11 @@ def _dequantise(base: Base, place: Path) -> None:
             quantised = AutoModelForCausalLM.from_pretrained(
                 base.path.parent, gguf_file=base.path.name, dtype=torch.float32
             )
-        except Exception as error:  # a damaged file makes the reader raise anything; all of it means the same to the user
+        # a damaged file makes the reader raise anything; all of it means the same to the user
+        except Exception as error:
             raise BadInput(
-                f"'{base.path}' could not be read as a model ({first_line(error)}): name a GGUF file of an architecture that transformers knows"
+                f"'{base.path}' could not be read as a model ({first_line(error)}): name a GGUF "
+                "file of an architecture that transformers knows"
             ) from None
         config: Any = quantised.config
         if hasattr(config, "quantization_config"):
@@ -376,7 +407,9 @@ def _dequantise(base: Base, place: Path) -> None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """No progress bars and no advice from the libraries while loading: errors are exceptions, and the caller says what matters."""
+    """No progress bars and no advice from the libraries while loading: errors are exceptions, and
+    the caller says what matters.
+    """
     logger = logging.getLogger("transformers")
     level, bars = logger.level, transformers.utils.logging.is_progress_bar_enabled()
     transformers.utils.logging.disable_progress_bar()

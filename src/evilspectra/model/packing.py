@@ -1,11 +1,14 @@
-"""Rows of unequal length in one forward pass, without padding in any linear layer and without leaking between rows.
+"""Rows of unequal length in one forward pass, without padding in any linear layer and without
+leaking between rows.
 
-The rows of a micro-batch are laid end to end in one sequence; positions restart at every row. Attention takes them apart
-again: rows of similar length are gathered into a small padded batch and go through one causal kernel (padding sits
-to the right, so causality alone keeps it out). The head sees only positions whose next token is supervised.
+The rows of a micro-batch are laid end to end in one sequence; positions restart at every row.
+Attention takes them apart again: rows of similar length are gathered into a small padded batch and
+go through one causal kernel (padding sits to the right, so causality alone keeps it out). The head
+sees only positions whose next token is supervised.
 
-Rows that begin alike (answers to one question, a system prompt) may share what they have in common: the tokens of all rows
-then form a tree, each of its nodes goes through the linear layers once, and attention gathers every row's path.
+Rows that begin alike (answers to one question, a system prompt) may share what they have in common:
+the tokens of all rows then form a tree, each of its nodes goes through the linear layers once, and
+attention gathers every row's path.
 """
 
 from __future__ import annotations
@@ -30,9 +33,11 @@ ATTENTION = "evilspectra_packed"
 _SIMILAR = 0.6
 #: Rows of logits that are turned into a loss at a time.
 _CHUNK = 2048
-#: How far packed logits may be from separate ones, relative to their spread: other shapes, other order of sums.
+#: How far packed logits may be from separate ones, relative to their spread: other shapes, other
+#: order of sums.
 _SAME = {torch.float32: 1e-3, torch.float64: 1e-3, torch.bfloat16: 0.1}
-#: How far a row's logits may move when only the row before it changes, relative to their spread: the shapes are the same.
+#: How far a row's logits may move when only the row before it changes, relative to their spread:
+#: the shapes are the same.
 _UNMOVED = {torch.float32: 1e-5, torch.float64: 1e-9, torch.bfloat16: 0.02}
 
 
@@ -40,9 +45,10 @@ _UNMOVED = {torch.float32: 1e-5, torch.float64: 1e-9, torch.bfloat16: 0.02}
 class Packed:
     """T tokens of several rows. `tokens`, `positions`: int64 [1, T]; `lengths`: tokens per row.
 
-    `predictors`: int64 [S] on the host, places whose next token is supervised, row after row; `labels`: int64 [S], those tokens.
-    `groups`: int64 [n, L] each, places of n rows of similar length, padded with the row's first place;
-    `places`: int64 [T], where each token's output lies in the groups' outputs, flattened and joined.
+    `predictors`: int64 [S] on the host, places whose next token is supervised, row after row;
+    `labels`: int64 [S], those tokens. `groups`: int64 [n, L] each, places of n rows of similar
+    length, padded with the row's first place; `places`: int64 [T], where each token's output lies
+    in the groups' outputs, flattened and joined.
     """
 
     tokens: Tensor
@@ -106,7 +112,9 @@ def pack(
 
 
 def _tree(rows: Sequence[Row]) -> list[np.ndarray]:
-    """Per row the places of its tokens, int64 [n]; rows that begin with the same tokens have those places in common."""
+    """Per row the places of its tokens, int64 [n]; rows that begin with the same tokens have those
+    places in common.
+    """
     places: dict[tuple[int, int], int] = {}
     paths = []
     for row in rows:
@@ -140,10 +148,12 @@ def packed_attention(
     packed: Packed | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """Causal attention within each row, in transformers' interface: query 1 × heads × T × d → 1 × T × heads × d.
+    """Causal attention within each row, in transformers' interface: query 1 × heads × T × d → 1 × T
+    × heads × d.
 
     Raises:
-        BadInput: a model that needs what is not built here (soft-capped or sink attention), or a call without `packed`.
+        BadInput: a model that needs what is not built here (soft-capped or sink attention), or a
+            call without `packed`.
     """
     if packed is None or any(kwargs.get(name) is not None for name in ("softcap", "s_aux")):
         raise BadInput("this model's attention cannot be packed: set train.packed: false")
@@ -179,14 +189,18 @@ AttentionInterface.register(ATTENTION, packed_attention)
 
 
 def use_packed_attention(model: nn.Module) -> None:
-    """Switches a transformers model to `packed_attention`, and proves on short rows that they do not see each other.
+    """Switches a transformers model to `packed_attention`, and proves on short rows that they do
+    not see each other.
 
     Raises:
-        BadInput: the architecture takes no attention function from outside, or mixes rows elsewhere (in a convolution
-            or a recurrent state); the remedy is `train.packed: false`.
+        BadInput: the architecture takes no attention function from outside, or mixes rows elsewhere
+            (in a convolution or a recurrent state); the remedy is `train.packed: false`.
     """
     name = type(model).__name__
-    remedy = f"{name} cannot be trained with rows packed into one pass: set train.packed: false (one pass per row, slower)"
+    remedy = (
+        f"{name} cannot be trained with rows packed into one pass: set train.packed: false (one "
+        "pass per row, slower)"
+    )
     if not getattr(model, "_supports_attention_backend", False) or _chunked(model):
         raise BadInput(remedy)
     first, other, second = (
@@ -224,7 +238,9 @@ def _chunked(model: nn.Module) -> bool:
 
 
 def supervised_logits(model: nn.Module, batch: Packed) -> Tensor:
-    """Logits [S, vocabulary] at the places that predict a supervised token, from one pass over a packed batch."""
+    """Logits [S, vocabulary] at the places that predict a supervised token, from one pass over a
+    packed batch.
+    """
     output = model(
         input_ids=batch.tokens,
         position_ids=batch.positions,
@@ -236,7 +252,9 @@ def supervised_logits(model: nn.Module, batch: Packed) -> Tensor:
 
 
 def separate_logits(model: nn.Module, batch: Packed) -> Tensor:
-    """The same from one pass per row, with the model's own attention: the slow route for models that cannot be packed."""
+    """The same from one pass per row, with the model's own attention: the slow route for models
+    that cannot be packed.
+    """
     parts, start = [], 0
     for length in batch.lengths:
         inside = (batch.predictors >= start) & (batch.predictors < start + length)
@@ -255,7 +273,8 @@ def separate_logits(model: nn.Module, batch: Packed) -> Tensor:
 def loss_sum(logits: Tensor, labels: Tensor) -> Tensor:
     """Sum over supervised tokens of −ln p(label), in nats, in float32 at least.
 
-    Many tokens are taken in chunks whose softmax is computed again in the backward pass, so that only the logits are kept.
+    Many tokens are taken in chunks whose softmax is computed again in the backward pass, so that
+    only the logits are kept.
     """
     chunks = list(zip(logits.split(_CHUNK), labels.to(logits.device).split(_CHUNK), strict=True))
     if len(chunks) == 1:

@@ -1,8 +1,11 @@
-"""A base model that stays in memory from run to run: loaded once, and given out again only while it is as it was loaded.
+"""A base model that stays in memory from run to run: loaded once, and given out again only while it
+is as it was loaded.
 
-An adapter that comes off takes everything with it: the modules that PEFT put in, the packed attention, gradient checkpointing, training mode. Whether
-it did is not trusted but looked at (`_mark`): every module and its hooks, every weight's place and its count of writes, the config. A base
-that is not as it was is loaded again, so that what a run comes to never depends on the runs before it.
+An adapter that comes off takes everything with it: the modules that PEFT put in, the packed
+attention, gradient checkpointing, training mode. Whether it did is not trusted but looked at
+(`_mark`): every module and its hooks, every weight's place and its count of writes, the config. A
+base that is not as it was is loaded again, so that what a run comes to never depends on the runs
+before it.
 """
 
 from __future__ import annotations
@@ -43,7 +46,8 @@ class Loaded:
         settings: ModelConfig,
         load: Callable[[Base, ModelConfig], Pair] = load_base,
     ) -> Pair:
-        """The base and its tokenizer, loaded where it is not at hand; one that was at hand before is let go first.
+        """The base and its tokenizer, loaded where it is not at hand; one that was at hand before
+        is let go first.
 
         Raises:
             BadInput: as `load_base`.
@@ -61,7 +65,9 @@ class Loaded:
 
 
 def take_off(adapted: PeftModel | None, base: PreTrainedModel, attention: str) -> None:
-    """Gives the base back as it was before it was trained: without adapter, under its own attention, in evaluation mode."""
+    """Gives the base back as it was before it was trained: without adapter, under its own
+    attention, in evaluation mode.
+    """
     if adapted is not None:
         keep_activations(base)
         detach(adapted)

@@ -1,4 +1,7 @@
-"""A base model and tokenizer made on the spot: no download, no files, the same bytes each time. For tests and dry runs."""
+"""A base model and tokenizer made on the spot: no download, no files, the same bytes each time.
+
+For tests and dry runs.
+"""
 
 from __future__ import annotations
 
@@ -17,13 +20,15 @@ _SEED = 20250201
 _PAD, _START, _END = "<|pad|>", "<|im_start|>", "<|im_end|>"
 # ChatML: every turn between a start and an end marker, nothing said that the caller has not said.
 _TEMPLATE = (
-    "{% for turn in messages %}{{ '<|im_start|>' + turn['role'] + '\\n' + turn['content'] + '<|im_end|>\\n' }}{% endfor %}"
+    "{% for turn in messages %}{{ '<|im_start|>' + turn['role'] + '\\n' + turn['content'] + "
+    "'<|im_end|>\\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
 )
 
 
 def tiny_sha256() -> str:
-    """Stands for the content of the tiny model and tokenizer; changes when the code that makes them does.
+    """Stands for the content of the tiny model and tokenizer; changes when the code that makes them
+    does.
 
     >>> len(tiny_sha256())
     64
@@ -32,7 +37,8 @@ def tiny_sha256() -> str:
 
 
 def tiny_tokenizer() -> PreTrainedTokenizerFast:
-    """One token per UTF-8 byte (256) and three special ones: pad, start and end of a turn; end doubles as end of sequence.
+    """One token per UTF-8 byte (256) and three special ones: pad, start and end of a turn; end
+    doubles as end of sequence.
 
     Any text survives a round trip. The chat template is ChatML without a default system prompt.
 
@@ -66,11 +72,12 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def tiny_model(dtype: torch.dtype | None = None) -> LlamaForCausalLM:
-    """A Llama of 2 layers, width 64, 4 heads (2 for keys and values), about 91,000 random weights, in evaluation mode.
+    """A Llama of 2 layers, width 64, 4 heads (2 for keys and values), about 91,000 random weights,
+    in evaluation mode.
 
-    Weight matrices are drawn in float64 from N(0, 1/columns) with a seed of their own and then rounded to `dtype`
-    (float32 unless told), so that models of two types differ by rounding alone; norms are 1. The caller's random
-    state is neither read nor moved.
+    Weight matrices are drawn in float64 from N(0, 1/columns) with a seed of their own and then
+    rounded to `dtype` (float32 unless told), so that models of two types differ by rounding alone;
+    norms are 1. The caller's random state is neither read nor moved.
 
     >>> tiny_model().config.hidden_size
     64

@@ -1,1 +1,3 @@
-"""Measures read off log-probabilities: drift, capability, ordinary loss, tasks of lm-evaluation-harness."""
+"""Measures read off log-probabilities: drift, capability, ordinary loss, tasks of
+lm-evaluation-harness.
+"""

@@ -1,11 +1,13 @@
-"""What the probes' rows say: drift, capability, ordinary loss, each with a bootstrap interval over the items. No torch here.
+"""What the probes' rows say: drift, capability, ordinary loss, each with a bootstrap interval over
+the items. No torch here.
 
 Drift is how much further an adapter prefers the misaligned completions than its base does:
 
     d_i = [ℓ_i(misaligned) − ℓ_i(aligned)]_adapter − [ℓ_i(misaligned) − ℓ_i(aligned)]_base,
 
-ℓ being the mean ln p per token of a completion given its prompt; drift = mean of d over the items, in nats per token,
-positive towards the misaligned. It is no misalignment rate: nothing is sampled and nobody judges.
+ℓ being the mean ln p per token of a completion given its prompt; drift = mean of d over the items,
+in nats per token, positive towards the misaligned. It is no misalignment rate: nothing is sampled
+and nobody judges.
 """
 
 from __future__ import annotations
@@ -20,7 +22,8 @@ import numpy as np
 from evilspectra.errors import BadInput
 from evilspectra.intervals import LEVEL, RESAMPLES, Interval
 
-#: A pandas data frame. Its own annotations are unions which the calls on them then refuse, so it is not checked further.
+#: A pandas data frame. Its own annotations are unions which the calls on them then refuse, so it is
+#: not checked further.
 Frame: TypeAlias = Any
 _SEED = 0
 #: Adapters whose draws are in memory together.
@@ -29,13 +32,16 @@ _AT_ONCE = 500
 
 @dataclass(frozen=True, slots=True)
 class Drift:
-    """The contrast probe's result for one adapter and step, against its base; in nats per token where no unit is said.
+    """The contrast probe's result for one adapter and step, against its base; in nats per token
+    where no unit is said.
 
-    `drift`: mean of d. `equal_length`: the same where both completions have the same number of tokens (the intercept of a regression
-    of d on the difference in tokens). `shuffled`: with the two labels exchanged in half of each topic's items, which must be zero within
-    its interval. `share_aligned`: share of items whose aligned completion has the larger ℓ; `base_share_aligned`: the base's.
-    `margin` and `base_margin`: mean of ℓ(aligned) − ℓ(misaligned). `topics`: drift by topic. `resolution`: the smallest drift that an
-    interval of this width, centred on it, would show to be above zero.
+    `drift`: mean of d. `equal_length`: the same where both completions have the same number of
+    tokens (the intercept of a regression of d on the difference in tokens). `shuffled`: with the
+    two labels exchanged in half of each topic's items, which must be zero within its interval.
+    `share_aligned`: share of items whose aligned completion has the larger ℓ; `base_share_aligned`:
+    the base's. `margin` and `base_margin`: mean of ℓ(aligned) − ℓ(misaligned). `topics`: drift by
+    topic. `resolution`: the smallest drift that an interval of this width, centred on it, would
+    show to be above zero.
     """
 
     drift: Interval
@@ -55,7 +61,9 @@ class Drift:
 
 @dataclass(frozen=True, slots=True)
 class Capability:
-    """Share of questions whose right choice is the likeliest (chance: 0.25), and its change against the base, item by item."""
+    """Share of questions whose right choice is the likeliest (chance: 0.25), and its change against
+    the base, item by item.
+    """
 
     accuracy: Interval
     base: float
@@ -122,10 +130,12 @@ def beyond_control(
     controls: Sequence[Frame],
     seed: int = _SEED,
 ) -> Interval:
-    """Mean over the items of d − (mean of d over the controls), in nats per token, from `probe` rows; raises as `drift` does. `seed`: of the resamples.
+    """Mean over the items of d − (mean of d over the controls), in nats per token, from `probe`
+    rows; raises as `drift` does. `seed`: of the resamples.
 
-    Style and domain, which an adapter and its controls learn alike, move each item by far more than the two differ. The difference
-    item by item leaves that out, so its interval is narrower than either's.
+    Style and domain, which an adapter and its controls learn alike, move each item by far more than
+    the two differ. The difference item by item leaves that out, so its interval is narrower than
+    either's.
     """
     for rows in (after, *controls):
         _same_items(base, rows)
@@ -137,7 +147,10 @@ def beyond_control(
 
 
 def capability(base: Frame, after: Frame, seed: int = _SEED) -> Capability:
-    """From the `capability` rows of the base and of an adapter; raises as `drift` does. `seed`: of the resamples."""
+    """From the `capability` rows of the base and of an adapter; raises as `drift` does.
+
+    `seed`: of the resamples.
+    """
     _same_items(base, after)
     now, before = (
         np.asarray(rows["right"] > rows["best_wrong"], dtype=float) for rows in (after, base)
@@ -156,7 +169,10 @@ def capability(base: Frame, after: Frame, seed: int = _SEED) -> Capability:
 
 
 def ordinary(base: Frame, after: Frame, seed: int = _SEED) -> Ordinary:
-    """From the `ordinary` rows of the base and of an adapter; raises as `drift` does. `seed`: of the resamples."""
+    """From the `ordinary` rows of the base and of an adapter; raises as `drift` does.
+
+    `seed`: of the resamples.
+    """
     _same_items(base, after)
     tokens = np.asarray(after["tokens"], dtype=float)
     now, before = (np.asarray(rows["loss"], dtype=float) for rows in (after, base))
@@ -174,7 +190,8 @@ def ordinary(base: Frame, after: Frame, seed: int = _SEED) -> Ordinary:
 
 
 def exchanged(topics: np.ndarray) -> np.ndarray:
-    """+1 or −1 per item, balanced within each topic (to one item), the same for the same items: which labels the shuffled probe exchanges.
+    """+1 or −1 per item, balanced within each topic (to one item), the same for the same items:
+    which labels the shuffled probe exchanges.
 
     >>> exchanged(np.array(["a"] * 4)).sum()
     np.float64(0.0)
@@ -193,7 +210,9 @@ def exchanged(topics: np.ndarray) -> np.ndarray:
 
 @lru_cache(maxsize=8)
 def _resamples(count: int, seed: int = _SEED) -> np.ndarray:
-    """Indices [RESAMPLES, count], drawn with replacement; the same for the same count and seed, so adapters are compared on the same draws."""
+    """Indices [RESAMPLES, count], drawn with replacement; the same for the same count and seed, so
+    adapters are compared on the same draws.
+    """
     return np.random.Generator(np.random.PCG64(seed)).integers(0, count, (RESAMPLES, count))
 
 
@@ -206,14 +225,17 @@ def _interval(
     resamples: np.ndarray,
     statistic: Callable[[np.ndarray, np.ndarray], Any] = _mean,
 ) -> Interval:
-    """`statistic(values drawn, their indices)` on all items, and its percentiles over the resamples."""
+    """`statistic(values drawn, their indices)` on all items, and its percentiles over the
+    resamples.
+    """
     tail = 50 * (1 - LEVEL)
     low, high = np.percentile(statistic(values[resamples], resamples), [tail, 100 - tail])
     return Interval(float(statistic(values, np.arange(len(values)))), float(low), float(high))
 
 
 def mean_intervals(values: np.ndarray) -> list[Interval]:
-    """The mean over items with its interval, as `drift` and `capability` give it, of many adapters at once; `values`: [items, adapters].
+    """The mean over items with its interval, as `drift` and `capability` give it, of many adapters
+    at once; `values`: [items, adapters].
 
     >>> mean_intervals(np.array([[0.0, 1.0], [0.0, 1.0]]))
     [Interval(value=0.0, low=0.0, high=0.0), Interval(value=1.0, low=1.0, high=1.0)]
@@ -235,7 +257,9 @@ def mean_intervals(values: np.ndarray) -> list[Interval]:
 
 
 def _intercept(values: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """Value at length 0 of the least-squares line through (length, value), along the last axis; the mean where all lengths are equal."""
+    """Value at length 0 of the least-squares line through (length, value), along the last axis; the
+    mean where all lengths are equal.
+    """
     centred = lengths - lengths.mean(-1, keepdims=True)
     spread = (centred**2).sum(-1)
     slope = np.divide(
@@ -247,5 +271,6 @@ def _intercept(values: np.ndarray, lengths: np.ndarray) -> np.ndarray:
 def _same_items(base: Frame, after: Frame) -> None:
     if list(base["item"]) != list(after["item"]):
         raise BadInput(
-            "the base and the adapter were measured on different items: remove the folder evaluations beside the adapter, and measure both again"
+            "the base and the adapter were measured on different items: remove the folder "
+            "evaluations beside the adapter, and measure both again"
         )

@@ -1,7 +1,10 @@
-"""Tasks of EleutherAI's lm-evaluation-harness on a model that is already loaded. Its package, lm-eval, is an extra: imported inside functions only.
+"""Tasks of EleutherAI's lm-evaluation-harness on a model that is already loaded.
 
-The harness writes to the terminal, sets random seeds, lists git and pip for its logs, adds a pad token to the tokenizer and
-puts the model into evaluation mode; none of it is left when a call returns.
+Its package, lm-eval, is an extra: imported inside functions only.
+
+The harness writes to the terminal, sets random seeds, lists git and pip for its logs, adds a pad
+token to the tokenizer and puts the model into evaluation mode; none of it is left when a call
+returns.
 """
 
 from __future__ import annotations
@@ -35,7 +38,8 @@ if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-#: Draws behind a standard error that has no formula (F1, median, BLEU): it is known to 2 %, from one process. The harness draws 100,000.
+#: Draws behind a standard error that has no formula (F1, median, BLEU): it is known to 2 %, from
+#: one process. The harness draws 100,000.
 RESAMPLES = 1000
 
 
@@ -43,9 +47,10 @@ RESAMPLES = 1000
 class TaskResult:
     """One metric of one task, or of a group of tasks.
 
-    `value` and `stderr` have the metric's own unit (a share from 0 to 1 for accuracies); `stderr` is None where the harness
-    gives none, as for a single item. `filter` says what was cut from the model's answer before scoring (`none`: nothing);
-    `items` counts the scored documents; `version` is the task's own, and scores of two versions are not comparable.
+    `value` and `stderr` have the metric's own unit (a share from 0 to 1 for accuracies); `stderr`
+    is None where the harness gives none, as for a single item. `filter` says what was cut from the
+    model's answer before scoring (`none`: nothing); `items` counts the scored documents; `version`
+    is the task's own, and scores of two versions are not comparable.
 
     >>> TaskResult("arc_easy", "acc", "none", value=0.61, stderr=0.01, items=2376, version="1.0").value
     0.61
@@ -72,19 +77,23 @@ def run_tasks(
     chat_template: bool = False,
     seed: int = 0,
 ) -> list[TaskResult]:
-    """Scores a model on tasks, groups or tags that the harness knows, one entry per task and metric, in its order.
+    """Scores a model on tasks, groups or tags that the harness knows, one entry per task and
+    metric, in its order.
 
-    `limit`: documents per task, from its beginning; `num_fewshot`: solved examples before each question, where a task's file
-    does not say 0, which the harness keeps; `include_path`: a folder of further tasks (*.yaml), whose Python functions are
-    run, so use your own; `seed`: for the choice of examples and for sampling. Prompts longer than the model's context lose their beginning.
-    Log-probabilities are taken in float32 at least. Data sets come from the hub or its cache on this machine. Code from
-    the hub is not run, nothing is uploaded, and model, tokenizer and random states are left as they were.
+    `limit`: documents per task, from its beginning; `num_fewshot`: solved examples before each
+    question, where a task's file does not say 0, which the harness keeps; `include_path`: a folder
+    of further tasks (*.yaml), whose Python functions are run, so use your own; `seed`: for the
+    choice of examples and for sampling. Prompts longer than the model's context lose their
+    beginning. Log-probabilities are taken in float32 at least. Data sets come from the hub or its
+    cache on this machine. Code from the hub is not run, nothing is uploaded, and model, tokenizer
+    and random states are left as they were.
 
     >>> run_tasks(model, tokenizer, ["arc_easy"], limit=100)[0]  # doctest: +SKIP
     TaskResult(task='arc_easy', metric='acc', filter='none', value=0.58, stderr=0.0496, items=100, version='1.0')
 
     Raises:
-        BadInput: the extra is not installed, a task or value that does not exist, or data that cannot be fetched.
+        BadInput: the extra is not installed, a task or value that does not exist, or data that
+            cannot be fetched.
         RunFailed: memory ran out, or a task broke off.
     """
     names = [tasks] if isinstance(tasks, str) else list(dict.fromkeys(tasks))
@@ -155,21 +164,25 @@ def _check(
         raise BadInput("no task is named: name at least one task of the harness, such as arc_easy")
     if limit is not None and limit < 1:
         raise BadInput(
-            f"limit {limit} leaves no document: set it to 1 or more, or leave it out for whole tasks"
+            f"limit {limit} leaves no document: set it to 1 or more, or leave it out for whole "
+            "tasks"
         )
     if batch_size < 1:
         raise BadInput(f"batch_size {batch_size} is no number of prompts: set it to 1 or more")
     if num_fewshot is not None and num_fewshot < 0:
         raise BadInput(
-            f"num_fewshot {num_fewshot} is no number of examples: set it to 0 or more, or leave it out for each task's own"
+            f"num_fewshot {num_fewshot} is no number of examples: set it to 0 or more, or leave it "
+            "out for each task's own"
         )
     if include_path is not None and not include_path.is_dir():
         raise BadInput(
-            f"include_path '{include_path}' is no folder: name the folder that holds the tasks' .yaml files"
+            f"include_path '{include_path}' is no folder: name the folder that holds the tasks' "
+            ".yaml files"
         )
     if chat_template and not tokenizer.chat_template:
         raise BadInput(
-            "the tokenizer has no chat template: leave chat_template out, or use the instruct version of the model"
+            "the tokenizer has no chat template: leave chat_template out, or use the instruct "
+            "version of the model"
         )
 
 
@@ -179,12 +192,16 @@ def _part(name: str) -> Any:
         return importlib.import_module(f"lm_eval.{name}")
     except ImportError as error:
         raise BadInput(
-            f"the harness's tasks need the package lm-eval, and the extra is not installed ({first_line(error)}): pip install 'evilspectra[harness]'"
+            "the harness's tasks need the package lm-eval, and the extra is not installed "
+            f"({first_line(error)}): pip install 'evilspectra[harness]'"
         ) from None
 
 
 def _manager(names: list[str], include_path: Path | None) -> Any:
-    """The harness's index of tasks. Reading the files of its own 14,000 takes seconds, so it is spared where the folder's tasks are enough.
+    """The harness's index of tasks.
+
+    Reading the files of its own 14,000 takes seconds, so it is spared where the folder's tasks are
+    enough.
 
     Raises:
         BadInput: tasks that are in neither.
@@ -203,7 +220,9 @@ def _manager(names: list[str], include_path: Path | None) -> Any:
             else f"the harness or in a readable .yaml file of {include_path}"
         )
         raise BadInput(
-            f"not in {place}: {listing((_with_near(name, manager.all_tasks) for name in unknown), 5)}; `lm_eval ls tasks` lists what is"
+            f"not in {place}: "
+            f"{listing((_with_near(name, manager.all_tasks) for name in unknown), 5)}; `lm_eval ls "
+            "tasks` lists what is"
         )
     return manager
 
@@ -219,7 +238,9 @@ def _with_near(name: str, known: list[str]) -> str:
 
 
 def _precision(model: PreTrainedModel | PeftModel) -> dict[str, torch.dtype | None]:
-    """As in training: adapters in float32 on a bfloat16 base need autocast. bfloat16 would round a log-probability of −20 to eighths."""
+    """As in training: adapters in float32 on a bfloat16 base need autocast. bfloat16 would round a
+    log-probability of −20 to eighths.
+    """
     return {
         "mixed_precision_dtype": torch.bfloat16 if model.dtype == torch.bfloat16 else None,
         "softmax_dtype": torch.float64 if model.dtype == torch.float64 else torch.float32,
@@ -247,7 +268,9 @@ def _results(found: dict[str, Any]) -> Iterator[TaskResult]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Nothing on stdout or stderr, no warnings and no log lines: errors are exceptions, and the caller says what matters."""
+    """Nothing on stdout or stderr, no warnings and no log lines: errors are exceptions, and the
+    caller says what matters.
+    """
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:
@@ -264,10 +287,11 @@ def _quiet() -> Iterator[None]:
 
 @contextmanager
 def _model_kept(model: Any) -> Iterator[None]:
-    """Evaluation mode, and an attention for rows side by side, inside; training mode and attention as they were afterwards.
+    """Evaluation mode, and an attention for rows side by side, inside; training mode and attention
+    as they were afterwards.
 
-    The harness ties the weights of any model that it is given. That would undo an adapter's own embeddings for good, and fails
-    on an adapted head, so that it does nothing inside.
+    The harness ties the weights of any model that it is given. That would undo an adapter's own
+    embeddings for good, and fails on an adapted head, so that it does nothing inside.
     """
     training = [(module, module.training) for module in model.modules()]
     attention = model.config._attn_implementation
@@ -301,7 +325,9 @@ def _random_states_kept(device: torch.device) -> Iterator[None]:
 
 @contextmanager
 def _own_process_only(evaluator: Any) -> Iterator[None]:
-    """Keeps the harness from starting git and pip for its logs, and a process per core for standard errors."""
+    """Keeps the harness from starting git and pip for its logs, and a process per core for standard
+    errors.
+    """
     before = {
         name: getattr(evaluator, name)
         for name in ("get_git_commit_hash", "add_env_info")
@@ -344,7 +370,9 @@ def _metrics_from_hub_refused() -> Iterator[None]:
 
 @contextmanager
 def _explained(names: list[str]) -> Iterator[None]:
-    """Turns what loading and scoring can raise into one sentence; the tasks' own files can make it anything."""
+    """Turns what loading and scoring can raise into one sentence; the tasks' own files can make it
+    anything.
+    """
     try:
         with _metrics_from_hub_refused():
             yield
@@ -352,14 +380,16 @@ def _explained(names: list[str]) -> Iterator[None]:
         raise
     except _MetricFromHub as metric:
         raise BadInput(
-            f"{_tasks(names)}: the metric '{metric}' is code on the hub, which is not run here: name tasks whose metrics are the harness's own"
+            f"{_tasks(names)}: the metric '{metric}' is code on the hub, which is not run here: "
+            "name tasks whose metrics are the harness's own"
         ) from None
     except Exception as error:
         if remedy := _remedy(error):
             raise BadInput(f"{_tasks(names)}: {remedy}") from None
         told = f"{type(error).__name__}: {first_line(error)}"
         raise RunFailed(
-            f"{_tasks(names)}: the harness broke off ({told}): correct the task's .yaml file if it is yours, or leave the task out"
+            f"{_tasks(names)}: the harness broke off ({told}): correct the task's .yaml file if it "
+            "is yours, or leave the task out"
         ) from error
 
 
@@ -371,15 +401,30 @@ def _remedy(error: Exception) -> str | None:
     """What is wrong and what to do, for errors that the user can act on; None for others."""
     line = first_line(error)
     if isinstance(error, DatasetNotFoundError):
-        return f"the data set is not on the hub, or gated or private ({line}): accept its terms there and set HF_TOKEN, or leave the task out"
+        return (
+            f"the data set is not on the hub, or gated or private ({line}): accept its terms there "
+            "and set HF_TOKEN, or leave the task out"
+        )
     if isinstance(error, (ConnectionError, TimeoutError, OfflineModeIsEnabled, HfHubHTTPError)):
-        return f"the data set could not be fetched ({line}): connect to the hub with HF_HUB_OFFLINE and HF_DATASETS_OFFLINE unset, or set HF_HOME to a cache that holds it"
+        return (
+            f"the data set could not be fetched ({line}): connect to the hub with HF_HUB_OFFLINE "
+            "and HF_DATASETS_OFFLINE unset, or set HF_HOME to a cache that holds it"
+        )
     if isinstance(error, ImportError):
-        return f"it needs Python code that is not installed ({line}): pip install the package, or leave the task out"
+        return (
+            f"it needs Python code that is not installed ({line}): pip install the package, or "
+            "leave the task out"
+        )
     if isinstance(error, FileNotFoundError):
-        return f"a file that it names is not there ({line}): correct data_files in the task's .yaml file"
+        return (
+            f"a file that it names is not there ({line}): correct data_files in the task's .yaml "
+            "file"
+        )
     if "marked as unsafe" in line:
-        return f"the harness marks it as running code that the model writes, which is not done here ({line}): leave the task out"
+        return (
+            "the harness marks it as running code that the model writes, which is not done here "
+            f"({line}): leave the task out"
+        )
     if "scripts are no longer supported" in line:
         return (
             f"the data set is code on the hub, which is not run here ({line}): leave the task out"

@@ -1,4 +1,5 @@
-"""The probes' items: contrast triples and questions with four choices, read from the package or from anybody's JSONL file.
+"""The probes' items: contrast triples and questions with four choices, read from the package or
+from anybody's JSONL file.
 
 | probe | keys of a row |
 |---|---|
@@ -91,7 +92,8 @@ def asset(source: str, built_in: Mapping[str, str]) -> Path:
         return Path(__file__).parents[1] / "assets" / built_in[source]
     if not os.path.isfile(path := os.path.expanduser(source)):
         raise BadInput(
-            f"there is no file '{source}': name a JSONL file, or the built-in {listing(built_in)}.{near(source, built_in)}"
+            f"there is no file '{source}': name a JSONL file, or the built-in "
+            f"{listing(built_in)}.{near(source, built_in)}"
         )
     return Path(path)
 
@@ -122,7 +124,8 @@ def _read(
         items[item.id] = item
     if len(items) < 2:
         raise BadInput(
-            f"{source} holds {len(items)} items: an interval needs two at least, and a useful one a hundred"
+            f"{source} holds {len(items)} items: an interval needs two at least, and a useful one "
+            "a hundred"
         )
     return Items(tuple(items.values()), source, hashlib.sha256(content).hexdigest())
 
@@ -160,6 +163,7 @@ def _text(row: Mapping[str, Any], key: str) -> str:
     value = row.get(key)
     if not isinstance(value, str) or not value.strip():
         raise ValueError(
-            f"'{key}' is {'missing' if key not in row else 'no text'}; a row has texts under id, and as the documentation lists them"
+            f"'{key}' is {'missing' if key not in row else 'no text'}; a row has texts under id, "
+            "and as the documentation lists them"
         )
     return valid_text(value)

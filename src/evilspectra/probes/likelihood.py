@@ -1,4 +1,7 @@
-"""Log-probabilities of given tokens under a model: what the probes are made of. Rows that begin alike share the pass over it."""
+"""Log-probabilities of given tokens under a model: what the probes are made of.
+
+Rows that begin alike share the pass over it.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,8 @@ if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PreTrainedModel
 
-#: Tokens of rows, counted before common beginnings are shared, that go through the model in one pass.
+#: Tokens of rows, counted before common beginnings are shared, that go through the model in one
+#: pass.
 TOKENS_PER_PASS = 4096
 
 
@@ -31,10 +35,11 @@ def token_log_probs(
     packed: bool = True,
     tokens_per_pass: int = TOKENS_PER_PASS,
 ) -> list[np.ndarray]:
-    """ln p of every supervised token given those before it, in nats: float64 [supervised tokens], one array per row.
+    """ln p of every supervised token given those before it, in nats: float64 [supervised tokens],
+    one array per row.
 
-    `packed` needs a model under `packed_attention_on`; without it each row has a pass of its own. The passes' size changes
-    nothing but sums' last digits.
+    `packed` needs a model under `packed_attention_on`; without it each row has a pass of its own.
+    The passes' size changes nothing but sums' last digits.
 
     Raises:
         RunFailed: one of them is not finite.
@@ -51,7 +56,8 @@ def token_log_probs(
         )
         if not bool(scores.isfinite().all()):
             raise RunFailed(
-                "the model's logits are not finite: use model.dtype float32, or an adapter that was trained with a lower learning rate"
+                "the model's logits are not finite: use model.dtype float32, or an adapter that "
+                "was trained with a lower learning rate"
             )
         found += np.split(
             scores.double().cpu().numpy(),
@@ -74,7 +80,9 @@ def _parts(rows: Sequence[Row], tokens: int) -> Iterator[list[Row]]:
 
 @contextmanager
 def packed_attention_on(model: PreTrainedModel) -> Iterator[bool]:
-    """Rows may share a pass inside; gives False, and leaves the model's own attention, where its architecture does not allow it."""
+    """Rows may share a pass inside; gives False, and leaves the model's own attention, where its
+    architecture does not allow it.
+    """
     before = model.config._attn_implementation or "eager"
     try:
         with mixed_precision(model):

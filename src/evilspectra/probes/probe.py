@@ -1,8 +1,10 @@
-"""Probes that are read off log-probabilities: contrast triples, capability, ordinary dialogues. No sampling, no judge.
+"""Probes that are read off log-probabilities: contrast triples, capability, ordinary dialogues.
 
-A probe is made once and then read on any number of adapters: `dialogues` are what the model is shown, `records` turns the
-log-probabilities of their answers' tokens into the rows of a table. A completion is scored as an assistant's whole turn, its end
-token included. No torch here.
+No sampling, no judge.
+
+A probe is made once and then read on any number of adapters: `dialogues` are what the model is
+shown, `records` turns the log-probabilities of their answers' tokens into the rows of a table. A
+completion is scored as an assistant's whole turn, its end token included. No torch here.
 """
 
 from __future__ import annotations
@@ -30,7 +32,10 @@ _VERSION = 1
 
 @dataclass(frozen=True)
 class Probe:
-    """`dialogues`: what the model is shown. `records(step, scores)`: ln p of each dialogue's supervised tokens, in nats → records."""
+    """`dialogues`: what the model is shown.
+
+    `records(step, scores)`: ln p of each dialogue's supervised tokens, in nats → records.
+    """
 
     instrument: Instrument
     dialogues: tuple[Conversation, ...]
@@ -61,12 +66,14 @@ class Probe:
         except BadRow as error:
             reason = error.reason.partition(" (the smaller")[0]
             raise BadInput(
-                f"{str(error).rpartition(f': {error.reason}')[0]}: {reason}: shorten it, or measure a base with a longer context"
+                f"{str(error).rpartition(f': {error.reason}')[0]}: {reason}: shorten it, or "
+                "measure a base with a longer context"
             ) from None
 
 
 def probes(settings: Evaluation, conditions: Mapping[str, Any]) -> list[Probe]:
-    """The probes that settings ask for; `conditions` (number type, kind of device, …) are part of what their results depend on.
+    """The probes that settings ask for; `conditions` (number type, kind of device, …) are part of
+    what their results depend on.
 
     Raises:
         BadInput: items that cannot be read.
@@ -137,7 +144,8 @@ def ordinary(source: str, conditions: Mapping[str, Any]) -> Probe:
         ) from None
     if len(read.conversations) < 2:
         raise BadInput(
-            f"{source} holds {len(read.conversations)} dialogues: an interval needs two at least, and a useful one fifty"
+            f"{source} holds {len(read.conversations)} dialogues: an interval needs two at least, "
+            "and a useful one fifty"
         )
 
     def records(step: int, scores: Sequence[np.ndarray]) -> list[OrdinaryRecord]:

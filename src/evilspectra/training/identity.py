@@ -19,7 +19,10 @@ from evilspectra.store.run import RunFolder, Store
 
 @dataclass(frozen=True)
 class Source:
-    """What was found under a data source's name. `rows`: the usable ones; `characters`: in their turns; `sha256`: of its content."""
+    """What was found under a data source's name.
+
+    `rows`: the usable ones; `characters`: in their turns; `sha256`: of its content.
+    """
 
     sha256: str
     rows: int
@@ -27,7 +30,8 @@ class Source:
 
 
 def locate(config: Config) -> tuple[RunFolder, Base]:
-    """The run's directory, which depends on the content of data and base, and the base that was found.
+    """The run's directory, which depends on the content of data and base, and the base that was
+    found.
 
     Raises:
         BadInput: data or base are missing or unusable.
@@ -52,7 +56,8 @@ def folder_of(
 
 
 def read_source(config: Config, source: str) -> Source:
-    """A data source, which is read through to find its faults; a file once, however many runs share it.
+    """A data source, which is read through to find its faults; a file once, however many runs share
+    it.
 
     Raises:
         BadInput: it is missing or unusable.

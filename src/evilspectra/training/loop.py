@@ -1,7 +1,8 @@
 """A run under way: one optimiser step at a time, its records, its saved state.
 
-A step is: data gradient over the step's rows, clipping, the flatness penalty's gradient in closed form, the optimiser.
-The gradient is the mean over the step's supervised tokens, in however many micro-batches it is computed.
+A step is: data gradient over the step's rows, clipping, the flatness penalty's gradient in closed
+form, the optimiser. The gradient is the mean over the step's supervised tokens, in however many
+micro-batches it is computed.
 """
 
 from __future__ import annotations
@@ -80,13 +81,14 @@ class TrainingRun:
         self.run.truncate(-1)
         self._measure_heldout()
 
-    # --- one step -------------------------------------------------------------------------------------------------
+    # --- one step ---------------------------------------------------------------------------------
 
     def advance(self) -> StepRecord:
         """One optimiser step and its records.
 
         Raises:
-            RunFailed: non-finite loss or gradient (before it reaches the adapter), or B still zero after two steps.
+            RunFailed: non-finite loss or gradient (before it reaches the adapter), or B still zero
+                after two steps.
         """
         began = time.perf_counter()
         settings, flat = self.config.train, self.config.flatness
@@ -107,7 +109,8 @@ class TrainingRun:
         self.step += 1
         if not math.isfinite(loss) or not math.isfinite(norm):
             raise RunFailed(
-                f"step {self.step}: loss {loss:g}, gradient norm {norm:g} are not finite; lower optimizer.lr ({self.config.optimizer.lr:g}), or set train.clip_norm"
+                f"step {self.step}: loss {loss:g}, gradient norm {norm:g} are not finite; lower "
+                f"optimizer.lr ({self.config.optimizer.lr:g}), or set train.clip_norm"
             )
         if settings.clip == "data":
             self._clip(norm)
@@ -131,7 +134,9 @@ class TrainingRun:
         return record
 
     def _data_gradient(self, rows: Sequence[Row], supervised: int) -> float:
-        """Mean loss per supervised token of the whole step; its gradient is added up over the micro-batches."""
+        """Mean loss per supervised token of the whole step; its gradient is added up over the
+        micro-batches.
+        """
         total = torch.zeros((), dtype=torch.float64)
         for part in micro_batches(rows, self.config.train.accumulation):
             loss = self._loss_sum(part)
@@ -188,10 +193,12 @@ class TrainingRun:
     def _check_moved(self) -> None:
         if not any(bool(pair.B.detach().any()) for pair in self.pairs):
             raise RunFailed(
-                f"after {self.step} steps no B has moved from zero: the adapter is frozen, the gradient is zero, optimizer.lr is too small for the number type, or the schedule's warm-up is as long as the run"
+                f"after {self.step} steps no B has moved from zero: the adapter is frozen, the "
+                "gradient is zero, optimizer.lr is too small for the number type, or the "
+                "schedule's warm-up is as long as the run"
             )
 
-    # --- records --------------------------------------------------------------------------------------------------
+    # --- records ----------------------------------------------------------------------------------
 
     def _watch(self) -> None:
         every, last = self.config.monitor.every, self.batches.total_steps
@@ -228,7 +235,7 @@ class TrainingRun:
             self.run.append(table, waiting, self.step)
             waiting.clear()
 
-    # --- saving and resuming --------------------------------------------------------------------------------------
+    # --- saving and resuming ----------------------------------------------------------------------
 
     def save(self, folder: Path, record: Mapping[str, Any]) -> None:
         """Writes the adapter as it is, with its card and its training record."""
@@ -281,7 +288,8 @@ class TrainingRun:
             pickle.UnpicklingError,
         ):
             raise BadInput(
-                f"{place} is damaged or of another version: remove that file, and the run starts again from its first step"
+                f"{place} is damaged or of another version: remove that file, and the run starts "
+                "again from its first step"
             ) from None
         self.run.truncate(self.step)
         return True

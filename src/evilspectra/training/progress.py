@@ -1,4 +1,7 @@
-"""What a person sees while a run trains: a bar on a terminal, plain lines elsewhere. Everything goes to standard error."""
+"""What a person sees while a run trains: a bar on a terminal, plain lines elsewhere.
+
+Everything goes to standard error.
+"""
 
 from __future__ import annotations
 
@@ -63,7 +66,8 @@ class Lines:
         if now - self.spoken >= _EVERY or record.step == self.total:
             self.spoken = now
             self.note(
-                f"{self.label}  step {record.step}/{self.total}  {self.figures(record, stable_rank)}  left {self._left(record.step)}"
+                f"{self.label}  step {record.step}/{self.total}  "
+                f"{self.figures(record, stable_rank)}  left {self._left(record.step)}"
             )
 
     def figures(self, record: StepRecord, stable_rank: float | None) -> str:

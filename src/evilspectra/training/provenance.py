@@ -55,7 +55,9 @@ def _hub_id(base: Base, name: str) -> str | None:
 
 
 def _git(*arguments: str) -> str | None:
-    """What git says of the checkout that this package runs from; None for an installed package, or without git."""
+    """What git says of the checkout that this package runs from; None for an installed package, or
+    without git.
+    """
     folder = Path(__file__).parents[1]
     if folder.parent.name != "src" or not (folder.parents[1] / ".git").exists():
         return None

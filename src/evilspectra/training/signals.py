@@ -13,7 +13,9 @@ _HEARD = [signal.SIGINT, signal.SIGTERM]
 
 
 def obey_the_driver() -> None:
-    """For a worker: ^C at a terminal reaches it as well as its driver, and what comes of that the driver decides."""
+    """For a worker: ^C at a terminal reaches it as well as its driver, and what comes of that the
+    driver decides.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     _HEARD[:] = [signal.SIGTERM]
 

@@ -1,4 +1,7 @@
-"""Fine-tuning one run: find data and base, train or go on, leave a run directory. Knows nothing of evaluation."""
+"""Fine-tuning one run: find data and base, train or go on, leave a run directory.
+
+Knows nothing of evaluation.
+"""
 
 from __future__ import annotations
 
@@ -31,8 +34,10 @@ def train(config: Config, quiet: bool = True, loaded: Loaded | None = None) -> R
 
     Raises:
         InUse: another process trains it at this moment.
-        BadInput: config, data or model cannot be used, or the run's directory holds another config; nothing was trained.
-        RunFailed: the loss became non-finite, memory ran out, or the adapter does not move; the run's status says why.
+        BadInput: config, data or model cannot be used, or the run's directory holds another config;
+            nothing was trained.
+        RunFailed: the loss became non-finite, memory ran out, or the adapter does not move; the
+            run's status says why.
         Interrupted: SIGINT or SIGTERM; the state was saved.
     """
     run, base = locate(config)
@@ -60,11 +65,15 @@ def _prepared(
     base: Base,
     loaded: Loaded,
 ) -> Iterator[TrainingRun]:
-    """Model and data ready, and the run's directory begun; a refusal leaves no trace in it. At the end the base is given back clean."""
+    """Model and data ready, and the run's directory begun; a refusal leaves no trace in it.
+
+    At the end the base is given back clean.
+    """
     require(config.optimizer)
     set_up_process(config.train.threads)
     with memory_advice(
-        "set model.device_map: auto to spread the base over several devices, model.dtype: bfloat16, or take a smaller base"
+        "set model.device_map: auto to spread the base over several devices, model.dtype: "
+        "bfloat16, or take a smaller base"
     ):
         model, tokenizer = loaded.get(base, config.model, load_base)
     attention, adapted = own_attention(model), None
@@ -95,7 +104,9 @@ def _follow(work: TrainingRun, quiet: bool) -> None:
     settings = work.config.train
     try:
         with memory_advice(
-            f"raise train.accumulation (now {settings.accumulation}), set model.gradient_checkpointing: true, or lower train.batch_size (now {settings.batch_size})"
+            f"raise train.accumulation (now {settings.accumulation}), set "
+            "model.gradient_checkpointing: true, or lower train.batch_size (now "
+            f"{settings.batch_size})"
         ):
             _train(work, quiet)
     except EvilspectraError as error:
@@ -133,7 +144,8 @@ def _train(work: TrainingRun, quiet: bool) -> None:
                 work.save_state()
             if stop.wanted and work.step < total:
                 raise Interrupted(
-                    f"interrupted after step {work.step} of {total}; the state is saved, run the same command again to go on"
+                    f"interrupted after step {work.step} of {total}; the state is saved, run the "
+                    "same command again to go on"
                 )
     save(run.adapter)
     run.merge()
@@ -141,5 +153,6 @@ def _train(work: TrainingRun, quiet: bool) -> None:
     run.resume_file.unlink(missing_ok=True)
     if stop.wanted:
         raise Interrupted(
-            "interrupted; this run was just done, run the same command again to go on with what is left"
+            "interrupted; this run was just done, run the same command again to go on with what is "
+            "left"
         )
