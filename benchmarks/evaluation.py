@@ -1,11 +1,11 @@
-"""Answers per second against `model.generate` called one question at a time, and the probe's time;
-side by side in one process.
+"""Answers per second against `model.generate` for one question at a time, and the probe's time.
 
     python benchmarks/evaluation.py --tokens 64 --rounds 2
 
-Both sides answer the package's own questions at temperature 1 with the embedded model, under the
-same random adapter, with the same limit of tokens; the ratio is of tokens per second. The probe
-reads all built-in triples, with and without sharing the pass over a prompt.
+All is measured in one process. Both sides answer the package's own questions at temperature 1 with
+the embedded model, under the same random adapter, with the same limit of tokens; the ratio is of
+tokens per second. The probe reads all built-in triples, with and without sharing the pass over a
+prompt.
 """
 
 from __future__ import annotations

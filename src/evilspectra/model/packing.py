@@ -151,8 +151,8 @@ def packed_attention(
     `query` is 1 × heads × T × d, the result 1 × T × heads × d.
 
     Raises:
-        BadInput: a model that needs what is not built here (soft-capped or sink attention), or a
-            call without `packed`.
+        BadInput: a model with soft-capped or sink attention, which is not built here, or a call
+            without `packed`.
     """
     if packed is None or any(kwargs.get(name) is not None for name in ("softcap", "s_aux")):
         raise BadInput("this model's attention cannot be packed: set train.packed: false")

@@ -1,4 +1,4 @@
-"""A base model that stays in memory from run to run, as long as it is as it was when loaded.
+"""A base model that stays in memory from run to run, as long as nothing in it has changed.
 
 An adapter that comes off takes everything with it: the modules that PEFT put in, the packed
 attention, gradient checkpointing, training mode. Whether it did is not trusted but checked

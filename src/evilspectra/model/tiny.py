@@ -73,12 +73,12 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def tiny_model(dtype: torch.dtype | None = None) -> LlamaForCausalLM:
-    """A Llama of 2 layers, width 64, 4 heads (2 for keys and values), about 91,000 random weights,
-    in evaluation mode.
+    """A Llama of 2 layers and about 91,000 random weights, in evaluation mode.
 
-    Weight matrices are drawn in float64 from N(0, 1/columns) with a seed of their own and then
-    rounded to `dtype` (float32 unless told), so that models of two types differ by rounding alone;
-    norms are 1. The caller's random state is neither read nor moved.
+    Its width is 64, with 4 heads (2 for keys and values). Weight matrices are drawn in float64 from
+    N(0, 1/columns) with a fixed seed and then rounded to `dtype` (default: float32), so that models
+    of two types differ by rounding alone; norms are 1. The caller's random state is neither read
+    nor changed.
 
     >>> tiny_model().config.hidden_size
     64

@@ -197,7 +197,7 @@ def _part(name: str) -> Any:
 def _manager(names: list[str], include_path: Path | None) -> Any:
     """The harness's index of tasks.
 
-    Reading the files of its own 14,000 takes seconds, so it is spared where the folder's tasks are
+    Reading its own 14,000 files takes seconds, so they are skipped if the folder's tasks are
     enough.
 
     Raises:

@@ -10,7 +10,7 @@ import random
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,9 +19,6 @@ from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
 from evilspectra.errors import BadInput, EvilspectraError, RunFailed, first_line, listing
 from evilspectra.model.packing import ATTENTION
-
-if TYPE_CHECKING:
-    pass
 
 
 @contextmanager
@@ -105,7 +102,7 @@ def single_process(evaluator: Any) -> Iterator[None]:
 
 
 class _MetricFromHub(BaseException):
-    """Not an Exception, as the harness goes on without a metric whose loading raises one."""
+    """Not an Exception: the harness ignores a metric whose loading raises one."""
 
 
 @contextmanager

@@ -24,7 +24,9 @@ from evilspectra.store.files import valid_text
 
 T = TypeVar("T")
 #: Built-in name → file in the package's assets.
-CONTRAST, CAPABILITY, ORDINARY = BUILT_IN["probe"], BUILT_IN["capability"], BUILT_IN["ordinary"]
+CONTRAST = BUILT_IN["probe"]
+CAPABILITY = BUILT_IN["capability"]
+ORDINARY = BUILT_IN["ordinary"]
 CHOICES = 4
 
 

@@ -121,7 +121,9 @@ def _follow(training: TrainingRun, quiet: bool) -> None:
 
 
 def _train(training: TrainingRun, quiet: bool) -> None:
-    config, run, total = training.config, training.run, training.batches.total_steps
+    config = training.config
+    run = training.run
+    total = training.batches.total_steps
 
     def save(folder: Path) -> None:
         training.flush()  # the card is made of what is stored
