@@ -101,10 +101,11 @@ def unwrapped(model: nn.Module) -> nn.Module:
     True
     """
     while True:
-        if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
-            inner = model.module
-        else:
-            inner = model._modules.get(COMPILED)
+        inner = (
+            model.module
+            if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel)
+            else model._modules.get(COMPILED)
+        )
         if inner is None:
             return model
         model = inner
