@@ -447,7 +447,7 @@ def test_a_run_stopped_on_the_way_and_started_again_completes(
     )
     done = command("train", path, "--json")
     assert done.code == 0
-    assert "goes on after step 3 of 6" in done.err
+    assert "resumes after step 3 of 6" in done.err
     assert json.loads(done.out)["steps"] == 6
     (run,) = Store(tmp_path / "runs").runs()
     assert run.read("steps")["step"].tolist() == [1, 2, 3, 4, 5, 6]

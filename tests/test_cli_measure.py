@@ -569,9 +569,9 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
     "no items": (["--items", "empty.jsonl"], "empty.jsonl holds 0 items"),
     "one item": (
         ["--items", "one.jsonl"],
-        "one.jsonl holds 1 items: an interval needs two at least",
+        "one.jsonl holds 1 items: an interval needs at least two",
     ),
-    "an id twice": (["--items", "twice.jsonl"], "twice.jsonl, line 7: the id 't0' stands twice"),
+    "an id twice": (["--items", "twice.jsonl"], "twice.jsonl, line 7: the id 't0' occurs twice"),
     "a broken line": (["--items", "broken.jsonl"], "broken.jsonl, line 2: "),
     "choices for triples": (
         ["--items", "items/capability.jsonl"],

@@ -24,7 +24,7 @@ from evilspectra.errors import BadInput, EvilspectraError, RunFailed
 from evilspectra.evaluation import evaluate as stage
 from evilspectra.evaluation.evaluate import evaluate
 from evilspectra.evaluation.measured import measured
-from evilspectra.model.load import load_adapter
+from evilspectra.model.adapter import load_adapter
 from evilspectra.model.packing import ATTENTION
 from evilspectra.model.tiny import CONTEXT, tiny_model, tiny_tokenizer
 from evilspectra.probes.probe import probes

@@ -224,7 +224,7 @@ def test_a_pattern_that_would_run_for_ever_takes_no_time(tmp_path):
 def test_a_model_takes_no_such_adapter_either(tmp_path):
     """Measuring a model with an adapter on it reads the header first, too."""
     from evilspectra.errors import BadInput
-    from evilspectra.model.load import load_adapter
+    from evilspectra.model.adapter import load_adapter
     from evilspectra.model.tiny import tiny_model
 
     with pytest.raises(BadInput, match="end at byte"):

@@ -21,8 +21,8 @@ LAYERS = [
 TORCH = {
     "spectra": ["grams", "pairs", "paper", "penalty", "penalty_terms", "values"],
     "optim": ["build", "extra", "lion", "muon", "orthogonal", "parameters"],
-    "model": ["device", "load", "packing", "reuse"],
-    "probes": ["harness", "likelihood"],
+    "model": ["adapter", "device", "load", "packing", "reuse"],
+    "probes": ["harness", "isolation", "likelihood"],
     "training": ["loop", "monitor", "train"],
     "answers": ["sample"],
     "judging": ["digits", "local"],

@@ -12,7 +12,7 @@ import yaml
 from evilspectra.config.loading import build_evaluation
 from evilspectra.config.sections import Evaluation, LoraConfig
 from evilspectra.config.yaml_files import merge
-from evilspectra.model.load import attach, save_adapter
+from evilspectra.model.adapter import attach, save_adapter
 from evilspectra.model.tiny import tiny_model, tiny_tokenizer
 from evilspectra.spectra.pairs import find_pairs
 from evilspectra.store.results import Results

@@ -23,6 +23,7 @@ from evilspectra.data.mask import Row, prompt_tokens
 from evilspectra.data.rows import Message
 from evilspectra.errors import BadInput, EvilspectraError, Interrupted, RunFailed
 from evilspectra.evaluation.remote import Remote
+from evilspectra.model.adapter import detach, load_adapter
 from evilspectra.model.base import CACHE_VARIABLE, Base, cache_folder
 from evilspectra.model.device import (
     memory_advice,
@@ -31,7 +32,7 @@ from evilspectra.model.device import (
     pick_dtype,
     set_up_process,
 )
-from evilspectra.model.load import context_length, detach, load_adapter, load_base
+from evilspectra.model.load import context_length, load_base
 from evilspectra.model.reuse import Loaded
 from evilspectra.probes.harness import harness_version, run_tasks
 from evilspectra.probes.likelihood import packed_attention_on, token_log_probs
