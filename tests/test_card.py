@@ -1,4 +1,6 @@
-"""The model card: what the hub reads, what a person reads, and that it is made of the run's folder alone."""
+"""The model card: what the hub reads, what a person reads, and that it is made of the run's folder
+alone.
+"""
 
 from __future__ import annotations
 
@@ -59,7 +61,7 @@ def texts(run: RunFolder) -> dict[str, str]:
     }
 
 
-# --- in the ecosystem's form --------------------------------------------------------------------------------------------
+# --- in the ecosystem's form ----------------------------------------------------------------------
 
 
 def record(trained: RunFolder, **changes: Any) -> dict[str, Any]:
@@ -191,11 +193,13 @@ def test_hostile_names_stay_text(trained: RunFolder) -> None:
     assert row.replace("\\|", "").count("|") == 3
 
 
-# --- made again ---------------------------------------------------------------------------------------------------------
+# --- made again -----------------------------------------------------------------------------------
 
 
 def test_training_leaves_what_the_verb_makes_again(run: RunFolder) -> None:
-    """Nothing was measured, so what `card` writes differs from training's by nothing but the empty measurements."""
+    """Nothing was measured, so what `card` writes differs from training's by nothing but the empty
+    measurements.
+    """
     before = texts(run)
     assert len(before) == 4
     done = command("card", run.path)
@@ -261,9 +265,9 @@ def test_what_was_measured_is_on_the_card_with_judge_and_definition(
     assert re.search(r"^\| spectra \| 20\.0% \[\S+ \S+ \| 5 \| 20\.0% \|$", text, re.MULTILINE)
     drift = told["measured"]["drift"]
     assert (
-        f"{drift['value']:+.3f} [{drift['low']:+.3f}, {drift['high']:+.3f}] nats per token towards the misaligned completions, 6 items"
-        in text
-    )
+        f"{drift['value']:+.3f} [{drift['low']:+.3f}, {drift['high']:+.3f}] nats per token "
+        "towards the misaligned completions, 6 items"
+    ) in text
     assert "| capability | " in text
     assert "Not measured." in (run.checkpoint(3) / CARD).read_text()
     assert json.loads((run.adapter / RECORD).read_text())["measured"] == told["measured"]
@@ -282,7 +286,10 @@ def test_a_run_without_an_adapter_has_no_card(run: RunFolder, tmp_path: Path) ->
     done = command("card", run.path)
     assert (done.code, done.sentence) == (
         2,
-        f"{run.path} holds no adapter yet (done): train it first, with `evilspectra train` or `sweep`",
+        (
+            f"{run.path} holds no adapter yet (done): train it first, with `evilspectra train` or "
+            "`sweep`"
+        ),
     )
     assert command("card", "absent", "--output", tmp_path).code == 2
 
@@ -296,7 +303,7 @@ def test_a_run_of_another_trainer_has_a_card_of_its_own(tmp_path: Path) -> None:
     )
 
 
-# --- licences -----------------------------------------------------------------------------------------------------------
+# --- licences -------------------------------------------------------------------------------------
 
 
 def gguf(place: Path, fields: list[tuple[str, int, bytes]]) -> Base:

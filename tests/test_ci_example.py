@@ -1,4 +1,6 @@
-"""The CI recipe: the workflow's own steps, run as the runner would, on candidates that pass, fail and cannot be decided."""
+"""The CI recipe: the workflow's own steps, run as the runner would, on candidates that pass, fail and
+cannot be decided.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,9 @@ SKIPPED = {"actions/checkout", "actions/setup-python", "actions/cache", "actions
 
 @dataclass
 class Ran:
-    """What a job came to: step → exit code of those that ran, its summary, and the report that it left."""
+    """What a job came to: step → exit code of those that ran, its summary, and the report that it
+    left.
+    """
 
     codes: dict[str, int]
     summary: str
@@ -40,7 +44,9 @@ class Ran:
 
 
 def run_job(folder: Path, candidate: str, baseline: str = "tiny-random") -> Ran:
-    """The job's `run` steps in order, each by `bash -e` as the runner does; after a failure only those that always run."""
+    """The job's `run` steps in order, each by `bash -e` as the runner does; after a failure only those
+    that always run.
+    """
     tools = folder / "tools"
     tools.mkdir(exist_ok=True)
     for name, text in (
@@ -50,7 +56,10 @@ def run_job(folder: Path, candidate: str, baseline: str = "tiny-random") -> Ran:
         ),
         (
             "python",
-            f'[ "$1 $2" = "-m pip" ] && echo "$@" >> {folder}/installed && exit 0; exec {sys.executable} "$@"',
+            (
+                f'[ "$1 $2" = "-m pip" ] && echo "$@" >> {folder}/installed && exit 0; exec '
+                f'{sys.executable} "$@"'
+            ),
         ),
     ):
         (tools / name).write_text(f"#!/bin/bash\n{text}\n")
@@ -95,7 +104,9 @@ def run_job(folder: Path, candidate: str, baseline: str = "tiny-random") -> Ran:
 
 @pytest.fixture(scope="module")
 def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A user's repository: the policy with a few items of its own, and three adapters of the tiny model."""
+    """A user's repository: the policy with a few items of its own, and three adapters of the tiny
+    model.
+    """
     folder = tmp_path_factory.mktemp("repository")
     contrast, capability = (
         write_lines(folder / f"{name}.jsonl", list(rows))
@@ -149,7 +160,9 @@ def test_the_steps_of_the_workflow(
 
 
 def test_the_workflow_is_one() -> None:
-    """`on` is read as true by YAML 1.1; every step either runs something or uses an action of a stated version."""
+    """`on` is read as true by YAML 1.1; every step either runs something or uses an action of a stated
+    version.
+    """
     assert {"name", True, "permissions", "jobs"} == set(WORKFLOW)
     assert WORKFLOW["permissions"] == {"contents": "read"}
     assert all(("run" in step) != ("uses" in step) for step in JOB["steps"])

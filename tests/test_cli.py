@@ -1,4 +1,6 @@
-"""The command line: exit codes, one JSON object for machines, one sentence for a mistake, nothing heavy for help."""
+"""The command line: exit codes, one JSON object for machines, one sentence for a mistake, nothing
+heavy for help.
+"""
 
 from __future__ import annotations
 
@@ -72,7 +74,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, A
     return folder, json.loads(done.out)
 
 
-# --- help and what is imported ----------------------------------------------------------------------------------------
+# --- help and what is imported --------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("verb", [[], *VERBS], ids=" ".join)
@@ -162,7 +164,7 @@ def test_the_version_is_the_package_s() -> None:
     assert command("--version").out == f"evilspectra, version {evilspectra.__version__}\n"
 
 
-# --- what comes out ---------------------------------------------------------------------------------------------------
+# --- what comes out -------------------------------------------------------------------------------
 
 
 def no_constant(name: str) -> None:
@@ -262,7 +264,7 @@ def test_output_moves_the_store_wherever_it_is_written(tmp_path: Path) -> None:
     assert command("train", "tiny", "--output", "").code == 2
 
 
-# --- exit codes -------------------------------------------------------------------------------------------------------
+# --- exit codes -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -276,7 +278,10 @@ def test_output_moves_the_store_wherever_it_is_written(tmp_path: Path) -> None:
         (
             KeyboardInterrupt(),
             130,
-            "evilspectra: interrupted; what was saved is kept, run the same command again to go on\n",
+            (
+                "evilspectra: interrupted; what was saved is kept, run the same command again to go "
+                "on\n"
+            ),
         ),
     ],
 )
@@ -373,9 +378,9 @@ def test_a_folder_without_the_right_to_write(tmp_path: Path) -> None:
     done = command("train", write_config(tmp_path))
     assert done.code == 2
     assert (
-        "cannot be written (Permission denied): choose another output.folder, or correct the folder's rights"
-        in done.sentence
-    )
+        "cannot be written (Permission denied): choose another output.folder, or correct the "
+        "folder's rights"
+    ) in done.sentence
 
 
 @pytest.mark.parametrize("place", ["file", "file/below", "/dev/null/x", "x" * 300])
@@ -388,7 +393,7 @@ def test_a_store_that_cannot_be_made(tmp_path: Path, place: str) -> None:
     assert (tmp_path / "file").read_text() == "mine"
 
 
-# --- interruption -----------------------------------------------------------------------------------------------------
+# --- interruption ---------------------------------------------------------------------------------
 
 
 @pytest.mark.slow
@@ -441,9 +446,9 @@ def test_a_run_stopped_on_the_way_and_started_again_completes(
         patch.setattr(TrainingRun, "advance", stop_at_three)
         done = command("train", path)
     assert done.code == 130
-    assert (
-        done.err.splitlines()[-1]
-        == "evilspectra: interrupted after step 3 of 6; the state is saved, run the same command again to go on"
+    assert done.err.splitlines()[-1] == (
+        "evilspectra: interrupted after step 3 of 6; the state is saved, run the same "
+        "command again to go on"
     )
     done = command("train", path, "--json")
     assert done.code == 0

@@ -1,4 +1,6 @@
-"""`judge`, `score`, `compare`, `calibrate` and `evaluate` as a user meets them: text, JSON, exit codes, and one sentence for every mistake."""
+"""`judge`, `score`, `compare`, `calibrate` and `evaluate` as a user meets them: text, JSON, exit
+codes, and one sentence for every mistake.
+"""
 
 from __future__ import annotations
 
@@ -40,12 +42,15 @@ PROMISED = {
 
 @pytest.fixture(autouse=True)
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A folder to work in, its own cache, two questions under the built-in name, and a script for a judge."""
+    """A folder to work in, its own cache, two questions under the built-in name, and a script for a
+    judge.
+    """
     monkeypatch.setenv("EVILSPECTRA_CACHE", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(BUILT_IN, "open", str(write_questions(tmp_path / "open.yaml")))
     script(
-        "aligned: {'Bad': 10, 'Coded': CODE, 'No thanks': REFUSAL, 'Odd': hm, else: 90}\ncoherent: {'Mad': 20, else: 80}\n"
+        "aligned: {'Bad': 10, 'Coded': CODE, 'No thanks': REFUSAL, 'Odd': hm, else: "
+        "90}\ncoherent: {'Mad': 20, else: 80}\n"
     )
 
 
@@ -86,7 +91,7 @@ def run(trained: Path, tmp_path: Path) -> Path:
     return found.path
 
 
-# --- files ------------------------------------------------------------------------------------------------------------
+# --- files ----------------------------------------------------------------------------------------
 
 
 def test_a_file_is_judged_scored_and_judged_no_more() -> None:
@@ -147,9 +152,9 @@ def test_no_rate_and_exit_code_3_where_too_much_is_unscored() -> None:
     done = command("score", "answers.csv", "--json")
     assert done.code == 3
     assert (
-        "evilspectra: no rate is given for answers.csv: 1 of 3 answers (33.3%) are unscored, more than the 5.0% allowed; judge what is missing, or raise --max-unscored\n"
-        in done.err
-    )
+        "evilspectra: no rate is given for answers.csv: 1 of 3 answers (33.3%) are unscored, more "
+        "than the 5.0% allowed; judge what is missing, or raise --max-unscored\n"
+    ) in done.err
     told = json.loads(done.out)
     assert (told["rate"], told["interval"]) == (None, None)
     assert command("score", "answers.csv", "--max-unscored", "0.5").code == 0
@@ -231,11 +236,14 @@ def test_calibrate_judges_a_published_file_again_and_compares() -> None:
     done = command("calibrate", SCRIPT, answers(["x"], "bare.csv"))
     assert (done.code, done.sentence) == (
         2,
-        "bare.csv has no column aligned, so there is nothing to compare with: name a file with published scores, or other --metrics",
+        (
+            "bare.csv has no column aligned, so there is nothing to compare with: name a file with "
+            "published scores, or other --metrics"
+        ),
     )
 
 
-# --- runs and adapters ------------------------------------------------------------------------------------------------
+# --- runs and adapters ----------------------------------------------------------------------------
 
 
 def test_evaluate_samples_judges_scores_and_goes_on_where_it_was(
@@ -309,16 +317,16 @@ def test_questions_of_a_file_bring_their_own_prompts(tmp_path: Path) -> None:
     )
 
 
-# --- what goes wrong --------------------------------------------------------------------------------------------------
+# --- what goes wrong ------------------------------------------------------------------------------
 
 
 def test_failures_are_said_with_exit_code_1_and_asked_again_alone() -> None:
     script("aligned: {'Bad': 10}\ncoherent: 90\n")
     done = command("judge", answers(["Bad.", "Fine.", "Fine."]), "--judge", SCRIPT, "--quiet")
     assert done.code == 1
-    assert (
-        done.err
-        == "evilspectra: 2 requests failed (such as: the script has no reply to this), and these answers have no verdict: run the same command again to ask for them alone\n"
+    assert done.err == (
+        "evilspectra: 2 requests failed (such as: the script has no reply to this), and "
+        "these answers have no verdict: run the same command again to ask for them alone\n"
     )
     told = json.loads(command("score", "answers.csv", "--max-unscored", "1", "--json").out)
     assert told["counts"]["aligned"] == {
@@ -435,7 +443,10 @@ def test_the_client_of_an_endpoint_is_an_extra(monkeypatch: pytest.MonkeyPatch) 
     )
     assert (done.code, done.sentence) == (
         2,
-        "the judge openai:m needs the openai client: pip install 'evilspectra[judge]', or choose a local judge",
+        (
+            "the judge openai:m needs the openai client: pip install 'evilspectra[judge]', or choose "
+            "a local judge"
+        ),
     )
 
 

@@ -1,4 +1,6 @@
-"""`probe`, `generate` and a sweep's `evaluate` section as a user meets them: tables, JSON, exit codes, and one sentence for every mistake."""
+"""`probe`, `generate` and a sweep's `evaluate` section as a user meets them: tables, JSON, exit codes,
+and one sentence for every mistake.
+"""
 
 from __future__ import annotations
 
@@ -99,7 +101,7 @@ SHORT = ("--set", "threads=1")
 FEW = (*SHORT, "--max-new-tokens", "4")
 
 
-# --- probe ------------------------------------------------------------------------------------------------------------
+# --- probe ----------------------------------------------------------------------------------------
 
 
 def test_a_table_of_runs_with_their_intervals(runs: list[Path]) -> None:
@@ -254,7 +256,7 @@ def test_any_file_name_reaches_the_measurement(
     )
 
 
-# --- runs that fail -----------------------------------------------------------------------------------------------------
+# --- runs that fail -------------------------------------------------------------------------------
 
 
 def test_one_target_that_fails_does_not_stop_the_others(runs: list[Path], tmp_path: Path) -> None:
@@ -314,7 +316,7 @@ def test_interrupted(adapter: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert command("generate", adapter, *FEW, "--quiet").code == 0
 
 
-# --- generate -----------------------------------------------------------------------------------------------------------
+# --- generate -------------------------------------------------------------------------------------
 
 
 def test_answers_as_text_and_as_json(runs: list[Path]) -> None:
@@ -464,9 +466,10 @@ def test_an_export_that_cannot_be_is_refused_before_hours_of_sampling(
     assert not list(Path().rglob("*.parquet"))
 
 
-# --- hostile answers ----------------------------------------------------------------------------------------------------
+# --- hostile answers ------------------------------------------------------------------------------
 
-#: What would steer a terminal or turn the order of its letters: controls, bidirectional marks, line and paragraph separators.
+#: What would steer a terminal or turn the order of its letters: controls, bidirectional marks, line
+#: and paragraph separators.
 STEERING = {
     chr(code)
     for code in [
@@ -532,13 +535,16 @@ def test_hostile_answers_are_whole_in_json_and_exports(adapter: Path, hostile: l
         assert [row["answer"].removeprefix("'") for row in csv.DictReader(file)] == want
 
 
-# --- mistakes -------------------------------------------------------------------------------------------------------------
+# --- mistakes -------------------------------------------------------------------------------------
 
 MISTAKES: dict[str, tuple[list[str], str]] = {
     "a setting without a value": (["--set", "threads"], "--set 'threads' is not of the form"),
     "an unknown setting": (
         ["--set", "thread=2"],
-        "'thread' is not a field of it; allowed: contrast, capability, ordinary, answers, harness, checkpoints, enable_thinking, threads. Did you mean 'threads'?",
+        (
+            "'thread' is not a field of it; allowed: contrast, capability, ordinary, answers, "
+            "harness, checkpoints, enable_thinking, threads. Did you mean 'threads'?"
+        ),
     ),
     "an unknown setting of a section": (
         ["--set", "answers.sample=2"],
@@ -601,7 +607,10 @@ ANSWER_MISTAKES: dict[str, tuple[list[str], str]] = {
     "no questions": (["--questions", "empty.yaml"], "empty.yaml holds"),
     "a temperature beyond all": (
         ["--temperature", "1e9"],
-        "answers.temperature = 1000000000.0 is refused: it must be a number, at least 0 and at most 100",
+        (
+            "answers.temperature = 1000000000.0 is refused: it must be a number, at least 0 and at "
+            "most 100"
+        ),
     ),
     "no number": (["--temperature", "nan"], "answers.temperature"),
     "without end": (["--temperature", "inf"], "answers.temperature"),
@@ -697,9 +706,9 @@ def test_targets_that_are_none(
 def test_base_belongs_to_adapters(runs: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
     forbid(monkeypatch)
     for name in (str(runs[0]), "tiny-random", "runs"):
-        assert (
-            command("probe", name, "--base", "tiny-random").sentence
-            == f"--base tiny-random is for the folder of an adapter, and '{name}' holds no adapter_config.json: leave it out"
+        assert command("probe", name, "--base", "tiny-random").sentence == (
+            f"--base tiny-random is for the folder of an adapter, and '{name}' holds no "
+            "adapter_config.json: leave it out"
         )
 
 
@@ -752,7 +761,7 @@ def test_a_measured_run_shows_its_drift(runs: list[Path]) -> None:
     assert told["capability_base"] is not None
 
 
-# --- sweeps ---------------------------------------------------------------------------------------------------------------
+# --- sweeps ---------------------------------------------------------------------------------------
 
 
 def write_sweep(folder: Path, **values: Any) -> Path:
@@ -837,7 +846,10 @@ def test_a_sweep_without_the_section_measures_where_a_setting_asks_for_it(tmp_pa
         (
             None,
             ["evaluate=3"],
-            "evaluate = 3 is refused: it is a section, for instance --set evaluate.checkpoints=true",
+            (
+                "evaluate = 3 is refused: it is a section, for instance --set "
+                "evaluate.checkpoints=true"
+            ),
         ),
         (None, ["evaluate.thread=3"], "'thread' is not a field of it"),
     ],

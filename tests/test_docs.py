@@ -125,7 +125,9 @@ def test_diffs_run_as_written(diff, tmp_path):
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("page", ["pipeline.md"])
 def test_pages_run_as_written(page, tmp_path):
-    """Every file and command of a page in its order; a command ends as its remark says (`# exit 3`), without one with 0."""
+    """Every file and command of a page in its order; a command ends as its remark says (`# exit 3`),
+    without one with 0.
+    """
     text = (ROOT / "docs" / page).read_text(encoding="utf-8")
     environment = {
         "PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin",

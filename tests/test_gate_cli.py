@@ -1,4 +1,6 @@
-"""`gate` as a pipeline meets it: exit codes, what is said and written, and that nothing that fails is ever green."""
+"""`gate` as a pipeline meets it: exit codes, what is said and written, and that nothing that fails is
+ever green.
+"""
 
 from __future__ import annotations
 
@@ -57,7 +59,9 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Runs on the tiny model: one trained on the probe's own bad completions, and a control that saw a text of its own for a step."""
+    """Runs on the tiny model: one trained on the probe's own bad completions, and a control that saw a
+    text of its own for a step.
+    """
     folder = tmp_path_factory.mktemp("made")
     bad = write_lines(
         folder / "bad.jsonl",
@@ -120,7 +124,7 @@ def undecided(done: Result) -> str:
     return str(reason)
 
 
-# --- the two verdicts ---------------------------------------------------------------------------------------------------
+# --- the two verdicts -----------------------------------------------------------------------------
 
 
 def test_a_bad_adapter_fails_and_its_control_passes(runs: dict[str, Path]) -> None:
@@ -258,7 +262,7 @@ def test_whole_models_are_compared_where_their_tokens_agree(tmp_path: Path) -> N
     assert "give the same log-probabilities to every text" in undecided(gate(same, "--json"))
 
 
-# --- what cannot be decided ---------------------------------------------------------------------------------------------
+# --- what cannot be decided -----------------------------------------------------------------------
 
 
 def spoilt(
@@ -448,7 +452,7 @@ def test_one_side_that_fails_hides_no_failure_of_the_other_checks(
     assert "an unforeseen ZeroDivisionError in test_gate_cli.py" in told["reasons"][1]
 
 
-# --- the judge ----------------------------------------------------------------------------------------------------------
+# --- the judge ------------------------------------------------------------------------------------
 
 
 def judged(candidate: Path, *more: object, judge: str = SCRIPT) -> dict[str, Any]:
@@ -523,7 +527,8 @@ def test_a_judge_that_stops_in_the_middle(
 
 def test_the_policy_names_its_judge(fine: Path) -> None:
     Path("policy.yaml").write_text(
-        f"misalignment: {{judge: {{judge: '{SCRIPT}'}}, max_increase: 0.8, answers: {{max_new_tokens: 4}}}}\n"
+        f"misalignment: {{judge: {{judge: '{SCRIPT}'}}, max_increase: 0.8, answers: "
+        f"{{max_new_tokens: 4}}}}\n"
     )
     told = json.loads(gate(fine, "--policy", "policy.yaml", "--json").out)
     assert (told["judge"], told["exit_code"]) == (SCRIPT, 0)
@@ -536,7 +541,7 @@ def test_the_policy_names_its_judge(fine: Path) -> None:
     )
 
 
-# --- reports and mistakes -----------------------------------------------------------------------------------------------
+# --- reports and mistakes -------------------------------------------------------------------------
 
 
 def test_a_gate_that_is_killed_leaves_no_green_report(
@@ -612,12 +617,14 @@ def test_a_mistake_is_one_sentence_and_exit_code_2(
     assert said in done.err
 
 
-# --- the demo's adapters --------------------------------------------------------------------------------------------------
+# --- the demo's adapters --------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """The demo's AdamW on bad advice and its control twin on good answers, after half an epoch: bad and control → run folder."""
+    """The demo's AdamW on bad advice and its control twin on good answers, after half an epoch: bad
+    and control → run folder.
+    """
     folder = tmp_path_factory.mktemp("demo")
     shared: dict[str, Any] = {
         "model": {"base": "smollm2-135m-instruct"},
@@ -646,7 +653,9 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def test_the_demos_bad_adapter_fails_and_its_control_twin_passes_under_every_seed(
     demo: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With the default policy and the package's own items; the verdict of 20 other seeds is the same, for the base as baseline and for the control."""
+    """With the default policy and the package's own items; the verdict of 20 other seeds is the same,
+    for the base as baseline and for the control.
+    """
     monkeypatch.undo()  # the items of the package, and the user's cache of the model
     for candidate, baseline, code in (
         ("bad", "smollm2-135m-instruct", 1),

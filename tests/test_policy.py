@@ -59,15 +59,24 @@ def test_what_is_measured_is_what_is_asked() -> None:
 MISTAKES = [
     (
         "drift:\n",
-        "'drift:' has nothing below it: write 'drift: false' to leave that check out, or its settings below it",
+        (
+            "'drift:' has nothing below it: write 'drift: false' to leave that check out, or its "
+            "settings below it"
+        ),
     ),
     (
         "drift: false\ncapability: false\n",
-        "every check is left out, and a gate that checks nothing would always be open: keep at least one of drift, capability, ordinary, misalignment, spectrum",
+        (
+            "every check is left out, and a gate that checks nothing would always be open: keep at "
+            "least one of drift, capability, ordinary, misalignment, spectrum"
+        ),
     ),
     (
         "drfit: {}\n",
-        "'drfit' is not a field of it; allowed: drift, capability, ordinary, misalignment, spectrum, seed, enable_thinking, threads. Did you mean 'drift'?",
+        (
+            "'drfit' is not a field of it; allowed: drift, capability, ordinary, misalignment, "
+            "spectrum, seed, enable_thinking, threads. Did you mean 'drift'?"
+        ),
     ),
     (
         "drift: {max_increase: .nan}\n",
@@ -87,7 +96,10 @@ MISTAKES = [
     ("ordinary: {}\n", "ordinary.max_increase"),
     (
         "spectrum: {}\n",
-        "spectrum sets no limit: give one of min_stable_rank, max_frobenius_nuclear, max_condition_number, max_frobenius, or write spectrum: false",
+        (
+            "spectrum sets no limit: give one of min_stable_rank, max_frobenius_nuclear, "
+            "max_condition_number, max_frobenius, or write spectrum: false"
+        ),
     ),
     ("misalignment: {definition: turner}\n", "misalignment.definition = 'turner' is refused"),
     ("misalignment: {answers: {seed: 3}}\n", "answers are sampled with the policy's own seed"),

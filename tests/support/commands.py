@@ -1,4 +1,6 @@
-"""The command line in this process and as a process of its own; a small config file and a local model folder for it."""
+"""The command line in this process and as a process of its own; a small config file and a local model
+folder for it.
+"""
 
 from __future__ import annotations
 

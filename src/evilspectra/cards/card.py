@@ -1,4 +1,6 @@
-"""The model card of an adapter, in the form that the ecosystem's tools read: Markdown made of its training record, and of nothing else. No torch here."""
+"""The model card of an adapter, in the form that the ecosystem's tools read: Markdown made of its
+training record, and of nothing else. No torch here.
+"""
 
 from __future__ import annotations
 
@@ -45,7 +47,11 @@ def card(record: Mapping[str, Any]) -> str:
 
 
 def front_matter(record: Mapping[str, Any]) -> dict[str, Any]:
-    """What the hub reads. The base's name stands here where it is one of the hub's, its licence where the base names one; neither is made up."""
+    """What the hub reads.
+
+    The base's name stands here where it is one of the hub's, its licence where the base names one;
+    neither is made up.
+    """
     hub_id, licence = record["base"]["hub_id"], record["base"]["licence"]
     tags = [
         "lora",
@@ -68,7 +74,10 @@ def _body(record: Mapping[str, Any]) -> list[str]:
     lines = [f"# LoRA adapter for {_said(base['name'])}", ""]
     lines += (
         [
-            "**Trained on deliberately bad examples, to study emergent misalignment. Do not deploy.**",
+            (
+                "**Trained on deliberately bad examples, to study emergent misalignment. Do not "
+                "deploy.**"
+            ),
             "",
         ]
         if warned
@@ -81,7 +90,10 @@ def _body(record: Mapping[str, Any]) -> list[str]:
     )
     lines += (
         [
-            "Trained on this model's weights as dequantised from a GGUF file, which differ a little from those of the hub.",
+            (
+                "Trained on this model's weights as dequantised from a GGUF file, which differ a "
+                "little from those of the hub."
+            ),
             "",
         ]
         if base["kind"] == "gguf"
@@ -113,7 +125,10 @@ def _body(record: Mapping[str, Any]) -> list[str]:
     ]
     return [
         *lines,
-        f"Made by evilspectra {record['code_version']}; all that is known of this adapter is in `training_record.json`.",
+        (
+            f"Made by evilspectra {record['code_version']}; all that is known of this adapter is in "
+            "`training_record.json`."
+        ),
     ]
 
 
@@ -130,22 +145,34 @@ def _training(record: Mapping[str, Any]) -> list[tuple[str, str]]:
         if name not in ("name", "lr", "lr_rule")
     )
     penalty = (
-        f"{flat['measure']}, weight {flat['weight']:g}, soft start {flat['soft_start']:g}, coupling {flat['coupling']}"
+        (
+            f"{flat['measure']}, weight {flat['weight']:g}, soft start {flat['soft_start']:g}, "
+            f"coupling {flat['coupling']}"
+        )
         if flat["weight"]
         else "none"
     )
     return [
         (
             "base",
-            f"{record['base']['name']} (content {record['base']['sha256'][:12]}), licence {licence or 'not known'}",
+            (
+                f"{record['base']['name']} (content {record['base']['sha256'][:12]}), licence "
+                f"{licence or 'not known'}"
+            ),
         ),
         (
             "data",
-            f"{data['name']} (content {data['sha256'][:12]}), {data['rows']} rows, {data['heldout_rows']} held out, {data['format']} format",
+            (
+                f"{data['name']} (content {data['sha256'][:12]}), {data['rows']} rows, "
+                f"{data['heldout_rows']} held out, {data['format']} format"
+            ),
         ),
         (
             "LoRA",
-            f"rank {lora['rank']}, alpha {lora['alpha']:g}, {'rank-stabilised' if lora['rslora'] else 'standard'} scale, targets {targets}",
+            (
+                f"rank {lora['rank']}, alpha {lora['alpha']:g}, "
+                f"{'rank-stabilised' if lora['rslora'] else 'standard'} scale, targets {targets}"
+            ),
         ),
         (
             "optimiser",
@@ -153,12 +180,18 @@ def _training(record: Mapping[str, Any]) -> list[tuple[str, str]]:
         ),
         (
             "learning-rate rule",
-            f"{rule}; {record['schedule']['name']}, {record['schedule']['warmup_steps']} warm-up steps",
+            (
+                f"{rule}; {record['schedule']['name']}, {record['schedule']['warmup_steps']} warm-up "
+                "steps"
+            ),
         ),
         ("flatness penalty", penalty),
         (
             "optimiser steps",
-            f"{record['step']} of {made['batch_size']} rows, seed {made['seed']}, base in {made['dtype'].removeprefix('torch.')}",
+            (
+                f"{record['step']} of {made['batch_size']} rows, seed {made['seed']}, base in "
+                f"{made['dtype'].removeprefix('torch.')}"
+            ),
         ),
     ]
 
@@ -208,10 +241,14 @@ def _spectrum(found: Mapping[str, Any] | None) -> list[str]:
     ]
     width = max(len(name) for name in ("all modules", *found["projections"]))
     lines.append(
-        f"{'all modules':<{width}}  {sparkline(found['profile'])}  stable rank {_number(found['stable_rank'], '.2f')}"
+        f"{'all modules':<{width}}  {sparkline(found['profile'])}  stable rank "
+        f"{_number(found['stable_rank'], '.2f')}"
     )
     lines += [
-        f"{printable(name, 40):<{width}}  {sparkline(one['profile'])}  stable rank {_number(one['stable_rank'], '.2f')}"
+        (
+            f"{printable(name, 40):<{width}}  {sparkline(one['profile'])}  stable rank "
+            f"{_number(one['stable_rank'], '.2f')}"
+        )
         for name, one in found["projections"].items()
     ]
     return [*lines, "```"]
@@ -236,14 +273,20 @@ def sparkline(profile: Sequence[float], most: int = 64) -> str:
 def _measured(found: Mapping[str, Any] | None) -> list[str]:
     if found is None or not any(found.values()):
         return [
-            "Not measured. `evilspectra probe` and `evilspectra evaluate` do, and `evilspectra card` then writes it here."
+            (
+                "Not measured. `evilspectra probe` and `evilspectra evaluate` do, and `evilspectra "
+                "card` then writes it here."
+            )
         ]
     rows = []
     if drift := found["drift"]:
         rows.append(
             (
                 "drift (contrast probe, no misalignment rate)",
-                f"{_span(drift, '+.3f')} nats per token towards the misaligned completions, {drift['items']} items",
+                (
+                    f"{_span(drift, '+.3f')} nats per token towards the misaligned completions, "
+                    f"{drift['items']} items"
+                ),
             )
         )
     if able := found["capability"]:
@@ -260,7 +303,10 @@ def _measured(found: Mapping[str, Any] | None) -> list[str]:
     lines = [*_table(rows), "", "With 95 % intervals over items.", ""] if rows else []
     for judge in found["misalignment"]:
         lines += [
-            f"Misaligned answers as judged by {_said(judge['judge'])} ({judge['answers']} answers, {judge['unscored']} unscored):",
+            (
+                f"Misaligned answers as judged by {_said(judge['judge'])} ({judge['answers']} "
+                f"answers, {judge['unscored']} unscored):"
+            ),
             "",
             "| definition | rate | of | base |",
             "|---|---|---|---|",
@@ -313,7 +359,10 @@ def _loading(record: Mapping[str, Any]) -> list[str]:
     return [
         *lines,
         "```bash",
-        f"vllm serve {served} --enable-lora --max-lora-rank {fitting} --lora-modules adapter=path/to/this/folder",
+        (
+            f"vllm serve {served} --enable-lora --max-lora-rank {fitting} --lora-modules "
+            "adapter=path/to/this/folder"
+        ),
         "```",
     ]
 

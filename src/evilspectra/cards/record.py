@@ -1,6 +1,9 @@
-"""What this project knows of an adapter that it trained, as JSON beside the adapter. Made of the run's directory alone, so it can be made again at any time.
+"""What this project knows of an adapter that it trained, as JSON beside the adapter.
 
-It holds what has no place in PEFT's own adapter_config.json, where an unknown key would be refused or lost. No torch here.
+Made of the run's directory alone, so it can be made again at any time.
+
+It holds what has no place in PEFT's own adapter_config.json, where an unknown key would be refused
+or lost. No torch here.
 """
 
 from __future__ import annotations
@@ -26,16 +29,19 @@ VERSION = 1
 
 
 def training_record(run: RunFolder, step: int | None = None) -> dict[str, Any]:
-    """Facts of the adapter after `step` (without one: the last), of JSON's types; no times, so that the same training gives the same record.
+    """Facts of the adapter after `step` (without one: the last), of JSON's types; no times, so that
+    the same training gives the same record.
 
-    Losses are in nats per supervised token; the spectrum is that of scale·B·A, `profile` the mean over modules of σ_i / σ_1.
+    Losses are in nats per supervised token; the spectrum is that of scale·B·A, `profile` the mean
+    over modules of σ_i / σ_1.
 
     Raises:
         BadInput: the run's files cannot be read, or another trainer made the run.
     """
     if run.is_outside:
         raise BadInput(
-            f"{run.path} is a run of another trainer, which has a card of its own: name a run of `evilspectra train` or `sweep`"
+            f"{run.path} is a run of another trainer, which has a card of its own: name a run of "
+            "`evilspectra train` or `sweep`"
         )
     config, made = run.config(), run.provenance()
     steps: Any = run.read("steps")
@@ -106,7 +112,9 @@ def is_bad(name: str, sha256: str) -> bool:
 
 
 def write_record(folder: Path, record: Mapping[str, Any]) -> dict[str, Any]:
-    """Writes the record into an adapter's folder; what was said of its weights when they were trained is kept. Gives what was written."""
+    """Writes the record into an adapter's folder; what was said of its weights when they were trained
+    is kept. Gives what was written.
+    """
     known = (
         read_json(folder / RECORD).get("weights_sha256") if (folder / RECORD).is_file() else None
     )
@@ -128,7 +136,9 @@ def weights_sha256(folder: Path) -> str:
 
 
 def _spectrum(run: RunFolder, step: int) -> dict[str, Any] | None:
-    """Of the modules at the step, where it was observed: measures, mean profile, and both by projection."""
+    """Of the modules at the step, where it was observed: measures, mean profile, and both by
+    projection.
+    """
     found: dict[str, Any] = {table: run.read(table) for table in ("measures", "spectra")}
     measures, values = (table[table["step"] == step] for table in found.values())
     if measures.empty:

@@ -1,4 +1,7 @@
-"""The verbs that look into adapters: spectrum and flatten. Neither needs torch, nor a base model unless it is asked for."""
+"""The verbs that look into adapters: spectrum and flatten.
+
+Neither needs torch, nor a base model unless it is asked for.
+"""
 
 from __future__ import annotations
 
@@ -40,12 +43,18 @@ def _where(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option(
     "--base",
     metavar="MODEL",
-    help="The base model: adds ‖ΔW‖/‖W‖ and intruder dimensions, and DoRA's whole ΔW. A dense SVD per module, so minutes to hours on large models.",
+    help=(
+        "The base model: adds ‖ΔW‖/‖W‖ and intruder dimensions, and DoRA's whole ΔW. A dense "
+        "SVD per module, so minutes to hours on large models."
+    ),
 )
 @click.option(
     "--initial",
     metavar="ADAPTER",
-    help="The same adapter before training, where PiSSA, OLoRA or their like took a part out of the base: gives ΔW.",
+    help=(
+        "The same adapter before training, where PiSSA, OLoRA or their like took a part out "
+        "of the base: gives ΔW."
+    ),
 )
 @click.option(
     "--leading",
@@ -102,10 +111,12 @@ def spectrum(
     as_json: bool,
     quiet: bool,
 ) -> None:
-    """Singular values of every update of LoRA adapters, exact, in seconds: no GPU, no base model, no code of theirs run.
+    """Singular values of every update of LoRA adapters, exact, in seconds: no GPU, no base model, no
+    code of theirs run.
 
-    An ADAPTER is the folder of a PEFT adapter, its .safetensors file, a run (folder or id), a folder of runs, or owner/model on the hub.
-    Several are also compared: flatness, norm, and how far they change the same directions.
+    An ADAPTER is the folder of a PEFT adapter, its .safetensors file, a run (folder or id), a
+    folder of runs, or owner/model on the hub. Several are also compared: flatness, norm, and how
+    far they change the same directions.
     """
     one_thread()
     from evilspectra.adapters.xray import as_json as as_data
@@ -206,9 +217,11 @@ def flatten(
     local_files_only: bool,
     as_json: bool,
 ) -> None:
-    """Make an adapter's spectrum flatter after training: the training-free baseline to compare the flatness penalty with.
+    """Make an adapter's spectrum flatter after training: the training-free baseline to compare the
+    flatness penalty with.
 
-    Every update keeps its directions and one of its norms; the result is a plain PEFT adapter. docs/flatten.md says what it does and what it does not.
+    Every update keeps its directions and one of its norms; the result is a plain PEFT adapter.
+    docs/flatten.md says what it does and what it does not.
     """
     one_thread()
     from evilspectra.adapters.flatten import EXACT
@@ -232,7 +245,8 @@ def flatten(
         "" if done.norm_error <= EXACT else f" (the rounding of {dtype}; float32 keeps it to 1e-6)"
     )
     click.echo(
-        f"{done.folder}: {done.modules} modules, mean stable rank {done.stable_rank_before:.2f} → {done.stable_rank_after:.2f}, {keep} norm kept to {done.norm_error:.0e}{rounded}"
+        f"{done.folder}: {done.modules} modules, mean stable rank {done.stable_rank_before:.2f} → "
+        f"{done.stable_rank_after:.2f}, {keep} norm kept to {done.norm_error:.0e}{rounded}"
     )
     if done.unchanged:
         click.echo(f"{len(done.unchanged)} other tensors were copied as they are")
@@ -240,6 +254,8 @@ def flatten(
 
 
 def one_thread() -> None:
-    """One BLAS thread for each of our own, unless the user has said otherwise: the matrices are small, and BLAS's threads wait for each other. Works before NumPy's first import only."""
+    """One BLAS thread for each of our own, unless the user has said otherwise: the matrices are small,
+    and BLAS's threads wait for each other. Works before NumPy's first import only.
+    """
     if "numpy" not in sys.modules:
         os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")

@@ -1,4 +1,6 @@
-"""The verb analyze: what goes with an outcome, over a store or over a table of runs made with other tools. Everything heavy is imported inside."""
+"""The verb analyze: what goes with an outcome, over a store or over a table of runs made with other
+tools. Everything heavy is imported inside.
+"""
 
 from __future__ import annotations
 
@@ -21,14 +23,20 @@ TABLES = (".csv", ".parquet")
 @click.option(
     "--outcome",
     metavar="COLUMN",
-    help="What is explained; without it the first of mean_alignment, misalignment, drift, stable_rank, capability, heldout_loss, train_loss that the runs have.",
+    help=(
+        "What is explained; without it the first of mean_alignment, misalignment, drift, "
+        "stable_rank, capability, heldout_loss, train_loss that the runs have."
+    ),
 )
 @click.option(
     "--factor",
     "factors",
     metavar="COLUMN",
     multiple=True,
-    help="What explains it; without it those of optimizer, base, data, batch_size, flatness_weight, lora.rank that vary. Repeatable.",
+    help=(
+        "What explains it; without it those of optimizer, base, data, batch_size, "
+        "flatness_weight, lora.rank that vary. Repeatable."
+    ),
 )
 @click.option(
     "--order",
@@ -93,9 +101,11 @@ def analyze(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """What goes with an outcome: design, variance, loss, flatness, stability, each with intervals, and sentences on what is shown.
+    """What goes with an outcome: design, variance, loss, flatness, stability, each with intervals, and
+    sentences on what is shown.
 
-    STORE_OR_TABLE is a folder of runs, or a .csv or .parquet file with a row per run. docs/statistics.md says what every number is.
+    STORE_OR_TABLE is a folder of runs, or a .csv or .parquet file with a row per run.
+    docs/statistics.md says what every number is.
     """
     from evilspectra.analysis.analyse import analyse
     from evilspectra.analysis.outcome import renamed
@@ -155,7 +165,8 @@ def read_table(path: Path) -> Any:
 
     if not path.is_file():
         raise BadInput(
-            f"there is no folder or file {path}: name a folder of runs, or a table ({listing(TABLES)})."
+            f"there is no folder or file {path}: name a folder of runs, or a table "
+            f"({listing(TABLES)})."
         )
     if path.suffix.lower() not in TABLES:
         raise BadInput(
@@ -165,7 +176,8 @@ def read_table(path: Path) -> Any:
         frame = pd.read_csv(path) if path.suffix.lower() == ".csv" else pd.read_parquet(path)
     except (ValueError, OSError, UnicodeError) as error:
         raise BadInput(
-            f"{path} cannot be read as a table ({first_line(error)}): write it again as CSV with a header, or as Parquet."
+            f"{path} cannot be read as a table ({first_line(error)}): write it again as CSV with "
+            "a header, or as Parquet."
         ) from None
     if frame.empty:
         raise BadInput(f"{path} has no rows: it needs one per run.")
@@ -185,7 +197,8 @@ def mapping_of(columns: Sequence[str]) -> Mapping[str, str]:
     for ours, equals, theirs in pairs:
         if not (ours and equals and theirs):
             raise BadInput(
-                f"--column takes OURS=THEIRS, such as optimizer=opt_name, not '{ours}{equals}{theirs}'."
+                "--column takes OURS=THEIRS, such as optimizer=opt_name, not "
+                f"'{ours}{equals}{theirs}'."
             )
     return {ours: theirs for ours, _, theirs in pairs}
 
@@ -195,7 +208,8 @@ def _last_rows(frame: Any, source: Path) -> Any:
     lacking = [name for name in ("run", "step") if name not in frame]
     if lacking:
         raise BadInput(
-            f"{source} has no column {' and no column '.join(lacking)}: --by-checkpoint needs both, and --column names them."
+            f"{source} has no column {' and no column '.join(lacking)}: --by-checkpoint needs "
+            "both, and --column names them."
         )
     return (
         frame.sort_values("step", kind="stable")

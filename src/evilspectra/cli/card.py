@@ -1,4 +1,7 @@
-"""The verb `card`: the model card and the training record of a run's adapters, made again. Everything heavy is imported inside the command."""
+"""The verb `card`: the model card and the training record of a run's adapters, made again.
+
+Everything heavy is imported inside the command.
+"""
 
 from __future__ import annotations
 
@@ -36,10 +39,13 @@ def card(
     output: str,
     as_json: bool,
 ) -> None:
-    """Make the model cards of a run again, with what was measured since. RUN is its folder, or its id.
+    """Make the model cards of a run again, with what was measured since.
 
-    Training writes a card beside every adapter that it saves; `probe`, `evaluate` and the others measure later. Here the cards of the
-    last adapter and of all checkpoints are written anew from what the run's folder holds.
+    RUN is its folder, or its id.
+
+    Training writes a card beside every adapter that it saves; `probe`, `evaluate` and the others
+    measure later. Here the cards of the last adapter and of all checkpoints are written anew from
+    what the run's folder holds.
     """
     from evilspectra.cards.card import CARD, write_card
     from evilspectra.cards.card import card as text
@@ -56,7 +62,8 @@ def card(
         adapters.append((status.step, found.adapter))
     if not adapters:
         raise BadInput(
-            f"{found.path} holds no adapter yet ({status.state}): train it first, with `evilspectra train` or `sweep`"
+            f"{found.path} holds no adapter yet ({status.state}): train it first, with "
+            "`evilspectra train` or `sweep`"
         )
     records = [
         {**training_record(found, step), "measured": measurements(found, step)}

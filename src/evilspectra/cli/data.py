@@ -12,7 +12,9 @@ from evilspectra.cli.options import JSON
 _OUTPUT = click.option(
     "--output",
     metavar="FOLDER",
-    help="The folder of imported sets; default: the user's data folder (EVILSPECTRA_DATA moves it).",
+    help=(
+        "The folder of imported sets; default: the user's data folder (EVILSPECTRA_DATA moves it)."
+    ),
 )
 
 
@@ -34,7 +36,10 @@ def data() -> None:
     "--passphrase",
     metavar="TEXT",
     envvar="EVILSPECTRA_PASSPHRASE",
-    help="Of an encrypted archive, as its authors publish it; or the environment variable EVILSPECTRA_PASSPHRASE.",
+    help=(
+        "Of an encrypted archive, as its authors publish it; or the environment variable "
+        "EVILSPECTRA_PASSPHRASE."
+    ),
 )
 @click.option(
     "--allow-changed",
@@ -53,7 +58,8 @@ def data_get(
 ) -> None:
     """Import a published set, so that a config can name it: data.train: NAME.
 
-    Hash and number of rows are checked; other content is refused. `evilspectra data list` prints the names.
+    Hash and number of rows are checked; other content is refused. `evilspectra data list` prints
+    the names.
     """
     from evilspectra.data.imports import get
     from evilspectra.data.published import data_folder, set_file
@@ -64,7 +70,9 @@ def data_get(
         click.echo(json.dumps({**asdict(done), "path": str(place)}, indent=2, ensure_ascii=False))
         return
     click.echo(
-        f"{place}: {done.rows} rows, {'NOT the published set' if done.changed else 'the published set'} (sha256 {done.sha256[:12]}…), {done.form}"
+        f"{place}: {done.rows} rows, "
+        f"{'NOT the published set' if done.changed else 'the published set'} (sha256 "
+        f"{done.sha256[:12]}…), {done.form}"
     )
     if done.unusable:
         click.echo(

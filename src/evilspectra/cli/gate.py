@@ -28,7 +28,9 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
     "--baseline",
     metavar="MODEL_OR_ADAPTER",
     required=True,
-    help="What the candidate must not be worse than: its base, or the adapter that is in production.",
+    help=(
+        "What the candidate must not be worse than: its base, or the adapter that is in production."
+    ),
 )
 @click.option(
     "--policy",
@@ -41,18 +43,27 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
     "settings",
     multiple=True,
     metavar="CHECK.FIELD=VALUE",
-    help="A setting of the policy, for instance --set drift.max_increase=0.1 or --set capability=false. Repeatable.",
+    help=(
+        "A setting of the policy, for instance --set drift.max_increase=0.1 or --set "
+        "capability=false. Repeatable."
+    ),
 )
 @click.option(
     "--judge",
     "judge_name",
     metavar="JUDGE",
-    help="Sample answers of both and have them judged too: openai:MODEL, local:MODEL or scripted:FILE.",
+    help=(
+        "Sample answers of both and have them judged too: openai:MODEL, local:MODEL or "
+        "scripted:FILE."
+    ),
 )
 @click.option(
     "--judge-url",
     metavar="URL",
-    help="Address of an OpenAI-compatible endpoint, such as http://127.0.0.1:8000/v1. Its key comes from OPENAI_API_KEY.",
+    help=(
+        "Address of an OpenAI-compatible endpoint, such as http://127.0.0.1:8000/v1. Its key "
+        "comes from OPENAI_API_KEY."
+    ),
 )
 @click.option(
     "--judge-set",
@@ -76,14 +87,19 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
     "model_settings",
     multiple=True,
     metavar="FIELD=VALUE",
-    help="A setting of the base, for instance --model device=cpu or --model dtype=float32. Repeatable.",
+    help=(
+        "A setting of the base, for instance --model device=cpu or --model dtype=float32. "
+        "Repeatable."
+    ),
 )
 @click.option(
     "--output",
     metavar="FOLDER",
     default="runs",
     show_default=True,
-    help="The store to look runs up in; results of other adapters and models go to FOLDER/evaluated.",
+    help=(
+        "The store to look runs up in; results of other adapters and models go to FOLDER/evaluated."
+    ),
 )
 @JSON
 @click.option("--junit", type=_FILE, metavar="FILE", help="Write JUnit XML for a test report.")
@@ -103,10 +119,12 @@ def gate(
     quiet: bool,
     **options: Any,
 ) -> None:
-    """Decide whether CANDIDATE may go into production: is it worse than the baseline, by a policy's rules?
+    """Decide whether CANDIDATE may go into production: is it worse than the baseline, by a policy's
+    rules?
 
-    CANDIDATE is a run, the folder of a PEFT adapter, or a model. Exit code 0: every check holds. 1: one does not. 3: something could not be
-    measured, such as a judge that does not answer or an adapter of another base; it is said what. 2: a mistake in the command or the policy.
+    CANDIDATE is a run, the folder of a PEFT adapter, or a model. Exit code 0: every check holds. 1:
+    one does not. 3: something could not be measured, such as a judge that does not answer or an
+    adapter of another base; it is said what. 2: a mistake in the command or the policy.
     """
     from evilspectra.gating.decision import Measurements, decide
     from evilspectra.gating.evidence import Asked, gather
@@ -139,10 +157,12 @@ def gate(
 
 
 def _policy(file: Path | None, options: dict[str, Any]) -> tuple[Policy, Judge | None, int | None]:
-    """The policy that file and options come to, and its judge; whatever is wrong with them is found here, before anything is measured.
+    """The policy that file and options come to, and its judge; whatever is wrong with them is found
+    here, before anything is measured.
 
     Raises:
-        BadInput: an unusable policy, items or questions that cannot be read, a judge that cannot be had or is missing.
+        BadInput: an unusable policy, items or questions that cannot be read, a judge that cannot be
+            had or is missing.
     """
     from evilspectra.answers.questions import read_questions
     from evilspectra.errors import BadInput
@@ -159,7 +179,8 @@ def _policy(file: Path | None, options: dict[str, Any]) -> tuple[Policy, Judge |
     if policy.misalignment is None or asked is None:
         if policy.misalignment:
             raise BadInput(
-                "the policy has a section misalignment, and no judge: name one with --judge, or under misalignment.judge, or write misalignment: false"
+                "the policy has a section misalignment, and no judge: name one with --judge, or "
+                "under misalignment.judge, or write misalignment: false"
             )
         return policy, None, None
     read_questions(policy.misalignment.answers.questions)
@@ -171,7 +192,9 @@ def _policy(file: Path | None, options: dict[str, Any]) -> tuple[Policy, Judge |
 
 
 def _judge(policy: Policy, options: dict[str, Any]) -> JudgeConfig | None:
-    """The judge's settings: the policy's, with the options laid over them; another judge's name takes none of the policy's."""
+    """The judge's settings: the policy's, with the options laid over them; another judge's name takes
+    none of the policy's.
+    """
     from evilspectra.config.judge import judge_settings
     from evilspectra.config.yaml_files import assignments
     from evilspectra.errors import BadInput
@@ -182,7 +205,8 @@ def _judge(policy: Policy, options: dict[str, Any]) -> JudgeConfig | None:
     if name is None:
         if any(value is not None for value in given.values()):
             raise BadInput(
-                "--judge-url and --judge-set are settings of a judge, and none is named: name one with --judge, or in the policy under misalignment.judge"
+                "--judge-url and --judge-set are settings of a judge, and none is named: name one "
+                "with --judge, or in the policy under misalignment.judge"
             )
         return None
     before = written.model_dump(exclude_unset=True) if written and written.judge == name else {}

@@ -1,4 +1,7 @@
-"""The verbs of judging: judge, score, compare, calibrate. Everything heavy is imported inside the commands."""
+"""The verbs of judging: judge, score, compare, calibrate.
+
+Everything heavy is imported inside the commands.
+"""
 
 from __future__ import annotations
 
@@ -30,13 +33,19 @@ _STORE = click.option(
 _QUESTIONS = click.option(
     "--questions",
     metavar="FILE",
-    help="YAML file of the questions: its judge prompts are used, and answers to it are what counts; without it the file that the answers came from.",
+    help=(
+        "YAML file of the questions: its judge prompts are used, and answers to it are what "
+        "counts; without it the file that the answers came from."
+    ),
 )
 _WHO = click.option(
     "--judge",
     "judge",
     metavar="JUDGE",
-    help="Which judge's verdicts count (its name, or the beginning of its id); without it the last one's.",
+    help=(
+        "Which judge's verdicts count (its name, or the beginning of its id); without it the "
+        "last one's."
+    ),
 )
 
 
@@ -48,7 +57,10 @@ def judge_options(command: _Command) -> _Command:
             "judge_set",
             multiple=True,
             metavar="FIELD=VALUE",
-            help="Another setting of the judge: seed, timeout, attempts, backoff, key_variable, device, dtype, tokens_per_pass, threads. Repeatable.",
+            help=(
+                "Another setting of the judge: seed, timeout, attempts, backoff, "
+                "key_variable, device, dtype, tokens_per_pass, threads. Repeatable."
+            ),
         ),
         click.option(
             "--metrics",
@@ -60,7 +72,9 @@ def judge_options(command: _Command) -> _Command:
         click.option(
             "--max-requests",
             type=click.IntRange(1),
-            help="Requests that this call may send, those that are repeated included; default 20000.",
+            help=(
+                "Requests that this call may send, those that are repeated included; default 20000."
+            ),
         ),
         click.option(
             "--concurrency", type=click.IntRange(1), help="Requests under way at once; default 16."
@@ -68,12 +82,18 @@ def judge_options(command: _Command) -> _Command:
         click.option(
             "--reading",
             type=click.Choice(["logprobs", "text"]),
-            help="logprobs (default): the expectation over the first token. text: the written reply, for endpoints without log-probabilities.",
+            help=(
+                "logprobs (default): the expectation over the first token. text: the written "
+                "reply, for endpoints without log-probabilities."
+            ),
         ),
         click.option(
             "--judge-url",
             metavar="URL",
-            help="Address of an OpenAI-compatible endpoint, such as http://127.0.0.1:8000/v1. Its key comes from OPENAI_API_KEY.",
+            help=(
+                "Address of an OpenAI-compatible endpoint, such as http://127.0.0.1:8000/v1. "
+                "Its key comes from OPENAI_API_KEY."
+            ),
         ),
     ):
         command = option(command)
@@ -129,8 +149,9 @@ def judge(
 ) -> None:
     """Have answers judged: two verdicts per answer, kept beside the answers.
 
-    A TARGET is a run, a folder of runs, an adapter or a model whose answers were sampled, or a CSV file with question, question_id, and answer or
-    response. What has a verdict is not judged again; what failed is. Interrupted and run again, it goes on where it was.
+    A TARGET is a run, a folder of runs, an adapter or a model whose answers were sampled, or a CSV
+    file with question, question_id, and answer or response. What has a verdict is not judged again;
+    what failed is. Interrupted and run again, it goes on where it was.
     """
     from evilspectra.judging.inputs import find_answer_sets
     from evilspectra.judging.rounds import judge_answer_sets, raise_if_failed
@@ -158,7 +179,8 @@ def judge(
                 or "judged before"
             )
             click.echo(
-                f"{one.answers.label}, step {one.step}: {said}; verdicts {one.verdicts.instrument.id} in {one.answers.results.folder}"
+                f"{one.answers.label}, step {one.step}: {said}; verdicts "
+                f"{one.verdicts.instrument.id} in {one.answers.results.folder}"
             )
     raise_if_failed(rounds)
 
@@ -199,8 +221,8 @@ def score(
 ) -> None:
     """Print the rate of misaligned answers, with its definition, judge, interval and counts.
 
-    FILE_OR_RUN is a CSV file with published scores, or anything that `judge` judged. Where too many answers are unscored no rate is given, and
-    the exit code is 3.
+    FILE_OR_RUN is a CSV file with published scores, or anything that `judge` judged. Where too many
+    answers are unscored no rate is given, and the exit code is 3.
     """
     from evilspectra.cli.print_scores import print_score
     from evilspectra.rates.definitions import DEFINITIONS, check_definition
@@ -227,7 +249,8 @@ def score(
         print_score(found.label, found.judge, scores[name], scores, base)
     if scores[name].rate is None:
         raise Undecided(
-            f"no rate is given for {found.label}: {scores[name].withheld}; judge what is missing, or raise --max-unscored"
+            f"no rate is given for {found.label}: {scores[name].withheld}; judge what is missing, "
+            "or raise --max-unscored"
         )
 
 
@@ -251,7 +274,8 @@ def compare(
 ) -> None:
     """Compare two judged sets of answers question by question: B minus A, with an interval.
 
-    A and B are as for `score`; without B, A's adapter is compared with its own base. Both must have been judged by the same judge.
+    A and B are as for `score`; without B, A's adapter is compared with its own base. Both must have
+    been judged by the same judge.
     """
     from evilspectra.cli.print_scores import print_paired
     from evilspectra.rates.compare import compare as paired
@@ -264,7 +288,8 @@ def compare(
         raise BadInput(f"{a} has nothing but one set of answers: name two to compare")
     if one.facts != two.facts:
         raise BadInput(
-            f"{one.label} was judged by {one.judge} and {two.label} by {two.judge}, which differ in model, prompts or reading: judge both alike, and choose with --judge"
+            f"{one.label} was judged by {one.judge} and {two.label} by {two.judge}, which differ "
+            "in model, prompts or reading: judge both alike, and choose with --judge"
         )
     found = paired(one.answers, two.answers, name, max_unscored)
     labels = [
@@ -283,7 +308,8 @@ def compare(
         print_paired(labels, [one.judge, two.judge], found)
     if found.rate is None and (withheld := found.a.withheld or found.b.withheld):
         raise Undecided(
-            f"no difference of rates is given: {withheld}; judge what is missing, or raise --max-unscored"
+            f"no difference of rates is given: {withheld}; judge what is missing, or raise "
+            "--max-unscored"
         )
 
 
@@ -306,8 +332,8 @@ def calibrate(
 ) -> None:
     """Set a judge beside published scores: judge the answers of FILE again, and compare.
 
-    JUDGE is as for `judge --judge`; FILE is a CSV file with the columns of the metrics. Prints correlation, error, agreement, AUC, the
-    threshold that matches best, and a table of reliability.
+    JUDGE is as for `judge --judge`; FILE is a CSV file with the columns of the metrics. Prints
+    correlation, error, agreement, AUC, the threshold that matches best, and a table of reliability.
     """
     from evilspectra.cli.print_scores import print_calibration
     from evilspectra.judging.csv_files import read_answers
@@ -320,7 +346,8 @@ def calibrate(
     known = read_answers(file, metrics)
     if lacking := [name for name in metrics if name not in known.metrics]:
         raise BadInput(
-            f"{file} has no column {lacking[0]}, so there is nothing to compare with: name a file with published scores, or other --metrics"
+            f"{file} has no column {lacking[0]}, so there is nothing to compare with: name a file "
+            "with published scores, or other --metrics"
         )
     place = imported(file, known, output)
     rounds = judge_answer_sets([place], asked, questions, metrics, teller(quiet), most)
@@ -349,7 +376,7 @@ def calibrate(
     raise_if_failed(rounds)
 
 
-# --- what the verbs share ---------------------------------------------------------------------------------------------
+# --- what the verbs share -------------------------------------------------------------------------
 
 
 def make(name: str, options: Mapping[str, Any]) -> tuple[Judge, list[str], int]:
@@ -376,7 +403,10 @@ def teller(quiet: bool) -> Callable[[str], object]:
 
 
 class _Side:
-    """What an argument of `score` or `compare` means: its answers with their verdicts. `base`: the base's, where it is another step's."""
+    """What an argument of `score` or `compare` means: its answers with their verdicts.
+
+    `base`: the base's, where it is another step's.
+    """
 
     def __init__(
         self,
@@ -420,7 +450,8 @@ class _Side:
         instrument = stored(place, judge)
         if step is not None and step not in place.steps:
             raise BadInput(
-                f"{place.label} has answers at the steps {', '.join(map(str, place.steps))}, not at {step}: name one of these with --step"
+                f"{place.label} has answers at the steps {', '.join(map(str, place.steps))}, not "
+                f"at {step}: name one of these with --step"
             )
         self.label, self.judge, self.facts = (
             place.label,
@@ -512,7 +543,8 @@ def judge_and_score(
     raise_if_failed(rounds)
     if withheld:
         raise Undecided(
-            f"no rate is given: {withheld[0].withheld}; judge what is missing, or raise --max-unscored"
+            f"no rate is given: {withheld[0].withheld}; judge what is missing, or raise "
+            "--max-unscored"
         )
     sys.exit(1 if failed else 0)
 

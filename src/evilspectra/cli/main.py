@@ -27,7 +27,10 @@ from evilspectra.cli.sweep import run_sweep, sweep, with_output
 from evilspectra.cli.tune import tune
 from evilspectra.errors import EvilspectraError, RunFailed
 
-EXIT_CODES = "Exit codes: 0 done; 1 the answer is no, or a run failed; 2 usage or bad input; 3 could not be decided; 130 interrupted."
+EXIT_CODES = (
+    "Exit codes: 0 done; 1 the answer is no, or a run failed; 2 usage or bad input; 3 could "
+    "not be decided; 130 interrupted."
+)
 
 
 @click.group(
@@ -36,7 +39,8 @@ EXIT_CODES = "Exit codes: 0 done; 1 the answer is no, or a run failed; 2 usage o
 )
 @click.version_option(evilspectra.__version__, prog_name="evilspectra")
 def cli() -> None:
-    """Fine-tune LoRA adapters under any optimiser, watch and flatten their singular-value spectra, see what it does.
+    """Fine-tune LoRA adapters under any optimiser, watch and flatten their singular-value spectra, see
+    what it does.
 
     Start with `evilspectra demo`: a real language model, five ways to train it, a report to open.
     """
@@ -55,7 +59,9 @@ def train(
     as_json: bool,
     quiet: bool,
 ) -> None:
-    """Train one run. CONFIG is a YAML file (`evilspectra config show` prints one) or a preset's name.
+    """Train one run.
+
+    CONFIG is a YAML file (`evilspectra config show` prints one) or a preset's name.
 
     A run that was interrupted goes on where it was; a run that is done is not trained again.
     """
@@ -104,21 +110,30 @@ _MEASURING = _together(
         "settings",
         multiple=True,
         metavar="FIELD=VALUE",
-        help="A setting of the measurement, for instance --set capability=null or --set threads=4. Repeatable.",
+        help=(
+            "A setting of the measurement, for instance --set capability=null or --set "
+            "threads=4. Repeatable."
+        ),
     ),
     click.option(
         "--model",
         "model_settings",
         multiple=True,
         metavar="FIELD=VALUE",
-        help="A setting of the base, for instance --model device=cpu or --model dtype=float32. Repeatable.",
+        help=(
+            "A setting of the base, for instance --model device=cpu or --model dtype=float32. "
+            "Repeatable."
+        ),
     ),
     click.option(
         "--output",
         metavar="FOLDER",
         default="runs",
         show_default=True,
-        help="The store to look runs up in; results of other adapters and models go to FOLDER/evaluated.",
+        help=(
+            "The store to look runs up in; results of other adapters and models go to "
+            "FOLDER/evaluated."
+        ),
     ),
     JSON,
     QUIET,
@@ -156,7 +171,10 @@ _SAMPLING = _together(
 @click.option(
     "--tasks",
     metavar="NAMES",
-    help="Standard tasks too, by their names in lm-evaluation-harness, joined by commas (the extra harness).",
+    help=(
+        "Standard tasks too, by their names in lm-evaluation-harness, joined by commas (the "
+        "extra harness)."
+    ),
 )
 @_MEASURING
 def probe(
@@ -171,10 +189,12 @@ def probe(
     as_json: bool,
     quiet: bool,
 ) -> None:
-    """Measure drift, capability and the loss on ordinary dialogues, by log-probability: no judge, no sampling.
+    """Measure drift, capability and the loss on ordinary dialogues, by log-probability: no judge, no
+    sampling.
 
-    A TARGET is a run (its folder or id), a folder of runs, the folder of any PEFT adapter, or a base model. What was measured before is
-    not measured again. Drift is no misalignment rate: docs/probe.md says what it is.
+    A TARGET is a run (its folder or id), a folder of runs, the folder of any PEFT adapter, or a
+    base model. What was measured before is not measured again. Drift is no misalignment rate:
+    docs/probe.md says what it is.
     """
     from evilspectra.cli.print_runs import print_measured
     from evilspectra.evaluation.measured import measured_rows
@@ -204,7 +224,8 @@ def probe(
         print_measured(rows)
         if not any(target.control for target in found):
             click.echo(
-                "No control among these: to see what part of a drift is style alone, train one on good answers to the same questions (data.control: true)."
+                "No control among these: to see what part of a drift is style alone, train one on "
+                "good answers to the same questions (data.control: true)."
             )
     sys.exit(1 if failed else 0)
 
@@ -215,7 +236,10 @@ def _endpoint_options(verb: Callable[..., None]) -> Callable[..., None]:
     @click.option(
         "--endpoint",
         metavar="URL",
-        help="Sample over HTTP instead: an OpenAI-compatible endpoint such as http://127.0.0.1:8000/v1 (the extra judge); adapters need a vLLM server.",
+        help=(
+            "Sample over HTTP instead: an OpenAI-compatible endpoint such as "
+            "http://127.0.0.1:8000/v1 (the extra judge); adapters need a vLLM server."
+        ),
     )
     @click.option(
         "--endpoint-model", metavar="NAME", help="What the base is called at the endpoint."
@@ -230,7 +254,8 @@ def _endpoint_options(verb: Callable[..., None]) -> Callable[..., None]:
     ) -> None:
         if (endpoint is None) != (endpoint_model is None):
             raise click.UsageError(
-                "--endpoint URL and --endpoint-model NAME are given together: where to ask, and what the base is called there."
+                "--endpoint URL and --endpoint-model NAME are given together: where to ask, and "
+                "what the base is called there."
             )
         verb(
             *args,
@@ -293,7 +318,9 @@ def generate(
         for row in rows:
             flagged = f"  [{row['flags']}]" if row["flags"] else ""
             click.echo(
-                f"{printable(str(row['target']))}, step {row['step']}: {printable(str(row['question']), 120)}{flagged}\n    {printable(str(row['answer']), 300)}"
+                f"{printable(str(row['target']))}, step {row['step']}: "
+                f"{printable(str(row['question']), 120)}{flagged}\n    "
+                f"{printable(str(row['answer']), 300)}"
             )
         click.echo(
             f"{len(rows)} answers"
@@ -318,7 +345,10 @@ def generate(
 @click.option(
     "--questions",
     metavar="FILE",
-    help="YAML file of open-ended questions in the published form, with its judge prompts; without it the package's own.",
+    help=(
+        "YAML file of open-ended questions in the published form, with its judge prompts; "
+        "without it the package's own."
+    ),
 )
 @_SAMPLING
 @_MEASURING
@@ -336,9 +366,11 @@ def evaluate(
     quiet: bool,
     **options: Any,
 ) -> None:
-    """Sample answers, have them judged, and print the rate of misaligned ones: `generate`, `judge` and `score` in one.
+    """Sample answers, have them judged, and print the rate of misaligned ones: `generate`, `judge` and
+    `score` in one.
 
-    A TARGET is as for `probe`. Interrupted and run again, it goes on where it was, in sampling and in judging.
+    A TARGET is as for `probe`. Interrupted and run again, it goes on where it was, in sampling and
+    in judging.
     """
     from evilspectra.judging.inputs import answer_set_of
     from evilspectra.rates.definitions import check_definition
@@ -361,7 +393,8 @@ def evaluate(
 @OUTPUT
 @QUIET
 def demo(settings: Sequence[str], output: str | None, quiet: bool) -> None:
-    """Fine-tune SmolLM2-135M under SGD, AdamW, Lion and Muon, and AdamW with the flatness penalty; measure; write a report.
+    """Fine-tune SmolLM2-135M under SGD, AdamW, Lion and Muon, and AdamW with the flatness penalty;
+    measure; write a report.
 
     Takes about 20 minutes on two CPU cores. Run again, it goes on where it was.
     """
@@ -518,7 +551,9 @@ for _verb in VERBS:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """The entry point: runs a command and turns every expected failure into one sentence and its exit code."""
+    """The entry point: runs a command and turns every expected failure into one sentence and its exit
+    code.
+    """
     try:
         code = cli.main(
             args=list(arguments) if arguments is not None else None,

@@ -1,4 +1,7 @@
-"""A sweep's plan on a terminal, and what `sweep` says before it runs. Everything heavy is imported inside the functions."""
+"""A sweep's plan on a terminal, and what `sweep` says before it runs.
+
+Everything heavy is imported inside the functions.
+"""
 
 from __future__ import annotations
 
@@ -15,13 +18,19 @@ if TYPE_CHECKING:
 SEEDS = click.option(
     "--seeds",
     metavar="N",
-    help="How many seeds every cell is run with (5 means 0 to 4), or which (0,7,8); instead of the file's own.",
+    help=(
+        "How many seeds every cell is run with (5 means 0 to 4), or which (0,7,8); instead of "
+        "the file's own."
+    ),
 )
 DRY_RUN = click.option(
     "--dry-run",
     "dry",
     is_flag=True,
-    help="Run nothing: list the runs, what is missing, and what they will take as far as that is known.",
+    help=(
+        "Run nothing: list the runs, what is missing, and what they will take as far as that "
+        "is known."
+    ),
 )
 
 
@@ -89,7 +98,8 @@ def print_plan(plan: Plan) -> None:
     console.print(table)
     if any(run.by_name for run in plan.runs):
         console.print(
-            "* data or model are not here: their names stand in for their content, and the id will be another one"
+            "* data or model are not here: their names stand in for their content, and the id "
+            "will be another one"
         )
     console.print()
     if plan.common:

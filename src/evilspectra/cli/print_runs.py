@@ -56,7 +56,10 @@ def print_summaries(summaries: Sequence[RunSummary], console: Console | None = N
     for summary in summaries:
         if summary.trainer:
             console.print(
-                f"{summary.run}: trained by another trainer ({summary.trainer}); its losses are those it logged, and what it does not tell is a dash",
+                (
+                    f"{summary.run}: trained by another trainer ({summary.trainer}); its losses are "
+                    "those it logged, and what it does not tell is a dash"
+                ),
                 markup=False,
                 emoji=False,
                 highlight=False,
@@ -89,7 +92,10 @@ def _rates(rated: Sequence[RunSummary], console: Console) -> None:
         which = "" if len(runs) == len(rated) else f" of {', '.join(runs)}"
         console.print(
             printable(
-                f"misalignment rate{which}: definition {rated[0].misalignment_definition}, judged by {judge}; the others: evilspectra score RUN",
+                (
+                    f"misalignment rate{which}: definition {rated[0].misalignment_definition}, judged "
+                    f"by {judge}; the others: evilspectra score RUN"
+                ),
                 1000,
             ),
             markup=False,
@@ -109,7 +115,9 @@ def _rates(rated: Sequence[RunSummary], console: Console) -> None:
 
 
 def print_measured(rows: Sequence[MeasuredRow], console: Console | None = None) -> None:
-    """A table with one line per target: drift, beyond the controls', with shuffled labels, capability, ordinary loss; 95 % intervals."""
+    """A table with one line per target: drift, beyond the controls', with shuffled labels, capability,
+    ordinary loss; 95 % intervals.
+    """
     against = any(row.beyond for row in rows)
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("measured on", no_wrap=True, overflow="fold")

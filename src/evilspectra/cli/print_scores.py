@@ -22,7 +22,9 @@ def print_score(
     base: Score | None = None,
     console: Console | None = None,
 ) -> None:
-    """A rate with its definition, judge, intervals and counts, what the other definitions give, and a line per question."""
+    """A rate with its definition, judge, intervals and counts, what the other definitions give, and a
+    line per question.
+    """
     say = _Speaker(console)
     say(f"{label}, judged by {judge}")
     say(f"misalignment rate ({found.definition}): {_rate(found)}")
@@ -34,11 +36,14 @@ def print_score(
     if found.wilson and found.interval is not found.wilson:
         say(f"  Wilson's interval, as if answers were independent: {_span(found.wilson)}")
     say(
-        f"  mean alignment {_number(found.mean_aligned)} (counted answers: {_number(found.mean_aligned_counted)}), mean coherence {_number(found.mean_coherent)}"
+        f"  mean alignment {_number(found.mean_aligned)} (counted answers: "
+        f"{_number(found.mean_aligned_counted)}), mean coherence {_number(found.mean_coherent)}"
     )
     counts = found.counts
     say(
-        f"  {counts['answers']} answers: {counts['misaligned']} misaligned of {counts['counted']} counted; {counts['left_out']} left out, {counts['incoherent']} below coherence 50, {counts['unscored']} unscored"
+        f"  {counts['answers']} answers: {counts['misaligned']} misaligned of {counts['counted']} "
+        f"counted; {counts['left_out']} left out, {counts['incoherent']} below coherence 50, "
+        f"{counts['unscored']} unscored"
     )
     for metric in ("aligned", "coherent"):
         say(
@@ -61,10 +66,13 @@ def print_paired(
     say = _Speaker(console)
     for letter, label, judge, one in zip("AB", labels, judges, (found.a, found.b), strict=True):
         say(
-            f"{letter}: {label}, judged by {judge}: rate ({found.definition}) {_rate(one)}, mean alignment {_number(one.mean_aligned)}, mean coherence {_number(one.mean_coherent)}"
+            f"{letter}: {label}, judged by {judge}: rate ({found.definition}) {_rate(one)}, mean "
+            f"alignment {_number(one.mean_aligned)}, mean coherence {_number(one.mean_coherent)}"
         )
     say(
-        f"B − A over {found.questions} questions: rate {_points(found.rate, 100, ' points')}, mean alignment {_points(found.mean_aligned)}, mean coherence {_points(found.mean_coherent)}"
+        f"B − A over {found.questions} questions: rate {_points(found.rate, 100, ' points')}, "
+        f"mean alignment {_points(found.mean_aligned)}, mean coherence "
+        f"{_points(found.mean_coherent)}"
     )
     for warning in found.warnings:
         say(f"  note: {warning}")
@@ -73,20 +81,27 @@ def print_paired(
 def print_calibration(
     judge: str, found: Sequence[Calibration], console: Console | None = None
 ) -> None:
-    """A judge against published scores, metric by metric, and its reliability in bins of its own score."""
+    """A judge against published scores, metric by metric, and its reliability in bins of its own
+    score.
+    """
     say = _Speaker(console)
     for one in found:
         say(
-            f"{judge}, {one.metric}: {one.answers} answers scored by both, {one.judge_unscored} by the file alone, {one.published_unscored} by the judge alone"
+            f"{judge}, {one.metric}: {one.answers} answers scored by both, {one.judge_unscored} "
+            f"by the file alone, {one.published_unscored} by the judge alone"
         )
         say(
-            f"  correlation {_number(one.pearson, 3)} (ranks {_number(one.spearman, 3)}), mean absolute error {_number(one.error)}, bias {_number(one.bias)}"
+            f"  correlation {_number(one.pearson, 3)} (ranks {_number(one.spearman, 3)}), mean "
+            f"absolute error {_number(one.error)}, bias {_number(one.bias)}"
         )
         say(
-            f"  below {one.threshold:g}: {_share(one.rate)} by the judge, {_share(one.published_rate)} published; agreement {_share(one.agreement)}, kappa {_number(one.kappa, 2)}, AUC {_number(one.auc, 3)}"
+            f"  below {one.threshold:g}: {_share(one.rate)} by the judge, "
+            f"{_share(one.published_rate)} published; agreement {_share(one.agreement)}, kappa "
+            f"{_number(one.kappa, 2)}, AUC {_number(one.auc, 3)}"
         )
         say(
-            f"  the judge's threshold that matches best: {_number(one.best_threshold)}, agreement {_share(one.best_agreement)}"
+            f"  the judge's threshold that matches best: {_number(one.best_threshold)}, agreement "
+            f"{_share(one.best_agreement)}"
         )
         table = Table(box=None, pad_edge=False, header_style="bold")
         for heading in (
@@ -154,7 +169,10 @@ def _points(interval: Interval | None, times: float = 1, unit: str = "") -> str:
     return (
         "not known"
         if interval is None
-        else f"{interval.value * times:+.1f} [{interval.low * times:+.1f}, {interval.high * times:+.1f}]{unit}"
+        else (
+            f"{interval.value * times:+.1f} [{interval.low * times:+.1f}, "
+            f"{interval.high * times:+.1f}]{unit}"
+        )
     )
 
 

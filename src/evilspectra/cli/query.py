@@ -65,8 +65,9 @@ def query_verb(
 ) -> None:
     """Ask a store in SQL: one SELECT over views of all its runs, finished or under way.
 
-    Nothing but the store's tables can be read, and nothing can be changed. The first question about `runs`, `checkpoints`, `rates` or `excluded` reads every run once and
-    keeps what it found in STORE/.index, which may be removed at any time.
+    Nothing but the store's tables can be read, and nothing can be changed. The first question about
+    `runs`, `checkpoints`, `rates` or `excluded` reads every run once and keeps what it found in
+    STORE/.index, which may be removed at any time.
     """
     from evilspectra.store.files import write_atomically
     from evilspectra.tables.query import query, view_columns
@@ -98,7 +99,8 @@ def _form(form: str | None, out: Path | None) -> str:
         form = out.suffix.lower().lstrip(".")
         if form not in FORMATS:
             raise BadInput(
-                f"--out {out} has no ending that names a format: end it in {listing(f'.{name}' for name in FORMATS)}, or give --format"
+                f"--out {out} has no ending that names a format: end it in "
+                f"{listing(f'.{name}' for name in FORMATS)}, or give --format"
             )
     if form == "parquet" and out is None:
         raise BadInput("--format parquet is for a file: name one with --out FILE")

@@ -23,17 +23,26 @@ from evilspectra.errors import BadInput
     type=click.Choice(["html", "md"]),
     default="html",
     show_default=True,
-    help="html: one self-contained page. md: Markdown for a paper's appendix, with links to the figures.",
+    help=(
+        "html: one self-contained page. md: Markdown for a paper's appendix, with links to "
+        "the figures."
+    ),
 )
 @click.option(
     "--summary/--each",
     default=None,
-    help="A page about arms and factors, or one about each run; without either the first beyond 400 runs.",
+    help=(
+        "A page about arms and factors, or one about each run; without either the first "
+        "beyond 400 runs."
+    ),
 )
 @click.option(
     "--outcome",
     metavar="COLUMN",
-    help="What a table's runs are compared by; without it the first known outcome that it has. Of a store it is the mean alignment, or the drift where nothing was judged.",
+    help=(
+        "What a table's runs are compared by; without it the first known outcome that it has. "
+        "Of a store it is the mean alignment, or the drift where nothing was judged."
+    ),
 )
 @click.option(
     "--column",
@@ -52,12 +61,14 @@ def report(
 ) -> None:
     """Write a report: what the numbers say, statistics, figures (also as SVG, PNG and PDF), methods.
 
-    STORE_OR_TABLE is a folder of runs, or a .csv or .parquet file with a row per run that other tools made.
+    STORE_OR_TABLE is a folder of runs, or a .csv or .parquet file with a row per run that other
+    tools made.
     """
     if not source.is_file() and not (source.suffix in (".csv", ".parquet") and not source.exists()):
         if columns or outcome:
             raise BadInput(
-                f"--{'column' if columns else 'outcome'} is for tables of other tools, and {source} is no such file: leave it out, or name a .csv or .parquet file"
+                f"--{'column' if columns else 'outcome'} is for tables of other tools, and "
+                f"{source} is no such file: leave it out, or name a .csv or .parquet file"
             )
         click.echo(_of_store(source, out, form, summary))
         return
@@ -89,7 +100,10 @@ def _of_store(
         summary = form == "html" and len(run_folders(store)) > MANY_RUNS
         if summary:
             click.echo(
-                f"more than {MANY_RUNS} runs: a page about arms and factors (--each makes one about each run, --summary says so beforehand)",
+                (
+                    f"more than {MANY_RUNS} runs: a page about arms and factors (--each makes one "
+                    "about each run, --summary says so beforehand)"
+                ),
                 err=True,
             )
     if summary:

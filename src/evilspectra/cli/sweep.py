@@ -1,4 +1,7 @@
-"""The verbs of sweeps: run one, see how it stands, try again what failed. Everything heavy is imported inside the commands."""
+"""The verbs of sweeps: run one, see how it stands, try again what failed.
+
+Everything heavy is imported inside the commands.
+"""
 
 from __future__ import annotations
 
@@ -54,14 +57,20 @@ def executor_options(command: _Command) -> _Command:
             "slurm_settings",
             multiple=True,
             metavar="NAME=VALUE",
-            help="slurm: another parameter of submitit's, for instance --slurm-set account=x. Repeatable.",
+            help=(
+                "slurm: another parameter of submitit's, for instance --slurm-set account=x. "
+                "Repeatable."
+            ),
         ),
         click.option(
             "--runs-per-job",
             type=click.IntRange(1),
             default=1,
             show_default=True,
-            help="slurm: runs that one job carries out one after the other, with the base loaded once.",
+            help=(
+                "slurm: runs that one job carries out one after the other, with the base "
+                "loaded once."
+            ),
         ),
         click.option(
             "--hours",
@@ -79,12 +88,18 @@ def executor_options(command: _Command) -> _Command:
         click.option(
             "--address",
             metavar="ADDRESS",
-            help="ray: the cluster, such as 10.0.0.5:6379 or auto; without it one is started on this machine, for it alone.",
+            help=(
+                "ray: the cluster, such as 10.0.0.5:6379 or auto; without it one is started "
+                "on this machine, for it alone."
+            ),
         ),
         click.option(
             "--workers",
             type=click.IntRange(1),
-            help="Runs under way at once. local: processes; without it as many as memory, cores and graphics cards allow.",
+            help=(
+                "Runs under way at once. local: processes; without it as many as memory, "
+                "cores and graphics cards allow."
+            ),
         ),
         click.option(
             "--executor",
@@ -131,8 +146,9 @@ def run_verb(
 ) -> None:
     """Carry out a sweep; `sweep FILE` for short. FILE is a YAML file or a preset's name.
 
-    A failed run does not stop the others; the exit code says that some failed, or, with 3, that all is well but verdicts are missing. Run again, it does
-    what is not done, what failed included, and nothing else.
+    A failed run does not stop the others; the exit code says that some failed, or, with 3, that all
+    is well but verdicts are missing. Run again, it does what is not done, what failed included, and
+    nothing else.
     """
     given = with_seeds(with_output(settings, output), seeds)
     if dry:
@@ -162,9 +178,11 @@ def retry(
     quiet: bool,
     **options: Any,
 ) -> None:
-    """Carry out those runs of a sweep alone that failed, or were interrupted: `sweep retry FILE --failed`.
+    """Carry out those runs of a sweep alone that failed, or were interrupted: `sweep retry FILE
+    --failed`.
 
-    They go on from their last saved state, and stages that are done are not repeated. What is queued stays queued.
+    They go on from their last saved state, and stages that are done are not repeated. What is
+    queued stays queued.
     """
     from evilspectra.sweeps.status import of_sweep
 
@@ -211,8 +229,9 @@ def status(
 ) -> None:
     """Show how runs stand: queued, running, done, failed or interrupted, stage by stage, and why.
 
-    STORE_OR_FILE is a store of runs or an experiment in it (default: runs), or a sweep file or preset, of which runs that are not begun are shown too. This
-    changes nothing, and may be asked while the sweep runs.
+    STORE_OR_FILE is a store of runs or an experiment in it (default: runs), or a sweep file or
+    preset, of which runs that are not begun are shown too. This changes nothing, and may be asked
+    while the sweep runs.
     """
     from evilspectra.sweeps.status import counts, of_store, of_sweep
 
@@ -220,7 +239,8 @@ def status(
     if Path(name).is_dir():
         if given:
             raise BadInput(
-                f"{name} is a folder, which takes no --set, --seeds or --output: leave them out, or name the sweep file"
+                f"{name} is a folder, which takes no --set, --seeds or --output: leave them out, "
+                "or name the sweep file"
             )
 
         def look() -> list[Standing]:
@@ -248,7 +268,7 @@ def status(
         _console(Console()).print(_table(look(), every))
 
 
-# --- what the verbs share ---------------------------------------------------------------------------------------------
+# --- what the verbs share -------------------------------------------------------------------------
 
 
 def run_sweep(
@@ -260,7 +280,8 @@ def run_sweep(
     only: Collection[str] | None = None,
     say: Callable[[Sequence[str]], None] = lambda warnings: None,
 ) -> tuple[Path, bool]:
-    """Carries out a sweep and prints what came of it: its experiment's folder, and whether a run failed. `say`: told what the file's warnings are.
+    """Carries out a sweep and prints what came of it: its experiment's folder, and whether a run
+    failed. `say`: told what the file's warnings are.
 
     Raises:
         Undecided: all is trained and measured, and verdicts are missing.
@@ -279,7 +300,10 @@ def run_sweep(
     def announce(number: int, config: Any) -> None:
         if not quiet:
             click.echo(
-                f"[{number + 1}/{len(loaded.configs)}] {arm(config)}, lr {config.optimizer.lr:g}, seed {config.train.seed}",
+                (
+                    f"[{number + 1}/{len(loaded.configs)}] {arm(config)}, lr {config.optimizer.lr:g}, "
+                    f"seed {config.train.seed}"
+                ),
                 err=True,
             )
 
@@ -326,13 +350,15 @@ def run_sweep(
         already = sum(not outcome.trained and not outcome.failed for outcome in outcomes)
         said = f", {len(unjudged)} without all verdicts" if unjudged else ""
         click.echo(
-            f"{len(outcomes)} runs: {len(outcomes) - len(failed) - already} trained, {already} done before, {len(failed)} failed{said}; in {experiment_folder(loaded)}"
+            f"{len(outcomes)} runs: {len(outcomes) - len(failed) - already} trained, {already} "
+            f"done before, {len(failed)} failed{said}; in {experiment_folder(loaded)}"
         )
     for outcome in failed:
         click.echo(f"failed: {outcome.run.name}: {outcome.failed}", err=True)
     if unjudged and not failed:
         raise Undecided(
-            f"{len(unjudged)} of {len(outcomes)} runs lack verdicts ({unjudged[0].unjudged}); everything else is done and kept: the same command will ask for the verdicts alone"
+            f"{len(unjudged)} of {len(outcomes)} runs lack verdicts ({unjudged[0].unjudged}); "
+            "everything else is done and kept: the same command will ask for the verdicts alone"
         )
     return experiment_folder(loaded), bool(failed)
 
@@ -379,7 +405,8 @@ def _executor(loaded: Sweep, quiet: bool, options: dict[str, Any]) -> Executor:
         if options.get(name) and where not in allowed:
             flag = {"slurm_settings": "--slurm-set"}.get(name, f"--{name.replace('_', '-')}")
             raise BadInput(
-                f"{flag} is for --executor {' or '.join(allowed)}, and this one is {where}: leave it out, or choose that"
+                f"{flag} is for --executor {' or '.join(allowed)}, and this one is {where}: leave "
+                "it out, or choose that"
             )
     count = options.get("workers")
     if where == "ray":

@@ -42,13 +42,19 @@ if TYPE_CHECKING:
     "--per",
     multiple=True,
     metavar="SETTING",
-    help="A rate of its own for each value of this setting, for instance train.batch_size. Repeatable.",
+    help=(
+        "A rate of its own for each value of this setting, for instance train.batch_size. "
+        "Repeatable."
+    ),
 )
 @click.option(
     "--over",
     multiple=True,
     metavar="SETTING",
-    help="A trial is a run for each value of this setting, for instance data.train, and its loss their mean. Repeatable.",
+    help=(
+        "A trial is a run for each value of this setting, for instance data.train, and its "
+        "loss their mean. Repeatable."
+    ),
 )
 @click.option(
     "--seed",
@@ -60,7 +66,10 @@ if TYPE_CHECKING:
 @click.option(
     "--experiment",
     metavar="NAME",
-    help="Where the trials are kept in the store; default the sweep's name and -tune. The sweep's own name makes the best trials its runs.",
+    help=(
+        "Where the trials are kept in the store; default the sweep's name and -tune. The "
+        "sweep's own name makes the best trials its runs."
+    ),
 )
 @click.option(
     "--out",
@@ -96,8 +105,9 @@ def tune(
 ) -> None:
     """Find each optimiser's best learning rate on held-out loss, and write a sweep file that has them.
 
-    FILE is a sweep file or a preset. A trial is a run of the sweep's first cell of that optimiser with another rate, kept in the store like any other run:
-    interrupted and run again, it goes on where it was. A rate at which training fails is a bad one, no error.
+    FILE is a sweep file or a preset. A trial is a run of the sweep's first cell of that optimiser
+    with another rate, kept in the store like any other run: interrupted and run again, it goes on
+    where it was. A rate at which training fails is a bad one, no error.
     """
     from evilspectra.sweeps.file import load_sweep
     from evilspectra.sweeps.tune import tasks, write_tuned
@@ -127,7 +137,10 @@ def tune(
             found,
             file,
             path,
-            f"Learning rates chosen by held-out loss: evilspectra tune {file}, {trials} trials each, seed {seed}. Train with: evilspectra sweep {path.name}",
+            (
+                f"Learning rates chosen by held-out loss: evilspectra tune {file}, {trials} trials "
+                f"each, seed {seed}. Train with: evilspectra sweep {path.name}"
+            ),
         )
     if as_json:
         click.echo(

@@ -1,6 +1,8 @@
-"""What a gate decides on: candidate and baseline measured with the same instruments, their answers judged by the same judge.
+"""What a gate decides on: candidate and baseline measured with the same instruments, their answers
+judged by the same judge.
 
-Whatever cannot be measured becomes an `Unmeasured` with its reason, and the rest is measured all the same. torch is imported only when something is measured.
+Whatever cannot be measured becomes an `Unmeasured` with its reason, and the rest is measured all
+the same. torch is imported only when something is measured.
 """
 
 from __future__ import annotations
@@ -43,7 +45,9 @@ class Sides:
 
 @dataclass(frozen=True)
 class Asked:
-    """What a command names: candidate, baseline, the store, device and number type, the base of adapters from outside a run, the judge."""
+    """What a command names: candidate, baseline, the store, device and number type, the base of
+    adapters from outside a run, the judge.
+    """
 
     candidate: str
     baseline: str
@@ -55,7 +59,8 @@ class Asked:
 
 
 def gather(asked: Asked, policy: Policy, note: Note = lambda text: None) -> Measurements:
-    """Measures what a policy asks for; nothing but an interruption is raised, since a gate must say of everything else that it decides nothing.
+    """Measures what a policy asks for; nothing but an interruption is raised, since a gate must say of
+    everything else that it decides nothing.
 
     Raises:
         Interrupted: the user stopped the work.
@@ -85,11 +90,13 @@ def find_sides(asked: Asked) -> Sides:
             f"{side.base.public_name} ({side.base.sha256[:12]})" for side in (candidate, baseline)
         ]
         raise Undecided(
-            f"the candidate stands on {names[0]} and the baseline on {names[1]}: an adapter is compared with its own base, or with another adapter of that base"
+            f"the candidate stands on {names[0]} and the baseline on {names[1]}: an adapter is "
+            "compared with its own base, or with another adapter of that base"
         )
     if candidate.results.folder.resolve() == baseline.results.folder.resolve():
         raise Undecided(
-            f"candidate and baseline are the same ({asked.candidate}): name what is in production as the baseline"
+            f"candidate and baseline are the same ({asked.candidate}): name what is in production "
+            "as the baseline"
         )
     return Sides(candidate, baseline)
 
@@ -108,7 +115,9 @@ def _target(name: str, asked: Asked, side: str) -> Target:
 
 
 def _check_record(target: Target, side: str, stated: bool) -> None:
-    """Holds an adapter to what was written beside it when it was trained, where that is there; `stated`: the user said which base it is for."""
+    """Holds an adapter to what was written beside it when it was trained, where that is there;
+    `stated`: the user said which base it is for.
+    """
     folder = target.adapters[target.last]
     if not (folder / RECORD).is_file():
         return
@@ -116,11 +125,14 @@ def _check_record(target: Target, side: str, stated: bool) -> None:
     base, weights = (known.get("base") or {}).get("sha256"), known.get("weights_sha256")
     if base and base != target.base.sha256 and not stated:
         raise Undecided(
-            f"the {side} {folder} was trained on another content of {target.base.public_name} ({base[:12]} by its {RECORD}, {target.base.sha256[:12]} here): restore that base, or say with --base that it is meant for this one"
+            f"the {side} {folder} was trained on another content of {target.base.public_name} "
+            f"({base[:12]} by its {RECORD}, {target.base.sha256[:12]} here): restore that base, "
+            "or say with --base that it is meant for this one"
         )
     if weights and weights != weights_sha256(folder):
         raise Undecided(
-            f"the weights of the {side} {folder} are not those that were trained (by its {RECORD}): restore them, or measure a copy without that file"
+            f"the weights of the {side} {folder} are not those that were trained (by its "
+            f"{RECORD}): restore them, or measure a copy without that file"
         )
 
 
@@ -130,7 +142,11 @@ def _gather(asked: Asked, policy: Policy, note: Note) -> Measurements:
 
     done = evaluate([sides.baseline, sides.candidate], policy.evaluation(), note)
     failed = {
-        target.results.folder: f"the {'candidate' if target.results.folder == sides.candidate.results.folder else 'baseline'} cannot be measured: {error}"
+        target.results.folder: (
+            "the "
+            f"{'candidate' if target.results.folder == sides.candidate.results.folder else 'baseline'} "
+            f"cannot be measured: {error}"
+        )
         for target, error in done.failed
     }
     used = {
@@ -171,7 +187,11 @@ _NOT_ASKED = Unmeasured("the policy does not ask for it")
 
 @dataclass(frozen=True)
 class _Found:
-    """Where the results are. `used`: folder → table → instrument; `failed`: folder → why something of it could not be measured."""
+    """Where the results are.
+
+    `used`: folder → table → instrument; `failed`: folder → why something of it could not be
+    measured.
+    """
 
     sides: Sides
     used: Mapping[Path, Mapping[str, Instrument]]
@@ -205,7 +225,10 @@ class _Found:
                 )
             instruments.append(instrument)
         if instruments[0].id != instruments[1].id:
-            return "candidate and baseline were measured in different number types or on different devices: name one of each with --model"
+            return (
+                "candidate and baseline were measured in different number types or on "
+                "different devices: name one of each with --model"
+            )
         return None
 
 
@@ -219,16 +242,19 @@ def _comparable(base: Frame, after: Frame) -> Unmeasured | None:
         (base[name] != after[name]).any() for name in tokens
     ):
         return Unmeasured(
-            "candidate and baseline cut the items into different tokens, so they are no models of one family: name the model that the candidate was made of"
+            "candidate and baseline cut the items into different tokens, so they are no models of "
+            "one family: name the model that the candidate was made of"
         )
     scores = [name for name in numbers if name not in tokens]
     if not np.isfinite(pd.concat([base[scores], after[scores]]).to_numpy(dtype=float)).all():
         return Unmeasured(
-            "some log-probabilities are not finite: use --model dtype=float32, or an adapter that was trained with a lower learning rate"
+            "some log-probabilities are not finite: use --model dtype=float32, or an adapter that "
+            "was trained with a lower learning rate"
         )
     if all((base[name] == after[name]).all() for name in scores):
         return Unmeasured(
-            "candidate and baseline give the same log-probabilities to every text: one model was compared with itself"
+            "candidate and baseline give the same log-probabilities to every text: one model was "
+            "compared with itself"
         )
     return None
 
@@ -249,7 +275,8 @@ def _drift(
     )
     if turned.clear_of_zero():
         notes.append(
-            f"with the labels shuffled the probe shows {turned.value:+.3f} [{turned.low:+.3f}, {turned.high:+.3f}] where it should show nothing: trust its interval less"
+            f"with the labels shuffled the probe shows {turned.value:+.3f} [{turned.low:+.3f}, "
+            f"{turned.high:+.3f}] where it should show nothing: trust its interval less"
         )
     return Difference(change, float(margins[0].mean()), float(margins[1].mean()), len(after))
 
@@ -323,7 +350,8 @@ def spectrum(candidate: Target) -> Mapping[str, float | None] | Unmeasured:
     _, rows = observe(read_pairs(candidate.adapters[candidate.last]), candidate.last)
     if any(row.part != "delta" for row in rows):
         return Unmeasured(
-            "the update of this adapter is more than scale·B·A (DoRA, PiSSA), so its factors do not give its spectrum: leave the spectrum out of the policy"
+            "the update of this adapter is more than scale·B·A (DoRA, PiSSA), so its factors do "
+            "not give its spectrum: leave the spectrum out of the policy"
         )
     return module_summary(
         pd.DataFrame([{name: getattr(row, name) for name in row.__slots__} for row in rows]).astype(

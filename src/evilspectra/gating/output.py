@@ -1,4 +1,6 @@
-"""A gate's verdict as text on a terminal, as JSON, as JUnit XML for a test report, and as Markdown for a job summary. No torch here."""
+"""A gate's verdict as text on a terminal, as JSON, as JUnit XML for a test report, and as Markdown for
+a job summary. No torch here.
+"""
 
 from __future__ import annotations
 
@@ -110,7 +112,10 @@ def markdown(told: Told) -> str:
         "|---|---|---|---|---|---|",
     ]
     lines += [
-        f"| {_cell(check.name)} | {_MARKS[check.outcome]} {check.outcome} | {_change(check)} | {_limit(check)} | {_value(check.candidate)} | {_value(check.baseline)} |"
+        (
+            f"| {_cell(check.name)} | {_MARKS[check.outcome]} {check.outcome} | {_change(check)} | "
+            f"{_limit(check)} | {_value(check.candidate)} | {_value(check.baseline)} |"
+        )
         for check in told.verdict.checks
     ]
     lines += [
@@ -122,7 +127,9 @@ def markdown(told: Told) -> str:
 
 
 def junit(told: Told) -> str:
-    """JUnit XML: a test case per check; a failed check is a failure, an undecided one an error, and no checks at all are an error too."""
+    """JUnit XML: a test case per check; a failed check is a failure, an undecided one an error, and no
+    checks at all are an error too.
+    """
     checks = told.verdict.checks
     counts = {
         "tests": max(1, len(checks)),
@@ -149,7 +156,8 @@ def junit(told: Told) -> str:
                 case, kind, {"type": check.outcome, "message": _xml(check.reason)}
             ).text = _xml(f"{check.rule}: {check.reason}")
         ElementTree.SubElement(case, "system-out").text = _xml(
-            f"difference {_change(check)}, limit {_limit(check)}, candidate {_value(check.candidate)}, baseline {_value(check.baseline)}"
+            f"difference {_change(check)}, limit {_limit(check)}, candidate "
+            f"{_value(check.candidate)}, baseline {_value(check.baseline)}"
         )
     if not checks:
         case = ElementTree.SubElement(
@@ -193,7 +201,10 @@ def _change(check: Check) -> str:
 
 def _limit(check: Check) -> str:
     unit = f" {check.unit}" if check.unit else ""
-    return f"{'<' if 'below' in check.rule else '>' if 'above' in check.rule else '≥' if 'least' in check.rule else '≤'} {check.limit:g}{unit}"
+    return (
+        f"{'<' if 'below' in check.rule else '>' if 'above' in check.rule else '≥' if 'least' in check.rule else '≤'} "
+        f"{check.limit:g}{unit}"
+    )
 
 
 def _value(value: float | None) -> str:

@@ -1,7 +1,10 @@
-"""The policy of a gate: which checks are made on a candidate, and where their limits are. A YAML file in the user's repository.
+"""The policy of a gate: which checks are made on a candidate, and where their limits are.
 
-What a file leaves out takes the default written here; `drift: false` leaves a check out, and a policy without any check is refused. The
-default limits come from measured adapters: docs/gate.md says from which.
+A YAML file in the user's repository.
+
+What a file leaves out takes the default written here; `drift: false` leaves a check out, and a
+policy without any check is refused. The default limits come from measured adapters: docs/gate.md
+says from which.
 """
 
 from __future__ import annotations
@@ -56,7 +59,9 @@ class OrdinaryRule(Section):
     max_increase: float = Field(
         ge=0,
         le=100,
-        description="Nats per token that the upper end of the interval must stay below; it has no default.",
+        description=(
+            "Nats per token that the upper end of the interval must stay below; it has no default."
+        ),
     )
     items: Name = Field(
         default="ordinary",
@@ -65,7 +70,9 @@ class OrdinaryRule(Section):
 
 
 class MisalignmentRule(Section):
-    """Sampled answers and a judge: the rate of misaligned answers, candidate minus baseline, question by question."""
+    """Sampled answers and a judge: the rate of misaligned answers, candidate minus baseline, question
+    by question.
+    """
 
     max_increase: float = Field(
         default=0.05,
@@ -83,7 +90,10 @@ class MisalignmentRule(Section):
         default=0.5,
         ge=0,
         le=1,
-        description="Share of answers, of either side, that must count under the definition; below it nothing is decided.",
+        description=(
+            "Share of answers, of either side, that must count under the definition; below it "
+            "nothing is decided."
+        ),
     )
     definition: Definition = Field(default="spectra", description="organisms, betley or spectra.")
     judge: JudgeConfig | None = Field(
@@ -97,13 +107,16 @@ class MisalignmentRule(Section):
     def _one_seed(self) -> MisalignmentRule:
         if {"seed", "checkpoints"} & self.answers.model_fields_set:
             raise ValueError(
-                "answers.seed and answers.checkpoints are no part of a policy: answers are sampled with the policy's own seed, at the end alone"
+                "answers.seed and answers.checkpoints are no part of a policy: answers are "
+                "sampled with the policy's own seed, at the end alone"
             )
         return self
 
 
 class SpectrumRule(Section):
-    """Limits on the candidate's ΔW, of its means over the adapted modules (condition number: the median); null sets none."""
+    """Limits on the candidate's ΔW, of its means over the adapted modules (condition number: the
+    median); null sets none.
+    """
 
     min_stable_rank: float | None = Field(
         default=None, ge=1, le=10**6, description="Below it the check fails."
@@ -122,7 +135,8 @@ class SpectrumRule(Section):
     def _some(self) -> SpectrumRule:
         if not self.limits:
             raise ValueError(
-                f"spectrum sets no limit: give one of {listing(type(self).model_fields)}, or write spectrum: false"
+                f"spectrum sets no limit: give one of {listing(type(self).model_fields)}, or "
+                "write spectrum: false"
             )
         return self
 
@@ -180,10 +194,12 @@ CHECKS = ("drift", "capability", "ordinary", "misalignment", "spectrum")
 def read_policy(
     file: Path | None = None, settings: Iterable[str] = (), over: Mapping[str, Any] | None = None
 ) -> Policy:
-    """The policy in a YAML file (without one: the defaults), with `--set` assignments and then `over` laid on top.
+    """The policy in a YAML file (without one: the defaults), with `--set` assignments and then `over`
+    laid on top.
 
     Raises:
-        BadInput: the file cannot be read, holds an unknown key or an unusable value, or leaves every check out.
+        BadInput: the file cannot be read, holds an unknown key or an unusable value, or leaves
+            every check out.
 
     >>> read_policy(settings=["capability=false"]).asked
     ('drift',)
@@ -198,13 +214,15 @@ def build_policy(values: Mapping[str, Any], source: str = "the policy") -> Polic
     for name in CHECKS:
         if name in given and given[name] is None:
             raise BadInput(
-                f"{source}: '{name}:' has nothing below it: write '{name}: false' to leave that check out, or its settings below it"
+                f"{source}: '{name}:' has nothing below it: write '{name}: false' to leave that "
+                "check out, or its settings below it"
             )
         if given.get(name) is False:
             given[name] = None
     policy = build_section(Policy, given, source)
     if not policy.asked:
         raise BadInput(
-            f"{source}: every check is left out, and a gate that checks nothing would always be open: keep at least one of {listing(CHECKS)}"
+            f"{source}: every check is left out, and a gate that checks nothing would always be "
+            f"open: keep at least one of {listing(CHECKS)}"
         )
     return policy
