@@ -298,7 +298,7 @@ def test_a_run_of_another_trainer_has_a_card_of_its_own(tmp_path: Path) -> None:
     folder = tmp_path / "out" / "evilspectra"
     RunFolder(folder).describe({"trainer": {"arguments": "trl.SFTConfig"}}, {})
     assert (
-        "is a run of another trainer, which has a card of its own"
+        "is a run of another trainer, which has its own model card"
         in command("card", tmp_path / "out").sentence
     )
 

@@ -20,7 +20,7 @@ from evilspectra.gating.decision import (
     Verdict,
     decide,
 )
-from evilspectra.gating.output import Told, junit, markdown
+from evilspectra.gating.output import Report, junit, markdown
 from evilspectra.gating.policy import CHECKS, Policy, build_policy
 from evilspectra.intervals import Interval, newcombe, wilson
 from evilspectra.rates.compare import Paired, compare
@@ -363,7 +363,7 @@ HOSTILE = "a|b <img src=x> `c` [d](e) \x1b[31m\x00 & *f*\nnext"
 @given(measured)
 def test_junit_counts_what_the_verdict_says(found: Measurements) -> None:
     verdict = decide(replace(found, notes=(HOSTILE,)), ALL)
-    root = ElementTree.fromstring(junit(Told(HOSTILE, "base", verdict, ALL)))
+    root = ElementTree.fromstring(junit(Report(HOSTILE, "base", verdict, ALL)))
     (suite,) = root
     kinds = {kind: len(suite.findall(f"testcase/{kind}")) for kind in ("failure", "error")}
     assert kinds == {
@@ -380,7 +380,7 @@ def test_junit_counts_what_the_verdict_says(found: Measurements) -> None:
 
 def test_reports_survive_hostile_names() -> None:
     verdict = decide(Measurements.none(HOSTILE), Policy())
-    told = Told(HOSTILE, HOSTILE, verdict, Policy())
+    told = Report(HOSTILE, HOSTILE, verdict, Policy())
     text = markdown(told)
     assert "<img" not in text
     assert "](e)" not in text.replace("\\[d](e)", "")
@@ -395,6 +395,6 @@ def test_reports_survive_hostile_names() -> None:
 
 
 def test_a_report_without_checks_is_an_error() -> None:
-    (suite,) = ElementTree.fromstring(junit(Told("a", "b", Verdict(()), Policy())))
+    (suite,) = ElementTree.fromstring(junit(Report("a", "b", Verdict(()), Policy())))
     assert suite.get("errors") == "1"
     assert suite.find("testcase/error") is not None

@@ -16,7 +16,7 @@ EXAMPLE = Path(__file__).parents[1] / "examples" / "ci" / "policy.yaml"
 def test_the_defaults() -> None:
     policy = read_policy()
     assert policy == Policy()
-    assert policy.asked == ("drift", "capability")
+    assert policy.checks == ("drift", "capability")
     assert (
         policy.drift and policy.drift.max_increase,
         policy.capability and policy.capability.max_loss,
@@ -29,7 +29,7 @@ def test_a_file_is_laid_over_the_defaults_and_options_over_it(tmp_path: Path) ->
         "drift: {max_increase: 0.2}\ncapability: false\nspectrum: {min_stable_rank: 2}\nseed: 7\n"
     )
     policy = read_policy(file, ["drift.max_increase=0.3", "spectrum=false"], {"seed": 9})
-    assert (policy.asked, policy.drift and policy.drift.max_increase, policy.seed) == (
+    assert (policy.checks, policy.drift and policy.drift.max_increase, policy.seed) == (
         ("drift",),
         0.3,
         9,
