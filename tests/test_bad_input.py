@@ -1,5 +1,6 @@
-"""Every mistake on the list, through the real command: one sentence that names the value, what is
-allowed and the remedy, and nothing half-written.
+"""Every mistake on the list, through the real command.
+
+One sentence names the value, what is allowed and the remedy, and nothing is half-written.
 """
 
 from __future__ import annotations
@@ -178,8 +179,8 @@ def test_a_loss_that_is_not_finite_ends_the_run_with_step_and_reason(tmp_path: P
     explosive |= {"train": {"clip_norm": None}, "schedule": {"name": "constant", "warmup_steps": 0}}
     done = command("train", write_config(tmp_path, steps=6, **explosive), "--quiet", "--json")
     assert done.code == 1
-    told = json.loads(done.out)
-    assert (told["status"], told["reason"]) == ("failed", done.sentence)
+    printed = json.loads(done.out)
+    assert (printed["status"], printed["reason"]) == ("failed", done.sentence)
     assert done.sentence.startswith("step ")
     assert "are not finite; lower optimizer.lr (10000), or set train.clip_norm" in done.sentence
     (run,) = Store(tmp_path / "runs").runs()
@@ -280,8 +281,8 @@ def test_a_gguf_file_with_nothing_behind_its_first_letters(
     path = tmp_path / "model.gguf"
     path.write_bytes(content)
     done = command("train", write_config(tmp_path, model={"base": str(path)}))
-    said, text = done.err.splitlines()
-    assert said.startswith("dequantising model.gguf into ")
+    progress, text = done.err.splitlines()
+    assert progress.startswith("dequantising model.gguf into ")
     assert (done.code, done.out, left_in(tmp_path / "runs")) == (2, "", [])
     assert not list((tmp_path / "cache").rglob("config.json"))
     assert f"'{path}' could not be read as a model (" in text
@@ -315,13 +316,13 @@ def test_a_run_directory_made_with_another_config(tmp_path: Path) -> None:
     path = write_config(tmp_path, steps=3)
     assert command("train", path, "--quiet", "--set", "optimizer.lr=1e-300").code == 1
     (run,) = Store(tmp_path / "runs").runs()
-    place = run.path / "config.yaml"
-    place.write_text(
-        place.read_text()
+    config = run.path / "config.yaml"
+    config.write_text(
+        config.read_text()
         .replace("rank: 4", "rank: 8")
         .replace("seed: 0\n  threads", "seed: 3\n  threads")
     )
-    before = place.read_bytes()
+    before = config.read_bytes()
     done = command("train", path, "--quiet", "--set", "optimizer.lr=1e-300")
     assert done.code == 2
     what = "lora.rank: 8 there, 4 here, train.seed: 3 there, 0 here"
@@ -329,7 +330,7 @@ def test_a_run_directory_made_with_another_config(tmp_path: Path) -> None:
         f"{run.path} was made with another config ({what}): restore its config.yaml, or "
         "remove the folder, or set output.experiment to a new name"
     )
-    assert place.read_bytes() == before
+    assert config.read_bytes() == before
 
 
 HOLD = (
@@ -367,15 +368,15 @@ def test_two_processes_on_one_run_directory(tmp_path: Path) -> None:
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
     """A real file system of 1 MiB."""
-    place = tmp_path / "disk"
-    place.mkdir()
+    folder = tmp_path / "disk"
+    folder.mkdir()
     if subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", place], capture_output=True, check=False
+        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder], capture_output=True, check=False
     ).returncode:
         pytest.skip("mounting a file system needs more rights than this user has")
-    yield place
+    yield folder
     subprocess.run(
-        ["umount", "--lazy", place], check=True
+        ["umount", "--lazy", folder], check=True
     )  # torch forgets to close what it failed to write
 
 
@@ -415,9 +416,9 @@ def test_a_full_disk_and_the_same_command_after_it_was_enlarged(
     subprocess.run(["mount", "-o", "remount,size=32m", disk], check=True)
     done = command(*arguments, "--json")
     assert done.code == 0
-    told = json.loads(done.out)
-    assert (told["status"], told["steps"]) == ("done", 4)
-    assert (Path(told["folder"]) / "adapter" / "adapter_model.safetensors").is_file()
+    printed = json.loads(done.out)
+    assert (printed["status"], printed["steps"]) == ("done", 4)
+    assert (Path(printed["folder"]) / "adapter" / "adapter_model.safetensors").is_file()
 
 
 def test_a_disk_that_fills_up_while_the_state_is_renamed(

@@ -114,15 +114,15 @@ MISTAKES = [
 
 
 @pytest.mark.parametrize(
-    ("text", "said"), MISTAKES, ids=[text.splitlines()[0] for text, _ in MISTAKES]
+    ("text", "message"), MISTAKES, ids=[text.splitlines()[0] for text, _ in MISTAKES]
 )
-def test_a_mistake_is_one_sentence(tmp_path: Path, text: str, said: str) -> None:
+def test_a_mistake_is_one_sentence(tmp_path: Path, text: str, message: str) -> None:
     file = tmp_path / "policy.yaml"
     file.write_text(text)
-    with pytest.raises(BadInput) as told:
+    with pytest.raises(BadInput) as refused:
         read_policy(file)
-    assert said in str(told.value)
-    assert "\n" not in str(told.value)
+    assert message in str(refused.value)
+    assert "\n" not in str(refused.value)
 
 
 def test_null_on_the_command_line_is_refused_too() -> None:

@@ -44,9 +44,8 @@ def training_record(run: RunFolder, step: int | None = None) -> dict[str, Any]:
         )
     config, provenance = run.config(), run.provenance()
     steps: Any = run.read("steps")
-    if step is None:
-        step = steps["step"].max() if len(steps) else 0
-    at = int(step)
+    last = steps["step"].max() if len(steps) else 0
+    at = int(last if step is None else step)
     steps = steps[steps["step"] <= at]
     heldout: Any = run.read("heldout")
     heldout = heldout[heldout["step"] <= at]

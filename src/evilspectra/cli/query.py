@@ -11,7 +11,6 @@ import click
 
 from evilspectra.cli.options import QUIET, progress
 from evilspectra.errors import BadInput, listing
-from evilspectra.tables.query import ABOUT, EXAMPLES
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -21,17 +20,23 @@ FORMATS = ("csv", "json", "parquet")
 _ROWS_SHOWN = 1000
 
 
+class _QueryCommand(click.Command):
+    """A command whose help ends with views and examples, which are imported for the help only."""
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        from evilspectra.tables.query import ABOUT, EXAMPLES
+
+        examples = "\n".join(_example(sql) for sql in EXAMPLES)
+        self.epilog = f"\b\nViews: {', '.join(ABOUT)}.\n\n\b\nExamples:\n{examples}"
+        super().format_epilog(ctx, formatter)
+
+
 def _example(sql: str) -> str:
     quote = "'" if '"' in sql else '"'
     return f"  evilspectra query {quote}{sql}{quote}"
 
 
-_EPILOG = f"\b\nViews: {', '.join(ABOUT)}.\n\n\b\nExamples:\n" + "\n".join(
-    _example(sql) for sql in EXAMPLES
-)
-
-
-@click.command("query", epilog=_EPILOG)
+@click.command("query", cls=_QueryCommand)
 @click.argument("sql", metavar="SQL", required=False)
 @click.option(
     "--store",
@@ -120,6 +125,8 @@ def _print(table: pa.Table, form: str) -> None:
 
 def _described(views: Mapping[str, Mapping[str, str]]) -> str:
     """The views in Markdown."""
+    from evilspectra.tables.query import ABOUT
+
     parts: list[str] = []
     for view, kinds in views.items():
         parts += [
