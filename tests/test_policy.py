@@ -97,7 +97,7 @@ MISTAKES = [
     (
         "spectrum: {}\n",
         (
-            "spectrum sets no limit: give one of min_stable_rank, max_frobenius_nuclear, "
+            "spectrum sets no limit: set one of min_stable_rank, max_frobenius_nuclear, "
             "max_condition_number, max_frobenius, or write spectrum: false"
         ),
     ),
