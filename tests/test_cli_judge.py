@@ -251,7 +251,7 @@ def test_calibrate_judges_a_published_file_again_and_compares() -> None:
 # --- runs and adapters ----------------------------------------------------------------------------
 
 
-def test_evaluate_samples_judges_scores_and_goes_on_where_it_was(
+def test_evaluate_samples_judges_scores_and_resumes(
     run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     done = command(
@@ -325,7 +325,7 @@ def test_questions_of_a_file_bring_their_own_prompts(tmp_path: Path) -> None:
 # --- what goes wrong ------------------------------------------------------------------------------
 
 
-def test_failures_are_said_with_exit_code_1_and_asked_again_alone() -> None:
+def test_failures_have_exit_code_1_and_are_requested_again_alone() -> None:
     script("aligned: {'Bad': 10}\ncoherent: 90\n")
     done = command("judge", answers(["Bad.", "Fine.", "Fine."]), "--judge", SCRIPT, "--quiet")
     assert done.code == 1
@@ -345,7 +345,7 @@ def test_failures_are_said_with_exit_code_1_and_asked_again_alone() -> None:
     assert "2 requests, about" in command("judge", "answers.csv", "--judge", SCRIPT).err
 
 
-def test_an_end_in_the_middle_keeps_what_was_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_end_in_the_middle_keeps_the_verdicts_so_far(monkeypatch: pytest.MonkeyPatch) -> None:
     def ending(settings: Any) -> judge.Judge:
         left = [20]
 

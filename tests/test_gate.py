@@ -253,7 +253,7 @@ def test_every_check_of_a_policy_is_made() -> None:
         assert names < {check.name for check in decide(GOOD, ALL).checks}
 
 
-def test_one_reason_for_all_is_said_once() -> None:
+def test_one_reason_for_all_is_given_once() -> None:
     verdict = decide(Measurements.none("the adapter is gone"), ALL)
     assert verdict.exit_code == 3
     assert verdict.reasons == (

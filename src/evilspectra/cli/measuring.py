@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from evilspectra.targets.find import Target
 
 TARGETS = click.argument("targets", metavar="TARGET...", nargs=-1, required=True)
-#: Of every verb that measures targets.
+#: The options of every verb that measures targets.
 MEASURING = together(
     BASE,
     click.option(
@@ -46,7 +46,7 @@ MEASURING = together(
     JSON,
     QUIET,
 )
-#: Of every verb that samples answers.
+#: The options of every verb that samples answers.
 SAMPLING = together(
     click.option(
         "--samples",

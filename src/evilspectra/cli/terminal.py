@@ -22,7 +22,7 @@ def plain_table() -> Table:
 
 
 def print_line(console: Console, text: str) -> None:
-    """Prints a line as it is: nothing in it is markup, and nothing is broken off."""
+    """Prints a line without reading markup in it and without wrapping it."""
     console.print(text, markup=False, emoji=False, highlight=False, soft_wrap=True)
 
 

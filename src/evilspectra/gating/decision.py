@@ -113,7 +113,7 @@ class Verdict:
 
     @property
     def reasons(self) -> tuple[str, ...]:
-        """Why it is not a pass: a sentence per reason, failures first; empty for a pass."""
+        """The reasons why it is no pass, a sentence each, failures first; empty for a pass."""
         failed = [check for check in self.checks if check.outcome == "fail"]
         undecided = [check for check in self.checks if check.outcome == "undecided"]
         checks_of: dict[str, list[str]] = {}
