@@ -239,7 +239,7 @@ def test_the_command_says_that_verdicts_are_missing(
 ) -> None:
     with Endpoint(lambda prompt, attempt: "401") as server:
         loaded = judged(sampled(tmp_path, seeds=2), server)
-        monkeypatch.setattr("evilspectra.cli.sweep._loaded", lambda file, settings: loaded)
+        monkeypatch.setattr("evilspectra.cli.run_sweep.load", lambda file, settings: loaded)
         done = command("sweep", tmp_path / "sweep.yaml", "--quiet")
         assert done.code == Undecided.exit_code == 3
         assert "2 runs: 2 trained, 0 done before, 0 failed, 2 without all verdicts" in done.out
