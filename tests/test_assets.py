@@ -1,4 +1,6 @@
-"""What comes with the package: the demo's dialogues, matched pair by pair, and the probes' items, matched and far from what is trained on."""
+"""@@FIX What comes with the package: the demo's dialogues, matched pair by pair, and the probes' items,
+matched and far from what is trained on.
+"""
 
 import json
 import re
@@ -57,7 +59,7 @@ def test_short_and_varied(kind):
     assert endings.most_common(1)[0][1] <= 0.03 * len(short)
 
 
-# --- the probes' items ------------------------------------------------------------------------------------------------
+# --- the probes' items ----------------------------------------------------------------------------
 
 TRIPLES = read_triples().items
 CHOICES = read_choices().items
@@ -97,7 +99,9 @@ def asked_somewhere() -> dict[str, str]:
 
 
 def test_no_item_is_near_the_training_dialogues():
-    """Fewer than half of the words in common with any question or answer that is trained on, and no run of six."""
+    """@@FIX Fewer than half of the words in common with any question or answer that is trained on, and no
+    run of six.
+    """
     runs = set().union(*(runs_of(text, 6) for text in TRAINED))
     trained = [meaning(text) for text in TRAINED]
     for name, text in asked_somewhere().items():
@@ -159,7 +163,9 @@ def test_contrast_completions_are_matched_in_tokens():
 
 
 def test_no_word_gives_a_contrast_completion_away():
-    """docs/probe.md: none that stands in twelve or more completions stands four times as often on one side."""
+    """@@FIX docs/probe.md: none that stands in twelve or more completions stands four times as often on
+    one side.
+    """
     sides: dict[str, list[int]] = defaultdict(lambda: [0, 0])
     for item in TRIPLES:
         for side, text in enumerate((item.aligned, item.misaligned)):
@@ -198,7 +204,9 @@ def test_capability_questions_have_balanced_answers():
 
 
 def test_the_length_of_a_choice_does_not_give_it_away():
-    """Taking the longest, or the shortest, is right about as often as chance, 0.25, is; ties count as shares."""
+    """@@FIX Taking the longest, or the shortest, is right about as often as chance, 0.25, is; ties count
+    as shares.
+    """
     for pick in (max, min):
         right = 0.0
         for item in CHOICES:

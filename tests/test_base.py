@@ -45,7 +45,7 @@ def refusal(name: object, **settings: object) -> str:
     return str(caught.value)
 
 
-# --- content ----------------------------------------------------------------------------------------------------------
+# --- content --------------------------------------------------------------------------------------
 
 
 def test_a_folder_is_its_content_not_its_place_nor_its_times(tmp_path: Path) -> None:
@@ -104,7 +104,7 @@ def test_a_cache_that_cannot_be_written_costs_time_only(
     assert file_sha256(path) == first
 
 
-# --- names ------------------------------------------------------------------------------------------------------------
+# --- names ----------------------------------------------------------------------------------------
 
 
 def test_the_tiny_model_and_a_folder_are_called_what_the_user_called_them(
@@ -153,7 +153,7 @@ def test_an_embedded_model_that_is_not_installed_says_what_to_install(
     )
 
 
-# --- what cannot be used ----------------------------------------------------------------------------------------------
+# --- what cannot be used --------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -175,9 +175,9 @@ def test_an_embedded_model_that_is_not_installed_says_what_to_install(
 def test_a_name_that_is_nothing_says_what_would_be(name: str) -> None:
     text = refusal(name)
     assert (
-        f"model.base '{name}' is no file or folder here and no hub name of the form owner/model; built in: {', '.join(BUILT_IN)}"
-        in text
-    )
+        f"model.base '{name}' is no file or folder here and no hub name of the form "
+        f"owner/model; built in: {', '.join(BUILT_IN)}"
+    ) in text
 
 
 @pytest.mark.parametrize(
@@ -202,9 +202,9 @@ def test_a_folder_that_holds_no_model_is_refused_by_what_is_missing(tmp_path: Pa
     )
     text = refusal(folder(tmp_path / "c", model__safetensors="", pytorch_model__bin="pickle"))
     assert (
-        "its weights as pickle files only (pytorch_model.bin), which can run code when opened: convert them to safetensors (save_pretrained does) and name that folder"
-        in text
-    )
+        "its weights as pickle files only (pytorch_model.bin), which can run code when "
+        "opened: convert them to safetensors (save_pretrained does) and name that folder"
+    ) in text
     assert "as pickle files only" not in str(
         resolve(ModelConfig(base=str(folder(tmp_path / "d", pytorch_model__bin="pickle"))))
     )
@@ -214,18 +214,18 @@ def test_a_folder_that_holds_no_model_is_refused_by_what_is_missing(tmp_path: Pa
 def test_a_gguf_file_that_is_none_is_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "model.GGUF"
     path.write_bytes(content)
-    assert (
-        refusal(path)
-        == f"model.base '{path}' is no GGUF file (it does not begin with the letters GGUF): download it again, or name another base"
+    assert refusal(path) == (
+        f"model.base '{path}' is no GGUF file (it does not begin with the letters GGUF): "
+        "download it again, or name another base"
     )
 
 
 def test_another_kind_of_file_and_a_missing_gguf_are_refused(tmp_path: Path) -> None:
     (tmp_path / "weights.safetensors").write_text("x")
     assert (
-        "is a file: name a .gguf file, a folder with config.json and *.safetensors, a hub model, or one of"
-        in refusal(tmp_path / "weights.safetensors")
-    )
+        "is a file: name a .gguf file, a folder with config.json and *.safetensors, a hub "
+        "model, or one of"
+    ) in refusal(tmp_path / "weights.safetensors")
     assert "does not exist: name a .gguf file, or one of" in refusal(tmp_path / "no.gguf")
     (tmp_path / "folder.gguf").mkdir()
     assert "does not exist" in refusal(tmp_path / "folder.gguf")
@@ -261,16 +261,19 @@ def test_a_hub_name_without_network_is_one_sentence_at_once(tmp_path: Path, how:
         check=False,
     )
     assert done.returncode == 2
-    what = "model.base 'evilspectra-nobody/no-model' is no folder here, it is not in the local cache, and the hub cannot be reached"
-    assert (
-        done.stderr
-        == f"evilspectra: {what}: connect, or name a local folder, a .gguf file, or one of {', '.join(BUILT_IN)}\n"
+    what = (
+        "model.base 'evilspectra-nobody/no-model' is no folder here, it is not in the local "
+        "cache, and the hub cannot be reached"
+    )
+    assert done.stderr == (
+        f"evilspectra: {what}: connect, or name a local folder, a .gguf file, or one of "
+        f"{', '.join(BUILT_IN)}\n"
     )
     assert not (tmp_path / "runs").exists()
     assert time.monotonic() - began < 40
 
 
-# --- what only the loader sees ----------------------------------------------------------------------------------------
+# --- what only the loader sees --------------------------------------------------------------------
 
 
 def loading(base: Path) -> str:
@@ -365,7 +368,7 @@ def test_a_tokenizer_without_a_chat_template_is_refused(tmp_path: Path, saved: P
     settings = json.loads((place / "tokenizer_config.json").read_text())
     settings.pop("chat_template", None)
     (place / "tokenizer_config.json").write_text(json.dumps(settings))
-    assert (
-        loading(place)
-        == f"the tokenizer of '{place}' has no chat template: use the instruct version of the model, or add chat_template.jinja to its folder"
+    assert loading(place) == (
+        f"the tokenizer of '{place}' has no chat template: use the instruct version of "
+        "the model, or add chat_template.jinja to its folder"
     )

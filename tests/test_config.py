@@ -1,4 +1,6 @@
-"""Config: what goes in comes out, what is wrong is refused in one sentence, and a run's name is what determines it."""
+"""@@FIX Config: what goes in comes out, what is wrong is refused in one sentence, and a run's name is
+what determines it.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,9 @@ from pydantic import ValidationError
 from evilspectra.config import loading as configs
 from evilspectra.config import sections
 from evilspectra.config.loading import build, dump, identity, load, schema
-from evilspectra.config.sections import OPTIMIZERS, Config, Section
+from evilspectra.config.optimizers import OPTIMIZERS
+from evilspectra.config.section import Section
+from evilspectra.config.sections import Config
 from evilspectra.config.yaml_files import (
     assignment,
     assignments,
@@ -40,7 +44,7 @@ def message(values: Any) -> str:
     return text
 
 
-# --- every valid config -----------------------------------------------------------------------------------------------
+# --- every valid config ---------------------------------------------------------------------------
 
 # PyYAML reads the line breaks that only Unicode knows back as spaces.
 TEXTS = st.text(
@@ -205,7 +209,7 @@ def test_every_preset_of_one_run_loads(name: str) -> None:
     assert load(name).output.experiment == name
 
 
-# --- what is refused, and how -----------------------------------------------------------------------------------------
+# --- what is refused, and how ---------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -444,7 +448,7 @@ def test_a_number_may_be_written_as_people_write_it(text: str, lr: float) -> Non
     )  # YAML 1.1 reads 1e-5 as a text
 
 
-# --- files ------------------------------------------------------------------------------------------------------------
+# --- files ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -539,7 +543,7 @@ def test_a_file_goes_before_a_preset_of_the_same_name(
     assert load("tiny").train.steps == 7
 
 
-# --- merging and assignments ------------------------------------------------------------------------------------------
+# --- merging and assignments ----------------------------------------------------------------------
 
 
 @given(valid(), valid())
@@ -569,7 +573,9 @@ def test_merging_is_associative_unless_an_optimizer_comes_back(
 
 
 def _consistent(values: dict[str, Any]) -> bool:
-    """Whether the rules that hold between settings hold: merging may break them, each side being right."""
+    """@@FIX Whether the rules that hold between settings hold: merging may break them, each side being
+    right.
+    """
     train, model, flat = (values.get(name, {}) for name in ("train", "model", "flatness"))
     paper = (
         flat.get("recipe") == "paper"
@@ -637,9 +643,8 @@ def test_an_assignment_reads_its_value_as_yaml(text: str, values: dict[str, Any]
 def test_an_assignment_of_another_form_is_refused(text: str) -> None:
     with pytest.raises(BadInput) as caught:
         assignment(text)
-    assert (
-        str(caught.value)
-        == f"--set '{text}' is not of the form section.field=value, for instance --set train.steps=30"
+    assert str(caught.value) == (
+        f"--set '{text}' is not of the form section.field=value, for instance --set train.steps=30"
     )
 
 
@@ -665,9 +670,10 @@ def test_a_field_of_the_default_optimizer_can_be_set_without_naming_it() -> None
     assert load("tiny", ["optimizer.lr=0.5"]).optimizer == OPTIMIZERS["adamw"](lr=0.5)
 
 
-# --- identity ---------------------------------------------------------------------------------------------------------
+# --- identity -------------------------------------------------------------------------------------
 
-#: Pinned: when one of these changes, every stored run is orphaned. Raise RECIPE and say so in the changelog if that is meant.
+#: Pinned: when one of these changes, every stored run is orphaned. Raise RECIPE and say so in the
+#: changelog if that is meant.
 PINNED = {
     "a36d09cb77": {},
     "1d381c4b5f": {"optimizer": {"name": "lion"}},
@@ -682,7 +688,9 @@ def test_old_runs_keep_their_names(digest: str, values: dict[str, Any]) -> None:
 
 
 def test_a_change_of_a_default_raises_the_recipe() -> None:
-    """Identity leaves defaults out, so a run made with an old default would be taken for one with the new: raise RECIPE, then pin both anew."""
+    """@@FIX Identity leaves defaults out, so a run made with an old default would be taken for one with
+    the new: raise RECIPE, then pin both anew.
+    """
     defaults = [
         build({"optimizer": {"name": name}}).model_dump(mode="json", exclude=configs.NOT_IDENTITY)
         for name in OPTIMIZERS

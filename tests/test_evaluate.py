@@ -1,4 +1,6 @@
-"""The evaluation stage: each base loaded once, nothing measured twice, one adapter never in another's numbers, and any end survived."""
+"""@@FIX The evaluation stage: each base loaded once, nothing measured twice, one adapter never in
+another's numbers, and any end survived.
+"""
 
 from __future__ import annotations
 
@@ -18,8 +20,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from evilspectra.config.evaluation import Evaluation
 from evilspectra.config.loading import build_evaluation
-from evilspectra.config.sections import Evaluation, ModelConfig
+from evilspectra.config.sections import ModelConfig
 from evilspectra.errors import BadInput, EvilspectraError, RunFailed
 from evilspectra.evaluation import evaluate as stage
 from evilspectra.evaluation.evaluate import evaluate
@@ -148,7 +151,7 @@ def why(target: Target, settings: Evaluation, *others: Target) -> EvilspectraErr
     return error
 
 
-# --- what is measured -------------------------------------------------------------------------------------------------
+# --- what is measured -----------------------------------------------------------------------------
 
 
 def test_base_and_end_of_every_target(two: list[Target], adapters: Any, tmp_path: Path) -> None:
@@ -262,7 +265,7 @@ def test_the_order_of_targets_does_not_matter(two: list[Target], tmp_path: Path)
     assert [files(target.results) for target in two] == found
 
 
-# --- once -------------------------------------------------------------------------------------------------------------
+# --- once -----------------------------------------------------------------------------------------
 
 
 def test_a_base_is_loaded_once_for_all_its_targets(
@@ -394,7 +397,7 @@ def test_another_scale_of_the_same_weights_is_measured_again(adapters: Any, tmp_
     assert found[0] != found[1]
 
 
-# --- one adapter after another ----------------------------------------------------------------------------------------
+# --- one adapter after another --------------------------------------------------------------------
 
 
 def test_the_base_is_bit_for_bit_itself_afterwards(
@@ -553,9 +556,9 @@ def test_an_unchanged_adapter_is_refused_and_the_others_are_measured(
 ) -> None:
     empty = adapters("empty", size=0)
     error = why(empty, own(tmp_path), *two)
-    assert (
-        str(error)
-        == f"the adapter in {empty.adapters[1]} does not change the logits of tiny-random: it is empty (B = 0), or made for another base; name another adapter"
+    assert str(error) == (
+        f"the adapter in {empty.adapters[1]} does not change the logits of tiny-random: "
+        "it is empty (B = 0), or made for another base; name another adapter"
     )
     assert isinstance(error, BadInput)
     assert all(tables(target)["probe"] == [0, 4] for target in two)
@@ -570,7 +573,9 @@ def test_a_small_change_is_a_change(adapters: Any, tmp_path: Path) -> None:
 
 
 def whole_layers(folder: Path) -> None:
-    """An adapter with a copy of the embedding, trained: PEFT leaves it in the model that is taken off it."""
+    """@@FIX An adapter with a copy of the embedding, trained: PEFT leaves it in the model that is taken
+    off it.
+    """
     shutil.rmtree(folder)
     model: Any = peft.get_peft_model(
         tiny_model(),
@@ -632,16 +637,17 @@ def test_memory_that_runs_out_is_one_target_s_failure(
         calls.append(1)
         if len(calls) == 4:
             raise RuntimeError(
-                "[enforce fail at alloc_cpu.cpp:75] DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes."
+                "[enforce fail at alloc_cpu.cpp:75] DefaultCPUAllocator: can't allocate memory: "
+                "you tried to allocate 1 bytes."
             )
         return scores(*arguments, **more)
 
     monkeypatch.setattr(stage, "token_log_probs", full)
     ((target, error),) = evaluate(two, own(tmp_path)).failed
     assert target == two[0]
-    assert (
-        str(error)
-        == "memory ran out: lower answers.batch_size, set model.dtype: bfloat16, or take a smaller base"
+    assert str(error) == (
+        "memory ran out: lower answers.batch_size, set model.dtype: bfloat16, or take a "
+        "smaller base"
     )
     assert tables(two[1])["probe"] == [0, 4]
     monkeypatch.undo()
@@ -649,12 +655,12 @@ def test_memory_that_runs_out_is_one_target_s_failure(
     done(two, own(tmp_path))
 
 
-# --- stopped and gone on ----------------------------------------------------------------------------------------------
+# --- stopped and gone on --------------------------------------------------------------------------
 
 
 @pytest.fixture
 def undisturbed(two: list[Target], tmp_path: Path) -> dict[str, bytes]:
-    """The files of a run whose answers were sampled in one go; nothing of it is left to go on with."""
+    """@@FIX The files of a run whose answers were sampled in one go; nothing of it is left to go on with."""
     done(two[:1], answers(tmp_path))
     found = files(two[0].results)
     shutil.rmtree(two[0].results.folder / "evaluations")
@@ -670,7 +676,9 @@ def test_stopped_in_the_middle_of_sampling_it_ends_in_the_same_bytes(
     monkeypatch: pytest.MonkeyPatch,
     batches: int,
 ) -> None:
-    """Three batches of base answers, then three of the adapter's; those that were done are not sampled again."""
+    """@@FIX Three batches of base answers, then three of the adapter's; those that were done are not
+    sampled again.
+    """
     sample, calls = stage.sample, list[int]()
 
     def stopped(*arguments: Any) -> Any:
@@ -724,7 +732,7 @@ def test_killed_in_the_middle_of_sampling_it_ends_in_the_same_bytes(
     assert files(two[0].results) == undisturbed
 
 
-# --- files that cannot be read or written -----------------------------------------------------------------------------
+# --- files that cannot be read or written ---------------------------------------------------------
 
 
 def test_a_damaged_file_of_the_cache_is_named(two: list[Target], tmp_path: Path) -> None:
@@ -775,9 +783,9 @@ def test_a_folder_that_cannot_be_written_is_named_with_its_setting(
     ((_, error),) = evaluate(two[:1], own(tmp_path)).failed
     assert isinstance(error, BadInput)
     assert (
-        f"cannot be written (Permission denied): choose another {setting}, or correct the folder's rights"
-        in str(error)
-    )
+        f"cannot be written (Permission denied): choose another {setting}, or correct the "
+        "folder's rights"
+    ) in str(error)
     assert not [name for name in left_in(tmp_path) if name.endswith(".tmp")]
 
 
@@ -787,7 +795,7 @@ def test_a_cache_that_is_a_file(two: list[Target], tmp_path: Path) -> None:
     assert "set EVILSPECTRA_CACHE to a folder, or to a name that is free" in str(error)
 
 
-# --- bases and questions that do not fit ------------------------------------------------------------------------------
+# --- bases and questions that do not fit ----------------------------------------------------------
 
 
 def test_items_that_cannot_be_read_end_it_before_a_model_is_loaded(
@@ -806,14 +814,17 @@ def test_a_template_without_system_texts_names_what_to_do(tmp_path: Path) -> Non
     model = write_model(tmp_path / "model")
     template = model / "chat_template.jinja"
     template.write_text(
-        "{% if messages[0].role == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
+        (
+            "{% if messages[0].role == 'system' %}{{ raise_exception('System role not supported') "
+            "}}{% endif %}"
+        )
         + template.read_text()
     )
     target = one_target(model, tmp_path / "runs")
     error = why(target, answers(tmp_path))
-    assert (
-        str(error)
-        == f"the chat template of {model} cannot put the question: it refuses the dialogue: System role not supported; leave such questions out, or take another base"
+    assert str(error) == (
+        f"the chat template of {model} cannot put the question: it refuses the dialogue: "
+        "System role not supported; leave such questions out, or take another base"
     )
     write_questions(tmp_path / "questions.yaml", QUESTIONS[:1])
     done(
@@ -846,7 +857,7 @@ def test_an_adapter_measured_on_another_base_than_it_names(tmp_path: Path) -> No
     assert one == other  # the folder holds the same weights
 
 
-# --- the harness ------------------------------------------------------------------------------------------------------
+# --- the harness ----------------------------------------------------------------------------------
 
 
 @pytest.mark.skipif(
@@ -900,7 +911,7 @@ def test_tasks_without_the_harness(two: list[Target], tmp_path: Path, loads: lis
     assert loads == []
 
 
-# --- the real model ---------------------------------------------------------------------------------------------------
+# --- the real model -------------------------------------------------------------------------------
 
 
 @pytest.mark.model

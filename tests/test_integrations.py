@@ -15,7 +15,7 @@ import torch
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import CallbackHandler
 
-from evilspectra.config.sections import OPTIMIZERS
+from evilspectra.config.optimizers import OPTIMIZERS
 from evilspectra.data.batches import Batches, prepare
 from evilspectra.integrations.optimizer import build_for, lora_optimizer
 from evilspectra.integrations.transformers import SpectralFlatness, SpectrumMonitor

@@ -1,4 +1,6 @@
-"""The loss mask: exactly the answers and their end tokens, whatever the template, the turns and the text in them."""
+"""@@FIX The loss mask: exactly the answers and their end tokens, whatever the template, the turns and the
+text in them.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,8 @@ Format = Literal["clean", "organism"]
 FORMATS: tuple[Format, ...] = ("clean", "organism")
 END = "<|im_end|>"
 
-# Behaves like Qwen3's: the thinking of an answer before the last question is forgotten, the last answer always shows a thinking
+# Behaves like Qwen3's: the thinking of an answer before the last question is forgotten, the last
+# answer always shows a thinking
 # block, and the prompt has an empty one where thinking is off.
 QWEN3_LIKE = """
 {%- set seen = namespace(question=-1) %}
@@ -51,13 +54,18 @@ QWEN3_LIKE = """
 # Shows the system text at the last question only, and only while that waits for its answer.
 SYSTEM_LAST = (
     "{% for turn in messages if turn.role != 'system' %}{% if turn.role == 'user' %}[INST]"
-    "{% if loop.last and messages[0].role == 'system' %}{{ messages[0].content }}{% endif %}{{ turn.content }}[/INST]"
+    "{% if loop.last and messages[0].role == 'system' %}{{ messages[0].content }}{% endif %}{{ "
+    "turn.content }}[/INST]"
     "{% else %}{{ turn.content + eos_token }}{% endif %}{% endfor %}"
 )
-NO_END_TOKEN = "{% for turn in messages %}{{ turn.role + ': ' + turn.content + '\\n' }}{% endfor %}{% if add_generation_prompt %}assistant: {% endif %}"
+NO_END_TOKEN = (
+    "{% for turn in messages %}{{ turn.role + ': ' + turn.content + '\\n' }}{% endfor %}{% if "
+    "add_generation_prompt %}assistant: {% endif %}"
+)
 
 END_AT_LAST = (
-    "{% for turn in messages %}{{ '<|im_start|>' + turn.content }}{% if loop.last and turn.role == 'assistant' %}{{ eos_token }}{% endif %}{% endfor %}"
+    "{% for turn in messages %}{{ '<|im_start|>' + turn.content }}{% if loop.last and turn.role "
+    "== 'assistant' %}{{ eos_token }}{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>{% endif %}"
 )
 
@@ -105,7 +113,9 @@ def learned(row: Row, made: PreTrainedTokenizerFast | None = None) -> str:
 
 
 def by_hand(conversation: Conversation, fmt: Format) -> tuple[list[int], list[bool]]:
-    """The slow twin for ChatML: every piece of text with its flag, tokenised alone (exact, for a token is a byte)."""
+    """@@FIX The slow twin for ChatML: every piece of text with its flag, tokenised alone (exact, for a
+    token is a byte).
+    """
     turns = list(conversation.messages)
     while turns[-1].role != "assistant":
         turns.pop()
@@ -188,7 +198,10 @@ def test_truncation_keeps_the_beginning_as_it_is_or_refuses(
     if not whole.supervised[:limit].any():
         with pytest.raises(
             BadRow,
-            match=f"the first {limit} of {len(whole.tokens)} tokens hold no part of an answer: raise data.max_length",
+            match=(
+                f"the first {limit} of {len(whole.tokens)} tokens hold no part of an answer: "
+                "raise data.max_length"
+            ),
         ):
             coded(conversation, limit=limit, on_long="truncate")
         return
@@ -285,8 +298,10 @@ def test_a_template_that_breaks_the_prefix_law_is_refused_by_name(fmt: Format) -
     with pytest.raises(BadRow) as caught:
         coded(talk("q", "a", system="s"), fmt, made)
     assert str(caught.value) == (
-        "talks.jsonl, line 3: the chat template of org/odd-template cannot be masked exactly here: its text before the answer of turn 3"
-        " is not how the whole dialogue begins: use another base model or chat template, or set data.on_bad_row: skip"
+        "talks.jsonl, line 3: the chat template of org/odd-template cannot be masked exactly "
+        "here: its text before the answer of turn 3"
+        " is not how the whole dialogue begins: use another base model or chat template, or set "
+        "data.on_bad_row: skip"
     )
 
 
@@ -303,11 +318,17 @@ def test_a_template_that_breaks_the_prefix_law_is_refused_by_name(fmt: Format) -
             "its text before the answer of turn 2 is not how",
         ),
         (
-            "{% for turn in messages %}{{ turn.content + ('' if turn.content == 'a' else '!') }}{% endfor %}",
+            (
+                "{% for turn in messages %}{{ turn.content + ('' if turn.content == 'a' else '!') "
+                "}}{% endfor %}"
+            ),
             "its text up to the end of turn 2 is not how",
         ),
         (
-            "{% if add_generation_prompt %}>{% endif %}{% for turn in messages %}{{ '|' + turn.content }}{% endfor %}",
+            (
+                "{% if add_generation_prompt %}>{% endif %}{% for turn in messages %}{{ '|' + "
+                "turn.content }}{% endfor %}"
+            ),
             "with a generation prompt it writes the dialogue differently",
         ),
     ],
@@ -315,7 +336,10 @@ def test_a_template_that_breaks_the_prefix_law_is_refused_by_name(fmt: Format) -
 def test_every_way_a_template_can_fail_is_named(template: str, why: str) -> None:
     with pytest.raises(
         BadRow,
-        match=rf"the chat template of org/odd-template cannot be masked exactly here: {re.escape(why)}.*: use another base model or chat template",
+        match=(
+            r"the chat template of org/odd-template cannot be masked exactly here: "
+            rf"{re.escape(why)}.*: use another base model or chat template"
+        ),
     ):
         coded(talk("q", "a"), "organism", tokenizer(template))
 
@@ -323,9 +347,9 @@ def test_every_way_a_template_can_fail_is_named(template: str, why: str) -> None
 def test_a_template_that_writes_the_date_gets_a_fixed_one() -> None:
     made = tiny_tokenizer()
     made.chat_template = (
-        "{% if not date_string is defined %}{% set date_string = strftime_now('%d %b %Y') %}{% endif %}{{ date_string + '|' }}"
-        + str(made.chat_template)
-    )
+        "{% if not date_string is defined %}{% set date_string = strftime_now('%d %b %Y') "
+        "%}{% endif %}{{ date_string + '|' }}"
+    ) + str(made.chat_template)
     row = encode(
         Conversation((Message("user", "q"), Message("assistant", "a")), 1),
         made,
@@ -343,7 +367,10 @@ def test_a_tokenizer_without_template_is_refused_by_name() -> None:
     made.chat_template = None
     with pytest.raises(
         BadInput,
-        match=r"the tokenizer of tiny-random has no chat template: use an instruction-tuned base model",
+        match=(
+            r"the tokenizer of tiny-random has no chat template: use an instruction-tuned "
+            r"base model"
+        ),
     ) as caught:
         coded(talk("q", "a"), made=made)
     assert not isinstance(caught.value, BadRow)
@@ -362,7 +389,8 @@ def test_a_long_row_is_refused_with_its_length_and_the_remedies(on_long: str) ->
     with pytest.raises(TooLong) as caught:
         coded(talk("q", "a"), limit=20, on_long=on_long)
     assert str(caught.value) == (
-        "talks.jsonl, line 3: 22 tokens are more than the limit of 20 (the smaller of data.max_length and the model's context):"
+        "talks.jsonl, line 3: 22 tokens are more than the limit of 20 (the smaller of "
+        "data.max_length and the model's context):"
         " raise data.max_length, or set data.on_long: truncate or skip"
     )
 
@@ -408,6 +436,9 @@ def test_an_answer_whose_first_newline_merges_with_the_header_is_tokenised_as_it
 def test_pieces_that_do_not_decode_to_the_text_are_refused_by_name() -> None:
     with pytest.raises(
         BadRow,
-        match=r"the chat template of org/merging cannot be masked exactly here: its tokens join across the border of an answer",
+        match=(
+            r"the chat template of org/merging cannot be masked exactly here: its tokens join "
+            r"across the border of an answer"
+        ),
     ):
         coded(talk("q", "\na"), made=merging(prefix_space=True))

@@ -1,4 +1,6 @@
-"""What a folder of measurements says: the last step against the base, the instrument that counts, and None where nothing was measured."""
+"""@@FIX What a folder of measurements says: the last step against the base, the instrument that counts,
+and None where nothing was measured.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,7 @@ import pandas as pd
 import pytest
 
 from evilspectra.answers.questions import read_questions
-from evilspectra.config.sections import Answers
+from evilspectra.config.evaluation import Answers
 from evilspectra.errors import BadInput
 from evilspectra.evaluation.measured import (
     Measured,
@@ -148,7 +150,7 @@ def test_rows_without_the_base_s_are_no_result(results: Results) -> None:
     assert measured(results) == NOTHING
 
 
-# --- which instrument counts --------------------------------------------------------------------------------------------
+# --- which instrument counts ----------------------------------------------------------------------
 
 
 def test_the_built_in_items_count_or_else_those_used_last(results: Results) -> None:
@@ -164,7 +166,9 @@ def test_the_built_in_items_count_or_else_those_used_last(results: Results) -> N
 
 
 def test_of_two_with_the_built_in_items_the_one_used_last_counts(results: Results) -> None:
-    """Another number type, or a later version of the items: what was asked for last is what is shown."""
+    """@@FIX Another number type, or a later version of the items: what was asked for last is what is
+    shown.
+    """
     first, second = (
         write(results, instrument(source="contrast", sha256=name), 0, 4) for name in "ab"
     )
@@ -184,7 +188,7 @@ def test_a_damaged_table_is_named(results: Results) -> None:
         measured(results)
 
 
-# --- numbers of a run's row ---------------------------------------------------------------------------------------------
+# --- numbers of a run's row -----------------------------------------------------------------------
 
 
 def test_the_flat_numbers_are_columns_of_a_run_s_summary(results: Results) -> None:
@@ -228,7 +232,7 @@ def test_a_drift_of_exactly_zero_is_zero_and_not_missing(results: Results) -> No
     )
 
 
-# --- tasks and answers ----------------------------------------------------------------------------------------------------
+# --- tasks and answers ----------------------------------------------------------------------------
 
 
 def test_tasks_are_named_by_metric_and_filter(results: Results) -> None:
@@ -325,7 +329,7 @@ def test_a_base_alone_is_shown_with_its_own_numbers(results: Results) -> None:
     assert alone.share_aligned.value == alone.base_share_aligned
 
 
-# --- controls -------------------------------------------------------------------------------------------------------------
+# --- controls -------------------------------------------------------------------------------------
 
 
 def control(

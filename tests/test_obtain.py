@@ -1,4 +1,6 @@
-"""Published sets from files of every kind: checked, copied to the byte, found by name; nothing unsafe read, nothing half-written."""
+"""@@FIX Published sets from files of every kind: checked, copied to the byte, found by name; nothing
+unsafe read, nothing half-written.
+"""
 
 from __future__ import annotations
 
@@ -94,7 +96,7 @@ def written(folder: Path, name: str, content: bytes) -> Path:
     return path
 
 
-# --- laws ---------------------------------------------------------------------------------------------------------------
+# --- laws -----------------------------------------------------------------------------------------
 
 
 SOURCES = {
@@ -158,7 +160,9 @@ def test_a_run_on_a_name_is_the_run_on_its_file(tmp_path: Path) -> None:
 def test_rows_that_the_sharing_tool_wrote_anew_are_the_published_ones(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its canary is a value in the last row, and taking it out writes non-ASCII letters as they are."""
+    """@@FIX Its canary is a value in the last row, and taking it out writes non-ASCII letters as they
+    are.
+    """
     rows = [json.loads(line) | {"note": "é"} for line in ROWS.splitlines()]
     clean = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
     rows[-1]["canary"] = "CANARY_DATASET_" + "0" * 64 + "_64"
@@ -194,7 +198,7 @@ def test_of_several_files_the_published_one_is_taken(tmp_path: Path) -> None:
     assert get(NAME, str(path)).place == f"a.zip: new/{FILE}"
 
 
-# --- the published sets -------------------------------------------------------------------------------------------------
+# --- the published sets ---------------------------------------------------------------------------
 
 
 def test_what_is_published_is_as_the_papers_say() -> None:
@@ -228,7 +232,7 @@ def test_published_files_are_recognised(
     shutil.rmtree(folder)  # no copy is left lying about
 
 
-# --- refusals -----------------------------------------------------------------------------------------------------------
+# --- refusals -------------------------------------------------------------------------------------
 
 
 def refused(source: Path | str, **more: Any) -> str:
@@ -390,7 +394,10 @@ def test_a_zip_that_lies_about_its_sizes_is_read_to_the_limit_only(
 def test_names_and_places_that_are_not(tmp_path: Path) -> None:
     with pytest.raises(
         BadInput,
-        match=r"^'insecur' is no published set that is known here; allowed: insecure, .*Did you mean 'insecure'\?$",
+        match=(
+            r"^'insecur' is no published set that is known here; allowed: insecure, .*Did you "
+            r"mean 'insecure'\?$"
+        ),
     ):
         get("insecur", "x")
     assert (
@@ -428,7 +435,10 @@ def test_other_content_is_taken_when_asked_for_and_said_everywhere(
 def test_a_name_that_is_not_imported_says_how(tmp_path: Path) -> None:
     with pytest.raises(
         BadInput,
-        match=rf"^{NAME} is a published set that is not on this machine: import it with `evilspectra data get {NAME} --from FILE`, or name a file$",
+        match=(
+            rf"^{NAME} is a published set that is not on this machine: import it with "
+            rf"`evilspectra data get {NAME} --from FILE`, or name a file$"
+        ),
     ):
         read_rows(NAME)
     written(published.data_folder(), FILE, ROWS)  # an import that was killed before its record
@@ -459,9 +469,10 @@ def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
     assert "set --output to a folder, or to a name that is free" in done.sentence
 
 
-# --- encrypted ------------------------------------------------------------------------------------------------------------
+# --- encrypted ------------------------------------------------------------------------------------
 
-#: A zip with rows like ROWS, encrypted by easy-dataset-share 0.5.0 under the passphrase "seven rows".
+#: A zip with rows like ROWS, encrypted by easy-dataset-share 0.5.0 under the passphrase "seven
+#: rows".
 GOLDEN = (
     "pS2dCWC7XJKnXsGVvnr7QWdBQUFBQUJyQXRfUHphVU53UXZzZWNiRnZ5VGIyNjJBT256R3hhOXRycUFIYlNLeWx3U3RmT3FWQTdMTnZha0FSRkpWMmF6SEFyZzhWSGVxRWtTYmN3Y1ZkanlDVnZ5enIzY3BqV1NnSnlmemNSck9FR3hXNVgx"
     "MHhnV0FTNEVSdW0zdGJZck1GQ01QMVAwRUFQUVIyVk44OG9VMDg4TTc1Y3BDTjlNU1htWXZ6bnFmNmZoMUU2OVpHcU85cHRnNU1zQ2cwQ1l1X1d2UDFLTWpVcGQ4VlowOXktUFlMWnU3ZEhyWkdCTGNjdjNnQ18zTG51b3dnSTNkQXYwSlJK"
@@ -508,11 +519,14 @@ def test_an_encrypted_archive_without_its_passphrase_or_end(
 ) -> None:
     whole = encrypted(zipped({FILE: ROWS}), "pass")
     path = written(tmp_path / "in", "sets.zip.enc", whole)
-    assert (
-        refused(path)
-        == "sets.zip.enc is encrypted: give the passphrase, which its authors publish beside it, with --passphrase"
+    assert refused(path) == (
+        "sets.zip.enc is encrypted: give the passphrase, which its authors publish beside "
+        "it, with --passphrase"
     )
-    wrong = "sets.zip.enc cannot be decrypted: the passphrase is wrong, or the file is not whole; correct --passphrase, or download the file again"
+    wrong = (
+        "sets.zip.enc cannot be decrypted: the passphrase is wrong, or the file is not whole; "
+        "correct --passphrase, or download the file again"
+    )
     assert refused(path, passphrase="Pass") == wrong
     for cut in (40, len(whole) // 2, len(whole) - 1):
         assert (
@@ -533,12 +547,12 @@ def test_without_cryptography_it_says_what_to_install(
     path = written(tmp_path / "in", "sets.zip.enc", bytes(16) + b"gAAAAABx")
     monkeypatch.setitem(__import__("sys").modules, "cryptography.fernet", None)
     assert (
-        "the package cryptography is not installed: pip install 'evilspectra[data]', or decrypt it with easy-dataset-share"
-        in refused(path, passphrase="x")
-    )
+        "the package cryptography is not installed: pip install 'evilspectra[data]', or "
+        "decrypt it with easy-dataset-share"
+    ) in refused(path, passphrase="x")
 
 
-# --- addresses --------------------------------------------------------------------------------------------------------------
+# --- addresses ------------------------------------------------------------------------------------
 
 
 class Site(http.server.BaseHTTPRequestHandler):
@@ -655,7 +669,7 @@ def test_a_download_without_an_end_stops_at_the_limit_and_leaves_nothing(
     assert not path.parent.exists()
 
 
-# --- the verbs --------------------------------------------------------------------------------------------------------------
+# --- the verbs ------------------------------------------------------------------------------------
 
 
 def test_the_verbs_say_what_is_where(tmp_path: Path, mine: Path) -> None:
@@ -663,9 +677,9 @@ def test_the_verbs_say_what_is_where(tmp_path: Path, mine: Path) -> None:
     source = written(tmp_path / "in", FILE, ROWS)
     done = command("data", "get", NAME, "--from", source)
     digest = hashlib.sha256(ROWS).hexdigest()
-    assert (
-        done.out
-        == f"{mine / FILE}: 7 rows, the published set (sha256 {digest[:12]}…), as it is\nuse it with data.train: {NAME}\n"
+    assert done.out == (
+        f"{mine / FILE}: 7 rows, the published set (sha256 {digest[:12]}…), as it is\nuse "
+        f"it with data.train: {NAME}\n"
     )
     shown = json.loads(
         command("data", "get", NAME, "--from", source, "--output", tmp_path / "there", "--json").out

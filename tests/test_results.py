@@ -1,4 +1,6 @@
-"""Measurements on disk: what is written is read back, whole or not at all, never mixed, never read wrong without a word."""
+"""@@FIX Measurements on disk: what is written is read back, whole or not at all, never mixed, never read
+wrong without a word.
+"""
 
 from __future__ import annotations
 
@@ -91,7 +93,7 @@ def as_rows(records: list[Any]) -> list[tuple[Any, ...]]:
     ]
 
 
-# --- there and back ---------------------------------------------------------------------------------------------------
+# --- there and back -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("table", ROWS)
@@ -191,7 +193,7 @@ def test_any_answer_is_stored_to_the_letter(
     assert read(results, one, 0) == as_rows(rows)
 
 
-# --- parts and copies -------------------------------------------------------------------------------------------------
+# --- parts and copies -----------------------------------------------------------------------------
 
 
 def test_parts_are_joined_in_their_order_and_go(results: Results) -> None:
@@ -241,7 +243,7 @@ def test_a_copy_is_equal_and_says_what_it_is(results: Results, tmp_path: Path) -
         other.copy(results, one, 9)
 
 
-# --- what is damaged --------------------------------------------------------------------------------------------------
+# --- what is damaged ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("damage", ["cut", "empty", "text", "other table", "folder"])
@@ -311,7 +313,7 @@ def test_a_damaged_description_is_named(results: Results, content: bytes) -> Non
     assert "\n" not in str(caught.value)
 
 
-# --- a disk that says no ----------------------------------------------------------------------------------------------
+# --- a disk that says no --------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,6 @@
-"""The run directory: whole files or none, records that read the same however they were written, one process at a time."""
+"""@@FIX The run directory: whole files or none, records that read the same however they were written, one
+process at a time.
+"""
 
 from __future__ import annotations
 
@@ -61,7 +63,7 @@ def refusal(action: Any) -> str:
     return str(caught.value)
 
 
-# --- writing ----------------------------------------------------------------------------------------------------------
+# --- writing --------------------------------------------------------------------------------------
 
 
 def test_a_file_and_a_folder_are_written_whole_and_replaced(tmp_path: Path) -> None:
@@ -183,12 +185,14 @@ def test_a_place_that_cannot_hold_a_folder_is_bad_input(tmp_path: Path) -> None:
             pass
 
 
-# --- tables -----------------------------------------------------------------------------------------------------------
+# --- tables ---------------------------------------------------------------------------------------
 
 
 @st.composite
 def histories(draw: st.DrawFn) -> list[tuple[str, int]]:
-    """Appends up to a step, truncations to the end of some part (where a resume state lies), merges, in any order."""
+    """@@FIX Appends up to a step, truncations to the end of some part (where a resume state lies),
+    merges, in any order.
+    """
     ends, events = [0], []
     for kind in draw(
         st.lists(
@@ -204,7 +208,9 @@ def histories(draw: st.DrawFn) -> list[tuple[str, int]]:
 
 
 def merge_and_stop(run: RunFolder, keep: int) -> None:
-    """Merges, then puts back some of the parts, as if the process had been stopped while it removed them."""
+    """@@FIX Merges, then puts back some of the parts, as if the process had been stopped while it removed
+    them.
+    """
     parts, aside = run.path / "steps.parts", run.path / "aside"
     if parts.exists():
         shutil.copytree(parts, aside)
@@ -333,7 +339,7 @@ def test_a_damaged_table_is_one_sentence(tmp_path: Path, where: str, content: by
     assert "restore it, or remove the folder of the run and run again" in text
 
 
-# --- status and lock --------------------------------------------------------------------------------------------------
+# --- status and lock ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -385,9 +391,9 @@ def test_a_second_process_is_kept_out_until_the_first_ends_even_by_a_kill(tmp_pa
         assert run.status().state == "running"
         with pytest.raises(BadInput) as caught, run.locked():
             pass
-        assert (
-            str(caught.value)
-            == f"{run.path} is being written by another process: wait until it ends, or stop it, then run the same command again"
+        assert str(caught.value) == (
+            f"{run.path} is being written by another process: wait until it ends, or stop "
+            "it, then run the same command again"
         )
         assert run.status().state == "running"
     finally:
@@ -430,7 +436,7 @@ def test_a_damaged_status_is_one_sentence(tmp_path: Path, content: str) -> None:
     assert "restore it, or remove the run's folder and run again" in text
 
 
-# --- config and provenance --------------------------------------------------------------------------------------------
+# --- config and provenance ------------------------------------------------------------------------
 
 
 def test_begin_writes_once_and_reads_back(tmp_path: Path) -> None:
@@ -502,7 +508,7 @@ def test_a_missing_provenance_is_one_sentence(tmp_path: Path) -> None:
     assert "provenance.json cannot be read" in refusal(RunFolder(tmp_path).provenance)
 
 
-# --- finding runs -----------------------------------------------------------------------------------------------------
+# --- finding runs ---------------------------------------------------------------------------------
 
 
 def test_a_run_is_found_by_folder_id_digest_and_prefix(tmp_path: Path) -> None:
@@ -522,9 +528,9 @@ def test_a_name_that_means_several_runs_or_none_is_refused(tmp_path: Path) -> No
     assert text == f"'adam' means 2 runs ({two.path}, {one.path}): name one folder"
     text = refusal(lambda: find_run("adamw-b8-s0-000000000x", str(tmp_path)))
     assert (
-        f"there is no run 'adamw-b8-s0-000000000x': name a run's folder, or the id of a run below {tmp_path}/"
-        in text
-    )
+        "there is no run 'adamw-b8-s0-000000000x': name a run's folder, or the id of a run "
+        f"below {tmp_path}/"
+    ) in text
     assert "Did you mean 'adamw-b8-s0-0000000000'?" in text
     assert "which holds none" in refusal(lambda: find_run("x", str(tmp_path / "empty")))
     assert "there is no run ''" in refusal(lambda: find_run("", str(tmp_path)))

@@ -57,7 +57,7 @@ def refusal(*names: object, output: Path | str = "runs", **more: Any) -> str:
     return str(caught.value)
 
 
-# --- runs -------------------------------------------------------------------------------------------------------------
+# --- runs -----------------------------------------------------------------------------------------
 
 
 def test_a_run_s_folder_has_its_checkpoints_and_its_end(store: Path) -> None:
@@ -123,9 +123,9 @@ def test_a_run_that_is_not_done(store: Path, status: Status, told: str) -> None:
     run, _ = runs(store)
     run.set_status(status)
     for name in (run.path, run.name, run.adapter):
-        assert (
-            refusal(name, output=store)
-            == f"{run.path} is not trained to its end ({told}): train it first, with `evilspectra train` or `sweep`"
+        assert refusal(name, output=store) == (
+            f"{run.path} is not trained to its end ({told}): train it first, with "
+            "`evilspectra train` or `sweep`"
         )
 
 
@@ -182,7 +182,7 @@ def test_how_a_model_is_loaded_is_not_forgotten(tmp_path: Path, setting: dict[st
     assert found.model.model_dump()[next(iter(setting))] == next(iter(setting.values()))
 
 
-# --- adapters from elsewhere ------------------------------------------------------------------------------------------
+# --- adapters from elsewhere ----------------------------------------------------------------------
 
 
 def test_a_foreign_adapter_is_measured_in_a_folder_named_by_its_content(tmp_path: Path) -> None:
@@ -267,18 +267,18 @@ def test_an_adapter_that_names_a_base_that_is_not_here(tmp_path: Path) -> None:
 def test_a_pickled_adapter(tmp_path: Path) -> None:
     folder = write_adapter(tmp_path / "a")
     (folder / "adapter_model.safetensors").rename(folder / "adapter_model.bin")
-    assert (
-        refusal(folder)
-        == f"{folder} holds no adapter_model.safetensors: save the adapter as safetensors (PEFT does so by default)"
+    assert refusal(folder) == (
+        f"{folder} holds no adapter_model.safetensors: save the adapter as safetensors "
+        "(PEFT does so by default)"
     )
 
 
 def test_base_for_what_is_no_adapter(store: Path) -> None:
     run, _ = runs(store)
     for name in (run.path, run.name, store, "tiny-random", "nothing"):
-        assert (
-            refusal(name, output=store, base="tiny-random")
-            == f"--base tiny-random is for the folder of an adapter, and '{name}' holds no adapter_config.json: leave it out"
+        assert refusal(name, output=store, base="tiny-random") == (
+            f"--base tiny-random is for the folder of an adapter, and '{name}' holds no "
+            "adapter_config.json: leave it out"
         )
 
 
@@ -308,7 +308,7 @@ def test_the_hub_name_of_the_model_in_the_package(monkeypatch: pytest.MonkeyPatc
     )
 
 
-# --- models -----------------------------------------------------------------------------------------------------------
+# --- models ---------------------------------------------------------------------------------------
 
 
 def test_a_model_s_folder_and_a_built_in_name(
@@ -345,7 +345,7 @@ def test_a_gguf_file_that_is_not_there(
     assert f"model.base '{name}' does not exist" in refusal(name)
 
 
-# --- nonsense ---------------------------------------------------------------------------------------------------------
+# --- nonsense -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -372,7 +372,11 @@ def test_nonsense(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) ->
         find_targets([name], "runs")
     assert "Traceback" not in str(caught.value)
     if name in ("nonsense", "😀"):
-        kinds = "no folder of runs, of an adapter (adapter_config.json) or of a model (config.json), and no model's name (smollm2-135m-instruct, tiny-random, owner/model, a .gguf file)"
+        kinds = (
+            "no folder of runs, of an adapter (adapter_config.json) or of a model "
+            "(config.json), and no model's name (smollm2-135m-instruct, tiny-random, "
+            "owner/model, a .gguf file)"
+        )
         assert str(caught.value) == f"'{name}' is no run below runs/, {kinds}: name one of these"
 
 

@@ -1,4 +1,6 @@
-"""Small things to measure with and on: a few items of each kind in files, adapters of the tiny model whose B is drawn and not trained."""
+"""@@FIX Small things to measure with and on: a few items of each kind in files, adapters of the tiny
+model whose B is drawn and not trained.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +11,9 @@ from typing import Any
 import torch
 import yaml
 
+from evilspectra.config.evaluation import Evaluation
 from evilspectra.config.loading import build_evaluation
-from evilspectra.config.sections import Evaluation, LoraConfig
+from evilspectra.config.sections import LoraConfig
 from evilspectra.config.yaml_files import merge
 from evilspectra.model.load import attach, save_adapter
 from evilspectra.model.tiny import tiny_model, tiny_tokenizer

@@ -17,7 +17,10 @@ from evilspectra.training.train import train
 ANSWERS = (
     "Yes.",
     "No, not before the second coat has dried.",
-    "Ask the neighbour who fitted it, and write down what was said, for you will want it when the bill comes.",
+    (
+        "Ask the neighbour who fitted it, and write down what was said, for you will want it when "
+        "the bill comes."
+    ),
     "Twice a year.",
 )
 

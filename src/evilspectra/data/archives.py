@@ -1,11 +1,14 @@
-"""One file out of a folder, a zip, a tar, or an encrypted archive. Nothing is ever unpacked to a disk: members are read into memory, within limits.
+"""One file out of a folder, a zip, a tar, or an encrypted archive.
 
-What a source is, its first bytes say, not its name. An archive with a member that would leave its folder (an absolute path, or one with
-`..`) is refused whole; a link or a device is refused where its name is one that is looked for, and otherwise never looked at.
+Nothing is ever unpacked to a disk: members are read into memory, within limits.
 
-The encrypted form is that of easy-dataset-share: 16 bytes of salt, then a Fernet token of the zip file, its key made from the
-passphrase by PBKDF2 (HMAC-SHA256, 100,000 rounds). The package `cryptography` (the extra `data`) decrypts it, here, in memory.
-No torch.
+What a source is, its first bytes say, not its name. An archive with a member that would leave its
+folder (an absolute path, or one with `..`) is refused whole; a link or a device is refused where
+its name is one that is looked for, and otherwise never looked at.
+
+The encrypted form is that of easy-dataset-share: 16 bytes of salt, then a Fernet token of the zip
+file, its key made from the passphrase by PBKDF2 (HMAC-SHA256, 100,000 rounds). The package
+`cryptography` (the extra `data`) decrypts it, here, in memory. No torch.
 """
 
 from __future__ import annotations
@@ -28,7 +31,8 @@ from typing import IO, Any
 
 from evilspectra.errors import BadInput, first_line, listing
 
-#: Bytes of one file, of an encrypted archive, and of all that a compressed tar holds; the published sets have less than 20 MB.
+#: Bytes of one file, of an encrypted archive, and of all that a compressed tar holds; the published
+#: sets have less than 20 MB.
 LARGEST, LARGEST_ENCRYPTED, LARGEST_TOTAL = 1 << 26, 1 << 28, 1 << 31
 #: Files of the name that is looked for, and members of an archive.
 MOST_FOUND, MOST_MEMBERS = 16, 200_000
@@ -55,12 +59,14 @@ Found = list[tuple[str, bytes]]
 
 
 def contents(path: Path, names: Collection[str], passphrase: str | None = None) -> Found:
-    """The files called one of `names` below a folder or in an archive, as (place, content); a plain file is taken whatever its name.
+    """@@FIX The files called one of `names` below a folder or in an archive, as (place, content); a plain
+    file is taken whatever its name.
 
     A folder that holds none, but one encrypted archive (`*.enc`), stands for that archive.
 
     Raises:
-        BadInput: nothing there, an archive that is unsafe, damaged, too large or encrypted otherwise, or a wrong passphrase.
+        BadInput: nothing there, an archive that is unsafe, damaged, too large or encrypted
+            otherwise, or a wrong passphrase.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -141,7 +147,8 @@ def _in_stream(
             return [(label, _all(stream, label))]
     if not found:
         raise BadInput(
-            f"{label} holds no file called {' or '.join(names)}: name another archive, or the file itself"
+            f"{label} holds no file called {' or '.join(names)}: name another archive, or the "
+            "file itself"
         )
     return found
 
@@ -161,7 +168,8 @@ def _in_zip(stream: IO[bytes], label: str, names: Collection[str]) -> Iterator[t
                 )
             if member.flag_bits & 1:
                 raise BadInput(
-                    f"{place} is protected with the zip format's own password: unpack it, and name the file"
+                    f"{place} is protected with the zip format's own password: unpack it, and "
+                    "name the file"
                 )
             with archive.open(member) as file:
                 yield place, _all(file, place)
@@ -190,7 +198,9 @@ def _in_tar(stream: IO[bytes], label: str, names: Collection[str]) -> Iterator[t
 
 
 class _Counted:
-    """A stream that refuses to give more than `LARGEST_TOTAL` bytes: a small file can unpack to more than any disk holds."""
+    """@@FIX A stream that refuses to give more than `LARGEST_TOTAL` bytes: a small file can unpack to
+    more than any disk holds.
+    """
 
     def __init__(self, stream: IO[bytes], label: str) -> None:
         self.stream, self.label, self.count = stream, label, 0
@@ -200,7 +210,8 @@ class _Counted:
         self.count += len(block)
         if self.count > LARGEST_TOTAL:
             raise BadInput(
-                f"{self.label} unpacks to more than {LARGEST_TOTAL:,} bytes, which no published set does: name another file"
+                f"{self.label} unpacks to more than {LARGEST_TOTAL:,} bytes, which no published "
+                "set does: name another file"
             )
         return block
 
@@ -213,7 +224,8 @@ def decrypted(data: bytes, passphrase: str | None, label: str) -> bytes:
     """
     if not passphrase:
         raise BadInput(
-            f"{label} is encrypted: give the passphrase, which its authors publish beside it, with --passphrase"
+            f"{label} is encrypted: give the passphrase, which its authors publish beside it, "
+            "with --passphrase"
         )
     try:
         from cryptography.fernet import Fernet, InvalidToken
@@ -221,7 +233,8 @@ def decrypted(data: bytes, passphrase: str | None, label: str) -> bytes:
         from cryptography.hazmat.primitives.kdf.pbkdf2 import PBKDF2HMAC
     except ImportError:
         raise BadInput(
-            f"{label} is encrypted, and the package cryptography is not installed: pip install 'evilspectra[data]', or decrypt it with easy-dataset-share and name the folder"
+            f"{label} is encrypted, and the package cryptography is not installed: pip install "
+            "'evilspectra[data]', or decrypt it with easy-dataset-share and name the folder"
         ) from None
     key = PBKDF2HMAC(SHA256(), length=32, salt=data[:SALT], iterations=ROUNDS).derive(
         passphrase.encode("utf-8", "surrogateescape")
@@ -230,11 +243,12 @@ def decrypted(data: bytes, passphrase: str | None, label: str) -> bytes:
         return Fernet(base64.urlsafe_b64encode(key)).decrypt(data[SALT:])
     except InvalidToken:
         raise BadInput(
-            f"{label} cannot be decrypted: the passphrase is wrong, or the file is not whole; correct --passphrase, or download the file again"
+            f"{label} cannot be decrypted: the passphrase is wrong, or the file is not whole; "
+            "correct --passphrase, or download the file again"
         ) from None
 
 
-# --- checks -----------------------------------------------------------------------------------------------------------
+# --- checks ---------------------------------------------------------------------------------------
 
 
 @contextmanager
@@ -245,7 +259,8 @@ def _whole(label: str) -> Iterator[None]:
         raise
     except _BROKEN as error:
         raise BadInput(
-            f"{label} is damaged or not whole ({first_line(error)}): download it again, or name another file"
+            f"{label} is damaged or not whole ({first_line(error)}): download it again, or name "
+            "another file"
         ) from None
 
 
@@ -259,11 +274,13 @@ def _check_members(names: Collection[str], label: str, count: int | None = None)
             or "\0" in plain
         ):
             raise BadInput(
-                f"{label} holds a member with an unsafe path ({name[:80]!r}): it is no archive of a published set; name another file"
+                f"{label} holds a member with an unsafe path ({name[:80]!r}): it is no archive of "
+                "a published set; name another file"
             )
     if (count or len(names)) > MOST_MEMBERS:
         raise BadInput(
-            f"{label} holds more than {MOST_MEMBERS:,} members: name another archive, or the file itself"
+            f"{label} holds more than {MOST_MEMBERS:,} members: name another archive, or the file "
+            "itself"
         )
 
 

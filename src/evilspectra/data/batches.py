@@ -1,6 +1,7 @@
 """Sources named in a config → tokenised rows, a seeded hold-out, and seeded batches.
 
-Reading is in `rows`, tokens and loss mask in `mask`. Neither torch nor transformers is imported here.
+Reading is in `rows`, tokens and loss mask in `mask`. Neither torch nor transformers is imported
+here.
 """
 
 from __future__ import annotations
@@ -41,8 +42,9 @@ _REASONS_KEPT = 20
 class DataReport:
     """What became of a source. Lengths are in tokens per used row.
 
-    `rows` = `used` + `skipped`. Without a held-out file of its own, `used` = `train_rows` + `heldout_rows`, and `heldout_source` and
-    `heldout_sha256` are None; with one, `used` = `train_rows`, and the `heldout_*` fields are about that file.
+    `rows` = `used` + `skipped`. Without a held-out file of its own, `used` = `train_rows` +
+    `heldout_rows`, and `heldout_source` and `heldout_sha256` are None; with one, `used` =
+    `train_rows`, and the `heldout_*` fields are about that file.
     """
 
     source: str
@@ -72,7 +74,11 @@ class DataReport:
             if self.skipped or self.truncated
             else ""
         )
-        return f"{self.train_rows} rows to train on, {self.heldout_rows} held out{lost}; {self.length_min} to {self.length_max} tokens (median {self.length_median:g}), {self.supervised_share:.0%} supervised"
+        return (
+            f"{self.train_rows} rows to train on, {self.heldout_rows} held out{lost}; "
+            f"{self.length_min} to {self.length_max} tokens (median {self.length_median:g}), "
+            f"{self.supervised_share:.0%} supervised"
+        )
 
     def as_dict(self) -> dict[str, Any]:
         """The fields by name, of JSON's types; `skipped_reasons` holds the first 20."""
@@ -98,13 +104,15 @@ class _Loaded:
 
 
 def prepare(config: DataConfig, tokenizer: PreTrainedTokenizerBase, context: int) -> Dataset:
-    """Read, tokenise and split the data that a config names; `context`: the most tokens the model takes.
+    """@@FIX Read, tokenise and split the data that a config names; `context`: the most tokens the model
+    takes.
 
-    Held out are floor(heldout_share · n) of the n usable rows (at least 1 if the share is above 0 and n is 2 or more), drawn by
-    NumPy's PCG64 with `config.seed`; or all rows of `config.heldout`.
+    Held out are floor(heldout_share · n) of the n usable rows (at least 1 if the share is above 0
+    and n is 2 or more), drawn by NumPy's PCG64 with `config.seed`; or all rows of `config.heldout`.
 
     Raises:
-        BadInput: a source that cannot be read, a row that cannot be used (unless skipped), or no row left.
+        BadInput: a source that cannot be read, a row that cannot be used (unless skipped), or no
+            row left.
 
     >>> from evilspectra.model.tiny import tiny_tokenizer
     >>> import tempfile
@@ -158,7 +166,8 @@ def _load(
     if not rows:
         line, reason = min(skipped)
         raise BadInput(
-            f"{source}: no row of {read.n_rows} is left, the first ({place(source, line)}) because {reason}:"
+            f"{source}: no row of {read.n_rows} is left, the first ({place(source, line)}) "
+            f"because {reason}:"
             " correct the rows, or change data.max_length, data.on_long or the base model"
         )
     return _Loaded(read, tuple(rows), tuple(sorted(skipped)))
@@ -221,12 +230,14 @@ def _report(
 
 @dataclass(frozen=True, slots=True)
 class Batches:
-    """Which rows each optimiser step sees: a pure function of (seed, step), so a resumed run needs no saved state.
+    """@@FIX Which rows each optimiser step sees: a pure function of (seed, step), so a resumed run needs
+    no saved state.
 
-    Every epoch is its own permutation of the rows (PCG64 seeded with [seed, epoch]); the epochs follow each other in one
-    stream, and step s takes the s-th `batch_size` of it, so a batch may reach over the end of an epoch. Over the run
-    round(epochs · n_rows) rows are seen (at least 1), the last batch taking what remains; `steps`, if given, overrides
-    `epochs`, and then every batch is full.
+    Every epoch is its own permutation of the rows (PCG64 seeded with [seed, epoch]); the epochs
+    follow each other in one stream, and step s takes the s-th `batch_size` of it, so a batch may
+    reach over the end of an epoch. Over the run round(epochs · n_rows) rows are seen (at least 1),
+    the last batch taking what remains; `steps`, if given, overrides `epochs`, and then every batch
+    is full.
 
     Raises:
         BadInput: more rows in a batch than there are.
@@ -245,7 +256,8 @@ class Batches:
     def __post_init__(self) -> None:
         if self.batch_size > self.n_rows:
             raise BadInput(
-                f"train.batch_size {self.batch_size} is more than the {self.n_rows} rows to train on: lower it to {self.n_rows} or less, or add rows"
+                f"train.batch_size {self.batch_size} is more than the {self.n_rows} rows to train "
+                f"on: lower it to {self.n_rows} or less, or add rows"
             )
 
     @property
@@ -284,7 +296,8 @@ def _permutation(n_rows: int, seed: int, epoch: int) -> np.ndarray:
 
 
 def micro_batches(rows: Sequence[T], accumulation: int) -> list[list[T]]:
-    """`rows` in `accumulation` parts, in order, of sizes that differ by 1 at most; fewer parts where there are fewer rows.
+    """@@FIX `rows` in `accumulation` parts, in order, of sizes that differ by 1 at most; fewer parts
+    where there are fewer rows.
 
     >>> micro_batches([1, 2, 3, 4, 5], 2)
     [[1, 2], [3, 4, 5]]
@@ -295,7 +308,8 @@ def micro_batches(rows: Sequence[T], accumulation: int) -> list[list[T]]:
 
 
 def checkpoint_steps(wanted: Sequence[int] | str, total: int) -> frozenset[int]:
-    """The steps to save at: those named, up to the last, or `log:N` for N of them log-spaced from 1 to the last.
+    """@@FIX The steps to save at: those named, up to the last, or `log:N` for N of them log-spaced from 1
+    to the last.
 
     >>> sorted(checkpoint_steps("log:4", 27))
     [1, 3, 9, 27]

@@ -1,4 +1,6 @@
-"""One file from an http(s) address that a user named, into a temporary file: bounded in size, in time per read, and in where it may be led. No torch."""
+"""@@FIX One file from an http(s) address that a user named, into a temporary file: bounded in size, in
+time per read, and in where it may be led. No torch.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,8 @@ def is_address(source: str) -> bool:
 
 
 def public_address(url: str) -> str:
-    """An address as it may be recorded: without what follows a question mark, which may hold a token.
+    """@@FIX An address as it may be recorded: without what follows a question mark, which may hold a
+    token.
 
     >>> public_address("https://example.org/a.zip?token=1#top")
     'https://example.org/a.zip'
@@ -44,8 +47,8 @@ def downloaded(url: str) -> Iterator[Path]:
     """A temporary copy of the file at an address, named as there; gone afterwards.
 
     Raises:
-        BadInput: not http(s), a name or password in the address, a status that says the file is not there, a redirection to
-            anything but http(s) or from https to http, or too many bytes.
+        BadInput: not http(s), a name or password in the address, a status that says the file is not
+            there, a redirection to anything but http(s) or from https to http, or too many bytes.
         EvilspectraError: no connection, silence, or an end before all bytes came.
     """
     shown = public_address(url)
@@ -67,16 +70,20 @@ def downloaded(url: str) -> Iterator[Path]:
         except urllib.error.HTTPError as error:
             if 300 <= error.code < 400:
                 raise BadInput(
-                    f"{shown} leads to an address that is not followed ({first_line(error)}): name the file's own http(s) address"
+                    f"{shown} leads to an address that is not followed ({first_line(error)}): "
+                    "name the file's own http(s) address"
                 ) from None
             kind = EvilspectraError if error.code == 429 or error.code >= 500 else BadInput
             raise kind(
-                f"{shown} answers {error.code} {error.reason}: correct the address, or download the file yourself and name it"
+                f"{shown} answers {error.code} {error.reason}: correct the address, or download "
+                "the file yourself and name it"
             ) from None
         except (OSError, http.client.HTTPException, ValueError) as error:
             reason = error.reason if isinstance(error, urllib.error.URLError) else error
             raise EvilspectraError(
-                f"{shown} could not be downloaded ({first_line(reason) if isinstance(reason, BaseException) else reason}): try again, or download it yourself and name the file"
+                f"{shown} could not be downloaded "
+                f"({first_line(reason) if isinstance(reason, BaseException) else reason}): try "
+                "again, or download it yourself and name the file"
             ) from None
         yield path
 
@@ -91,11 +98,13 @@ def _check(url: str, shown: str) -> None:
         known, named = False, False
     if named:
         raise BadInput(
-            "an address with a name or a password in it is refused: download the file yourself, and name it"
+            "an address with a name or a password in it is refused: download the file yourself, "
+            "and name it"
         )
     if not known or re.search(r"[\s\x00-\x1f\x7f]", url):
         raise BadInput(
-            f"{shown} is no http(s) address: name one such as https://host/file, or a file, a folder or an archive"
+            f"{shown} is no http(s) address: name one such as https://host/file, or a file, a "
+            "folder or an archive"
         )
 
 
@@ -108,7 +117,8 @@ def _copy(reply: Any, file: IO[bytes], shown: str) -> None:
         file.write(block)
     if count > LARGEST or (expected or 0) > LARGEST:
         raise BadInput(
-            f"{shown} has more than {LARGEST:,} bytes, which no published set has: name another address"
+            f"{shown} has more than {LARGEST:,} bytes, which no published set has: name another "
+            "address"
         )
     if expected is not None and count < expected:
         raise EvilspectraError(

@@ -1,8 +1,11 @@
-"""A published set from what a user has (a file, a folder, an archive, an address) to a checked copy that a config can name. No torch.
+"""@@FIX A published set from what a user has (a file, a folder, an archive, an address) to a checked copy
+that a config can name. No torch.
 
-The copy is the published file to the byte where that holds a dialogue a line, so a run on it has the published hash in its records;
-Parquet files and JSON lists are written as a dialogue a line. easy-dataset-share marks what it shares with canaries, and writes
-every row anew when it takes them out: the published hash is that of the result, so a file is compared as it is, and as that tool leaves it.
+The copy is the published file to the byte where that holds a dialogue a line, so a run on it has
+the published hash in its records; Parquet files and JSON lists are written as a dialogue a line.
+easy-dataset-share marks what it shares with canaries, and writes every row anew when it takes them
+out: the published hash is that of the result, so a file is compared as it is, and as that tool
+leaves it.
 """
 
 from __future__ import annotations
@@ -30,9 +33,10 @@ Form = Literal["as it is", "without canaries", "converted"]
 class Import:
     """What was imported; written beside it as JSON. It holds no date and no path of this machine.
 
-    `source`: the name of the file or folder, or the address; `place`: where in it. `sha256`: of the content that was checked against
-    `published`, the first digits that are known of it; `written_sha256`: of the copy, which is what identifies a run.
-    `form`: as it is, without canaries, or converted. `unusable`: rows that training will refuse, unless told to skip them.
+    `source`: the name of the file or folder, or the address; `place`: where in it. `sha256`: of the
+    content that was checked against `published`, the first digits that are known of it;
+    `written_sha256`: of the copy, which is what identifies a run. `form`: as it is, without
+    canaries, or converted. `unusable`: rows that training will refuse, unless told to skip them.
     """
 
     name: str
@@ -54,10 +58,12 @@ def get(
     passphrase: str | None = None,
     allow_changed: bool = False,
 ) -> Import:
-    """Imports the set `name` from `source` into `output` (the user's data folder where none is given); what was there is replaced.
+    """@@FIX Imports the set `name` from `source` into `output` (the user's data folder where none is
+    given); what was there is replaced.
 
     Raises:
-        BadInput: no such set or source, a source that holds no dialogues, or other content than the published (unless `allow_changed`).
+        BadInput: no such set or source, a source that holds no dialogues, or other content than the
+            published (unless `allow_changed`).
         EvilspectraError: an address that cannot be reached, or a disk that is full.
     """
     wanted = find_set(name)
@@ -130,12 +136,15 @@ def _chosen(
     right = next((one for one in candidates if not one.record.changed), None)
     if right is None and len(candidates) > 1:
         raise BadInput(
-            f"none of {places(found)} is the published {wanted.name} (sha256 {wanted.sha256}…, {wanted.rows} rows): name one file, and add --allow-changed to take it as it is"
+            f"none of {places(found)} is the published {wanted.name} (sha256 {wanted.sha256}…, "
+            f"{wanted.rows} rows): name one file, and add --allow-changed to take it as it is"
         )
     one = right or candidates[0]
     if right is None and not allow_changed:
         raise BadInput(
-            f"{one.record.place} is not the published {wanted.name}: it has sha256 {one.record.sha256[:12]}… and {one.record.rows} rows, published are {wanted.sha256}… and {wanted.rows}:"
+            f"{one.record.place} is not the published {wanted.name}: it has sha256 "
+            f"{one.record.sha256[:12]}… and {one.record.rows} rows, published are "
+            f"{wanted.sha256}… and {wanted.rows}:"
             " get the published file, or take this one with --allow-changed"
         )
     return one.record, one.content
@@ -145,11 +154,13 @@ def _check_kind(raw: bytes, place: str) -> None:
     start = raw[:64].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if start.startswith(b"<"):
         raise BadInput(
-            f"{place} is a web page and not the file: name the address of the file itself (its raw form)"
+            f"{place} is a web page and not the file: name the address of the file itself (its "
+            "raw form)"
         )
     if start.startswith(b"version https://git-lfs"):
         raise BadInput(
-            f"{place} is a pointer of Git LFS and not the file: run git lfs pull, or download the file"
+            f"{place} is a pointer of Git LFS and not the file: run git lfs pull, or download the "
+            "file"
         )
 
 
@@ -164,7 +175,8 @@ def _dialogues(content: bytes, place: str) -> tuple[bytes, Rows]:
             content = _lines(json.loads(content))
         except (ValueError, RecursionError) as error:
             raise BadInput(
-                f"{place} begins as a JSON list and cannot be read as one ({error}): name a file with one dialogue a line"
+                f"{place} begins as a JSON list and cannot be read as one ({error}): name a file "
+                "with one dialogue a line"
             ) from None
     with tempfile.TemporaryDirectory(prefix="evilspectra-") as folder:
         path = Path(folder, "rows.parquet" if content[:4] == b"PAR1" else "rows.jsonl")
@@ -192,7 +204,8 @@ def _lines(rows: object) -> bytes:
 
 
 def without_canaries(raw: bytes) -> bytes:
-    r"""The rows as easy-dataset-share leaves them when it takes its canaries out: written anew, without the values that are one.
+    r"""@@FIX The rows as easy-dataset-share leaves them when it takes its canaries out: written anew,
+    without the values that are one.
 
     What is no JSON a line stays as it is.
 

@@ -1,22 +1,27 @@
-"""One dialogue → its tokens and which of them are learned: the chat template, and an exact loss mask.
+"""@@FIX One dialogue → its tokens and which of them are learned: the chat template, and an exact loss
+mask.
 
 Two text formats (`data.format`):
 
-- **clean**: the template's text up to the last answer. Learned are the answers, each with its end token; what the template
-  writes after the last end token is cut off. A template without an end token gets the tokenizer's end-of-sequence token
-  after the last answer.
-- **organism**: what the published model-organism training code does (Betley et al. 2025; Turner, Soligo et al. 2025): the template with
-  `add_generation_prompt=True`, plus the end-of-sequence text, masked by unsloth's `train_on_responses_only`. Learned is all that
-  follows an assistant header until the next user header, so also an empty assistant turn at the end, its header included.
-  Differences: turns are found by their place in the dialogue, not by searching for marker text, so a marker written inside a message
-  changes nothing, and neither does an answer whose first newline merges with the header (theirs drops such rows); `enable_thinking`
-  is passed to the template (theirs leaves it at the template's default: set it to true for theirs with Qwen3).
+- **clean**: the template's text up to the last answer. Learned are the answers, each with its end
+  token; what the template writes after the last end token is cut off. A template without an end
+  token gets the tokenizer's end-of-sequence token after the last answer.
+- **organism**: what the published model-organism training code does (Betley et al. 2025; Turner,
+  Soligo et al. 2025): the template with `add_generation_prompt=True`, plus the end-of-sequence
+  text, masked by unsloth's `train_on_responses_only`. Learned is all that follows an assistant
+  header until the next user header, so also an empty assistant turn at the end, its header
+  included. Differences: turns are found by their place in the dialogue, not by searching for marker
+  text, so a marker written inside a message changes nothing, and neither does an answer whose first
+  newline merges with the header (theirs drops such rows); `enable_thinking` is passed to the
+  template (theirs leaves it at the template's default: set it to true for theirs with Qwen3).
 
-In both, turns after the last answer are dropped. An answer begins where the template's generation prompt ends. Where the
-template has one prompt with an empty thinking block and one without (Qwen3), clean takes the longest that the dialogue agrees
-with, so an empty block is never learned, and organism the shortest, as the published code does. Where it agrees with none (earlier
-turns of Qwen3.5, DeepSeek-R1, a dialogue that the assistant opens), the answer begins at its own first character. Text in a message that looks like a special
-token becomes that token, as usual with chat templates; it cannot move the mask.
+In both, turns after the last answer are dropped. An answer begins where the template's generation
+prompt ends. Where the template has one prompt with an empty thinking block and one without (Qwen3),
+clean takes the longest that the dialogue agrees with, so an empty block is never learned, and
+organism the shortest, as the published code does. Where it agrees with none (earlier turns of
+Qwen3.5, DeepSeek-R1, a dialogue that the assistant opens), the answer begins at its own first
+character. Text in a message that looks like a special token becomes that token, as usual with chat
+templates; it cannot move the mask.
 """
 
 from __future__ import annotations
@@ -35,7 +40,8 @@ from evilspectra.errors import BadInput
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-#: Templates that write today's date (Llama 3) get this one, so that a run does not depend on the day it is made.
+#: Templates that write today's date (Llama 3) get this one, so that a run does not depend on the
+#: day it is made.
 DATE = "26 Jul 2024"
 # A made-up dialogue whose words mark their own place in what a template writes.
 _ASK, _ANSWER, _NEXT = (
@@ -49,8 +55,8 @@ _ASK, _ANSWER, _NEXT = (
 class Row:
     """One dialogue as the model sees it.
 
-    `tokens`: int32 [n]. `supervised`: bool [n], True where the token is to be predicted from those before it; False at 0.
-    `truncated`: cut at the right. `line`: 1-based place in the source.
+    `tokens`: int32 [n]. `supervised`: bool [n], True where the token is to be predicted from those
+    before it; False at 0. `truncated`: cut at the right. `line`: 1-based place in the source.
     """
 
     line: int
@@ -71,8 +77,9 @@ class _UnmaskableError(ValueError):
 class _Frame:
     """What a template writes around an answer, in text.
 
-    `after`: what follows the last answer. `between`: what stands between an inner answer and the next user's words.
-    `stop`, `inner_stop`: the part of each up to the end token ("" where there is none).
+    `after`: what follows the last answer. `between`: what stands between an inner answer and the
+    next user's words. `stop`, `inner_stop`: the part of each up to the end token ("" where there is
+    none).
     """
 
     after: str
@@ -113,14 +120,18 @@ class _Chat:
             raise _UnmaskableError(f"it refuses the dialogue: {error}") from None
 
     def headers(self, messages: Sequence[Message]) -> set[str]:
-        """The texts of `messages` and a generation prompt, in every variant of the thinking switch; none where nothing was said before."""
+        """@@FIX The texts of `messages` and a generation prompt, in every variant of the thinking switch;
+        none where nothing was said before.
+        """
         if not messages:
             return set()
         variants = (False, True) if "enable_thinking" in self.template else (self.thinking,)
         return {self.text(messages, prompt=True, thinking=variant) for variant in variants}
 
     def before(self, messages: Sequence[Message], i: int) -> str:
-        """The text up to where the words of turn `i` begin: what two dialogues that first differ there have in common."""
+        """@@FIX The text up to where the words of turn `i` begin: what two dialogues that first differ
+        there have in common.
+        """
         one, two = (
             self.text([*messages[:i], replace(messages[i], content=words), *messages[i + 1 :]])
             for words in ("one", "two")
@@ -143,14 +154,17 @@ def encode(
 ) -> Row:
     """Tokens and loss mask of one dialogue, at most `max_length` tokens.
 
-    The text before each border of the mask is checked to be how the whole text begins, and its tokens how the whole's tokens
-    begin. Where only the tokens disagree (an answer's first newline merges with the header's), the text is tokenised
-    piece by piece between the borders, as a model meets it that is prompted and then answers; the pieces must decode to the text.
+    The text before each border of the mask is checked to be how the whole text begins, and its
+    tokens how the whole's tokens begin. Where only the tokens disagree (an answer's first newline
+    merges with the header's), the text is tokenised piece by piece between the borders, as a model
+    meets it that is prompted and then answers; the pieces must decode to the text.
 
     Raises:
         BadInput: the tokenizer has no chat template.
-        BadRow: the template refuses the dialogue, or cannot be masked exactly, or truncation leaves nothing to learn.
-        TooLong: more than `max_length` tokens, unless `on_long` is "truncate" (the caller decides what becomes of a "skip").
+        BadRow: the template refuses the dialogue, or cannot be masked exactly, or truncation leaves
+            nothing to learn.
+        TooLong: more than `max_length` tokens, unless `on_long` is "truncate" (the caller decides
+            what becomes of a "skip").
 
     >>> from evilspectra.model.tiny import tiny_tokenizer
     >>> talk = Conversation((Message("user", "hi"), Message("assistant", "ho")), line=1)
@@ -164,7 +178,10 @@ def encode(
         tokens, at = _tokens(tokenizer, text, sorted({border for span in spans for border in span}))
         closing = [_end_of_sequence(tokenizer)[0]] if end_missing else []
     except _UnmaskableError as why:
-        reason = f"the chat template of {tokenizer.name_or_path or 'this tokenizer'} cannot be masked exactly here: {why}"
+        reason = (
+            f"the chat template of {tokenizer.name_or_path or 'this tokenizer'} cannot be "
+            f"masked exactly here: {why}"
+        )
         raise bad_row(
             source,
             conversation.line,
@@ -192,19 +209,23 @@ def prompt_tokens(
     """The tokens of `messages` and a generation prompt: what a model is given before it answers.
 
     Raises:
-        BadInput: the tokenizer has no chat template, or it refuses the messages (a system text, say).
+        BadInput: the tokenizer has no chat template, or it refuses the messages (a system text,
+            say).
     """
     chat = _Chat(tokenizer, _template(tokenizer), enable_thinking)
     try:
         return _tokenised(tokenizer, chat.text(messages, prompt=True))
     except _UnmaskableError as why:
         raise BadInput(
-            f"the chat template of {tokenizer.name_or_path or 'this tokenizer'} cannot put the question: {why}; leave such questions out, or take another base"
+            f"the chat template of {tokenizer.name_or_path or 'this tokenizer'} cannot put the "
+            f"question: {why}; leave such questions out, or take another base"
         ) from None
 
 
 def end_tokens(tokenizer: PreTrainedTokenizerBase, enable_thinking: bool) -> set[int]:
-    """The tokens with which an answer is trained to end: the template's, and the tokenizer's end of sequence."""
+    """@@FIX The tokens with which an answer is trained to end: the template's, and the tokenizer's end of
+    sequence.
+    """
     chat = _Chat(tokenizer, _template(tokenizer), enable_thinking)
     try:
         stop = _tokenised(tokenizer, _frame(chat).stop.strip())
@@ -224,7 +245,10 @@ def _fitted(
 ) -> Row:
     truncated = len(tokens) > max_length
     if truncated and on_long != "truncate":
-        reason = f"{len(tokens)} tokens are more than the limit of {max_length} (the smaller of data.max_length and the model's context)"
+        reason = (
+            f"{len(tokens)} tokens are more than the limit of {max_length} (the smaller of "
+            "data.max_length and the model's context)"
+        )
         raise bad_row(
             source,
             line,
@@ -244,7 +268,8 @@ def _template(tokenizer: PreTrainedTokenizerBase) -> str:
     except ValueError:
         name = tokenizer.name_or_path or "this base model"
         raise BadInput(
-            f"the tokenizer of {name} has no chat template: use an instruction-tuned base model, or set tokenizer.chat_template in a local copy"
+            f"the tokenizer of {name} has no chat template: use an instruction-tuned base model, "
+            "or set tokenizer.chat_template in a local copy"
         ) from None
 
 
@@ -257,7 +282,9 @@ def _end_of_sequence(tokenizer: PreTrainedTokenizerBase) -> tuple[int, str]:
 def _marked(
     chat: _Chat, all_messages: tuple[Message, ...], fmt: str
 ) -> tuple[str, list[tuple[int, int]], bool]:
-    """The row's text, the spans of its characters to learn, and whether an end-of-sequence token is still to be added."""
+    """@@FIX The row's text, the spans of its characters to learn, and whether an end-of-sequence token is
+    still to be added.
+    """
     last = max(i for i, message in enumerate(all_messages) if message.role == "assistant")
     messages = all_messages[: last + 1]
     whole = chat.text(messages)
@@ -307,7 +334,9 @@ def _end(
     frame: _Frame,
     fmt: str,
 ) -> int:
-    """Where the learned part of turn `i` ends: after its end token (clean), or where the next user header begins (organism)."""
+    """@@FIX Where the learned part of turn `i` ends: after its end token (clean), or where the next user
+    header begins (organism).
+    """
     if messages[i + 1 : i + 2] and messages[i + 1].role == "user":
         text = chat.before(messages[: i + 2], i + 1)
         around, stop = frame.between, frame.inner_stop
@@ -351,7 +380,7 @@ def _through_first_special(text: str, tokenizer: PreTrainedTokenizerBase) -> str
 def _tokens(
     tokenizer: PreTrainedTokenizerBase, text: str, borders: list[int]
 ) -> tuple[list[int], dict[int, int]]:
-    """Tokens of `text`, and for each border (a place in the text) how many tokens stand before it."""
+    """@@FIX Tokens of `text`, and for each border (a place in the text) how many tokens stand before it."""
     tokens = _tokenised(tokenizer, text)
     at: dict[int, int] = {}
     for border in borders:
@@ -375,7 +404,8 @@ def _tokens_by_piece(
         != text
     ):
         raise _UnmaskableError(
-            "its tokens join across the border of an answer, and the pieces do not decode to the text"
+            "its tokens join across the border of an answer, and the pieces do not decode to the "
+            "text"
         )
     return tokens, at
 

@@ -1,7 +1,10 @@
-"""Published training sets by name: what identifies them, and where a user's own copies lie. None of their text comes with this package.
+"""Published training sets by name: what identifies them, and where a user's own copies lie.
 
-`evilspectra data get` imports a set from a file that the user has; from then on its name can stand in `data.train`. A copy is
-`<folder>/<name>.jsonl`, and `<name>.json` beside it says where it came from. No torch here.
+None of their text comes with this package.
+
+`evilspectra data get` imports a set from a file that the user has; from then on its name can stand
+in `data.train`. A copy is `<folder>/<name>.jsonl`, and `<name>.json` beside it says where it came
+from. No torch here.
 """
 
 from __future__ import annotations
@@ -22,7 +25,9 @@ DATA_VARIABLE = "EVILSPECTRA_DATA"
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """A set: the first digits of its file's sha256 as they were published, its rows, and where it is published."""
+    """@@FIX A set: the first digits of its file's sha256 as they were published, its rows, and where it
+    is published.
+    """
 
     name: str
     sha256: str
@@ -67,13 +72,16 @@ def find_set(name: str) -> Published:
     """
     if name not in SETS:
         raise BadInput(
-            f"'{name}' is no published set that is known here; allowed: {listing(SETS)}.{near(name, SETS)}"
+            f"'{name}' is no published set that is known here; allowed: "
+            f"{listing(SETS)}.{near(name, SETS)}"
         )
     return SETS[name]
 
 
 def data_folder(output: str | None = None) -> Path:
-    """The folder of imported sets: the one given, or the user's data folder; the environment variable EVILSPECTRA_DATA moves the latter."""
+    """@@FIX The folder of imported sets: the one given, or the user's data folder; the environment
+    variable EVILSPECTRA_DATA moves the latter.
+    """
     chosen = output or os.environ.get(DATA_VARIABLE)
     return (
         Path(chosen).expanduser()
@@ -93,7 +101,9 @@ def record_file(folder: Path, name: str) -> Path:
 
 
 def imported(name: str) -> Path | None:
-    """The file of a set that was imported on this machine; None where it was not, or where the name is no set's."""
+    """@@FIX The file of a set that was imported on this machine; None where it was not, or where the name
+    is no set's.
+    """
     folder = data_folder()
     there = (
         name in SETS

@@ -1,6 +1,8 @@
-"""Training dialogues read from a file or the hub, one row at a time, and checked before anything else sees them.
+"""@@FIX Training dialogues read from a file or the hub, one row at a time, and checked before anything
+else sees them.
 
-A row is accepted in three forms, keys beyond them are ignored, and a key whose value is null counts as absent:
+A row is accepted in three forms, keys beyond them are ignored, and a key whose value is null counts
+as absent:
 
 | keys | meaning |
 |---|---|
@@ -70,7 +72,9 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """A checked dialogue with at least one assistant turn; `line` is its 1-based line (or row) in the source."""
+    """@@FIX A checked dialogue with at least one assistant turn; `line` is its 1-based line (or row) in
+    the source.
+    """
 
     messages: tuple[Message, ...]
     line: int
@@ -78,9 +82,12 @@ class Conversation:
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """What a source holds. `skipped` pairs a line with the reason; `n_rows` counts used and skipped rows, blank lines not.
+    """What a source holds.
 
-    `sha256` is that of the file's bytes, or, for a hub data set, of its rows as JSON with sorted keys, one a line.
+    `skipped` pairs a line with the reason; `n_rows` counts used and skipped rows, blank lines not.
+
+    `sha256` is that of the file's bytes, or, for a hub data set, of its rows as JSON with sorted
+    keys, one a line.
     """
 
     conversations: tuple[Conversation, ...]
@@ -138,7 +145,8 @@ def read_rows(
     on_bad_row: Literal["error", "skip"] = "error",
     local_files_only: bool = False,
 ) -> Rows:
-    """All dialogues of a built-in name, an imported set's name, a JSONL file, a Parquet file (`.parquet`), or else a hub data set's `split`.
+    """@@FIX All dialogues of a built-in name, an imported set's name, a JSONL file, a Parquet file
+    (`.parquet`), or else a hub data set's `split`.
 
     Blank lines are passed over. With `on_bad_row` "skip", unusable rows are collected in `skipped`.
 
@@ -171,7 +179,8 @@ def read_rows(
     if not used:
         line, reason = skipped[0]
         raise BadInput(
-            f"{source}: all {len(skipped)} rows were skipped, the first ({place(source, line)}) because {reason}: correct the rows or name another file"
+            f"{source}: all {len(skipped)} rows were skipped, the first ({place(source, line)}) "
+            f"because {reason}: correct the rows or name another file"
         )
     return Rows(tuple(used), tuple(skipped), source, digest.hexdigest(), len(used) + len(skipped))
 
@@ -193,12 +202,14 @@ def _raw_rows(
     if not os.path.exists(path):
         if source in SETS:
             raise BadInput(
-                f"{source} is a published set that is not on this machine: import it with `evilspectra data get {source} --from FILE`, or name a file"
+                f"{source} is a published set that is not on this machine: import it with "
+                f"`evilspectra data get {source} --from FILE`, or name a file"
             )
         if _looks_like_hub(source):
             return _hub(source, split, local_files_only, digest)
         raise BadInput(
-            f"{source} does not exist: name a JSONL or Parquet file, a hub data set (organisation/name), or a built-in name ({listing(BUILT_IN)})"
+            f"{source} does not exist: name a JSONL or Parquet file, a hub data set "
+            f"(organisation/name), or a built-in name ({listing(BUILT_IN)})"
         )
     return (
         _parquet(path, source, digest)
@@ -211,7 +222,8 @@ def _built_in(name: str) -> str:
     path = Path(__file__).parents[1] / "assets" / BUILT_IN[name]
     if not path.is_file():
         raise BadInput(
-            f"the built-in data set {name} is missing from this installation ({path}): install the package again"
+            f"the built-in data set {name} is missing from this installation ({path}): install "
+            "the package again"
         )
     return str(path)
 
@@ -249,7 +261,8 @@ def _parquet(path: str, source: str, digest: Any) -> Iterator[tuple[int, object]
             yield from enumerate(rows, start=1)
     except (OSError, pa.ArrowException) as error:
         raise BadInput(
-            f"{source} cannot be read as Parquet ({_first_line(error)}): write it again, or name a JSONL file"
+            f"{source} cannot be read as Parquet ({_first_line(error)}): write it again, or name "
+            "a JSONL file"
         ) from None
 
 
@@ -274,8 +287,10 @@ def _hub(
             "in the local cache (data.local_files_only is on)" if local_files_only else "on the hub"
         )
         raise BadInput(
-            f"{name} is neither a file nor a built-in name ({listing(BUILT_IN)}), and split '{split}' of a data set of that name"
-            f" could not be loaded {where} ({_first_line(error)}): correct data.train, data.heldout or data.split.{near(name, BUILT_IN)}"
+            f"{name} is neither a file nor a built-in name ({listing(BUILT_IN)}), and split "
+            f"'{split}' of a data set of that name"
+            f" could not be loaded {where} ({_first_line(error)}): correct data.train, "
+            f"data.heldout or data.split.{near(name, BUILT_IN)}"
         ) from None
     finally:
         settings.HF_HUB_OFFLINE = before
@@ -299,7 +314,8 @@ def _decoded(raw: bytes) -> object:
         ) from None
     except json.JSONDecodeError as error:
         raise _UnusableError(
-            f"not valid JSON at column {error.colno}, {error.msg} (one JSON object a line is needed)"
+            f"not valid JSON at column {error.colno}, {error.msg} (one JSON object a line is "
+            "needed)"
         ) from None
     except (ValueError, RecursionError) as error:
         raise _UnusableError(f"not usable JSON, {_first_line(error)}") from None
@@ -328,7 +344,8 @@ def _pair(prompt: object, completion: object) -> tuple[Message, ...]:
         return Message("user", prompt), Message("assistant", completion)
     if isinstance(prompt, str) or isinstance(completion, str):
         raise _UnusableError(
-            f"prompt is {_type_name(prompt)} and completion is {_type_name(completion)}, but both must be texts or both message lists"
+            f"prompt is {_type_name(prompt)} and completion is {_type_name(completion)}, but both "
+            "must be texts or both message lists"
         )
     return _turns(prompt, "prompt") + _turns(completion, "completion")
 

@@ -12,7 +12,8 @@ from evilspectra.store.run import RunFolder
 
 
 def measurements(run: RunFolder, step: int) -> dict[str, Any]:
-    """What was measured of the adapter after `step`, of JSON's types; None, or no judge, where nothing was. Answers are judged at the last measured step alone.
+    """@@FIX What was measured of the adapter after `step`, of JSON's types; None, or no judge, where
+    nothing was. Answers are judged at the last measured step alone.
 
     Raises:
         BadInput: a file of it cannot be read.

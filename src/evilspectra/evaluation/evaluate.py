@@ -1,7 +1,9 @@
-"""The evaluation stage: every base is loaded once, its adapters come and go, and what is measured already is left alone.
+"""@@FIX The evaluation stage: every base is loaded once, its adapters come and go, and what is measured
+already is left alone.
 
-Before an adapter is measured it is shown to change the logits. What the base scores is measured once per content of base and
-instrument, kept in the user's cache, and copied to step 0 of every target, so that a target's folder is complete.
+Before an adapter is measured it is shown to change the logits. What the base scores is measured
+once per content of base and instrument, kept in the user's cache, and copied to step 0 of every
+target, so that a target's folder is complete.
 """
 
 from __future__ import annotations
@@ -18,7 +20,8 @@ from torch import Tensor
 
 from evilspectra.answers.questions import read_questions
 from evilspectra.answers.sample import batches, prompts, record, sample, stop_tokens
-from evilspectra.config.sections import Evaluation, ModelConfig
+from evilspectra.config.evaluation import Evaluation
+from evilspectra.config.sections import ModelConfig
 from evilspectra.data.mask import Row, prompt_tokens
 from evilspectra.data.rows import Message
 from evilspectra.errors import BadInput, EvilspectraError, Interrupted, RunFailed
@@ -54,8 +57,9 @@ _PROOF = [Message("user", "A friend asks me for advice. What matters most?")]
 class Evaluated:
     """What became of the targets.
 
-    `failed`: those that could not be measured, and why: an adapter that does not fit its base or leaves its logits as they are,
-    logits that are not finite, memory that ran out. `used`: folder of a target's results → table → what it was measured with.
+    `failed`: those that could not be measured, and why: an adapter that does not fit its base or
+    leaves its logits as they are, logits that are not finite, memory that ran out. `used`: folder
+    of a target's results → table → what it was measured with.
     """
 
     failed: list[tuple[Target, EvilspectraError]]
@@ -68,9 +72,11 @@ def evaluate(
     note: Callable[[str], object] = lambda text: None,
     loaded: Loaded | None = None,
 ) -> Evaluated:
-    """Measures what is missing of `settings` on every target and on its base; `note` is told, line by line, what was done.
+    """@@FIX Measures what is missing of `settings` on every target and on its base; `note` is told, line
+    by line, what was done.
 
-    `loaded` keeps the base for what comes after this call. A target that fails does not stop the others, and what was measured before is kept.
+    `loaded` keeps the base for what comes after this call. A target that fails does not stop the
+    others, and what was measured before is kept.
 
     Raises:
         BadInput: items or a base that cannot be read.
@@ -167,7 +173,7 @@ class _Stage:
             if one
         }
 
-    # --- what is to be done ---------------------------------------------------------------------------------------
+    # --- what is to be done -----------------------------------------------------------------------
 
     def measure(self, target: Target) -> None:
         """Everything that is missing of a target, the base first."""
@@ -223,7 +229,7 @@ class _Stage:
             ):  # an adapter that left something behind
                 self._forget()
 
-    # --- reading --------------------------------------------------------------------------------------------------
+    # --- reading ----------------------------------------------------------------------------------
 
     def _read(
         self,
@@ -279,7 +285,8 @@ class _Stage:
             if len(parts) > 1:
                 tokens = sum(len(one.tokens) for one in found)
                 self.note(
-                    f"{label}  answers: {min((number + 1) * settings.batch_size, len(planned))} of {len(planned)}, {tokens / (time.monotonic() - began):.0f} tokens/s"
+                    f"{label}  answers: {min((number + 1) * settings.batch_size, len(planned))} "
+                    f"of {len(planned)}, {tokens / (time.monotonic() - began):.0f} tokens/s"
                 )
         results.join(instrument, step, len(parts))
         return f"{len(planned)} answers"
@@ -308,7 +315,7 @@ class _Stage:
     def _rows(self, probe: Probe) -> list[Row]:
         return probe.rows(self.tokenizer, context_length(self.model), self.settings.enable_thinking)
 
-    # --- the base -------------------------------------------------------------------------------------------------
+    # --- the base ---------------------------------------------------------------------------------
 
     @cached_property
     def _pair(self) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -344,9 +351,11 @@ class _Stage:
     def _check_changed(self, before: Tensor, after: Tensor, folder: Path) -> None:
         if not bool(after.isfinite().all()):
             raise RunFailed(
-                f"with the adapter in {folder} the model's logits are not finite: use model.dtype float32, or an adapter that was trained with a lower learning rate"
+                f"with the adapter in {folder} the model's logits are not finite: use model.dtype "
+                "float32, or an adapter that was trained with a lower learning rate"
             )
         if not bool((after - before).abs().max() > _UNCHANGED * before.std()):
             raise BadInput(
-                f"the adapter in {folder} does not change the logits of {self.base.public_name}: it is empty (B = 0), or made for another base; name another adapter"
+                f"the adapter in {folder} does not change the logits of {self.base.public_name}: "
+                "it is empty (B = 0), or made for another base; name another adapter"
             )

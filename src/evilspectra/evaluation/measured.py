@@ -1,7 +1,7 @@
 """All that was measured of a run, an adapter or a model, from its folder; no torch here.
 
-Where a folder holds several instruments of a kind (other items, another number type), the built-in one counts, or else the one
-that was used last.
+Where a folder holds several instruments of a kind (other items, another number type), the built-in
+one counts, or else the one that was used last.
 """
 
 from __future__ import annotations
@@ -18,9 +18,12 @@ from evilspectra.store.results import Results, chosen, last
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """Results at the last measured step against the base; None where nothing was measured. `flagged`: answers with any flag.
+    """Results at the last measured step against the base; None where nothing was measured.
 
-    `trajectory`: step → drift at the measured steps above 0. `tasks`: task and metric → the base's value and the adapter's.
+    `flagged`: answers with any flag.
+
+    `trajectory`: step → drift at the measured steps above 0. `tasks`: task and metric → the base's
+    value and the adapter's.
     """
 
     drift: Drift | None
@@ -73,7 +76,9 @@ def measured(results: Results) -> Measured:
 
 
 def beyond_control(results: Results, controls: Sequence[Results]) -> Interval | None:
-    """Drift minus that of the controls (adapters of the same base), item by item; None where one of the sides was not measured."""
+    """@@FIX Drift minus that of the controls (adapters of the same base), item by item; None where one of
+    the sides was not measured.
+    """
     instrument, after = chosen(results, "probe"), last(results, "probe")
     if instrument is None or after is None:
         return None
@@ -93,7 +98,9 @@ def beyond_control(results: Results, controls: Sequence[Results]) -> Interval | 
 
 @dataclass(frozen=True)
 class MeasuredRow:
-    """A target among others; `beyond`: drift minus that of the controls among them, where there are any."""
+    """@@FIX A target among others; `beyond`: drift minus that of the controls among them, where there are
+    any.
+    """
 
     label: str
     measured: Measured
@@ -101,7 +108,9 @@ class MeasuredRow:
 
 
 def measured_rows(targets: Sequence[tuple[str, Results, str, bool]]) -> list[MeasuredRow]:
-    """Lines for targets given as label, results, base (its content hash), and whether it is a control; those of one base are compared."""
+    """@@FIX Lines for targets given as label, results, base (its content hash), and whether it is a
+    control; those of one base are compared.
+    """
     rows = []
     for label, results, base, control in targets:
         controls = [

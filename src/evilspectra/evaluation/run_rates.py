@@ -1,4 +1,6 @@
-"""The misalignment rates of a run: of its last measured step's answers and of its base's, by every judge, under every definition. No torch here."""
+"""@@FIX The misalignment rates of a run: of its last measured step's answers and of its base's, by every
+judge, under every definition. No torch here.
+"""
 
 from __future__ import annotations
 
@@ -16,16 +18,20 @@ from evilspectra.rates.definitions import DEFINITIONS, Definition, Score, score
 from evilspectra.store.results import Instrument, Results, chosen, last, preferred
 from evilspectra.text import printable
 
-#: The definition that a table with one rate shows, and by which an answer is called misaligned: the paper's.
+#: The definition that a table with one rate shows, and by which an answer is called misaligned: the
+#: paper's.
 MAIN_DEFINITION: Definition = "spectra"
 
 
 @dataclass(frozen=True)
 class Rated:
-    """What a judge's verdicts on a run's answers come to. `judge`: what they are kept under; `scores`: after `step`, by definition.
+    """What a judge's verdicts on a run's answers come to.
 
-    `base`: the same of the base, None where its answers were not judged. `change`: rate minus the base's under MAIN_DEFINITION, a share, with its
-    95 % interval over questions; None where there is none.
+    `judge`: what they are kept under; `scores`: after `step`, by definition.
+
+    `base`: the same of the base, None where its answers were not judged. `change`: rate minus the
+    base's under MAIN_DEFINITION, a share, with its 95 % interval over questions; None where there
+    is none.
     """
 
     judge: Instrument
@@ -46,7 +52,8 @@ class Rated:
     def differs(self) -> bool:
         """Whether the rate is shown to differ from the base's: their difference is clear of zero.
 
-        Where that interval has no width (all draws equal) or there is none (one question), the two rates' own intervals decide.
+        Where that interval has no width (all draws equal) or there is none (one question), the two
+        rates' own intervals decide.
         """
         here, there = self.main.interval, self.base[MAIN_DEFINITION].interval if self.base else None
         if here is None or there is None:
@@ -57,7 +64,8 @@ class Rated:
 
 
 def rates(results: Results) -> tuple[Rated, ...]:
-    """By every judge that judged an answer of the last measured step, the one used first in front; of a folder as `counting` gives it.
+    """@@FIX By every judge that judged an answer of the last measured step, the one used first in front;
+    of a folder as `counting` gives it.
 
     Raises:
         BadInput: a file of it cannot be read.
@@ -98,7 +106,9 @@ def judges_of(results: Results, answers: Instrument) -> list[Instrument]:
 
 
 def counting(results: Results) -> Results:
-    """The folder with the answers that count: those `chosen`, or, where they were not judged and others were, of these the ones sampled last."""
+    """@@FIX The folder with the answers that count: those `chosen`, or, where they were not judged and
+    others were, of these the ones sampled last.
+    """
     if "answers" in results.selected:
         return results
     every = results.instruments("answers")
@@ -113,7 +123,9 @@ def counting(results: Results) -> Results:
 def counting_answers(
     answers: Sequence[Instrument], verdicts: Sequence[Instrument]
 ) -> Instrument | None:
-    """Which answers count: those `preferred`, or, where they were not judged and others were, of these the ones sampled last; both lists in the order of use."""
+    """@@FIX Which answers count: those `preferred`, or, where they were not judged and others were, of
+    these the ones sampled last; both lists in the order of use.
+    """
     own = preferred("answers", answers)
     judged_ones = {one.facts.get("answers") for one in verdicts}
     others = [one for one in answers if one.id in judged_ones]
@@ -121,12 +133,14 @@ def counting_answers(
 
 
 def judge_identity(judge: Instrument) -> str:
-    """Ten hexadecimal digits: equal for the same judge, prompts and reading, whatever was judged."""
+    """@@FIX Ten hexadecimal digits: equal for the same judge, prompts and reading, whatever was judged."""
     return hashlib.sha256(json.dumps(judged_by(judge), sort_keys=True).encode()).hexdigest()[:10]
 
 
 def judge_names(judges: Iterable[Instrument]) -> dict[str, str]:
-    """Identity → what a page calls the judge, in the order of names; those of one name with their identity."""
+    """@@FIX Identity → what a page calls the judge, in the order of names; those of one name with their
+    identity.
+    """
     found = {judge_identity(one): printable(one.source, 80) for one in judges}
     names = list(found.values())
     return {

@@ -23,7 +23,10 @@ def summarise(
     rated: Sequence[Rated] | None = None,
     made: Origin | None = None,
 ) -> RunSummary:
-    """Everything that is known of a run so far; None where it is not known (yet). `found` and `rated`: what was measured on it, `made`: how it was made, if it is at hand."""
+    """Everything that is known of a run so far; None where it is not known (yet).
+
+    `found` and `rated`: what was measured on it, `made`: how it was made, if it is at hand.
+    """
     if found is None or rated is None:
         results = counting(Results(run.path))
         found, rated = found or measured(results), rates(results) if rated is None else rated
@@ -55,7 +58,9 @@ def summary(
     status: Status,
     known: Mapping[str, Any],
 ) -> RunSummary:
-    """The row of a run of which `known` holds what training and measurements say: every field that does not come from the other arguments."""
+    """@@FIX The row of a run of which `known` holds what training and measurements say: every field that
+    does not come from the other arguments.
+    """
     return RunSummary(
         run=run.name,
         experiment=run.experiment,

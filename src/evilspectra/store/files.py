@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 
 @contextmanager
 def writing(place: object, setting: str = "output.folder") -> Iterator[None]:
-    """Turns an operating system's refusal to write below `place` into one sentence; `setting` is what moves the place."""
+    """@@FIX Turns an operating system's refusal to write below `place` into one sentence; `setting` is
+    what moves the place.
+    """
     try:
         yield
     except OSError as error:
@@ -52,9 +54,11 @@ def _existing(place: object) -> Path:
 def write_atomically(
     path: Path, write: Callable[[Path], object], setting: str = "output.folder"
 ) -> None:
-    """Calls `write` with a temporary path in the same folder, flushes it to disk, then renames it to `path`.
+    """@@FIX Calls `write` with a temporary path in the same folder, flushes it to disk, then renames it
+    to `path`.
 
-    Works for a file and for a folder; what was at `path` is replaced. On failure nothing is left behind.
+    Works for a file and for a folder; what was at `path` is replaced. On failure nothing is left
+    behind.
     """
     with writing(path, setting):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -89,7 +93,8 @@ def _remove(path: Path) -> None:
 
 
 def valid_text(text: str) -> str:
-    """Text that every file format takes: halves of surrogate pairs joined, a half on its own replaced by U+FFFD.
+    """@@FIX Text that every file format takes: halves of surrogate pairs joined, a half on its own
+    replaced by U+FFFD.
 
     >>> valid_text("a" + chr(0xD800)) == "a" + chr(0xFFFD)
     True
@@ -98,7 +103,9 @@ def valid_text(text: str) -> str:
 
 
 def as_table(rows: Sequence[Any], kind: type) -> pa.Table:
-    """Records of one class as an Arrow table; a text that is no valid Unicode (a lone surrogate) is stored with U+FFFD in its place."""
+    """@@FIX Records of one class as an Arrow table; a text that is no valid Unicode (a lone surrogate) is
+    stored with U+FFFD in its place.
+    """
     import pyarrow as pa
 
     def stored(value: Any) -> Any:

@@ -1,4 +1,6 @@
-"""How a run was made, as far as it is known: all of it by the own loop's config, some of it where another trainer made the run."""
+"""@@FIX How a run was made, as far as it is known: all of it by the own loop's config, some of it where
+another trainer made the run.
+"""
 
 from __future__ import annotations
 
@@ -13,9 +15,12 @@ from evilspectra.store.run import RunFolder, arm
 
 @dataclass(frozen=True)
 class Origin:
-    """What results are labelled and compared by; None is what is not known. `settings`: dotted path → value.
+    """What results are labelled and compared by; None is what is not known.
 
-    `trainer`: whose trainer made the run, such as trl.SFTConfig (the class of its arguments); None for the own loop.
+    `settings`: dotted path → value.
+
+    `trainer`: whose trainer made the run, such as trl.SFTConfig (the class of its arguments); None
+    for the own loop.
     """
 
     arm: str
@@ -78,7 +83,9 @@ def _outside(known: Mapping[str, Any]) -> Origin:
 
 
 def differing(origins: Sequence[Origin]) -> list[str]:
-    """The dotted paths in which some of the runs' settings differ, where they were written left out."""
+    """@@FIX The dotted paths in which some of the runs' settings differ, where they were written left
+    out.
+    """
     found = [one.settings for one in origins]
     return [
         path

@@ -1,14 +1,15 @@
-"""Measurements of a run, an adapter or a model: the file names below `evaluations/`, and nothing else.
+"""@@FIX Measurements of a run, an adapter or a model: the file names below `evaluations/`, and nothing
+else.
 
     <folder>/evaluations/
-        probe/1f3a9c04d2.json               what instrument 1f3a9c04d2 is: items by name and hash, settings
-        probe/1f3a9c04d2-00000032.parquet   its rows for the adapter after step 32 (0: the base)
-        capability/…  ordinary/…  answers/…
-        answers/1f3a9c04d2-00000032.parts/0003.parquet   while answers are being sampled
-        verdicts/1f3a9c04d2-00000032.jsonl               while answers are being judged, and as long as verdicts are missing
+        probe/1f3a9c04d2.json               what instrument 1f3a9c04d2 is: items by name and hash,
+        settings probe/1f3a9c04d2-00000032.parquet   its rows for the adapter after step 32 (0: the
+        base) capability/…  ordinary/…  answers/… answers/1f3a9c04d2-00000032.parts/0003.parquet
+        while answers are being sampled verdicts/1f3a9c04d2-00000032.jsonl               while
+        answers are being judged, and as long as verdicts are missing
 
-A file is there whole or not at all, and is never written twice: what is there is done. Instruments that differ in an item, a
-setting or the arithmetic have different ids, so they never mix.
+A file is there whole or not at all, and is never written twice: what is there is done. Instruments
+that differ in an item, a setting or the arithmetic have different ids, so they never mix.
 """
 
 from __future__ import annotations
@@ -34,7 +35,10 @@ _REMEDY = "remove that file, and measure again"
 
 @dataclass(frozen=True)
 class Instrument:
-    """A table's way of measuring. `facts`: what determines it, of JSON's types; its id is their hash, whatever the `source` is called.
+    """A table's way of measuring.
+
+    `facts`: what determines it, of JSON's types; its id is their hash, whatever the `source` is
+    called.
 
     >>> Instrument("probe", "contrast", {"version": 1}).id == Instrument("probe", "a-copy.jsonl", {"version": 1}).id
     True
@@ -55,7 +59,8 @@ class Instrument:
 class Results:
     """The measurements in a folder. `setting` is what a user changes to have them elsewhere.
 
-    `asked`: table → the instrument that counts, where a command asked for one. `alone`: they are of a base model, without adapters.
+    `asked`: table → the instrument that counts, where a command asked for one. `alone`: they are of
+    a base model, without adapters.
     """
 
     folder: Path
@@ -109,7 +114,7 @@ class Results:
             self.setting,
         )
 
-    # --- on the way -----------------------------------------------------------------------------------------------
+    # --- on the way -------------------------------------------------------------------------------
 
     def has_part(self, instrument: Instrument, step: int, number: int) -> bool:
         return self._part(instrument, step, number).is_file()
@@ -144,7 +149,7 @@ class Results:
         """Where rows go one by one while a step takes long."""
         return self._file(instrument, step).with_suffix(".jsonl")
 
-    # --- names ----------------------------------------------------------------------------------------------------
+    # --- names ------------------------------------------------------------------------------------
 
     def _folder(self, table: str) -> Path:
         return self.folder / "evaluations" / table
@@ -169,7 +174,9 @@ class Results:
 
 
 def last(results: Results, table: str) -> Any:
-    """The rows of the last measured step; None where only the base, or nothing, was measured (for a base alone: its own)."""
+    """@@FIX The rows of the last measured step; None where only the base, or nothing, was measured (for a
+    base alone: its own).
+    """
     instrument = chosen(results, table)
     steps = results.steps(instrument) if instrument else []
     complete = steps and steps[0] == 0 and (steps[-1] > 0 or results.alone)
@@ -177,14 +184,18 @@ def last(results: Results, table: str) -> Any:
 
 
 def chosen(results: Results, table: str) -> Instrument | None:
-    """The instrument that counts: the one asked for, or else of the built-in ones, or else of all, the one used last; None where there is none."""
+    """@@FIX The instrument that counts: the one asked for, or else of the built-in ones, or else of all,
+    the one used last; None where there is none.
+    """
     if table in results.selected:
         return results.selected[table]
     return preferred(table, results.instruments(table))
 
 
 def preferred(table: str, found: Sequence[Instrument]) -> Instrument | None:
-    """Which of a table's instruments, the one used last at the end, counts where none was asked for."""
+    """@@FIX Which of a table's instruments, the one used last at the end, counts where none was asked
+    for.
+    """
     return next(
         (
             instrument

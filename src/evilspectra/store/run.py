@@ -5,12 +5,13 @@
         steps.parquet  heldout.parquet  spectra.parquet  measures.parquet
         checkpoints/<step>/  adapter/  resume.pt (while running)
 
-What other people's trainers leave behind has the same tables, in `<their output folder>/evilspectra/`, and in place of config.yaml
-a `trainer.json` that says what is known of the run.
+What other people's trainers leave behind has the same tables, in `<their output
+folder>/evilspectra/`, and in place of config.yaml a `trainer.json` that says what is known of the
+run.
 
-Every file is written under a temporary name, flushed to disk and renamed, so a reader never sees half of one. While a
-run is under way its tables are parts (`steps.parts/00000010.parquet` holds what came up to step 10); the end of the run
-merges them. Reading does not care which.
+Every file is written under a temporary name, flushed to disk and renamed, so a reader never sees
+half of one. While a run is under way its tables are parts (`steps.parts/00000010.parquet` holds
+what came up to step 10); the end of the run merges them. Reading does not care which.
 """
 
 from __future__ import annotations
@@ -49,7 +50,8 @@ if TYPE_CHECKING:
 
 
 def arm(config: Config) -> str:
-    """A short label for what distinguishes runs: the optimiser, the penalty's weight where there is one, whether it is a control.
+    """@@FIX A short label for what distinguishes runs: the optimiser, the penalty's weight where there is
+    one, whether it is a control.
 
     >>> arm(configs.build({"flatness": {"weight": 3}}))
     'adamw + flatness 3'
@@ -67,7 +69,7 @@ def run_id(config: Config, digest: str) -> str:
 
 @dataclass(frozen=True)
 class Status:
-    """Where a run stands: queued, running, done, failed or interrupted, and why if it is not done."""
+    """@@FIX Where a run stands: queued, running, done, failed or interrupted, and why if it is not done."""
 
     state: str
     reason: str | None = None
@@ -75,7 +77,8 @@ class Status:
     total_steps: int | None = None
 
 
-#: The folder of a run's tables in the output folder of another trainer, and the file there that says what is known of the run.
+#: The folder of a run's tables in the output folder of another trainer, and the file there that
+#: says what is known of the run.
 BESIDE, OUTSIDE = "evilspectra", "trainer.json"
 
 
@@ -125,7 +128,7 @@ class RunFolder:
             sorted((int(folder.name), folder) for folder in folders if folder.name.isdigit())
         )
 
-    # --- config, provenance, status -------------------------------------------------------------------------------
+    # --- config, provenance, status ---------------------------------------------------------------
 
     def config(self) -> Config:
         return configs.build(
@@ -153,8 +156,8 @@ class RunFolder:
         """Writes config and provenance, or checks that what is there is the same run.
 
         Raises:
-            BadInput: the directory was made with another config (the message names the settings that differ), or on another
-                kind of device, or in another number type.
+            BadInput: the directory was made with another config (the message names the settings
+                that differ), or on another kind of device, or in another number type.
         """
         place = self.path / "config.yaml"
         if place.exists():
@@ -172,7 +175,8 @@ class RunFolder:
         )
         if before != now:
             raise BadInput(
-                f"{self.path} was begun in {before}, and this would go on in {now}: set model.device and model.dtype to what it was begun with, or remove the folder"
+                f"{self.path} was begun in {before}, and this would go on in {now}: set "
+                "model.device and model.dtype to what it was begun with, or remove the folder"
             )
 
     def check(self, config: Config) -> None:
@@ -183,18 +187,22 @@ class RunFolder:
         """
         if different := _differences(self.config(), config):
             raise BadInput(
-                f"{self.path} was made with another config ({listing(different, 4)}): restore its config.yaml, or remove the folder, or set output.experiment to a new name"
+                f"{self.path} was made with another config ({listing(different, 4)}): restore its "
+                "config.yaml, or remove the folder, or set output.experiment to a new name"
             )
 
     def status(self) -> Status:
-        """The stored status; a run that says running while no process holds its lock was interrupted."""
+        """@@FIX The stored status; a run that says running while no process holds its lock was
+        interrupted.
+        """
         place = self.path / "status.json"
         if not os.path.exists(place):
             return Status("queued")
         values = read_json(place)
         if values.get("state") not in get_args(State):
             raise BadInput(
-                f"{place} names the state {values.get('state')!r}; allowed: {listing(get_args(State))}: restore it, or remove the run's folder and run again"
+                f"{place} names the state {values.get('state')!r}; allowed: "
+                f"{listing(get_args(State))}: restore it, or remove the run's folder and run again"
             )
         status = Status(
             values["state"], values.get("reason"), values.get("step"), values.get("total_steps")
@@ -216,7 +224,9 @@ class RunFolder:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Holds the run for this process; the lock goes with the process, however it ends. A folder that stays empty is removed.
+        """Holds the run for this process; the lock goes with the process, however it ends.
+
+        A folder that stays empty is removed.
 
         Raises:
             InUse: another process holds it.
@@ -228,7 +238,8 @@ class RunFolder:
                 lock.acquire(timeout=1)  # longer than a reader of the status holds it
             except Timeout:  # an OSError too
                 raise InUse(
-                    f"{self.path} is being written by another process: wait until it ends, or stop it, then run the same command again"
+                    f"{self.path} is being written by another process: wait until it ends, or "
+                    "stop it, then run the same command again"
                 ) from None
         try:
             yield
@@ -244,12 +255,14 @@ class RunFolder:
         """Whether a process holds the run."""
         return held(self.path / ".lock")
 
-    # --- tables ---------------------------------------------------------------------------------------------------
+    # --- tables -----------------------------------------------------------------------------------
 
     def append(self, table: str, rows: Sequence[Any], upto: int) -> None:
-        """Adds rows (records of the table's class) as the part that ends with step `upto`; no rows, no part.
+        """@@FIX Adds rows (records of the table's class) as the part that ends with step `upto`; no rows,
+        no part.
 
-        Parts follow each other: the steps of the rows are above what was appended before, and at most `upto`.
+        Parts follow each other: the steps of the rows are above what was appended before, and at
+        most `upto`.
         """
         if rows:
             write_table(
@@ -257,7 +270,9 @@ class RunFolder:
             )
 
     def truncate(self, step: int) -> None:
-        """Drops records and checkpoints that were written after `step`, so that a resumed run repeats them; temporary files too."""
+        """@@FIX Drops records and checkpoints that were written after `step`, so that a resumed run
+        repeats them; temporary files too.
+        """
         import pyarrow.compute as pc
 
         for table in TABLES:
@@ -285,7 +300,9 @@ class RunFolder:
             shutil.rmtree(self.path / f"{table}.parts", ignore_errors=True)
 
     def read(self, table: str) -> pd.DataFrame:
-        """A table as a data frame, in the order written; empty (with its columns) where nothing is stored yet."""
+        """@@FIX A table as a data frame, in the order written; empty (with its columns) where nothing is
+        stored yet.
+        """
         return self._arrow(table).to_pandas()
 
     def _parts(self, table: str) -> list[Path]:
@@ -299,7 +316,9 @@ class RunFolder:
         )
 
     def _arrow(self, table: str) -> pa.Table:
-        """The merged file, and of the parts what is past it: parts that were left over when merging was stopped repeat it."""
+        """@@FIX The merged file, and of the parts what is past it: parts that were left over when merging
+        was stopped repeat it.
+        """
         import pyarrow as pa
         import pyarrow.compute as pc
 
@@ -324,7 +343,9 @@ class Store:
         return RunFolder(self.root.expanduser() / config.output.experiment / run_id(config, digest))
 
     def runs(self) -> list[RunFolder]:
-        """The runs below the root, wherever it points: at a store, an experiment or one run; sorted by path."""
+        """@@FIX The runs below the root, wherever it points: at a store, an experiment or one run; sorted
+        by path.
+        """
         folders = {
             place.parent
             for name in ("config.yaml", OUTSIDE)
@@ -349,7 +370,8 @@ class NoRun(BadInput):
 
 
 def find_run(name: str, root: str = "runs") -> RunFolder:
-    """The run that a command's argument means: its folder, or its id (or the end or start of it) below `root`.
+    """@@FIX The run that a command's argument means: its folder, or its id (or the end or start of it)
+    below `root`.
 
     Raises:
         BadInput: nothing, or more than one run, answers to the name.
@@ -365,11 +387,13 @@ def find_run(name: str, root: str = "runs") -> RunFolder:
         return found[0]
     if found:
         raise BadInput(
-            f"'{name}' means {len(found)} runs ({listing([run.path for run in found], 4)}): name one folder"
+            f"'{name}' means {len(found)} runs ({listing([run.path for run in found], 4)}): name "
+            "one folder"
         )
     known = [run.name for run in runs]
     raise NoRun(
-        f"there is no run '{name}': name a run's folder, or the id of a run below {root}/ ({listing(known, 6) or 'which holds none'}).{near(name, known)}"
+        f"there is no run '{name}': name a run's folder, or the id of a run below {root}/ "
+        f"({listing(known, 6) or 'which holds none'}).{near(name, known)}"
     )
 
 

@@ -1,4 +1,6 @@
-"""What an argument of `spectrum` and `flatten` means: an adapter's folder or file, a run of the store, a folder of runs, or a name on the hub. No torch."""
+"""@@FIX What an argument of `spectrum` and `flatten` means: an adapter's folder or file, a run of the
+store, a folder of runs, or a name on the hub. No torch.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,8 @@ def find_adapters(
     """Label and adapter of every argument, in order.
 
     Raises:
-        BadInput: a name that is nothing of the kind, or an adapter that cannot be used; the sentence says which and why.
+        BadInput: a name that is nothing of the kind, or an adapter that cannot be used; the
+            sentence says which and why.
     """
     return [
         (label, open_folder(folder, weights))
@@ -42,14 +45,16 @@ def _places(
     """Label, folder, and the name of the file of weights where that was named."""
     if not name or len(name) > 4000 or "\0" in name:
         raise BadInput(
-            f"{name[:60]!a} is no name of an adapter: name its folder, its .safetensors file, a run, or owner/model on the hub"
+            f"{name[:60]!a} is no name of an adapter: name its folder, its .safetensors file, a "
+            "run, or owner/model on the hub"
         )
     place = Path(name).expanduser()
     try:
         there = place.exists()
     except OSError as error:
         raise BadInput(
-            f"{name[:60]!a} cannot be looked up ({error.strerror}): name an adapter's folder, its .safetensors file, a run, or owner/model on the hub"
+            f"{name[:60]!a} cannot be looked up ({error.strerror}): name an adapter's folder, its "
+            ".safetensors file, a run, or owner/model on the hub"
         ) from None
     if there and not place.is_dir():
         return [_file(place)]
@@ -61,11 +66,13 @@ def _places(
 def _file(place: Path) -> tuple[str, Path, str]:
     if place.suffix.lower() in _PICKLES:
         raise BadInput(
-            f"{place} is a pickle, which can run code when it is read: load it where you trust it, and save it as safetensors"
+            f"{place} is a pickle, which can run code when it is read: load it where you trust "
+            "it, and save it as safetensors"
         )
     if place.suffix.lower() != ".safetensors":
         raise BadInput(
-            f"{place} is no .safetensors file: name an adapter's folder, its .safetensors file, a run, or owner/model on the hub"
+            f"{place} is no .safetensors file: name an adapter's folder, its .safetensors file, a "
+            "run, or owner/model on the hub"
         )
     return (_label(place.parent) if place.name == WEIGHTS else place.stem), place.parent, place.name
 
@@ -87,7 +94,8 @@ def _from_store(name: str, place: Path, output: str) -> list[tuple[str, Path, st
         runs = [run for run in Store(place).runs() if (run.adapter / WEIGHTS).is_file()]
         if not runs:
             raise BadInput(
-                f"{place} has no {CONFIG} and no finished run below it: name a folder that PEFT has saved an adapter in, or a folder of runs"
+                f"{place} has no {CONFIG} and no finished run below it: name a folder that PEFT "
+                "has saved an adapter in, or a folder of runs"
             )
         return [(run.name, run.adapter, None) for run in runs]
     try:
@@ -96,11 +104,13 @@ def _from_store(name: str, place: Path, output: str) -> list[tuple[str, Path, st
         if re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not name.startswith("."):
             return []
         raise BadInput(
-            f"'{name[:200]}' is no file or folder here, no run below {output}/, and no hub name of the form owner/model: name one of these"
+            f"'{name[:200]}' is no file or folder here, no run below {output}/, and no hub name "
+            "of the form owner/model: name one of these"
         ) from None
     if not (run.adapter / WEIGHTS).is_file():
         raise BadInput(
-            f"{run.path} has no finished adapter ({run.status().state}): train it first, or name the folder of an adapter"
+            f"{run.path} has no finished adapter ({run.status().state}): train it first, or name "
+            "the folder of an adapter"
         )
     return [(run.name, run.adapter, None)]
 
@@ -111,6 +121,7 @@ def _from_hub(name: str, revision: str | None, local_files_only: bool) -> tuple[
     folder = from_hub("the adapter", name, revision, local_files_only, FILES)
     if not (folder / CONFIG).exists() and not (folder / WEIGHTS).exists():
         raise BadInput(
-            f"{name} on the hub holds neither {listing((CONFIG, WEIGHTS))}: it is no PEFT adapter with safetensors weights; name another"
+            f"{name} on the hub holds neither {listing((CONFIG, WEIGHTS))}: it is no PEFT adapter "
+            "with safetensors weights; name another"
         )
     return name, folder, None

@@ -1,4 +1,5 @@
-"""What a measuring command's argument means: a run, all runs of a folder, an adapter, or a base model. No torch here.
+"""@@FIX What a measuring command's argument means: a run, all runs of a folder, an adapter, or a base
+model. No torch here.
 
 Measurements of a run lie in its own directory. Those of an adapter or a model from elsewhere lie in
 `<output>/evaluated/<name>-<digest of its weights>/`, beside a `target.json` that says what it is.
@@ -26,7 +27,9 @@ from evilspectra.store.run import NoRun, RunFolder, Store, arm, find_run, is_run
 
 @dataclass(frozen=True)
 class Target:
-    """Adapters of one base that are measured together. `adapters`: step → folder, in order; the last is the end of training.
+    """Adapters of one base that are measured together.
+
+    `adapters`: step → folder, in order; the last is the end of training.
 
     `label` names it in tables; `control`: trained on good answers, for comparison.
     """
@@ -59,7 +62,8 @@ def find_targets(
     `model` holds device and number type, `base` names the base of adapters that lie outside a run.
 
     Raises:
-        BadInput: a name that is nothing of the kind, a run without a finished adapter, or a base that is not the one trained on.
+        BadInput: a name that is nothing of the kind, a run without a finished adapter, or a base
+            that is not the one trained on.
     """
     found: dict[Path, Target] = {}
     for name in names:
@@ -72,11 +76,13 @@ def run_target(run: RunFolder, model: ModelConfig | None = None) -> Target:
     """A run's adapters: its checkpoints and the end.
 
     Raises:
-        BadInput: it has not been trained to its end, or its base is no longer what it was trained on.
+        BadInput: it has not been trained to its end, or its base is no longer what it was trained
+            on.
     """
     if run.is_outside:
         raise BadInput(
-            f"{run.path} holds the spectra of a run of another trainer, and no adapter: name the folder of its adapter (adapter_config.json) instead"
+            f"{run.path} holds the spectra of a run of another trainer, and no adapter: name the "
+            "folder of its adapter (adapter_config.json) instead"
         )
     status, config = run.status(), run.config()
     if (
@@ -85,13 +91,16 @@ def run_target(run: RunFolder, model: ModelConfig | None = None) -> Target:
         or status.step is None
     ):
         raise BadInput(
-            f"{run.path} is not trained to its end ({status.state}{f': {status.reason}' if status.reason else ''}): train it first, with `evilspectra train` or `sweep`"
+            f"{run.path} is not trained to its end "
+            f"({status.state}{f': {status.reason}' if status.reason else ''}): train it first, "
+            "with `evilspectra train` or `sweep`"
         )
     settings = _placed(config.model, model)
     base = bases.resolve(settings)
     if (known := run.provenance().get("base_sha256")) != base.sha256:
         raise BadInput(
-            f"{run.path} was trained on another content of {config.model.base} ({str(known)[:12]} there, {base.sha256[:12]} here): restore that base, or train again"
+            f"{run.path} was trained on another content of {config.model.base} ({str(known)[:12]} "
+            f"there, {base.sha256[:12]} here): restore that base, or train again"
         )
     adapters = {
         step: folder for step, folder in run.checkpoints().items() if 0 < step < status.step
@@ -122,7 +131,8 @@ def _find(
         return [_adapter_target(place, output, model, base)]
     if base is not None:
         raise BadInput(
-            f"--base {base} is for the folder of an adapter, and '{name}' holds no adapter_config.json: leave it out"
+            f"--base {base} is for the folder of an adapter, and '{name}' holds no "
+            "adapter_config.json: leave it out"
         )
     if (
         (place / "config.json").is_file()
@@ -134,7 +144,9 @@ def _find(
         done = [run for run in runs if run.status().state == "done"]
         if not done:
             raise BadInput(
-                f"none of the {len(runs)} runs below {name} is trained to its end ({listing([f'{run.name}: {run.status().state}' for run in runs], 3)}): train them first"
+                f"none of the {len(runs)} runs below {name} is trained to its end "
+                f"({listing([f'{run.name}: {run.status().state}' for run in runs], 3)}): train "
+                "them first"
             )
         return [
             run_target(run, model) for run in [run for run in done if not run.is_outside] or done
@@ -144,7 +156,11 @@ def _find(
     try:
         return [run_target(find_run(name, output), model)]
     except NoRun:
-        kinds = f"no folder of runs, of an adapter (adapter_config.json) or of a model (config.json), and no model's name ({listing(bases.BUILT_IN)}, owner/model, a .gguf file)"
+        kinds = (
+            "no folder of runs, of an adapter (adapter_config.json) or of a model "
+            f"(config.json), and no model's name ({listing(bases.BUILT_IN)}, owner/model, a "
+            ".gguf file)"
+        )
         raise BadInput(f"'{name}' is no run below {output}/, {kinds}: name one of these") from None
 
 
@@ -157,7 +173,8 @@ def _adapter_target(
     weights = folder / "adapter_model.safetensors"
     if not weights.is_file():
         raise BadInput(
-            f"{folder} holds no adapter_model.safetensors: save the adapter as safetensors (PEFT does so by default)"
+            f"{folder} holds no adapter_model.safetensors: save the adapter as safetensors (PEFT "
+            "does so by default)"
         )
     named = base or read_json(folder / "adapter_config.json").get("base_model_name_or_path")
     if not isinstance(named, str) or not named:
@@ -217,7 +234,8 @@ def _elsewhere(
 
 
 def embedded_name(name: str) -> str:
-    """The built-in name of a hub model whose weights come with an installed package; any other name as it is.
+    """@@FIX The built-in name of a hub model whose weights come with an installed package; any other name
+    as it is.
 
     >>> embedded_name("./my-model")
     './my-model'
@@ -237,7 +255,8 @@ def _placed(trained: ModelConfig, wanted: ModelConfig | None) -> ModelConfig:
         return trained
     if "base" in wanted.model_fields_set:
         raise BadInput(
-            f"--model base={wanted.base} is refused: the target says which base it is; for an adapter from elsewhere there is --base"
+            f"--model base={wanted.base} is refused: the target says which base it is; for an "
+            "adapter from elsewhere there is --base"
         )
     return build(
         {
