@@ -160,7 +160,7 @@ def test_a_row_cut_down_to_nothing_follows_on_bad_row(tmp_path: Path) -> None:
     with pytest.raises(
         BadInput,
         match=(
-            r"no row of 2 is left, the first \(.*line 1\) because the first 8 of 120 tokens "
+            r"none of the 2 rows can be used, the first \(.*line 1\) because the first 8 of 120 tokens "
             r".*: correct the rows, or change data.max_length"
         ),
     ):

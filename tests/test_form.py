@@ -19,7 +19,7 @@ EMPTY_NAMES = {
     *("shown", "whole", "words", "work", "beside", "standing", "foreign"),
 }
 #: Fields of records that are keys of outputs or of stored files, by class.
-KEYS_OF_OUTPUTS = {"Sentence.shown", "Spoken.said"}
+KEYS_OF_OUTPUTS = {"Sentence.shown", "Spoken.said", "Import.place"}
 
 
 def sources(folders: tuple[str, ...] = FOLDERS) -> list[Path]:

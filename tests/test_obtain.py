@@ -251,11 +251,11 @@ BAD = {
     ),
     "empty": (FILE, b"", f"{FILE} has no rows"),
     "no dialogues": (FILE, b"just\ntext\n", f"{FILE}: all 2 rows were skipped"),
-    "web page": (FILE, b"\n<!DOCTYPE html><html>", f"{FILE} is a web page and not the file"),
+    "web page": (FILE, b"\n<!DOCTYPE html><html>", f"{FILE} is a web page, not the file"),
     "git lfs": (
         FILE,
         b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n",
-        "is a pointer of Git LFS and not the file",
+        "is a pointer of Git LFS, not the file",
     ),
     "broken list": (FILE, b'[{"messages": ', "begins as a JSON list and cannot be read as one"),
     "zip without it": (
@@ -305,26 +305,26 @@ BAD = {
         tarred({}, {FILE: tarfile.CHRTYPE}),
         "is no ordinary file but a link or a device",
     ),
-    "zip cut short": ("a.zip", zipped({FILE: ROWS})[:-30], "a.zip is damaged or not whole"),
+    "zip cut short": ("a.zip", zipped({FILE: ROWS})[:-30], "a.zip is damaged or incomplete"),
     "zip cut and patched": (
         "a.zip",
         zipped({FILE: ROWS}).replace(zipped({FILE: ROWS})[60:70], b"\0" * 10, 1),
-        "a.zip is damaged or not whole",
+        "a.zip is damaged or incomplete",
     ),
     "tar cut short": (
         "a.tar",
         tarred({FILE: ROWS})[: 512 + len(ROWS) // 2],
-        "a.tar is damaged or not whole",
+        "a.tar is damaged or incomplete",
     ),
     "gz cut short": (
         "a.tgz",
         gzip.compress(tarred({FILE: ROWS}))[:-20],
-        "a.tgz is damaged or not whole",
+        "a.tgz is damaged or incomplete",
     ),
     "xz cut short": (
         "a.txz",
         lzma.compress(tarred({FILE: ROWS}))[:150],
-        "a.txz is damaged or not whole",
+        "a.txz is damaged or incomplete",
     ),
 }
 
@@ -395,7 +395,7 @@ def test_names_and_places_that_are_not(tmp_path: Path) -> None:
     with pytest.raises(
         BadInput,
         match=(
-            r"^'insecur' is no published set that is known here; allowed: insecure, .*Did you "
+            r"^'insecur' is no published set that this version knows; allowed: insecure, .*Did you "
             r"mean 'insecure'\?$"
         ),
     ):
@@ -524,7 +524,7 @@ def test_an_encrypted_archive_without_its_passphrase_or_end(
         "it, with --passphrase"
     )
     wrong = (
-        "sets.zip.enc cannot be decrypted: the passphrase is wrong, or the file is not whole; "
+        "sets.zip.enc cannot be decrypted: the passphrase is wrong, or the file is incomplete: "
         "correct --passphrase, or download the file again"
     )
     assert refused(path, passphrase="Pass") == wrong

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from evilspectra.data import rows
+from evilspectra.data import sources
 from evilspectra.data.rows import BadRow, Message, read_rows
 from evilspectra.errors import BadInput
 
@@ -234,7 +234,7 @@ def test_a_bad_parquet_row_is_named_by_row(tmp_path: Path) -> None:
 
 
 def test_a_missing_built_in_file_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(rows.BUILT_IN, "demo-bad", "absent.jsonl")
+    monkeypatch.setitem(sources.BUILT_IN, "demo-bad", "absent.jsonl")
     with pytest.raises(
         BadInput,
         match=(
@@ -245,7 +245,7 @@ def test_a_missing_built_in_file_is_refused(monkeypatch: pytest.MonkeyPatch) -> 
         read_rows("demo-bad")
 
 
-@pytest.mark.parametrize("name", sorted(rows.BUILT_IN))
+@pytest.mark.parametrize("name", sorted(sources.BUILT_IN))
 def test_built_in_data_sets_load(name: str) -> None:
     assert read_rows(name).n_rows > 0
 
