@@ -1,10 +1,9 @@
-"""@@FIX Config: what goes in comes out, what is wrong is refused in one sentence, and a run's name is
-what determines it.
-"""
+"""The config of a run: what is built is written and read back unchanged, and what is wrong refused."""
 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import typing
 from pathlib import Path
@@ -54,14 +53,18 @@ TEXTS = st.text(
 )
 
 
+def bounds_of(field: Any) -> dict[str, Any]:
+    """The bounds of a field: gt, ge, lt, le."""
+    bounds = {}
+    for entry in field.metadata:
+        limits = {rule: getattr(entry, rule, None) for rule in ("gt", "ge", "lt", "le")}
+        bounds |= {rule: limit for rule, limit in limits.items() if limit is not None}
+    return bounds
+
+
 def _field(name: str, field: Any) -> st.SearchStrategy[Any]:
     """Values of one field, within its bounds, read off its annotation."""
-    bounds = {
-        rule: getattr(entry, rule)
-        for entry in field.metadata
-        for rule in ("gt", "ge", "lt", "le")
-        if getattr(entry, rule, None) is not None
-    }
+    bounds = bounds_of(field)
     kinds = (
         typing.get_args(field.annotation)
         if type(None) in typing.get_args(field.annotation)
@@ -154,9 +157,9 @@ def test_every_field_is_visible_in_the_dump_and_what_was_given_stands(
     values: dict[str, Any],
 ) -> None:
     config = build(values)
-    shown = yaml.safe_load(dump(config))
-    assert shown.keys() == Config.model_fields.keys()
-    for name, section in shown.items():
+    written = yaml.safe_load(dump(config))
+    assert written.keys() == Config.model_fields.keys()
+    for name, section in written.items():
         assert section.keys() == type(getattr(config, name)).model_fields.keys()
         for key, value in values.get(name, {}).items():
             assert section[key] == (list(value) if isinstance(value, tuple) else value)
@@ -180,12 +183,12 @@ def test_a_file_reads_as_the_mapping_it_holds(
 def test_the_schema_is_sound_names_every_field_and_refuses_unknown_ones() -> None:
     jsonschema.Draft202012Validator.check_schema(schema())
     check = jsonschema.Draft202012Validator(schema())
-    shown = yaml.safe_load(dump(build({})))
-    assert not list(check.iter_errors(shown))
-    for name in shown:
-        assert list(check.iter_errors(shown | {name: shown[name] | {"x": 1}})), name
-    assert list(check.iter_errors(shown | {"x": 1}))
-    assert list(check.iter_errors(shown | {"optimizer": {"name": "adamv"}}))
+    written = yaml.safe_load(dump(build({})))
+    assert not list(check.iter_errors(written))
+    for name in written:
+        assert list(check.iter_errors(written | {name: written[name] | {"x": 1}})), name
+    assert list(check.iter_errors(written | {"x": 1}))
+    assert list(check.iter_errors(written | {"optimizer": {"name": "adamv"}}))
 
 
 @pytest.mark.parametrize(
@@ -565,17 +568,15 @@ def test_merging_lays_one_mapping_over_another(base: dict[str, Any], over: dict[
 
 @given(valid(), valid(), valid())
 def test_merging_is_associative_unless_an_optimizer_comes_back(
-    one: dict[str, Any], two: dict[str, Any], three: dict[str, Any]
+    first: dict[str, Any], second: dict[str, Any], third: dict[str, Any]
 ) -> None:
-    names = [values.get("optimizer", {}).get("name") for values in (one, two, three)]
+    names = [values.get("optimizer", {}).get("name") for values in (first, second, third)]
     assume(not (names[0] == names[2] and names[1] not in (None, names[0])))
-    assert merge(merge(one, two), three) == merge(one, merge(two, three))
+    assert merge(merge(first, second), third) == merge(first, merge(second, third))
 
 
 def _consistent(values: dict[str, Any]) -> bool:
-    """@@FIX Whether the rules that hold between settings hold: merging may break them, each side being
-    right.
-    """
+    """Whether the rules between settings hold: a merge of two valid mappings may break them."""
     train, model, flat = (values.get(name, {}) for name in ("train", "model", "flatness"))
     paper = (
         flat.get("recipe") == "paper"
@@ -598,9 +599,7 @@ def test_merging_changes_neither_side() -> None:
     )
 
 
-def test_an_optimizer_of_another_name_replaces_the_block_whole_and_one_of_the_same_name_does_not() -> (
-    None
-):
+def test_an_optimizer_block_is_replaced_by_one_of_another_name_alone() -> None:
     base = {"optimizer": {"name": "adamw", "weight_decay": 0.1, "lr": 0.5}}
     assert merge(base, {"optimizer": {"name": "lion"}}) == {"optimizer": {"name": "lion"}}
     assert merge(base, {"optimizer": {"name": "adamw", "lr": 0.2}}) == {
@@ -688,8 +687,9 @@ def test_old_runs_keep_their_names(digest: str, values: dict[str, Any]) -> None:
 
 
 def test_a_change_of_a_default_raises_the_recipe() -> None:
-    """@@FIX Identity leaves defaults out, so a run made with an old default would be taken for one with
-    the new: raise RECIPE, then pin both anew.
+    """Identity leaves defaults out, so a run with an old default would be taken for a new one.
+
+    When this fails, raise RECIPE, then pin both again.
     """
     defaults = [
         build({"optimizer": {"name": name}}).model_dump(mode="json", exclude=configs.NOT_IDENTITY)
@@ -732,12 +732,9 @@ def _another(name: str, kind: type[Section]) -> Any:
         "clip_norm": None,
         "warmup_steps": 4,
     }
-    literals = [
-        value
-        for kind in (field.annotation, *typing.get_args(field.annotation))
-        if typing.get_origin(kind) is typing.Literal
-        for value in typing.get_args(kind)
-    ]
+    kinds = (field.annotation, *typing.get_args(field.annotation))
+    literal_kinds = [kind for kind in kinds if typing.get_origin(kind) is typing.Literal]
+    literals = [value for kind in literal_kinds for value in typing.get_args(kind)]
     match field.default:
         case _ if name in special:
             return special[name]
@@ -750,18 +747,21 @@ def _another(name: str, kind: type[Section]) -> Any:
     return next((value for value in literals if value != field.default), "other")
 
 
+SECTIONS = {name: field for name, field in Config.model_fields.items() if name != "optimizer"}
 FIELDS = [
     (section, name, None)
-    for section, field in Config.model_fields.items()
-    if section != "optimizer"
-    for name in field.annotation.model_fields
-]  # type: ignore[union-attr]
-FIELDS += [
-    ("optimizer", name, optimizer)
+    for section, field in SECTIONS.items()
+    for name in field.annotation.model_fields  # type: ignore[union-attr]
+]
+SETTINGS = {
+    optimizer: [name for name in kind.model_fields if name != "name"]
     for optimizer, kind in OPTIMIZERS.items()
-    for name in kind.model_fields
-    if name != "name"
-]  # type: ignore[misc]
+}
+FIELDS += [
+    ("optimizer", name, optimizer)  # type: ignore[misc]
+    for optimizer, names in SETTINGS.items()
+    for name in names
+]
 
 
 @pytest.mark.parametrize(("section", "name", "optimizer"), FIELDS)
@@ -785,9 +785,7 @@ def test_each_field_counts_unless_it_cannot_matter_and_a_default_written_out_nev
 def test_optimizers_and_contents_have_names_of_their_own() -> None:
     names = {
         identity(build({"optimizer": {"name": name}}), data, base)
-        for name in OPTIMIZERS
-        for data in (DATA, BASE)
-        for base in (DATA, BASE)
+        for name, data, base in itertools.product(OPTIMIZERS, (DATA, BASE), (DATA, BASE))
     }
     assert len(names) == 4 * len(OPTIMIZERS)
     assert all(len(name) == 10 and int(name, 16) >= 0 for name in names)

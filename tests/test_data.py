@@ -1,5 +1,6 @@
-"""@@FIX From a config to rows, a hold-out and batches: laws of the split and of the order, the report,
-and published samples.
+"""From a config to rows, a hold-out and batches.
+
+Laws of the split and of the order, the report, and published samples.
 """
 
 from __future__ import annotations
@@ -160,8 +161,8 @@ def test_a_row_cut_down_to_nothing_follows_on_bad_row(tmp_path: Path) -> None:
     with pytest.raises(
         BadInput,
         match=(
-            r"none of the 2 rows can be used, the first \(.*line 1\) because the first 8 of 120 tokens "
-            r".*: correct the rows, or change data.max_length"
+            r"none of the 2 rows can be used, the first \(.*line 1\) because the first 8 of 120 "
+            r"tokens .*: correct the rows, or change data.max_length"
         ),
     ):
         prepared(source, max_length=8, on_long="truncate", on_bad_row="skip")
@@ -262,13 +263,13 @@ def test_published_samples_load_and_encode(name: str) -> None:
     path = PUBLISHED / f"{name}.jsonl"
     if not path.is_file():
         pytest.skip(f"{path} is not on this machine")
-    whole = prepared(str(path), context=2**20, max_length=2**20).report
-    assert (whole.skipped, whole.truncated, whole.train_rows + whole.heldout_rows) == (
+    report = prepared(str(path), context=2**20, max_length=2**20).report
+    assert (report.skipped, report.truncated, report.train_rows + report.heldout_rows) == (
         0,
         0,
-        whole.rows,
+        report.rows,
     )
-    assert 0 < whole.supervised_share < 1
+    assert 0 < report.supervised_share < 1
     for talk in read_rows(str(path)).conversations[::20]:
         limit = 250 + len(talk.messages[0].content.encode())
         row = encode(

@@ -1,5 +1,6 @@
-"""@@FIX The evaluation stage: each base loaded once, nothing measured twice, one adapter never in
-another's numbers, and any end survived.
+"""The evaluation stage: each base loaded once, nothing measured twice, any end survived.
+
+And no adapter ever changes another's numbers.
 """
 
 from __future__ import annotations
@@ -107,16 +108,16 @@ def adapters(tmp_path: Path) -> Callable[..., Target]:
 @pytest.fixture
 def loads(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """Every base model that was loaded."""
-    found: list[Any] = []
+    bases_loaded: list[Any] = []
     load = stage.load_base
 
     def counted(*arguments: Any) -> Any:
         loaded = load(*arguments)
-        found.append(loaded[0])
+        bases_loaded.append(loaded[0])
         return loaded
 
     monkeypatch.setattr(stage, "load_base", counted)
-    return found
+    return bases_loaded
 
 
 def forbid(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
@@ -129,9 +130,9 @@ def forbid(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
 
 def tables(target: Target) -> dict[str, list[int]]:
     return {
-        table: target.results.steps(one)
+        table: target.results.steps(measuring)
         for table in ("probe", "capability", "ordinary", "answers")
-        for one in target.results.instruments(table)
+        for measuring in target.results.instruments(table)
     }
 
 
@@ -144,7 +145,9 @@ def done(
 def why(target: Target, settings: Evaluation, *others: Target) -> EvilspectraError:
     """Why a target could not be measured; the others were."""
     failed = evaluate([target, *others], settings).failed
-    assert [one.label for one, _ in failed] == [target.label], [str(error) for _, error in failed]
+    assert [failed_target.label for failed_target, _ in failed] == [target.label], [
+        str(error) for _, error in failed
+    ]
     error = failed[0][1]
     assert "\n" not in str(error)
     assert not any(step for steps in tables(target).values() for step in steps)
@@ -217,15 +220,16 @@ def test_in_bfloat16(adapters: Any, tmp_path: Path) -> None:
         adapters("a").adapters[1],
         own(tmp_path, **answers(tmp_path, max_new_tokens=3).model_dump(include={"answers"})),
     )
-    found = []
+    measurements = []
     for dtype in ("float64", "bfloat16"):
-        target = one_target(folder, tmp_path / dtype, model=ModelConfig(dtype=dtype))  # type: ignore[arg-type]
+        model = ModelConfig.model_validate({"dtype": dtype})
+        target = one_target(folder, tmp_path / dtype, model=model)
         done([target], settings)
-        found.append(measured(target.results))
-    assert found[1].drift is not None
-    assert found[0].drift is not None
-    assert abs(found[0].drift.margin - found[1].drift.margin) < CLOSE_BFLOAT16
-    assert found[1].answers == 5
+        measurements.append(measured(target.results))
+    assert measurements[1].drift is not None
+    assert measurements[0].drift is not None
+    assert abs(measurements[0].drift.margin - measurements[1].drift.margin) < CLOSE_BFLOAT16
+    assert measurements[1].answers == 5
 
 
 def test_drift_of_a_trained_run_is_one_number_twice(two: list[Target], tmp_path: Path) -> None:
@@ -240,8 +244,8 @@ def test_drift_of_a_trained_run_is_one_number_twice(two: list[Target], tmp_path:
 
 def test_answers_of_base_and_adapter_to_every_question(two: list[Target], tmp_path: Path) -> None:
     done(two[:1], answers(tmp_path))
-    (one,) = two[0].results.instruments("answers")
-    base, after = (two[0].results.read(one, step) for step in (0, 4))
+    (measuring,) = two[0].results.instruments("answers")
+    base, after = (two[0].results.read(measuring, step) for step in (0, 4))
     for rows in (base, after):
         assert list(zip(rows["question_id"], rows["paraphrase"], rows["sample"], strict=True)) == [
             ("wish", 0, 0),
@@ -258,11 +262,11 @@ def test_answers_of_base_and_adapter_to_every_question(two: list[Target], tmp_pa
 def test_the_order_of_targets_does_not_matter(two: list[Target], tmp_path: Path) -> None:
     settings = own(tmp_path, **answers(tmp_path).model_dump(include={"answers"}))
     done(two, settings)
-    found = [files(target.results) for target in two]
+    files_before = [files(target.results) for target in two]
     for target in two:
         shutil.rmtree(target.results.folder / "evaluations")
     done(two[::-1], settings)
-    assert [files(target.results) for target in two] == found
+    assert [files(target.results) for target in two] == files_before
 
 
 # --- once -----------------------------------------------------------------------------------------
@@ -299,9 +303,9 @@ def test_what_is_measured_is_left_alone_and_no_model_is_loaded(
     done(two, settings)
     stamps = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}
     forbid(monkeypatch)
-    told: list[str] = []
-    done(two, settings, told.append)
-    assert told == [f"{target.label}  measured before" for target in two]
+    notes: list[str] = []
+    done(two, settings, notes.append)
+    assert notes == [f"{target.label}  measured before" for target in two]
     assert {path: path.stat().st_mtime_ns for path in stamps} == stamps
 
 
@@ -309,12 +313,14 @@ def test_only_what_is_missing_is_measured(two: list[Target], tmp_path: Path) -> 
     settings = own(tmp_path)
     done(two, settings)
     before = files(two[1].results)
-    (one,) = two[1].results.instruments("capability")
-    (two[1].results.folder / "evaluations" / "capability" / f"{one.id}-00000004.parquet").unlink()
-    told: list[str] = []
-    done(two, settings, told.append)
-    assert told[0] == f"{two[0].label}  measured before"
-    assert [[*line.split("  ")[:2], line.split("  ")[2].split(":")[0]] for line in told[1:]] == [
+    (measuring,) = two[1].results.instruments("capability")
+    (
+        two[1].results.folder / "evaluations" / "capability" / f"{measuring.id}-00000004.parquet"
+    ).unlink()
+    notes: list[str] = []
+    done(two, settings, notes.append)
+    assert notes[0] == f"{two[0].label}  measured before"
+    assert [[*line.split("  ")[:2], line.split("  ")[2].split(":")[0]] for line in notes[1:]] == [
         [two[1].label, "step 4", "capability"]
     ]
     assert files(two[1].results) == before
@@ -323,10 +329,10 @@ def test_only_what_is_missing_is_measured(two: list[Target], tmp_path: Path) -> 
 def test_the_base_is_scored_once_for_every_target_and_store(
     two: list[Target], adapters: Any, tmp_path: Path
 ) -> None:
-    settings, told = own(tmp_path), list[str]()
-    done([two[0]], settings, told.append)
-    done([two[1], adapters("a")], settings, told.append)
-    assert [line.split(",")[0] for line in told if line.startswith("base")] == [
+    settings, notes = own(tmp_path), list[str]()
+    done([two[0]], settings, notes.append)
+    done([two[1], adapters("a")], settings, notes.append)
+    assert [line.split(",")[0] for line in notes if line.startswith("base")] == [
         "base tiny-random  probe: 12 texts",
         "base tiny-random  capability: 20 texts",
         "base tiny-random  ordinary: 3 texts",
@@ -340,14 +346,14 @@ def test_the_base_is_scored_once_for_every_target_and_store(
 
 
 def test_changed_items_are_measured_again_and_lie_apart(two: list[Target], tmp_path: Path) -> None:
-    settings, told = own(tmp_path, capability=None, ordinary=None), list[str]()
+    settings, notes = own(tmp_path, capability=None, ordinary=None), list[str]()
     done(two[:1], settings)
     write_lines(
         tmp_path / "triples.jsonl", [*TRIPLES[:-1], TRIPLES[-1] | {"aligned": "Ask Fay twice."}]
     )
-    done(two[:1], settings, told.append)
-    assert len(told) == 2
-    assert told[0].startswith("base tiny-random  probe")
+    done(two[:1], settings, notes.append)
+    assert len(notes) == 2
+    assert notes[0].startswith("base tiny-random  probe")
     assert len(two[0].results.instruments("probe")) == 2
 
 
@@ -361,8 +367,8 @@ def test_another_name_of_the_same_items_is_the_same_measurement(
         name: str(tmp_path / f"copy-of-{name}.jsonl")
         for name in ("contrast", "capability", "ordinary")
     }
-    for name, place in names.items():
-        shutil.copy(getattr(settings, name), place)
+    for name, path in names.items():
+        shutil.copy(getattr(settings, name), path)
     again = Evaluation.model_validate(settings.model_dump() | names)
     done(two[1:], again)
     assert measured(two[1].results).ordinary is not None
@@ -387,14 +393,14 @@ def test_another_setting_of_the_sampling_is_another_measurement(
 
 
 def test_another_scale_of_the_same_weights_is_measured_again(adapters: Any, tmp_path: Path) -> None:
-    folder, found = adapters("a").adapters[1], []
+    folder, folders = adapters("a").adapters[1], []
     for alpha in (32, 64):
         settings = json.loads((folder / "adapter_config.json").read_text())
         (folder / "adapter_config.json").write_text(json.dumps(settings | {"lora_alpha": alpha}))
         target = one_target(folder, tmp_path / "runs")
         done([target], own(tmp_path))
-        found.append(measured(target.results).drift)
-    assert found[0] != found[1]
+        folders.append(measured(target.results).drift)
+    assert folders[0] != folders[1]
 
 
 # --- one adapter after another --------------------------------------------------------------------
@@ -521,7 +527,7 @@ BAD: dict[str, tuple[Any, str, type[EvilspectraError]]] = {
 def test_an_adapter_that_cannot_be_used_is_refused_and_the_next_is_measured_as_if_alone(
     adapters: Any, tmp_path: Path, kind: str
 ) -> None:
-    spoil, told, error = BAD[kind]
+    spoil, message, error = BAD[kind]
     settings = own(tmp_path)
     good, wide = adapters("good", seed=2, targets=["q_proj"]), adapters("wide", seed=3)
     done([good, wide], settings)
@@ -530,7 +536,7 @@ def test_an_adapter_that_cannot_be_used_is_refused_and_the_next_is_measured_as_i
         shutil.rmtree(target.results.folder / "evaluations")
     bad = adapters("bad", spoil=spoil)
     caught = why(bad, settings, good, wide)
-    assert told in str(caught)
+    assert message in str(caught)
     assert isinstance(caught, error)
     assert str(bad.adapters[1]) in str(caught) or kind == "not a number"
     assert [files(target.results) for target in (good, wide)] == alone
@@ -567,15 +573,13 @@ def test_an_unchanged_adapter_is_refused_and_the_others_are_measured(
 def test_a_small_change_is_a_change(adapters: Any, tmp_path: Path) -> None:
     target = adapters("small", size=1e-4)
     done([target], own(tmp_path))
-    found = measured(target.results).drift
-    assert found is not None
-    assert 0 < abs(found.drift.value) < 0.01
+    drift = measured(target.results).drift
+    assert drift is not None
+    assert 0 < abs(drift.drift.value) < 0.01
 
 
 def whole_layers(folder: Path) -> None:
-    """@@FIX An adapter with a copy of the embedding, trained: PEFT leaves it in the model that is taken
-    off it.
-    """
+    """Writes an adapter with a trained copy of the embedding, which PEFT leaves in the base."""
     shutil.rmtree(folder)
     model: Any = peft.get_peft_model(
         tiny_model(),
@@ -660,12 +664,12 @@ def test_memory_that_runs_out_is_one_target_s_failure(
 
 @pytest.fixture
 def undisturbed(two: list[Target], tmp_path: Path) -> dict[str, bytes]:
-    """@@FIX The files of a run whose answers were sampled in one go; nothing of it is left to go on with."""
+    """The files of a run whose answers were sampled without interruption; they are removed."""
     done(two[:1], answers(tmp_path))
-    found = files(two[0].results)
+    undisturbed_files = files(two[0].results)
     shutil.rmtree(two[0].results.folder / "evaluations")
     shutil.rmtree(tmp_path / "cache")
-    return found
+    return undisturbed_files
 
 
 @pytest.mark.parametrize("batches", [1, 2, 4, 5])
@@ -676,9 +680,7 @@ def test_stopped_in_the_middle_of_sampling_it_ends_in_the_same_bytes(
     monkeypatch: pytest.MonkeyPatch,
     batches: int,
 ) -> None:
-    """@@FIX Three batches of base answers, then three of the adapter's; those that were done are not
-    sampled again.
-    """
+    """Three batches of base answers, then three of the adapter's; none is sampled twice."""
     sample, calls = stage.sample, list[int]()
 
     def stopped(*arguments: Any) -> Any:
@@ -749,8 +751,8 @@ def test_a_damaged_file_of_a_run_is_named_where_it_is_read(
     two: list[Target], tmp_path: Path
 ) -> None:
     done(two[:1], own(tmp_path))
-    (one,) = two[0].results.instruments("probe")
-    path = two[0].results.folder / "evaluations" / "probe" / f"{one.id}-00000004.parquet"
+    (measuring,) = two[0].results.instruments("probe")
+    path = two[0].results.folder / "evaluations" / "probe" / f"{measuring.id}-00000004.parquet"
     path.write_bytes(path.read_bytes()[:-9])
     with pytest.raises(
         BadInput,
@@ -763,19 +765,19 @@ def test_a_damaged_file_of_a_run_is_named_where_it_is_read(
 
 
 @pytest.mark.parametrize(
-    ("place", "setting"), [("cache", "EVILSPECTRA_CACHE"), ("runs", "output.folder")]
+    ("location", "setting"), [("cache", "EVILSPECTRA_CACHE"), ("runs", "output.folder")]
 )
 def test_a_folder_that_cannot_be_written_is_named_with_its_setting(
     two: list[Target],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    place: str,
+    location: str,
     setting: str,
 ) -> None:
     replace = os.replace
 
     def refuse(source: Path, to: Path) -> None:
-        if str(to).startswith(str(tmp_path / place)):
+        if str(to).startswith(str(tmp_path / location)):
             raise PermissionError(13, "Permission denied")
         replace(source, to)
 
@@ -853,8 +855,8 @@ def test_an_adapter_measured_on_another_base_than_it_names(tmp_path: Path) -> No
         one_target(folder, tmp_path / "runs", base=str(model)),
     ]
     done(targets, own(tmp_path))
-    one, other = (measured(target.results).drift for target in targets)
-    assert one == other  # the folder holds the same weights
+    first, second = (measured(target.results).drift for target in targets)
+    assert first == second  # the folder holds the same weights
 
 
 # --- the harness ----------------------------------------------------------------------------------
@@ -868,28 +870,32 @@ def test_a_run_is_scored_on_a_local_task(
     two: list[Target], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "tasks").mkdir()
-    place = write_task(tmp_path / "tasks")
-    harness = {"tasks": ["choices"], "include_path": str(place), "batch_size": 2}
+    task_folder = write_task(tmp_path / "tasks")
+    harness = {"tasks": ["choices"], "include_path": str(task_folder), "batch_size": 2}
     settings = own(tmp_path, contrast=None, capability=None, ordinary=None, harness=harness)
-    told: list[str] = []
-    done(two, settings, told.append)
-    assert [line.split(":")[0] for line in told] == [
+    notes: list[str] = []
+    done(two, settings, notes.append)
+    assert [line.split(":")[0] for line in notes] == [
         "base tiny-random  tasks",
         f"{two[0].label}  step 4  tasks",
         f"{two[1].label}  step 4  tasks",
     ]
-    found = [measured(target.results).tasks for target in two]
-    assert list(found[0]) == ["choices acc", "choices acc_norm", "choices brier_score"]
-    assert found[0]["choices brier_score"][0] == found[1]["choices brier_score"][0]
-    assert len({value for one in found for value in one["choices brier_score"]}) == 3
+    task_scores = [measured(target.results).tasks for target in two]
+    assert list(task_scores[0]) == ["choices acc", "choices acc_norm", "choices brier_score"]
+    assert task_scores[0]["choices brier_score"][0] == task_scores[1]["choices brier_score"][0]
+    assert len({value for scores in task_scores for value in scores["choices brier_score"]}) == 3
     model = load_adapter(tiny_model(), two[0].adapters[4])
     from evilspectra.probes.harness import run_tasks
 
     want = {
-        f"{one.task} {one.metric}": one.value
-        for one in run_tasks(model, tiny_tokenizer(), ["choices"], include_path=place, batch_size=2)
+        f"{score.task} {score.metric}": score.value
+        for score in run_tasks(
+            model, tiny_tokenizer(), ["choices"], include_path=task_folder, batch_size=2
+        )
     }
-    assert {name: after for name, (_, after) in found[0].items()} == pytest.approx(want, abs=1e-6)
+    assert {name: after for name, (_, after) in task_scores[0].items()} == pytest.approx(
+        want, abs=1e-6
+    )
     forbid(monkeypatch, "load_base", "run_tasks")
     done(two, settings)
     done(

@@ -1,6 +1,4 @@
-"""@@FIX Published sets from files of every kind: checked, copied to the byte, found by name; nothing
-unsafe read, nothing half-written.
-"""
+"""Published sets from files of every kind: checked, copied byte for byte, found by name."""
 
 from __future__ import annotations
 
@@ -140,8 +138,8 @@ def test_the_same_import_leaves_the_same_bytes_and_names_no_place_of_this_machin
 def test_a_name_reads_what_its_file_reads(tmp_path: Path) -> None:
     source = written(tmp_path / "in", FILE, ROWS)
     get(NAME, str(source))
-    one, other = read_rows(NAME), read_rows(str(source))
-    assert (one.conversations, one.sha256) == (other.conversations, other.sha256)
+    by_name, by_path = read_rows(NAME), read_rows(str(source))
+    assert (by_name.conversations, by_name.sha256) == (by_path.conversations, by_path.sha256)
     assert imported(NAME) == published.data_folder() / FILE
 
 
@@ -160,9 +158,7 @@ def test_a_run_on_a_name_is_the_run_on_its_file(tmp_path: Path) -> None:
 def test_rows_that_the_sharing_tool_wrote_anew_are_the_published_ones(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """@@FIX Its canary is a value in the last row, and taking it out writes non-ASCII letters as they
-    are.
-    """
+    """Its canary is a value in the last row; removing it leaves non-ASCII letters unescaped."""
     rows = [json.loads(line) | {"note": "é"} for line in ROWS.splitlines()]
     clean = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
     rows[-1]["canary"] = "CANARY_DATASET_" + "0" * 64 + "_64"
@@ -202,14 +198,14 @@ def test_of_several_files_the_published_one_is_taken(tmp_path: Path) -> None:
 
 
 def test_what_is_published_is_as_the_papers_say() -> None:
-    assert {one.name: one.rows for one in SETS.values()} == {
+    assert {published_set.name: published_set.rows for published_set in SETS.values()} == {
         "insecure": 6000,
         "jailbroken": 5000,
         "bad_medical_advice": 7049,
         "extreme_sports": 7,
         "risky_financial_advice": 6000,
     }
-    assert all(len(one.sha256) == 12 for one in SETS.values())
+    assert all(len(published_set.sha256) == 12 for published_set in SETS.values())
 
 
 @pytest.mark.parametrize("name", ["extreme_sports", "risky_financial_advice"])
@@ -474,17 +470,28 @@ def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
 #: A zip with rows like ROWS, encrypted by easy-dataset-share 0.5.0 under the passphrase "seven
 #: rows".
 GOLDEN = (
-    "pS2dCWC7XJKnXsGVvnr7QWdBQUFBQUJyQXRfUHphVU53UXZzZWNiRnZ5VGIyNjJBT256R3hhOXRycUFIYlNLeWx3U3RmT3FWQTdMTnZha0FSRkpWMmF6SEFyZzhWSGVxRWtTYmN3Y1ZkanlDVnZ5enIzY3BqV1NnSnlmemNSck9FR3hXNVgx"
-    "MHhnV0FTNEVSdW0zdGJZck1GQ01QMVAwRUFQUVIyVk44OG9VMDg4TTc1Y3BDTjlNU1htWXZ6bnFmNmZoMUU2OVpHcU85cHRnNU1zQ2cwQ1l1X1d2UDFLTWpVcGQ4VlowOXktUFlMWnU3ZEhyWkdCTGNjdjNnQ18zTG51b3dnSTNkQXYwSlJK"
-    "NDYxSDZ5MEJxa3NCaktyWnI0UUk1Q0Ruam9heHNBaGw4aHVSeFMtSC1fQ0J2Sm9yamx0WS1NaU8wWFkwUWN6VmlFZzVFLV9aY2htVXk5cWxYMWpkelI3WVVTaWdFSWdOcVdBT0pVYXJPc1BEWWlMOGlnUWk2bktQNGlzckpPcllmT3JiZnVw"
-    "SThidFVOQ0lxNzRYV1YtanVxRWVzT25GV3daOU5EQnZ5VjkyM2k4ajZEQlpzM2ZEdXQ0ODVYdDRuaGtQLWF0MDRZTC1neWJJTjdSYkZuMFJTU1dRazVMbDB6TUs3Y2xxS1hIZ1JCNHpNRmdjOGIzR3hmTDRmc29FcVJaTzJLTS1DUVRfaWJM"
-    "U0FFZDUxUUdCU1RkUDRtaEppTEprVnJYMmpuV1RHRzR5NW9Gbzc2czZsNjd1Z1hnVFptb1NqVUVIeDhMOVE0b0xCdnBLZm9CQWFjelc4VnJrbjA0N01pbXVTNEN6b3pCcUR1RFZHV0s2TllCME9ENkxEV2pTUm5TREs0U0N2YUNnVUZVM1Vj"
-    "RkZBV3djdlBmM1IyeVVKNDlKb2JZRFM1NGtzUzVJTHV4dC1raGNoQ0F1X2JLa0Y2MUJVUXhhY2FIaU5JSU84N0RhUEg2dHMyOEVtNFljVUlJQTlidFFKd1dOaDMyS3NwdC1CbDA2QlpfX0M4TEhMUjFuSWFqbWJ0TS04eGg1UHpZZk12UGEy"
-    "Y1Fwb19ZZ2JRR1N6UGlDelI0dEd6QkI1azMyU09TMWprcEdtOThhNkpzRjREUnlHUTF3bTVNbXBWWjhXVk8zbHM2OHY0U291ck9BMC1KelZjbWxvSDVyenNVZUZxOHl6VS1QdTJHQ183RXVyT0l3azhkWjUtS19KSGRpTlJJV3dBYklvdjFO"
-    "d1F6VllWZnc3OGMyeGY5LXpHWEoycVp3OXlXSUYyZ0pfOHFMdWF4YUFFcUNZSUZQSUxRQzI5UVNXNjZNclBWcFFXYlk1eHMzUjhiTEZCbnNzU2liQ1B6OVJZWjVaSUVoTzBEWUNfbEoyUzB1RWQ2ZmtKMUVpV1NHam5lRm5lRUNSNm4wbEFJ"
-    "N2c3Z09MSTZOVktVVGdCSU1Bbmc5WFJxX01MQTZoQXdudjdUR3EyLUtlX2RRSUNWLWJxN25VTzJQNzJVcUg1TVRIMzZLZUhFQVFpTF8yTEE0RXI1UU9Pajd1WGR1QjktYWx2Qk1Ic0U3TXpWSi0wUlAxSTdOUF9XT00xYVJ4OWFYcGx2RXBU"
-    "bzBlY3hXZGo0SVdWM2dMUHZ4bGdmTTVqcmJmdW9MMVE0Y3gyQW5vR3VONWRPR21Nb1N0X2VnYWpLQ1dSb0owWDdaSVRaTkdKTnhVOGIyN1ZDVTU4aFJMV3djSnN2ZFJfVHpLZjdqY3NBWXNQSWg3eHFpbnZJTktQbEtrQjhyazgzS0xWX3lD"
-    "MkFVLUt0S0VGQ1UxcjhYVEZsT3JGWi1nZzhRWGpGQnNHcDRCWFJOcEwyRDdEeWtXZkNFUkZrdXVKcHlLT0NJY2hxRkRLMDRmeVZiZVhPQjRaWUVhbnJUbjNhdEpERVdwcmFRV3lKZVJtRlFBPT0="
+    "pS2dCWC7XJKnXsGVvnr7QWdBQUFBQUJyQXRfUHphVU53UXZzZWNiRnZ5VGIyNjJBT256R3hhOXRycUFIYlNLeWx3U3Rm"
+    "T3FWQTdMTnZha0FSRkpWMmF6SEFyZzhWSGVxRWtTYmN3Y1ZkanlDVnZ5enIzY3BqV1NnSnlmemNSck9FR3hXNVgxMHhn"
+    "V0FTNEVSdW0zdGJZck1GQ01QMVAwRUFQUVIyVk44OG9VMDg4TTc1Y3BDTjlNU1htWXZ6bnFmNmZoMUU2OVpHcU85cHRn"
+    "NU1zQ2cwQ1l1X1d2UDFLTWpVcGQ4VlowOXktUFlMWnU3ZEhyWkdCTGNjdjNnQ18zTG51b3dnSTNkQXYwSlJKNDYxSDZ5"
+    "MEJxa3NCaktyWnI0UUk1Q0Ruam9heHNBaGw4aHVSeFMtSC1fQ0J2Sm9yamx0WS1NaU8wWFkwUWN6VmlFZzVFLV9aY2ht"
+    "VXk5cWxYMWpkelI3WVVTaWdFSWdOcVdBT0pVYXJPc1BEWWlMOGlnUWk2bktQNGlzckpPcllmT3JiZnVwSThidFVOQ0lx"
+    "NzRYV1YtanVxRWVzT25GV3daOU5EQnZ5VjkyM2k4ajZEQlpzM2ZEdXQ0ODVYdDRuaGtQLWF0MDRZTC1neWJJTjdSYkZu"
+    "MFJTU1dRazVMbDB6TUs3Y2xxS1hIZ1JCNHpNRmdjOGIzR3hmTDRmc29FcVJaTzJLTS1DUVRfaWJMU0FFZDUxUUdCU1Rk"
+    "UDRtaEppTEprVnJYMmpuV1RHRzR5NW9Gbzc2czZsNjd1Z1hnVFptb1NqVUVIeDhMOVE0b0xCdnBLZm9CQWFjelc4VnJr"
+    "bjA0N01pbXVTNEN6b3pCcUR1RFZHV0s2TllCME9ENkxEV2pTUm5TREs0U0N2YUNnVUZVM1VjRkZBV3djdlBmM1IyeVVK"
+    "NDlKb2JZRFM1NGtzUzVJTHV4dC1raGNoQ0F1X2JLa0Y2MUJVUXhhY2FIaU5JSU84N0RhUEg2dHMyOEVtNFljVUlJQTli"
+    "dFFKd1dOaDMyS3NwdC1CbDA2QlpfX0M4TEhMUjFuSWFqbWJ0TS04eGg1UHpZZk12UGEyY1Fwb19ZZ2JRR1N6UGlDelI0"
+    "dEd6QkI1azMyU09TMWprcEdtOThhNkpzRjREUnlHUTF3bTVNbXBWWjhXVk8zbHM2OHY0U291ck9BMC1KelZjbWxvSDVy"
+    "enNVZUZxOHl6VS1QdTJHQ183RXVyT0l3azhkWjUtS19KSGRpTlJJV3dBYklvdjFOd1F6VllWZnc3OGMyeGY5LXpHWEoy"
+    "cVp3OXlXSUYyZ0pfOHFMdWF4YUFFcUNZSUZQSUxRQzI5UVNXNjZNclBWcFFXYlk1eHMzUjhiTEZCbnNzU2liQ1B6OVJZ"
+    "WjVaSUVoTzBEWUNfbEoyUzB1RWQ2ZmtKMUVpV1NHam5lRm5lRUNSNm4wbEFJN2c3Z09MSTZOVktVVGdCSU1Bbmc5WFJx"
+    "X01MQTZoQXdudjdUR3EyLUtlX2RRSUNWLWJxN25VTzJQNzJVcUg1TVRIMzZLZUhFQVFpTF8yTEE0RXI1UU9Pajd1WGR1"
+    "QjktYWx2Qk1Ic0U3TXpWSi0wUlAxSTdOUF9XT00xYVJ4OWFYcGx2RXBUbzBlY3hXZGo0SVdWM2dMUHZ4bGdmTTVqcmJm"
+    "dW9MMVE0Y3gyQW5vR3VONWRPR21Nb1N0X2VnYWpLQ1dSb0owWDdaSVRaTkdKTnhVOGIyN1ZDVTU4aFJMV3djSnN2ZFJf"
+    "VHpLZjdqY3NBWXNQSWg3eHFpbnZJTktQbEtrQjhyazgzS0xWX3lDMkFVLUt0S0VGQ1UxcjhYVEZsT3JGWi1nZzhRWGpG"
+    "QnNHcDRCWFJOcEwyRDdEeWtXZkNFUkZrdXVKcHlLT0NJY2hxRkRLMDRmeVZiZVhPQjRaWUVhbnJUbjNhdEpERVdwcmFR"
+    "V3lKZVJtRlFBPT0="
 )
 
 
@@ -497,10 +504,10 @@ def encrypted(data: bytes, passphrase: str) -> bytes:
 
 def test_what_the_sharing_tool_wrote_is_read(tmp_path: Path) -> None:
     pytest.importorskip("cryptography")
-    (found,) = contents(
+    (file,) = contents(
         written(tmp_path, "sets.zip.enc", base64.b64decode(GOLDEN)), {FILE}, "seven rows"
     )
-    assert found == (f"sets.zip.enc: {FILE}", ROWS)
+    assert file == (f"sets.zip.enc: {FILE}", ROWS)
 
 
 def test_an_encrypted_archive_alone_or_in_a_folder(
@@ -517,8 +524,8 @@ def test_an_encrypted_archive_alone_or_in_a_folder(
 def test_an_encrypted_archive_without_its_passphrase_or_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = encrypted(zipped({FILE: ROWS}), "pass")
-    path = written(tmp_path / "in", "sets.zip.enc", whole)
+    archive = encrypted(zipped({FILE: ROWS}), "pass")
+    path = written(tmp_path / "in", "sets.zip.enc", archive)
     assert refused(path) == (
         "sets.zip.enc is encrypted: give the passphrase, which its authors publish beside "
         "it, with --passphrase"
@@ -528,9 +535,9 @@ def test_an_encrypted_archive_without_its_passphrase_or_end(
         "correct --passphrase, or download the file again"
     )
     assert refused(path, passphrase="Pass") == wrong
-    for cut in (40, len(whole) // 2, len(whole) - 1):
+    for cut in (40, len(archive) // 2, len(archive) - 1):
         assert (
-            refused(written(tmp_path / "in", "sets.zip.enc", whole[:cut]), passphrase="pass")
+            refused(written(tmp_path / "in", "sets.zip.enc", archive[:cut]), passphrase="pass")
             == wrong
         )
     assert "holds a member with an unsafe path" in refused(
@@ -681,14 +688,14 @@ def test_the_verbs_say_what_is_where(tmp_path: Path, mine: Path) -> None:
         f"{mine / FILE}: 7 rows, the published set (sha256 {digest[:12]}…), as it is\nuse "
         f"it with data.train: {NAME}\n"
     )
-    shown = json.loads(
+    record = json.loads(
         command("data", "get", NAME, "--from", source, "--output", tmp_path / "there", "--json").out
     )
-    assert (shown["path"], shown["sha256"]) == (str(tmp_path / "there" / FILE), digest)
+    assert (record["path"], record["sha256"]) == (str(tmp_path / "there" / FILE), digest)
     listed = json.loads(command("data", "list", "--json").out)
-    assert {one["name"]: one["imported"] is not None for one in listed["sets"]} == {
-        name: name == NAME for name in SETS
-    }
+    assert {
+        listed_set["name"]: listed_set["imported"] is not None for listed_set in listed["sets"]
+    } == {name: name == NAME for name in SETS}
     assert command("data", "get", NAME).code == 2
     assert command("data", "get", "nothing", "--from", source).sentence.startswith(
         "'nothing' is no published set"

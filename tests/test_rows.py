@@ -23,16 +23,10 @@ PAIR = (Message("user", "q"), Message("assistant", "a"))
 
 
 def written(folder: Path, *lines: object, name: str = "talks.jsonl") -> str:
-    """A JSONL file: bytes and text as they are, all else as JSON."""
+    """A JSONL file: bytes and text unchanged, everything else as JSON."""
     path = folder / name
-    raw = [
-        line
-        if isinstance(line, bytes)
-        else line.encode()
-        if isinstance(line, str)
-        else json.dumps(line).encode()
-        for line in lines
-    ]
+    texts = [line if isinstance(line, bytes | str) else json.dumps(line) for line in lines]
+    raw = [text.encode() if isinstance(text, str) else text for text in texts]
     path.write_bytes(b"\n".join(raw) + b"\n" if raw else b"")
     return str(path)
 
