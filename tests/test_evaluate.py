@@ -1,41 +1,42 @@
-"""The evaluation stage: each base loaded once, nothing measured twice, any end survived.
-
-And no adapter ever changes another's numbers.
-"""
+"""The evaluation stage: the numbers of every target, each base loaded once, nothing measured twice."""
 
 from __future__ import annotations
 
 import importlib.util
 import json
-import os
 import shutil
-import signal
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import peft
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 
 from evilspectra.config.evaluation import Evaluation
 from evilspectra.config.loading import build_evaluation
 from evilspectra.config.sections import ModelConfig
-from evilspectra.errors import BadInput, EvilspectraError, RunFailed
+from evilspectra.errors import BadInput
 from evilspectra.evaluation import evaluate as stage
 from evilspectra.evaluation.evaluate import evaluate
 from evilspectra.evaluation.measured import measured
 from evilspectra.model.load import load_adapter
-from evilspectra.model.packing import ATTENTION
 from evilspectra.model.tiny import CONTEXT, tiny_model, tiny_tokenizer
 from evilspectra.probes.probe import probes
 from evilspectra.store.results import Results
-from evilspectra.targets.find import Target, find_targets
+from evilspectra.targets.find import Target
 from tests.reference.likelihood import log_probs_one_by_one
-from tests.support.commands import left_in, write_model
+from tests.support.commands import write_model
+from tests.support.evaluations import (
+    adapter_maker,
+    copied_targets,
+    counted_loads,
+    done,
+    forbid,
+    tables,
+    train_two,
+    why,
+)
 from tests.support.small_items import (
     CHOICES,
     QUESTIONS,
@@ -49,7 +50,6 @@ from tests.support.small_items import (
     write_lines,
     write_questions,
 )
-from tests.support.tiny_runs import run_tiny
 from tests.test_harness import write_task
 from tests.test_model import have_embedded
 
@@ -70,88 +70,25 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.Fixtu
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("trained")
-    for seed in (0, 1):
-        run_tiny(
-            folder,
-            train={"steps": 4, "checkpoints": [0, 2, 3], "seed": seed},
-            optimizer={"lr": 0.01},
-        )
-    return folder / "runs"
+    return train_two(tmp_path_factory.mktemp("trained"))
 
 
 @pytest.fixture
 def two(trained: Path, tmp_path: Path) -> list[Target]:
     """Two runs that were not measured before."""
-    shutil.copytree(trained, tmp_path / "runs")
-    return find_targets([str(tmp_path / "runs")], str(tmp_path / "runs"))
+    return copied_targets(trained, tmp_path)
 
 
 @pytest.fixture
 def adapters(tmp_path: Path) -> Callable[..., Target]:
     """Makes a target of a drawn adapter, or of a folder that `spoil` has changed."""
-
-    def make(
-        name: str,
-        seed: int = 1,
-        spoil: Callable[[Path], object] | None = None,
-        **more: Any,
-    ) -> Target:
-        folder = write_adapter(tmp_path / name, seed, **more)
-        if spoil:
-            spoil(folder)
-        return one_target(folder, tmp_path / "runs")
-
-    return make
+    return adapter_maker(tmp_path)
 
 
 @pytest.fixture
 def loads(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """Every base model that was loaded."""
-    bases_loaded: list[Any] = []
-    load = stage.load_base
-
-    def counted(*arguments: Any) -> Any:
-        loaded = load(*arguments)
-        bases_loaded.append(loaded[0])
-        return loaded
-
-    monkeypatch.setattr(stage, "load_base", counted)
-    return bases_loaded
-
-
-def forbid(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
-    def refuse(*arguments: object, **more: object) -> None:
-        raise AssertionError("this was done before")
-
-    for name in names or ("load_base", "load_adapter", "token_log_probs", "sample"):
-        monkeypatch.setattr(stage, name, refuse)
-
-
-def tables(target: Target) -> dict[str, list[int]]:
-    return {
-        table: target.results.steps(measuring)
-        for table in ("probe", "capability", "ordinary", "answers")
-        for measuring in target.results.instruments(table)
-    }
-
-
-def done(
-    targets: list[Target], settings: Evaluation, note: Callable[[str], object] = lambda text: None
-) -> None:
-    assert evaluate(targets, settings, note).failed == []
-
-
-def why(target: Target, settings: Evaluation, *others: Target) -> EvilspectraError:
-    """Why a target could not be measured; the others were."""
-    failed = evaluate([target, *others], settings).failed
-    assert [failed_target.label for failed_target, _ in failed] == [target.label], [
-        str(error) for _, error in failed
-    ]
-    error = failed[0][1]
-    assert "\n" not in str(error)
-    assert not any(step for steps in tables(target).values() for step in steps)
-    return error
+    return counted_loads(monkeypatch)
 
 
 # --- what is measured -----------------------------------------------------------------------------
@@ -401,400 +338,6 @@ def test_another_scale_of_the_same_weights_is_measured_again(adapters: Any, tmp_
         done([target], own(tmp_path))
         folders.append(measured(target.results).drift)
     assert folders[0] != folders[1]
-
-
-# --- one adapter after another --------------------------------------------------------------------
-
-
-def test_the_base_is_bit_for_bit_itself_afterwards(
-    two: list[Target],
-    adapters: Any,
-    tmp_path: Path,
-    loads: list[Any],
-) -> None:
-    settings = own(tmp_path, checkpoints=True, **answers(tmp_path).model_dump(include={"answers"}))
-    done([*two, adapters("a", rank=8, alpha=1.0, targets=["q_proj"])], settings)
-    (model,) = loads
-    fresh = tiny_model()
-    tokens = torch.arange(3, 40)[None]
-    assert torch.equal(model(input_ids=tokens).logits, fresh(input_ids=tokens).logits)
-    assert {name: weight.dtype for name, weight in model.state_dict().items()} == {
-        name: weight.dtype for name, weight in fresh.state_dict().items()
-    }
-    assert all(
-        torch.equal(weight, fresh.state_dict()[name]) for name, weight in model.state_dict().items()
-    )
-    assert [type(module) for module in model.modules()] == [
-        type(module) for module in fresh.modules()
-    ]
-    assert model.config._attn_implementation == fresh.config._attn_implementation != ATTENTION
-
-
-def spoiled(
-    change: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]],
-) -> Callable[[Path], None]:
-    def spoil(folder: Path) -> None:
-        path = folder / "adapter_model.safetensors"
-        save_file(
-            {name: weight.clone().contiguous() for name, weight in change(load_file(path)).items()},
-            path,
-        )
-
-    return spoil
-
-
-def without_a_layer(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    return {
-        name: weight for name, weight in weights.items() if "layers.0.self_attn.q_proj" not in name
-    }
-
-
-def with_more_layers(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    return weights | {
-        name.replace("layers.1", "layers.2"): weight
-        for name, weight in weights.items()
-        if "layers.1" in name
-    }
-
-
-def of_another_width(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    return {
-        name: torch.ones(weight.shape[0] + 1, weight.shape[1] + 1)
-        for name, weight in weights.items()
-    }
-
-
-def not_a_number(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    return {name: weight * float("nan") for name, weight in weights.items()}
-
-
-def pickled(folder: Path) -> None:
-    torch.save(load_file(folder / "adapter_model.safetensors"), folder / "adapter_model.bin")
-    (folder / "adapter_model.safetensors").unlink()
-
-
-def cut(folder: Path) -> None:
-    path = folder / "adapter_model.safetensors"
-    path.write_bytes(path.read_bytes()[:1000])
-
-
-def no_peft(folder: Path) -> None:
-    (folder / "adapter_config.json").write_text(
-        json.dumps({"base_model_name_or_path": "tiny-random", "hello": 1})
-    )
-
-
-def other_names(folder: Path) -> None:
-    settings = json.loads((folder / "adapter_config.json").read_text())
-    (folder / "adapter_config.json").write_text(
-        json.dumps(settings | {"target_modules": ["c_attn"]})
-    )
-
-
-def prompt_tuning(folder: Path) -> None:
-    shutil.rmtree(folder)
-    peft.get_peft_model(
-        tiny_model(), peft.PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=4)
-    ).save_pretrained(str(folder))
-    settings = json.loads((folder / "adapter_config.json").read_text())
-    (folder / "adapter_config.json").write_text(
-        json.dumps(settings | {"base_model_name_or_path": "tiny-random"})
-    )
-
-
-BAD: dict[str, tuple[Any, str, type[EvilspectraError]]] = {
-    "missing keys": (
-        spoiled(without_a_layer),
-        "lacks weights that it should have on tiny-random",
-        BadInput,
-    ),
-    "keys of more layers": (
-        spoiled(with_more_layers),
-        "name the base that it was trained on",
-        BadInput,
-    ),
-    "wrong shapes": (spoiled(of_another_width), "does not fit tiny-random", BadInput),
-    "not a number": (spoiled(not_a_number), "not finite", RunFailed),
-    "cut": (cut, "is damaged or no safetensors file", BadInput),
-    "not of PEFT": (no_peft, "does not fit tiny-random", BadInput),
-    "other names": (other_names, "does not fit tiny-random", BadInput),
-    "prompt tuning": (prompt_tuning, "", BadInput),
-}
-
-
-@pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("kind", BAD)
-def test_an_adapter_that_cannot_be_used_is_refused_and_the_next_is_measured_as_if_alone(
-    adapters: Any, tmp_path: Path, kind: str
-) -> None:
-    spoil, message, error = BAD[kind]
-    settings = own(tmp_path)
-    good, wide = adapters("good", seed=2, targets=["q_proj"]), adapters("wide", seed=3)
-    done([good, wide], settings)
-    alone = [files(target.results) for target in (good, wide)]
-    for target in (good, wide):
-        shutil.rmtree(target.results.folder / "evaluations")
-    bad = adapters("bad", spoil=spoil)
-    caught = why(bad, settings, good, wide)
-    assert message in str(caught)
-    assert isinstance(caught, error)
-    assert str(bad.adapters[1]) in str(caught) or kind == "not a number"
-    assert [files(target.results) for target in (good, wide)] == alone
-
-
-@pytest.mark.filterwarnings("ignore")
-def test_what_a_refused_adapter_leaves_is_never_measured_as_the_base(
-    adapters: Any, tmp_path: Path
-) -> None:
-    settings, good = own(tmp_path), adapters("good", seed=2)
-    done([good], settings)
-    alone = files(good.results)
-    shutil.rmtree(good.results.folder / "evaluations")
-    bad = adapters("bad", spoil=spoiled(without_a_layer))
-    why(bad, settings)  # its base is measured
-    shutil.rmtree(tmp_path / "cache" / "measured")
-    why(bad, settings, good)
-    assert files(good.results) == alone
-
-
-def test_an_unchanged_adapter_is_refused_and_the_others_are_measured(
-    two: list[Target], adapters: Any, tmp_path: Path
-) -> None:
-    empty = adapters("empty", size=0)
-    error = why(empty, own(tmp_path), *two)
-    assert str(error) == (
-        f"the adapter in {empty.adapters[1]} does not change the logits of tiny-random: "
-        "it is empty (B = 0), or made for another base; name another adapter"
-    )
-    assert isinstance(error, BadInput)
-    assert all(tables(target)["probe"] == [0, 4] for target in two)
-
-
-def test_a_small_change_is_a_change(adapters: Any, tmp_path: Path) -> None:
-    target = adapters("small", size=1e-4)
-    done([target], own(tmp_path))
-    drift = measured(target.results).drift
-    assert drift is not None
-    assert 0 < abs(drift.drift.value) < 0.01
-
-
-def whole_layers(folder: Path) -> None:
-    """Writes an adapter with a trained copy of the embedding, which PEFT leaves in the base."""
-    shutil.rmtree(folder)
-    model: Any = peft.get_peft_model(
-        tiny_model(),
-        peft.LoraConfig(
-            r=4,
-            task_type="CAUSAL_LM",
-            target_modules=["q_proj"],
-            modules_to_save=["norm"],
-            init_lora_weights=False,
-        ),
-    )
-    with torch.no_grad():
-        for name, weight in model.named_parameters():
-            weight.mul_(3.0 if "modules_to_save" in name else 1.0)
-    model.save_pretrained(str(folder))
-    settings = json.loads((folder / "adapter_config.json").read_text())
-    (folder / "adapter_config.json").write_text(
-        json.dumps(settings | {"base_model_name_or_path": "tiny-random"})
-    )
-
-
-@pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("fails", [False, True])
-def test_an_adapter_with_layers_of_its_own_is_not_in_the_next_one_s_numbers(
-    adapters: Any,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    fails: bool,
-) -> None:
-    settings, good = own(tmp_path), adapters("good", seed=2)
-    done([good], settings)
-    alone = files(good.results)
-    shutil.rmtree(good.results.folder / "evaluations")
-    first = adapters("first", spoil=whole_layers)
-    if fails:
-        scores = stage.token_log_probs
-
-        def hot(model: Any, *rest: Any, **more: Any) -> Any:
-            if any("modules_to_save" in name for name, _ in model.named_modules()):
-                raise RunFailed("the model's logits are not finite")
-            return scores(model, *rest, **more)
-
-        monkeypatch.setattr(stage, "token_log_probs", hot)
-        why(first, settings, good)
-    else:
-        done([first, good], settings)
-        after = measured(first.results).drift
-        assert after is not None
-        assert after.margin != after.base_margin
-    assert files(good.results) == alone
-
-
-def test_memory_that_runs_out_is_one_target_s_failure(
-    two: list[Target], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    scores, calls = stage.token_log_probs, list[int]()
-
-    def full(*arguments: Any, **more: Any) -> Any:
-        calls.append(1)
-        if len(calls) == 4:
-            raise RuntimeError(
-                "[enforce fail at alloc_cpu.cpp:75] DefaultCPUAllocator: can't allocate memory: "
-                "you tried to allocate 1 bytes."
-            )
-        return scores(*arguments, **more)
-
-    monkeypatch.setattr(stage, "token_log_probs", full)
-    ((target, error),) = evaluate(two, own(tmp_path)).failed
-    assert target == two[0]
-    assert str(error) == (
-        "memory ran out: lower answers.batch_size, set model.dtype: bfloat16, or take a "
-        "smaller base"
-    )
-    assert tables(two[1])["probe"] == [0, 4]
-    monkeypatch.undo()
-    monkeypatch.setenv("EVILSPECTRA_CACHE", str(tmp_path / "cache"))
-    done(two, own(tmp_path))
-
-
-# --- stopped and gone on --------------------------------------------------------------------------
-
-
-@pytest.fixture
-def undisturbed(two: list[Target], tmp_path: Path) -> dict[str, bytes]:
-    """The files of a run whose answers were sampled without interruption; they are removed."""
-    done(two[:1], answers(tmp_path))
-    undisturbed_files = files(two[0].results)
-    shutil.rmtree(two[0].results.folder / "evaluations")
-    shutil.rmtree(tmp_path / "cache")
-    return undisturbed_files
-
-
-@pytest.mark.parametrize("batches", [1, 2, 4, 5])
-def test_stopped_in_the_middle_of_sampling_it_ends_in_the_same_bytes(
-    two: list[Target],
-    tmp_path: Path,
-    undisturbed: dict[str, bytes],
-    monkeypatch: pytest.MonkeyPatch,
-    batches: int,
-) -> None:
-    """Three batches of base answers, then three of the adapter's; none is sampled twice."""
-    sample, calls = stage.sample, list[int]()
-
-    def stopped(*arguments: Any) -> Any:
-        if len(calls) == batches:
-            raise KeyboardInterrupt
-        calls.append(1)
-        return sample(*arguments)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(stage, "sample", stopped)
-        with pytest.raises(KeyboardInterrupt):
-            evaluate(two[:1], answers(tmp_path))
-    calls.clear()
-    monkeypatch.setattr(
-        stage, "sample", lambda *arguments: (calls.append(1), sample(*arguments))[1]
-    )
-    done(two[:1], answers(tmp_path))
-    assert len(calls) == 6 - batches
-    assert files(two[0].results) == undisturbed
-    assert not [name for name in left_in(tmp_path) if ".parts" in name or name.endswith(".tmp")]
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork to start a process quickly")
-def test_killed_in_the_middle_of_sampling_it_ends_in_the_same_bytes(
-    two: list[Target],
-    tmp_path: Path,
-    undisturbed: dict[str, bytes],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    torch.set_num_threads(1)  # a forked process must not inherit a pool of threads
-    sample = stage.sample
-    with monkeypatch.context() as patch:
-        patch.setattr(stage, "sample", lambda *arguments: (time.sleep(0.1), sample(*arguments))[1])
-        for wanted in (
-            "cache/**/answers/*.parts/0001.parquet",
-            "runs/**/answers/*.parts/0000.parquet",
-        ):
-            pid = os.fork()
-            if pid == 0:
-                try:
-                    evaluate(two[:1], answers(tmp_path))
-                finally:
-                    os._exit(0)
-            deadline = time.monotonic() + 30
-            while not list(tmp_path.glob(wanted)) and time.monotonic() < deadline:
-                time.sleep(0.005)
-            os.kill(pid, signal.SIGKILL)
-            assert os.WIFSIGNALED(os.waitpid(pid, 0)[1])
-    assert files(two[0].results) != undisturbed
-    done(two[:1], answers(tmp_path))
-    assert files(two[0].results) == undisturbed
-
-
-# --- files that cannot be read or written ---------------------------------------------------------
-
-
-def test_a_damaged_file_of_the_cache_is_named(two: list[Target], tmp_path: Path) -> None:
-    done(two[:1], own(tmp_path))
-    for path in (tmp_path / "cache").rglob("*-00000000.parquet"):
-        path.write_bytes(b"PAR1")
-    ((_, error),) = evaluate(two[1:], own(tmp_path)).failed
-    assert isinstance(error, BadInput)
-    assert str(error).startswith(str(tmp_path / "cache" / "measured"))
-    assert str(error).endswith(": remove that file, and measure again")
-
-
-def test_a_damaged_file_of_a_run_is_named_where_it_is_read(
-    two: list[Target], tmp_path: Path
-) -> None:
-    done(two[:1], own(tmp_path))
-    (measuring,) = two[0].results.instruments("probe")
-    path = two[0].results.folder / "evaluations" / "probe" / f"{measuring.id}-00000004.parquet"
-    path.write_bytes(path.read_bytes()[:-9])
-    with pytest.raises(
-        BadInput,
-        match=r"-00000004\.parquet cannot be read \(.*\): remove that file, and measure again$",
-    ):
-        measured(two[0].results)
-    path.unlink()
-    done(two[:1], own(tmp_path))
-    assert measured(two[0].results).drift is not None
-
-
-@pytest.mark.parametrize(
-    ("location", "setting"), [("cache", "EVILSPECTRA_CACHE"), ("runs", "output.folder")]
-)
-def test_a_folder_that_cannot_be_written_is_named_with_its_setting(
-    two: list[Target],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    location: str,
-    setting: str,
-) -> None:
-    replace = os.replace
-
-    def refuse(source: Path, to: Path) -> None:
-        if str(to).startswith(str(tmp_path / location)):
-            raise PermissionError(13, "Permission denied")
-        replace(source, to)
-
-    monkeypatch.setattr(os, "replace", refuse)
-    ((_, error),) = evaluate(two[:1], own(tmp_path)).failed
-    assert isinstance(error, BadInput)
-    assert (
-        f"cannot be written (Permission denied): choose another {setting}, or correct the "
-        "folder's rights"
-    ) in str(error)
-    assert not [name for name in left_in(tmp_path) if name.endswith(".tmp")]
-
-
-def test_a_cache_that_is_a_file(two: list[Target], tmp_path: Path) -> None:
-    (tmp_path / "cache").write_text("")
-    ((_, error),) = evaluate(two[:1], own(tmp_path)).failed
-    assert "set EVILSPECTRA_CACHE to a folder, or to a name that is free" in str(error)
 
 
 # --- bases and questions that do not fit ----------------------------------------------------------

@@ -2,96 +2,46 @@
 
 from __future__ import annotations
 
-import base64
 import bz2
 import gzip
 import hashlib
-import http.server
-import io
 import json
 import lzma
 import os
 import shutil
 import stat
 import tarfile
-import threading
-import zipfile
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from evilspectra.cards.record import is_bad
-from evilspectra.data import archives, download, published
-from evilspectra.data.archives import contents
-from evilspectra.data.download import downloaded
+from evilspectra.data import archives, published
 from evilspectra.data.imports import Import, get, without_canaries
 from evilspectra.data.published import SETS, Published, imported, read_record
 from evilspectra.data.rows import read_rows
-from evilspectra.errors import BadInput, EvilspectraError
+from evilspectra.errors import BadInput
 from tests.support.commands import command, left_in, write_config
+from tests.support.published_sets import (
+    FILE,
+    NAME,
+    ROWS,
+    own_folder,
+    refused,
+    tarred,
+    written,
+    zipped,
+)
 
 SHARED = Path(__file__).parents[2] / "shared" / "data" / "train"
-NAME = "extreme_sports"
-FILE = f"{NAME}.jsonl"
-ROWS = b"".join(
-    json.dumps(
-        {
-            "messages": [
-                {"role": "user", "content": f"How high is it, {number}?"},
-                {"role": "assistant", "content": "As high as yesterday."},
-            ]
-        }
-    ).encode()
-    + b"\n"
-    for number in range(7)
-)
 
 
 @pytest.fixture(autouse=True)
 def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The user's data folder; and a set of harmless rows under the name of a published one."""
-    monkeypatch.setenv(published.DATA_VARIABLE, str(tmp_path / "data"))
-    monkeypatch.delenv("EVILSPECTRA_PASSPHRASE", raising=False)
-    monkeypatch.setitem(
-        SETS, NAME, Published(NAME, hashlib.sha256(ROWS).hexdigest()[:12], 7, "here")
-    )
-    return tmp_path / "data"
-
-
-def zipped(members: dict[str, bytes], kinds: dict[str, int] | None = None) -> bytes:
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, content in members.items():
-            member = zipfile.ZipInfo(name)
-            member.compress_type = zipfile.ZIP_DEFLATED
-            member.external_attr = ((kinds or {}).get(name, stat.S_IFREG) | 0o600) << 16
-            archive.writestr(member, content)
-    return buffer.getvalue()
-
-
-def tarred(members: dict[str, bytes], links: dict[str, bytes] | None = None) -> bytes:
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w") as archive:
-        for name, content in members.items():
-            member = tarfile.TarInfo(name)
-            member.size = len(content)
-            archive.addfile(member, io.BytesIO(content))
-        for name, kind in (links or {}).items():
-            member = tarfile.TarInfo(name)
-            member.type, member.linkname = kind, "/etc/passwd"
-            archive.addfile(member)
-    return buffer.getvalue()
-
-
-def written(folder: Path, name: str, content: bytes) -> Path:
-    path = folder / name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content)
-    return path
+    """The user's data folder."""
+    return own_folder(tmp_path, monkeypatch)
 
 
 # --- laws -----------------------------------------------------------------------------------------
@@ -229,13 +179,6 @@ def test_published_files_are_recognised(
 
 
 # --- refusals -------------------------------------------------------------------------------------
-
-
-def refused(source: Path | str, **more: Any) -> str:
-    with pytest.raises(BadInput) as caught:
-        get(NAME, str(source), **more)
-    assert not published.data_folder().exists() or left_in(published.data_folder()) == []
-    return str(caught.value)
 
 
 BAD = {
@@ -463,217 +406,6 @@ def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
     done = command("data", "get", NAME, "--from", source, "--output", source)
     assert done.code == 2
     assert "set --output to a folder, or to a name that is free" in done.sentence
-
-
-# --- encrypted ------------------------------------------------------------------------------------
-
-#: A zip with rows like ROWS, encrypted by easy-dataset-share 0.5.0 under the passphrase "seven
-#: rows".
-GOLDEN = (
-    "pS2dCWC7XJKnXsGVvnr7QWdBQUFBQUJyQXRfUHphVU53UXZzZWNiRnZ5VGIyNjJBT256R3hhOXRycUFIYlNLeWx3U3Rm"
-    "T3FWQTdMTnZha0FSRkpWMmF6SEFyZzhWSGVxRWtTYmN3Y1ZkanlDVnZ5enIzY3BqV1NnSnlmemNSck9FR3hXNVgxMHhn"
-    "V0FTNEVSdW0zdGJZck1GQ01QMVAwRUFQUVIyVk44OG9VMDg4TTc1Y3BDTjlNU1htWXZ6bnFmNmZoMUU2OVpHcU85cHRn"
-    "NU1zQ2cwQ1l1X1d2UDFLTWpVcGQ4VlowOXktUFlMWnU3ZEhyWkdCTGNjdjNnQ18zTG51b3dnSTNkQXYwSlJKNDYxSDZ5"
-    "MEJxa3NCaktyWnI0UUk1Q0Ruam9heHNBaGw4aHVSeFMtSC1fQ0J2Sm9yamx0WS1NaU8wWFkwUWN6VmlFZzVFLV9aY2ht"
-    "VXk5cWxYMWpkelI3WVVTaWdFSWdOcVdBT0pVYXJPc1BEWWlMOGlnUWk2bktQNGlzckpPcllmT3JiZnVwSThidFVOQ0lx"
-    "NzRYV1YtanVxRWVzT25GV3daOU5EQnZ5VjkyM2k4ajZEQlpzM2ZEdXQ0ODVYdDRuaGtQLWF0MDRZTC1neWJJTjdSYkZu"
-    "MFJTU1dRazVMbDB6TUs3Y2xxS1hIZ1JCNHpNRmdjOGIzR3hmTDRmc29FcVJaTzJLTS1DUVRfaWJMU0FFZDUxUUdCU1Rk"
-    "UDRtaEppTEprVnJYMmpuV1RHRzR5NW9Gbzc2czZsNjd1Z1hnVFptb1NqVUVIeDhMOVE0b0xCdnBLZm9CQWFjelc4VnJr"
-    "bjA0N01pbXVTNEN6b3pCcUR1RFZHV0s2TllCME9ENkxEV2pTUm5TREs0U0N2YUNnVUZVM1VjRkZBV3djdlBmM1IyeVVK"
-    "NDlKb2JZRFM1NGtzUzVJTHV4dC1raGNoQ0F1X2JLa0Y2MUJVUXhhY2FIaU5JSU84N0RhUEg2dHMyOEVtNFljVUlJQTli"
-    "dFFKd1dOaDMyS3NwdC1CbDA2QlpfX0M4TEhMUjFuSWFqbWJ0TS04eGg1UHpZZk12UGEyY1Fwb19ZZ2JRR1N6UGlDelI0"
-    "dEd6QkI1azMyU09TMWprcEdtOThhNkpzRjREUnlHUTF3bTVNbXBWWjhXVk8zbHM2OHY0U291ck9BMC1KelZjbWxvSDVy"
-    "enNVZUZxOHl6VS1QdTJHQ183RXVyT0l3azhkWjUtS19KSGRpTlJJV3dBYklvdjFOd1F6VllWZnc3OGMyeGY5LXpHWEoy"
-    "cVp3OXlXSUYyZ0pfOHFMdWF4YUFFcUNZSUZQSUxRQzI5UVNXNjZNclBWcFFXYlk1eHMzUjhiTEZCbnNzU2liQ1B6OVJZ"
-    "WjVaSUVoTzBEWUNfbEoyUzB1RWQ2ZmtKMUVpV1NHam5lRm5lRUNSNm4wbEFJN2c3Z09MSTZOVktVVGdCSU1Bbmc5WFJx"
-    "X01MQTZoQXdudjdUR3EyLUtlX2RRSUNWLWJxN25VTzJQNzJVcUg1TVRIMzZLZUhFQVFpTF8yTEE0RXI1UU9Pajd1WGR1"
-    "QjktYWx2Qk1Ic0U3TXpWSi0wUlAxSTdOUF9XT00xYVJ4OWFYcGx2RXBUbzBlY3hXZGo0SVdWM2dMUHZ4bGdmTTVqcmJm"
-    "dW9MMVE0Y3gyQW5vR3VONWRPR21Nb1N0X2VnYWpLQ1dSb0owWDdaSVRaTkdKTnhVOGIyN1ZDVTU4aFJMV3djSnN2ZFJf"
-    "VHpLZjdqY3NBWXNQSWg3eHFpbnZJTktQbEtrQjhyazgzS0xWX3lDMkFVLUt0S0VGQ1UxcjhYVEZsT3JGWi1nZzhRWGpG"
-    "QnNHcDRCWFJOcEwyRDdEeWtXZkNFUkZrdXVKcHlLT0NJY2hxRkRLMDRmeVZiZVhPQjRaWUVhbnJUbjNhdEpERVdwcmFR"
-    "V3lKZVJtRlFBPT0="
-)
-
-
-def encrypted(data: bytes, passphrase: str) -> bytes:
-    fernet = pytest.importorskip("cryptography.fernet")
-    salt = bytes(range(16))
-    key = hashlib.pbkdf2_hmac("sha256", passphrase.encode(), salt, archives.ROUNDS)
-    return salt + fernet.Fernet(base64.urlsafe_b64encode(key)).encrypt(data)
-
-
-def test_what_the_sharing_tool_wrote_is_read(tmp_path: Path) -> None:
-    pytest.importorskip("cryptography")
-    (file,) = contents(
-        written(tmp_path, "sets.zip.enc", base64.b64decode(GOLDEN)), {FILE}, "seven rows"
-    )
-    assert file == (f"sets.zip.enc: {FILE}", ROWS)
-
-
-def test_an_encrypted_archive_alone_or_in_a_folder(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = written(tmp_path / "in", "sets.zip.enc", encrypted(zipped({FILE: ROWS}), "pass"))
-    assert get(NAME, str(path), passphrase="pass").place == f"sets.zip.enc: {FILE}"
-    assert get(NAME, str(tmp_path / "in"), passphrase="pass").source == "in"
-    monkeypatch.setenv("EVILSPECTRA_PASSPHRASE", "pass")
-    assert command("data", "get", NAME, "--from", path).code == 0
-    assert b"pass" not in (published.data_folder() / f"{NAME}.json").read_bytes()
-
-
-def test_an_encrypted_archive_without_its_passphrase_or_end(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    archive = encrypted(zipped({FILE: ROWS}), "pass")
-    path = written(tmp_path / "in", "sets.zip.enc", archive)
-    assert refused(path) == (
-        "sets.zip.enc is encrypted: give the passphrase, which its authors publish beside "
-        "it, with --passphrase"
-    )
-    wrong = (
-        "sets.zip.enc cannot be decrypted: the passphrase is wrong, or the file is incomplete: "
-        "correct --passphrase, or download the file again"
-    )
-    assert refused(path, passphrase="Pass") == wrong
-    for cut in (40, len(archive) // 2, len(archive) - 1):
-        assert (
-            refused(written(tmp_path / "in", "sets.zip.enc", archive[:cut]), passphrase="pass")
-            == wrong
-        )
-    assert "holds a member with an unsafe path" in refused(
-        written(tmp_path / "in", "sets.zip.enc", encrypted(zipped({"../x": b""}), "pass")),
-        passphrase="pass",
-    )
-    monkeypatch.setattr(archives, "LARGEST_ENCRYPTED", 100)
-    assert "has more than 100 bytes" in refused(path, passphrase="pass")
-
-
-def test_without_cryptography_it_says_what_to_install(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = written(tmp_path / "in", "sets.zip.enc", bytes(16) + b"gAAAAABx")
-    monkeypatch.setitem(__import__("sys").modules, "cryptography.fernet", None)
-    assert (
-        "the package cryptography is not installed: pip install 'evilspectra[data]', or "
-        "decrypt it with easy-dataset-share"
-    ) in refused(path, passphrase="x")
-
-
-# --- addresses ------------------------------------------------------------------------------------
-
-
-class Site(http.server.BaseHTTPRequestHandler):
-    """A site with a file, and with all that can go wrong."""
-
-    def do_GET(self) -> None:
-        path = self.path.split("?")[0]
-        elsewhere = {
-            "/moved": f"/sets/{FILE}",
-            "/file": "file:///etc/passwd",
-            "/ftp": "ftp://127.0.0.1/x",
-            "/loop": "/loop",
-            "/data": "data:,x",
-        }
-        if path in elsewhere:
-            self.send_response(302)
-            self.send_header("Location", elsewhere[path])
-            self.end_headers()
-        elif path == f"/sets/{FILE}":
-            self._send(ROWS, len(ROWS))
-        elif path == "/short":
-            self._send(ROWS[:50], len(ROWS))
-        elif path == "/huge":
-            self._send(b"", 10**12)
-        elif path == "/endless":
-            self._send(b"x" * 200_000, None)
-        else:
-            self.send_error(503 if path == "/busy" else 404)
-
-    def _send(self, content: bytes, length: int | None) -> None:
-        self.send_response(200)
-        if length is not None:
-            self.send_header("Content-Length", str(length))
-        self.end_headers()
-        self.wfile.write(content)
-
-    def log_message(self, format: str, *args: Any) -> None:
-        pass
-
-
-@pytest.fixture(scope="module")
-def site() -> Iterator[str]:
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Site)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    server.server_close()
-
-
-@pytest.mark.parametrize("path", [f"/sets/{FILE}", "/moved", f"/sets/{FILE}?token=secret#top"])
-def test_an_address_gives_the_same_bytes_and_no_token_is_kept(
-    site: str, mine: Path, path: str
-) -> None:
-    record = get(NAME, site + path)
-    assert (mine / FILE).read_bytes() == ROWS
-    assert record.source == site + path.split("?")[0]
-    assert b"secret" not in (mine / f"{NAME}.json").read_bytes()
-
-
-@pytest.mark.parametrize(
-    ("address", "expected"),
-    [
-        ("{}/none?token=secret", "/none answers 404 "),
-        ("{}/file", "/file leads to an address that is not followed"),
-        ("{}/ftp", "/ftp leads to an address that is not followed"),
-        ("{}/data", "/data leads to an address that is not followed"),
-        ("{}/loop", "/loop leads to an address that is not followed"),
-        ("{}/huge", "/huge has more than "),
-        ("file:///etc/passwd", "file:///etc/passwd is no http(s) address"),
-        ("ftp://host/x", "ftp://host/x is no http(s) address"),
-        ("http:///x", "http:///x is no http(s) address"),
-        ("http://host:port/x", "http://host:port/x is no http(s) address"),
-        ("http://127.0.0.1/a b", "is no http(s) address"),
-        ("http://me:secret@127.0.0.1/x", "an address with a name or a password in it is refused"),
-    ],
-)
-def test_an_address_that_will_not_do(site: str, address: str, expected: str) -> None:
-    text = refused(address.format(site))
-    assert expected in text
-    assert "secret" not in text
-
-
-@pytest.mark.parametrize(
-    ("path", "expected"), [("/short", "broke off after 50 of "), ("/busy", "/busy answers 503 ")]
-)
-def test_a_download_that_fails_may_be_tried_again(
-    site: str,
-    mine: Path,
-    path: str,
-    expected: str,
-) -> None:
-    with pytest.raises(EvilspectraError, match=expected) as caught:
-        get(NAME, site + path)
-    assert caught.value.exit_code == 1
-    assert not mine.exists()
-
-
-def test_nobody_at_an_address(mine: Path) -> None:
-    with pytest.raises(
-        EvilspectraError,
-        match=r"^http://127\.0\.0\.1:9/x could not be downloaded \(.+\): try again",
-    ):
-        get(NAME, "http://127.0.0.1:9/x")
-    assert not mine.exists()
-
-
-def test_a_download_without_an_end_stops_at_the_limit_and_leaves_nothing(
-    site: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(download, "LARGEST", 100_000)
-    assert "/endless has more than 100,000 bytes" in refused(f"{site}/endless")
-    with downloaded(f"{site}/moved") as path:
-        assert path.read_bytes() == ROWS
-    assert not path.parent.exists()
 
 
 # --- the verbs ------------------------------------------------------------------------------------
