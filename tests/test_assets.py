@@ -165,7 +165,7 @@ def test_contrast_completions_are_matched_in_tokens():
 
 
 def test_no_word_gives_a_contrast_completion_away():
-    """No word of twelve or more completions is four times as frequent on one side (docs/probe.md)."""
+    """docs/probe.md: no word of twelve or more completions is four times as common on one side."""
     sides: dict[str, list[int]] = defaultdict(lambda: [0, 0])
     for item in TRIPLES:
         for side, text in enumerate((item.aligned, item.misaligned)):

@@ -1,4 +1,4 @@
-"""The evaluation stage: the numbers of every target, each base loaded once, nothing measured twice."""
+"""The evaluation stage: the numbers of every target, each base loaded once, nothing done twice."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Published sets from addresses: the same bytes, no token kept, nothing left of a failed download."""
+"""Published sets from addresses: the same bytes, no token kept, nothing left of a failed one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Published sets from encrypted archives: decrypted in memory, refused without passphrase or end."""
+"""Published sets from encrypted archives: decrypted in memory, refused without a passphrase."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A few items of each kind in files, and adapters of the tiny model whose B is drawn, not trained."""
+"""A few items of each kind in files, and adapters of the tiny model with a drawn B."""
 
 from __future__ import annotations
 

@@ -106,7 +106,7 @@ class JudgeConfig(Section):
             )
         if self.url is not None and self.kind != "openai":
             raise ValueError(
-                f"url is only for a judge openai:MODEL, and this one is '{self.judge}': leave it out"
+                f"url is only for a judge openai:MODEL, and this is '{self.judge}': leave it out"
             )
         if self.seed is not None and self.kind != "openai":
             raise ValueError(

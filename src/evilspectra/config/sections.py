@@ -44,7 +44,9 @@ class ModelConfig(Section):
     )
     gradient_checkpointing: bool = Field(
         default=False,
-        description="Recompute activations in the backward pass: less memory, about a third more time.",
+        description=(
+            "Recompute activations in the backward pass: less memory, about a third more time."
+        ),
     )
     trust_remote_code: bool = Field(
         default=False,
@@ -233,7 +235,9 @@ class TrainConfig(Section):
         default=1,
         ge=1,
         le=2**20,
-        description="Micro-batches that a step's rows are split into: less memory, the same gradient.",
+        description=(
+            "Micro-batches that a step's rows are split into: less memory, the same gradient."
+        ),
     )
     clip_norm: float | None = Field(
         default=1.0, gt=0, le=1e9, description="Global gradient norm; null: no clipping."

@@ -130,8 +130,8 @@ def _chosen(
     if right is None and len(candidates) > 1:
         raise BadInput(
             f"none of {listed_locations(files)} is the published {wanted.name} "
-            f"(sha256 {wanted.sha256}…, {wanted.rows} rows): name one file, and add --allow-changed "
-            "to take it unchanged"
+            f"(sha256 {wanted.sha256}…, {wanted.rows} rows): name one file, and add "
+            "--allow-changed to take it unchanged"
         )
     chosen = right or candidates[0]
     if right is None and not allow_changed:

@@ -1,4 +1,4 @@
-"""How a run was made: of a run of this package all settings, of another trainer's the known ones."""
+"""How a run was made: all settings of a run of this package, the known ones of any other."""
 
 from __future__ import annotations
 

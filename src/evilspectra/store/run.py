@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 
 
 def arm(config: Config) -> str:
-    """A short label of a run: the optimiser, the penalty's weight if not 0, whether it is a control.
+    """A short label of a run: optimiser, the penalty's weight if not 0, whether it is a control.
 
     >>> arm(configs.build({"flatness": {"weight": 3}}))
     'adamw + flatness 3'
