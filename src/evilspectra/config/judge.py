@@ -106,17 +106,17 @@ class JudgeConfig(Section):
             )
         if self.url is not None and self.kind != "openai":
             raise ValueError(
-                f"url is only for a judge openai:MODEL, and this is '{self.judge}': leave it out"
+                f"url is for a judge openai:MODEL, and this one is '{self.judge}': leave it out"
             )
         if self.seed is not None and self.kind != "openai":
             raise ValueError(
-                f"seed is only for a judge openai:MODEL, and '{self.judge}' gives the same verdict "
+                f"seed is for a judge openai:MODEL, and '{self.judge}' gives the same verdict "
                 "every time: leave it out"
             )
         if self.url is not None and not re.fullmatch(r"https?://[^\s/@?#]+(/[^\s@?#]*)?", self.url):
             raise ValueError(
                 "the url is no address of the form http://host:port/v1, without name, password or "
-                "key in it: put the key into the environment"
+                "key in it: the key goes into the environment"
             )
         return self
 

@@ -27,11 +27,12 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     merged = dict(base)
     for key, value in over.items():
         old = merged.get(key)
-        both = isinstance(old, Mapping) and isinstance(value, Mapping)
-        if both and not (key == "optimizer" and _other_name(old, value)):
-            merged[key] = merge(old, value)
-        else:
+        if not isinstance(old, Mapping) or not isinstance(value, Mapping):
             merged[key] = value
+        elif key == "optimizer" and _other_name(old, value):
+            merged[key] = value
+        else:
+            merged[key] = merge(old, value)
     return merged
 
 

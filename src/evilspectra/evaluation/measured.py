@@ -148,7 +148,9 @@ def answer_rows(label: str, results: Results) -> list[dict[str, Any]]:
     """Every answer of a folder, the base's first: the columns of `AnswerRecord`, and `target`."""
     instrument = chosen(results, "answers")
     rows: list[dict[str, Any]] = []
-    for step in results.steps(instrument) if instrument else []:
+    if instrument is None:
+        return rows
+    for step in results.steps(instrument):
         for row in results.read(instrument, step).to_dict("records"):
             values = {name: None if value != value else value for name, value in row.items()}
             rows.append({"target": label, **values})
