@@ -27,11 +27,10 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     merged = dict(base)
     for key, value in over.items():
         old = merged.get(key)
+        merged[key] = value
         if not isinstance(old, Mapping) or not isinstance(value, Mapping):
-            merged[key] = value
-        elif key == "optimizer" and _other_name(old, value):
-            merged[key] = value
-        else:
+            continue
+        if key != "optimizer" or not _other_name(old, value):
             merged[key] = merge(old, value)
     return merged
 
