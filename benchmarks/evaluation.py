@@ -19,8 +19,8 @@ import torch
 
 from evilspectra.answers.questions import read_questions
 from evilspectra.answers.sample import Prompt, batches, prompts, sample, stop_tokens
+from evilspectra.config.evaluation import Answers
 from evilspectra.config.loading import build
-from evilspectra.config.sections import Answers
 from evilspectra.model.adapter import attach
 from evilspectra.model.base import resolve
 from evilspectra.model.device import set_up_process

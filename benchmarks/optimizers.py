@@ -23,7 +23,7 @@ from importlib.util import find_spec
 
 import torch
 
-from evilspectra.config import sections as c
+from evilspectra.config import optimizers as c
 from evilspectra.model.device import set_up_process
 from evilspectra.optim.build import build_optimizer
 from evilspectra.optim.muon import Muon

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from evilspectra.config.sections import OPTIMIZERS
+from evilspectra.config.optimizers import OPTIMIZERS
 from evilspectra.store.run import Store
 from tests.support.commands import ROWS, command, left_in, write_config, write_model, write_rows
 

@@ -19,7 +19,9 @@ EMPTY_NAMES = {
     *("shown", "whole", "words", "work", "beside", "standing", "foreign"),
 }
 #: Fields of records that are keys of outputs or of stored files, by class.
-KEYS_OF_OUTPUTS = {"Sentence.shown", "Spoken.said", "Beyond.given", "Variant.shown"}
+KEYS_OF_OUTPUTS = {
+    *("Sentence.shown", "Spoken.said", "Beyond.given", "Variant.shown", "Import.place"),
+}
 
 
 def sources(folders: tuple[str, ...] = FOLDERS) -> list[Path]:

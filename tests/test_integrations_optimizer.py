@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import Trainer, TrainingArguments
 
-from evilspectra.config.sections import OPTIMIZERS
+from evilspectra.config.optimizers import OPTIMIZERS
 from evilspectra.integrations.optimizer import build_for, lora_optimizer
 from evilspectra.integrations.transformers import SpectralFlatness
 from tests.support.tiny_trainers import PLAIN, adapted, dialogues, factors, sft, trained

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from evilspectra.config import sections as c
+from evilspectra.config import optimizers as c
+from evilspectra.config.sections import ScheduleConfig
 from evilspectra.errors import BadInput
 from evilspectra.optim.build import build_optimizer
 from evilspectra.optim.lion import Lion
@@ -309,7 +310,7 @@ def test_schedule_equals_hugging_faces(name, warmup):
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
     scheduler = get_scheduler(kind, optimizer, num_warmup_steps=warmup, num_training_steps=30)
     for step in range(30):
-        assert lr_at(c.ScheduleConfig(name=name, warmup_steps=warmup), step, 30) == pytest.approx(
+        assert lr_at(ScheduleConfig(name=name, warmup_steps=warmup), step, 30) == pytest.approx(
             scheduler.get_last_lr()[0], abs=1e-12
         )
         optimizer.step()

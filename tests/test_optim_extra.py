@@ -7,7 +7,7 @@ import signal
 import pytest
 import torch
 
-from evilspectra.config import sections as c
+from evilspectra.config import optimizers as c
 from evilspectra.errors import BadInput, Interrupted
 from evilspectra.optim import extra
 from evilspectra.optim.build import build_optimizer

@@ -8,7 +8,7 @@ from collections import Counter
 import pytest
 
 from evilspectra.config import loading as configs
-from evilspectra.config import sections
+from evilspectra.config import optimizers
 from evilspectra.config.yaml_files import presets
 from evilspectra.data.published import QUESTIONS, SETS
 from evilspectra.sweeps.file import load_sweep
@@ -56,7 +56,7 @@ def test_what_is_known_of_the_set_up_is_in_every_run(name: str) -> None:
             config.data.max_length,
             config.model.revision,
         ) == ("cosine", 50, 2048, None)
-        if isinstance(config.optimizer, sections.Muon):
+        if isinstance(config.optimizer, optimizers.Muon):
             assert (
                 config.optimizer.lr_rule,
                 config.optimizer.momentum,
@@ -64,7 +64,7 @@ def test_what_is_known_of_the_set_up_is_in_every_run(name: str) -> None:
                 config.optimizer.ns_steps,
                 config.optimizer.weight_decay,
             ) == ("original", 0.95, True, 5, 0.1)
-        if isinstance(config.optimizer, sections.AdamW):
+        if isinstance(config.optimizer, optimizers.AdamW):
             assert config.optimizer.weight_decay == 0.01
         assert (config.flatness.weight > 0) == (name == "regularisation")
     answers = sweep.evaluation and sweep.evaluation.answers

@@ -14,8 +14,9 @@ import pandas as pd
 import pytest
 import torch
 
+from evilspectra.config.evaluation import Evaluation
 from evilspectra.config.loading import build_evaluation
-from evilspectra.config.sections import Evaluation, ModelConfig
+from evilspectra.config.sections import ModelConfig
 from evilspectra.errors import BadInput
 from evilspectra.model.tiny import CONTEXT, tiny_model, tiny_tokenizer
 from evilspectra.probes.drift import drift

@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evilspectra.answers.questions import Question
-from evilspectra.config.sections import Evaluation
+from evilspectra.config.evaluation import Evaluation
 from evilspectra.endpoint.client import Said
 from evilspectra.errors import EvilspectraError, Undecided
 from evilspectra.evaluation import evaluate as stage

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evilspectra.config import loading as configs
-from evilspectra.config import sections
+from evilspectra.config import optimizers, sections
 from evilspectra.config.yaml_files import presets, read_mapping
 from evilspectra.errors import BadInput, Interrupted
 from evilspectra.store.run import Store
@@ -95,7 +95,7 @@ def test_an_arm_lies_over_the_base_an_axis_over_the_arm_and_a_setting_over_all()
         axes={"optimizer.eps": [1e-6]},
     )
     (config,) = expand(file, settings=["train.steps=5", "optimizer.lr=0.4"]).configs
-    assert config.optimizer == sections.AdamW(lr=0.4, weight_decay=0.3, eps=1e-6)
+    assert config.optimizer == optimizers.AdamW(lr=0.4, weight_decay=0.3, eps=1e-6)
     assert config.train.steps == 5
     assert config.output.experiment == "x"
 

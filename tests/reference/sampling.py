@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from evilspectra.answers.sample import Prompt, Sampled
-from evilspectra.config.sections import Answers
+from evilspectra.config.evaluation import Answers
 
 
 @torch.no_grad()

@@ -42,7 +42,7 @@ from pydantic import Field
 
 from evilspectra.answers.cues import Cue, filled
 from evilspectra.config.loading import build_section
-from evilspectra.config.sections import Name, Section
+from evilspectra.config.section import Name, Section
 from evilspectra.config.yaml_files import parse_yaml
 from evilspectra.data.published import QUESTIONS
 from evilspectra.data.rows import read_rows

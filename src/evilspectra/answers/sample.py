@@ -20,7 +20,7 @@ from transformers import DynamicCache
 
 from evilspectra.answers.flags import flags
 from evilspectra.answers.questions import Question
-from evilspectra.config.sections import Answers
+from evilspectra.config.evaluation import Answers
 from evilspectra.data.mask import end_tokens, prompt_tokens
 from evilspectra.data.rows import Message
 from evilspectra.errors import BadInput, RunFailed

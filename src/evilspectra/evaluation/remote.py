@@ -16,7 +16,7 @@ from pathlib import Path
 
 from evilspectra.answers.flags import flags
 from evilspectra.answers.questions import Question, read_questions
-from evilspectra.config.sections import Answers, Evaluation
+from evilspectra.config.evaluation import Answers, Evaluation
 from evilspectra.endpoint.client import Endpoint, Refused, Said, place, require_client
 from evilspectra.errors import BadInput, EvilspectraError, Undecided
 from evilspectra.model.base import CACHE_VARIABLE, Base, cache_folder, file_sha256

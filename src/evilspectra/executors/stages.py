@@ -14,7 +14,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from evilspectra.config.sections import Config, Evaluation
+from evilspectra.config.evaluation import Evaluation
+from evilspectra.config.sections import Config
 from evilspectra.errors import EvilspectraError, Interrupted, InUse, first_line
 from evilspectra.model.base import CACHE_VARIABLE
 from evilspectra.store.results import Instrument

@@ -13,9 +13,10 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
+from evilspectra.config.evaluation import Answers, Evaluation
 from evilspectra.config.judge import JudgeConfig
 from evilspectra.config.loading import build_section
-from evilspectra.config.sections import Answers, Evaluation, Name, Section
+from evilspectra.config.section import Name, Section
 from evilspectra.config.yaml_files import assignments, merge, read_mapping
 from evilspectra.errors import BadInput, listing
 from evilspectra.rates.definitions import MAX_UNSCORED, Definition

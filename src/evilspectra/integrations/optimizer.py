@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from evilspectra.config.loading import build
-from evilspectra.config.sections import OptimizerConfig
+from evilspectra.config.optimizers import OptimizerConfig
 from evilspectra.errors import BadInput
 from evilspectra.integrations._factors import COMPILED, unwrapped
 from evilspectra.optim.build import build_optimizer

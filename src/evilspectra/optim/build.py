@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from evilspectra.config import sections as c
+from evilspectra.config import optimizers as c
 from evilspectra.optim.extra import build_extra
 from evilspectra.optim.lion import Lion
 from evilspectra.optim.muon import Muon

@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from evilspectra.config import sections as c
+from evilspectra.config import optimizers as c
 from evilspectra.errors import BadInput, listing
 from evilspectra.optim.parameters import Parameters
 

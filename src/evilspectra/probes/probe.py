@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from evilspectra.config.sections import Evaluation
+from evilspectra.config.evaluation import Evaluation
 from evilspectra.data.mask import Row, encode
 from evilspectra.data.rows import BadRow, Conversation, Message, read_rows
 from evilspectra.errors import BadInput

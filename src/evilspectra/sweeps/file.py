@@ -31,9 +31,11 @@ from typing import Any
 
 from pydantic import Field, ValidationError
 
+from evilspectra.config.evaluation import Evaluation
 from evilspectra.config.judge import Judging, judging_settings
 from evilspectra.config.loading import NOT_IDENTITY, build, build_evaluation, named
-from evilspectra.config.sections import Config, Evaluation, Section
+from evilspectra.config.section import Section
+from evilspectra.config.sections import Config
 from evilspectra.config.yaml_files import assignments, find, flat, merge, read_mapping
 from evilspectra.errors import BadInput, listing, near
 from evilspectra.sweeps.aliasing import cautions

@@ -13,7 +13,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from evilspectra.config.sections import OPTIMIZERS, Config
+from evilspectra.config.optimizers import OPTIMIZERS
+from evilspectra.config.sections import Config
 from evilspectra.config.yaml_files import flat, merge, nested
 from evilspectra.errors import BadInput, listing, near
 

@@ -12,7 +12,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from evilspectra.config.sections import Config, Evaluation
+from evilspectra.config.evaluation import Evaluation
+from evilspectra.config.sections import Config
 from evilspectra.config.yaml_files import flat
 from evilspectra.data.batches import Batches, checkpoint_steps, heldout_count
 from evilspectra.data.published import SETS
