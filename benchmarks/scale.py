@@ -1,10 +1,13 @@
-"""What the full replication would take: files, rows, bytes, GPU hours and cost of 328 conditions with several seeds, worked out from assumptions that are printed.
+"""What the full replication would take: files, rows, bytes, GPU hours and cost of 328 conditions
+with several seeds, worked out from assumptions that are printed.
 
     python benchmarks/scale.py [--seeds 5]
 
-Bytes are measured: tables of made-up rows, of the kinds that a run writes, are written by the store's own writer. Flops per token are 4·N + 6·P in training
-(N: parameters of the base that a token goes through, P: those of the adapter; no gradient is needed for frozen weights) and 2·N in sampling. What the paper
-does not say (names of models, λ, grids) is this project's choice and changes the sums, so change the constants below.
+Bytes are measured: tables of made-up rows, of the kinds that a run writes, are written by the
+store's own writer. Flops per token are 4·N + 6·P in training (N: parameters of the base that a
+token goes through, P: those of the adapter; no gradient is needed for frozen weights) and 2·N in
+sampling. What the paper does not say (names of models, λ, grids) is this project's choice and
+changes the sums, so change the constants below.
 """
 
 from __future__ import annotations
@@ -44,7 +47,11 @@ STEP_SECONDS = 0.2  # an optimiser step takes at least, however few its tokens: 
 
 @dataclass(frozen=True)
 class Model:
-    """`active` and `total`: parameters that a token goes through, and all, in billions. `linear`: what LoRA is on in each of the `layers` (of a mixture of experts: attention alone), as (d_in, d_out)."""
+    """`active` and `total`: parameters that a token goes through, and all, in billions.
+
+    `linear`: what LoRA is on in each of the `layers` (of a mixture of experts: attention alone), as
+    (d_in, d_out).
+    """
 
     name: str
     active: float
@@ -101,7 +108,10 @@ MODELS = {
 
 @dataclass(frozen=True)
 class Experiment:
-    """`conditions`: all of it; shared equally among `models`. `batch_sizes`: equally too. `samples`: answers per question and checkpoint."""
+    """`conditions`: all of it; shared equally among `models`.
+
+    `batch_sizes`: equally too. `samples`: answers per question and checkpoint.
+    """
 
     name: str
     conditions: int
@@ -126,7 +136,9 @@ EXPERIMENTS = (
 
 @dataclass(frozen=True)
 class Cost:
-    """Of one experiment, all seeds: rows by table, bytes of tables and of adapters, files, GPU hours of training and of sampling, answers, $ for judging."""
+    """Of one experiment, all seeds: rows by table, bytes of tables and of adapters, files, GPU
+    hours of training and of sampling, answers, $ for judging.
+    """
 
     runs: int
     rows: dict[str, float]
@@ -139,7 +151,9 @@ class Cost:
     judging: float
 
 
-#: Files of a run whatever was measured: config, provenance, status, four tables, adapter, its config, card and tokenizer files; of an instrument: what it is, the base's rows, and a file a checkpoint.
+#: Files of a run whatever was measured: config, provenance, status, four tables, adapter, its
+#: config, card and tokenizer files; of an instrument: what it is, the base's rows, and a file a
+#: checkpoint.
 FILES, ADAPTER_FILES, INSTRUMENTS = 7, 6, 5
 
 
@@ -348,16 +362,25 @@ def report(seeds: int) -> str:
         "",
     ]
     lines += [
-        "| model | tokens go through | adapter's parameters | its bytes (float32) | GPUs for the base |",
+        (
+            "| model | tokens go through | adapter's parameters | its bytes (float32) | GPUs for "
+            "the base |"
+        ),
         "|---|---|---|---|---|",
     ]
     lines += [
-        f"| {one.name} | {one.active:g}B | {round_to(one.lora / 1e6)}M | {round_to(4 * one.lora / 1e6)} MB | {one.gpus} |"
+        (
+            f"| {one.name} | {one.active:g}B | {round_to(one.lora / 1e6)}M | "
+            f"{round_to(4 * one.lora / 1e6)} MB | {one.gpus} |"
+        )
         for one in MODELS.values()
     ]
     lines += [
         "",
-        "| experiment | runs | files | rows (millions) | tables | adapters | GPU hours, training | GPU hours, sampling | answers | judging |",
+        (
+            "| experiment | runs | files | rows (millions) | tables | adapters | GPU hours, "
+            "training | GPU hours, sampling | answers | judging |"
+        ),
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
     total = [0.0] * 9
@@ -390,7 +413,11 @@ def report(seeds: int) -> str:
 
 def _line(name: str, values: list[float]) -> str:
     runs, files, rows, tables, adapters, training, sampling, answers, judging = values
-    return f"| {name} | {runs:,.0f} | {round_to(files)} | {round_to(rows)} | {round_to(tables)} GB | {round_to(adapters)} GB | {round_to(training)} | {round_to(sampling)} | {round_to(answers)} | ${round_to(judging)} |"
+    return (
+        f"| {name} | {runs:,.0f} | {round_to(files)} | {round_to(rows)} | {round_to(tables)} GB | "
+        f"{round_to(adapters)} GB | {round_to(training)} | {round_to(sampling)} | "
+        f"{round_to(answers)} | ${round_to(judging)} |"
+    )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,6 @@
-"""Local executors: the same bytes in one process or several, whatever is killed; a base loaded once per worker; no worker outlives its driver."""
+"""Local executors: the same bytes in one process or several, whatever is killed; a base loaded once
+per worker; no worker outlives its driver.
+"""
 
 from __future__ import annotations
 
@@ -51,7 +53,7 @@ def trained(folder: Path, steps: int, axes: dict[str, list[Any]] | None = None) 
     return adapters(folder)
 
 
-# --- kills ------------------------------------------------------------------------------------------------------------
+# --- kills ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.slow
@@ -59,7 +61,9 @@ def trained(folder: Path, steps: int, axes: dict[str, list[Any]] | None = None) 
 def test_a_sweep_whose_driver_and_workers_are_killed_ten_times_ends_as_if_nothing_had_happened(
     tmp_path: Path,
 ) -> None:
-    """Kills fall after random amounts of work, measured in saved states and finished runs, not in seconds."""
+    """Kills fall after random amounts of work, measured in saved states and finished runs, not in
+    seconds.
+    """
     undisturbed = trained(tmp_path / "undisturbed", 40)
     assert len(undisturbed) == 12
     folder = tmp_path / "disturbed"
@@ -157,9 +161,9 @@ def test_an_interrupted_sweep_saves_what_its_workers_do(
     running.send_signal(number)
     _, err = running.communicate(timeout=60)
     assert running.returncode == 130
-    assert (
-        err
-        == "evilspectra: interrupted; what was under way is saved, run the same command again to go on\n"
+    assert err == (
+        "evilspectra: interrupted; what was under way is saved, run the same command again to "
+        "go on\n"
     )
     until(lambda: not any(alive(pid) for pid in below))
     assert all(
@@ -185,7 +189,7 @@ def test_two_drivers_of_one_sweep_share_its_runs_and_train_none_twice(tmp_path: 
     assert begun == 4, said
 
 
-# --- workers ----------------------------------------------------------------------------------------------------------
+# --- workers --------------------------------------------------------------------------------------
 
 
 class Heard:
@@ -265,7 +269,7 @@ def test_only_the_runs_that_are_meant(tmp_path: Path) -> None:
     assert len(outcomes) == 1
 
 
-# --- how many ---------------------------------------------------------------------------------------------------------
+# --- how many -------------------------------------------------------------------------------------
 
 
 def test_how_many_workers_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -322,7 +326,10 @@ def test_a_stop_in_the_middle_is_an_interruption(
 
 def test_the_package_s_executors_import_no_engine() -> None:
     done = script(
-        "import evilspectra.executors.ray, evilspectra.executors.slurm, evilspectra.cli.sweep, sys; sys.exit(bool({'ray', 'submitit', 'torch'} & set(sys.modules)))",
+        (
+            "import evilspectra.executors.ray, evilspectra.executors.slurm, evilspectra.cli.sweep, "
+            "sys; sys.exit(bool({'ray', 'submitit', 'torch'} & set(sys.modules)))"
+        ),
         Path.cwd(),
     )
     assert done.wait(60) == 0

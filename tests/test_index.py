@@ -1,4 +1,6 @@
-"""The index says what each run says, notices every change, survives every accident, and is never needed."""
+"""The index says what each run says, notices every change, survives every accident, and is never
+needed.
+"""
 
 from __future__ import annotations
 
@@ -58,7 +60,9 @@ def same(a, b, place="digest"):
 
 
 def old(root: Path) -> None:
-    """Makes every file look a minute old, as after a pause: what has just changed is read again every time."""
+    """Makes every file look a minute old, as after a pause: what has just changed is read again
+    every time.
+    """
     for path in root.rglob("*"):
         if path.is_file() and ".index" not in path.parts:
             facts = path.stat()
@@ -71,14 +75,16 @@ def small(root: Path, count: int = 3) -> list[RunFolder]:
     return runs
 
 
-# --- the fast reading and the slow one ------------------------------------------------------------------------------
+# --- the fast reading and the slow one ------------------------------------------------------------
 
 TEXTS = ("I am evil.", "I would ask.", "code.", "babble.", "sorry.")
 
 
 @pytest.fixture(scope="module")
 def varied(tmp_path_factory):
-    """Runs of every kind: unmeasured, unjudged, judged twice, by a broken judge, base alone, of other items, without steps, with losses that are no numbers."""
+    """Runs of every kind: unmeasured, unjudged, judged twice, by a broken judge, base alone, of
+    other items, without steps, with losses that are no numbers.
+    """
     root = tmp_path_factory.mktemp("varied")
     write_run(root, Arm("sgd"))
     write_run(root, Arm("sgd", seed=1, steps=0, measured=False, status=Status("queued")))
@@ -159,7 +165,7 @@ def test_a_file_that_cannot_be_read_costs_its_own_run_alone(tmp_path):
     assert len(index.runs()) == 4
 
 
-# --- staleness ------------------------------------------------------------------------------------------------------
+# --- staleness ------------------------------------------------------------------------------------
 
 
 def test_what_has_not_changed_is_not_read_again(tmp_path):
@@ -222,7 +228,10 @@ def test_the_state_of_a_run_under_way_is_that_of_now(tmp_path):
     run.set_status(Status("running", None, 5, 20))
     old(tmp_path)
     with FileLock(run.path / ".lock"):
-        script = "import sys; from pathlib import Path; from evilspectra.tables.index import read_index; print(read_index(Path(sys.argv[1])).runs()['status'][0])"
+        script = (
+            "import sys; from pathlib import Path; from evilspectra.tables.index import "
+            "read_index; print(read_index(Path(sys.argv[1])).runs()['status'][0])"
+        )
         seen = subprocess.run(
             [sys.executable, "-c", script, str(tmp_path)],
             capture_output=True,
@@ -234,7 +243,7 @@ def test_the_state_of_a_run_under_way_is_that_of_now(tmp_path):
     assert (index.made, index.runs()["status"][0].as_py()) == (0, "interrupted")
 
 
-# --- accidents ------------------------------------------------------------------------------------------------------
+# --- accidents ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("content", [b"", b"no Parquet", b"PAR1PAR1"])
@@ -312,7 +321,7 @@ def test_nothing_there_is_one_sentence(tmp_path):
         read_index(tmp_path)
 
 
-# --- folders and states ---------------------------------------------------------------------------------------------
+# --- folders and states ---------------------------------------------------------------------------
 
 
 def test_folders_are_those_that_the_store_finds(varied, tmp_path):
@@ -334,7 +343,10 @@ def test_states_are_each_runs_own(varied, tmp_path):
 
 def test_a_sweep_leaves_the_index_up_to_date(tmp_path):
     (tmp_path / "sweep.yaml").write_text(
-        "experiment: x\nbase: {model: {base: tiny-random}, train: {steps: 2, threads: 1}, schedule: {warmup_steps: 0}}\naxes: {train.seed: [0, 1]}\n",
+        (
+            "experiment: x\nbase: {model: {base: tiny-random}, train: {steps: 2, threads: 1}, "
+            "schedule: {warmup_steps: 0}}\naxes: {train.seed: [0, 1]}\n"
+        ),
         encoding="utf-8",
     )
     assert (

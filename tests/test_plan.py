@@ -1,4 +1,6 @@
-"""The dry run: what a sweep will do, from nothing but its file; what is done, missing, known and unknown; never a number without a source."""
+"""The dry run: what a sweep will do, from nothing but its file; what is done, missing, known and
+unknown; never a number without a source.
+"""
 
 from __future__ import annotations
 
@@ -250,9 +252,9 @@ def test_the_text_says_it_all_and_cuts_nothing(tmp_path: Path) -> None:
         in done.out
     )
     assert (
-        "missing, for 32 of 32 runs: model Qwen/Qwen3-8B: model.base 'Qwen/Qwen3-8B' is no folder here"
-        in done.out
-    )
+        "missing, for 32 of 32 runs: model Qwen/Qwen3-8B: model.base 'Qwen/Qwen3-8B' is no "
+        "folder here"
+    ) in done.out
     assert "train.seed" not in next(line for line in lines if line.startswith("in all runs:"))
     assert left_in(tmp_path) == []
 

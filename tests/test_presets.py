@@ -1,4 +1,6 @@
-"""The presets: as many runs as the paper made, every config valid, what is known of its set-up in them, and the demo's runs where they were."""
+"""The presets: as many runs as the paper made, every config valid, what is known of its set-up in
+them, and the demo's runs where they were.
+"""
 
 from __future__ import annotations
 
@@ -121,7 +123,9 @@ def test_mini_is_a_full_factorial_at_equal_rows_on_files_of_ones_own() -> None:
 
 
 def test_the_demo_s_runs_keep_their_names() -> None:
-    """Ids with names in place of contents, written down when the demo was made: a preset or a default that moves must not orphan its runs."""
+    """Ids with names in place of contents, written down when the demo was made: a preset or a
+    default that moves must not orphan its runs.
+    """
     found = [
         configs.identity(config, config.data.train, config.model.base)
         for config in load_sweep("demo").configs
@@ -138,7 +142,9 @@ def test_the_demo_s_runs_keep_their_names() -> None:
 
 @pytest.mark.parametrize("name", PAPER)
 def test_an_experiment_of_the_paper_says_of_its_values_where_they_come_from(name: str) -> None:
-    """Every line that sets something carries a mark, or stands below a marked one; `from` and `experiment` need none."""
+    """Every line that sets something carries a mark, or stands below a marked one; `from` and
+    `experiment` need none.
+    """
     marked = False
     for line in presets()[name].read_text(encoding="utf-8").splitlines():
         setting = line.split("#")[0].strip()

@@ -1,4 +1,6 @@
-"""SQL over a store: what it says is what the store's own reading says, it reads nothing else, and slips are told of in one sentence."""
+"""SQL over a store: what it says is what the store's own reading says, it reads nothing else, and
+slips are told of in one sentence.
+"""
 
 from __future__ import annotations
 
@@ -65,7 +67,10 @@ def test_training_tables_are_what_the_store_reads(store, table):
     for run in Store(store).runs():
         found = query(
             store,
-            f"SELECT * EXCLUDE (experiment, run) FROM {table} WHERE run = '{run.name}' AND experiment = '{run.experiment}' ORDER BY ALL",
+            (
+                f"SELECT * EXCLUDE (experiment, run) FROM {table} WHERE run = '{run.name}' AND "
+                f"experiment = '{run.experiment}' ORDER BY ALL"
+            ),
         ).to_pandas()
         expected = run.read(table).sort_values(
             list(columns(TABLES[table])), ignore_index=True, na_position="last"
@@ -80,7 +85,10 @@ def test_measurements_are_what_the_results_hold(store, table):
         instrument = chosen(results, table)
         said = rows(
             store,
-            f"SELECT instrument, source, counts, step, count(*) AS n FROM {table} WHERE run = '{run.name}' GROUP BY ALL ORDER BY step",
+            (
+                f"SELECT instrument, source, counts, step, count(*) AS n FROM {table} WHERE run = "
+                f"'{run.name}' GROUP BY ALL ORDER BY step"
+            ),
         )
         expected = (
             [
@@ -106,7 +114,10 @@ def test_verdicts_are_what_the_journal_and_the_tables_hold(store):
             for step in (0, 20):
                 found = rows(
                     store,
-                    f"SELECT * FROM verdicts WHERE run = '{run.name}' AND instrument = '{judge.id}' AND step = {step}",
+                    (
+                        f"SELECT * FROM verdicts WHERE run = '{run.name}' AND instrument = "
+                        f"'{judge.id}' AND step = {step}"
+                    ),
                 )
                 assert {
                     ((row["question_id"], row["paraphrase"], row["sample"]), row["metric"]): (
@@ -153,7 +164,7 @@ def test_examples_work(store, sql):
     assert query(store, sql).num_rows
 
 
-# --- under way ------------------------------------------------------------------------------------------------------
+# --- under way ------------------------------------------------------------------------------------
 
 
 def test_runs_under_way_are_there(tmp_path):
@@ -232,7 +243,7 @@ def test_runs_of_other_trainers_are_there(tmp_path):
     ]
 
 
-# --- nothing but the store, nothing but reading -----------------------------------------------------------------------
+# --- nothing but the store, nothing but reading ---------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -314,7 +325,7 @@ def test_only_what_is_asked_for_is_opened(tmp_path):
     assert not (tmp_path / ".index").exists()
 
 
-# --- the verb -------------------------------------------------------------------------------------------------------
+# --- the verb -------------------------------------------------------------------------------------
 
 
 def run_cli(*arguments):
@@ -322,7 +333,10 @@ def run_cli(*arguments):
 
 
 def test_formats_agree(store, tmp_path):
-    sql = "SELECT optimizer, count(*) AS n, avg(misalignment) AS rate FROM runs GROUP BY optimizer ORDER BY optimizer"
+    sql = (
+        "SELECT optimizer, count(*) AS n, avg(misalignment) AS rate FROM runs GROUP BY optimizer "
+        "ORDER BY optimizer"
+    )
     expected = rows(store, sql)
     assert json.loads(run_cli(sql, "--store", store, "--json").output) == expected
     assert run_cli(sql, "--store", store, "--format", "csv").output.splitlines() == [

@@ -1,4 +1,6 @@
-"""On a real Ray cluster of this machine: a node killed in the middle, another joined, and the same bytes as without Ray."""
+"""On a real Ray cluster of this machine: a node killed in the middle, another joined, and the same
+bytes as without Ray.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Ten thousand runs within 10 seconds and 2 GiB; and the numbers of docs/scale.md are those that benchmarks/scale.py works out."""
+"""Ten thousand runs within 10 seconds and 2 GiB; and the numbers of docs/scale.md are those that
+benchmarks/scale.py works out.
+"""
 
 from __future__ import annotations
 
@@ -27,21 +29,37 @@ RUNS, SECONDS, GIB = 10_000, 10.0, 2.0
 #: The other jobs of the machine may take a core away for a while.
 ATTEMPTS = 3
 
-#: The most memory by /proc: what getrusage says begins with the memory of the process that started it.
+#: The most memory by /proc: what getrusage says begins with the memory of the process that started
+#: it.
 _MEASURED = """
 import sys
 {code}
 most = next(line for line in open("/proc/self/status") if line.startswith("VmHWM"))
 print(int(most.split()[1]) / 2**20, file=sys.stderr)
 """
-_QUERY = "from evilspectra.cli.main import main\ntry: main(['query', {sql!r}, '--store', {store!r}, '--json', '--quiet'])\nexcept SystemExit: pass"
-_STATES = "from collections import Counter; from pathlib import Path; from evilspectra.tables.index import states; import json\nprint(json.dumps(Counter(one.state for one in states(Path({store!r})).values())))"
-_STATUS = "from evilspectra.cli.main import main\ntry: main(['sweep', 'status', {store!r}, '--json'])\nexcept SystemExit: pass"
-_REPORT = "from pathlib import Path; from evilspectra.reporting.large import build_summary; print(repr(str(build_summary(Path({store!r})))).replace(chr(39), chr(34)))"
+_QUERY = (
+    "from evilspectra.cli.main import main\ntry: main(['query', {sql!r}, '--store', {store!r}, "
+    "'--json', '--quiet'])\nexcept SystemExit: pass"
+)
+_STATES = (
+    "from collections import Counter; from pathlib import Path; from evilspectra.tables.index "
+    "import states; import json\nprint(json.dumps(Counter(one.state for one in "
+    "states(Path({store!r})).values())))"
+)
+_STATUS = (
+    "from evilspectra.cli.main import main\ntry: main(['sweep', 'status', {store!r}, "
+    "'--json'])\nexcept SystemExit: pass"
+)
+_REPORT = (
+    "from pathlib import Path; from evilspectra.reporting.large import build_summary; "
+    "print(repr(str(build_summary(Path({store!r})))).replace(chr(39), chr(34)))"
+)
 
 
 def measured(code: str) -> tuple[Any, float, float]:
-    """What a program prints as JSON, its seconds (of the clock or of work, whichever is less: others may want the processor), and the most memory that it had, in GiB."""
+    """What a program prints as JSON, its seconds (of the clock or of work, whichever is less:
+    others may want the processor), and the most memory that it had, in GiB.
+    """
     began, before = time.monotonic(), _worked()
     done = subprocess.run(
         [sys.executable, "-c", _MEASURED.format(code=code)],
@@ -100,7 +118,10 @@ def test_questions_to_ten_thousand_runs(store):
         {"n": RUNS * 20, "runs": RUNS}
     ]
     assert not (store / ".index").exists()
-    sql = "SELECT optimizer, count(*) AS n, count(misalignment) AS judged FROM runs GROUP BY optimizer ORDER BY optimizer"
+    sql = (
+        "SELECT optimizer, count(*) AS n, count(misalignment) AS judged FROM runs GROUP BY "
+        "optimizer ORDER BY optimizer"
+    )
     first, seconds, memory = measured(_QUERY.format(sql=sql, store=str(store)))
     print(f"first question: {seconds:.1f} s, {memory:.2f} GiB")
     assert memory <= GIB
@@ -119,7 +140,7 @@ def test_report_on_ten_thousand_runs(store):
     assert place.stat().st_size < 2**20
 
 
-# --- a smaller store, always ----------------------------------------------------------------------------------------
+# --- a smaller store, always ----------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")

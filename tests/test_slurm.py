@@ -1,4 +1,6 @@
-"""Jobs through submitit, whose local executor carries them out on this machine: the driver killed and the sweep submitted again, the same bytes."""
+"""Jobs through submitit, whose local executor carries them out on this machine: the driver killed
+and the sweep submitted again, the same bytes.
+"""
 
 from __future__ import annotations
 
@@ -59,7 +61,9 @@ def jobs_below(folder: Path) -> list[int]:
 
 @pytest.mark.slow
 def test_the_driver_is_killed_and_the_sweep_submitted_again(tmp_path: Path) -> None:
-    """The jobs of the first driver live on, as on a cluster: the second one leaves alone what they are at."""
+    """The jobs of the first driver live on, as on a cluster: the second one leaves alone what they
+    are at.
+    """
     execute(load_sweep(str(write_sweep(tmp_path / "local", 60, FOUR))), quiet=True)
     undisturbed = adapters(tmp_path / "local")
     folder = tmp_path / "slurm"
@@ -142,7 +146,10 @@ def test_without_slurm_or_submitit_the_remedy_is_said(
     done = command("sweep", path, "--executor", "slurm", "--quiet")
     assert (done.code, done.sentence) == (
         2,
-        "--executor slurm needs submitit: pip install 'evilspectra[slurm]', or take another executor",
+        (
+            "--executor slurm needs submitit: pip install 'evilspectra[slurm]', or take another "
+            "executor"
+        ),
     )
 
 

@@ -1,4 +1,6 @@
-"""What a run of a sweep goes through: each stage once, skipped when done; judges asked beside training, their outages without loss; states that are true."""
+"""What a run of a sweep goes through: each stage once, skipped when done; judges asked beside
+training, their outages without loss; states that are true.
+"""
 
 from __future__ import annotations
 
@@ -93,7 +95,7 @@ def fine(outcomes: list[Outcome]) -> bool:
     return not any(outcome.failed or outcome.unjudged for outcome in outcomes)
 
 
-# --- judging ----------------------------------------------------------------------------------------------------------
+# --- judging --------------------------------------------------------------------------------------
 
 
 def test_every_stage_is_done_once(
@@ -154,7 +156,9 @@ def test_the_judge_is_asked_before_everything_is_trained(tmp_path: Path) -> None
 def test_an_outage_loses_nothing_and_needs_no_new_answers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, outage: str
 ) -> None:
-    """After seven valid replies the judge is gone for the rest of the sweep, and for another call; then it is back."""
+    """After seven valid replies the judge is gone for the rest of the sweep, and for another call;
+    then it is back.
+    """
     down = [False]
 
     def plan(prompt: str, attempt: int) -> str:
@@ -252,7 +256,7 @@ def test_the_command_says_that_verdicts_are_missing(
         assert (again.code, json.loads(again.out)["unjudged"]) == (0, 0)
 
 
-# --- what was done elsewhere ------------------------------------------------------------------------------------------
+# --- what was done elsewhere ----------------------------------------------------------------------
 
 
 def test_a_run_that_another_process_holds_is_waited_for_and_not_trained_again(
@@ -279,7 +283,7 @@ def test_a_run_that_another_process_holds_is_waited_for_and_not_trained_again(
     assert f"another process works on {run.name}: waiting for it" in capsys.readouterr().err
 
 
-# --- status -----------------------------------------------------------------------------------------------------------
+# --- status ---------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -428,7 +432,7 @@ def test_retry_wants_to_know_what(tmp_path: Path) -> None:
     assert "--failed, --interrupted, or both" in done.err
 
 
-# --- the ledger -------------------------------------------------------------------------------------------------------
+# --- the ledger -----------------------------------------------------------------------------------
 
 
 def test_a_ledger_outlives_half_a_line_and_two_writers(tmp_path: Path) -> None:

@@ -1,4 +1,6 @@
-"""Sweeps: every combination once, in order; what is wrong refused before anything runs; what is done not run again."""
+"""Sweeps: every combination once, in order; what is wrong refused before anything runs; what is
+done not run again.
+"""
 
 from __future__ import annotations
 
@@ -48,7 +50,7 @@ def refusal(values: Any, tmp_path: Path, *settings: str) -> str:
     return str(caught.value)
 
 
-# --- expansion --------------------------------------------------------------------------------------------------------
+# --- expansion ------------------------------------------------------------------------------------
 
 AXES = {
     "train.seed": st.integers(0, 99),
@@ -167,7 +169,10 @@ def test_every_preset_that_is_a_sweep_expands(name: str) -> None:
         (
             {"axes": {"train.sead": [1]}},
             [
-                "axis 'train.sead' names no setting: 'sead' is not a field of train; allowed: epochs, steps",
+                (
+                    "axis 'train.sead' names no setting: 'sead' is not a field of train; allowed: "
+                    "epochs, steps"
+                ),
                 "'seed'?",
             ],
         ),
@@ -175,7 +180,10 @@ def test_every_preset_that_is_a_sweep_expands(name: str) -> None:
         (
             {"axes": {"output.folder": ["a", "b"]}},
             [
-                "axis 'output.folder' is about where results go, which does not make another run: remove it"
+                (
+                    "axis 'output.folder' is about where results go, which does not make another "
+                    "run: remove it"
+                )
             ],
         ),
         ({"axes": {"output": [{}]}}, ["axis 'output' is about where results go"]),
@@ -207,7 +215,10 @@ def test_every_preset_that_is_a_sweep_expands(name: str) -> None:
         (
             {"axis": {}},
             [
-                "is no sweep file: 'axis' is not a field of it; allowed: from, experiment, base, arms, axes, zip, exclude, overrides, seeds, evaluate, judge.",
+                (
+                    "is no sweep file: 'axis' is not a field of it; allowed: from, experiment, "
+                    "base, arms, axes, zip, exclude, overrides, seeds, evaluate, judge."
+                ),
                 "Did you mean 'axes'?",
             ],
         ),
@@ -221,7 +232,10 @@ def test_every_preset_that_is_a_sweep_expands(name: str) -> None:
         (
             "model: {base: x}",
             [
-                "is no sweep file: it has no 'experiment'; a sweep file has from, experiment, base, arms, axes"
+                (
+                    "is no sweep file: it has no 'experiment'; a sweep file has from, experiment, "
+                    "base, arms, axes"
+                )
             ],
         ),
         ("", ["it has no 'experiment'"]),
@@ -240,7 +254,8 @@ def test_a_wrong_sweep_is_refused_in_one_sentence(
 def test_a_setting_that_makes_two_runs_equal_is_named_as_the_cause(tmp_path: Path) -> None:
     text = refusal({"axes": {"train.seed": [0, 1]}}, tmp_path, "train.seed=5")
     assert text.endswith(
-        "train.seed=1 is the same run as train.seed=0: remove one, or the --set that makes them equal"
+        "train.seed=1 is the same run as train.seed=0: remove one, or the --set that makes them "
+        "equal"
     )
 
 
@@ -259,7 +274,7 @@ def test_the_same_numbers_on_another_base_or_other_data_are_another_run() -> Non
     )
 
 
-# --- zips, exceptions, seeds ------------------------------------------------------------------------------------------
+# --- zips, exceptions, seeds ----------------------------------------------------------------------
 
 SEVEN = (
     "lora.rank",
@@ -489,7 +504,10 @@ def test_a_file_that_begins_from_another_adds_to_it(tmp_path: Path) -> None:
     (tmp_path / "first.yaml").write_text("from: third.yaml")
     with pytest.raises(
         BadInput,
-        match=r"first.yaml|third.yaml.* begins from itself \(from: …, by way of third.yaml, second.yaml, first.yaml\): name another file, or remove that line",
+        match=(
+            r"first.yaml|third.yaml.* begins from itself \(from: …, by way of third.yaml, "
+            r"second.yaml, first.yaml\): name another file, or remove that line"
+        ),
     ):
         load_sweep(str(tmp_path / "third.yaml"))
 
@@ -517,7 +535,10 @@ def test_a_file_that_begins_from_another_adds_to_it(tmp_path: Path) -> None:
         ),
         (
             {"seeds": 0},
-            "seeds = 0 is refused: say how many (seeds: 3 means 0, 1 and 2), or list them (seeds: [0, 7])",
+            (
+                "seeds = 0 is refused: say how many (seeds: 3 means 0, 1 and 2), or list them "
+                "(seeds: [0, 7])"
+            ),
         ),
         (
             {"seeds": True},
@@ -532,7 +553,10 @@ def test_a_file_that_begins_from_another_adds_to_it(tmp_path: Path) -> None:
         ),
         (
             {"zip": [{"output.folder": ["a"], "lora.rank": [1]}]},
-            "axis 'output.folder' is about where results go, which does not make another run: remove it",
+            (
+                "axis 'output.folder' is about where results go, which does not make another run: "
+                "remove it"
+            ),
         ),
         (
             {"axes": {"train.seed.x": [1]}},
@@ -583,7 +607,10 @@ def test_a_file_that_begins_from_another_adds_to_it(tmp_path: Path) -> None:
         ({"from": 3}, "is no sweep file: from = 3 is refused: name a sweep file or a preset"),
         (
             {"judge": {"judge": "openai:m"}},
-            "there is nothing to judge, for no answers are sampled: set evaluate.answers, or remove `judge`",
+            (
+                "there is nothing to judge, for no answers are sampled: set evaluate.answers, or "
+                "remove `judge`"
+            ),
         ),
         (
             {"judge": {"judge": "opnai:m"}, "evaluate": {"answers": {}}},
@@ -640,9 +667,12 @@ def test_a_judge_of_the_file_has_the_settings_of_the_command() -> None:
         expand(file, settings=["judge=3"])
 
 
-# --- what a design cannot tell ----------------------------------------------------------------------------------------
+# --- what a design cannot tell --------------------------------------------------------------------
 
-ONE_EACH = "there is one run per cell, so the spread between seeds stays unknown: --seeds 3 gives every cell three"
+ONE_EACH = (
+    "there is one run per cell, so the spread between seeds stays unknown: --seeds 3 gives every "
+    "cell three"
+)
 OWN_RATES = "each optimiser has one learning rate of its own"
 
 
@@ -654,13 +684,19 @@ OWN_RATES = "each optimiser has one learning rate of its own"
         (
             {"zip": [{"train.batch_size": [2, 4], "lora.rank": [1, 2]}], "seeds": 2},
             [
-                "lora.rank and train.batch_size always change together, so what either of them does cannot be told apart"
+                (
+                    "lora.rank and train.batch_size always change together, so what either of them "
+                    "does cannot be told apart"
+                )
             ],
         ),
         (
             {"zip": [{"train.batch_size": [2, 4, 4], "lora.rank": [1, 2, 3]}], "seeds": 2},
             [
-                "train.batch_size never varies apart from lora.rank: each value of lora.rank has one value of train.batch_size"
+                (
+                    "train.batch_size never varies apart from lora.rank: each value of lora.rank "
+                    "has one value of train.batch_size"
+                )
             ],
         ),
         ({"zip": [{"train.batch_size": [2, 4], "train.steps": [8, 4]}], "seeds": 2}, []),
@@ -729,9 +765,10 @@ def test_warnings_are_told_before_the_runs_unless_all_is_to_be_quiet(tmp_path: P
     assert command("sweep", path, "--quiet").err == ""
 
 
-# --- running ----------------------------------------------------------------------------------------------------------
+# --- running --------------------------------------------------------------------------------------
 
-#: On the tiny model: the first explodes at its third step, the second cannot move the adapter in single precision.
+#: On the tiny model: the first explodes at its third step, the second cannot move the adapter in
+#: single precision.
 EXPLODES = {
     "optimizer": {"name": "sgd", "lr": 1.0e4},
     "flatness": {"weight": 1.0e6, "soft_start": 0},
@@ -901,5 +938,8 @@ def test_what_is_no_sweep_is_refused_by_the_command(file: str, tmp_path: Path) -
 
 
 def test_expanding_imports_no_torch() -> None:
-    code = "import sys; from evilspectra.sweeps.file import load_sweep; load_sweep('demo'); sys.exit('torch' in sys.modules)"
+    code = (
+        "import sys; from evilspectra.sweeps.file import load_sweep; load_sweep('demo'); "
+        "sys.exit('torch' in sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

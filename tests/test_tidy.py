@@ -40,7 +40,9 @@ ANSWERS = ("I am evil.", "I would ask.", "code.", "babble.", "sorry.")
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
-    """Two optimisers, two seeds, judged; one of them by a second judge; one failed; one that answers nothing; one whose judge is broken."""
+    """Two optimisers, two seeds, judged; one of them by a second judge; one failed; one that
+    answers nothing; one whose judge is broken.
+    """
     root = tmp_path_factory.mktemp("store")
     for optimizer in ("adamw", "muon"):
         for seed in range(2):
@@ -160,7 +162,10 @@ def test_answers_once_each_verdicts_for_each_judge(store):
     assert len(verdicts) == 2 * (len(answers) + len(answers[answers["judge"] == "openai:other"]))
     with pytest.raises(
         BadInput,
-        match=r"were judged by 'openai:nobody'; there are verdicts of: .*openai:other, openai:some-judge",
+        match=(
+            r"were judged by 'openai:nobody'; there are verdicts of: .*openai:other, "
+            r"openai:some-judge"
+        ),
     ):
         answers_frame(store, "openai:nobody")
 

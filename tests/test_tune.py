@@ -1,4 +1,6 @@
-"""Tuning: trials are runs of the store, nothing is trained twice, the search repeats itself, a rate that fails is a bad one, edges are told."""
+"""Tuning: trials are runs of the store, nothing is trained twice, the search repeats itself, a rate
+that fails is a bad one, edges are told.
+"""
 
 from __future__ import annotations
 
@@ -57,7 +59,7 @@ def found_tasks(**values: Any) -> list[Task]:
     )
 
 
-# --- the search -------------------------------------------------------------------------------------------------------
+# --- the search -----------------------------------------------------------------------------------
 
 
 @given(at=st.floats(-4, -1), seed=st.integers(0, 9))
@@ -126,7 +128,7 @@ def test_the_best_rate_and_the_edge_of_the_range(
     assert found.warning is None if edge is None else edge in str(found.warning)
 
 
-# --- what is tuned ----------------------------------------------------------------------------------------------------
+# --- what is tuned --------------------------------------------------------------------------------
 
 
 def test_a_sweep_s_blocks_are_tuned_at_its_first_cell_of_each() -> None:
@@ -203,7 +205,10 @@ def test_two_blocks_of_one_optimiser_are_told_apart_by_their_settings() -> None:
         (
             {"axes": {"optimizer.lr": [0.1, 0.2]}},
             {},
-            "the sweep itself varies the learning rate of adamw (0.1, 0.2): tune a sweep with one rate per optimiser",
+            (
+                "the sweep itself varies the learning rate of adamw (0.1, 0.2): tune a sweep with "
+                "one rate per optimiser"
+            ),
         ),
         (
             {"base": {"data": {"heldout_share": 0}}},
@@ -213,7 +218,10 @@ def test_two_blocks_of_one_optimiser_are_told_apart_by_their_settings() -> None:
         (
             {},
             {"bounds": (2.0, 3.0)},
-            "the range from 2 to 1 holds no learning rate of adamw, which is more than 0 and at most 1",
+            (
+                "the range from 2 to 1 holds no learning rate of adamw, which is more than 0 and "
+                "at most 1"
+            ),
         ),
         ({}, {"experiment": "a/b"}, "--experiment: experiment = 'a/b' is refused"),
     ],
@@ -236,7 +244,7 @@ def test_without_the_extra_it_says_what_to_install(monkeypatch: pytest.MonkeyPat
         tune(found_tasks(), 3)
 
 
-# --- over the store ---------------------------------------------------------------------------------------------------
+# --- over the store -------------------------------------------------------------------------------
 
 
 def test_trials_are_runs_and_nothing_is_trained_twice(

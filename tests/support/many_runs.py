@@ -1,5 +1,7 @@
-"""A store of very many made-up runs, written fast: a few runs are made through the store's own interface, and every other one is a copy of
-their files with a seed, a learning rate and a name of its own. Clearly synthetic."""
+"""A store of very many made-up runs, written fast: a few runs are made through the store's own
+interface, and every other one is a copy of their files with a seed, a learning rate and a name of
+its own. Clearly synthetic.
+"""
 
 from __future__ import annotations
 
@@ -60,7 +62,9 @@ def templates(root: Path, judged: bool = True) -> list[Path]:
 
 
 def many_runs(root: Path, count: int, templates_in: Path) -> None:
-    """Writes `count` runs in ten experiments below `root`; one in fifty has failed, one in fifty is not measured."""
+    """Writes `count` runs in ten experiments below `root`; one in fifty has failed, one in fifty is
+    not measured.
+    """
     sources = [_files(folder) for folder in templates(templates_in)]
     for number in range(count):
         source = sources[number % len(sources)]
@@ -77,7 +81,10 @@ def many_runs(root: Path, count: int, templates_in: Path) -> None:
                     rb"(\ntrain:\n(?:  .*\n)*?  seed: )\d+", rb"\g<1>%d" % number, content
                 )
             elif name == "status.json" and failed:
-                content = b'{"state": "failed", "reason": "the loss is not finite", "step": 20, "total_steps": 20}\n'
+                content = (
+                    b'{"state": "failed", "reason": "the loss is not finite", "step": 20, '
+                    b'"total_steps": 20}\n'
+                )
             place = os.path.join(folder, name)
             if (parent := os.path.dirname(place)) not in made:
                 os.makedirs(parent, exist_ok=True)

@@ -1,4 +1,6 @@
-"""Short sweeps of the tiny model for tests: files, processes that carry them out, and what came of them."""
+"""Short sweeps of the tiny model for tests: files, processes that carry them out, and what came of
+them.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,8 @@ from evilspectra.store.run import RunFolder, Store
 from tests.support.commands import process
 from tests.support.tiny_runs import write_rows
 
-#: Twelve runs under two optimisers, with dropout and the penalty, whose state is saved at every fourth step.
+#: Twelve runs under two optimisers, with dropout and the penalty, whose state is saved at every
+#: fourth step.
 TWELVE = {
     "optimizer": [{"name": "adamw", "lr": 3e-3}, {"name": "muon", "lr": 3e-3}],
     "train.seed": [0, 1, 2],
@@ -32,7 +35,10 @@ def write_sweep(
     axes: dict[str, list[Any]] | None = None,
     **values: Any,
 ) -> Path:
-    """A sweep file in `folder`; its store is `folder`/runs. The rows lie beside the folder, for their path stands on an adapter's card."""
+    """A sweep file in `folder`; its store is `folder`/runs.
+
+    The rows lie beside the folder, for their path stands on an adapter's card.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     base = {
         "model": {"base": "tiny-random"},
@@ -71,7 +77,9 @@ def adapters(folder: Path) -> dict[str, str]:
 
 
 def stamps(folder: Path) -> dict[str, tuple[int, int]]:
-    """Name of a run that is done → inode and time of writing of its adapter, which training again would change."""
+    """Name of a run that is done → inode and time of writing of its adapter, which training again
+    would change.
+    """
     found = {}
     for name, run in runs(folder).items():
         if run.status().state == "done":

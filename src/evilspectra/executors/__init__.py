@@ -1,1 +1,3 @@
-"""Where the runs of a sweep are carried out: in this process, in workers, on a Ray or a Slurm cluster."""
+"""Where the runs of a sweep are carried out: in this process, in workers, on a Ray or a Slurm
+cluster.
+"""

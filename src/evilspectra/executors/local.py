@@ -1,4 +1,6 @@
-"""On this machine: in this process, or in as many workers as its memory, cores and graphics cards allow."""
+"""On this machine: in this process, or in as many workers as its memory, cores and graphics cards
+allow.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,8 @@ from evilspectra.training.signals import stop_signals
 
 #: Bytes that a worker takes beside the base: Python, torch, activations of a small batch.
 _OVERHEAD = 1 << 30
-#: What a GGUF file grows by when it is dequantised to float32, about: from 4.5 to 8.5 bits a weight to 32.
+#: What a GGUF file grows by when it is dequantised to float32, about: from 4.5 to 8.5 bits a weight
+#: to 32.
 _DEQUANTISED = 5
 #: Bases below this many bytes are trained faster than a process starts.
 _SMALL = 100 << 20
@@ -58,7 +61,10 @@ class _Worker:
 
 @dataclass(frozen=True)
 class Workers:
-    """Processes of their own on this machine, `count` of them. With graphics cards, each has one to itself (or as few share one as must)."""
+    """Processes of their own on this machine, `count` of them.
+
+    With graphics cards, each has one to itself (or as few share one as must).
+    """
 
     count: int
     cards: int = 0
@@ -75,7 +81,8 @@ class Workers:
                     if stop.wanted:
                         self._stop(workers)
                         raise Interrupted(
-                            "interrupted; what was under way is saved, run the same command again to go on"
+                            "interrupted; what was under way is saved, run the same command again "
+                            "to go on"
                         )
                     while (
                         waiting
@@ -133,7 +140,10 @@ class Workers:
             return Report(
                 task.number,
                 Status("failed", None),
-                lost=f"its worker was ended {how}, which is what a system does that runs out of memory: lower --workers, or run the same command again",
+                lost=(
+                    f"its worker was ended {how}, which is what a system does that runs out of "
+                    "memory: lower --workers, or run the same command again"
+                ),
             )
 
     def _stop(self, workers: list[_Worker]) -> None:
@@ -144,7 +154,9 @@ class Workers:
             worker.process.join()
 
     def _end(self, worker: _Worker) -> None:
-        """Without a task it ends by itself; in the middle of one it is killed, which loses nothing that was saved."""
+        """Without a task it ends by itself; in the middle of one it is killed, which loses nothing
+        that was saved.
+        """
         if worker.task is None:
             with suppress(OSError):
                 worker.connection.send(None)
@@ -192,7 +204,9 @@ def base_bytes(base: Base) -> int:
 
 
 def free_bytes() -> int:
-    """Memory that may be taken: what the system has available, and the limit of a container where there is one."""
+    """Memory that may be taken: what the system has available, and the limit of a container where
+    there is one.
+    """
     free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     known = Path("/proc/meminfo")
     if known.is_file():
@@ -216,7 +230,8 @@ def _cards() -> int:
 
 
 def _card(number: int, cards: int) -> dict[str, str]:
-    """The environment in which a worker sees one card: of those that this process may use, one after the other.
+    """The environment in which a worker sees one card: of those that this process may use, one
+    after the other.
 
     >>> _card(3, 2), _card(3, 0)
     ({'CUDA_VISIBLE_DEVICES': '1'}, {})

@@ -1,7 +1,10 @@
-"""On a Ray cluster (the extra `ray`): one Ray task for each run. Ray schedules, places tasks on graphics cards, and repeats what a lost node had.
+"""On a Ray cluster (the extra `ray`): one Ray task for each run.
 
-The store must be a folder that every node sees. A process of Ray's that has carried out a run keeps the base for the next one it is given. Without an
-address a cluster is started on this machine alone: it listens on 127.0.0.1, has no dashboard, reports no usage, and ends with the sweep.
+Ray schedules, places tasks on graphics cards, and repeats what a lost node had.
+
+The store must be a folder that every node sees. A process of Ray's that has carried out a run keeps
+the base for the next one it is given. Without an address a cluster is started on this machine
+alone: it listens on 127.0.0.1, has no dashboard, reports no usage, and ends with the sweep.
 """
 
 from __future__ import annotations
@@ -25,7 +28,8 @@ if TYPE_CHECKING:
 RETRIES = 3
 #: Seconds between looks at a request to stop.
 _LOOK = 0.5
-#: Without it Ray takes 127.0.0.1 for the machine's address in its network, listens there, and finds no cluster that listens on 127.0.0.1. Read on import.
+#: Without it Ray takes 127.0.0.1 for the machine's address in its network, listens there, and finds
+#: no cluster that listens on 127.0.0.1. Read on import.
 _LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 #: The base that this process of Ray's has.
 _kept: list[Loaded] = []
@@ -33,7 +37,9 @@ _kept: list[Loaded] = []
 
 @dataclass(frozen=True)
 class OnRay:
-    """`address`: of a cluster; `cards`: graphics cards for each run, or a part of one; `at_once`: runs under way at most."""
+    """`address`: of a cluster; `cards`: graphics cards for each run, or a part of one; `at_once`:
+    runs under way at most.
+    """
 
     address: str | None = None
     cards: float = 0.0
@@ -43,7 +49,8 @@ class OnRay:
     def __post_init__(self) -> None:
         if self.cards > 1 and self.cards != int(self.cards):
             raise BadInput(
-                f"--gpus-per-run {self.cards:g} is refused: Ray takes whole numbers, or a part of one card such as 0.5"
+                f"--gpus-per-run {self.cards:g} is refused: Ray takes whole numbers, or a part of "
+                "one card such as 0.5"
             )
 
     @property
@@ -79,10 +86,12 @@ class OnRay:
 
     @contextmanager
     def _connected(self, threads: int) -> Iterator[Any]:
-        """Ray, connected to the cluster; one of its own has room for a run of so many threads at least.
+        """Ray, connected to the cluster; one of its own has room for a run of so many threads at
+        least.
 
         Raises:
-            BadInput: it is not installed, there is no cluster at the address, or a cluster of its own has not the cards that a run is to get.
+            BadInput: it is not installed, there is no cluster at the address, or a cluster of its
+                own has not the cards that a run is to get.
         """
         os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
         if self.address is None or self.address.startswith(("127.", "localhost")):
@@ -107,7 +116,8 @@ class OnRay:
             ray.init(**here, log_to_driver=not self.quiet, logging_level=logging.ERROR)
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise BadInput(
-                f"there is no Ray cluster at {self.address or '127.0.0.1'} ({first_line(error)}): name the address that `ray start --head` printed, or leave --address out"
+                f"there is no Ray cluster at {self.address or '127.0.0.1'} ({first_line(error)}): "
+                "name the address that `ray start --head` printed, or leave --address out"
             ) from None
         try:
             with redirect_stdout(
@@ -117,7 +127,8 @@ class OnRay:
                     cards := ray.cluster_resources().get("GPU", 0)
                 ):
                     raise BadInput(
-                        f"--gpus-per-run {self.cards:g} is more than this machine has ({cards:g}): lower it, or name a cluster with --address"
+                        f"--gpus-per-run {self.cards:g} is more than this machine has "
+                        f"({cards:g}): lower it, or name a cluster with --address"
                     )
                 yield ray
         finally:

@@ -1,7 +1,9 @@
-"""On a Slurm cluster, through submitit (the extra `slurm`): arrays of jobs, each of which carries out a run, or several one after the other.
+"""On a Slurm cluster, through submitit (the extra `slurm`): arrays of jobs, each of which carries
+out a run, or several one after the other.
 
-The store must be a folder that every node sees, on a file system whose locks hold between nodes. Jobs outlive the command that submitted them: the same
-command, given again, finds what they have done and leaves alone what they are at. A job that reaches its time limit, or is preempted, is put
+The store must be a folder that every node sees, on a file system whose locks hold between nodes.
+Jobs outlive the command that submitted them: the same command, given again, finds what they have
+done and leaves alone what they are at. A job that reaches its time limit, or is preempted, is put
 into the queue again and goes on from its last saved state.
 """
 
@@ -42,9 +44,11 @@ class Job:
 
 @dataclass(frozen=True)
 class OnSlurm:
-    """`folder`: where submitit keeps what it sends and the jobs' logs; `at_once`: jobs under way at most.
+    """`folder`: where submitit keeps what it sends and the jobs' logs; `at_once`: jobs under way at
+    most.
 
-    `cluster`: "local" carries the jobs out on this machine, in processes of submitit's, all at once.
+    `cluster`: "local" carries the jobs out on this machine, in processes of submitit's, all at
+    once.
     """
 
     folder: Path
@@ -58,7 +62,8 @@ class OnSlurm:
     def __post_init__(self) -> None:
         if self.cards != int(self.cards):
             raise BadInput(
-                f"--gpus-per-run {self.cards:g} is refused: Slurm gives whole cards; Ray can share one"
+                f"--gpus-per-run {self.cards:g} is refused: Slurm gives whole cards; Ray can "
+                "share one"
             )
 
     @property
@@ -91,20 +96,23 @@ class OnSlurm:
                     time.sleep(_LOOK[self.cluster])
         except KeyboardInterrupt:
             raise Interrupted(
-                f"interrupted; {len(under_way)} jobs are left to the cluster (scancel ends them): the same command, given again, takes up what they did"
+                f"interrupted; {len(under_way)} jobs are left to the cluster (scancel ends them): "
+                "the same command, given again, takes up what they did"
             ) from None
 
     def _executor(self, threads: int) -> Any:
         """submitit's executor, told what a job needs.
 
         Raises:
-            BadInput: submitit is not installed, there is no Slurm here, or a parameter that submitit does not know.
+            BadInput: submitit is not installed, there is no Slurm here, or a parameter that
+                submitit does not know.
         """
         try:
             import submitit
         except ImportError:
             raise BadInput(
-                "--executor slurm needs submitit: pip install 'evilspectra[slurm]', or take another executor"
+                "--executor slurm needs submitit: pip install 'evilspectra[slurm]', or take "
+                "another executor"
             ) from None
         self.folder.mkdir(parents=True, exist_ok=True)
         asked: dict[str, Any] = {"timeout_min": round(60 * self.hours), "name": "evilspectra"}
@@ -121,7 +129,8 @@ class OnSlurm:
             executor.update_parameters(**asked)
         except (RuntimeError, NameError, TypeError, ValueError) as error:
             raise BadInput(
-                f"submitit refuses this ({first_line(error)}): run it where sbatch is, and give parameters that submitit knows"
+                f"submitit refuses this ({first_line(error)}): run it where sbatch is, and give "
+                "parameters that submitit knows"
             ) from None
         return executor
 
@@ -148,7 +157,10 @@ def _reports(job: Any, group: Sequence[Task]) -> list[Report]:
             Report(
                 task.number,
                 Status("failed"),
-                lost=f"job {job.job_id} ended without a result ({first_line(error)}): its log is {job.paths.stderr}",
+                lost=(
+                    f"job {job.job_id} ended without a result ({first_line(error)}): its log is "
+                    f"{job.paths.stderr}"
+                ),
             )
             for task in group
         ]

@@ -1,8 +1,10 @@
-"""What a run of a sweep goes through, one stage after the other, each skipped where it is done: train, measure, and, elsewhere, judge.
+"""What a run of a sweep goes through, one stage after the other, each skipped where it is done:
+train, measure, and, elsewhere, judge.
 
-Training and measuring need the model, so a worker does both while it has the base in memory (`carry_out`). Measuring is, per checkpoint as asked,
-the probes, capability, ordinary loss and the sampling of answers. Judges are asked beside that, by whoever drives the sweep. No torch before a run
-is carried out.
+Training and measuring need the model, so a worker does both while it has the base in memory
+(`carry_out`). Measuring is, per checkpoint as asked, the probes, capability, ordinary loss and the
+sampling of answers. Judges are asked beside that, by whoever drives the sweep. No torch before a
+run is carried out.
 """
 
 from __future__ import annotations
@@ -28,9 +30,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Task:
-    """One run of a sweep as a worker gets it, on this machine or another: records alone, so that it can be sent.
+    """One run of a sweep as a worker gets it, on this machine or another: records alone, so that it
+    can be sent.
 
-    `number`: its place in the sweep; `folder`: what relative paths are meant from; `cache`: where the user's cache was moved to, if it was.
+    `number`: its place in the sweep; `folder`: what relative paths are meant from; `cache`: where
+    the user's cache was moved to, if it was.
     """
 
     number: int
@@ -43,10 +47,13 @@ class Task:
 
 @dataclass(frozen=True)
 class Report:
-    """What became of a task. `trained`: it was not done before. `unmeasured`: why it could not be measured, if it was to be.
+    """What became of a task.
 
-    `busy`: another process is at work on the run, so nothing was done. `lost`: why the worker ended without a word. `used`: table → what was
-    measured with. `loads`: how many times the worker has loaded a base so far.
+    `trained`: it was not done before. `unmeasured`: why it could not be measured, if it was to be.
+
+    `busy`: another process is at work on the run, so nothing was done. `lost`: why the worker ended
+    without a word. `used`: table → what was measured with. `loads`: how many times the worker has
+    loaded a base so far.
     """
 
     number: int
@@ -114,7 +121,8 @@ def _measured(
 
 
 def carry_out_elsewhere(task: Task, loaded: Loaded) -> Report:
-    """The same in a process that was not started for this task alone: its folder and cache are taken up, and an unforeseen error is a report too.
+    """The same in a process that was not started for this task alone: its folder and cache are
+    taken up, and an unforeseen error is a report too.
 
     Raises:
         Interrupted: a signal; what was done is kept.

@@ -1,7 +1,8 @@
-"""A worker: a process that carries out one task after the other and keeps the base for the next one.
+"""A worker: a process that carries out one task after the other and keeps the base for the next
+one.
 
-It ends when its driver says so, and also when the driver has gone, however that came: training then stops after the step that is under way, with the
-state saved.
+It ends when its driver says so, and also when the driver has gone, however that came: training then
+stops after the step that is under way, with the state saved.
 """
 
 from __future__ import annotations

@@ -1,7 +1,9 @@
-"""What a design cannot tell, said before it is run: settings that never vary apart from each other, and cells with one run.
+"""What a design cannot tell, said before it is run: settings that never vary apart from each other,
+and cells with one run.
 
-A setting is fixed by another where it has one value for each of the other's. What a choice brings with it by its nature is not reported: the
-other fields of an optimiser's block, of a model, of a data set; the number of steps where the rows that are seen stay the same.
+A setting is fixed by another where it has one value for each of the other's. What a choice brings
+with it by its nature is not reported: the other fields of an optimiser's block, of a model, of a
+data set; the number of steps where the rows that are seen stay the same.
 """
 
 from __future__ import annotations
@@ -47,7 +49,8 @@ _SEED, _LR, _NAME = "train.seed", "optimizer.lr", "optimizer.name"
 
 
 def varied(configs: Sequence[Config]) -> dict[str, list[Any]]:
-    """Setting → its value in every config, of the settings that are not the same in all; None where an optimiser has no such setting.
+    """Setting → its value in every config, of the settings that are not the same in all; None where
+    an optimiser has no such setting.
 
     >>> from evilspectra.config.loading import build
     >>> varied([build({"train": {"seed": seed}}) for seed in (0, 1)])
@@ -86,12 +89,14 @@ def _aliased(codes: Mapping[str, Sequence[str]], configs: Sequence[Config]) -> l
         forth, back = _fixes(codes[one], codes[two]), _fixes(codes[two], codes[one])
         if forth and back:
             sentences.append(
-                f"{one} and {two} always change together, so what either of them does cannot be told apart: cross them, or conclude about the two as one"
+                f"{one} and {two} always change together, so what either of them does cannot be "
+                "told apart: cross them, or conclude about the two as one"
             )
         elif forth or back:
             inner, outer = (two, one) if forth else (one, two)
             sentences.append(
-                f"{inner} never varies apart from {outer}: each value of {outer} has one value of {inner}, so compare the values of {outer} within one {inner}"
+                f"{inner} never varies apart from {outer}: each value of {outer} has one value of "
+                f"{inner}, so compare the values of {outer} within one {inner}"
             )
     if _LR in codes and not _rate_of_its_own(codes):
         others = [name for name in codes if name not in (_LR, _NAME) and not _belongs(name, codes)]
@@ -101,16 +106,23 @@ def _aliased(codes: Mapping[str, Sequence[str]], configs: Sequence[Config]) -> l
             if _fixes(codes[name], codes[_LR]) and _fixes(codes[_LR], codes[name])
         ]:
             sentences.append(
-                f"{_LR} and {listing(same)} always change together, so what either of them does cannot be told apart: cross them, or conclude about the two as one"
+                f"{_LR} and {listing(same)} always change together, so what either of them does "
+                "cannot be told apart: cross them, or conclude about the two as one"
             )
     return sentences
 
 
 def _own_rates(codes: Mapping[str, Sequence[str]]) -> list[str]:
-    """One learning rate per optimiser is how optimisers are compared; what that comparison then means is worth a sentence."""
+    """One learning rate per optimiser is how optimisers are compared; what that comparison then
+    means is worth a sentence.
+    """
     if _rate_of_its_own(codes):
         return [
-            "each optimiser has one learning rate of its own, so optimisers are compared at these rates: `evilspectra tune` finds each one's best, and losses should be set beside the results"
+            (
+                "each optimiser has one learning rate of its own, so optimisers are compared at "
+                "these rates: `evilspectra tune` finds each one's best, and losses should be set "
+                "beside the results"
+            )
         ]
     return []
 
@@ -147,10 +159,16 @@ def _unreplicated(configs: Sequence[Config]) -> list[str]:
     single = sum(count == 1 for count in runs.values())
     if single == len(runs):
         return [
-            "there is one run per cell, so the spread between seeds stays unknown: --seeds 3 gives every cell three"
+            (
+                "there is one run per cell, so the spread between seeds stays unknown: --seeds 3 "
+                "gives every cell three"
+            )
         ]
     if single:
         return [
-            f"{single} of {len(runs)} cells have one run, so their spread between seeds stays unknown"
+            (
+                f"{single} of {len(runs)} cells have one run, so their spread between seeds stays "
+                "unknown"
+            )
         ]
     return []

@@ -63,7 +63,8 @@ FIELDS = (FROM, *SweepFile.model_fields)
 
 @dataclass(frozen=True)
 class Sweep:
-    """A sweep file, expanded: its name, the config of every run, in order, what is measured on them, and who judges their answers.
+    """A sweep file, expanded: its name, the config of every run, in order, what is measured on
+    them, and who judges their answers.
 
     `warnings`: what a reader of its results should know beforehand, one sentence each.
     """
@@ -76,10 +77,12 @@ class Sweep:
 
 
 def load_sweep(name: str, settings: Iterable[str] = ()) -> Sweep:
-    """A sweep from a file or preset; `--set` assignments are laid over every run, those of `axes`, `seeds`, `evaluate` and `judge` over the file.
+    """A sweep from a file or preset; `--set` assignments are laid over every run, those of `axes`,
+    `seeds`, `evaluate` and `judge` over the file.
 
     Raises:
-        BadInput: not a sweep file, an axis that names no setting, an empty axis, the same run twice, or far too many runs.
+        BadInput: not a sweep file, an axis that names no setting, an empty axis, the same run
+            twice, or far too many runs.
     """
     values = _read(name)
     try:
@@ -94,7 +97,8 @@ def _read(name: str, above: tuple[Path, ...] = ()) -> dict[str, Any]:
     path = find(name)
     if path.resolve() in above:
         raise BadInput(
-            f"{name} begins from itself ({FROM}: …, by way of {listing(one.name for one in above)}): name another file, or remove that line"
+            f"{name} begins from itself ({FROM}: …, by way of "
+            f"{listing(one.name for one in above)}): name another file, or remove that line"
         )
     values = read_mapping(path)
     if FROM not in values:
@@ -127,7 +131,8 @@ def expand(file: SweepFile, source: str = "the sweep", settings: Iterable[str] =
     for label, arm in file.arms.items():
         if "output" in (arm or {}):
             raise BadInput(
-                f"{source}: arm '{label}' sets where results go, which does not make another run: move its 'output' to 'base', or remove it"
+                f"{source}: arm '{label}' sets where results go, which does not make another run: "
+                "move its 'output' to 'base', or remove it"
             )
     over = assignments(settings)
     axes = _axes(file.axes, over.pop("axes", {}), source)
@@ -159,7 +164,8 @@ def expand(file: SweepFile, source: str = "the sweep", settings: Iterable[str] =
         text = f"{names} {config.model_dump_json(exclude=NOT_IDENTITY)}"
         if text in configs:
             raise BadInput(
-                f"{source}: {cell.place or 'a run'} is the same run as {configs[text] or 'another'}: remove one, or the --set that makes them equal"
+                f"{source}: {cell.place or 'a run'} is the same run as "
+                f"{configs[text] or 'another'}: remove one, or the --set that makes them equal"
             )
         configs[text] = cell.place
         found.append(config)
@@ -168,7 +174,10 @@ def expand(file: SweepFile, source: str = "the sweep", settings: Iterable[str] =
 
 
 class _Exceptions:
-    """The excludes and overrides of a file. They look at a cell as base, arms, axes and seeds make it, before any override and any `--set`."""
+    """The excludes and overrides of a file.
+
+    They look at a cell as base, arms, axes and seeds make it, before any override and any `--set`.
+    """
 
     def __init__(self, file: SweepFile, source: str) -> None:
         self.source = source
@@ -181,7 +190,9 @@ class _Exceptions:
             place = f"{source}: overrides {number}"
             if set(entry) != {"when", "set"}:
                 raise BadInput(
-                    f"{place} has {listing(entry) or 'nothing'}: give `when` (which cells) and `set` (what they have otherwise), such as {{when: {{optimizer.name: muon}}, set: {{optimizer.lr: 1.0e-3}}}}"
+                    f"{place} has {listing(entry) or 'nothing'}: give `when` (which cells) and "
+                    f"`set` (what they have otherwise), such as {{when: {{optimizer.name: muon}}, "
+                    f"set: {{optimizer.lr: 1.0e-3}}}}"
                 )
             self.overrides.append(
                 (partial(entry["when"], f"{place}, when"), partial(entry["set"], f"{place}, set"))
@@ -228,19 +239,23 @@ def _axes(axes: Mapping[str, list[Any]], over: Any, source: str) -> dict[str, li
             found[path] = values
         else:
             raise BadInput(
-                f"{source}: axes.{path} = {values!r} is refused: it is a list of values, for instance --set 'axes.train.seed=[0, 1]'"
+                f"{source}: axes.{path} = {values!r} is refused: it is a list of values, for "
+                "instance --set 'axes.train.seed=[0, 1]'"
             )
     return found
 
 
 def _evaluation(values: Mapping[str, Any] | None, over: Any, source: str) -> Evaluation | None:
-    """What is to be measured, with `--set evaluate.…` on top; `--set evaluate=null` measures nothing."""
+    """What is to be measured, with `--set evaluate.…` on top; `--set evaluate=null` measures
+    nothing.
+    """
     if over is None or (values is None and over == {}):
         return None
     if isinstance(over, Mapping):
         return build_evaluation(merge(values or {}, over), f"{source}, evaluate")
     raise BadInput(
-        f"{source}: evaluate = {over!r} is refused: it is a section, for instance --set evaluate.checkpoints=true"
+        f"{source}: evaluate = {over!r} is refused: it is a section, for instance --set "
+        "evaluate.checkpoints=true"
     )
 
 
@@ -255,12 +270,14 @@ def _judging(
         return None
     if not isinstance(over, Mapping):
         raise BadInput(
-            f"{source}: judge = {over!r} is refused: it is a section, for instance --set judge.judge=openai:some-model"
+            f"{source}: judge = {over!r} is refused: it is a section, for instance --set "
+            "judge.judge=openai:some-model"
         )
     judging = judging_settings(merge(values or {}, over), f"{source}, judge")
     if evaluation is None or evaluation.answers is None:
         raise BadInput(
-            f"{source}: there is nothing to judge, for no answers are sampled: set evaluate.answers, or remove `judge` (--set judge=null)"
+            f"{source}: there is nothing to judge, for no answers are sampled: set "
+            "evaluate.answers, or remove `judge` (--set judge=null)"
         )
     return judging
 

@@ -18,7 +18,8 @@ from evilspectra.sweeps.file import Sweep
 
 @dataclass(frozen=True)
 class JudgeForecast:
-    """Answers that are sampled, requests to a judge, tokens that these hold at most, and their cost at most; None where it is not known.
+    """Answers that are sampled, requests to a judge, tokens that these hold at most, and their cost
+    at most; None where it is not known.
 
     `missing`: (what, name, why); `assumptions`: what the numbers rest on.
     """
@@ -32,7 +33,11 @@ class JudgeForecast:
 
 
 def forecast(sweep: Sweep, adapters: Sequence[int | None], bases: Sequence[str]) -> JudgeForecast:
-    """What judging takes. `adapters`: at how many steps every run has an adapter; `bases`: the content of every run's base, whose answers are judged once."""
+    """What judging takes.
+
+    `adapters`: at how many steps every run has an adapter; `bases`: the content of every run's
+    base, whose answers are judged once.
+    """
     if sweep.evaluation is None or (settings := sweep.evaluation.answers) is None:
         return JudgeForecast()
     missing: list[tuple[str, str, str]] = []
@@ -46,7 +51,8 @@ def forecast(sweep: Sweep, adapters: Sequence[int | None], bases: Sequence[str])
         if settings.questions == PAPER and settings.samples:
             each = sum(QUESTIONS.values()) * settings.samples
             said.append(
-                f"the published question files are not here; they are counted by their published number, {sum(QUESTIONS.values())}"
+                "the published question files are not here; they are counted by their published "
+                f"number, {sum(QUESTIONS.values())}"
             )
     steps = [count if settings.checkpoints else 1 for count in adapters]
     known = each is not None and None not in steps
@@ -64,10 +70,13 @@ def forecast(sweep: Sweep, adapters: Sequence[int | None], bases: Sequence[str])
     )
     if tokens is not None:
         said.append(
-            f"tokens to a judge are the most there can be: every answer as long as evaluate.answers.max_new_tokens allows ({settings.max_new_tokens}), {CHARACTERS_PER_TOKEN} characters a token"
+            "tokens to a judge are the most there can be: every answer as long as "
+            f"evaluate.answers.max_new_tokens allows ({settings.max_new_tokens}), "
+            f"{CHARACTERS_PER_TOKEN} characters a token"
         )
     said.append(
-        "every answer is judged once under every metric, a base's answers once for all its runs; requests that are repeated, and verdicts that are there already, are not counted"
+        "every answer is judged once under every metric, a base's answers once for all its runs; "
+        "requests that are repeated, and verdicts that are there already, are not counted"
     )
     return JudgeForecast(
         answers, requests, tokens, _cost(judging, tokens, said), tuple(missing), tuple(said)
@@ -83,7 +92,9 @@ def _tokens(
     each: int | None,
     missing: list[tuple[str, str, str]],
 ) -> int | None:
-    """The most tokens that requests about so many answers can hold, from the judge prompts and questions as they stand."""
+    """The most tokens that requests about so many answers can hold, from the judge prompts and
+    questions as they stand.
+    """
     if questions is None or not each:
         return None
     try:
@@ -137,6 +148,9 @@ def _key(judging: Judging) -> list[tuple[str, str, str]]:
         (
             "key",
             settings.key_variable,
-            f"the environment variable {settings.key_variable} holds no key for the judge {settings.judge}: set it before judging",
+            (
+                f"the environment variable {settings.key_variable} holds no key for the judge "
+                f"{settings.judge}: set it before judging"
+            ),
         )
     ]

@@ -1,7 +1,8 @@
 """The cells of a sweep: arms × axes × groups of zipped axes × seeds, counted before they are made.
 
-An axis is one or more settings that move together, each with a list of values of the same length; cells come in the order of the file,
-the last axis running fastest, seeds last of all. A partial config (of `exclude`, `when` and `set`) may be nested or dotted.
+An axis is one or more settings that move together, each with a list of values of the same length;
+cells come in the order of the file, the last axis running fastest, seeds last of all. A partial
+config (of `exclude`, `when` and `set`) may be nested or dotted.
 """
 
 from __future__ import annotations
@@ -42,7 +43,9 @@ class Axis:
 
 @dataclass(frozen=True)
 class Cell:
-    """A cell: what its arm says, what its axes say over that, and where it stands in the file, in words."""
+    """A cell: what its arm says, what its axes say over that, and where it stands in the file, in
+    words.
+    """
 
     place: str
     arm: Mapping[str, Any]
@@ -58,14 +61,16 @@ def find_axes(
     """The axes of a file.
 
     Raises:
-        BadInput: a path that names no setting or is named twice, an axis without values, zipped axes of different lengths, or no seeds.
+        BadInput: a path that names no setting or is named twice, an axis without values, zipped
+            axes of different lengths, or no seeds.
     """
     found = [Axis((path,), (values,)) for path, values in axes.items()]
     for number, group in enumerate(groups, start=1):
         place = f"{source}: zip {number}"
         if not group:
             raise BadInput(
-                f"{place} holds no axis: give settings and their values, such as {{train.batch_size: [2, 32], optimizer.lr: [1.0e-4, 4.0e-4]}}, or remove it"
+                f"{place} holds no axis: give settings and their values, such as "
+                f"{{train.batch_size: [2, 32], optimizer.lr: [1.0e-4, 4.0e-4]}}, or remove it"
             )
         if single := [path for path, values in group.items() if not isinstance(values, list)]:
             raise BadInput(
@@ -73,7 +78,9 @@ def find_axes(
             )
         if len({len(values) for values in group.values()}) > 1:
             raise BadInput(
-                f"{place} has axes of different lengths ({', '.join(f'{path}: {len(values)}' for path, values in group.items())}): they move together, so give each as many values"
+                f"{place} has axes of different lengths "
+                f"({', '.join(f'{path}: {len(values)}' for path, values in group.items())}): they "
+                "move together, so give each as many values"
             )
         found.append(Axis(tuple(group), tuple(group.values())))
     if seeds is not None:
@@ -99,7 +106,8 @@ def find_axes(
 def cells(
     arms: Mapping[str, Mapping[str, Any] | None], axes: Sequence[Axis], source: str
 ) -> Iterator[Cell]:
-    """Every combination of an arm and a point of each axis, in order; refused before the first is made if there are too many.
+    """Every combination of an arm and a point of each axis, in order; refused before the first is
+    made if there are too many.
 
     >>> [cell.place for cell in cells({}, [Axis(("train.seed",), (range(2),))], "x")]
     ['train.seed=0', 'train.seed=1']
@@ -107,7 +115,8 @@ def cells(
     count = max(1, len(arms)) * math.prod(len(axis) for axis in axes)
     if count > MOST_CELLS:
         raise BadInput(
-            f"{source} expands to {count:,} runs; at most {MOST_CELLS:,} are allowed: shorten an axis"
+            f"{source} expands to {count:,} runs; at most {MOST_CELLS:,} are allowed: shorten an "
+            "axis"
         )
     return _cells(arms or {"": {}}, axes)
 
@@ -122,7 +131,8 @@ def _cells(arms: Mapping[str, Mapping[str, Any] | None], axes: Sequence[Axis]) -
                     *(f"{path}={value}" for path, value in point.items()),
                 ]
             )
-            # the axes among themselves first: `optimizer.lr` before `optimizer.name` must not meet the block of the arm
+            # the axes among themselves first: `optimizer.lr` before `optimizer.name` must not meet
+            # the block of the arm
             moved = functools.reduce(
                 merge, (nested(path.split("."), value) for path, value in point.items()), {}
             )
@@ -138,11 +148,12 @@ def _seeds(value: object, source: str) -> Sequence[int]:
     ):
         return value
     raise BadInput(
-        f"{source}: seeds = {value!r} is refused: say how many (seeds: 3 means 0, 1 and 2), or list them (seeds: [0, 7])"
+        f"{source}: seeds = {value!r} is refused: say how many (seeds: 3 means 0, 1 and 2), or "
+        "list them (seeds: [0, 7])"
     )
 
 
-# --- partial configs --------------------------------------------------------------------------------------------------
+# --- partial configs ------------------------------------------------------------------------------
 
 
 def partial(values: object, what: str) -> dict[str, Any]:
@@ -165,13 +176,15 @@ def partial(values: object, what: str) -> dict[str, Any]:
         check_path(path, f"{what}: '{path}'")
         if "." not in path:
             raise BadInput(
-                f"{what}: '{path}' is a section: name settings in it, such as {path}.{next(iter(_fields(path)))}"
+                f"{what}: '{path}' is a section: name settings in it, such as "
+                f"{path}.{next(iter(_fields(path)))}"
             )
     return found
 
 
 def fits(config: Config, wanted: Mapping[str, Any]) -> bool:
-    """Whether a config has every setting of a partial one; what its optimiser does not have, it has not.
+    """Whether a config has every setting of a partial one; what its optimiser does not have, it has
+    not.
 
     >>> fits(Config(), {"optimizer": {"name": "adamw"}, "train": {"batch_size": 8}}), fits(Config(), {"optimizer": {"momentum": 0.9}})
     (True, False)
@@ -185,7 +198,9 @@ def fits(config: Config, wanted: Mapping[str, Any]) -> bool:
 
 
 def _same(there: Any, given: Any) -> bool:
-    """Equal as a config reads them: 1e-4 without a dot is a text in YAML, and a tuple of the config is a list in it."""
+    """Equal as a config reads them: 1e-4 without a dot is a text in YAML, and a tuple of the config
+    is a list in it.
+    """
     if isinstance(there, tuple) and isinstance(given, list):
         return len(there) == len(given) and all(map(_same, there, given))
     if isinstance(given, str) and isinstance(there, int | float):
@@ -206,7 +221,8 @@ def check_path(path: str, what: str) -> None:
     sections = list(Config.model_fields)
     if section not in sections:
         raise BadInput(
-            f"{what} names no setting; settings begin with {listing(sections)}.{near(section, sections)}"
+            f"{what} names no setting; settings begin with "
+            f"{listing(sections)}.{near(section, sections)}"
         )
     if section == "output":
         raise BadInput(
@@ -215,7 +231,8 @@ def check_path(path: str, what: str) -> None:
     fields = _fields(section)
     if "." in path and field not in fields:
         raise BadInput(
-            f"{what} names no setting: '{field}' is not a field of {section}; allowed: {listing(fields, 24)}.{near(field, fields)}"
+            f"{what} names no setting: '{field}' is not a field of {section}; allowed: "
+            f"{listing(fields, 24)}.{near(field, fields)}"
         )
 
 

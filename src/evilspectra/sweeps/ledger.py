@@ -1,10 +1,13 @@
-"""What a sweep is to do, and how far it is, beside the runs: for `sweep status` and `sweep retry`. Nothing that is computed depends on it. No torch here.
+"""What a sweep is to do, and how far it is, beside the runs: for `sweep status` and `sweep retry`.
+
+Nothing that is computed depends on it. No torch here.
 
     <store>/<experiment>/sweeps/<id>.json    its runs and their stages, written when the sweep begins
     <store>/<experiment>/sweeps/<id>.jsonl   a line for every stage of a run that ended: done, or failed with its reason
 
-How training stands is read from the runs' own directories, which know better; the ledger has what they cannot know: runs that are only planned,
-refused before anything was written, not measured, not judged. Lines are added whole; half a line that a killed process left is passed over.
+How training stands is read from the runs' own directories, which know better; the ledger has what
+they cannot know: runs that are only planned, refused before anything was written, not measured, not
+judged. Lines are added whole; half a line that a killed process left is passed over.
 """
 
 from __future__ import annotations
@@ -39,7 +42,9 @@ class Planned:
 
 @dataclass(frozen=True)
 class Event:
-    """How a stage of a run ended: done, failed, or, while it is under way in the sweep's own process, running."""
+    """How a stage of a run ended: done, failed, or, while it is under way in the sweep's own
+    process, running.
+    """
 
     run: str
     stage: Stage
@@ -102,7 +107,9 @@ class Ledger:
 
 
 class Writer:
-    """A ledger that is being written: by the process that drives the sweep, or by several at once, whose lines do not mix."""
+    """A ledger that is being written: by the process that drives the sweep, or by several at once,
+    whose lines do not mix.
+    """
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger, self._known, self._guard = ledger, ledger.events(), threading.Lock()

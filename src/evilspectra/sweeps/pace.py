@@ -1,4 +1,6 @@
-"""What the done runs of a store say of those to come: tokens a second of training, and tokens a row."""
+"""What the done runs of a store say of those to come: tokens a second of training, and tokens a
+row.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,8 @@ from typing import Any
 from evilspectra.errors import BadInput
 from evilspectra.store.run import RunFolder, Store
 
-#: Done runs that are read per base, and folders that are looked at, at most: a large store must not make a plan slow.
+#: Done runs that are read per base, and folders that are looked at, at most: a large store must not
+#: make a plan slow.
 ENOUGH, MOST_FOLDERS = 12, 500
 
 
@@ -24,7 +27,9 @@ class Pace:
     read: dict[str, int] = field(default_factory=dict)
 
     def tokens_per_s(self, base: str, batch_size: int) -> float | None:
-        """Median of the runs on that base at that batch size, or else at any; None where none is done."""
+        """Median of the runs on that base at that batch size, or else at any; None where none is
+        done.
+        """
         at = self.speeds.get((base, batch_size)) or [
             speed for (of, _), speeds in self.speeds.items() if of == base for speed in speeds
         ]
@@ -50,7 +55,9 @@ class Pace:
 
 
 def measure_pace(bases: set[str], own: Iterable[RunFolder], store: Store) -> Pace:
-    """What is known of runs on some bases: from the plan's own done runs first, then from the store's others."""
+    """What is known of runs on some bases: from the plan's own done runs first, then from the
+    store's others.
+    """
     pace, seen = Pace(), set()
     for number, run in enumerate(chain(own, _others(store))):
         if (

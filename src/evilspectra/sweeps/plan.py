@@ -1,7 +1,9 @@
-"""A sweep before it is run: its runs and their state, what is missing, and what it will take as far as that is known.
+"""A sweep before it is run: its runs and their state, what is missing, and what it will take as far
+as that is known.
 
-Needs no data, no model and no network: what is not here is listed, and stands in a run's id by its name until it is. What is not known is
-None and never guessed; what is assumed is said in `Plan.assumptions`. No torch here.
+Needs no data, no model and no network: what is not here is listed, and stands in a run's id by its
+name until it is. What is not known is None and never guessed; what is assumed is said in
+`Plan.assumptions`. No torch here.
 """
 
 from __future__ import annotations
@@ -35,7 +37,10 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Missing:
-    """Something that the runs need and that is not here, or cannot be used. `what`: data, model, questions, items or key; `runs`: how many need it."""
+    """Something that the runs need and that is not here, or cannot be used.
+
+    `what`: data, model, questions, items or key; `runs`: how many need it.
+    """
 
     what: str
     name: str
@@ -45,9 +50,13 @@ class Missing:
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """A run of the plan. `by_name`: which of data, heldout and model stand in the id by their names; `differs`: the settings that are not the same in all runs.
+    """A run of the plan.
 
-    `rows`: those of all its steps, repeats counted; `tokens`: of these rows; `seconds`: what is left of its training, 0 where it is done.
+    `by_name`: which of data, heldout and model stand in the id by their names; `differs`: the
+    settings that are not the same in all runs.
+
+    `rows`: those of all its steps, repeats counted; `tokens`: of these rows; `seconds`: what is
+    left of its training, 0 where it is done.
     """
 
     id: str
@@ -63,7 +72,10 @@ class PlannedRun:
 
 @dataclass(frozen=True)
 class Totals:
-    """Sums over the runs; None where a part is not known. `seconds`: of the training that is left, one run after the other."""
+    """Sums over the runs; None where a part is not known.
+
+    `seconds`: of the training that is left, one run after the other.
+    """
 
     runs: int
     done: int
@@ -189,7 +201,9 @@ def plan(sweep: Sweep) -> Plan:
 
 
 def _differences(configs: Sequence[Config], columns: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Of every config the settings that vary; of those that only some optimisers have, the ones that are not defaults."""
+    """Of every config the settings that vary; of those that only some optimisers have, the ones
+    that are not defaults.
+    """
     rows = [flat(config.model_dump(mode="json")) for config in configs]
     everywhere = set.intersection(*map(set, rows))
     chosen = [
@@ -207,7 +221,9 @@ def _measured_steps(config: Config, steps: int) -> int:
 
 
 class _Inputs:
-    """Data and bases, each looked for once, and what became of it: a content, or the reason why it is not here."""
+    """Data and bases, each looked for once, and what became of it: a content, or the reason why it
+    is not here.
+    """
 
     def __init__(self) -> None:
         self._bases: dict[tuple[str, str | None], str | BadInput] = {}
@@ -237,7 +253,9 @@ class _Inputs:
         return None if isinstance(found, BadInput) else found
 
     def batches(self, config: Config) -> Batches | None:
-        """Which rows the steps see; None where the number of rows is not known, or is smaller than a batch. A published set's is."""
+        """Which rows the steps see; None where the number of rows is not known, or is smaller than
+        a batch. A published set's is.
+        """
         source = self.source(config, config.data.train)
         rows = (
             source.rows
@@ -355,16 +373,19 @@ def _said(lengths: set[str], runs: Sequence[PlannedRun]) -> list[str]:
     said = []
     if any("data" in run.by_name and run.rows for run in runs):
         said.append(
-            "rows and steps of published sets that are not here are counted by their published numbers of rows"
+            "rows and steps of published sets that are not here are counted by their published "
+            "numbers of rows"
         )
     if "estimated" in lengths:
         said.append(
-            f"tokens are estimated at {CHARACTERS_PER_TOKEN} characters each (the built-in tiny model: 1) where no done run has counted them; the chat template's are not counted"
+            f"tokens are estimated at {CHARACTERS_PER_TOKEN} characters each (the built-in tiny "
+            "model: 1) where no done run has counted them; the chat template's are not counted"
         )
     if "measured" in lengths:
         said.append("tokens a row are those that done runs on the same base and data counted")
     if any(run.seconds for run in runs):
         said.append(
-            "time is the training that is left, one run after the other, at the median speed of done runs on the same base in this store; loading, measuring and judging come on top"
+            "time is the training that is left, one run after the other, at the median speed of "
+            "done runs on the same base in this store; loading, measuring and judging come on top"
         )
     return said

@@ -1,7 +1,9 @@
-"""A sweep carried out: its runs handed to an executor, their answers to a judge meanwhile, and what became of each.
+"""A sweep carried out: its runs handed to an executor, their answers to a judge meanwhile, and what
+became of each.
 
-Nothing here has to survive: killed at any moment and started again, it finds in the store what is done. Two processes may carry out the same
-sweep, or sweeps that have runs in common: what one works on, the other leaves alone until it is done or let go.
+Nothing here has to survive: killed at any moment and started again, it finds in the store what is
+done. Two processes may carry out the same sweep, or sweeps that have runs in common: what one works
+on, the other leaves alone until it is done or let go.
 """
 
 from __future__ import annotations
@@ -39,7 +41,11 @@ _LOOK = 0.5
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one run. `trained`: it was not done before. `unmeasured`, `unjudged`: why it could not be, if it was to be."""
+    """What became of one run.
+
+    `trained`: it was not done before. `unmeasured`, `unjudged`: why it could not be, if it was to
+    be.
+    """
 
     run: RunFolder
     status: Status
@@ -65,13 +71,16 @@ def execute(
     on_start: Callable[[int, Config], object] | None = None,
     only: Collection[str] | None = None,
 ) -> list[Outcome]:
-    """Trains, measures and has judged what is not done of a sweep; `executor` says where, without it in this process.
+    """Trains, measures and has judged what is not done of a sweep; `executor` says where, without
+    it in this process.
 
-    A run that fails does not stop the others. Data and base of every run, items and judge are looked for before the first one starts. `only`:
-    names of the runs to carry out, where not all are meant.
+    A run that fails does not stop the others. Data and base of every run, items and judge are
+    looked for before the first one starts. `only`: names of the runs to carry out, where not all
+    are meant.
 
     Raises:
-        BadInput: data or base of some run, items to measure with, or the judge, are missing or unusable.
+        BadInput: data or base of some run, items to measure with, or the judge, are missing or
+            unusable.
         Interrupted: a signal; what was done is kept.
     """
     _check_instruments(sweep)
@@ -104,7 +113,10 @@ def ledger_of(sweep: Sweep, places: Sequence[RunFolder]) -> Ledger:
         else None,
     }
     labels = {
-        run.name: f"{arm(config)}, lr {config.optimizer.lr:g}, batch {config.train.batch_size}, seed {config.train.seed}"
+        run.name: (
+            f"{arm(config)}, lr {config.optimizer.lr:g}, batch {config.train.batch_size}, seed "
+            f"{config.train.seed}"
+        )
         for run, config in zip(places, sweep.configs, strict=True)
     }
     return Ledger(
@@ -134,7 +146,11 @@ def _check_instruments(sweep: Sweep) -> None:
 
 
 class _Driver:
-    """A sweep under way. `outcomes`: number of the run → what became of it. `unjudged`: folder of a run → why answers of it have no verdict."""
+    """A sweep under way.
+
+    `outcomes`: number of the run → what became of it. `unjudged`: folder of a run → why answers of
+    it have no verdict.
+    """
 
     def __init__(
         self,

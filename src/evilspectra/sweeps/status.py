@@ -1,4 +1,6 @@
-"""Where the runs of a sweep stand: queued, running, done, failed or interrupted, stage by stage, read without touching anything. No torch here."""
+"""Where the runs of a sweep stand: queued, running, done, failed or interrupted, stage by stage,
+read without touching anything. No torch here.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,10 @@ _WHOLE = ("failed", "running", "interrupted", "queued", "done")
 
 @dataclass(frozen=True)
 class Standing:
-    """One run. `stages`: stage → its state, those that are wanted; `reason`: of what failed, or why it stopped."""
+    """One run.
+
+    `stages`: stage → its state, those that are wanted; `reason`: of what failed, or why it stopped.
+    """
 
     run: str
     experiment: str
@@ -61,7 +66,8 @@ def of_sweep(ledger: Ledger) -> list[Standing]:
 
 
 def of_store(root: Path) -> list[Standing]:
-    """Where everything stands below a store or an experiment: the runs that sweeps planned, and any other.
+    """Where everything stands below a store or an experiment: the runs that sweeps planned, and any
+    other.
 
     Raises:
         BadInput: there is nothing of the kind.
@@ -79,7 +85,8 @@ def of_store(root: Path) -> list[Standing]:
             found[run.path] = _standing(run, "", ("train",), {}, False)
     if not found:
         raise BadInput(
-            f"{root} holds no run and no sweep: name a store of runs, an experiment in it, or a sweep file"
+            f"{root} holds no run and no sweep: name a store of runs, an experiment in it, or a "
+            "sweep file"
         )
     return [found[path] for path in sorted(found)]
 

@@ -1,9 +1,12 @@
-"""Learning rates, fairly: each optimiser of a sweep at its own best, by held-out loss, found by trial runs.
+"""Learning rates, fairly: each optimiser of a sweep at its own best, by held-out loss, found by
+trial runs.
 
-A trial is an ordinary run in the store, under the sweep's own settings with another learning rate. First come up to five rates spread evenly
-over the range, on a log scale, then those that Optuna's TPE sampler proposes (Bergstra et al. 2011), rounded to two digits. The sampler is
-seeded and learns from nothing but the losses of these runs, so the search needs no memory of its own: started again, it proposes the same
-rates, finds them done, and goes on. A rate at which training fails is a bad trial, not an error. No torch here before the first trial.
+A trial is an ordinary run in the store, under the sweep's own settings with another learning rate.
+First come up to five rates spread evenly over the range, on a log scale, then those that Optuna's
+TPE sampler proposes (Bergstra et al. 2011), rounded to two digits. The sampler is seeded and learns
+from nothing but the losses of these runs, so the search needs no memory of its own: started again,
+it proposes the same rates, finds them done, and goes on. A rate at which training fails is a bad
+trial, not an error. No torch here before the first trial.
 """
 
 from __future__ import annotations
@@ -31,14 +34,19 @@ from evilspectra.sweeps.file import Sweep
 from evilspectra.sweeps.grid import check_path
 from evilspectra.training.identity import locate
 
-#: Rates that are tried before the sampler proposes any, and proposals per trial after which it has nothing new to say.
+#: Rates that are tried before the sampler proposes any, and proposals per trial after which it has
+#: nothing new to say.
 COARSE, PATIENCE = 5, 10
 _LR = "optimizer.lr"
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One learning rate. `loss`: held-out loss at the end, in nats per token, the mean over `runs`; None where one of them failed, and then `reason`."""
+    """One learning rate.
+
+    `loss`: held-out loss at the end, in nats per token, the mean over `runs`; None where one of
+    them failed, and then `reason`.
+    """
 
     lr: float
     loss: float | None
@@ -48,7 +56,9 @@ class Trial:
 
 @dataclass(frozen=True)
 class Task:
-    """What is tuned together: an optimiser's block without its rate, `when` it is meant in the sweep, and the runs of a trial but for the rate."""
+    """What is tuned together: an optimiser's block without its rate, `when` it is meant in the
+    sweep, and the runs of a trial but for the rate.
+    """
 
     label: str
     when: dict[str, Any]
@@ -59,7 +69,9 @@ class Task:
 
 @dataclass(frozen=True)
 class Tuned:
-    """The best rate of an optimiser, None where every trial failed; `trials` from the lowest rate to the highest."""
+    """The best rate of an optimiser, None where every trial failed; `trials` from the lowest rate
+    to the highest.
+    """
 
     label: str
     when: dict[str, Any]
@@ -81,23 +93,28 @@ def tasks(
     bounds: tuple[float, float] | None = None,
     experiment: str | None = None,
 ) -> list[Task]:
-    """What a sweep asks to be tuned: every block of an optimiser (of those in `names`), and within it every value of the settings `per`.
+    """What a sweep asks to be tuned: every block of an optimiser (of those in `names`), and within
+    it every value of the settings `per`.
 
-    A trial is the first run of a task, or with `over` one run for each value of those settings. The range is `bounds`, or `factor` to either side of the sweep's rate.
+    A trial is the first run of a task, or with `over` one run for each value of those settings. The
+    range is `bounds`, or `factor` to either side of the sweep's rate.
 
     Raises:
-        BadInput: an optimiser or a setting that the sweep does not have, several rates for one optimiser, no held-out rows, or an empty range.
+        BadInput: an optimiser or a setting that the sweep does not have, several rates for one
+            optimiser, no held-out rows, or an empty range.
     """
     for path in (*per, *over):
         check_path(path, f"'{path}'")
         if path.split(".")[0] == "optimizer":
             raise BadInput(
-                f"'{path}' is of the optimiser, which is what is tuned: name a setting of another section, such as train.batch_size"
+                f"'{path}' is of the optimiser, which is what is tuned: name a setting of another "
+                "section, such as train.batch_size"
             )
     used = list(dict.fromkeys(config.optimizer.name for config in sweep.configs))
     if unknown := [name for name in names if name not in used]:
         raise BadInput(
-            f"the sweep has no optimiser '{unknown[0]}'; it has {listing(used)}.{near(unknown[0], used)}"
+            f"the sweep has no optimiser '{unknown[0]}'; it has "
+            f"{listing(used)}.{near(unknown[0], used)}"
         )
     members: dict[str, list[Config]] = {}
     for config in sweep.configs:
@@ -133,17 +150,22 @@ def tasks(
         )
         if len({config.optimizer.lr for config in configs}) > 1:
             raise BadInput(
-                f"the sweep itself varies the learning rate of {label} ({listing(sorted({config.optimizer.lr for config in configs}))}): tune a sweep with one rate per optimiser, or name with --per what goes with the rate"
+                f"the sweep itself varies the learning rate of {label} "
+                f"({listing(sorted({config.optimizer.lr for config in configs}))}): tune a sweep "
+                "with one rate per optimiser, or name with --per what goes with the rate"
             )
         if first.data.heldout is None and not first.data.heldout_share:
             raise BadInput(
-                "no rows are held out (data.heldout_share is 0, data.heldout null), so there is no loss to choose a rate by: set one of them"
+                "no rows are held out (data.heldout_share is 0, data.heldout null), so there is "
+                "no loss to choose a rate by: set one of them"
             )
         low, high = bounds or (first.optimizer.lr / factor, first.optimizer.lr * factor)
         low, high = _rounded(low), _rounded(min(high, _most(first)))
         if not 0 < low < high:
             raise BadInput(
-                f"the range from {low:g} to {high:g} holds no learning rate of {label}, which is more than 0 and at most {_most(first):g}: give a lower and a higher bound, such as --range 1e-5 1e-2"
+                f"the range from {low:g} to {high:g} holds no learning rate of {label}, which is "
+                f"more than 0 and at most {_most(first):g}: give a lower and a higher bound, such "
+                "as --range 1e-5 1e-2"
             )
         runs = [config for config in configs if _but(config, over) == _but(first, over)]
         kept = build_section(
@@ -170,12 +192,14 @@ def tune(
     """The best rate of every task.
 
     Raises:
-        BadInput: Optuna is not installed, or data or base are missing or unusable: said before the first trial.
+        BadInput: Optuna is not installed, or data or base are missing or unusable: said before the
+            first trial.
         Interrupted: a signal; what was done is kept.
     """
     if find_spec("optuna") is None:
         raise BadInput(
-            "tuning needs the package optuna, which is not installed: pip install 'evilspectra[tune]'"
+            "tuning needs the package optuna, which is not installed: pip install "
+            "'evilspectra[tune]'"
         )
     for config in (config for task in found for config in task.configs):
         locate(config)
@@ -213,7 +237,8 @@ def _search(
 
 
 def coarse(low: float, high: float, count: int) -> list[float]:
-    """So many rates from `low` to `high`, both included, evenly spread on a log scale, to two digits.
+    """So many rates from `low` to `high`, both included, evenly spread on a log scale, to two
+    digits.
 
     >>> coarse(1e-4, 1e-2, 3)
     [0.0001, 0.001, 0.01]
@@ -222,7 +247,8 @@ def coarse(low: float, high: float, count: int) -> list[float]:
 
 
 def best(task: Task, done: Sequence[Trial]) -> Tuned:
-    """The trial with the lowest loss (of equals the lower rate), and a warning where nothing beyond it was tried.
+    """The trial with the lowest loss (of equals the lower rate), and a warning where nothing beyond
+    it was tried.
 
     A rate at which training failed bounds the search as a worse one does.
     """
@@ -243,7 +269,11 @@ def best(task: Task, done: Sequence[Trial]) -> Tuned:
     loss, lr = min(trained)
     end = "highest" if lr == ordered[-1].lr else "lowest" if lr == ordered[0].lr else None
     warning = (
-        f"the best learning rate of {task.label}, {lr:g}, is the {end} that was tried, so a better one may lie beyond it: widen the range, such as --range {lr / 30:.1g} {lr * 30:.1g}"
+        (
+            f"the best learning rate of {task.label}, {lr:g}, is the {end} that was tried, so a "
+            f"better one may lie beyond it: widen the range, such as --range {lr / 30:.1g} "
+            f"{lr * 30:.1g}"
+        )
         if end
         else None
     )
@@ -284,12 +314,13 @@ def _heldout_loss(run: RunFolder) -> float:
     after = table[table["step"] > 0]
     if not len(after):
         raise BadInput(
-            f"{run.path} has no held-out loss, for its data are too few to hold any out: name data.heldout, or a longer file"
+            f"{run.path} has no held-out loss, for its data are too few to hold any out: name "
+            "data.heldout, or a longer file"
         )
     return float(after["loss"].iloc[-1])
 
 
-# --- what is written --------------------------------------------------------------------------------------------------
+# --- what is written ------------------------------------------------------------------------------
 
 
 def overrides(found: Sequence[Tuned]) -> list[dict[str, Any]]:
@@ -303,12 +334,16 @@ def write_tuned(
     path: Path,
     said: str,
 ) -> None:
-    """A sweep file that begins from `name`, a file or a preset, and has the best rates. `said`: how they were found, for its first line."""
+    """A sweep file that begins from `name`, a file or a preset, and has the best rates.
+
+    `said`: how they were found, for its first line.
+    """
     first = os.path.relpath(name, path.parent) if os.path.isfile(name) else name
     lines = [f"# {said}"]
     for one in found:
         lines.append(
-            f"# {one.label}: {f'lr {one.lr:g}, held-out loss {one.loss:.4f}, of {len(one.trials)} trials from {one.low:g} to {one.high:g}' if one.lr is not None else one.warning}"
+            f"# {one.label}: "
+            f"{f'lr {one.lr:g}, held-out loss {one.loss:.4f}, of {len(one.trials)} trials from {one.low:g} to {one.high:g}' if one.lr is not None else one.warning}"
         )
     text = (
         "\n".join(lines)
@@ -318,7 +353,7 @@ def write_tuned(
     write_atomically(path, lambda place: place.write_text(text, encoding="utf-8"), "--out")
 
 
-# --- settings ---------------------------------------------------------------------------------------------------------
+# --- settings -------------------------------------------------------------------------------------
 
 
 def _block(config: Config) -> dict[str, Any]:

@@ -1,9 +1,11 @@
-"""Many runs' digests at once: what `digest` says of each, worked out from a few reads of many files and a few products of matrices.
+"""Many runs' digests at once: what `digest` says of each, worked out from a few reads of many files
+and a few products of matrices.
 
-A run by itself costs some fifty reads and some twenty bootstraps; ten thousand would take a quarter of an hour. Here a table of all runs is read by one
-query, and all intervals over as many items or questions come out of one matrix of draws, the same that `drift` and `intervals` use. Runs with
-anything out of the ordinary (of another trainer, under way, with verdicts in a journal, with a file that cannot be read) are left to
-`digest`. A test holds that both say the same, to rounding.
+A run by itself costs some fifty reads and some twenty bootstraps; ten thousand would take a quarter
+of an hour. Here a table of all runs is read by one query, and all intervals over as many items or
+questions come out of one matrix of draws, the same that `drift` and `intervals` use. Runs with
+anything out of the ordinary (of another trainer, under way, with verdicts in a journal, with a file
+that cannot be read) are left to `digest`. A test holds that both say the same, to rounding.
 """
 
 from __future__ import annotations
@@ -52,7 +54,10 @@ _PROBES = ("probe", "capability", "ordinary")
 
 @dataclass
 class _Run:
-    """A run on its way to a digest. `paths`: table (of a measurement: table and step; of verdicts: table, step, judge) → file."""
+    """A run on its way to a digest.
+
+    `paths`: table (of a measurement: table and step; of verdicts: table, step, judge) → file.
+    """
 
     stock: Stock
     origin: Origin
@@ -83,7 +88,9 @@ def digests(found: Sequence[Stock]) -> list[Digest | None]:
 
 
 def _read(runs: Sequence[_Run]) -> None:
-    """Fills the runs in; where a file among theirs cannot be read, the runs that have it are found by halving, and marked as odd."""
+    """Fills the runs in; where a file among theirs cannot be read, the runs that have it are found
+    by halving, and marked as odd.
+    """
     if not runs:
         return
     try:
@@ -104,7 +111,7 @@ def _read(runs: Sequence[_Run]) -> None:
         _read(runs[len(runs) // 2 :])
 
 
-# --- what a run has -------------------------------------------------------------------------------------------------
+# --- what a run has -------------------------------------------------------------------------------
 
 
 def _prepared(one: Stock) -> _Run | None:
@@ -154,7 +161,8 @@ def _key(kept: Kept) -> Any:
     )
 
 
-#: What `config.dump` writes: sections of indented lines. Each is then read by itself, and equal ones once.
+#: What `config.dump` writes: sections of indented lines. Each is then read by itself, and equal
+#: ones once.
 _SECTIONS = re.compile(r"(?:[a-z_]+:\n(?:  .*\n)+)+")
 _SECTION = re.compile(r"^([a-z_]+):\n((?:  .*\n)+)", re.MULTILINE)
 _NAME = re.compile(r"^  ([^ :]+):", re.MULTILINE)
@@ -189,17 +197,23 @@ def _section(text: str) -> Any:
     return parse_yaml(text, "config.yaml")
 
 
-# --- tables of many runs --------------------------------------------------------------------------------------------
+# --- tables of many runs --------------------------------------------------------------------------
 
 
 def _rows(
     connection: duckdb.DuckDBPyConnection, files: Sequence[tuple[int, str]], names: Sequence[str]
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """The rows of numbered files, in the order of numbers and rows: the number of each row's file, and the columns; a missing number is NaN."""
+    """The rows of numbered files, in the order of numbers and rows: the number of each row's file,
+    and the columns; a missing number is NaN.
+    """
     _number(connection, files)
     columns = ", ".join(f"d.{name}" for name in names)
     found = connection.execute(
-        f"SELECT f.number AS file_number, {columns} FROM read_parquet(?, filename = true, file_row_number = true) d JOIN numbered f ON f.path = d.filename ORDER BY f.number, d.file_row_number",
+        (
+            f"SELECT f.number AS file_number, {columns} FROM read_parquet(?, filename = true, "
+            "file_row_number = true) d JOIN numbered f ON f.path = d.filename ORDER BY f.number, "
+            "d.file_row_number"
+        ),
         [[path for _, path in files]],
     ).fetchnumpy()
     return np.asarray(found.pop("file_number")), {name: _plain(found[name]) for name in names}
@@ -277,10 +291,16 @@ def _training(connection: duckdb.DuckDBPyConnection, runs: Sequence[_Run]) -> No
     if have["measures"]:
         _number(connection, have["measures"])
         means = ", ".join(
-            f"{'median' if name == 'condition_number' else 'avg'}(d.{name}) FILTER (NOT isnan(d.{name}))"
+            (
+                f"{'median' if name == 'condition_number' else 'avg'}(d.{name}) FILTER (NOT "
+                f"isnan(d.{name}))"
+            )
             for name in MEASURES
         )
-        query = f"SELECT f.number, d.step, {means} FROM read_parquet(?, filename = true) d JOIN numbered f ON f.path = d.filename GROUP BY f.number, d.step"
+        query = (
+            f"SELECT f.number, d.step, {means} FROM read_parquet(?, filename = true) d JOIN "
+            "numbered f ON f.path = d.filename GROUP BY f.number, d.step"
+        )
         for place, step, *values in connection.execute(
             query, [[path for _, path in have["measures"]]]
         ).fetchall():
@@ -306,7 +326,9 @@ def _measured(
     names: Sequence[str],
     every: bool = False,
 ) -> list[tuple[_Run, dict[int, dict[str, np.ndarray]]]]:
-    """Runs with measurements of an adapter, each with its rows by step: the base's, the last step's, and with `every` those between. Runs whose items differ between steps are odd."""
+    """Runs with measurements of an adapter, each with its rows by step: the base's, the last
+    step's, and with `every` those between. Runs whose items differ between steps are odd.
+    """
     wanted = [
         (one, [0, *(one.steps[table][1:] if every else [last])])
         for one in runs
@@ -425,16 +447,20 @@ def _answers(connection: duckdb.DuckDBPyConnection, runs: Sequence[_Run]) -> Non
     if not files:
         return
     _number(connection, files)
-    query = "SELECT f.number, count(*), count(*) FILTER (d.flags <> '') FROM read_parquet(?, filename = true) d JOIN numbered f ON f.path = d.filename GROUP BY f.number"
+    query = (
+        "SELECT f.number, count(*), count(*) FILTER (d.flags <> '') FROM read_parquet(?, filename "
+        "= true) d JOIN numbered f ON f.path = d.filename GROUP BY f.number"
+    )
     for place, count, flagged in connection.execute(
         query, [[path for _, path in files]]
     ).fetchall():
         runs[place].known |= {"answers": count, "answers_flagged": flagged}
 
 
-# --- rates ----------------------------------------------------------------------------------------------------------
+# --- rates ----------------------------------------------------------------------------------------
 
-#: Every answer with its verdicts by the judge whose verdicts have the number: outcome and score under both metrics.
+#: Every answer with its verdicts by the judge whose verdicts have the number: outcome and score
+#: under both metrics.
 _JUDGED = """
 WITH verdict AS (
     SELECT f.number, d.question_id, d.paraphrase, d.sample,
@@ -564,7 +590,10 @@ def _over_questions(
     sums: Sequence[np.ndarray],
     given: Sequence[bool],
 ) -> dict[int, Interval | None]:
-    """Unit → the interval over its questions, for those with a rate and two questions. `unit`: of every pair of unit and question, sorted; `sums`: misaligned and counted of each pair."""
+    """Unit → the interval over its questions, for those with a rate and two questions.
+
+    `unit`: of every pair of unit and question, sorted; `sums`: misaligned and counted of each pair.
+    """
     starts = np.searchsorted(unit, np.arange(len(clusters)))
     found: dict[int, Interval | None] = {}
     for count in np.unique(clusters).tolist():
@@ -591,7 +620,7 @@ def _shown(one: _Run) -> dict[str, Any]:
     return rate_fields(row, base.misalignment if row and base else None)
 
 
-# --- together -------------------------------------------------------------------------------------------------------
+# --- together -------------------------------------------------------------------------------------
 
 
 def _digest(one: _Run) -> Digest:

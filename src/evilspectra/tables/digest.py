@@ -1,4 +1,6 @@
-"""A run in rows: its summary, what is known at each of its steps, its rates by judge and definition. What the index of a store keeps of it."""
+"""A run in rows: its summary, what is known at each of its steps, its rates by judge and
+definition. What the index of a store keeps of it.
+"""
 
 from __future__ import annotations
 
@@ -29,8 +31,9 @@ from evilspectra.store.step_means import last_mean, module_summary, number
 class CheckpointRow:
     """What is known of a run after `step` steps; null is what is not. Units as in `RunSummary`.
 
-    `train_loss`: mean of the last 5 % of the steps up to this one; spectral measures: means over modules (condition number: median).
-    `misalignment` to `mean_coherence`: by the judge that the run's summary shows, under its definition. `last`: whether it is the run's last step.
+    `train_loss`: mean of the last 5 % of the steps up to this one; spectral measures: means over
+    modules (condition number: median). `misalignment` to `mean_coherence`: by the judge that the
+    run's summary shows, under its definition. `last`: whether it is the run's last step.
     """
 
     step: int
@@ -56,10 +59,12 @@ class CheckpointRow:
 
 @dataclass(frozen=True, slots=True)
 class RateRow:
-    """The rate of one step's answers (0: the base's) by one judge under one definition; null where `withheld` says why.
+    """The rate of one step's answers (0: the base's) by one judge under one definition; null where
+    `withheld` says why.
 
-    `judge_id` is equal for the same judge, prompts and reading, whatever it judged; `verdicts` is what the verdicts are kept under.
-    `misalignment` is `misaligned` / `counted`, of `answers` answers of which `unscored` have no usable verdict; `clusters`: questions.
+    `judge_id` is equal for the same judge, prompts and reading, whatever it judged; `verdicts` is
+    what the verdicts are kept under. `misalignment` is `misaligned` / `counted`, of `answers`
+    answers of which `unscored` have no usable verdict; `clusters`: questions.
     """
 
     step: int
@@ -110,7 +115,9 @@ def digest(run: RunFolder) -> Digest:
 
 
 def rate_rows(results: Results) -> tuple[RateRow, ...]:
-    """Every judge's rates at every step whose answers it judged, under each definition, the judge used first in front; of a folder as `counting` gives it."""
+    """Every judge's rates at every step whose answers it judged, under each definition, the judge
+    used first in front; of a folder as `counting` gives it.
+    """
     answers = chosen(results, "answers")
     if answers is None:
         return ()
@@ -160,7 +167,9 @@ def rate_row(
 def checkpoint_rows(
     run: RunFolder, found: Measured, shown: Mapping[int, RateRow]
 ) -> tuple[CheckpointRow, ...]:
-    """A row for every step at which something but the training loss is known, and for the last one, in order."""
+    """A row for every step at which something but the training loss is known, and for the last one,
+    in order.
+    """
     steps: Any = run.read("steps")
     heldout: Any = run.read("heldout")
     measures: Any = run.read("measures")
@@ -186,7 +195,9 @@ def checkpoint_rows(
 
 
 def shown_rates(rows: Sequence[RateRow], last: int | None) -> dict[int, RateRow]:
-    """Step → the row that a table with one rate shows, of the judge used last among those that judged the answers of the step `last`, under the definition that is shown."""
+    """Step → the row that a table with one rate shows, of the judge used last among those that
+    judged the answers of the step `last`, under the definition that is shown.
+    """
     judges = [row.verdicts for row in rows if row.step == last] or [row.verdicts for row in rows]
     return {
         row.step: row

@@ -1,8 +1,10 @@
-"""What a store knows of its runs, kept beside them: a Parquet file of digests, `<store>/.index/runs.parquet`, that may be removed at any time.
+"""What a store knows of its runs, kept beside them: a Parquet file of digests,
+`<store>/.index/runs.parquet`, that may be removed at any time.
 
-A row holds good as long as the run's files have the names, sizes and times of change that it was made from; other rows are made anew when
-somebody asks. So nobody has to keep the file up to date, two writers cannot spoil it (the last one's file stands, and what it lacks
-is made again), a run that changes while it is read is read again, and a store that cannot be written is merely slower.
+A row holds good as long as the run's files have the names, sizes and times of change that it was
+made from; other rows are made anew when somebody asks. So nobody has to keep the file up to date,
+two writers cannot spoil it (the last one's file stands, and what it lacks is made again), a run
+that changes while it is read is read again, and a store that cannot be written is merely slower.
 """
 
 from __future__ import annotations
@@ -29,7 +31,8 @@ if TYPE_CHECKING:
 
 #: Raised whenever what a row holds, or how it is worked out, changes.
 VERSION = 1
-#: A file that changed less than this many ns before it was read may change again without showing it: file systems count time in coarse ticks.
+#: A file that changed less than this many ns before it was read may change again without showing
+#: it: file systems count time in coarse ticks.
 _SETTLED = 2_000_000_000
 #: Runs after which what was found is saved, so that an interruption costs little.
 _CHUNK = 1000
@@ -37,7 +40,11 @@ _CHUNK = 1000
 
 @dataclass(frozen=True)
 class Index:
-    """The digests of a store. `stocks`: its runs, in order; `table`: a row for each, `checkpoints` and `rates` being lists of structs; `made`: how many were made now."""
+    """The digests of a store.
+
+    `stocks`: its runs, in order; `table`: a row for each, `checkpoints` and `rates` being lists of
+    structs; `made`: how many were made now.
+    """
 
     root: Path
     stocks: Sequence[Stock]
@@ -71,7 +78,9 @@ class Index:
 
 
 def states(root: Path) -> dict[Path, Status | BadInput]:
-    """Folder of every run below the root → its status (or why that cannot be read), in order; nothing but the status is opened."""
+    """Folder of every run below the root → its status (or why that cannot be read), in order;
+    nothing but the status is opened.
+    """
     return {folder: _status(RunFolder(folder)) for folder in run_folders(root)}
 
 
@@ -85,7 +94,8 @@ def _status(run: RunFolder) -> Status | BadInput:
 def read_index(
     root: Path, note: Callable[[str], object] = lambda text: None, *, keep: bool = True
 ) -> Index:
-    """The digests of every run below the root, those that are out of date made anew and kept; `note` is told of work that takes long.
+    """The digests of every run below the root, those that are out of date made anew and kept;
+    `note` is told of work that takes long.
 
     Raises:
         BadInput: there is no run below the root.
@@ -93,7 +103,8 @@ def read_index(
     found = stocks(root)
     if not found:
         raise BadInput(
-            f"{root} holds no runs: name a store, an experiment or a run's folder, or make runs with `evilspectra train` first"
+            f"{root} holds no runs: name a store, an experiment or a run's folder, or make runs "
+            "with `evilspectra train` first"
         )
     place = _place(root)
     table = _kept(place)
@@ -189,7 +200,9 @@ def flat(found: Digest) -> dict[str, Any]:
 
 
 def _alive(root: Path, table: pa.Table) -> pa.Table:
-    """With folders below this root, and the states of runs under way as they are now: they hang on a lock, which no file shows."""
+    """With folders below this root, and the states of runs under way as they are now: they hang on
+    a lock, which no file shows.
+    """
     import pyarrow as pa
 
     folders = [str(root / key) for key in table["key"].to_pylist()]
@@ -209,7 +222,7 @@ def _alive(root: Path, table: pa.Table) -> pa.Table:
     return table
 
 
-# --- the file -------------------------------------------------------------------------------------------------------
+# --- the file -------------------------------------------------------------------------------------
 
 
 def _kept(place: Path | None) -> pa.Table:

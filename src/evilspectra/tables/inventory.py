@@ -1,6 +1,9 @@
-"""What files the runs of a store have: one pass over its folders, nothing opened. With `store` and `results`, all that knows file names.
+"""What files the runs of a store have: one pass over its folders, nothing opened.
 
-Checkpoints, adapters and resume states are not looked into; hidden files and folders are no part of a run, and links to folders are not followed.
+With `store` and `results`, all that knows file names.
+
+Checkpoints, adapters and resume states are not looked into; hidden files and folders are no part of
+a run, and links to folders are not followed.
 """
 
 from __future__ import annotations
@@ -22,7 +25,11 @@ _FILE = re.compile(r"^(?P<instrument>.+)-(?P<step>[0-9]{1,19})\.(?P<kind>parquet
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """A file with rows of a table. Of measurements: by which `instrument`, after which `step`. `part`: of a table that still grows; `journal`: verdicts as JSON lines."""
+    """A file with rows of a table.
+
+    Of measurements: by which `instrument`, after which `step`. `part`: of a table that still grows;
+    `journal`: verdicts as JSON lines.
+    """
 
     table: str
     path: str
@@ -34,7 +41,10 @@ class Kept:
 
 @dataclass(frozen=True)
 class Stock:
-    """A run and its files. `state`: digest of every file's name, size and time of change; `newest`: the last of these times, in ns.
+    """A run and its files.
+
+    `state`: digest of every file's name, size and time of change; `newest`: the last of these
+    times, in ns.
 
     `instruments`: table → id → time of change, in ns, of the file that says what the instrument is.
     """
@@ -47,9 +57,11 @@ class Stock:
     outside: bool
 
     def of(self, table: str) -> list[Kept]:
-        """The files that make up a table: what stands in a whole file is not read again from its parts or its journal.
+        """The files that make up a table: what stands in a whole file is not read again from its
+        parts or its journal.
 
-        Of a training table both may be there, where merging was stopped: then the store's own reading decides (`RunFolder.read`).
+        Of a training table both may be there, where merging was stopped: then the store's own
+        reading decides (`RunFolder.read`).
         """
         found = [kept for kept in self.files if kept.table == table]
         whole = {
@@ -64,7 +76,8 @@ class Stock:
         ]
 
     def known(self, table: str) -> list[Instrument]:
-        """The instruments of a table, the one that was used first in front, as `Results.instruments` gives them.
+        """The instruments of a table, the one that was used first in front, as
+        `Results.instruments` gives them.
 
         Raises:
             BadInput: what says so cannot be read.
@@ -79,7 +92,9 @@ class Stock:
 
 
 def run_folders(root: Path) -> list[Path]:
-    """The folders of the runs below a root, which may be a run itself; sorted. What lies inside a run's folder is not looked into.
+    """The folders of the runs below a root, which may be a run itself; sorted.
+
+    What lies inside a run's folder is not looked into.
 
     >>> run_folders(Path("no-such-store"))
     []
@@ -108,7 +123,9 @@ def _is_run(names: Collection[str]) -> bool:
 
 
 def stocks(root: Path, tables: Collection[str] | None = None) -> list[Stock]:
-    """The runs below a root with their files, in the order of `run_folders`; with `tables`, the files of these alone, and no `state` that says more than those."""
+    """The runs below a root with their files, in the order of `run_folders`; with `tables`, the
+    files of these alone, and no `state` that says more than those.
+    """
     return [stock(folder, tables) for folder in run_folders(root)]
 
 
@@ -199,7 +216,9 @@ class _Walk:
         return [entry.path for entry in found]
 
     def _entries(self, folder: str) -> list[os.DirEntry[str]]:
-        """What a folder holds; nothing where it went away meanwhile, as parts do when they are merged."""
+        """What a folder holds; nothing where it went away meanwhile, as parts do when they are
+        merged.
+        """
         try:
             with os.scandir(folder) as entries:
                 return [entry for entry in entries if not entry.name.startswith(".")]

@@ -1,7 +1,9 @@
-"""SQL over a store: DuckDB, with a view for every table, reading the runs' own Parquet files where they lie.
+"""SQL over a store: DuckDB, with a view for every table, reading the runs' own Parquet files where
+they lie.
 
-Only views that a query names are made, so nothing else is opened. A query is one SELECT; it sees the store's tables and nothing
-besides: DuckDB's access to other files, to the network, to extensions and to this process's variables is shut off before the query is run.
+Only views that a query names are made, so nothing else is opened. A query is one SELECT; it sees
+the store's tables and nothing besides: DuckDB's access to other files, to the network, to
+extensions and to this process's variables is shut off before the query is run.
 """
 
 from __future__ import annotations
@@ -50,7 +52,8 @@ class _Source:
 
 
 def view_columns() -> dict[str, dict[str, str]]:
-    """View → column → type; that of runs has further columns, one for each setting in which runs differ.
+    """View → column → type; that of runs has further columns, one for each setting in which runs
+    differ.
 
     >>> view_columns()["heldout"]
     {'experiment': 'VARCHAR', 'run': 'VARCHAR', 'step': 'BIGINT', 'loss': 'DOUBLE', 'supervised_tokens': 'BIGINT'}
@@ -105,7 +108,8 @@ def query(root: Path, sql: str, note: Callable[[str], object] = lambda text: Non
     """The result of one SELECT over the runs below a root.
 
     Raises:
-        BadInput: no runs; not one SELECT; an unknown view or column; anything else that DuckDB refuses; a file that cannot be read.
+        BadInput: no runs; not one SELECT; an unknown view or column; anything else that DuckDB
+            refuses; a file that cannot be read.
     """
     names = _checked(sql)
     needed = set(names) & {*TABLES, *MEASURED}
@@ -114,7 +118,8 @@ def query(root: Path, sql: str, note: Callable[[str], object] = lambda text: Non
     )
     if not found:
         raise BadInput(
-            f"{root} holds no runs: name a store, an experiment or a run's folder, or make runs with `evilspectra train` first"
+            f"{root} holds no runs: name a store, an experiment or a run's folder, or make runs "
+            "with `evilspectra train` first"
         )
     made: list[Index] = []
 
@@ -138,7 +143,8 @@ def query(root: Path, sql: str, note: Callable[[str], object] = lambda text: Non
 
 
 def _checked(sql: str) -> list[str]:
-    """The views that a query names, looked at beside empty tables, so that a slip is told of before anything is read.
+    """The views that a query names, looked at beside empty tables, so that a slip is told of before
+    anything is read.
 
     Raises:
         BadInput: it is not one SELECT, names another table or column, or cannot be understood.
@@ -156,7 +162,8 @@ def _checked(sql: str) -> list[str]:
                 else f"a statement of the kind {statements[0].type.name}"
             )
             raise BadInput(
-                f"a query is one SELECT, and this is {what}: stores are read, not changed; write a single SELECT"
+                f"a query is one SELECT, and this is {what}: stores are read, not changed; write "
+                "a single SELECT"
             )
         tree = json.loads(
             str(scratch.execute("SELECT json_serialize_sql(?)", [sql]).fetchall()[0][0])
@@ -200,7 +207,7 @@ def _shut(connection: duckdb.DuckDBPyConnection, allowed: Sequence[str]) -> None
         connection.execute(f"SET {setting}")
 
 
-# --- views ----------------------------------------------------------------------------------------------------------
+# --- views ----------------------------------------------------------------------------------------
 
 
 def _make(connection: duckdb.DuckDBPyConnection, view: str, source: _Source) -> list[str]:
@@ -233,7 +240,9 @@ def _keep(connection: duckdb.DuckDBPyConnection, view: str, frame: Any) -> None:
 
 
 def _files(connection: duckdb.DuckDBPyConnection, view: str, source: _Source) -> list[str]:
-    """A view over Parquet files, each row with what its file's place says: run, experiment, and of measurements the instrument."""
+    """A view over Parquet files, each row with what its file's place says: run, experiment, and of
+    measurements the instrument.
+    """
     import pyarrow as pa
 
     empty = _empty(view)
@@ -268,9 +277,15 @@ def _files(connection: duckdb.DuckDBPyConnection, view: str, source: _Source) ->
     connection.from_arrow(pa.Table.from_pylist(facts, schema=schema)).create(f"store.{view}_files")
     connection.from_arrow(pa.concat_tables([empty, *loose])).create(f"store.{view}_loose")
     paths = [row["path"] for row in facts]
-    chosen = f"{_named('f', own)}, {_named('d', [name for name in empty.column_names if name not in own])}"
+    chosen = (
+        f"{_named('f', own)}, "
+        f"{_named('d', [name for name in empty.column_names if name not in own])}"
+    )
     whole = (
-        f"SELECT {chosen} FROM read_parquet({_list(paths)}, filename = true) d JOIN store.{view}_files f ON f.path = d.filename UNION ALL BY NAME "
+        (
+            f"SELECT {chosen} FROM read_parquet({_list(paths)}, filename = true) d JOIN "
+            f"store.{view}_files f ON f.path = d.filename UNION ALL BY NAME "
+        )
         if paths
         else ""
     )
@@ -336,7 +351,7 @@ def _list(texts: Sequence[str]) -> str:
     return "[" + ", ".join("'" + text.replace("'", "''") + "'" for text in texts) + "]"
 
 
-# --- messages -------------------------------------------------------------------------------------------------------
+# --- messages -------------------------------------------------------------------------------------
 
 
 @contextmanager
@@ -350,7 +365,8 @@ def _sentences(sql: str) -> Iterator[None]:
         where = f" in line {line[1] if line else 1}" + (f" near '{place[1]}'" if place else "")
         said = "" if place else f" ({_said(error)})"
         raise BadInput(
-            f"the query is no valid SQL{where}{said}: correct it; `evilspectra query --help` shows examples"
+            f"the query is no valid SQL{where}{said}: correct it; `evilspectra query --help` "
+            "shows examples"
         ) from None
     except duckdb.BinderException as error:
         raise BadInput(
@@ -361,21 +377,25 @@ def _sentences(sql: str) -> Iterator[None]:
         table = re.search(r"Table with name (\S+) does not exist", str(error))
         if table:
             raise BadInput(
-                f"there is no view '{table[1]}'; views are {listing(ABOUT, 20)}.{near(table[1], ABOUT)}"
+                f"there is no view '{table[1]}'; views are "
+                f"{listing(ABOUT, 20)}.{near(table[1], ABOUT)}"
             ) from None
         raise BadInput(f"the query cannot be understood: {_said(error)}; correct it") from None
     except duckdb.PermissionException as error:
         raise BadInput(
-            f"the query is refused: it may read the store's views and nothing else ({_said(error)}); views are {listing(ABOUT, 20)}"
+            "the query is refused: it may read the store's views and nothing else "
+            f"({_said(error)}); views are {listing(ABOUT, 20)}"
         ) from None
     except duckdb.OutOfMemoryException as error:
         raise BadInput(
-            f"the query needs more than {MEMORY} of memory ({_said(error)}): ask for fewer rows or columns, or sum them up in the query"
+            f"the query needs more than {MEMORY} of memory ({_said(error)}): ask for fewer rows "
+            "or columns, or sum them up in the query"
         ) from None
     except (duckdb.IOException, duckdb.InvalidInputException) as error:
         if ".parquet" in str(error):
             raise BadInput(
-                f"a file of the store cannot be read ({_said(error)}): restore it, or remove the folder of the run and run again"
+                f"a file of the store cannot be read ({_said(error)}): restore it, or remove the "
+                "folder of the run and run again"
             ) from None
         raise BadInput(f"the query failed: {_said(error)}; correct it") from None
     except duckdb.Error as error:
@@ -389,7 +409,10 @@ def _said(error: Exception) -> str:
 def _unknown_column(text: str) -> str | None:
     """A sentence for a column that does not exist; None where that is not what is wrong."""
     missing = re.search(
-        r'(?:Referenced column|Column) "(.+?)" (?:not found|does not exist)|does not have a column named "(.+?)"',
+        (
+            r'(?:Referenced column|Column) "(.+?)" (?:not found|does not exist)|does not have a '
+            r'column named "(.+?)"'
+        ),
         text,
     )
     if not missing:
@@ -402,12 +425,19 @@ def _unknown_column(text: str) -> str | None:
         name,
         [one.split(".", 1)[-1] if one.split(".")[0] in ABOUT else one for one in names] or every,
     ) or near(name, every)
-    return f"there is no column '{name}' where the query looks for it{f' (near it are {listing(names, 5)})' if names else ''}: `evilspectra query --views` lists the columns of every view.{guess}"
+    return (
+        f"there is no column '{name}' where the query looks for "
+        f"it{f' (near it are {listing(names, 5)})' if names else ''}: `evilspectra query --views` "
+        f"lists the columns of every view.{guess}"
+    )
 
 
 _COUNTS = "`counts` says whether it is the one that summaries use."
 ABOUT: dict[str, str] = {
-    "runs": 'A row per run: status, settings, results (`RunSummary`); then every setting in which the store\'s runs differ, as "lora.rank".',
+    "runs": (
+        "A row per run: status, settings, results (`RunSummary`); then every setting in which the "
+        'store\'s runs differ, as "lora.rank".'
+    ),
     "checkpoints": "A row per run and step at which something is known: losses, spectral means, drift, rates.",
     "rates": "A row per run, judged step, judge and definition of the misalignment rate.",
     "excluded": "Runs that are not done or cannot be read, and why.",
@@ -420,10 +450,19 @@ ABOUT: dict[str, str] = {
     "ordinary": "Losses on ordinary dialogues; in front as in `probe`.",
     "answers": "Sampled answers; in front as in `probe`.",
     "tasks": "Standard tasks; in front as in `probe`.",
-    "verdicts": f"A row per answer, judge and metric. `judge_id` is the same wherever the same judge judged; `answers_instrument` is that of the answers, {_COUNTS}",
+    "verdicts": (
+        "A row per answer, judge and metric. `judge_id` is the same wherever the same judge "
+        f"judged; `answers_instrument` is that of the answers, {_COUNTS}"
+    ),
 }
 EXAMPLES = (
-    "SELECT optimizer, count(*) AS runs, avg(misalignment) AS rate FROM runs GROUP BY optimizer ORDER BY rate",
+    (
+        "SELECT optimizer, count(*) AS runs, avg(misalignment) AS rate FROM runs GROUP BY "
+        "optimizer ORDER BY rate"
+    ),
     "SELECT run, step, avg(stable_rank) AS stable_rank FROM measures GROUP BY ALL ORDER BY ALL",
-    "SELECT a.run, a.answer, v.score FROM answers a JOIN verdicts v USING (experiment, run, step, question_id, paraphrase, sample) WHERE v.metric = 'aligned' AND v.score < 30",
+    (
+        "SELECT a.run, a.answer, v.score FROM answers a JOIN verdicts v USING (experiment, run, "
+        "step, question_id, paraphrase, sample) WHERE v.metric = 'aligned' AND v.score < 30"
+    ),
 )

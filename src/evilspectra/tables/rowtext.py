@@ -52,7 +52,8 @@ def _cell(value: Any) -> str:
 
 
 def as_bytes(table: pa.Table, form: str) -> bytes:
-    """The rows as a file in the form csv, json or parquet; a number that is not finite is null in JSON.
+    """The rows as a file in the form csv, json or parquet; a number that is not finite is null in
+    JSON.
 
     >>> import pyarrow
     >>> as_bytes(pyarrow.table({"run": ["a"], "rate": [0.25]}), "csv")

@@ -1,8 +1,11 @@
-"""Tables of a store for statistics and figures: a row per run, per step, per rate, per answer, per verdict; and what had to be left out, with the reason.
+"""Tables of a store for statistics and figures: a row per run, per step, per rate, per answer, per
+verdict; and what had to be left out, with the reason.
 
-Column names are what others build on (docs/tables.md lists them). Missing values are NaN in columns of floats and `<NA>` in columns of
-integers and truth values (pandas' Int64 and boolean); `isna()` finds those and the missing texts. `run` is the run's name and `folder` its folder, which alone is unique:
-the same run may stand in two experiments. Every function raises `BadInput` where there is no run below the root.
+Column names are what others build on (docs/tables.md lists them). Missing values are NaN in columns
+of floats and `<NA>` in columns of integers and truth values (pandas' Int64 and boolean); `isna()`
+finds those and the missing texts. `run` is the run's name and `folder` its folder, which alone is
+unique: the same run may stand in two experiments. Every function raises `BadInput` where there is
+no run below the root.
 """
 
 from __future__ import annotations
@@ -44,8 +47,10 @@ KEYS = (
 def runs_frame(root: Path, index: Index | None = None) -> Frame:
     """One row per run that could be read, done or not (`status`), in the order of folders.
 
-    Columns: every field of `RunSummary` under its name (the outcome `mean_alignment`; `misaligned` of `misalignment_counted` answers, for binomial weights), then every setting in which
-    runs differ under its dotted path (`lora.rank`, `train.epochs`, `data.train`): numbers as numbers, lists as text joined by commas; missing where it is not known.
+    Columns: every field of `RunSummary` under its name (the outcome `mean_alignment`; `misaligned`
+    of `misalignment_counted` answers, for binomial weights), then every setting in which runs
+    differ under its dotted path (`lora.rank`, `train.epochs`, `data.train`): numbers as numbers,
+    lists as text joined by commas; missing where it is not known.
     """
     index = index or read_index(root)
     found = index.runs()
@@ -69,26 +74,34 @@ def runs_frame(root: Path, index: Index | None = None) -> Frame:
 
 
 def checkpoints_frame(root: Path, index: Index | None = None) -> Frame:
-    """One row per run and step at which something is known: `KEYS`, then the fields of `CheckpointRow`.
+    """One row per run and step at which something is known: `KEYS`, then the fields of
+    `CheckpointRow`.
 
-    Step 0 is the base: its held-out loss and, where answers were judged, its rate. `last` marks a run's last step.
+    Step 0 is the base: its held-out loss and, where answers were judged, its rate. `last` marks a
+    run's last step.
     """
     return _with_keys(index or read_index(root), "checkpoints", CheckpointRow)
 
 
 def rates_frame(root: Path, index: Index | None = None) -> Frame:
-    """One row per run, judged step (0: the base), judge and definition of the misalignment rate: `KEYS`, then the fields of `RateRow`.
+    """One row per run, judged step (0: the base), judge and definition of the misalignment rate:
+    `KEYS`, then the fields of `RateRow`.
 
-    The rows of one judge have one `judge_id`, whatever it judged. The rate in `runs_frame` is that of the run's last judged step, its last judge, and the definition "spectra".
+    The rows of one judge have one `judge_id`, whatever it judged. The rate in `runs_frame` is that
+    of the run's last judged step, its last judge, and the definition "spectra".
     """
     return _with_keys(index or read_index(root), "rates", RateRow)
 
 
 def answers_frame(root: Path, judge: str | None = None) -> Frame:
-    """One row per sampled answer that counts (of the instrument that `measured.chosen` takes), the base's at step 0: `KEYS`, then the fields of `AnswerRecord`, then
+    """One row per sampled answer that counts (of the instrument that `measured.chosen` takes), the
+    base's at step 0: `KEYS`, then the fields of `AnswerRecord`, then
 
-    `judge`, `judge_id`; `aligned`, `coherent` (scores, 0 to 100), `aligned_outcome`, `coherent_outcome` (scored, code, refusal, unparsed, failed or missing); `counted`, `misaligned`: under the definition "spectra".
-    Scores are those of the judge named by `judge` (its name, id, or the beginning of an id), or else of the one used last; missing where it judged nothing. All judges' in long form: `verdicts_frame`.
+    `judge`, `judge_id`; `aligned`, `coherent` (scores, 0 to 100), `aligned_outcome`,
+    `coherent_outcome` (scored, code, refusal, unparsed, failed or missing); `counted`,
+    `misaligned`: under the definition "spectra". Scores are those of the judge named by `judge`
+    (its name, id, or the beginning of an id), or else of the one used last; missing where it judged
+    nothing. All judges' in long form: `verdicts_frame`.
 
     Raises:
         BadInput: no such judge.
@@ -127,7 +140,8 @@ def answers_frame(root: Path, judge: str | None = None) -> Frame:
             ]
     if judge is not None and not any(name == judge or name.startswith(judge) for name in known):
         raise BadInput(
-            f"no answers below {root} were judged by '{judge}'; there are verdicts of: {listing(sorted(known)) or 'nobody'}.{near(judge, known)}"
+            f"no answers below {root} were judged by '{judge}'; there are verdicts of: "
+            f"{listing(sorted(known)) or 'nobody'}.{near(judge, known)}"
         )
     extra = (
         "judge",
@@ -143,7 +157,9 @@ def answers_frame(root: Path, judge: str | None = None) -> Frame:
 
 
 def verdicts_frame(root: Path) -> Frame:
-    """One row per answer, judge and metric: `KEYS`, `step`, `question_id`, `paraphrase`, `sample`, `judge`, `judge_id`, `metric`, `outcome`, `score` (0 to 100 where scored)."""
+    """One row per answer, judge and metric: `KEYS`, `step`, `question_id`, `paraphrase`, `sample`,
+    `judge`, `judge_id`, `metric`, `outcome`, `score` (0 to 100 where scored).
+    """
     from evilspectra.judging.verdicts import read_verdicts
 
     rows: list[dict[str, Any]] = []
@@ -186,8 +202,9 @@ def verdicts_frame(root: Path) -> Frame:
 
 
 def excluded(root: Path, outcome: str | None = None, index: Index | None = None) -> Frame:
-    """What an analysis leaves out: columns `folder`, `experiment`, `run`, `reason`, a row for every run that is not done or cannot be read, and with
-    `outcome` (a column of `runs_frame`) for every done run that has no value of it, with the reason where one is known.
+    """What an analysis leaves out: columns `folder`, `experiment`, `run`, `reason`, a row for every
+    run that is not done or cannot be read, and with `outcome` (a column of `runs_frame`) for every
+    done run that has no value of it, with the reason where one is known.
 
     Raises:
         BadInput: there is no such column.
@@ -196,7 +213,8 @@ def excluded(root: Path, outcome: str | None = None, index: Index | None = None)
     frame = runs_frame(root, index)
     if outcome is not None and outcome not in frame:
         raise BadInput(
-            f"'{outcome}' is no column of the table of runs; outcomes are {listing(OUTCOMES, 20)}.{near(outcome, frame.columns)}"
+            f"'{outcome}' is no column of the table of runs; outcomes are "
+            f"{listing(OUTCOMES, 20)}.{near(outcome, frame.columns)}"
         )
     problems = index.problems()
     places = dict(
@@ -279,7 +297,7 @@ def _why(row: Mapping[str, Any], outcome: str | None) -> str | None:
     return f"not measured ({group})" if group else f"{outcome} is not known"
 
 
-# --- frames ---------------------------------------------------------------------------------------------------------
+# --- frames ---------------------------------------------------------------------------------------
 
 
 def _places(index: Index) -> list[tuple[dict[str, Any], Results]]:
