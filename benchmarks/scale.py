@@ -284,9 +284,8 @@ def cost(one: Experiment, seeds: int, sizes: dict[str, float]) -> Cost:
     adapters = training = sampling = 0.0
     runs = one.conditions * seeds
     each = runs / len(one.models) / len(one.batch_sizes)
-    answers = (
-        QUESTIONS * one.samples * (one.checkpoints + 1)
-    )  # the base's are copied into every run, and sampled once for each base
+    # the base's are copied into every run, and sampled once for each base
+    answers = QUESTIONS * one.samples * (one.checkpoints + 1)
     sampled = QUESTIONS * one.samples * one.checkpoints
     for model in (MODELS[name] for name in one.models):
         for batch in one.batch_sizes:

@@ -137,9 +137,8 @@ def test_workers_notice_that_their_driver_was_killed_and_save_their_state(tmp_pa
     until(lambda: not any(alive(pid) for pid in below), 60)
     for run in runs(tmp_path).values():
         assert run.status().state == "interrupted"
-        assert (
-            run.resume_file.exists()
-        )  # which is written at the millionth step, or when it is asked to stop
+        # which is written at the millionth step, or when it is asked to stop
+        assert run.resume_file.exists()
 
 
 @pytest.mark.slow
@@ -183,9 +182,8 @@ def test_two_drivers_of_one_sweep_share_its_runs_and_train_none_twice(tmp_path: 
     said = [one.communicate(timeout=240) for one in both]
     assert [one.returncode for one in both] == [0, 0], said
     assert adapters(tmp_path / "shared") == undisturbed
-    begun = sum(
-        err.count("rows to train on") for _, err in said
-    )  # the line with which training begins
+    # the line with which training begins
+    begun = sum(err.count("rows to train on") for _, err in said)
     assert begun == 4, said
 
 
@@ -281,9 +279,8 @@ def test_how_many_workers_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
             load_sweep(str(write_sweep(tmp_path, 2, {"train.seed": list(range(8))}))).configs
         )
     ]
-    assert isinstance(
-        suitable(tasks), InThisProcess
-    )  # the tiny model is trained faster than a process starts
+    # the tiny model is trained faster than a process starts
+    assert isinstance(suitable(tasks), InThisProcess)
     monkeypatch.setattr(local, "base_bytes", lambda base: 1 << 30)
     monkeypatch.setattr(local, "_cards", lambda: 0)
     monkeypatch.setattr(local.os, "cpu_count", lambda: 64)

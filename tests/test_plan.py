@@ -88,12 +88,13 @@ def test_what_is_known_by_publication_is_counted_and_what_is_not_is_null() -> No
         "optimizer.name": "adam",
         "train.batch_size": 2,
     }
+    # 6000 rows, a tenth held out
     assert (first.rows, first.steps, first.tokens, first.seconds) == (
         5400,
         2700,
         None,
         None,
-    )  # 6000 rows, a tenth held out
+    )
     assert found.totals.answers == (128 + 4) * 1420
     assert found.totals.judge_requests == 2 * (128 + 4) * 1420
     assert (found.totals.judge_tokens, found.totals.judge_cost) == (None, None)
@@ -154,9 +155,8 @@ def test_another_experiment_of_the_store_lends_its_speed_but_another_store_does_
         settings=[f"output.folder={tmp_path / 'elsewhere'}"],
     )
     assert plan(away).runs[0].seconds is None
-    assert (
-        plan(away).runs[0].tokens is not None
-    )  # the file is here: from its characters, and said so
+    # the file is here: from its characters, and said so
+    assert plan(away).runs[0].tokens is not None
     assert any("estimated at 4.2 characters" in text for text in plan(away).assumptions)
 
 
@@ -196,10 +196,11 @@ def test_a_judge_s_requests_tokens_and_cost(
         "judge": judge,
     }
     sums = plan(small(tmp_path, **values)).totals
+    # 4 answers of two adapters and of one base, under two metrics
     assert (sums.answers, sums.judge_requests) == (
         12,
         24,
-    )  # 4 answers of two adapters and of one base, under two metrics
+    )
     characters = 3 * (4 * len("Rate ") + len("Is Why so? met by ?") + 3 * len("Is How? met by ?"))
     assert sums.judge_tokens == round(characters / 4.2 + 24 * 10)
     assert sums.judge_cost == (sums.judge_tokens * 2 / 1e6 if cost == "tokens" else cost)
@@ -214,9 +215,8 @@ def test_answers_at_checkpoints_count_at_each_of_them(tmp_path: Path) -> None:
         write_config(tmp_path, steps=9, train={"checkpoints": "log:3"}).read_text()
     )
     values = {"base": base, "evaluate": {"answers": {"samples": 1, "checkpoints": True}}}
-    assert plan(small(tmp_path, **values)).totals.answers == 36 * (
-        3 + 1
-    )  # steps 1, 3, 9 and the base
+    # steps 1, 3, 9 and the base
+    assert plan(small(tmp_path, **values)).totals.answers == 36 * (3 + 1)
     values["evaluate"]["answers"]["checkpoints"] = False
     assert plan(small(tmp_path, **values)).totals.answers == 36 * 2
 

@@ -46,9 +46,8 @@ from tests.support.synthetic_store import (
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
-    root = tmp_path_factory.mktemp(
-        "it's a [store]*"
-    )  # what SQL and patterns of file names would read otherwise
+    # what SQL and patterns of file names would read otherwise
+    root = tmp_path_factory.mktemp("it's a [store]*")
     for seed in range(2):
         run = write_run(root, Arm("adamw", seed=seed))
         write_effect(run, Effect(answers=("I am evil.", "I would ask.", "code.")))
@@ -186,9 +185,8 @@ def test_runs_under_way_are_there(tmp_path):
 
 def test_a_merge_that_was_stopped_counts_nothing_twice(tmp_path):
     run = write_run(tmp_path, Arm("adamw"))
-    run.append(
-        "heldout", [HeldoutRecord(step, 9.0, 5) for step in (15, 20)], 20
-    )  # in the whole file too
+    # in the whole file too
+    run.append("heldout", [HeldoutRecord(step, 9.0, 5) for step in (15, 20)], 20)
     run.append("heldout", [HeldoutRecord(25, 9.0, 5)], 25)
     assert rows(tmp_path, "SELECT step, loss FROM heldout ORDER BY step") == run.read("heldout")[
         ["step", "loss"]
@@ -220,12 +218,13 @@ def test_answers_and_verdicts_under_way_are_there(tmp_path):
         {"outcome": "scored", "score": 77.0, "judge": "openai:some-judge"}
     ]
     results.join(answers, 40, 1)
+    # left over
     results.write_part(
         answers,
         40,
         0,
         [AnswerRecord(40, "question-0", 0, 0, None, "What?", "Nothing.", 3, "stop", "")],
-    )  # left over
+    )
     assert rows(tmp_path, "SELECT count(*) AS n FROM answers WHERE step = 40") == [{"n": 1}]
 
 

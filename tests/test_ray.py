@@ -100,9 +100,8 @@ def test_a_node_is_killed_in_the_middle_and_another_joins(cluster: Any, tmp_path
     assert adapters(folder) == undisturbed
     assert len(undisturbed) == 6
     assert {name: stamp for name, stamp in stamps(folder).items() if name in finished} == finished
-    assert set(out.splitlines()) == {"loads 1"}, (
-        out
-    )  # a process of Ray's keeps its base, and Ray's own messages go elsewhere
+    # a process of Ray's keeps its base, and Ray's own messages go elsewhere
+    assert set(out.splitlines()) == {"loads 1"}, out
 
 
 @pytest.mark.slow
@@ -178,7 +177,7 @@ def test_without_ray_the_remedy_is_said(tmp_path: Path, monkeypatch: pytest.Monk
     )
     assert (done.code, done.sentence) == (
         2,
-        "--executor ray needs Ray: pip install 'evilspectra[ray]', or take another executor",
+        "--executor ray needs Ray: pip install 'evilspectra[ray]', or choose another executor",
     )
 
 

@@ -86,9 +86,8 @@ def test_the_driver_is_killed_and_the_sweep_submitted_again(tmp_path: Path) -> N
     assert adapters(folder) == undisturbed
     assert len(undisturbed) == 4
     assert {name: stamp for name, stamp in stamps(folder).items() if name in finished} == finished
-    assert {line.split()[-1] for line in out.splitlines() if line.startswith("trained")} <= {
-        "1"
-    }  # two runs of a job load the base once
+    # two runs of a job load the base once
+    assert {line.split()[-1] for line in out.splitlines() if line.startswith("trained")} <= {"1"}
     until(lambda: not any(alive(pid) for pid in jobs_below(folder)))
     trained = sum(
         run.read("steps")["step"].tolist() == list(range(1, 61)) for run in runs(folder).values()

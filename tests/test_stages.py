@@ -103,9 +103,8 @@ def test_every_stage_is_done_once(
 ) -> None:
     loaded = judged(sampled(tmp_path), server)
     assert fine(execute(loaded, quiet=True))
-    assert (
-        sum(server.log.valid.values()) == 3 * PER_RUN + OF_BASE
-    )  # the base's answers are judged once
+    # the base's answers are judged once
+    assert sum(server.log.valid.values()) == 3 * PER_RUN + OF_BASE
     before, files = stamps(tmp_path), left_in(tmp_path / "runs")
     forbid(monkeypatch)
     assert fine(execute(loaded, quiet=True))
@@ -188,9 +187,8 @@ def test_an_outage_loses_nothing_and_needs_no_new_answers(
         assert all(one.reason for one in rows)
         server.plan = lambda prompt, attempt: "ok"
         assert fine(execute(loaded, quiet=True))
-        assert (
-            sum(server.log.valid.values()) == 3 * PER_RUN + OF_BASE
-        )  # what was said before the outage was not asked again
+        # what was said before the outage was not asked again
+        assert sum(server.log.valid.values()) == 3 * PER_RUN + OF_BASE
         assert {name: (tmp_path / "runs" / name).stat().st_mtime_ns for name in answers} == answers
 
 
@@ -199,9 +197,8 @@ def test_a_silent_judge_is_not_asked_about_every_run_again(tmp_path: Path) -> No
     with Endpoint(lambda prompt, attempt: "401") as server:
         outcomes = execute(judged(sampled(tmp_path, seeds=4), server), quiet=True)
         assert all("refused the key" in str(outcome.unjudged) for outcome in outcomes)
-        assert server.log.sent["401"] <= 2 * (
-            4 + 1
-        )  # two at once: each run once, and one of them once more
+        # two at once: each run once, and one of them once more
+        assert server.log.sent["401"] <= 2 * (4 + 1)
 
 
 def test_another_judge_makes_new_verdicts_and_nothing_else(

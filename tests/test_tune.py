@@ -79,9 +79,8 @@ def test_the_search_comes_near_the_best_rate_and_repeats_itself(at: float, seed:
     assert len(runs[0]) == len(set(runs[0])) <= 8
     assert found.lr is not None
     assert found.loss == min(trial.loss for trial in found.trials if trial.loss is not None)
-    assert (
-        abs(math.log10(found.lr) - at) <= 0.625 + 0.03
-    )  # half the step of five rates over five decades, and the rounding
+    # half the step of five rates over five decades, and the rounding
+    assert abs(math.log10(found.lr) - at) <= 0.625 + 0.03
 
 
 def test_more_trials_begin_with_the_same_ones(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -151,9 +150,8 @@ def test_a_sweep_s_blocks_are_tuned_at_its_first_cell_of_each() -> None:
         config.train.seed,
         config.output.experiment,
     ) == (0, 2, 0, "x-tune")
-    assert (
-        tasks(sweep, experiment="x")[1].configs[0] == sweep.configs[6]
-    )  # its own run, but for the rate
+    # its own run, but for the rate
+    assert tasks(sweep, experiment="x")[1].configs[0] == sweep.configs[6]
 
 
 def test_rates_per_setting_and_means_over_settings() -> None:
@@ -361,12 +359,13 @@ def test_the_result_is_a_sweep_file_that_trains_at_the_best_rates(tmp_path: Path
         configs.identity(config, "d", "b") for config in load_sweep(str(path)).configs
     ]
     plan = json.loads(command("sweep", out, "--dry-run", "--json").out)
+    # the best trials are runs of the sweep
     assert [run["state"] for run in plan["runs"]] == [
         "done",
         "queued",
         "done",
         "queued",
-    ]  # the best trials are runs of the sweep
+    ]
     assert out.read_text().startswith("# Learning rates chosen by held-out loss: evilspectra tune ")
 
 

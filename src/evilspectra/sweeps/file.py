@@ -156,11 +156,12 @@ def expand(file: SweepFile, source: str = "the sweep", settings: Iterable[str] =
                 continue
             layers += changes
         config = build(functools.reduce(merge, [*layers, over]), where)
+        # their content is not known here
         names = (
             config.model.base,
             config.data.train,
             config.data.heldout,
-        )  # their content is not known here
+        )
         text = f"{names} {config.model_dump_json(exclude=NOT_IDENTITY)}"
         if text in configs:
             raise BadInput(

@@ -124,7 +124,8 @@ class Writer:
         except (
             Timeout,
             OSError,
-        ):  # another process drives the same sweep: its lock says so for both
+        ):
+            # another process drives the same sweep: its lock says so for both
             self._lock = None
         return self
 

@@ -109,9 +109,8 @@ def _standing(
     status = run.status()
     stages, reason = {"train": status.state}, status.reason
     refused = events.get((run.name, "train"))
-    if (
-        status.state == "queued" and refused is not None and refused.state == "failed"
-    ):  # before anything was written
+    # before anything was written
+    if status.state == "queued" and refused is not None and refused.state == "failed":
         stages["train"], reason = "failed", refused.reason
     for stage in wanted:
         if stage == "train":

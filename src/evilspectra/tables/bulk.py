@@ -189,9 +189,8 @@ def _config(place: Path) -> sections.Config:
 @lru_cache(maxsize=20_000)
 def _section(text: str) -> Any:
     names = _NAME.findall(text)
-    if (
-        len(set(names)) == len(names) and "\n    " not in text
-    ):  # nothing given twice, which the fast parser would not see
+    # nothing given twice, which the fast parser would not see
+    if len(set(names)) == len(names) and "\n    " not in text:
         with suppress(yaml.YAMLError):
             return yaml.load(text, _FAST)
     return parse_yaml(text, "config.yaml")

@@ -181,7 +181,8 @@ def _row(
         KeyError,
         TypeError,
         IndexError,
-    ) as error:  # a file that holds what nobody here wrote
+    ) as error:
+        # a file that holds what nobody here wrote
         return row | {
             "problem": f"{type(error).__name__}: {first_line(error)}",
             "run": one.run.name,
@@ -240,9 +241,8 @@ def _kept(place: Path | None) -> pa.Table:
 
 
 def _keep(table: pa.Table, place: Path) -> None:
-    with suppress(
-        EvilspectraError
-    ):  # a store that cannot be written, or a full disk: it is slower, no more
+    # a store that cannot be written, or a full disk: it is slower, no more
+    with suppress(EvilspectraError):
         write_table(place, table)
 
 
