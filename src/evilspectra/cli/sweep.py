@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from evilspectra.executors.executor import Executor
     from evilspectra.executors.stages import Task
     from evilspectra.sweeps.file import Sweep
-    from evilspectra.sweeps.status import Standing
+    from evilspectra.sweeps.status import RunProgress
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 _SET = click.option(
@@ -223,12 +223,12 @@ def status(
                 f"{name} is a folder, which takes no --set, --seeds or --output: leave them out, or name the sweep file"
             )
 
-        def look() -> list[Standing]:
+        def look() -> list[RunProgress]:
             return of_store(Path(name))
     else:
         ledger = _ledger(_loaded(name, given))
 
-        def look() -> list[Standing]:
+        def look() -> list[RunProgress]:
             return of_sweep(ledger)
 
     if as_json:
@@ -406,7 +406,7 @@ def _executor(loaded: Sweep, quiet: bool, options: dict[str, Any]) -> Executor:
     return workers(count) if count is not None else suitable(tasks)
 
 
-def _watch(look: Callable[[], list[Standing]], every: bool) -> None:
+def _watch(look: Callable[[], list[RunProgress]], every: bool) -> None:
     from rich.console import Console
     from rich.live import Live
 
@@ -428,7 +428,7 @@ def _console(console: Any) -> Any:
     return console
 
 
-def _table(found: Sequence[Standing], every: bool) -> Any:
+def _table(found: Sequence[RunProgress], every: bool) -> Any:
     """A line per run, and a line of counts; of very many runs only those that ask for attention."""
     from rich.markup import escape
     from rich.table import Table
