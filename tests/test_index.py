@@ -170,14 +170,14 @@ def test_a_file_that_cannot_be_read_costs_its_own_run_alone(tmp_path):
 
 def test_what_has_not_changed_is_not_read_again(tmp_path):
     small(tmp_path)
-    assert [read_index(tmp_path).made for _ in range(2)] == [3, 0]
+    assert [read_index(tmp_path).renewed for _ in range(2)] == [3, 0]
     assert read_index(tmp_path).table.equals(read_index(tmp_path, keep=False).table)
 
 
 def test_what_has_just_changed_is_read_again(tmp_path):
     """A second change within the same tick of the clock would leave time and size as they are."""
     write_run(tmp_path, Arm("adamw"))
-    assert [read_index(tmp_path).made for _ in range(2)] == [1, 1]
+    assert [read_index(tmp_path).renewed for _ in range(2)] == [1, 1]
 
 
 @settings(max_examples=12)
@@ -240,7 +240,7 @@ def test_the_state_of_a_run_under_way_is_that_of_now(tmp_path):
         )
         assert seen.stdout.strip() == "running"
     index = read_index(tmp_path)
-    assert (index.made, index.runs()["status"][0].as_py()) == (0, "interrupted")
+    assert (index.renewed, index.runs()["status"][0].as_py()) == (0, "interrupted")
 
 
 # --- accidents ------------------------------------------------------------------------------------
@@ -251,14 +251,14 @@ def test_a_damaged_index_is_made_again(tmp_path, content):
     small(tmp_path)
     read_index(tmp_path)
     (tmp_path / ".index" / "runs.parquet").write_bytes(content)
-    assert [read_index(tmp_path).made for _ in range(2)] == [3, 0]
+    assert [read_index(tmp_path).renewed for _ in range(2)] == [3, 0]
 
 
 def test_another_versions_index_is_not_believed(tmp_path, monkeypatch):
     small(tmp_path)
     read_index(tmp_path)
     monkeypatch.setattr(indexes, "VERSION", indexes.VERSION + 1)
-    assert [read_index(tmp_path).made for _ in range(2)] == [3, 0]
+    assert [read_index(tmp_path).renewed for _ in range(2)] == [3, 0]
 
 
 def test_a_store_that_cannot_be_written_is_read(tmp_path, monkeypatch):
@@ -268,7 +268,7 @@ def test_a_store_that_cannot_be_written_is_read(tmp_path, monkeypatch):
         raise BadInput("read-only")
 
     monkeypatch.setattr(indexes, "write_table", refuse)
-    assert [read_index(tmp_path).made for _ in range(2)] == [3, 3]
+    assert [read_index(tmp_path).renewed for _ in range(2)] == [3, 3]
     assert not (tmp_path / ".index").exists()
 
 
@@ -293,7 +293,7 @@ def test_writers_do_not_spoil_it(tmp_path):
     old(tmp_path)
     read_index(tmp_path)
     index = read_index(tmp_path)
-    assert (index.made, len(index.runs()), index.problems()) == (0, 10, {})
+    assert (index.renewed, len(index.runs()), index.problems()) == (0, 10, {})
 
 
 def test_a_moved_store_keeps_its_index(tmp_path):
@@ -301,7 +301,7 @@ def test_a_moved_store_keeps_its_index(tmp_path):
     read_index(tmp_path / "a")
     (tmp_path / "a").rename(tmp_path / "b")
     index = read_index(tmp_path / "b")
-    assert index.made == 0
+    assert index.renewed == 0
     assert all(
         Path(folder).is_relative_to(tmp_path / "b") for folder in index.runs()["folder"].to_pylist()
     )

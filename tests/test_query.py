@@ -31,8 +31,9 @@ from evilspectra.store.records import (
 )
 from evilspectra.store.results import Results, chosen
 from evilspectra.store.run import RunFolder, Store
-from evilspectra.tables.query import ABOUT, EXAMPLES, query, view_columns
+from evilspectra.tables.query import EXAMPLES, query
 from evilspectra.tables.tidy import runs_frame
+from evilspectra.tables.views import ABOUT, view_columns
 from tests.support.synthetic_store import (
     Arm,
     Effect,
@@ -279,9 +280,9 @@ def test_nothing_else_is_read_or_written(store, tmp_path, sql):
 @pytest.mark.parametrize(
     ("sql", "said"),
     [
-        ("SELECT * FORM steps", "no valid SQL in line 1 near 'steps'"),
-        ("SELECT loss\nFROM steps\nWHERE loss >> > 2", "no valid SQL in line 3 near '>'"),
-        ("SELECT", "no valid SQL in line 1 (SELECT clause without selection list)"),
+        ("SELECT * FORM steps", "not valid SQL in line 1 near 'steps'"),
+        ("SELECT loss\nFROM steps\nWHERE loss >> > 2", "not valid SQL in line 3 near '>'"),
+        ("SELECT", "not valid SQL in line 1 (SELECT clause without selection list)"),
         ("", "a query is one SELECT, and this is no statement"),
         ("SELECT 1; SELECT 2", "a query is one SELECT, and this is 2 statements"),
         ("DROP TABLE steps", "a query is one SELECT, and this is a statement of the kind DROP"),
@@ -292,7 +293,7 @@ def test_nothing_else_is_read_or_written(store, tmp_path, sql):
         ("SELECT * FROM answer", "Did you mean 'answers'?"),
         (
             "SELECT lss FROM steps",
-            "there is no column 'lss' where the query looks for it (near it are loss",
+            "there is no column 'lss' where the query looks for it (similar names are loss",
         ),
         ("SELECT misalinment FROM runs", "Did you mean 'misalignment'?"),
         ("SELECT step, avg(loss) FROM steps", 'column "step" must appear in the GROUP BY clause'),

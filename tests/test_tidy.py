@@ -179,7 +179,7 @@ def test_what_is_left_out_has_a_reason(store):
     for outcome in ("misalignment", "drift", "stable_rank", "train_loss"):
         assert set(excluded(store, outcome)["run"]) >= set(done[done[outcome].isna()]["run"])
     with pytest.raises(
-        BadInput, match=r"'misalinment' is no column .* Did you mean 'misalignment'\?"
+        BadInput, match=r"'misalinment' is not a column .* Did you mean 'misalignment'\?"
     ):
         excluded(store, "misalinment")
 

@@ -12,7 +12,8 @@ import click
 
 from evilspectra.cli.options import QUIET
 from evilspectra.errors import BadInput, listing
-from evilspectra.tables.query import ABOUT, EXAMPLES
+from evilspectra.tables.query import EXAMPLES
+from evilspectra.tables.views import ABOUT
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -69,8 +70,9 @@ def query_verb(
     keeps what it found in STORE/.index, which may be removed at any time.
     """
     from evilspectra.store.files import write_atomically
-    from evilspectra.tables.query import query, view_columns
+    from evilspectra.tables.query import query
     from evilspectra.tables.rowtext import as_bytes
+    from evilspectra.tables.views import view_columns
 
     form = _form("json" if as_json else form, out)
     if views:
