@@ -1,5 +1,6 @@
-"""SQL over a store: what it says is what the store's own reading says, it reads nothing else, and
-slips are told of in one sentence.
+"""SQL over a store: it agrees with the store's own reading, and reads nothing else.
+
+Mistakes are refused in one sentence.
 """
 
 from __future__ import annotations
@@ -65,7 +66,7 @@ def rows(root, sql):
 @pytest.mark.parametrize("table", TABLES)
 def test_training_tables_are_what_the_store_reads(store, table):
     for run in Store(store).runs():
-        found = query(
+        table_rows = query(
             store,
             (
                 f"SELECT * EXCLUDE (experiment, run) FROM {table} WHERE run = '{run.name}' AND "
@@ -75,7 +76,7 @@ def test_training_tables_are_what_the_store_reads(store, table):
         expected = run.read(table).sort_values(
             list(columns(TABLES[table])), ignore_index=True, na_position="last"
         )
-        assert found.astype(expected.dtypes).equals(expected)
+        assert table_rows.astype(expected.dtypes).equals(expected)
 
 
 @pytest.mark.parametrize("table", sorted(set(MEASURED) - {"verdicts", "tasks"}))
@@ -83,7 +84,7 @@ def test_measurements_are_what_the_results_hold(store, table):
     for run in Store(store).runs():
         results = Results(run.path)
         instrument = chosen(results, table)
-        said = rows(
+        queried = rows(
             store,
             (
                 f"SELECT instrument, source, counts, step, count(*) AS n FROM {table} WHERE run = "
@@ -104,7 +105,7 @@ def test_measurements_are_what_the_results_hold(store, table):
             if instrument
             else []
         )
-        assert said == expected
+        assert queried == expected
 
 
 def test_verdicts_are_what_the_journal_and_the_tables_hold(store):
@@ -112,7 +113,7 @@ def test_verdicts_are_what_the_journal_and_the_tables_hold(store):
         results = Results(run.path)
         for judge in results.instruments("verdicts"):
             for step in (0, 20):
-                found = rows(
+                verdicts = rows(
                     store,
                     (
                         f"SELECT * FROM verdicts WHERE run = '{run.name}' AND instrument = "
@@ -124,10 +125,10 @@ def test_verdicts_are_what_the_journal_and_the_tables_hold(store):
                         row["outcome"],
                         row["score"],
                     )
-                    for row in found
+                    for row in verdicts
                 } == {
-                    place: (one.outcome, one.score)
-                    for place, one in read_verdicts(results, judge, step).items()
+                    key: (reading.outcome, reading.score)
+                    for key, reading in read_verdicts(results, judge, step).items()
                 }
     counts = rows(
         store,
@@ -142,8 +143,8 @@ def test_verdicts_are_what_the_journal_and_the_tables_hold(store):
 
 def test_runs_are_the_tidy_table(store):
     frame = runs_frame(store)
-    found = query(store, "SELECT * FROM runs")
-    assert found.column_names == list(frame.columns)
+    table = query(store, "SELECT * FROM runs")
+    assert table.column_names == list(frame.columns)
     assert rows(
         store, 'SELECT run, "train.seed" AS seed FROM runs WHERE misalignment > 0 ORDER BY seed'
     ) == [
@@ -154,9 +155,9 @@ def test_runs_are_the_tidy_table(store):
 
 def test_views_have_the_columns_that_are_listed(store):
     for view, kinds in view_columns().items():
-        found = {row["column_name"]: row["column_type"] for row in rows(store, f"DESCRIBE {view}")}
-        assert {name: found[name] for name in kinds} == kinds
-        assert view == "runs" or found.keys() == kinds.keys()
+        types = {row["column_name"]: row["column_type"] for row in rows(store, f"DESCRIBE {view}")}
+        assert {name: types[name] for name in kinds} == kinds
+        assert view == "runs" or types.keys() == kinds.keys()
 
 
 @pytest.mark.parametrize("sql", EXAMPLES)
@@ -219,7 +220,7 @@ def test_answers_and_verdicts_under_way_are_there(tmp_path):
         {"outcome": "scored", "score": 77.0, "judge": "openai:some-judge"}
     ]
     results.join(answers, 40, 1)
-    # left over
+    # left over from before
     results.write_part(
         answers,
         40,
@@ -278,7 +279,7 @@ def test_nothing_else_is_read_or_written(store, tmp_path, sql):
 
 
 @pytest.mark.parametrize(
-    ("sql", "said"),
+    ("sql", "message"),
     [
         ("SELECT * FORM steps", "not valid SQL in line 1 near 'steps'"),
         ("SELECT loss\nFROM steps\nWHERE loss >> > 2", "not valid SQL in line 3 near '>'"),
@@ -300,10 +301,10 @@ def test_nothing_else_is_read_or_written(store, tmp_path, sql):
         ("SELECT run::INT FROM steps", "the query failed: Could not convert string"),
     ],
 )
-def test_slips_are_told_in_one_sentence(store, sql, said):
+def test_mistakes_are_refused_in_one_sentence(store, sql, message):
     with pytest.raises(BadInput) as caught:
         query(store, sql)
-    assert said in str(caught.value)
+    assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
@@ -361,9 +362,9 @@ def test_a_terminal_is_not_written_to_by_answers(tmp_path):
 
 
 def test_a_long_result_is_cut_on_a_terminal_and_whole_in_a_file(store):
-    shown = run_cli("SELECT a.step FROM steps a, steps b", "--store", store).output.splitlines()
-    assert len(shown) == 1002
-    assert shown[-1] == "3,600 rows, the first 1,000 shown: --format csv or --out FILE gives all"
+    lines = run_cli("SELECT a.step FROM steps a, steps b", "--store", store).output.splitlines()
+    assert len(lines) == 1002
+    assert lines[-1] == "3,600 rows, the first 1,000 shown: --format csv or --out FILE gives all"
     assert (
         len(
             run_cli(
@@ -382,7 +383,7 @@ def test_views_are_listed():
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["SELECT 1", "--store", "nowhere"], "nowhere holds no runs"),
         (
@@ -393,11 +394,11 @@ def test_views_are_listed():
         ([], "Give a query, such as"),
     ],
 )
-def test_bad_usage_is_one_sentence_and_exit_code_2(arguments, said, capsys):
+def test_bad_usage_is_one_sentence_and_exit_code_2(arguments, message, capsys):
     with pytest.raises(SystemExit) as caught:
         main(["query", *arguments])
     assert caught.value.code == 2
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 def test_a_run_of_its_own_can_be_asked(store):
@@ -406,7 +407,7 @@ def test_a_run_of_its_own_can_be_asked(store):
 
 
 def test_the_document_s_commands_work(store, tmp_path, monkeypatch):
-    """docs/tables.md: its queries as they stand, its SQL by hand, and its list of views."""
+    """docs/tables.md: its queries as written, its SQL by hand, and its list of views."""
     text = (Path(__file__).parents[1] / "docs" / "tables.md").read_text(encoding="utf-8")
     (tmp_path / "runs").symlink_to(store)
     monkeypatch.chdir(tmp_path)
