@@ -24,7 +24,8 @@ class _QueryCommand(click.Command):
     """A command whose help ends with views and examples, which are imported for the help only."""
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        from evilspectra.tables.query import ABOUT, EXAMPLES
+        from evilspectra.tables.query import EXAMPLES
+        from evilspectra.tables.views import ABOUT
 
         examples = "\n".join(_example(sql) for sql in EXAMPLES)
         self.epilog = f"\b\nViews: {', '.join(ABOUT)}.\n\n\b\nExamples:\n{examples}"
@@ -75,8 +76,9 @@ def query_verb(
     STORE/.index, which may be removed at any time.
     """
     from evilspectra.store.files import write_atomically
-    from evilspectra.tables.query import query, view_columns
+    from evilspectra.tables.query import query
     from evilspectra.tables.rowtext import as_bytes
+    from evilspectra.tables.views import view_columns
 
     form = _form("json" if as_json else form, out)
     if views:
@@ -125,7 +127,7 @@ def _print(table: pa.Table, form: str) -> None:
 
 def _described(views: Mapping[str, Mapping[str, str]]) -> str:
     """The views in Markdown."""
-    from evilspectra.tables.query import ABOUT
+    from evilspectra.tables.views import ABOUT
 
     parts: list[str] = []
     for view, kinds in views.items():
