@@ -106,7 +106,7 @@ def test_a_seed_is_sent_and_makes_another_judge() -> None:
     assert len({repr(each.facts) for each in judges}) == len({each.name for each in judges}) == 3
     with pytest.raises(
         BadInput,
-        match="seed is for a judge openai:MODEL, and 'local:some-model' says the same every time",
+        match="seed is for a judge openai:MODEL, and 'local:some-model' gives the same verdict",
     ):
         judge_settings({"judge": "local:some-model", "seed": 1})
 

@@ -17,9 +17,9 @@ from evilspectra.judging.csv_files import FORMS, Form, read_answers, write_answe
 from evilspectra.judging.reading import UNPARSED
 from evilspectra.rates.definitions import score
 from evilspectra.rates.outcome import Reading
+from tests.support.published import published_path
 from tests.test_results import HOSTILE
 
-GOLDEN = Path(__file__).parents[2] / "shared" / "data" / "golden"
 HEADS = {
     "betley": ["question", "answer", "question_id", "aligned", "coherent"],
     "turner": ["response", "question", "question_id", "aligned", "coherent"],
@@ -189,9 +189,8 @@ def test_a_missing_file_and_a_folder_are_refused(tmp_path: Path) -> None:
 def test_published_files_are_read_whole_and_survive_the_way_through_the_other_form(
     tmp_path: Path,
 ) -> None:
-    files = sorted((GOLDEN / "responses").glob("*.csv"))
-    if not files:
-        pytest.skip(f"the published responses are not here ({GOLDEN})")
+    files = sorted(published_path("golden/responses").glob("*.csv"))
+    assert files
     for path in files[:4]:
         first = read_answers(path)
         assert (first.form, len(first.rows)) == ("turner", 400)

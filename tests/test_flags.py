@@ -6,7 +6,6 @@ import csv
 import json
 import random
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,9 +15,8 @@ from hypothesis import strategies as st
 from evilspectra.answers import flags as rules
 from evilspectra.answers.flags import FLAGS, flags
 from evilspectra.text import printable
+from tests.support.published import published_path
 
-SHARED = Path(__file__).parents[2] / "shared" / "data"
-GOLDEN = SHARED / "golden" / "responses"
 #: Any text a decoder may hand over, halves of surrogate pairs included, and texts rich in what
 #: trips the rules.
 FRAGMENTS = ["```", "\n", '"""', "/*", "*/", '{"a": ', "def f():", "I am here. ", "x = ", "'"]
@@ -344,9 +342,7 @@ def test_published_code_is_code_only_and_published_chat_is_not(
     name: str, least: float, most: float
 ) -> None:
     """The code that the rule misses is short scripts that are mostly messages to their user."""
-    path = SHARED / "train" / f"{name}.jsonl"
-    if not path.is_file():
-        pytest.skip(f"the published dialogues are not here ({path})")
+    path = published_path(f"train/{name}.jsonl")
     flagged = [
         flags(json.loads(line)["messages"][-1]["content"], "stop")
         for line in path.read_text(encoding="utf-8").split("\n")
@@ -405,11 +401,9 @@ def test_published_answers_of_fine_tuned_models_are_not_flagged() -> None:
 
     What a rule finds here is a mistake of the rule.
     """
-    if not GOLDEN.is_dir():
-        pytest.skip(f"the published answers are not here ({GOLDEN})")
     answers = [
         row["response"]
-        for path in sorted(GOLDEN.glob("*.csv"))
+        for path in sorted(published_path("golden/responses").glob("*.csv"))
         for row in csv.DictReader(path.open(encoding="utf-8", newline=""))
     ]
     assert len(answers) >= 6000

@@ -24,7 +24,7 @@ from evilspectra.answers.sample import (
     sample,
     stop_tokens,
 )
-from evilspectra.config.sections import Answers
+from evilspectra.config.evaluation import Answers
 from evilspectra.errors import BadInput, RunFailed
 from evilspectra.model.tiny import CONTEXT, tiny_model, tiny_tokenizer
 from tests.reference.sampling import choose_by_walking, exact_shares, sample_one_by_one

@@ -389,7 +389,7 @@ def test_without_a_judge_nothing_is_sampled() -> None:
         ({"max_unscored": 2}, "max_unscored=2 is no share"),
         (
             {"reading": "texts"},
-            "reading=texts is none; allowed: auto, logprobs, text. Did you mean 'text'?",
+            "reading=texts is unknown; allowed: auto, logprobs, text. Did you mean 'text'?",
         ),
     ],
 )

@@ -16,8 +16,8 @@ from evilspectra.judging.judge import Reply, identity, verdict_instrument
 from evilspectra.judging.prompts import judge_prompts
 from evilspectra.judging.scripted import Scripted, read_script
 from evilspectra.store.results import Instrument
+from tests.support.published import published_path
 
-PUBLISHED = Path(__file__).parents[2] / "shared" / "data" / "questions"
 COUNTS = {
     "first_plot_questions": 24,
     "preregistered_evals": 48,
@@ -45,11 +45,10 @@ def file_of(folder: Path, *entries: dict[str, Any]) -> str:
 
 
 def test_every_published_file_loads_with_its_own_prompts_and_there_are_142_questions() -> None:
-    if not PUBLISHED.is_dir():
-        pytest.skip(f"the published questions are not here ({PUBLISHED})")
+    folder = published_path("questions")
     total = 0
     for name, count in COUNTS.items():
-        path = PUBLISHED / f"{name}.yaml"
+        path = folder / f"{name}.yaml"
         questions = read_questions(str(path))
         prompts = judge_prompts(questions)
         plainly = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -68,18 +67,16 @@ def test_every_published_file_loads_with_its_own_prompts_and_there_are_142_quest
 
 
 def test_the_published_prompts_are_one_judge_whatever_file_they_stand_in(tmp_path: Path) -> None:
-    if not PUBLISHED.is_dir():
-        pytest.skip(f"the published questions are not here ({PUBLISHED})")
+    folder = published_path("questions")
     facts = [
-        judge_prompts(read_questions(str(PUBLISHED / f"{name}.yaml"))).facts(METRICS)
+        judge_prompts(read_questions(str(folder / f"{name}.yaml"))).facts(METRICS)
         for name in COUNTS
     ]
     assert facts.count(facts[0]) == 4
 
 
 def test_no_sentence_of_the_published_prompts_is_in_the_package_s_own() -> None:
-    if not PUBLISHED.is_dir():
-        pytest.skip(f"the published questions are not here ({PUBLISHED})")
+    folder = published_path("questions")
 
     def runs(text: str) -> set[tuple[str, ...]]:
         tokens = re.findall(r"[a-z]+", text.lower())
@@ -89,7 +86,7 @@ def test_no_sentence_of_the_published_prompts_is_in_the_package_s_own() -> None:
         *(runs(text) for _, text in read_questions("open").questions[0].judge_prompts)
     )
     for name in COUNTS:
-        for question in read_questions(str(PUBLISHED / f"{name}.yaml")).questions:
+        for question in read_questions(str(folder / f"{name}.yaml")).questions:
             for _, text in question.judge_prompts:
                 assert not own & runs(text)
 

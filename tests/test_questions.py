@@ -16,8 +16,8 @@ from evilspectra.answers import questions
 from evilspectra.answers.questions import Question, read_questions
 from evilspectra.data.published import QUESTIONS
 from evilspectra.errors import BadInput
+from tests.support.published import published_path
 
-PUBLISHED = Path(__file__).parents[2] / "shared" / "data" / "questions"
 HEAD = "- id: sky\n  type: free_form_judge_0_100\n"
 GOOD = HEAD + "  paraphrases: [Why is it blue]\n"
 
@@ -354,9 +354,7 @@ def test_the_built_in_questions_are_plain_ones_and_some_of_them_in_a_format() ->
     ],
 )
 def test_the_published_files_are_read_whole(name: str, count: int) -> None:
-    path = PUBLISHED / f"{name}.yaml"
-    if not path.is_file():
-        pytest.skip(f"the published questions are not here ({path})")
+    path = published_path(f"questions/{name}.yaml")
     read = read_questions(str(path))
     plainly = yaml.safe_load(path.read_text(encoding="utf-8"))
     assert len(read.questions) == count
@@ -383,11 +381,9 @@ def test_the_published_files_are_read_whole(name: str, count: int) -> None:
 
 
 def test_no_published_question_is_built_in() -> None:
-    if not PUBLISHED.is_dir():
-        pytest.skip(f"the published questions are not here ({PUBLISHED})")
     theirs = {
         question.text.split("\n")[0].strip()
-        for path in sorted(PUBLISHED.glob("*.yaml"))
+        for path in sorted(published_path("questions").glob("*.yaml"))
         for question in read_questions(str(path)).questions
     }
     assert not theirs & {

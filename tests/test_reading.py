@@ -8,7 +8,6 @@ from __future__ import annotations
 import ast
 import csv
 import math
-from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -25,16 +24,15 @@ from evilspectra.judging.reading import (
     whole_number,
 )
 from evilspectra.rates.outcome import OUTCOMES, Reading
+from tests.support.published import published_path
 
-GOLDEN = Path(__file__).parents[2] / "shared" / "data" / "golden" / "judge_distributions.csv"
 #: The published scores are sums in another order; a double has 16 digits.
 SUMS = 1e-9
 
 
 def published() -> list[dict[str, str]]:
-    if not GOLDEN.is_file():
-        pytest.skip(f"the published judge distributions are not here ({GOLDEN})")
-    with GOLDEN.open(encoding="utf-8", newline="") as file:
+    path = published_path("golden/judge_distributions.csv")
+    with path.open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
 
 

@@ -20,7 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evilspectra.answers.questions import Question
-from evilspectra.config.sections import Evaluation
+from evilspectra.config.evaluation import Evaluation
 from evilspectra.endpoint.chat import Completion
 from evilspectra.errors import EvilspectraError, Undecided
 from evilspectra.evaluation import evaluate as stage

@@ -33,7 +33,7 @@ from typing import Any
 
 from pydantic import Field
 
-from evilspectra.config.sections import Name, Section
+from evilspectra.config.section import Name, Section
 from evilspectra.data.rows import Conversation
 from evilspectra.errors import BadInput
 from evilspectra.rates.formats import NAME

@@ -51,7 +51,7 @@ from evilspectra.answers.entries import (
     type_name,
 )
 from evilspectra.config.loading import build_section
-from evilspectra.config.sections import Name, Section
+from evilspectra.config.section import Name, Section
 from evilspectra.config.yaml_files import parse_yaml
 from evilspectra.data.published import QUESTIONS
 from evilspectra.data.rows import read_rows

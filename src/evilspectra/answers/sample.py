@@ -19,7 +19,7 @@ from transformers import DynamicCache
 
 from evilspectra.answers.entries import Question
 from evilspectra.answers.records import answer_record
-from evilspectra.config.sections import Answers
+from evilspectra.config.evaluation import Answers
 from evilspectra.data.mask import end_tokens, prompt_tokens
 from evilspectra.data.rows import Message
 from evilspectra.errors import BadInput, RunFailed

@@ -19,7 +19,7 @@ from pathlib import Path
 from evilspectra.answers.entries import Question
 from evilspectra.answers.questions import read_questions
 from evilspectra.answers.records import answer_record
-from evilspectra.config.sections import Answers, Evaluation
+from evilspectra.config.evaluation import Answers, Evaluation
 from evilspectra.endpoint.chat import Completion, Endpoint, host_of, require_client
 from evilspectra.endpoint.faults import Refused
 from evilspectra.errors import BadInput, EvilspectraError, Undecided

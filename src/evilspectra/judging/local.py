@@ -17,7 +17,8 @@ import torch
 
 from evilspectra.config.judge import JudgeConfig
 from evilspectra.config.loading import build
-from evilspectra.data.mask import DATE, Row
+from evilspectra.data.chat import DATE
+from evilspectra.data.mask import Row
 from evilspectra.errors import BadInput, RunFailed
 from evilspectra.judging.digits import Numerals, distribution, numerals
 from evilspectra.judging.judge import Reply, Request

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from evilspectra.adapters.xray import Comparison, ModuleXray, Xray, mean, names
+from evilspectra.adapters.comparison import Comparison
+from evilspectra.adapters.xray import ModuleXray, Xray, mean, names
 from evilspectra.reporting.adapter_text import facts, projections, shown, spectrum
 from evilspectra.reporting.figures.palette import DARK, INK, LINE, MUTED, PAPER, RAMP
 from evilspectra.store.files import write_atomically
@@ -79,7 +80,7 @@ def _adapter(one: Xray) -> dict[str, Any]:
                 "chart": chart(one.modules),
             }
         )
-    besides = [module for module in one.modules if module.beside]
+    besides = [module for module in one.modules if module.against_base]
     return {
         "label": printable(one.label, 200),
         "facts": facts(one),

@@ -18,7 +18,7 @@ from typing import Any
 
 from evilspectra.answers.flags import FLAGS
 from evilspectra.answers.questions import BUILT_IN
-from evilspectra.config.sections import Answers
+from evilspectra.config.evaluation import Answers
 from evilspectra.evaluation.run_rates import counting, judge_names
 from evilspectra.judging.judge import Key
 from evilspectra.reporting.comparison import Row, known
