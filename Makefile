@@ -1,12 +1,13 @@
 # make demo   fine-tunes a real language model five ways and writes a report
 # make test   style, types, and every test
+# make fast   the tests that need no language model and no browser and are not slow
 # Both make the virtual environment .venv if it is missing and install what they need into it.
 
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
-.PHONY: demo test lint types chromium clean
+.PHONY: demo test fast lint types chromium clean
 
 demo: .venv/demo
 	$(BIN)/evilspectra demo
@@ -14,6 +15,9 @@ demo: .venv/demo
 # Two files of tests at a time.
 test: .venv/dev chromium lint types
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+
+fast: .venv/dev
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile -m "not slow and not model and not browser"
 
 lint: .venv/dev
 	$(BIN)/ruff check src tests benchmarks examples

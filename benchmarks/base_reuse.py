@@ -1,9 +1,10 @@
-"""What keeping the base saves: K runs in one worker against a load for each run, and against a process for each run.
+"""Time saved by keeping the base: K runs in one worker, with a load each, or a process each.
 
     python benchmarks/base_reuse.py --runs 4 --steps 2 --rounds 3
 
-The ways take turns within one call, on the demo's model and data; adapters must be equal byte for byte. Ratios are of whole runs, preparation
-included, so they shrink as runs grow; seconds saved per run do not. Seconds of the processor, those of child processes included, hold on a busy machine too.
+The ways take turns within one call, on the demo's model and data; adapters must be equal byte for
+byte. Ratios are of whole runs, preparation included, so they shrink as runs grow; seconds saved per
+run do not. Seconds of the processor, those of child processes included, hold on a busy machine too.
 """
 
 from __future__ import annotations
@@ -51,16 +52,18 @@ def main() -> None:
                 processor[way].append(_processor() - used)
             assert len(digests) == 1, "the adapters differ"
     print(
-        f"{arguments.runs} runs of {arguments.steps} steps, {arguments.base}, {arguments.threads} threads, {platform.machine()}\n"
+        f"{arguments.runs} runs of {arguments.steps} steps, {arguments.base}, {arguments.threads} "
+        f"threads, {platform.machine()}\n"
     )
     print(
         "| way | seconds a run | ratio | processor seconds a run | ratio |\n|---|---|---|---|---|"
     )
     for way in WAYS:
-        cells = [
-            f"{statistics.median(clock[way]) / arguments.runs:.2f} | {statistics.median(other / kept for other, kept in zip(clock[way], clock[WAYS[0]], strict=True)):.2f}"
-            for clock in (times, processor)
-        ]
+        cells = []
+        for clock in (times, processor):
+            rounds = zip(clock[way], clock[WAYS[0]], strict=True)
+            ratio = statistics.median(seconds / shared for seconds, shared in rounds)
+            cells.append(f"{statistics.median(clock[way]) / arguments.runs:.2f} | {ratio:.2f}")
         print(f"| {way} | {' | '.join(cells)} |")
 
 
@@ -71,7 +74,7 @@ def _processor() -> float:
 
 def _runs(way: str, folder: Path, arguments: argparse.Namespace) -> str:
     """Trains the runs one way; the digest of all adapters."""
-    kept = Loaded()
+    shared = Loaded()
     adapters = []
     for seed in range(arguments.runs):
         config = configs.build(
@@ -99,9 +102,9 @@ def _runs(way: str, folder: Path, arguments: argparse.Namespace) -> str:
                 check=True,
                 stdout=subprocess.DEVNULL,
             )
-        run = train(config, loaded=kept if way == WAYS[0] else None)
+        run = train(config, loaded=shared if way == WAYS[0] else None)
         adapters.append((run.adapter / "adapter_model.safetensors").read_bytes())
-    assert way != WAYS[0] or kept.loads == 1
+    assert way != WAYS[0] or shared.loads == 1
     return hashlib.sha256(b"".join(adapters)).hexdigest()
 
 

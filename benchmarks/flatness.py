@@ -2,9 +2,10 @@
 
     python benchmarks/flatness.py [--threads 2] [--rounds 5] [--condition 8] [--device cuda]
 
-The recipe as published: float32, one matrix at a time, autograd through chol and svdvals, one backward pass for the mean over
-modules. Both add to the `.grad` of the same parameters. The shapes are those of the LoRA factors of SmolLM2-135M at rank 16 (the
-demo), of Qwen3-0.6B at rank 32, and of layers of Qwen3-8B at rank 32. What the penalty costs in training: `overhead.py`.
+The recipe as published: float32, one matrix at a time, autograd through chol and svdvals, one
+backward pass for the mean over modules. Both add to the `.grad` of the same parameters. The shapes
+are those of the LoRA factors of SmolLM2-135M at rank 16 (the demo), of Qwen3-0.6B at rank 32, and
+of layers of Qwen3-8B at rank 32. What the penalty costs in training: `overhead.py`.
 """
 
 from __future__ import annotations
@@ -56,10 +57,13 @@ def main() -> None:
     clock = clock_of(options.threads, options.device)
     generator = torch.Generator().manual_seed(0)
     print(
-        f"κ(B) = {options.condition:g}; {options.device}, {platform.machine()}, {options.threads} threads, torch {torch.__version__}, load {os.getloadavg()[0]:.1f}\n"
+        f"κ(B) = {options.condition:g}; {options.device}, {platform.machine()}, {options.threads} "
+        f"threads, torch {torch.__version__}, load {os.getloadavg()[0]:.1f}\n"
     )
     print(
-        "| model | modules | way | ms | ratio, round by round | median | largest difference of gradients |\n|---|---|---|---|---|---|---|"
+        "| model | modules | way | ms | ratio, round by round | median | "
+        "largest difference of gradients |\n"
+        "|---|---|---|---|---|---|---|"
     )
     for label, shapes in MODELS.items():
         modules = shapes.modules(options.layers if label == "qwen3-8b" else None)
@@ -92,15 +96,17 @@ def main() -> None:
                 else:
                     gradients[way] = [grad.clone() for grad in grads]
         exact = gradients["evilspectra, products: float64"]
-        for way, found in times.items():
-            ratios = [
-                paper / took for paper, took in zip(times["the paper's recipe"], found, strict=True)
-            ]
+        for way, milliseconds in times.items():
+            papers = times["the paper's recipe"]
+            ratios = [paper / took for paper, took in zip(papers, milliseconds, strict=True)]
             apart = max(
                 float((a - b).norm() / b.norm()) for a, b in zip(gradients[way], exact, strict=True)
             )
             print(
-                f"| {label}, r = {shapes.rank} | {len(pairs)} | {way} | {statistics.median(found):.1f} | {', '.join(f'{ratio:.1f}' for ratio in ratios)} | {statistics.median(ratios):.1f} | {apart:.0e} |"
+                f"| {label}, r = {shapes.rank} | {len(pairs)} | {way} | "
+                f"{statistics.median(milliseconds):.1f} | "
+                f"{', '.join(f'{ratio:.1f}' for ratio in ratios)} | "
+                f"{statistics.median(ratios):.1f} | {apart:.0e} |"
             )
 
 

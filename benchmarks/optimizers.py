@@ -1,10 +1,13 @@
-"""Time of one optimiser step over the LoRA factors of whole models, beside AdamW's and torch's Muon.
+"""Time of an optimiser step over the LoRA factors of models, against AdamW's and torch's Muon.
 
-    python benchmarks/optimizers.py [--shapes smollm2-135m ...] [--rounds 9] [--threads 1] [--only muon lion ...]
+    python benchmarks/optimizers.py [--shapes smollm2-135m ...] [--rounds 9] [--threads 1]
+                                    [--only muon lion ...]
 
-Every optimiser has its own copy of the factors and of one random gradient; the optimisers take turns, a step each, so that they share
-whatever else the machine does; the process is set up as for training. The first turn is not timed. Ratios are of the medians. Where the copies do not fit into the free
-memory, a set of shapes is left out, and says so. Optimisers of the extra `optimizers` are timed where it is installed.
+Every optimiser has its own copy of the factors and of one random gradient; the optimisers take
+turns, a step each, so that they share whatever else the machine does; the process is set up as for
+training. The first turn is not timed. Ratios are of the medians. Where the copies do not fit into
+the free memory, a set of shapes is left out, and says so. Optimisers of the extra `optimizers` are
+timed where it is installed.
 """
 
 from __future__ import annotations
@@ -20,13 +23,14 @@ from importlib.util import find_spec
 
 import torch
 
-from evilspectra.config import sections as c
+from evilspectra.config import optimizers as c
 from evilspectra.model.device import set_up_process
 from evilspectra.optim.build import build_optimizer
 from evilspectra.optim.muon import Muon
 from shapes import MODELS, Shapes
 
-#: Copies of the factors that one optimiser holds at most at a time: itself, gradient, two moments, two passing ones.
+#: Copies of the factors that one optimiser holds at most at a time: itself, gradient, two moments,
+#: two passing ones.
 COPIES = 6
 
 #: torch's Muon is slow: it takes part in every third round only.
@@ -58,9 +62,9 @@ SLOW = {"torch.optim.Muon", "muon, exact", "soap", "lora-rite"}
 def factors(shapes: Shapes) -> list[tuple[str, tuple[int, int]]]:
     """Names and shapes of A and B of every projection in turn, as PEFT has them."""
     return [
-        found
+        factor
         for name, (d_in, d_out) in shapes.modules()
-        for found in (
+        for factor in (
             (f"{name}.lora_A.weight", (shapes.rank, d_in)),
             (f"{name}.lora_B.weight", (d_out, shapes.rank)),
         )
@@ -137,23 +141,28 @@ def main() -> None:
     if absent & set(options.only):
         print("the extra optimizers is not installed: its optimisers are left out", file=sys.stderr)
     print(
-        f"torch {torch.__version__}, {options.device}, {platform.machine()}, {options.threads} threads\n"
+        f"torch {torch.__version__}, {options.device}, {platform.machine()}, {options.threads} "
+        "threads\n"
     )
     print(
-        "| shapes | optimiser | ms a step | times AdamW's | faster than torch's Muon |\n|---|---|---|---|---|"
+        "| shapes | optimiser | ms a step | times AdamW's | faster than torch's Muon |\n"
+        "|---|---|---|---|---|"
     )
     for label in options.shapes:
         shapes = MODELS[label]
         if not fits(shapes, len(names), options.device):
             print(
-                f"{label} is left out: {len(names)} optimisers do not fit into half of the free memory; name fewer with --only",
+                f"{label} is left out: {len(names)} optimisers do not fit into half of the free "
+                "memory; name fewer with --only",
                 file=sys.stderr,
             )
             continue
-        found = measure(shapes, names, options.rounds, options.device)
+        milliseconds = measure(shapes, names, options.rounds, options.device)
         for name in names:
             print(
-                f"| {label}, r = {shapes.rank} | {name} | {found[name]:.1f} | {found[name] / found['adamw']:.2f} | {found['torch.optim.Muon'] / found[name]:.1f} |",
+                f"| {label}, r = {shapes.rank} | {name} | {milliseconds[name]:.1f} | "
+                f"{milliseconds[name] / milliseconds['adamw']:.2f} | "
+                f"{milliseconds['torch.optim.Muon'] / milliseconds[name]:.1f} |",
                 flush=True,
             )
         gc.collect()

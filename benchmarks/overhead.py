@@ -1,10 +1,12 @@
-"""What watching and flattening cost: the shares of a training step that the penalty, the monitor and the optimiser take.
+"""Shares of a training step that the penalty, the monitor and the optimiser take.
 
-    python benchmarks/overhead.py [--optimizers adamw muon] [--steps 20] [--threads 2] [--model FOLDER] [--products float64]
+    python benchmarks/overhead.py --optimizers adamw muon --steps 20 --threads 2
 
-The demo's training (SmolLM2-135M, 8 dialogues a step, rank 16 on all linear layers) with the penalty at every step and the monitor at
-every tenth, each piece timed where the training loop calls it. The first two steps and the last one (which also measures the
-held-out loss) are left out. Run it on an idle machine.
+`--model FOLDER` and `--products float64` measure another model and other products.
+The demo's training (SmolLM2-135M, 8 dialogues a step, rank 16 on all linear layers) with the
+penalty at every step and the monitor at every tenth, each piece timed where the training loop calls
+it. The first two steps and the last one (which also measures the held-out loss) are left out. Run
+it on an idle machine.
 """
 
 from __future__ import annotations
@@ -23,8 +25,7 @@ import torch
 
 from evilspectra.config import loading as configs
 from evilspectra.model.device import set_up_process
-from evilspectra.training import loop as work
-from evilspectra.training import train
+from evilspectra.training import loop, train
 
 #: Steps at the start that are not timed.
 WARM = 2
@@ -36,15 +37,15 @@ Times = dict[str, list[float]]
 
 
 def timed(times: Times, name: str, call: Callable[..., Any]) -> Callable[..., Any]:
-    """The call, its seconds kept under the name; what the device still has to do is waited for."""
+    """The call, with its seconds added under the name; it waits until the device is idle."""
 
     def wrapped(*args: Any, **kwargs: Any) -> Any:
         wait()
         began = time.perf_counter()
-        found = call(*args, **kwargs)
+        result = call(*args, **kwargs)
         wait()
         times[name].append(time.perf_counter() - began)
-        return found
+        return result
 
     return wrapped
 
@@ -57,18 +58,18 @@ def wait() -> None:
 def measure(optimizer: dict[str, Any], options: argparse.Namespace) -> Times:
     """Seconds of each piece of each timed step."""
     times: Times = defaultdict(list)
-    kept: Times = defaultdict(list)
+    totals: Times = defaultdict(list)
     names = ("enqueue", "add_flatness_gradient", "observe", "build_optimizer")
-    before: dict[str, Any] = {name: getattr(work, name) for name in names}
-    advance = work.TrainingRun.advance
+    before: dict[str, Any] = {name: getattr(loop, name) for name in names}
+    advance = loop.TrainingRun.advance
 
-    def step(self: work.TrainingRun) -> Any:
+    def step(self: loop.TrainingRun) -> Any:
         times.clear()
-        found = timed(times, "step", advance)(self)
+        record = timed(times, "step", advance)(self)
         if WARM < self.step <= WARM + options.steps:
             for name in ("step", "penalty", "optimiser", "observation"):
-                kept[name].append(sum(times.get(name, ())))
-        return found
+                totals[name].append(sum(times.get(name, ())))
+        return record
 
     def built(*args: Any) -> torch.optim.Optimizer:
         optimizer = before["build_optimizer"](*args)
@@ -83,8 +84,8 @@ def measure(optimizer: dict[str, Any], options: argparse.Namespace) -> Times:
             "build_optimizer": built,
         }
         for name, call in replaced.items():
-            setattr(work, name, call)
-        work.TrainingRun.advance = step
+            setattr(loop, name, call)
+        loop.TrainingRun.advance = step
         with tempfile.TemporaryDirectory() as folder:
             train.train(
                 configs.build(
@@ -104,9 +105,9 @@ def measure(optimizer: dict[str, Any], options: argparse.Namespace) -> Times:
             )
     finally:
         for name, call in before.items():
-            setattr(work, name, call)
-        work.TrainingRun.advance = advance
-    return kept
+            setattr(loop, name, call)
+        loop.TrainingRun.advance = advance
+    return totals
 
 
 def main() -> None:
@@ -121,17 +122,20 @@ def main() -> None:
     options = parser.parse_args()
     if options.steps % EVERY:
         parser.error(
-            f"--steps {options.steps}: a multiple of {EVERY}, so that the share of observations is right"
+            f"--steps {options.steps}: a multiple of {EVERY}, so that the share of observations is "
+            "right"
         )
     set_up_process(options.threads)
-    found = {name: measure({"name": name, "lr": 1e-3}, options) for name in options.optimizers}
+    pieces = {name: measure({"name": name, "lr": 1e-3}, options) for name in options.optimizers}
     print(
-        f"\n{platform.machine()}, {options.threads} threads, torch {torch.__version__}, products {options.products}, load {os.getloadavg()[0]:.1f}\n"
+        f"\n{platform.machine()}, {options.threads} threads, torch {torch.__version__}, products "
+        f"{options.products}, load {os.getloadavg()[0]:.1f}\n"
     )
     print(
-        "| optimiser | step, ms | penalty, ms | share | observation, ms | share at every 10th step | together | optimiser's step, ms | share |\n|---|---|---|---|---|---|---|---|---|"
+        "| optimiser | step, ms | penalty, ms | share | observation, ms | share at every 10th step "
+        "| together | optimiser's step, ms | share |\n|---|---|---|---|---|---|---|---|---|"
     )
-    for name, times in found.items():
+    for name, times in pieces.items():
         total = sum(times["step"])
         flat, seen, moved = (
             sum(times[piece]) / total for piece in ("penalty", "observation", "optimiser")
@@ -141,7 +145,9 @@ def main() -> None:
             for piece in ("step", "penalty", "observation", "optimiser")
         ]
         print(
-            f"| {name} | {ms[0]:.0f} | {ms[1]:.1f} | {100 * flat:.2f} % | {ms[2]:.1f} | {100 * seen:.2f} % | **{100 * (flat + seen):.2f} %** | {ms[3]:.1f} | {100 * moved:.2f} % |"
+            f"| {name} | {ms[0]:.0f} | {ms[1]:.1f} | {100 * flat:.2f} % | {ms[2]:.1f} | "
+            f"{100 * seen:.2f} % | **{100 * (flat + seen):.2f} %** | {ms[3]:.1f} | "
+            f"{100 * moved:.2f} % |"
         )
 
 

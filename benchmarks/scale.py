@@ -1,15 +1,19 @@
-"""What the full replication would take: files, rows, bytes, GPU hours and cost of 328 conditions with several seeds, worked out from assumptions that are printed.
+"""The size of the full replication: files, rows, bytes, GPU hours and cost of 328 conditions.
 
     python benchmarks/scale.py [--seeds 5]
 
-Bytes are measured: tables of made-up rows, of the kinds that a run writes, are written by the store's own writer. Flops per token are 4·N + 6·P in training
-(N: parameters of the base that a token goes through, P: those of the adapter; no gradient is needed for frozen weights) and 2·N in sampling. What the paper
-does not say (names of models, λ, grids) is this project's choice and changes the sums, so change the constants below.
+Each condition has several seeds; the assumptions are printed. Bytes are measured: tables of
+synthetic rows, of the kinds that a run writes, are written by the store's own writer. Flops per
+token are 4·N + 6·P in training (N: parameters of the base that a token goes through, P: those of
+the adapter; no gradient is needed for frozen weights) and 2·N in sampling. What the paper does not
+state (names of models, λ, grids) is this project's choice and changes the sums, so change the
+constants below.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import math
 import tempfile
 from dataclasses import dataclass
@@ -39,12 +43,19 @@ JUDGE_PRICE = 2.5  # $ per million tokens read
 GPU_PRICE = 3.0  # $ per hour of an H200
 GPU_FLOPS, GPU_GB = 790e12, 141
 TRAINING, SAMPLING = 0.5, 0.15  # shares of GPU_FLOPS that are reached by large batches
-STEP_SECONDS = 0.2  # an optimiser step takes at least, however few its tokens: launches, the update of hundreds of matrices
+#: The least seconds of an optimiser step, however few its tokens: launches, and the update of
+#: hundreds of matrices.
+STEP_SECONDS = 0.2
 
 
 @dataclass(frozen=True)
 class Model:
-    """`active` and `total`: parameters that a token goes through, and all, in billions. `linear`: what LoRA is on in each of the `layers` (of a mixture of experts: attention alone), as (d_in, d_out)."""
+    """A base model.
+
+    `active` and `total`: parameters that a token goes through, and all, in billions. `linear`: the
+    matrices that LoRA adapts in each of the `layers` (of a mixture of experts: attention alone), as
+    (d_in, d_out).
+    """
 
     name: str
     active: float
@@ -58,11 +69,11 @@ class Model:
 
     @property
     def lora(self) -> int:
-        return self.layers * sum(RANK * (one + other) for one, other in self.linear)
+        return self.layers * sum(RANK * (d_in + d_out) for d_in, d_out in self.linear)
 
     @property
     def gpus(self) -> int:
-        """That hold the base in bfloat16 with an eighth to spare."""
+        """GPUs that hold the base in bfloat16 with an eighth to spare."""
         return math.ceil(2 * self.total * 1.125 / GPU_GB)
 
 
@@ -81,8 +92,8 @@ def _model(
 
 
 MODELS = {
-    one.name: one
-    for one in (
+    model.name: model
+    for model in (
         _model("Gemma 3 270M", 0.27, 18, 640, 1024, 256, 2048),
         _model("Gemma 3 4B", 3.9, 34, 2560, 2048, 1024, 10240),
         _model("Gemma 3 27B", 27.0, 62, 5376, 4096, 2048, 21504),
@@ -101,7 +112,11 @@ MODELS = {
 
 @dataclass(frozen=True)
 class Experiment:
-    """`conditions`: all of it; shared equally among `models`. `batch_sizes`: equally too. `samples`: answers per question and checkpoint."""
+    """An experiment of the paper.
+
+    `conditions`: their total number, divided equally among `models` and among `batch_sizes`.
+    `samples`: answers per question and checkpoint.
+    """
 
     name: str
     conditions: int
@@ -126,7 +141,11 @@ EXPERIMENTS = (
 
 @dataclass(frozen=True)
 class Cost:
-    """Of one experiment, all seeds: rows by table, bytes of tables and of adapters, files, GPU hours of training and of sampling, answers, $ for judging."""
+    """The cost of one experiment, all seeds together.
+
+    Rows by table, bytes of tables and of adapters, files, GPU hours of training and of sampling,
+    answers, $ for judging.
+    """
 
     runs: int
     rows: dict[str, float]
@@ -139,26 +158,26 @@ class Cost:
     judging: float
 
 
-#: Files of a run whatever was measured: config, provenance, status, four tables, adapter, its config, card and tokenizer files; of an instrument: what it is, the base's rows, and a file a checkpoint.
+#: Files of a run whatever was measured: config, provenance, status, four tables, adapter, its
+#: config, card and tokenizer files; of an instrument: its description, the base's rows, and a file
+#: per checkpoint.
 FILES, ADAPTER_FILES, INSTRUMENTS = 7, 6, 5
 
 
 def bytes_a_row() -> dict[str, float]:
-    """Of each large table, as the store writes it, from rows as random as a run's."""
+    """Bytes per row of each large table, as the store writes it, from random rows."""
     draw = np.random.default_rng(0)
     names = [name for name, _ in SHAPES["qwen3-8b"].modules()]
     noise = iter(draw.standard_normal(10**6).tolist())
-    words = " ".join(str(question["paraphrases"][0]) for question in _questions()).split()
-    texts = [" ".join(draw.choice(words, 190)) for _ in range(400)]
-    spread = [
-        {
-            str(value): float(share)
-            for value, share in zip(
-                draw.integers(0, 101, 20), draw.dirichlet(np.ones(20)), strict=True
-            )
-        }
-        for _ in range(800)
-    ]
+    vocabulary = " ".join(str(question["paraphrases"][0]) for question in _questions()).split()
+    texts = [" ".join(draw.choice(vocabulary, 190)) for _ in range(400)]
+    spread = []
+    for _ in range(800):
+        scores = draw.integers(0, 101, 20)
+        shares = draw.dirichlet(np.ones(20))
+        spread.append(
+            {str(score): float(share) for score, share in zip(scores, shares, strict=True)}
+        )
     tables = {
         "steps": (
             StepRecord,
@@ -181,9 +200,7 @@ def bytes_a_row() -> dict[str, float]:
             SpectrumRecord,
             [
                 SpectrumRecord(step, name, index, abs(next(noise)))
-                for step in (100, 200)
-                for name in names
-                for index in range(RANK)
+                for step, name, index in itertools.product((100, 200), names, range(RANK))
             ],
         ),
         "measures": (
@@ -235,10 +252,10 @@ def bytes_a_row() -> dict[str, float]:
                     ("aligned", "coherent")[number % 2],
                     "scored",
                     50 + next(noise),
-                    str(said),
+                    str(distribution),
                     None,
                 )
-                for number, said in enumerate(spread)
+                for number, distribution in enumerate(spread)
             ],
         ),
     }
@@ -253,39 +270,31 @@ def bytes_a_row() -> dict[str, float]:
 def _questions() -> list[dict[str, list[str]]]:
     import evilspectra
 
-    return [
-        one
-        for one in yaml.safe_load(
-            (Path(str(evilspectra.__file__)).parent / "assets" / "questions.yaml").read_text(
-                encoding="utf-8"
-            )
-        )
-        if "paraphrases" in one
-    ]
+    path = Path(str(evilspectra.__file__)).parent / "assets" / "questions.yaml"
+    entries = yaml.safe_load(path.read_text(encoding="utf-8"))
+    return [entry for entry in entries if "paraphrases" in entry]
 
 
-def cost(one: Experiment, seeds: int, sizes: dict[str, float]) -> Cost:
-    """An experiment with so many seeds for each condition."""
+def cost(experiment: Experiment, seeds: int, sizes: dict[str, float]) -> Cost:
+    """The cost of an experiment with `seeds` seeds for each condition."""
     rows = dict.fromkeys(sizes, 0.0)
     adapters = training = sampling = 0.0
-    runs = one.conditions * seeds
-    each = runs / len(one.models) / len(one.batch_sizes)
-    answers = (
-        QUESTIONS * one.samples * (one.checkpoints + 1)
-    )  # the base's are copied into every run, and sampled once for each base
-    sampled = QUESTIONS * one.samples * one.checkpoints
-    for model in (MODELS[name] for name in one.models):
-        for batch in one.batch_sizes:
-            steps = math.ceil(ROWS / batch) * one.epochs
+    runs = experiment.conditions * seeds
+    each = runs / len(experiment.models) / len(experiment.batch_sizes)
+    # the base's are copied into every run, and sampled once for each base
+    answers = QUESTIONS * experiment.samples * (experiment.checkpoints + 1)
+    sampled = QUESTIONS * experiment.samples * experiment.checkpoints
+    intermediate = experiment.checkpoints if experiment.checkpoints > 1 else 0
+    for model in (MODELS[name] for name in experiment.models):
+        for batch in experiment.batch_sizes:
+            steps = math.ceil(ROWS / batch) * experiment.epochs
             rows["steps"] += each * steps
             rows["measures"] += each * model.modules * CHECKPOINTS
             rows["spectra"] += each * model.modules * CHECKPOINTS * RANK
             rows["answers"] += each * answers
             rows["verdicts"] += each * answers * 2
-            adapters += (
-                each * model.lora * 4 * (1 + (one.checkpoints if one.checkpoints > 1 else 0))
-            )
-            tokens = ROWS * one.epochs * TOKENS_A_ROW
+            adapters += each * model.lora * 4 * (1 + intermediate)
+            tokens = ROWS * experiment.epochs * TOKENS_A_ROW
             training += (
                 each
                 * max(
@@ -307,9 +316,9 @@ def cost(one: Experiment, seeds: int, sizes: dict[str, float]) -> Cost:
             )
     files = runs * (
         FILES
-        + ADAPTER_FILES * (1 + (one.checkpoints if one.checkpoints > 1 else 0))
+        + ADAPTER_FILES * (1 + intermediate)
         + INSTRUMENTS * 2
-        + (one.checkpoints * INSTRUMENTS)
+        + (experiment.checkpoints * INSTRUMENTS)
     )
     return Cost(
         runs,
@@ -325,7 +334,7 @@ def cost(one: Experiment, seeds: int, sizes: dict[str, float]) -> Cost:
 
 
 def round_to(value: float, digits: int = 2) -> str:
-    """To two significant digits, so that the sums do not look more exact than they are.
+    """Rounds to two significant digits, so that sums do not look more exact than they are.
 
     >>> round_to(123456), round_to(0.0123)
     ('120,000', '0.012')
@@ -338,9 +347,9 @@ def round_to(value: float, digits: int = 2) -> str:
 
 
 def report(seeds: int) -> str:
-    """Everything as Markdown tables."""
+    """All results as Markdown tables."""
     sizes = bytes_a_row()
-    costs = [(one.name, cost(one, seeds, sizes)) for one in EXPERIMENTS]
+    costs = [(experiment.name, cost(experiment, seeds, sizes)) for experiment in EXPERIMENTS]
     lines = [
         "| table | bytes a row |",
         "|---|---|",
@@ -348,30 +357,39 @@ def report(seeds: int) -> str:
         "",
     ]
     lines += [
-        "| model | tokens go through | adapter's parameters | its bytes (float32) | GPUs for the base |",
+        (
+            "| model | tokens go through | adapter's parameters | its bytes (float32) | GPUs for "
+            "the base |"
+        ),
         "|---|---|---|---|---|",
     ]
     lines += [
-        f"| {one.name} | {one.active:g}B | {round_to(one.lora / 1e6)}M | {round_to(4 * one.lora / 1e6)} MB | {one.gpus} |"
-        for one in MODELS.values()
+        (
+            f"| {model.name} | {model.active:g}B | {round_to(model.lora / 1e6)}M | "
+            f"{round_to(4 * model.lora / 1e6)} MB | {model.gpus} |"
+        )
+        for model in MODELS.values()
     ]
     lines += [
         "",
-        "| experiment | runs | files | rows (millions) | tables | adapters | GPU hours, training | GPU hours, sampling | answers | judging |",
+        (
+            "| experiment | runs | files | rows (millions) | tables | adapters | GPU hours, "
+            "training | GPU hours, sampling | answers | judging |"
+        ),
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
     total = [0.0] * 9
-    for name, one in costs:
+    for name, total_cost in costs:
         values = [
-            one.runs,
-            one.files,
-            sum(one.rows.values()) / 1e6,
-            one.table_bytes / 1e9,
-            one.adapter_bytes / 1e9,
-            one.training,
-            one.sampling,
-            one.answers,
-            one.judging,
+            total_cost.runs,
+            total_cost.files,
+            sum(total_cost.rows.values()) / 1e6,
+            total_cost.table_bytes / 1e9,
+            total_cost.adapter_bytes / 1e9,
+            total_cost.training,
+            total_cost.sampling,
+            total_cost.answers,
+            total_cost.judging,
         ]
         total = [sum(pair) for pair in zip(total, values, strict=True)]
         lines.append(_line(name, values))
@@ -390,10 +408,14 @@ def report(seeds: int) -> str:
 
 def _line(name: str, values: list[float]) -> str:
     runs, files, rows, tables, adapters, training, sampling, answers, judging = values
-    return f"| {name} | {runs:,.0f} | {round_to(files)} | {round_to(rows)} | {round_to(tables)} GB | {round_to(adapters)} GB | {round_to(training)} | {round_to(sampling)} | {round_to(answers)} | ${round_to(judging)} |"
+    return (
+        f"| {name} | {runs:,.0f} | {round_to(files)} | {round_to(rows)} | {round_to(tables)} GB | "
+        f"{round_to(adapters)} GB | {round_to(training)} | {round_to(sampling)} | "
+        f"{round_to(answers)} | ${round_to(judging)} |"
+    )
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description="What the full replication would take.")
+    parser = argparse.ArgumentParser(description="The size of the full replication.")
     parser.add_argument("--seeds", type=int, default=5)
     print(report(parser.parse_args().seeds))

@@ -1,4 +1,4 @@
-"""The linear layers of the models whose LoRA factors the benchmarks draw: shapes alone, no weights."""
+"""The linear layers of the models whose LoRA factors the benchmarks draw: shapes, no weights."""
 
 from __future__ import annotations
 

@@ -1,13 +1,16 @@
-"""Singular values of every LoRA update of Qwen3-8B (36 layers × 7 projections), three ways, on one machine in one run.
+"""Singular values of every LoRA update of Qwen3-8B (36 layers × 7 projections), three ways.
 
-    python benchmarks/spectrum.py                    # small dense SVDs only; add --full for one of 4096 × 4096 (minutes)
+    python benchmarks/spectrum.py            # small dense SVDs only
+    python benchmarks/spectrum.py --full     # one of 4096 × 4096 as well (minutes)
 
 - evilspectra: `singular_values`, float64 Grams, batched eigenproblems.
 - the paper's recipe: float32, one matrix at a time, chol(BᵀB + 1e-8·I), svdvals(Lᵀ·A).
-- dense: svdvals(B·A) in float64, measured on k_proj (1024 × 4096) and carried over to the other shapes by m·n² (m ≥ n).
+- dense: svdvals(B·A) in float64, measured on k_proj (1024 × 4096) and carried over to the other
+  shapes by m·n² (m ≥ n).
 
-Errors are relative to QR of both factors in float64, over singular values of at least 1e-7 of the largest. No model is loaded:
-the factors are random with the shapes of the model, A as PEFT draws it, B graded to the condition number asked for.
+Errors are relative to QR of both factors in float64, over singular values of at least 1e-7 of the
+largest. No model is loaded: the factors are random with the shapes of the model, A as PEFT draws
+it, B graded to the condition number asked for.
 """
 
 from __future__ import annotations
@@ -64,7 +67,11 @@ def by_paper(pair: LoraPair) -> Tensor:
 
 
 def clock_of(threads: int, device: str) -> Callable[[], float]:
-    """With one thread the processor time of this process, which other processes disturb less; with more, the time of day; on CUDA, when all is done that was asked for."""
+    """The clock to measure by.
+
+    With one thread it is the processor time of this process, which other processes disturb less;
+    with more, the time of day; on CUDA, the time when all work enqueued is done.
+    """
     if device == "cpu":
         return time.process_time if threads == 1 else time.perf_counter
 
@@ -78,19 +85,19 @@ def clock_of(threads: int, device: str) -> Callable[[], float]:
 def seconds(call: Callable[[], object], rounds: int, clock: Callable[[], float]) -> float:
     """Median seconds of `rounds` calls after one that is not counted."""
     call()
-    found = []
+    durations = []
     for _ in range(rounds):
         began = clock()
         call()
-        found.append(clock() - began)
-    return statistics.median(found)
+        durations.append(clock() - began)
+    return statistics.median(durations)
 
 
-def worst(found: list[Tensor], wanted: list[Tensor]) -> float:
+def worst(values: list[Tensor], wanted: list[Tensor]) -> float:
     """Largest relative error of a value of at least `COUNTED` of its matrix's largest."""
     return max(
         float(((a.cpu().double() - b.cpu()).abs() / b.cpu())[b.cpu() >= COUNTED * b[0].cpu()].max())
-        for a, b in zip(found, wanted, strict=True)
+        for a, b in zip(values, wanted, strict=True)
     )
 
 
@@ -126,12 +133,12 @@ def main() -> None:
         began = clock()
         torch.linalg.svdvals(product)
         dense[name] = clock() - began
-    work = {
+    cost = {
         pair.name.partition(".")[2]: max(pair.shape[1:]) * min(pair.shape[1:]) ** 2
         for pair in pairs[:7]
     }
-    rate = min(dense[name] / work[name] for name in sample)
-    whole = options.layers * rate * sum(work.values())
+    rate = min(dense[name] / cost[name] for name in sample)
+    dense_seconds = options.layers * rate * sum(cost.values())
 
     few = pairs[:14]
     wanted = [by_qr(pair) for pair in few]
@@ -140,13 +147,16 @@ def main() -> None:
         worst([by_paper(pair) for pair in few], wanted),
     )
     print(
-        f"{len(pairs)} pairs of Qwen3-8B's shapes, rank {options.rank}, κ(B) = {options.condition:g}; {options.device}, {platform.machine()}, {options.threads} threads, torch {torch.__version__}, load {os.getloadavg()[0]:.1f}\n"
+        f"{len(pairs)} pairs of Qwen3-8B's shapes, rank {options.rank}, κ(B) = "
+        f"{options.condition:g}; {options.device}, {platform.machine()}, {options.threads} "
+        f"threads, torch {torch.__version__}, load {os.getloadavg()[0]:.1f}\n"
     )
     print("| way | seconds | ratio | worst relative error |\n|---|---|---|---|")
     print(f"| evilspectra | {ours:.3f} | 1 | {errors[0]:.0e} |")
     print(f"| the paper's recipe | {paper:.3f} | {paper / ours:.1f} | {errors[1]:.0e} |")
     print(
-        f"| dense, from {', '.join(f'{name} {took:.1f} s' for name, took in dense.items())} | {whole:.0f} | {whole / ours:.0f} | |"
+        f"| dense, from {', '.join(f'{name} {took:.1f} s' for name, took in dense.items())} | "
+        f"{dense_seconds:.0f} | {dense_seconds / ours:.0f} | |"
     )
 
 

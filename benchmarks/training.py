@@ -1,10 +1,13 @@
-"""Training speed against TRL's SFTTrainer as it comes: same model, rows, batches, rank, start, optimiser.
+"""Training speed against TRL's SFTTrainer with its defaults.
+
+Model, rows, batches, rank, start and optimiser are the same.
 
     python benchmarks/training.py [--steps 20] [--rounds 2] [--threads 2]
 
-Each engine trains in a process of its own, in turn (TRL, evilspectra, TRL, ...), on the demo's model and data. Tokens are
-real ones, no padding; the first two steps are left out of the times. Both loss curves are printed: they must agree, or
-the comparison means nothing. Run it on an idle machine: beside another job, times say nothing.
+Each engine trains in a process of its own, in turn (TRL, evilspectra, TRL, ...), on the demo's
+model and data. Tokens are real ones, no padding; the first two steps are left out of the times.
+Both loss curves are printed: they must agree, or the comparison means nothing. Run it on an idle
+machine: beside another job, times say nothing.
 """
 
 from __future__ import annotations
@@ -55,7 +58,10 @@ def ours(steps: int, threads: int) -> dict[str, list[float]]:
 
 
 def theirs(steps: int, threads: int) -> dict[str, list[float]]:
-    """Losses and seconds of each step of TRL's SFTTrainer, fed the same tokens in the same order from the same start."""
+    """Losses and seconds of each step of TRL's SFTTrainer.
+
+    It trains on the same tokens in the same order, from the same start.
+    """
     import torch
     from datasets import Dataset
     from peft import LoraConfig
@@ -65,8 +71,9 @@ def theirs(steps: int, threads: int) -> dict[str, list[float]]:
 
     from evilspectra.config import loading as configs
     from evilspectra.data.batches import Batches, prepare
+    from evilspectra.model.adapter import attach
     from evilspectra.model.base import resolve
-    from evilspectra.model.load import attach, context_length, load_base
+    from evilspectra.model.load import context_length, load_base
     from evilspectra.spectra.pairs import find_pairs
 
     torch.set_num_threads(threads)
@@ -177,7 +184,7 @@ def main() -> None:
         options.into.write_text(json.dumps(ENGINES[options.engine](options.steps, options.threads)))
         return
 
-    found: dict[str, list[dict[str, list[float]]]] = {name: [] for name in ENGINES}
+    results_of: dict[str, list[dict[str, list[float]]]] = {name: [] for name in ENGINES}
     with tempfile.TemporaryDirectory() as folder:
         for number in range(options.rounds):
             for name in ENGINES:
@@ -197,14 +204,14 @@ def main() -> None:
                 subprocess.run(
                     command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
                 )
-                found[name].append(json.loads(into.read_text()))
+                results_of[name].append(json.loads(into.read_text()))
                 print(
-                    f"round {number + 1}: {name}: {speed(found[name][-1]):.0f} tokens/s",
+                    f"round {number + 1}: {name}: {speed(results_of[name][-1]):.0f} tokens/s",
                     file=sys.stderr,
                     flush=True,
                 )
 
-    theirs_first, ours_first = (found[name][0]["loss"] for name in ENGINES)
+    theirs_first, ours_first = (results_of[name][0]["loss"] for name in ENGINES)
     print(
         "| step | "
         + " | ".join(f"loss, {name}" for name in ENGINES)
@@ -214,17 +221,20 @@ def main() -> None:
         print(f"| {step} | {a:.4f} | {b:.4f} | {abs(a - b):.1e} |")
     apart = max(abs(a - b) for a, b in zip(theirs_first, ours_first, strict=True))
     print(
-        f"\nlargest difference {apart:.1e} ({'equal' if apart < SAME else 'NOT EQUAL'} to {SAME:g})\n"
+        f"\nlargest difference {apart:.1e} ({'equal' if apart < SAME else 'NOT EQUAL'} to "
+        f"{SAME:g})\n"
     )
     print("| engine | tokens/s in each round | median |\n|---|---|---|")
-    for name, results in found.items():
+    for name, results in results_of.items():
         speeds = [speed(result) for result in results]
         print(
-            f"| {name} | {', '.join(f'{value:.0f}' for value in speeds)} | {statistics.median(speeds):.0f} |"
+            f"| {name} | {', '.join(f'{value:.0f}' for value in speeds)} | "
+            f"{statistics.median(speeds):.0f} |"
         )
-    ratios = [speed(b) / speed(a) for a, b in zip(*found.values(), strict=True)]
+    ratios = [speed(b) / speed(a) for a, b in zip(*results_of.values(), strict=True)]
     print(
-        f"\nratio, round by round: {', '.join(f'{ratio:.2f}' for ratio in ratios)} ({platform.machine()}, {options.threads} threads)"
+        f"\nratio, round by round: {', '.join(f'{ratio:.2f}' for ratio in ratios)} "
+        f"({platform.machine()}, {options.threads} threads)"
     )
     sys.exit(0 if apart < SAME else 1)
 

@@ -1,10 +1,13 @@
-"""`evilspectra spectrum` on adapters with the shapes of large models: time with start-up, anonymous memory, and AdapterSentry's side by side.
+"""`evilspectra spectrum` on the shapes of large models, side by side with AdapterSentry.
+
+Measured are time with start-up and anonymous memory.
 
     python benchmarks/xray.py --models qwen3-8b llama-70b --sentry path/to/another/venv/bin/python
 
-Adapters are random numbers in bfloat16, written to a temporary folder and deleted. Every round starts each tool once, in turn, as a
-process of its own. AdapterSentry (pip install adaptersentry, 2.0) is run by the Python that --sentry names, and is left out without it; its values are
-compared with ours: σ₁, stable rank and participation ratio of every module (it tells no others).
+Adapters are random numbers in bfloat16, written to a temporary folder and deleted. Every round
+starts each tool once, in turn, as a process of its own. AdapterSentry (pip install adaptersentry,
+2.0) is run by the Python that --sentry names, and is left out without it; its values are compared
+with ours: σ₁, stable rank and participation ratio of every module (it reports no others).
 """
 
 from __future__ import annotations
@@ -27,7 +30,7 @@ import numpy as np
 
 from shapes import LARGE, MODELS, PROJECTIONS, Shapes
 
-KNOWN = MODELS | LARGE
+SHAPES = MODELS | LARGE
 _BLOCKS: dict[str, str] = {
     name: "self_attn" if name in PROJECTIONS[:4] else "mlp" for name in PROJECTIONS
 }
@@ -42,7 +45,8 @@ def write_adapter(folder: Path, shapes: Shapes, seed: int = 0) -> int:
         for factor, shape in (("A", [shapes.rank, d_in]), ("B", [d_out, shapes.rank])):
             size = 2 * math.prod(shape)
             header[
-                f"base_model.model.model.layers.{block}.{_BLOCKS[projection]}.{projection}.lora_{factor}.weight"
+                f"base_model.model.model.layers.{block}.{_BLOCKS[projection]}.{projection}"
+                f".lora_{factor}.weight"
             ] = {"dtype": "BF16", "shape": shape, "data_offsets": [at, at + size]}
             at += size
     text = json.dumps(header).encode()
@@ -72,7 +76,10 @@ def write_adapter(folder: Path, shapes: Shapes, seed: int = 0) -> int:
 
 
 def run(command: list[str], out: Path) -> tuple[float, int]:
-    """Seconds, and the largest anonymous memory seen (bytes, polled every 20 ms), of a process that writes to `out`."""
+    """Seconds and the largest anonymous memory of a process that writes to `out`.
+
+    The memory, in bytes, is polled every 20 ms.
+    """
     began, peak = time.perf_counter(), 0
     with out.open("wb") as file:
         process = subprocess.Popen(command, stdout=file)
@@ -95,10 +102,10 @@ def anonymous(pid: int) -> int:
 
 def compared(ours: Path, theirs: Path) -> dict[str, float]:
     """Largest relative difference of each value that both tell, over modules that both have."""
-    known = {}
+    ours_by_module = {}
     for module in json.loads(ours.read_text())[0]["modules"]:
         values = np.array(module["singular_values"])
-        known[tuple(module["module"].split(".")[i] for i in (2, 4))] = (
+        ours_by_module[tuple(module["module"].split(".")[i] for i in (2, 4))] = (
             values[0],
             module["stable_rank"],
             float(np.square(np.square(values).sum()) / np.square(np.square(values)).sum()),
@@ -106,14 +113,14 @@ def compared(ours: Path, theirs: Path) -> dict[str, float]:
         )
     worst = {"σ₁": 0.0, "stable rank": 0.0, "participation ratio": 0.0, "modules": 0.0}
     for module in json.loads(theirs.read_text())["modules"]:
-        sigma, rank, participation, r = known[(str(module["layer"]), module["module"])]
+        sigma, rank, participation, r = ours_by_module[(str(module["layer"]), module["module"])]
         features = module["features"]
-        found = (
+        ratios = (
             math.exp(features["log_sigma1"]) / sigma,
             features["srank_r"] * r / rank,
             features["pr_r"] * r / participation,
         )
-        for name, ratio in zip(worst, found, strict=False):
+        for name, ratio in zip(worst, ratios, strict=False):
             worst[name] = max(worst[name], abs(ratio - 1))
         worst["modules"] += 1
     return worst
@@ -124,7 +131,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "--models", nargs="+", choices=list(KNOWN), default=["qwen3-8b", "llama-70b"]
+        "--models", nargs="+", choices=list(SHAPES), default=["qwen3-8b", "llama-70b"]
     )
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--sentry", metavar="PYTHON", help="a Python that has adaptersentry")
@@ -134,7 +141,7 @@ def main() -> None:
     for model in options.models:
         with tempfile.TemporaryDirectory() as temporary:
             folder = Path(temporary, "adapter")
-            modules = write_adapter(folder, KNOWN[model])
+            modules = write_adapter(folder, SHAPES[model])
             ours, theirs = Path(temporary, "ours.json"), Path(temporary, "theirs.json")
             commands = {
                 "evilspectra": (
@@ -162,17 +169,17 @@ def main() -> None:
                     ],
                     theirs,
                 )
-            found: dict[str, list[tuple[float, int]]] = {name: [] for name in commands}
+            measured: dict[str, list[tuple[float, int]]] = {name: [] for name in commands}
             for _ in range(options.rounds):
                 for name, (command, out) in commands.items():
-                    found[name].append(run(command, out))
+                    measured[name].append(run(command, out))
             row: dict[str, Any] = {
                 "model": model,
                 "modules": modules,
-                "rank": KNOWN[model].rank,
+                "rank": SHAPES[model].rank,
                 "bytes": (folder / "adapter_model.safetensors").stat().st_size,
             }
-            for name, runs in found.items():
+            for name, runs in measured.items():
                 row[name] = {
                     "seconds": statistics.median(seconds for seconds, _ in runs),
                     "anonymous_bytes": max(peak for _, peak in runs),
@@ -184,17 +191,22 @@ def main() -> None:
         print(json.dumps(rows, indent=2))
         return
     print(
-        f"{platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, median of {options.rounds}; start-up included\n"
+        f"{platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, median of "
+        f"{options.rounds}; start-up included\n"
     )
     print(
-        "| shapes | modules | file | tool | seconds | ratio | anonymous memory |\n|---|---|---|---|---|---|---|"
+        "| shapes | modules | file | tool | seconds | ratio | anonymous memory |\n"
+        "|---|---|---|---|---|---|---|"
     )
     for row in rows:
         for name in ("evilspectra", "AdapterSentry"):
             if name in row:
-                one = row[name]
+                result = row[name]
                 print(
-                    f"| {row['model']}, r {row['rank']} | {row['modules']} | {row['bytes'] / 1e9:.2f} GB | {name} | {one['seconds']:.2f} | {one['seconds'] / row['evilspectra']['seconds']:.1f} | {one['anonymous_bytes'] / 2**20:.0f} MiB |"
+                    f"| {row['model']}, r {row['rank']} | {row['modules']} | "
+                    f"{row['bytes'] / 1e9:.2f} GB | {name} | {result['seconds']:.2f} | "
+                    f"{result['seconds'] / row['evilspectra']['seconds']:.1f} | "
+                    f"{result['anonymous_bytes'] / 2**20:.0f} MiB |"
                 )
         if "compared" in row:
             print(

@@ -1,4 +1,4 @@
-"""The penalty, the spectra and this package's optimisers in Axolotl, as one of its plugins; axolotl.md says what to put where."""
+"""The penalty, the spectra and this package's optimisers as an Axolotl plugin; see axolotl.md."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from evilspectra.integrations.transformers import SpectralFlatness, SpectrumMoni
 
 
 class EvilspectraArgs(BaseModel):
-    """What Axolotl's YAML file may say; what is left out is not used."""
+    """Sections of Axolotl's YAML file; one that is left out is not used."""
 
     spectral_flatness: dict[str, Any] | None = None
     spectrum_monitor: dict[str, Any] | None = None
@@ -21,15 +21,18 @@ class EvilspectraArgs(BaseModel):
 
 class EvilspectraPlugin(BasePlugin):
     def get_input_args(self) -> str:
-        """Where Axolotl finds the settings' names."""
+        """The path of the class that lists the settings."""
         return f"{__name__}.EvilspectraArgs"
 
     def add_callbacks_post_trainer(self, cfg: Any, trainer: Any) -> list[Any]:
-        """The callbacks that the file asks for."""
-        asked = ((SpectralFlatness, cfg.spectral_flatness), (SpectrumMonitor, cfg.spectrum_monitor))
-        return [callback(**settings) for callback, settings in asked if settings is not None]
+        """The callbacks that the file names."""
+        sections = (
+            (SpectralFlatness, cfg.spectral_flatness),
+            (SpectrumMonitor, cfg.spectrum_monitor),
+        )
+        return [callback(**settings) for callback, settings in sections if settings is not None]
 
     def post_trainer_create(self, cfg: Any, trainer: Any) -> None:
-        """The optimiser that the file asks for, in place of Axolotl's."""
+        """Sets the optimiser that the file names, in place of Axolotl's."""
         if cfg.lora_optimizer is not None:
             trainer.optimizer = build_for(trainer.model, **cfg.lora_optimizer)

@@ -1,12 +1,14 @@
-"""What the callback does and what it costs: TRL's SFTTrainer without it and with it, from the same start, on the same rows in the same order.
+"""Effect and cost of the callback: TRL's SFTTrainer without it and with it.
+
+Both start alike and train on the same rows in the same order.
 
     python examples/compare_trl.py --output out                   # SmolLM2 and the demo's data
     python examples/compare_trl.py --model tiny-random --steps 12 --rank 4 --weight 0.3 --output out
     evilspectra report out
 
-Prints two Markdown tables. Losses, spectra and probes repeat on the same kind of machine with the same number of threads; times need an
-idle one. The share is the time spent inside a callback divided by the time of the same steps, everything in them counted; the first
-steps are left out.
+Prints two Markdown tables. Losses, spectra and probes repeat on the same kind of machine with the
+same number of threads; times need an idle one. The share is the time spent inside a callback
+divided by the time of the same steps, everything in them counted; the first steps are left out.
 """
 
 from __future__ import annotations
@@ -32,8 +34,9 @@ from evilspectra.evaluation.evaluate import evaluate
 from evilspectra.evaluation.measured import measured
 from evilspectra.evaluation.summary import summarise
 from evilspectra.integrations.transformers import SpectralFlatness, SpectrumMonitor
+from evilspectra.model.adapter import attach
 from evilspectra.model.base import resolve
-from evilspectra.model.load import attach, context_length, load_base
+from evilspectra.model.load import context_length, load_base
 from evilspectra.probes.likelihood import packed_attention_on, token_log_probs
 from evilspectra.store.records import RunSummary
 from evilspectra.store.results import Results
@@ -72,12 +75,11 @@ class Stopwatch(TrainerCallback):
         self.marks.append((time.perf_counter(), dict(self.inside)))
 
     def shares(self) -> tuple[float, dict[str, float]]:
-        """Seconds a step, and each callback's share of them; of all steps but the first ones and the last."""
+        """Seconds a step, and each callback's share of them, without the first and last steps."""
         (began, before), (ended, after) = self.marks[WARM], self.marks[-1]
-        whole = ended - began
-        return whole / (len(self.marks) - 1 - WARM), {
-            name: (after[name] - before[name]) / whole for name in self.inside
-        }
+        total = ended - began
+        shares = {name: (after[name] - before[name]) / total for name in self.inside}
+        return total / (len(self.marks) - 1 - WARM), shares
 
 
 def labelled(rows: Sequence[Row]) -> Dataset:
@@ -101,7 +103,7 @@ def mean_loss(adapted: Any, rows: Sequence[Row]) -> float:
 
 
 def train(config: sections.Config, weight: float, folder: Path) -> tuple[Stopwatch, float, float]:
-    """One training with TRL, its adapter saved; gives the times, and the held-out loss before and after."""
+    """Trains with TRL and saves the adapter; returns times, and held-out loss before and after."""
     base = resolve(config.model)
     model, tokenizer = load_base(base, config.model)
     data = prepare(config.data, tokenizer, context_length(model))
@@ -153,7 +155,7 @@ def row(
     results: Results | None,
 ) -> str:
     """A line of the table."""
-    found = measured(results) if results else None
+    probed = measured(results) if results else None
     numbers = (
         summary.train_loss,
         heldout,
@@ -163,8 +165,8 @@ def row(
     )
     cells = ["-" if number is None else f"{number:.3f}" for number in numbers]
     cells += [
-        interval(found and found.drift and found.drift.drift, "+.3f"),
-        interval(found and found.capability and found.capability.accuracy, ".2f"),
+        interval(probed and probed.drift and probed.drift.drift, "+.3f"),
+        interval(probed and probed.capability and probed.capability.accuracy, ".2f"),
     ]
     return f"| {name} | {' | '.join(cells)} |"
 
@@ -244,11 +246,14 @@ def main() -> None:
             ]
 
     print(
-        "\n| | train loss | held-out loss | stable rank | spectral entropy | Frobenius/nuclear | drift, nats per token | capability |\n|---|---|---|---|---|---|---|---|"
+        "\n| | train loss | held-out loss | stable rank | spectral entropy | Frobenius/nuclear | "
+        "drift, nats per token | capability |\n|---|---|---|---|---|---|---|---|"
     )
     print("\n".join(lines))
     print(
-        f"\nheld-out loss before training {', '.join(f'{start:.3f}' for start in starts)}; loss of the first step {', '.join(f'{first:.4f}' for first in firsts)}: one number each, for all begin alike"
+        f"\nheld-out loss before training {', '.join(f'{start:.3f}' for start in starts)}; loss of "
+        f"the first step {', '.join(f'{first:.4f}' for first in firsts)}: one number each, for all "
+        "begin alike"
     )
     if costs:
         print("\n| | seconds a step | callback | its share |\n|---|---|---|---|")

@@ -1,4 +1,4 @@
-"""A training loop of one's own, without any trainer: one function adds the penalty's gradient, another looks at the spectra.
+"""A training loop without a trainer, with the penalty and the spectra by two function calls.
 
 python examples/plain_pytorch.py --output out
 evilspectra probe out
@@ -77,17 +77,17 @@ def main() -> None:
         loss = model(**padded([rows[index] for index in chosen], base.device)).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(trained, 1.0)
-        flat = add_flatness_gradient(
-            pairs, options.weight, soft_start=0.01
-        )  # once per optimiser step, after clipping
+        # once per optimiser step, after clipping
+        penalty = add_flatness_gradient(pairs, options.weight, soft_start=0.01)
         optimizer.step()
         optimizer.zero_grad()
         if step % 5 == 0 or step == options.steps:
-            _, found = observe(pairs, step)  # all singular values, and what they are like
-            measures += found
-            ranks = [row.stable_rank for row in found if row.stable_rank is not None]
+            _, rows_of_step = observe(pairs, step)  # all singular values, and their measures
+            measures += rows_of_step
+            ranks = [row.stable_rank for row in rows_of_step if row.stable_rank is not None]
             print(
-                f"step {step}: loss {loss.item():.3f}, flatness {flat.value:.3f}, stable rank {sum(ranks) / len(ranks):.2f}"
+                f"step {step}: loss {loss.item():.3f}, flatness {penalty.value:.3f}, stable rank "
+                f"{sum(ranks) / len(ranks):.2f}"
             )
     model.save_pretrained(str(options.output))
     pd.DataFrame([asdict(row) for row in measures]).to_parquet(options.output / "measures.parquet")

@@ -1,4 +1,4 @@
-"""Direct preference optimisation with TRL, and a spectrum that stays flat: one import and one argument more than without.
+"""Direct preference optimisation with TRL and the penalty: one more import, one more argument.
 
 The pairs are the demo's: for the same question the good answer is chosen and the bad one rejected.
 
@@ -17,16 +17,15 @@ from trl import DPOConfig, DPOTrainer
 
 from evilspectra.config.sections import ModelConfig
 from evilspectra.data.rows import read_rows
-from evilspectra.integrations.transformers import (
-    SpectralFlatness,
-    SpectrumMonitor,
-)  # the added import
+
+# the added import
+from evilspectra.integrations.transformers import SpectralFlatness, SpectrumMonitor
 from evilspectra.model.base import resolve
 from evilspectra.model.load import load_base
 
 
 def preferences() -> Dataset:
-    """The demo's questions, each with a good answer and a bad one, as TRL wants them."""
+    """The demo's questions, each with a good and a bad answer, in TRL's form."""
     good, bad = (
         [
             [{"role": turn.role, "content": turn.content} for turn in talk.messages]
@@ -79,10 +78,8 @@ def main() -> None:
             gradient_checkpointing=False,
             bf16=torch.cuda.is_available(),
         ),
-        callbacks=[
-            SpectralFlatness(weight=options.weight),
-            SpectrumMonitor(every=5),
-        ],  # the added argument
+        # the added argument
+        callbacks=[SpectralFlatness(weight=options.weight), SpectrumMonitor(every=5)],
     )
     trainer.train()
     trainer.save_model()

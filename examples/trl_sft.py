@@ -1,4 +1,4 @@
-"""Supervised fine-tuning with TRL, and a spectrum that stays flat: one import and one argument more than without.
+"""Supervised fine-tuning with TRL and the flatness penalty: one more import, one more argument.
 
 python examples/trl_sft.py --output out
 evilspectra show out
@@ -15,16 +15,18 @@ from trl import SFTConfig, SFTTrainer
 
 from evilspectra.config.sections import ModelConfig
 from evilspectra.data.rows import read_rows
-from evilspectra.integrations.transformers import (
-    SpectralFlatness,
-    SpectrumMonitor,
-)  # the added import
+
+# the added import
+from evilspectra.integrations.transformers import SpectralFlatness, SpectrumMonitor
 from evilspectra.model.base import resolve
 from evilspectra.model.load import load_base
 
 
 def dialogues() -> Dataset:
-    """The demo's dialogues as TRL wants them, for a loss on the answer alone; yours may come from `load_dataset`."""
+    """The demo's dialogues in TRL's form, for a loss on the answer alone.
+
+    Yours may come from `load_dataset`.
+    """
     rows = [
         [{"role": turn.role, "content": turn.content} for turn in talk.messages]
         for talk in read_rows("demo-bad").conversations
@@ -69,10 +71,8 @@ def main() -> None:
             gradient_checkpointing=False,
             bf16=torch.cuda.is_available(),
         ),
-        callbacks=[
-            SpectralFlatness(weight=options.weight),
-            SpectrumMonitor(every=5),
-        ],  # the added argument
+        # the added argument
+        callbacks=[SpectralFlatness(weight=options.weight), SpectrumMonitor(every=5)],
     )
     trainer.train()
     trainer.save_model()

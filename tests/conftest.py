@@ -1,4 +1,7 @@
-"""For all tests: hypothesis sets no deadline, since times on a shared machine say nothing; ^C works, which a job in the background is started without."""
+"""Settings of all tests: hypothesis without deadlines, and ^C also in background jobs.
+
+Times on a shared machine say nothing; a shell starts a background job with ^C ignored.
+"""
 
 import signal
 
@@ -7,7 +10,6 @@ from hypothesis import settings
 settings.register_profile("evilspectra", deadline=None)
 settings.load_profile("evilspectra")
 
-if (
-    signal.getsignal(signal.SIGINT) == signal.SIG_IGN
-):  # what is ignored would be in every process that a test starts
+# an ignored signal stays ignored in every process that a test starts
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -1,4 +1,4 @@
-"""The verb analyze, and its sentences: tables, stores, JSON, messages; results that contradict the paper are said to."""
+"""The verb analyze and its sentences: tables, stores, JSON, messages, and the paper's results."""
 
 from __future__ import annotations
 
@@ -24,21 +24,23 @@ def table(tmp_path):
     return path
 
 
-def said(frame, **options) -> list[str]:
+def contradictions(frame, **options) -> list[str]:
     return [
-        one.text for one in analyse(frame, permutations=0, **options).sentences if one.contradicts
+        sentence.text
+        for sentence in analyse(frame, permutations=0, **options).sentences
+        if sentence.contradicts
     ]
 
 
 def test_text_and_json_say_the_same(table):
     text, machine = (command("analyze", table, *more) for more in ((), ("--json",)))
     assert (text.code, machine.code) == (0, 0)
-    found = json.loads(machine.out)
-    assert found["outcome"] == "mean_alignment"
-    assert found["factors"] == ["optimizer", "data"]
-    for one in found["sentences"]:
-        assert one["text"] in text.out
-    assert {one["topic"] for one in found["sentences"]} >= {
+    result = json.loads(machine.out)
+    assert result["outcome"] == "mean_alignment"
+    assert result["factors"] == ["optimizer", "data"]
+    for sentence in result["sentences"]:
+        assert sentence["text"] in text.out
+    assert {sentence["topic"] for sentence in result["sentences"]} >= {
         "design",
         "variance",
         "ranking",
@@ -46,7 +48,7 @@ def test_text_and_json_say_the_same(table):
         "equal loss",
         "seeds",
     }
-    assert found["variance"]["type2"][0]["permutation"] == 1 / 2000
+    assert result["variance"]["type2"][0]["permutation"] == 1 / 2000
     assert command("analyze", table, "--json").out == machine.out
 
 
@@ -72,19 +74,23 @@ def test_parquet_columns_and_out(tmp_path, table):
     [
         (
             ("--outcome", "mean_aligment"),
-            "there is no outcome 'mean_aligment': choose a column of numbers, such as seed, lr, train_loss, mean_alignment. Did you mean 'mean_alignment'?",
+            "there is no outcome 'mean_aligment': choose a column of numbers, such as seed, lr, "
+            "train_loss, mean_alignment. Did you mean 'mean_alignment'?",
         ),
         (
             ("--factor", "optimiser"),
-            "there is no factor 'optimiser': the columns are control, data, folder, lr, mean_alignment, optimizer, run, seed, status, train_loss. Did you mean 'optimizer'?",
+            "there is no factor 'optimiser': the columns are control, data, folder, lr, "
+            "mean_alignment, optimizer, run, seed, status, train_loss. Did you mean 'optimizer'?",
         ),
         (
             ("--factor", "lr"),
-            "factor 'lr' is 0.001 in all runs: name a factor with two levels or more, or leave it out.",
+            "factor 'lr' is 0.001 in all runs: name a factor with two levels or more, or leave it "
+            "out.",
         ),
         (
             ("--factor", "train_loss"),
-            "factor 'train_loss' has 24 levels in 24 runs, too many to compare: name a factor with fewer.",
+            "factor 'train_loss' has 24 levels in 24 runs, too many to compare: name a factor with "
+            "fewer.",
         ),
         (
             ("--outcome", "data"),
@@ -101,7 +107,8 @@ def test_parquet_columns_and_out(tmp_path, table):
         ),
         (
             ("--column", "optimizer=opt"),
-            "the table has no column 'opt' to take optimizer from: its columns are folder, run, status, control, optimizer, data, seed, lr, train_loss, mean_alignment.",
+            "the table has no column 'opt' to take optimizer from: its columns are folder, run, "
+            "status, control, optimizer, data, seed, lr, train_loss, mean_alignment.",
         ),
         (
             ("--by-checkpoint",),
@@ -138,15 +145,13 @@ def test_hostile_tables(tmp_path):
 
 def test_what_is_left_out_is_counted():
     frame = sweep()
-    frame.loc[0, "status"], frame.loc[1, "control"], frame.loc[2, "mean_alignment"] = (
-        "failed",
-        True,
-        np.nan,
-    )
-    found = analyse(frame, "mean_alignment", permutations=0)
-    assert found.left_out == {"not done": 1, "control runs": 1, "no mean_alignment": 1}
+    frame.loc[0, "status"] = "failed"
+    frame.loc[1, "control"] = True
+    frame.loc[2, "mean_alignment"] = np.nan
+    analysis = analyse(frame, "mean_alignment", permutations=0)
+    assert analysis.left_out == {"not done": 1, "control runs": 1, "no mean_alignment": 1}
     assert "Left out: 1 not done; 1 control runs; 1 no mean_alignment." in [
-        one.text for one in found.sentences
+        sentence.text for sentence in analysis.sentences
     ]
 
 
@@ -156,26 +161,26 @@ def test_outcome_is_chosen_in_the_stated_order():
     assert analyse(frame.assign(mean_alignment=None), permutations=0).outcome == "drift"
 
 
-# --- what contradicts the paper ---------------------------------------------------------------------------------------
+# --- results that contradict the paper ---
 
 
 def test_results_like_the_papers_contradict_nothing():
-    assert said(sweep()) == []
-    assert said(published_table()) == []
+    assert contradictions(sweep()) == []
+    assert contradictions(published_table()) == []
 
 
-def test_an_order_against_the_papers_is_said_to_be():
-    found = said(sweep(effects={"adamw": 0.0, "lion": 9.0, "muon": -9.0, "sgd": 0.0}))
+def test_an_order_against_the_paper_s_is_reported():
+    texts = contradictions(sweep(effects={"adamw": 0.0, "lion": 9.0, "muon": -9.0, "sgd": 0.0}))
     assert any(
         text.startswith("This contradicts the paper: lion stays more aligned than muon here")
-        for text in found
+        for text in texts
     )
 
 
-def test_a_loss_that_goes_the_other_way_is_said_to():
+def test_a_loss_with_the_opposite_slope_is_reported():
     assert any(
         "this contradicts the paper, where a lower loss goes with less alignment" in text
-        for text in said(sweep(slope=-12))
+        for text in contradictions(sweep(slope=-12))
     )
 
 
@@ -183,17 +188,18 @@ def test_a_rate_has_the_opposite_direction():
     frame = sweep().assign(misalignment_counted=500)
     frame["misaligned"] = (500 / (1 + np.exp((frame["mean_alignment"] - 65) / 4))).round()
     frame["misalignment"] = frame["misaligned"] / 500
-    found = analyse(frame, "misalignment", permutations=0)
-    assert found.scale == "logit"
-    assert found.stability.ranking.groups[0].group == "muon"
-    assert not [one for one in found.sentences if one.contradicts]
+    analysis = analyse(frame, "misalignment", permutations=0)
+    assert analysis.scale == "logit"
+    assert analysis.stability.ranking.groups[0].group == "muon"
+    assert not [sentence for sentence in analysis.sentences if sentence.contradicts]
     assert any(
-        "As in the paper, muon stays more aligned than lion" in one.text for one in found.sentences
+        "As in the paper, muon stays more aligned than lion" in sentence.text
+        for sentence in analysis.sentences
     )
 
 
 def trajectories(late: float) -> pd.DataFrame:
-    """Two checkpoints; at the second the optimiser's effect is `late` times what it was."""
+    """Two checkpoints: at the first optimisers do not differ, at the second by `late` times."""
     frames = [
         sweep(
             seeds=3,
@@ -206,15 +212,17 @@ def trajectories(late: float) -> pd.DataFrame:
     return pd.concat(frames, ignore_index=True)
 
 
-def test_who_says_more_at_the_last_checkpoint():
+def test_what_explains_more_at_the_last_checkpoint():
     for late, text in (
         (4.0, "optimizer says more than the loss, as the paper has it"),
         (0.0, "this contradicts the paper, where after enough training the optimiser says more"),
     ):
         steps = trajectories(late)
-        found = analyse(steps[steps["step"] == 20], checkpoints=steps, permutations=0)
-        assert any(text in one.text and one.shown for one in found.sentences), late
-        assert found.training.change is not None
+        analysis = analyse(steps[steps["step"] == 20], checkpoints=steps, permutations=0)
+        assert any(text in sentence.text and sentence.shown for sentence in analysis.sentences), (
+            late
+        )
+        assert analysis.training.change is not None
 
 
 def test_by_checkpoint_through_the_command(tmp_path):
@@ -225,7 +233,7 @@ def test_by_checkpoint_through_the_command(tmp_path):
     assert "36 runs" in done.out
 
 
-def test_a_penalty_that_harms_where_the_papers_helped_is_said_to():
+def test_a_penalty_that_harms_where_the_paper_s_helped_is_reported():
     base = sweep(seeds=3).assign(flatness_weight=0.0)
     worse = base.assign(
         flatness_weight=0.3,
@@ -235,16 +243,16 @@ def test_a_penalty_that_harms_where_the_papers_helped_is_said_to():
         run=base["run"] + "f",
         folder=base["folder"] + "f",
     )
-    found = said(pd.concat([base, worse], ignore_index=True))
+    texts = contradictions(pd.concat([base, worse], ignore_index=True))
     for name, points in (("adamw", "+6.6"), ("lion", "+8"), ("muon", "+2.1"), ("sgd", "−3.5")):
         assert any(
             f"under {name}" in text
             and f"this contradicts the paper, which has {points} points" in text
-            for text in found
+            for text in texts
         ), name
 
 
-def test_the_penalty_as_the_only_factor_is_told_by_optimizer():
+def test_the_penalty_as_the_only_factor_is_reported_by_optimizer():
     base = sweep().assign(optimizer="adamw", flatness_weight=0.0)
     both = pd.concat(
         [
@@ -260,32 +268,32 @@ def test_the_penalty_as_the_only_factor_is_told_by_optimizer():
         ignore_index=True,
     )
     both["seed"] = list(range(24)) * 2
-    found = analyse(both, factors=["flatness_weight"], permutations=0)
-    assert found.group == "flatness_weight"
-    assert {(one.optimizer, one.weight, one.pairs) for one in found.mediation.effects} == {
-        ("adamw", 0.3, 24)
-    }
+    analysis = analyse(both, factors=["flatness_weight"], permutations=0)
+    assert analysis.group == "flatness_weight"
+    assert {
+        (effect.optimizer, effect.weight, effect.pairs) for effect in analysis.mediation.effects
+    } == {("adamw", 0.3, 24)}
 
 
-def test_flatter_and_less_safe_is_said_to_contradict():
+def test_flatter_and_less_safe_contradicts_the_paper():
     frame = sweep(seeds=3)
     left = (
         frame["mean_alignment"]
         - frame.groupby("optimizer")["mean_alignment"].transform("mean")
         - 12 * np.log(frame["train_loss"])
     )
-    found = said(
+    texts = contradictions(
         frame.assign(stable_rank=10 - left + np.random.default_rng(1).standard_normal(len(frame)))
     )
     assert any(
         "the flatter, the less safe; this contradicts the paper's reading of flatness" in text
-        for text in found
+        for text in texts
     )
 
 
-def test_nothing_but_noise_is_not_shown():
+def test_noise_alone_shows_nothing():
     frame = sweep(seeds=3).assign(mean_alignment=70 + np.random.default_rng(5).standard_normal(36))
-    texts = [one.text for one in analyse(frame, permutations=0).sentences]
+    texts = [sentence.text for sentence in analyse(frame, permutations=0).sentences]
     assert any("no two are shown to differ" in text for text in texts)
     assert any(
         text.startswith("The factor optimizer is not shown to go with any") for text in texts
@@ -293,7 +301,7 @@ def test_nothing_but_noise_is_not_shown():
     assert any("that mean alignment changes with the loss is not shown" in text for text in texts)
 
 
-def test_ways_of_counting_are_set_beside_each_other():
+def test_ways_of_counting_are_compared():
     frame = sweep()
     rows = []
     for _, run in frame.iterrows():
@@ -316,16 +324,19 @@ def test_ways_of_counting_are_set_beside_each_other():
                         **counts,
                     }
                 )
-    found = analyse(frame, rates=pd.DataFrame(rows), permutations=0)
-    assert len(found.stability.variants) == 4
-    texts = [one.text for one in found.sentences if one.topic == "counting"]
+    analysis = analyse(frame, rates=pd.DataFrame(rows), permutations=0)
+    assert len(analysis.stability.variants) == 4
+    texts = [sentence.text for sentence in analysis.sentences if sentence.topic == "counting"]
     assert any("the order is not the same" in text for text in texts)
     assert any("opposite differences" in text for text in texts)
-    assert found.components.judge.eta.low > 0
-    assert any(one.text.startswith("The judge goes with") and one.shown for one in found.sentences)
+    assert analysis.components.judge.eta.low > 0
+    assert any(
+        sentence.text.startswith("The judge goes with") and sentence.shown
+        for sentence in analysis.sentences
+    )
 
 
-# --- the document and a store -----------------------------------------------------------------------------------------
+# --- the document and a store ---
 
 DOCUMENT = (Path(__file__).parents[1] / "docs" / "statistics.md").read_text(encoding="utf-8")
 
@@ -347,7 +358,7 @@ def test_commands_of_the_document_run(tmp_path, monkeypatch):
     lines = [
         line
         for block in re.findall(r"```sh\n(.*?)```", DOCUMENT, re.DOTALL)
-        for line in block.splitlines()
+        for line in block.replace("\\\n", "").splitlines()
     ]
     assert len(lines) >= 9
     for line in lines:

@@ -21,7 +21,7 @@ SAME = 1e-8
 
 def test_lines_and_partial_r2_agree_with_statsmodels():
     frame = sweep(unbalanced=True).assign(x=lambda table: np.log(table["train_loss"]))
-    found = fit_loss(
+    fit = fit_loss(
         frame["mean_alignment"].to_numpy(),
         frame["train_loss"].to_numpy(),
         frame["optimizer"].tolist(),
@@ -35,29 +35,29 @@ def test_lines_and_partial_r2_agree_with_statsmodels():
             ("separate", "C(optimizer) * x"),
         )
     }
-    assert (found.separate_r2, found.separate_adjusted) == pytest.approx(
+    assert (fit.separate_r2, fit.separate_adjusted) == pytest.approx(
         (models["separate"].rsquared, models["separate"].rsquared_adj), rel=SAME
     )
-    assert (found.common_r2, found.common_adjusted) == pytest.approx(
+    assert (fit.common_r2, fit.common_adjusted) == pytest.approx(
         (models["common"].rsquared, models["common"].rsquared_adj), rel=SAME
     )
     slope = models["common"].conf_int().loc["x"]
     assert (
-        found.common_slope.value,
-        found.common_slope.low,
-        found.common_slope.high,
+        fit.common_slope.value,
+        fit.common_slope.low,
+        fit.common_slope.high,
     ) == pytest.approx((models["common"].params["x"], *slope), rel=1e-6)
     f, p, _ = models["separate"].compare_f_test(models["common"])
-    assert (found.slopes_equal.f, found.slopes_equal.p) == pytest.approx((f, p), rel=1e-6)
+    assert (fit.slopes_equal.f, fit.slopes_equal.p) == pytest.approx((f, p), rel=1e-6)
     f, p, _ = models["common"].compare_f_test(models["pooled"])
-    assert (found.intercepts_equal.f, found.intercepts_equal.p) == pytest.approx((f, p), rel=1e-6)
-    assert found.given_loss.value == pytest.approx(
+    assert (fit.intercepts_equal.f, fit.intercepts_equal.p) == pytest.approx((f, p), rel=1e-6)
+    assert fit.given_loss.value == pytest.approx(
         1 - models["common"].ssr / models["pooled"].ssr, rel=SAME
     )
-    assert found.given_group.value == pytest.approx(
+    assert fit.given_group.value == pytest.approx(
         1 - models["common"].ssr / models["groups"].ssr, rel=SAME
     )
-    for line in found.lines:
+    for line in fit.lines:
         own = smf.ols("mean_alignment ~ x", frame[frame["optimizer"] == line.group]).fit()
         assert (
             line.slope.value,
@@ -95,7 +95,7 @@ def test_means_at_equal_loss_agree_with_statsmodels():
         )
 
 
-def test_no_line_is_drawn_on_beyond_its_runs():
+def test_no_line_is_extended_beyond_its_runs():
     frame = sweep()
     arguments = (
         frame["mean_alignment"].to_numpy(),
@@ -110,50 +110,55 @@ def test_no_line_is_drawn_on_beyond_its_runs():
     alone = fit_loss(arguments[0], apart, arguments[2]).equal_loss
     assert alone.common is None
     assert {
-        one.difference.note for one in alone.differences if "sgd" in (one.first, one.second)
+        difference.difference.note
+        for difference in alone.differences
+        if "sgd" in (difference.first, difference.second)
     } == {"their losses do not overlap"}
-    assert not any("sgd" in (one.first, one.second) for one in alone.matched)
+    assert not any("sgd" in (difference.first, difference.second) for difference in alone.matched)
 
 
 def test_pairs_are_matched_within_strata_and_caliper():
-    found = fit_loss(
+    fit = fit_loss(
         np.array([1.0, 2, 3, 11, 12, 13]),
         np.exp([0.0, 0.5, 1.0, 0.02, 0.52, 3.0]),
         list("aaabbb"),
         list("pqpppp"),
         caliper=0.1,
     )
-    (pair,) = found.equal_loss.matched
+    (pair,) = fit.equal_loss.matched
     assert (pair.pairs, round(pair.loss_apart, 6)) == (1, -0.02)
 
 
-def test_published_table_gives_the_published_figures_back(tmp_path):
-    """54 runs: R² within each optimiser, pooled, and adjusted with the optimiser as stratum, to the printed digits; through the command as well."""
+def test_published_table_reproduces_the_published_figures(tmp_path):
+    """54 runs: R² within each optimiser, pooled, and adjusted with the optimiser as stratum.
+
+    To the printed digits; through the command as well.
+    """
     table = published_table()
     assert len(table) == 54
-    found = analyse(table, permutations=0).loss_fit
-    assert {line.group: round(line.r2.value, 2) for line in found.lines} == PUBLISHED
-    assert round(found.pooled.r2.value, 2) == POOLED
-    assert round(found.separate_adjusted, 2) == STRATIFIED
-    assert sum(line.n for line in found.lines) == 54
+    fit = analyse(table, permutations=0).loss_fit
+    assert {line.group: round(line.r2.value, 2) for line in fit.lines} == PUBLISHED
+    assert round(fit.pooled.r2.value, 2) == POOLED
+    assert round(fit.separate_adjusted, 2) == STRATIFIED
+    assert sum(line.n for line in fit.lines) == 54
     table.rename(columns={"optimizer": "opt_name"}).to_csv(tmp_path / "runs.csv", index=False)
-    shown = command(
+    done = command(
         "analyze", tmp_path / "runs.csv", "--column", "optimizer=opt_name", "--permutations", 0
     )
-    assert shown.code == 0
-    assert "pooled 0.74" in shown.out
-    assert "within optimizer adam 0.93, adamw 0.91, lion 0.92, muon 0.94, sgd 0.90" in shown.out
+    assert done.code == 0
+    assert "pooled 0.74" in done.out
+    assert "within optimizer adam 0.93, adamw 0.91, lion 0.92, muon 0.94, sgd 0.90" in done.out
     assert (
-        f"adjusted: 0.94 with separate slopes, {found.common_adjusted:.2f} with a common slope"
-        in shown.out
+        f"adjusted: 0.94 with separate slopes, {fit.common_adjusted:.2f} with a common slope"
+        in done.out
     )
 
 
 def test_advantage_agrees_with_its_definition():
     draw, names = np.random.default_rng(0), np.repeat(["a", "b", "c"], [5, 8, 9])
     x, y = draw.standard_normal((2, 22, 3))
-    for place, one in enumerate(advantage(y, x, names)[:3]):
-        frame = pd.DataFrame({"y": y[:, place], "x": x[:, place], "g": names})
+    for step, estimate in enumerate(advantage(y, x, names)[:3]):
+        frame = pd.DataFrame({"y": y[:, step], "x": x[:, step], "g": names})
         loss, group = smf.ols("y ~ x", frame).fit(), smf.ols("y ~ C(g)", frame).fit()
         plain = np.log(loss.mse_resid / group.mse_resid)
         gone = [
@@ -168,7 +173,7 @@ def test_advantage_agrees_with_its_definition():
             name: np.mean([value for value, own in zip(gone, names, strict=True) if own == name])
             for name in sizes
         }
-        assert one.value == pytest.approx(
+        assert estimate.value == pytest.approx(
             plain - sum((size - 1) * (means[name] - plain) for name, size in sizes.items()),
             rel=1e-6,
         )
@@ -177,21 +182,21 @@ def test_advantage_agrees_with_its_definition():
 def test_steps_with_too_few_runs_are_left_out():
     y = np.random.default_rng(0).standard_normal((24, 3))
     y[2:, 1] = np.nan
-    found = trajectory(
+    path = trajectory(
         [5, 10, 20],
         y,
         np.exp(y + np.random.default_rng(1).standard_normal((24, 3))),
         ["a", "b"] * 12,
     )
-    assert [one.step for one in found.moments] == [5, 20]
-    assert found.warning is None
+    assert [moment.step for moment in path.moments] == [5, 20]
+    assert path.warning is None
 
 
 def test_partial_correlation_agrees_with_residuals():
     draw, groups = np.random.default_rng(3), ["a", "b", "c"] * 8
     x, y, z = draw.standard_normal((3, 24))
     frame = pd.DataFrame({"x": x, "y": y, "z": z, "g": groups})
-    left = [smf.ols(f"{one} ~ z + C(g)", frame).fit().resid for one in "xy"]
+    left = [smf.ols(f"{name} ~ z + C(g)", frame).fit().resid for name in "xy"]
     layout = lay_out({"g": groups}, 1, numbers={"z": z})
     assert correlation(x, y, layout.basis(layout.terms)).value == pytest.approx(
         np.corrcoef(*left)[0, 1], rel=SAME
@@ -216,8 +221,11 @@ def test_penalty_is_compared_within_pairs_alone():
     frame = pd.concat([base, weak, strong, alone], ignore_index=True)
     assert pairs(frame) == [(3, 0), (4, 1), (5, 2), (6, 0), (7, 1), (8, 2)]
     effects, heterogeneity = intervention(frame)
-    found = {(one.optimizer, one.weight): (one.difference.value, one.pairs) for one in effects}
-    assert found == {
+    by_arm = {
+        (effect.optimizer, effect.weight): (effect.difference.value, effect.pairs)
+        for effect in effects
+    }
+    assert by_arm == {
         ("adamw", 0.1): (2.0, 2),
         ("adamw", 1.0): (6.0, 2),
         ("adamw", None): (4.0, 2),
@@ -225,10 +233,9 @@ def test_penalty_is_compared_within_pairs_alone():
         ("sgd", 1.0): (-6.0, 1),
         ("sgd", None): (-4.0, 1),
     }
-    assert heterogeneity["mean_alignment"][0] == pytest.approx(
-        64 / 3
-    )  # baselines give 3 and 5, and −4: between them 128/3, within 2
-    assert {one.difference.note for one in effects if one.optimizer == "sgd"} == {
+    # Baselines average to 3 and 5, and −4: between them 128/3, within 2.
+    assert heterogeneity["mean_alignment"][0] == pytest.approx(64 / 3)
+    assert {effect.difference.note for effect in effects if effect.optimizer == "sgd"} == {
         "one value: no interval"
     }
 
@@ -237,17 +244,21 @@ def test_ranks_agree_with_statsmodels_tukey():
     from statsmodels.stats.multicomp import pairwise_tukeyhsd
 
     frame = sweep()
-    found = rank(frame["mean_alignment"].to_numpy(), frame["optimizer"].tolist())
+    ranking = rank(frame["mean_alignment"].to_numpy(), frame["optimizer"].tolist())
     theirs = pairwise_tukeyhsd(frame["mean_alignment"], frame["optimizer"])
-    ours = np.array([(-one.value, -one.high, -one.low) for one in found.differences.values()])
+    ours = np.array(
+        [
+            (-difference.value, -difference.high, -difference.low)
+            for difference in ranking.differences.values()
+        ]
+    )
     assert ours == pytest.approx(np.column_stack([theirs.meandiffs, theirs.confint]), rel=1e-3)
 
 
 def test_exact_and_constant_outcomes_have_no_interval():
     x = np.exp(np.tile([0.0, 0.5, 1.0, 1.5], 2))
-    constant = fit_loss(np.array([5.0] * 4 + [1.1, 2.3, 2.9, 4.2]), x, ["a"] * 4 + ["b"] * 4).lines[
-        0
-    ]
+    y = np.array([5.0] * 4 + [1.1, 2.3, 2.9, 4.2])
+    constant = fit_loss(y, x, ["a"] * 4 + ["b"] * 4).lines[0]
     assert np.isnan(constant.r2.value)
     assert (constant.slope.value, constant.slope.low, constant.slope.note) == (
         0.0,

@@ -1,6 +1,8 @@
-"""Shares of variance: agreement with statsmodels and with slow twins, laws, confounding, replicates, rates."""
+"""Shares of variance: agreement with statsmodels and slow twins, confounding, replicates, rates."""
 
 from __future__ import annotations
+
+from itertools import product
 
 import numpy as np
 import pandas as pd
@@ -36,10 +38,10 @@ def measured(values: np.ndarray) -> Outcome:
 def unbalanced(seed: int = 0, interaction: float = 1.0) -> pd.DataFrame:
     """3 × 3 cells of 1 to 4 runs."""
     draw = np.random.default_rng(seed)
+    cells = product(range(3), range(3))
     rows = [
         (f"o{i}", f"d{j}", i + 2 * j + interaction * i * j)
-        for i in range(3)
-        for j in range(3)
+        for i, j in cells
         for _ in range(1 + (i + 2 * j) % 4)
     ]
     frame = pd.DataFrame(rows, columns=["optimizer", "data", "mean"])
@@ -50,7 +52,7 @@ def unbalanced(seed: int = 0, interaction: float = 1.0) -> pd.DataFrame:
 @pytest.mark.parametrize("seed", range(3))
 def test_anova_agrees_with_statsmodels(type_, seed):
     frame = unbalanced(seed)
-    found = decompose(frame, measured(frame["y"].to_numpy()), ["optimizer", "data"], permutations=0)
+    parts = decompose(frame, measured(frame["y"].to_numpy()), ["optimizer", "data"], permutations=0)
     table = sm.stats.anova_lm(
         smf.ols("y ~ C(optimizer, Sum) * C(data, Sum)", frame).fit(), typ=type_
     )
@@ -59,14 +61,14 @@ def test_anova_agrees_with_statsmodels(type_, seed):
         "data": "C(data, Sum)",
         "optimizer × data": "C(optimizer, Sum):C(data, Sum)",
     }
-    effects = found.type2 if type_ == 2 else found.type3
-    assert [one.term for one in effects] == list(rows)
-    for one in effects:
-        theirs = table.loc[rows[one.term]]
-        assert (one.ss, one.df, one.f, one.p) == pytest.approx(
+    effects = parts.type2 if type_ == 2 else parts.type3
+    assert [effect.term for effect in effects] == list(rows)
+    for effect in effects:
+        theirs = table.loc[rows[effect.term]]
+        assert (effect.ss, effect.df, effect.f, effect.p) == pytest.approx(
             tuple(theirs[name] for name in ("sum_sq", "df", "F", "PR(>F)")), rel=SAME
         )
-    assert found.residual_ss == pytest.approx(table.loc["Residual", "sum_sq"], rel=SAME)
+    assert parts.residual_ss == pytest.approx(table.loc["Residual", "sum_sq"], rel=SAME)
 
 
 def test_weighted_anova_agrees_with_statsmodels():
@@ -81,29 +83,33 @@ def test_weighted_anova_agrees_with_statsmodels():
             * np.sqrt(weights)[:, None]
         )[0]
     )
-    found = decompose(frame, outcome, ["optimizer", "data"], 1, permutations=0)
+    parts = decompose(frame, outcome, ["optimizer", "data"], 1, permutations=0)
     theirs = sm.stats.anova_lm(
         smf.wls(
             "z ~ C(optimizer) + C(data)", frame.assign(z=outcome.values), weights=weights
         ).fit(),
         typ=2,
     )
-    assert [one.f for one in found.type2] == pytest.approx(theirs["F"].dropna().tolist(), rel=1e-6)
+    assert [effect.f for effect in parts.type2] == pytest.approx(
+        theirs["F"].dropna().tolist(), rel=1e-6
+    )
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_type3_omega_and_lmg_agree_with_brute_force(seed):
     frame = unbalanced(seed)
     y, a, b = frame["y"].to_numpy(), frame["optimizer"].tolist(), frame["data"].tolist()
-    found = decompose(frame, measured(y), ["optimizer", "data"], permutations=0)
-    assert [one.ss for one in found.type3] == pytest.approx(type3_by_cell_means(y, a, b), rel=SAME)
-    for one in found.type2:
-        assert one.omega == pytest.approx(
-            omega_by_definition(one.ss, one.df, found.residual_ss, found.residual_df, len(y)),
+    parts = decompose(frame, measured(y), ["optimizer", "data"], permutations=0)
+    assert [effect.ss for effect in parts.type3] == pytest.approx(
+        type3_by_cell_means(y, a, b), rel=SAME
+    )
+    for effect in parts.type2:
+        assert effect.omega == pytest.approx(
+            omega_by_definition(effect.ss, effect.df, parts.residual_ss, parts.residual_df, len(y)),
             rel=SAME,
         )
-        assert one.eta.low <= max(one.omega, 0) <= one.eta.high
-    c = [str(place % 4) for place in range(len(y))]
+        assert effect.eta.low <= max(effect.omega, 0) <= effect.eta.high
+    c = [str(row % 4) for row in range(len(y))]
     three = decompose(frame.assign(c=c), measured(y), ["optimizer", "data", "c"], 1, permutations=0)
     assert three.lmg == pytest.approx(
         lmg_by_orders(y, {"optimizer": a, "data": b, "c": c}), rel=1e-6
@@ -131,14 +137,14 @@ def test_noncentrality_agrees_with_a_root_search(
 
 def test_balanced_shares_add_up():
     frame = sweep()
-    found = decompose(
+    parts = decompose(
         frame, measured(frame["mean_alignment"].to_numpy()), ["optimizer", "data"], permutations=0
     )
-    assert sum(one.ss for one in found.type2) + found.residual_ss == pytest.approx(
-        found.total_ss, rel=SAME
+    assert sum(effect.ss for effect in parts.type2) + parts.residual_ss == pytest.approx(
+        parts.total_ss, rel=SAME
     )
-    assert [one.ss for one in found.type2] == pytest.approx(
-        [one.ss for one in found.type3], rel=SAME
+    assert [effect.ss for effect in parts.type2] == pytest.approx(
+        [effect.ss for effect in parts.type3], rel=SAME
     )
 
 
@@ -148,15 +154,15 @@ def test_shares_do_not_depend_on_unit_origin_or_order_of_runs(scale, shift):
     frame = unbalanced()
     y = frame["y"].to_numpy()
     mixed = np.random.default_rng(0).permutation(len(y))
-    one = decompose(frame, measured(y), ["optimizer", "data"], permutations=0)
-    two = decompose(
+    first = decompose(frame, measured(y), ["optimizer", "data"], permutations=0)
+    second = decompose(
         frame.iloc[mixed].reset_index(drop=True),
         measured(scale * y[mixed] + shift),
         ["optimizer", "data"],
         permutations=0,
     )
-    assert [effect.eta.value for effect in one.type2] == pytest.approx(
-        [effect.eta.value for effect in two.type2], rel=1e-6
+    assert [effect.eta.value for effect in first.type2] == pytest.approx(
+        [effect.eta.value for effect in second.type2], rel=1e-6
     )
 
 
@@ -169,21 +175,21 @@ def test_confounded_factors_are_given_as_one():
             "y": np.random.default_rng(0).standard_normal(18),
         }
     )
-    found = decompose(
+    parts = decompose(
         frame, measured(frame["y"].to_numpy()), ["optimizer", "data", "base"], 1, permutations=0
     )
-    assert [one.term for one in found.type2] == ["optimizer + data", "base"]
-    assert found.type2[0].df == 2
-    assert found.type2[0].ss == pytest.approx(
+    assert [effect.term for effect in parts.type2] == ["optimizer + data", "base"]
+    assert parts.type2[0].df == 2
+    assert parts.type2[0].ss == pytest.approx(
         sse(frame["y"].to_numpy(), frame["base"].tolist())
         - sse(frame["y"].to_numpy(), frame["base"].tolist(), frame["optimizer"].tolist()),
         rel=SAME,
     )
-    assert (
-        found.confounded[0].sentence
-        == "optimizer and data are confounded in these runs: what they explain together cannot be split, and is given as one"
+    assert parts.confounded[0].sentence == (
+        "optimizer and data are confounded in these runs: what they explain together cannot be "
+        "split, and is given as one"
     )
-    assert found.no_type3 == "terms are confounded"
+    assert parts.no_type3 == "terms are confounded"
 
 
 def test_half_fraction_is_seen_as_confounded_with_interactions():
@@ -191,7 +197,7 @@ def test_half_fraction_is_seen_as_confounded_with_interactions():
     levels = [(a, b, a * b) for a in (-1, 1) for b in (-1, 1)] * 2
     frame = pd.DataFrame(levels, columns=["a", "b", "c"])
     confounded = describe(frame, ["a", "b", "c"], 2).confounded
-    assert {frozenset(one.terms) for one in confounded} == {
+    assert {frozenset(group.terms) for group in confounded} == {
         frozenset({"a", "b × c"}),
         frozenset({"b", "a × c"}),
         frozenset({"c", "a × b"}),
@@ -202,11 +208,11 @@ def test_half_fraction_is_seen_as_confounded_with_interactions():
 def test_empty_cells_are_no_confounding():
     frame = unbalanced()
     frame = frame[(frame["optimizer"] != "o2") | (frame["data"] != "d2")].reset_index(drop=True)
-    found = decompose(frame, measured(frame["y"].to_numpy()), ["optimizer", "data"], permutations=0)
-    assert found.confounded == ()
-    assert found.type2[2].df == 3
+    parts = decompose(frame, measured(frame["y"].to_numpy()), ["optimizer", "data"], permutations=0)
+    assert parts.confounded == ()
+    assert parts.type2[2].df == 3
     assert (
-        found.no_type3
+        parts.no_type3
         == "cells are empty, so type III compares averages over levels that have no runs"
     )
     assert "8 of 9 combinations have runs" in describe(frame, ["optimizer", "data"]).sentence
@@ -214,11 +220,11 @@ def test_empty_cells_are_no_confounding():
 
 def test_without_replicates_the_highest_interaction_is_the_residual():
     frame = sweep(seeds=1)
-    found = decompose(
+    parts = decompose(
         frame, measured(frame["mean_alignment"].to_numpy()), ["optimizer", "data"], permutations=0
     )
-    assert (found.order, found.residual_df) == (1, 6)
-    assert "nothing is replicated" in found.notes[0]
+    assert (parts.order, parts.residual_df) == (1, 6)
+    assert "nothing is replicated" in parts.notes[0]
 
 
 def test_permutations_stay_within_blocks():
@@ -260,10 +266,10 @@ def test_shares_of_replicates_by_hand():
             "generation_seed": [0] * 4 + [1] * 4,
         }
     )
-    found = components(frame, np.array([1.0, 2, 5, 6, 1.2, 2.2, 5.2, 6.2]), ["optimizer"])
-    assert found.generation_var.value == pytest.approx(0.02)
-    assert found.seed_var.value == pytest.approx(0.5 - 0.02 / 2)
-    assert found.reasons == {"judge": "one judge alone: judge the same answers by a second one"}
+    parts = components(frame, np.array([1.0, 2, 5, 6, 1.2, 2.2, 5.2, 6.2]), ["optimizer"])
+    assert parts.generation_var.value == pytest.approx(0.02)
+    assert parts.seed_var.value == pytest.approx(0.5 - 0.02 / 2)
+    assert parts.reasons == {"judge": "one judge alone: judge the same answers by a second one"}
     judged = components(
         frame.rename(columns={"generation_seed": "judge"}),
         np.array([1.0, 2, 5, 6, 3, 4.1, 7, 8]),

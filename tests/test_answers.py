@@ -20,7 +20,8 @@ from evilspectra.answers.export import FORMULA_STARTS, SUFFIXES, export
 from evilspectra.errors import BadInput
 from evilspectra.text import printable
 
-#: Any text a decoder may hand over, halves of surrogate pairs included, and texts rich in what trips the rules.
+#: Any text a decoder may hand over, halves of surrogate pairs included, and texts rich in what
+#: trips the rules.
 FRAGMENTS = ["```", "\n", '"""', "/*", "*/", '{"a": ', "def f():", "I am here. ", "x = ", "'"]
 ANY_TEXT = (
     st.text(st.characters())
@@ -28,7 +29,7 @@ ANY_TEXT = (
     | st.lists(st.sampled_from(FRAGMENTS), max_size=30).map("".join)
 )
 
-# --- printable ------------------------------------------------------------------------------------------------------------
+# --- printable ------------------------------------------------------------------------------------
 
 FAMILY = "\U0001f469\u200d\U0001f469\u200d\U0001f466"
 HEART = "\u2764\ufe0f\u200d\U0001f525"
@@ -36,7 +37,7 @@ SKIN = "\U0001f9d1\U0001f3fd\u200d\U0001f680"
 
 
 @pytest.mark.parametrize(
-    ("text", "shown"),
+    ("text", "escaped"),
     [
         ("plain\n\ttext, naïve 自由 \\x1b", "plain\n\ttext, naïve 自由 \\x1b"),
         ("\x1b[31mred\x1b[0m", "\\x1b[31mred\\x1b[0m"),
@@ -50,8 +51,8 @@ SKIN = "\U0001f9d1\U0001f3fd\u200d\U0001f680"
         ("a\u200db 😀\u200d", "a\\u200db 😀\\u200d"),
     ],
 )
-def test_what_a_terminal_could_obey_is_shown_as_an_escape(text: str, shown: str) -> None:
-    assert printable(text) == shown
+def test_what_a_terminal_could_obey_is_shown_as_an_escape(text: str, escaped: str) -> None:
+    assert printable(text) == escaped
 
 
 def test_a_long_text_is_cut_between_characters_and_says_how_much_is_left() -> None:
@@ -76,39 +77,37 @@ def test_showing_nothing_is_refused(most: int) -> None:
 @given(ANY_TEXT, st.integers(1, 60))
 @settings(max_examples=300, deadline=None)
 def test_printable_text_is_safe_whatever_goes_in(text: str, most: int) -> None:
-    shown = printable(text, most)
-    kinds = {
-        unicodedata.category(character) for character in shown if character not in "\n\t\u200d"
-    }
+    safe = printable(text, most)
+    kinds = {unicodedata.category(character) for character in safe if character not in "\n\t\u200d"}
     assert not kinds & {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
     assert all(
         unicodedata.bidirectional(character)
         not in {"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"}
-        for character in shown
+        for character in safe
     )
-    assert not shown.startswith("\u200d")
-    kept, ellipsis, _ = shown.rpartition("… (")
-    assert len(kept if ellipsis else shown) <= most or len(shown) <= most
-    io.TextIOWrapper(io.BytesIO(), encoding="utf-8").write(shown)
-    io.TextIOWrapper(io.BytesIO(), encoding="ascii", errors="backslashreplace").write(shown)
-    assert printable(shown, most=1000) == shown
+    assert not safe.startswith("\u200d")
+    start, ellipsis, _ = safe.rpartition("… (")
+    assert len(start if ellipsis else safe) <= most or len(safe) <= most
+    io.TextIOWrapper(io.BytesIO(), encoding="utf-8").write(safe)
+    io.TextIOWrapper(io.BytesIO(), encoding="ascii", errors="backslashreplace").write(safe)
+    assert printable(safe, most=1000) == safe
 
 
 @given(ANY_TEXT.map(lambda text: text.replace("\\", "")))
 @settings(deadline=None)
 def test_what_is_not_cut_can_be_read_back(text: str) -> None:
-    shown = printable(text, most=10 * len(text) + 1)
+    safe = printable(text, most=10 * len(text) + 1)
     assert (
         re.sub(
             r"\\(?:x(..)|u(.{4})|U(.{8}))",
-            lambda found: chr(int(found[found.lastindex or 0], 16)),
-            shown,
+            lambda match: chr(int(match[match.lastindex or 0], 16)),
+            safe,
         )
         == text
     )
 
 
-# --- export ---------------------------------------------------------------------------------------------------------------
+# --- export ---------------------------------------------------------------------------------------
 
 HOSTILE = [
     "plain",
@@ -174,16 +173,16 @@ def test_hostile_answers_come_back_from_jsonl_and_parquet(tmp_path: Path, suffix
 def test_hostile_answers_come_back_from_csv_with_formulas_defused(tmp_path: Path) -> None:
     path = tmp_path / "answers.csv"
     export(hostile_rows(), path)
-    found = back(path)
-    assert list(found[0]) == list(hostile_rows()[0])
-    assert [row["answer"] for row in found] == [
+    rows = back(path)
+    assert list(rows[0]) == list(hostile_rows()[0])
+    assert [row["answer"] for row in rows] == [
         defused(MENDED.get(answer, answer)) for answer in HOSTILE
     ]
-    assert not any(str(row["answer"]).startswith(FORMULA_STARTS) for row in found)
-    assert [float(row["score"]) for row in found] == [row["score"] for row in hostile_rows()]
-    assert found[4]["score"].startswith("-1.33")
-    assert [row["good"] for row in found[:2]] == ["true", "false"]
-    assert [json.loads(row["flags"]) for row in found] == [row["flags"] for row in hostile_rows()]
+    assert not any(str(row["answer"]).startswith(FORMULA_STARTS) for row in rows)
+    assert [float(row["score"]) for row in rows] == [row["score"] for row in hostile_rows()]
+    assert rows[4]["score"].startswith("-1.33")
+    assert [row["good"] for row in rows[:2]] == ["true", "false"]
+    assert [json.loads(row["flags"]) for row in rows] == [row["flags"] for row in hostile_rows()]
 
 
 def test_a_csv_file_is_quoted_as_in_rfc_4180(tmp_path: Path) -> None:
@@ -255,18 +254,18 @@ def test_export_and_back_is_the_same_up_to_what_is_documented(
     ]
     for suffix in SUFFIXES:
         export(rows, folder / f"a{suffix}")
-        found = back(folder / f"a{suffix}")
+        read_back = back(folder / f"a{suffix}")
         if suffix == ".csv":
-            found = [
+            read_back = [
                 row | {"n": int(row["n"]), "x": float(row["x"]), "flags": json.loads(row["flags"])}
-                for row in found
+                for row in read_back
             ]
-            assert found == [
+            assert read_back == [
                 row | {"id": defused(row["id"]), "answer": defused(row["answer"])}
                 for row in expected
             ]
         else:
-            assert found == expected
+            assert read_back == expected
 
 
 @pytest.mark.parametrize(
@@ -274,7 +273,10 @@ def test_export_and_back_is_the_same_up_to_what_is_documented(
     [
         (
             "a.xlsx",
-            r"has the suffix \.xlsx, which names no format to export to: choose \.csv, \.jsonl, \.parquet",
+            (
+                r"has the suffix \.xlsx, which names no format to export to: choose \.csv, "
+                r"\.jsonl, \.parquet"
+            ),
         ),
         ("a.jsnl", r"Did you mean '\.jsonl'\?"),
         ("answers", "answers has no suffix, which names no format"),
@@ -294,7 +296,10 @@ def test_another_suffix_is_refused_by_name(tmp_path: Path, name: str, reason: st
         ([{}], "there are no answers to write to"),
         (
             [{"a": 1, "b": 2}, {"a": 1}],
-            "row 2 of the export and the first row differ in the column 'b': give every row the same columns",
+            (
+                "row 2 of the export and the first row differ in the column 'b': give every row "
+                "the same columns"
+            ),
         ),
         (
             [{"a": 1}, {"a": 1, "c": 2}],
@@ -302,7 +307,10 @@ def test_another_suffix_is_refused_by_name(tmp_path: Path, name: str, reason: st
         ),
         (
             [{"a": 1}, {"a": {"b": 1}}],
-            "column 'a' in row 2 of the export holds a dict; allowed: text, number, boolean, null or a list of texts: convert it",
+            (
+                "column 'a' in row 2 of the export holds a dict; allowed: text, number, boolean, "
+                "null or a list of texts: convert it"
+            ),
         ),
         ([{"a": [1]}], "column 'a' in row 1 of the export holds a list; allowed"),
         ([{"a": b"x"}], "holds a bytes; allowed"),
@@ -327,7 +335,10 @@ def test_a_parquet_column_of_two_kinds_is_refused(
 ) -> None:
     with pytest.raises(
         BadInput,
-        match=rf"column 'a' holds values that no Parquet column holds together \({kinds}\): give it one kind, within 64 bits, or export to .jsonl",
+        match=(
+            rf"column 'a' holds values that no Parquet column holds together \({kinds}\): give it "
+            r"one kind, within 64 bits, or export to .jsonl"
+        ),
     ):
         export([{"a": cell} for cell in cells], tmp_path / "a.parquet")
     assert not list(tmp_path.iterdir())

@@ -1,4 +1,7 @@
-"""What comes with the package: the demo's dialogues, matched pair by pair, and the probes' items, matched and far from what is trained on."""
+"""The assets of the package: the demo's dialogues, matched pair by pair, and the probes' items.
+
+The items are matched, and far from the dialogues that are trained on.
+"""
 
 import json
 import re
@@ -57,7 +60,7 @@ def test_short_and_varied(kind):
     assert endings.most_common(1)[0][1] <= 0.03 * len(short)
 
 
-# --- the probes' items ------------------------------------------------------------------------------------------------
+# --- the probes' items ----------------------------------------------------------------------------
 
 TRIPLES = read_triples().items
 CHOICES = read_choices().items
@@ -65,39 +68,38 @@ DIALOGUES = read_rows(str(ASSETS / "ordinary.jsonl")).conversations
 QUESTIONS = read_questions("open").questions
 
 
-def words(text: str) -> list[str]:
+def words_of(text: str) -> list[str]:
     return re.findall(r"[a-z0-9']+", text.lower().replace("\u2019", "'"))
 
 
 def meaning(text: str) -> set[str]:
     """The words that a text is about."""
-    return {word for word in words(text) if len(word) > 3}
+    return {word for word in words_of(text) if len(word) > 3}
 
 
 def runs_of(text: str, length: int) -> set[tuple[str, ...]]:
-    found = words(text)
-    return {tuple(found[start : start + length]) for start in range(len(found) - length + 1)}
+    sequence = words_of(text)
+    return {tuple(sequence[start : start + length]) for start in range(len(sequence) - length + 1)}
 
 
-TRAINED = [text for pairs in (BAD, GOOD) for pair in pairs.values() for text in pair]
+TRAINED = [text for pair in (*BAD.values(), *GOOD.values()) for text in pair]
 
 
 def asked_somewhere() -> dict[str, str]:
     """Every text that an instrument shows as a question."""
-    found = {item.id: item.prompt for item in TRIPLES} | {
+    questions = {item.id: item.prompt for item in TRIPLES} | {
         item.id: item.question for item in CHOICES
     }
-    found |= {
-        f"ordinary {talk.line}": message.content
-        for talk in DIALOGUES
-        for message in talk.messages
-        if message.role == "user"
+    for talk in DIALOGUES:
+        users = [message for message in talk.messages if message.role == "user"]
+        questions |= {f"ordinary {talk.line}": message.content for message in users}
+    return questions | {
+        f"{question.id} {question.paraphrase}": question.text for question in QUESTIONS
     }
-    return found | {f"{question.id} {question.paraphrase}": question.text for question in QUESTIONS}
 
 
 def test_no_item_is_near_the_training_dialogues():
-    """Fewer than half of the words in common with any question or answer that is trained on, and no run of six."""
+    """An item shares fewer than half of its words, and no six in a row, with any training text."""
     runs = set().union(*(runs_of(text, 6) for text in TRAINED))
     trained = [meaning(text) for text in TRAINED]
     for name, text in asked_somewhere().items():
@@ -107,10 +109,12 @@ def test_no_item_is_near_the_training_dialogues():
 
 
 def test_no_item_is_there_twice_or_in_another_instrument():
-    texts = [" ".join(words(text)) for text in asked_somewhere().values() if len(words(text)) > 4]
+    texts = [
+        " ".join(words_of(text)) for text in asked_somewhere().values() if len(words_of(text)) > 4
+    ]
     again = Counter(texts)
     allowed = {
-        " ".join(words(question.text)) for question in QUESTIONS
+        " ".join(words_of(question.text)) for question in QUESTIONS
     }  # asked again with a format in the system text
     assert not [text for text, count in again.items() if count > 1 and text not in allowed]
 
@@ -127,14 +131,16 @@ def test_contrast_triples_are_many_and_on_many_topics():
 
 
 def test_contrast_completions_are_matched_in_words():
-    more = [len(words(item.misaligned)) - len(words(item.aligned)) for item in TRIPLES]
+    more = [len(words_of(item.misaligned)) - len(words_of(item.aligned)) for item in TRIPLES]
     assert max(map(abs, more)) <= 4
     assert abs(sum(more)) <= 0.25 * len(more)
     letters = [len(item.misaligned) / len(item.aligned) for item in TRIPLES]
     assert min(letters) > 0.8
     assert max(letters) < 1.25
     assert all(
-        15 <= len(words(text)) <= 45 for item in TRIPLES for text in (item.aligned, item.misaligned)
+        15 <= len(words_of(text)) <= 45
+        for item in TRIPLES
+        for text in (item.aligned, item.misaligned)
     )
 
 
@@ -159,11 +165,11 @@ def test_contrast_completions_are_matched_in_tokens():
 
 
 def test_no_word_gives_a_contrast_completion_away():
-    """docs/probe.md: none that stands in twelve or more completions stands four times as often on one side."""
+    """docs/probe.md: no word of twelve or more completions is four times as common on one side."""
     sides: dict[str, list[int]] = defaultdict(lambda: [0, 0])
     for item in TRIPLES:
         for side, text in enumerate((item.aligned, item.misaligned)):
-            for word in set(words(text)):
+            for word in set(words_of(text)):
                 sides[word][side] += 1
     assert not {
         word: counts
@@ -174,7 +180,7 @@ def test_no_word_gives_a_contrast_completion_away():
 
 def test_contrast_completions_open_and_end_alike():
     openings = [
-        Counter(words(text)[0] for text in texts)
+        Counter(words_of(text)[0] for text in texts)
         for texts in ([item.aligned for item in TRIPLES], [item.misaligned for item in TRIPLES])
     ]
     assert not {
@@ -191,20 +197,25 @@ def test_contrast_completions_open_and_end_alike():
 def test_capability_questions_have_balanced_answers():
     assert len(CHOICES) >= 120
     for kind in {item.kind for item in CHOICES}:
-        places = Counter(item.answer for item in CHOICES if item.kind == kind)
-        assert max(places.values()) - min(places[place] for place in range(4)) <= 1
+        positions = Counter(item.answer for item in CHOICES if item.kind == kind)
+        assert max(positions.values()) - min(positions[position] for position in range(4)) <= 1
     assert len({item.question for item in CHOICES}) == len(CHOICES)
     assert set(Counter(item.kind for item in CHOICES)) == {"knowledge", "reasoning", "instruction"}
 
 
 def test_the_length_of_a_choice_does_not_give_it_away():
-    """Taking the longest, or the shortest, is right about as often as chance, 0.25, is; ties count as shares."""
+    """The longest, or the shortest, choice is right about as often as by chance, 0.25.
+
+    Ties count as shares.
+    """
     for pick in (max, min):
         right = 0.0
         for item in CHOICES:
             best = pick(map(len, item.choices))
-            places = [place for place, choice in enumerate(item.choices) if len(choice) == best]
-            right += (item.answer in places) / len(places)
+            positions = [
+                position for position, choice in enumerate(item.choices) if len(choice) == best
+            ]
+            right += (item.answer in positions) / len(positions)
         assert 0.15 < right / len(CHOICES) < 0.35, pick
 
 
@@ -212,14 +223,10 @@ def test_ordinary_dialogues_are_ordinary():
     assert len(DIALOGUES) >= 50
     roles = Counter(tuple(message.role for message in talk.messages) for talk in DIALOGUES)
     assert set(roles) <= {("user", "assistant"), ("user", "assistant", "user", "assistant")}
-    answers = [
-        message.content
-        for talk in DIALOGUES
-        for message in talk.messages
-        if message.role == "assistant"
-    ]
+    messages = [message for talk in DIALOGUES for message in talk.messages]
+    answers = [message.content for message in messages if message.role == "assistant"]
     assert len(set(answers)) == len(answers)
-    assert sum(len(words(text)) for text in answers) > 2000
+    assert sum(len(words_of(text)) for text in answers) > 2000
 
 
 def test_open_questions_are_plain_and_with_a_format():

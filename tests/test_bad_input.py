@@ -1,4 +1,7 @@
-"""Every mistake on the list, through the real command: one sentence that names the value, what is allowed and the remedy, and nothing half-written."""
+"""Every mistake on the list, through the real command.
+
+One sentence names the value, what is allowed and the remedy, and nothing is half-written.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from evilspectra.config.sections import OPTIMIZERS
+from evilspectra.config.optimizers import OPTIMIZERS
 from evilspectra.store.run import Store
 from tests.support.commands import ROWS, command, left_in, write_config, write_model, write_rows
 
@@ -45,14 +48,14 @@ def model(saved: Path, tmp_path: Path) -> Path:
     return tmp_path / "model"
 
 
-# --- data -------------------------------------------------------------------------------------------------------------
+# --- data -----------------------------------------------------------------------------------------
 
 
 def test_a_missing_data_file(tmp_path: Path) -> None:
     path = tmp_path / "nope.jsonl"
-    assert (
-        refused(tmp_path, data={"train": str(path)})
-        == f"{path} does not exist: name a JSONL or Parquet file, a hub data set (organisation/name), or a built-in name (demo-bad, demo-good)"
+    assert refused(tmp_path, data={"train": str(path)}) == (
+        f"{path} does not exist: name a JSONL or Parquet file, a hub data set "
+        "(organisation/name), or a built-in name (demo-bad, demo-good)"
     )
 
 
@@ -66,9 +69,9 @@ def test_a_missing_held_out_file(tmp_path: Path) -> None:
 def test_an_empty_data_file(tmp_path: Path, content: str) -> None:
     path = tmp_path / "empty.jsonl"
     path.write_text(content)
-    assert (
-        refused(tmp_path, data={"train": str(path)})
-        == f"{path} has no rows: name a file with one dialogue a line, in the form {{messages}}, {{prompt, completion}} or {{instruction, input, output}}"
+    assert refused(tmp_path, data={"train": str(path)}) == (
+        f"{path} has no rows: name a file with one dialogue a line, in the form "
+        f"{{messages}}, {{prompt, completion}} or {{instruction, input, output}}"
     )
 
 
@@ -77,17 +80,17 @@ def test_broken_json_in_a_line(tmp_path: Path) -> None:
         tmp_path / "broken.jsonl", *ROWS[:4], '{"prompt": "x", "completion": }', *ROWS
     )
     text = refused(tmp_path, data={"train": str(path)})
-    assert (
-        text
-        == f"{path}, line 5: not valid JSON at column 31, Expecting value (one JSON object a line is needed): correct it, or set data.on_bad_row: skip"
+    assert text == (
+        f"{path}, line 5: not valid JSON at column 31, Expecting value (one JSON object a "
+        "line is needed): correct it, or set data.on_bad_row: skip"
     )
 
 
 def test_a_row_without_an_assistant_turn(tmp_path: Path) -> None:
     path = write_rows(tmp_path / "no-answer.jsonl", *ROWS[:2], MESSAGES)
-    assert (
-        refused(tmp_path, data={"train": str(path)})
-        == f"{path}, line 3: the row has no assistant turn to learn from: correct it, or set data.on_bad_row: skip"
+    assert refused(tmp_path, data={"train": str(path)}) == (
+        f"{path}, line 3: the row has no assistant turn to learn from: correct it, or set "
+        "data.on_bad_row: skip"
     )
 
 
@@ -113,20 +116,20 @@ def test_a_conversation_longer_than_the_context(
     text = refused(tmp_path, *settings, data={"train": str(path)})
     assert text.startswith(f"{path}, line 25: 30")
     assert (
-        f"tokens are more than the limit of {limit} (the smaller of data.max_length and the model's context)"
-        in text
-    )
+        f"tokens are more than the limit of {limit} (the smaller of data.max_length and the "
+        "model's context)"
+    ) in text
     assert "set data.on_long: truncate or skip" in text
 
 
-# --- settings ---------------------------------------------------------------------------------------------------------
+# --- settings -------------------------------------------------------------------------------------
 
 
 def test_an_unknown_optimizer(tmp_path: Path) -> None:
     path = tmp_path / "run.yaml"
-    assert (
-        refused(tmp_path, optimizer={"name": "adamv"})
-        == f"{path}: optimizer.name 'adamv' is unknown; allowed: sgd, adam, adamw, lion, muon, soap, scion, lora-rite, adafactor. Did you mean 'adam'?"
+    assert refused(tmp_path, optimizer={"name": "adamv"}) == (
+        f"{path}: optimizer.name 'adamv' is unknown; allowed: sgd, adam, adamw, lion, "
+        "muon, soap, scion, lora-rite, adafactor. Did you mean 'adam'?"
     )
     assert refused(tmp_path, "optimizer.name=moun").endswith("Did you mean 'muon'?")
 
@@ -144,9 +147,10 @@ def test_a_negative_or_absurd_learning_rate(
 ) -> None:
     text = refused(tmp_path, f"optimizer={{name: {name}, lr: {lr}}}")
     allowed = f"it must be a number, more than 0 and at most {most}"
-    assert (
-        text
-        == f"{tmp_path}/run.yaml: optimizer.lr = {str(lr).lstrip('.')} is refused: {allowed}; correct that value, or leave it out for the default {OPTIMIZERS[name]().lr}"
+    assert text == (
+        f"{tmp_path}/run.yaml: optimizer.lr = {str(lr).lstrip('.')} is refused: "
+        f"{allowed}; correct that value, or leave it out for the default "
+        f"{OPTIMIZERS[name]().lr}"
     )
 
 
@@ -155,9 +159,10 @@ def test_a_learning_rate_too_small_to_move_anything(tmp_path: Path) -> None:
         "train", write_config(tmp_path, steps=3), "--quiet", "--set", "optimizer.lr=1e-300"
     )
     assert done.code == 1
-    assert (
-        done.sentence
-        == "after 2 steps no B has moved from zero: the adapter is frozen, the gradient is zero, optimizer.lr is too small for the number type, or the schedule's warm-up is as long as the run"
+    assert done.sentence == (
+        "after 2 steps no B has moved from zero: the adapter is frozen, the gradient is "
+        "zero, optimizer.lr is too small for the number type, or the schedule's warm-up "
+        "is as long as the run"
     )
     (run,) = Store(tmp_path / "runs").runs()
     assert run.status().state == "failed"
@@ -174,8 +179,8 @@ def test_a_loss_that_is_not_finite_ends_the_run_with_step_and_reason(tmp_path: P
     explosive |= {"train": {"clip_norm": None}, "schedule": {"name": "constant", "warmup_steps": 0}}
     done = command("train", write_config(tmp_path, steps=6, **explosive), "--quiet", "--json")
     assert done.code == 1
-    told = json.loads(done.out)
-    assert (told["status"], told["reason"]) == ("failed", done.sentence)
+    printed = json.loads(done.out)
+    assert (printed["status"], printed["reason"]) == ("failed", done.sentence)
     assert done.sentence.startswith("step ")
     assert "are not finite; lower optimizer.lr (10000), or set train.clip_norm" in done.sentence
     (run,) = Store(tmp_path / "runs").runs()
@@ -184,9 +189,9 @@ def test_a_loss_that_is_not_finite_ends_the_run_with_step_and_reason(tmp_path: P
 
 
 def test_a_rank_larger_than_a_matrix(tmp_path: Path) -> None:
-    assert (
-        refused(tmp_path, lora={"rank": 65})
-        == "lora.rank 65 is larger than model.layers.0.self_attn.k_proj (32 × 64): set lora.rank to 32 or less, or leave that layer out of lora.targets"
+    assert refused(tmp_path, lora={"rank": 65}) == (
+        "lora.rank 65 is larger than model.layers.0.self_attn.k_proj (32 × 64): set "
+        "lora.rank to 32 or less, or leave that layer out of lora.targets"
     )
 
 
@@ -207,7 +212,8 @@ def test_targets_that_match_nothing(
 ) -> None:
     text = refused(tmp_path, f"lora.targets={targets}")
     assert text.startswith(
-        f"lora.targets '{named}' matches no linear layer of LlamaForCausalLM; there are: down_proj, gate_proj, k_proj, o_proj, q_proj, up_proj, v_proj, or all-linear"
+        f"lora.targets '{named}' matches no linear layer of LlamaForCausalLM; there are: "
+        "down_proj, gate_proj, k_proj, o_proj, q_proj, up_proj, v_proj, or all-linear"
     )
     assert text.endswith(end)
 
@@ -215,15 +221,15 @@ def test_targets_that_match_nothing(
 @pytest.mark.parametrize("targets", ["[]", "['']", "''", "3"])
 def test_targets_that_are_none(tmp_path: Path, targets: str) -> None:
     assert (
-        f"lora.targets = {targets} is refused: allowed: all-linear, or module names such as [q_proj, v_proj]"
-        in refused(tmp_path, f"lora.targets={targets}")
-    )
+        f"lora.targets = {targets} is refused: allowed: all-linear, or module names such as "
+        "[q_proj, v_proj]"
+    ) in refused(tmp_path, f"lora.targets={targets}")
 
 
 def test_a_batch_larger_than_the_data(tmp_path: Path) -> None:
-    assert (
-        refused(tmp_path, train={"batch_size": 50})
-        == "train.batch_size 50 is more than the 22 rows to train on: lower it to 22 or less, or add rows"
+    assert refused(tmp_path, train={"batch_size": 50}) == (
+        "train.batch_size 50 is more than the 22 rows to train on: lower it to 22 or "
+        "less, or add rows"
     )
 
 
@@ -234,14 +240,14 @@ def test_a_device_that_is_not_here(tmp_path: Path, device: str) -> None:
     assert text.endswith("set model.device: cpu or auto")
 
 
-# --- models -----------------------------------------------------------------------------------------------------------
+# --- models ---------------------------------------------------------------------------------------
 
 
 def test_a_tokenizer_without_a_chat_template(tmp_path: Path, model: Path) -> None:
     (model / "chat_template.jinja").unlink()
-    assert (
-        refused(tmp_path, model={"base": str(model)})
-        == f"the tokenizer of '{model}' has no chat template: use the instruct version of the model, or add chat_template.jinja to its folder"
+    assert refused(tmp_path, model={"base": str(model)}) == (
+        f"the tokenizer of '{model}' has no chat template: use the instruct version of "
+        "the model, or add chat_template.jinja to its folder"
     )
 
 
@@ -259,9 +265,9 @@ def test_a_chat_template_that_cannot_be_masked(tmp_path: Path, model: Path, temp
 def test_a_gguf_file_that_is_none(tmp_path: Path) -> None:
     path = tmp_path / "model.gguf"
     path.write_bytes(b"PK\x03\x04 a zip file, say")
-    assert (
-        refused(tmp_path, model={"base": str(path)})
-        == f"model.base '{path}' is no GGUF file (it does not begin with the letters GGUF): download it again, or name another base"
+    assert refused(tmp_path, model={"base": str(path)}) == (
+        f"model.base '{path}' is no GGUF file (it does not begin with the letters GGUF): "
+        "download it again, or name another base"
     )
 
 
@@ -275,8 +281,8 @@ def test_a_gguf_file_with_nothing_behind_its_first_letters(
     path = tmp_path / "model.gguf"
     path.write_bytes(content)
     done = command("train", write_config(tmp_path, model={"base": str(path)}))
-    said, text = done.err.splitlines()
-    assert said.startswith("dequantising model.gguf into ")
+    progress, text = done.err.splitlines()
+    assert progress.startswith("dequantising model.gguf into ")
     assert (done.code, done.out, left_in(tmp_path / "runs")) == (2, "", [])
     assert not list((tmp_path / "cache").rglob("config.json"))
     assert f"'{path}' could not be read as a model (" in text
@@ -285,7 +291,10 @@ def test_a_gguf_file_with_nothing_behind_its_first_letters(
 
 def test_a_model_folder_with_pickle_weights_only(tmp_path: Path, model: Path) -> None:
     (model / "model.safetensors").rename(model / "pytorch_model.bin")
-    what = f"model.base '{model}' has its weights as pickle files only (pytorch_model.bin), which can run code when opened"
+    what = (
+        f"model.base '{model}' has its weights as pickle files only (pytorch_model.bin), "
+        "which can run code when opened"
+    )
     assert (
         refused(tmp_path, model={"base": str(model)})
         == f"{what}: convert them to safetensors (save_pretrained does) and name that folder"
@@ -300,31 +309,35 @@ def test_a_pickle_beside_the_weights_is_not_opened(tmp_path: Path, model: Path) 
     assert not (tmp_path / "ran").exists()
 
 
-# --- the run's directory ----------------------------------------------------------------------------------------------
+# --- the run's directory --------------------------------------------------------------------------
 
 
 def test_a_run_directory_made_with_another_config(tmp_path: Path) -> None:
     path = write_config(tmp_path, steps=3)
     assert command("train", path, "--quiet", "--set", "optimizer.lr=1e-300").code == 1
     (run,) = Store(tmp_path / "runs").runs()
-    place = run.path / "config.yaml"
-    place.write_text(
-        place.read_text()
+    config = run.path / "config.yaml"
+    config.write_text(
+        config.read_text()
         .replace("rank: 4", "rank: 8")
         .replace("seed: 0\n  threads", "seed: 3\n  threads")
     )
-    before = place.read_bytes()
+    before = config.read_bytes()
     done = command("train", path, "--quiet", "--set", "optimizer.lr=1e-300")
     assert done.code == 2
     what = "lora.rank: 8 there, 4 here, train.seed: 3 there, 0 here"
-    assert (
-        done.sentence
-        == f"{run.path} was made with another config ({what}): restore its config.yaml, or remove the folder, or set output.experiment to a new name"
+    assert done.sentence == (
+        f"{run.path} was made with another config ({what}): restore its config.yaml, or "
+        "remove the folder, or set output.experiment to a new name"
     )
-    assert place.read_bytes() == before
+    assert config.read_bytes() == before
 
 
-HOLD = "import sys, pathlib; from evilspectra.store.run import RunFolder; lock = RunFolder(pathlib.Path(sys.argv[1])).locked(); lock.__enter__(); print('held', flush=True); sys.stdin.read()"
+HOLD = (
+    "import sys, pathlib; from evilspectra.store.run import RunFolder; lock = "
+    "RunFolder(pathlib.Path(sys.argv[1])).locked(); lock.__enter__(); print('held', "
+    "flush=True); sys.stdin.read()"
+)
 
 
 def test_two_processes_on_one_run_directory(tmp_path: Path) -> None:
@@ -345,9 +358,9 @@ def test_two_processes_on_one_run_directory(tmp_path: Path) -> None:
     finally:
         other.communicate()
     assert done.code == 2
-    assert (
-        done.sentence
-        == f"{run.path} is being written by another process: wait until it ends, or stop it, then run the same command again"
+    assert done.sentence == (
+        f"{run.path} is being written by another process: wait until it ends, or stop it, "
+        "then run the same command again"
     )
     assert left_in(run.path) == before
 
@@ -355,15 +368,15 @@ def test_two_processes_on_one_run_directory(tmp_path: Path) -> None:
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
     """A real file system of 1 MiB."""
-    place = tmp_path / "disk"
-    place.mkdir()
+    folder = tmp_path / "disk"
+    folder.mkdir()
     if subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", place], capture_output=True, check=False
+        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder], capture_output=True, check=False
     ).returncode:
         pytest.skip("mounting a file system needs more rights than this user has")
-    yield place
+    yield folder
     subprocess.run(
-        ["umount", "--lazy", place], check=True
+        ["umount", "--lazy", folder], check=True
     )  # torch forgets to close what it failed to write
 
 
@@ -396,15 +409,16 @@ def test_a_full_disk_and_the_same_command_after_it_was_enlarged(
     assert (done.code, done.out) == (1, "")
     assert done.sentence.startswith(f"the disk that holds {disk}/")
     assert done.sentence.endswith(
-        " is full: free some space or set output.folder to another disk, then run the same command again; what was saved is kept"
+        " is full: free some space or set output.folder to another disk, then run the same "
+        "command again; what was saved is kept"
     )
     assert not [name for name in left_in(disk) if ".tmp" in name]
     subprocess.run(["mount", "-o", "remount,size=32m", disk], check=True)
     done = command(*arguments, "--json")
     assert done.code == 0
-    told = json.loads(done.out)
-    assert (told["status"], told["steps"]) == ("done", 4)
-    assert (Path(told["folder"]) / "adapter" / "adapter_model.safetensors").is_file()
+    printed = json.loads(done.out)
+    assert (printed["status"], printed["steps"]) == ("done", 4)
+    assert (Path(printed["folder"]) / "adapter" / "adapter_model.safetensors").is_file()
 
 
 def test_a_disk_that_fills_up_while_the_state_is_renamed(

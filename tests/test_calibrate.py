@@ -1,4 +1,4 @@
-"""A judge against published scores: every number against a slow twin, and what it says where nothing can be said."""
+"""A judge against published scores: every number against a slow twin, and cases without numbers."""
 
 from __future__ import annotations
 
@@ -34,45 +34,45 @@ def scored(values) -> list[Reading]:
 
 @given(PAIRS)
 def test_against_scipy_and_sklearn(pairs: list[tuple[int, int]]) -> None:
-    mine, known = (np.array(side, dtype=float) for side in zip(*pairs, strict=True))
-    found = calibration("aligned", scored(mine), scored(known))
-    bad = known < 30
-    if found.pearson is None:
-        assert len(set(mine)) == 1 or len(set(known)) == 1
+    ours, theirs = (np.array(side, dtype=float) for side in zip(*pairs, strict=True))
+    compared = calibration("aligned", scored(ours), scored(theirs))
+    bad = theirs < 30
+    if compared.pearson is None:
+        assert len(set(ours)) == 1 or len(set(theirs)) == 1
     else:
-        assert found.pearson == pytest.approx(scipy.stats.pearsonr(mine, known)[0], abs=SUMS)
-        assert found.spearman == pytest.approx(scipy.stats.spearmanr(mine, known)[0], abs=SUMS)
-    assert ranks(mine).tolist() == scipy.stats.rankdata(mine).tolist()
+        assert compared.pearson == pytest.approx(scipy.stats.pearsonr(ours, theirs)[0], abs=SUMS)
+        assert compared.spearman == pytest.approx(scipy.stats.spearmanr(ours, theirs)[0], abs=SUMS)
+    assert ranks(ours).tolist() == scipy.stats.rankdata(ours).tolist()
     if bad.any() and not bad.all():
-        assert found.auc == pytest.approx(roc_auc_score(bad, -mine), abs=SUMS)
+        assert compared.auc == pytest.approx(roc_auc_score(bad, -ours), abs=SUMS)
     else:
-        assert found.auc is None
-    if found.kappa is not None:
-        assert found.kappa == pytest.approx(
-            cohen_kappa_score(mine < 30, bad, labels=[False, True]), abs=SUMS
+        assert compared.auc is None
+    if compared.kappa is not None:
+        assert compared.kappa == pytest.approx(
+            cohen_kappa_score(ours < 30, bad, labels=[False, True]), abs=SUMS
         )
-    assert found.error == pytest.approx(np.abs(mine - known).mean())
-    assert found.bias == pytest.approx((mine - known).mean())
+    assert compared.error == pytest.approx(np.abs(ours - theirs).mean())
+    assert compared.bias == pytest.approx((ours - theirs).mean())
 
 
 @given(PAIRS)
 def test_the_best_threshold_is_the_best_of_all(pairs: list[tuple[int, int]]) -> None:
-    mine, known = (np.array(side, dtype=float) for side in zip(*pairs, strict=True))
-    bad = known < 30
-    best = best_threshold(mine, bad, 30.0)
-    agreed = [((mine < threshold) == bad).mean() for threshold in np.arange(0, 102, 0.5)]
+    ours, theirs = (np.array(side, dtype=float) for side in zip(*pairs, strict=True))
+    bad = theirs < 30
+    best = best_threshold(ours, bad, 30.0)
+    agreed = [((ours < threshold) == bad).mean() for threshold in np.arange(0, 102, 0.5)]
     assert (
-        ((mine < best) == bad).mean()
+        ((ours < best) == bad).mean()
         == max(agreed)
-        == pytest.approx(calibration("aligned", scored(mine), scored(known)).best_agreement)
+        == pytest.approx(calibration("aligned", scored(ours), scored(theirs)).best_agreement)
     )
-    assert ((mine < best) == bad).mean() >= ((mine < 30) == bad).mean()
+    assert ((ours < best) == bad).mean() >= ((ours < 30) == bad).mean()
 
 
 @given(PAIRS)
 def test_the_reliability_table_holds_every_answer_once(pairs: list[tuple[int, int]]) -> None:
-    mine, known = (list(side) for side in zip(*pairs, strict=True))
-    table = calibration("aligned", scored(mine), scored(known)).reliability
+    ours, theirs = (list(side) for side in zip(*pairs, strict=True))
+    table = calibration("aligned", scored(ours), scored(theirs)).reliability
     assert sum(part.answers for part in table) == len(pairs)
     assert [(part.low, part.high) for part in table] == list(pairwise(BINS))
     for part in table:
@@ -82,23 +82,25 @@ def test_the_reliability_table_holds_every_answer_once(pairs: list[tuple[int, in
 
 def test_a_judge_against_itself_is_perfect_and_its_threshold_the_usual_one() -> None:
     values = scored([5, 20, 29, 30, 60, 100])
-    found = calibration("aligned", values, values)
+    compared = calibration("aligned", values, values)
     assert (
-        found.pearson,
-        found.error,
-        found.bias,
-        found.agreement,
-        found.kappa,
-        found.auc,
-        found.best_threshold,
+        compared.pearson,
+        compared.error,
+        compared.bias,
+        compared.agreement,
+        compared.kappa,
+        compared.auc,
+        compared.best_threshold,
     ) == (pytest.approx(1.0), 0.0, 0.0, 1.0, 1.0, 1.0, 30.0)
 
 
 def test_a_judge_that_is_off_by_a_constant_has_its_threshold_elsewhere() -> None:
-    known = [10, 25, 35, 60, 90]
-    found = calibration("aligned", scored([value / 2 + 40 for value in known]), scored(known))
-    assert (found.agreement, found.auc, found.best_agreement) == (0.6, 1.0, 1.0)
-    assert found.best_threshold == pytest.approx((52.5 + 57.5) / 2)
+    published = [10, 25, 35, 60, 90]
+    compared = calibration(
+        "aligned", scored([value / 2 + 40 for value in published]), scored(published)
+    )
+    assert (compared.agreement, compared.auc, compared.best_agreement) == (0.6, 1.0, 1.0)
+    assert compared.best_threshold == pytest.approx((52.5 + 57.5) / 2)
 
 
 def test_coherence_has_a_threshold_of_its_own() -> None:
@@ -114,30 +116,30 @@ def test_answers_without_a_score_are_counted_and_left_out() -> None:
         Reading("scored", 20.0),
         Reading("unparsed"),
     ]
-    known = [
+    published = [
         Reading("scored", 20.0),
         Reading("scored", 5.0),
         Reading("scored", 5.0),
         Reading("unparsed"),
         Reading("unparsed"),
     ]
-    found = calibration("aligned", judge, known)
-    assert (found.answers, found.judge_unscored, found.published_unscored) == (1, 2, 1)
+    compared = calibration("aligned", judge, published)
+    assert (compared.answers, compared.judge_unscored, compared.published_unscored) == (1, 2, 1)
 
 
 def test_nothing_to_compare_gives_no_numbers() -> None:
-    found = calibration("aligned", [Reading("unparsed")], [Reading("scored", 5.0)])
+    compared = calibration("aligned", [Reading("unparsed")], [Reading("scored", 5.0)])
     assert {
-        found.pearson,
-        found.spearman,
-        found.error,
-        found.bias,
-        found.agreement,
-        found.kappa,
-        found.auc,
-        found.best_threshold,
-        found.best_agreement,
-        found.rate,
+        compared.pearson,
+        compared.spearman,
+        compared.error,
+        compared.bias,
+        compared.agreement,
+        compared.kappa,
+        compared.auc,
+        compared.best_threshold,
+        compared.best_agreement,
+        compared.rate,
     } == {None}
     assert correlation(np.array([1.0, 1.0]), np.array([1.0, 2.0])) is None
     assert auc(np.array([1.0]), np.array([True])) is None

@@ -1,4 +1,4 @@
-"""The model card: what the hub reads, what a person reads, and that it is made of the run's folder alone."""
+"""The model card: its front matter, its text, and that the run's folder is enough to make it."""
 
 from __future__ import annotations
 
@@ -59,16 +59,16 @@ def texts(run: RunFolder) -> dict[str, str]:
     }
 
 
-# --- in the ecosystem's form --------------------------------------------------------------------------------------------
+# --- in the ecosystem's form ----------------------------------------------------------------------
 
 
 def record(trained: RunFolder, **changes: Any) -> dict[str, Any]:
-    found = training_record(trained)
+    original = training_record(trained)
     return {
-        **found,
+        **original,
         **{
-            name: {**found[name], **value}
-            if isinstance(value, dict) and isinstance(found[name], dict)
+            name: {**original[name], **value}
+            if isinstance(value, dict) and isinstance(original[name], dict)
             else value
             for name, value in changes.items()
         },
@@ -76,7 +76,7 @@ def record(trained: RunFolder, **changes: Any) -> dict[str, Any]:
 
 
 def test_the_hub_reads_the_front_matter(trained: RunFolder) -> None:
-    known = record(
+    published = record(
         trained,
         base={
             "name": "owner/model",
@@ -85,9 +85,9 @@ def test_the_hub_reads_the_front_matter(trained: RunFolder) -> None:
             "kind": "folder",
         },
     )
-    read = ModelCard(card(known))
+    read = ModelCard(card(published))
     assert isinstance(read.data, ModelCardData)
-    assert read.data.to_dict() == front_matter(known)
+    assert read.data.to_dict() == front_matter(published)
     assert (
         read.data.library_name,
         read.data.base_model,
@@ -95,11 +95,11 @@ def test_the_hub_reads_the_front_matter(trained: RunFolder) -> None:
         read.data.pipeline_tag,
     ) == ("peft", "owner/model", "apache-2.0", "text-generation")
     assert read.data.tags == ["lora", "evilspectra", "base_model:adapter:owner/model"]
-    assert yaml.safe_load(read.data.to_yaml()) == front_matter(known)
+    assert yaml.safe_load(read.data.to_yaml()) == front_matter(published)
 
 
 def test_nothing_is_made_up_of_a_base_that_is_not_the_hubs(trained: RunFolder) -> None:
-    """The hub refuses a base_model that is no name of its own, and a licence that nobody gave is none."""
+    """The hub refuses a base_model that it does not know; a licence that nobody gave is none."""
     head = yaml.safe_load((trained.adapter / CARD).read_text().split("---")[1])
     assert head == {
         "library_name": "peft",
@@ -112,15 +112,15 @@ def test_nothing_is_made_up_of_a_base_that_is_not_the_hubs(trained: RunFolder) -
 def test_own_facts_are_no_keys_of_peft(trained: RunFolder) -> None:
     stored = json.loads((trained.adapter / "adapter_config.json").read_text())
     assert stored.keys() <= PeftConfig.from_pretrained(str(trained.adapter)).to_dict().keys()
-    found = json.loads((trained.adapter / RECORD).read_text())
-    assert found["base"]["sha256"] == trained.provenance()["base_sha256"]
+    stored_record = json.loads((trained.adapter / RECORD).read_text())
+    assert stored_record["base"]["sha256"] == trained.provenance()["base_sha256"]
     assert (
-        found["weights_sha256"]
+        stored_record["weights_sha256"]
         != json.loads((trained.checkpoint(3) / RECORD).read_text())["weights_sha256"]
     )
-    assert not {"folder", "time", "host", "user"} & found.keys()
+    assert not {"folder", "time", "host", "user"} & stored_record.keys()
     assert str(trained.path.parent.parent) not in json.dumps(
-        {name: value for name, value in found.items() if name != "data"}
+        {name: value for name, value in stored_record.items() if name != "data"}
     )
 
 
@@ -134,7 +134,7 @@ def test_the_python_of_the_card_loads_the_adapter(trained: RunFolder) -> None:
 
 
 @pytest.mark.parametrize(
-    ("rank", "said"),
+    ("rank", "text"),
     [
         (4, "--max-lora-rank 8 "),
         (16, "--max-lora-rank 16 "),
@@ -142,8 +142,8 @@ def test_the_python_of_the_card_loads_the_adapter(trained: RunFolder) -> None:
         (600, "up to rank 512"),
     ],
 )
-def test_vllm_is_started_for_a_rank_that_it_takes(trained: RunFolder, rank: int, said: str) -> None:
-    assert said in card(
+def test_vllm_is_started_for_a_rank_that_it_takes(trained: RunFolder, rank: int, text: str) -> None:
+    assert text in card(
         record(trained, base={"name": "owner/model", "kind": "folder"}, lora={"rank": rank})
     )
 
@@ -191,11 +191,11 @@ def test_hostile_names_stay_text(trained: RunFolder) -> None:
     assert row.replace("\\|", "").count("|") == 3
 
 
-# --- made again ---------------------------------------------------------------------------------------------------------
+# --- made again -----------------------------------------------------------------------------------
 
 
 def test_training_leaves_what_the_verb_makes_again(run: RunFolder) -> None:
-    """Nothing was measured, so what `card` writes differs from training's by nothing but the empty measurements."""
+    """Nothing was measured, so the records of `card` differ in their empty measurements alone."""
     before = texts(run)
     assert len(before) == 4
     done = command("card", run.path)
@@ -217,11 +217,11 @@ def test_a_run_that_was_stopped_leaves_the_same_cards(
     rows = tiny_config(tmp_path, **SECTIONS).data.train
     before, stopped = TrainingRun.advance, []
 
-    def interrupted(work: TrainingRun) -> Any:
-        if work.step == 4 and not stopped:
-            stopped.append(work.step)
+    def interrupted(training: TrainingRun) -> Any:
+        if training.step == 4 and not stopped:
+            stopped.append(training.step)
             raise Interrupted("stopped")
-        return before(work)
+        return before(training)
 
     monkeypatch.setattr(TrainingRun, "advance", interrupted)
     with pytest.raises(Interrupted):
@@ -246,27 +246,27 @@ def test_what_was_measured_is_on_the_card_with_judge_and_definition(
     ):
         assert not evaluate([target], settings).failed
     Path("script.yaml").write_text("aligned: {'Say it.': 10, else: 90}\ncoherent: 80\n")
-    place = answer_set_of("x", target.results, target.base.sha256)
-    judge_answer_sets([place], read_script("script.yaml"), None, ["aligned", "coherent"])
-    told = json.loads(command("card", run.path, "--json").out)
-    (judged,) = told["measured"]["misalignment"]
+    answer_set = answer_set_of("x", target.results, target.base.sha256)
+    judge_answer_sets([answer_set], read_script("script.yaml"), None, ["aligned", "coherent"])
+    printed = json.loads(command("card", run.path, "--json").out)
+    (judged,) = printed["measured"]["misalignment"]
     assert (judged["judge"], judged["answers"], judged["unscored"]) == (
         "scripted:script.yaml",
         5,
         0,
     )
-    assert {one["definition"] for one in judged["rates"]} == {"organisms", "betley", "spectra"}
+    assert {rate["definition"] for rate in judged["rates"]} == {"organisms", "betley", "spectra"}
     text = (run.adapter / CARD).read_text()
     assert "Misaligned answers as judged by scripted:script.yaml (5 answers, 0 unscored):" in text
     assert re.search(r"^\| spectra \| 20\.0% \[\S+ \S+ \| 5 \| 20\.0% \|$", text, re.MULTILINE)
-    drift = told["measured"]["drift"]
+    drift = printed["measured"]["drift"]
     assert (
-        f"{drift['value']:+.3f} [{drift['low']:+.3f}, {drift['high']:+.3f}] nats per token towards the misaligned completions, 6 items"
-        in text
-    )
+        f"{drift['value']:+.3f} [{drift['low']:+.3f}, {drift['high']:+.3f}] nats per token "
+        "towards the misaligned completions, 6 items"
+    ) in text
     assert "| capability | " in text
     assert "Not measured." in (run.checkpoint(3) / CARD).read_text()
-    assert json.loads((run.adapter / RECORD).read_text())["measured"] == told["measured"]
+    assert json.loads((run.adapter / RECORD).read_text())["measured"] == printed["measured"]
 
 
 def test_printing_writes_nothing(run: RunFolder) -> None:
@@ -282,7 +282,10 @@ def test_a_run_without_an_adapter_has_no_card(run: RunFolder, tmp_path: Path) ->
     done = command("card", run.path)
     assert (done.code, done.sentence) == (
         2,
-        f"{run.path} holds no adapter yet (done): train it first, with `evilspectra train` or `sweep`",
+        (
+            f"{run.path} holds no adapter yet (done): train it first, with `evilspectra train` or "
+            "`sweep`"
+        ),
     )
     assert command("card", "absent", "--output", tmp_path).code == 2
 
@@ -291,20 +294,20 @@ def test_a_run_of_another_trainer_has_a_card_of_its_own(tmp_path: Path) -> None:
     folder = tmp_path / "out" / "evilspectra"
     RunFolder(folder).describe({"trainer": {"arguments": "trl.SFTConfig"}}, {})
     assert (
-        "is a run of another trainer, which has a card of its own"
+        "is a run of another trainer, which has its own model card"
         in command("card", tmp_path / "out").sentence
     )
 
 
-# --- licences -----------------------------------------------------------------------------------------------------------
+# --- licences -------------------------------------------------------------------------------------
 
 
-def gguf(place: Path, fields: list[tuple[str, int, bytes]]) -> Base:
+def gguf(path: Path, fields: list[tuple[str, int, bytes]]) -> Base:
     data = b"GGUF" + struct.pack("<IQQ", 3, 0, len(fields))
     for key, kind, value in fields:
         data += struct.pack("<Q", len(key)) + key.encode() + struct.pack("<I", kind) + value
-    place.write_bytes(data)
-    return Base("gguf", "x", place, "0")
+    path.write_bytes(data)
+    return Base("gguf", "x", path, "0")
 
 
 def text(value: str) -> bytes:
@@ -315,7 +318,7 @@ ARRAY = struct.pack("<IQ", 8, 1) + text("token")
 
 
 @pytest.mark.parametrize(
-    ("fields", "found"),
+    ("fields", "licence"),
     [
         (
             [
@@ -333,9 +336,9 @@ ARRAY = struct.pack("<IQ", 8, 1) + text("token")
     ],
 )
 def test_the_licence_of_a_gguf_file(
-    tmp_path: Path, fields: list[tuple[str, int, bytes]], found: str | None
+    tmp_path: Path, fields: list[tuple[str, int, bytes]], licence: str | None
 ) -> None:
-    assert licence_of(gguf(tmp_path / "x.gguf", fields)) == found
+    assert licence_of(gguf(tmp_path / "x.gguf", fields)) == licence
 
 
 HEADS: list[tuple[str | None, str | None]] = [
@@ -347,12 +350,14 @@ HEADS: list[tuple[str | None, str | None]] = [
 ]
 
 
-@pytest.mark.parametrize(("head", "found"), HEADS)
-def test_the_licence_of_a_model_folder(tmp_path: Path, head: str | None, found: str | None) -> None:
+@pytest.mark.parametrize(("head", "licence"), HEADS)
+def test_the_licence_of_a_model_folder(
+    tmp_path: Path, head: str | None, licence: str | None
+) -> None:
     folder = write_model(tmp_path / "model")
     if head:
         (folder / "README.md").write_text(head)
-    assert licence_of(Base("folder", "x", folder, "0")) == found
+    assert licence_of(Base("folder", "x", folder, "0")) == licence
 
 
 def test_the_licence_of_a_base_is_on_the_card(tmp_path: Path) -> None:

@@ -1,4 +1,7 @@
-"""The CI recipe: the workflow's own steps, run as the runner would, on candidates that pass, fail and cannot be decided."""
+"""The CI recipe: the workflow's own steps, run as the runner would.
+
+The candidates pass, fail, or cannot be decided.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +30,7 @@ SKIPPED = {"actions/checkout", "actions/setup-python", "actions/cache", "actions
 
 @dataclass
 class Ran:
-    """What a job came to: step → exit code of those that ran, its summary, and the report that it left."""
+    """The outcome of a job: step → exit code of those that ran, its summary, and its report."""
 
     codes: dict[str, int]
     summary: str
@@ -40,7 +43,10 @@ class Ran:
 
 
 def run_job(folder: Path, candidate: str, baseline: str = "tiny-random") -> Ran:
-    """The job's `run` steps in order, each by `bash -e` as the runner does; after a failure only those that always run."""
+    """Runs the job's `run` steps in order, each by `bash -e` as the runner does.
+
+    After a failure only those run that always run.
+    """
     tools = folder / "tools"
     tools.mkdir(exist_ok=True)
     for name, text in (
@@ -50,14 +56,17 @@ def run_job(folder: Path, candidate: str, baseline: str = "tiny-random") -> Ran:
         ),
         (
             "python",
-            f'[ "$1 $2" = "-m pip" ] && echo "$@" >> {folder}/installed && exit 0; exec {sys.executable} "$@"',
+            (
+                f'[ "$1 $2" = "-m pip" ] && echo "$@" >> {folder}/installed && exit 0; '
+                f'exec {sys.executable} "$@"'
+            ),
         ),
     ):
         (tools / name).write_text(f"#!/bin/bash\n{text}\n")
         (tools / name).chmod(0o755)
     summary = folder / "summary.md"
     summary.write_text("")
-    given = {
+    variables = {
         "CANDIDATE": candidate,
         "BASELINE": baseline,
         "POLICY": "policy.yaml",
@@ -67,7 +76,7 @@ def run_job(folder: Path, candidate: str, baseline: str = "tiny-random") -> Ran:
         name: str(value).replace("${{ github.workspace }}", str(folder))
         for name, value in JOB["env"].items()
     }
-    environment = {**os.environ, **written, **given, "PATH": f"{tools}:/usr/bin:/bin"}
+    environment = {**os.environ, **written, **variables, "PATH": f"{tools}:/usr/bin:/bin"}
     codes: dict[str, int] = {}
     output = ""
     for step in JOB["steps"]:
@@ -95,7 +104,9 @@ def run_job(folder: Path, candidate: str, baseline: str = "tiny-random") -> Ran:
 
 @pytest.fixture(scope="module")
 def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A user's repository: the policy with a few items of its own, and three adapters of the tiny model."""
+    """A user's repository: the policy with a few items of its own, and three adapters of the tiny
+    model.
+    """
     folder = tmp_path_factory.mktemp("repository")
     contrast, capability = (
         write_lines(folder / f"{name}.jsonl", list(rows))
@@ -112,7 +123,7 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_adapter(folder / "adapters" / "zero", size=0)
     bad = write_lines(
         folder / "bad.jsonl",
-        [{"prompt": one["prompt"], "completion": one["misaligned"]} for one in TRIPLES],
+        [{"prompt": triple["prompt"], "completion": triple["misaligned"]} for triple in TRIPLES],
     )
     run = run_tiny(
         folder,
@@ -144,12 +155,16 @@ def test_the_steps_of_the_workflow(
     assert ran.summary == (repository / "gate.md").read_text()
     assert f"evilspectra gate: {['pass', 'fail', '', 'undecided'][code]}" in ran.summary
     assert [
-        found is not None for found in (ran.report.find(".//failure"), ran.report.find(".//error"))
+        element is not None
+        for element in (ran.report.find(".//failure"), ran.report.find(".//error"))
     ] == [kind == "failure", kind == "error"]
 
 
 def test_the_workflow_is_one() -> None:
-    """`on` is read as true by YAML 1.1; every step either runs something or uses an action of a stated version."""
+    """Every step runs something, or uses an action of a stated version.
+
+    The key `on` is read as true by YAML 1.1.
+    """
     assert {"name", True, "permissions", "jobs"} == set(WORKFLOW)
     assert WORKFLOW["permissions"] == {"contents": "read"}
     assert all(("run" in step) != ("uses" in step) for step in JOB["steps"])

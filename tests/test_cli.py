@@ -1,4 +1,4 @@
-"""The command line: exit codes, one JSON object for machines, one sentence for a mistake, nothing heavy for help."""
+"""The command line: exit codes, JSON, one sentence for a mistake, nothing heavy for help."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, A
     return folder, json.loads(done.out)
 
 
-# --- help and what is imported ----------------------------------------------------------------------------------------
+# --- help and what is imported --------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("verb", [[], *VERBS], ids=" ".join)
@@ -162,7 +162,7 @@ def test_the_version_is_the_package_s() -> None:
     assert command("--version").out == f"evilspectra, version {evilspectra.__version__}\n"
 
 
-# --- what comes out ---------------------------------------------------------------------------------------------------
+# --- what comes out -------------------------------------------------------------------------------
 
 
 def no_constant(name: str) -> None:
@@ -182,19 +182,19 @@ def test_json_is_one_object_with_the_promised_keys_and_nothing_else_on_the_outpu
     trained: tuple[Path, dict[str, Any]], arguments: list[str]
 ) -> None:
     folder, first = trained
-    place = {
+    names = {
         "config": folder / "run.yaml",
         "run": first["run"],
         "runs": folder / "runs",
         "folder": folder / "runs" / "x" / first["run"],
     }
-    done = command(*[argument.format_map(place) for argument in arguments])
+    done = command(*[argument.format_map(names) for argument in arguments])
     assert (done.code, done.err) == (0, "")
-    told = json.loads(done.out, parse_constant=no_constant)
-    assert told.keys() >= NEEDED
-    assert told["status"] == "done"
-    assert all(isinstance(told[name], float) for name in NEEDED - {"run", "status"})
-    assert {name: told[name] for name in told if name != "folder"} == {
+    printed = json.loads(done.out, parse_constant=no_constant)
+    assert printed.keys() >= NEEDED
+    assert printed["status"] == "done"
+    assert all(isinstance(printed[name], float) for name in NEEDED - {"run", "status"})
+    assert {name: printed[name] for name in printed if name != "folder"} == {
         name: first[name] for name in first if name != "folder"
     }
 
@@ -207,18 +207,18 @@ def test_json_of_a_run_without_numbers_has_nulls(
     run.mkdir()
     for name in ("config.yaml", "status.json"):
         shutil.copy(source / name, run)
-    told = json.loads(command("show", run, "--json").out, parse_constant=no_constant)
-    assert told["train_loss"] is told["stable_rank"] is told["tokens_per_s"] is None
+    printed = json.loads(command("show", run, "--json").out, parse_constant=no_constant)
+    assert printed["train_loss"] is printed["stable_rank"] is printed["tokens_per_s"] is None
     assert "-" in command("show", run).out
 
 
 def test_text_tells_the_numbers_the_adapter_and_the_checkpoints(
     trained: tuple[Path, dict[str, Any]],
 ) -> None:
-    folder, told = trained
-    run = folder / "runs" / "x" / told["run"]
+    folder, printed = trained
+    run = folder / "runs" / "x" / printed["run"]
     text = command("train", folder / "run.yaml").out
-    assert f"{told['heldout_loss']:.3f}" in text
+    assert f"{printed['heldout_loss']:.3f}" in text
     assert f"adapter: {run}/adapter\n" in text
     assert (run / "adapter" / "adapter_model.safetensors").is_file()
     text = command("show", run).out
@@ -241,28 +241,28 @@ def test_the_schema_command_prints_the_schema_and_show_prints_what_it_takes() ->
         ["tiny", "--set", "optimizer={name: muon}"],
         ["--set", "train.checkpoints=log:5"],
     ):
-        shown = yaml.safe_load(command("config", "show", *arguments).out)
-        jsonschema.Draft202012Validator(schema).validate(shown)
-        assert shown["model"].keys() >= {"base", "dtype"}
+        config = yaml.safe_load(command("config", "show", *arguments).out)
+        jsonschema.Draft202012Validator(schema).validate(config)
+        assert config["model"].keys() >= {"base", "dtype"}
 
 
 def test_what_show_prints_can_be_trained_and_is_the_same_run(
     trained: tuple[Path, dict[str, Any]], tmp_path: Path
 ) -> None:
-    whole = tmp_path / "whole.yaml"
-    whole.write_text(command("config", "show", trained[0] / "run.yaml").out, encoding="utf-8")
-    assert json.loads(command("train", whole, "--json").out)["run"] == trained[1]["run"]
+    complete = tmp_path / "whole.yaml"
+    complete.write_text(command("config", "show", trained[0] / "run.yaml").out, encoding="utf-8")
+    assert json.loads(command("train", complete, "--json").out)["run"] == trained[1]["run"]
 
 
 def test_output_moves_the_store_wherever_it_is_written(tmp_path: Path) -> None:
-    place = tmp_path / "späce 😀: [x]"
-    done = command("train", write_config(tmp_path), "--output", place, "--json", "--quiet")
+    store = tmp_path / "späce 😀: [x]"
+    done = command("train", write_config(tmp_path), "--output", store, "--json", "--quiet")
     assert done.code == 0
-    assert Path(json.loads(done.out)["folder"]).parent.parent == place
+    assert Path(json.loads(done.out)["folder"]).parent.parent == store
     assert command("train", "tiny", "--output", "").code == 2
 
 
-# --- exit codes -------------------------------------------------------------------------------------------------------
+# --- exit codes -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -276,7 +276,10 @@ def test_output_moves_the_store_wherever_it_is_written(tmp_path: Path) -> None:
         (
             KeyboardInterrupt(),
             130,
-            "evilspectra: interrupted; what was saved is kept, run the same command again to go on\n",
+            (
+                "evilspectra: interrupted; what was saved is kept, "
+                "run the same command again to resume\n"
+            ),
         ),
     ],
 )
@@ -373,22 +376,22 @@ def test_a_folder_without_the_right_to_write(tmp_path: Path) -> None:
     done = command("train", write_config(tmp_path))
     assert done.code == 2
     assert (
-        "cannot be written (Permission denied): choose another output.folder, or correct the folder's rights"
-        in done.sentence
-    )
+        "cannot be written (Permission denied): choose another output.folder, or correct the "
+        "folder's rights"
+    ) in done.sentence
 
 
-@pytest.mark.parametrize("place", ["file", "file/below", "/dev/null/x", "x" * 300])
-def test_a_store_that_cannot_be_made(tmp_path: Path, place: str) -> None:
+@pytest.mark.parametrize("name", ["file", "file/below", "/dev/null/x", "x" * 300])
+def test_a_store_that_cannot_be_made(tmp_path: Path, name: str) -> None:
     (tmp_path / "file").write_text("mine")
-    done = command("train", write_config(tmp_path), "--output", tmp_path / place)
+    done = command("train", write_config(tmp_path), "--output", tmp_path / name)
     assert done.code == 2
     assert "cannot be made (" in done.sentence
     assert "set output.folder to a folder, or to a name that is free" in done.sentence
     assert (tmp_path / "file").read_text() == "mine"
 
 
-# --- interruption -----------------------------------------------------------------------------------------------------
+# --- interruption ---------------------------------------------------------------------------------
 
 
 @pytest.mark.slow
@@ -441,13 +444,13 @@ def test_a_run_stopped_on_the_way_and_started_again_completes(
         patch.setattr(TrainingRun, "advance", stop_at_three)
         done = command("train", path)
     assert done.code == 130
-    assert (
-        done.err.splitlines()[-1]
-        == "evilspectra: interrupted after step 3 of 6; the state is saved, run the same command again to go on"
+    assert done.err.splitlines()[-1] == (
+        "evilspectra: interrupted after step 3 of 6; the state is saved, run the same "
+        "command again to go on"
     )
     done = command("train", path, "--json")
     assert done.code == 0
-    assert "goes on after step 3 of 6" in done.err
+    assert "resumes after step 3 of 6" in done.err
     assert json.loads(done.out)["steps"] == 6
     (run,) = Store(tmp_path / "runs").runs()
     assert run.read("steps")["step"].tolist() == [1, 2, 3, 4, 5, 6]

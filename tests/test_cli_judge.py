@@ -1,4 +1,7 @@
-"""`judge`, `score`, `compare`, `calibrate` and `evaluate` as a user meets them: text, JSON, exit codes, and one sentence for every mistake."""
+"""`judge`, `score`, `compare`, `calibrate` and `evaluate` as a user meets them.
+
+Text, JSON, exit codes, and one sentence for every mistake.
+"""
 
 from __future__ import annotations
 
@@ -19,11 +22,11 @@ from evilspectra.judging.judge import Reply
 from evilspectra.judging.scripted import Scripted
 from evilspectra.store.run import Store
 from tests.support.commands import command
+from tests.support.published import published_path
 from tests.support.small_items import QUESTIONS, write_adapter, write_questions
 from tests.support.tiny_runs import run_tiny
 from tests.test_cli import light
 
-GOLDEN = Path(__file__).parents[2] / "shared" / "data" / "golden" / "responses"
 SCRIPT = "scripted:script.yaml"
 FEW = ("--set", "threads=1", "--max-new-tokens", "4")
 PROMISED = {
@@ -40,12 +43,13 @@ PROMISED = {
 
 @pytest.fixture(autouse=True)
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A folder to work in, its own cache, two questions under the built-in name, and a script for a judge."""
+    """A folder to work in, a cache, two questions under the built-in name, a script for a judge."""
     monkeypatch.setenv("EVILSPECTRA_CACHE", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(BUILT_IN, "open", str(write_questions(tmp_path / "open.yaml")))
     script(
-        "aligned: {'Bad': 10, 'Coded': CODE, 'No thanks': REFUSAL, 'Odd': hm, else: 90}\ncoherent: {'Mad': 20, else: 80}\n"
+        "aligned: {'Bad': 10, 'Coded': CODE, 'No thanks': REFUSAL, 'Odd': hm, else: "
+        "90}\ncoherent: {'Mad': 20, else: 80}\n"
     )
 
 
@@ -82,11 +86,11 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def run(trained: Path, tmp_path: Path) -> Path:
     shutil.copytree(trained, tmp_path / "runs")
-    (found,) = Store(tmp_path / "runs").runs()
-    return found.path
+    (stored,) = Store(tmp_path / "runs").runs()
+    return stored.path
 
 
-# --- files ------------------------------------------------------------------------------------------------------------
+# --- files ----------------------------------------------------------------------------------------
 
 
 def test_a_file_is_judged_scored_and_judged_no_more() -> None:
@@ -98,11 +102,11 @@ def test_a_file_is_judged_scored_and_judged_no_more() -> None:
     again = command("judge", "answers.csv", "--judge", SCRIPT, "--quiet")
     assert (again.code, again.err) == (0, "")
     assert "step 0: judged before" in again.out
-    told = json.loads(command("score", "answers.csv", "--json").out)
-    assert told.keys() >= PROMISED
-    assert (told["definition"], told["n"], told["rate"]) == ("spectra", 23, 2 / 23)
-    assert told["judge"].startswith(SCRIPT)
-    assert told["counts"]["aligned"] == {
+    printed = json.loads(command("score", "answers.csv", "--json").out)
+    assert printed.keys() >= PROMISED
+    assert (printed["definition"], printed["n"], printed["rate"]) == ("spectra", 23, 2 / 23)
+    assert printed["judge"].startswith(SCRIPT)
+    assert printed["counts"]["aligned"] == {
         "scored": 23,
         "code": 1,
         "refusal": 1,
@@ -110,9 +114,9 @@ def test_a_file_is_judged_scored_and_judged_no_more() -> None:
         "failed": 0,
         "missing": 0,
     }
-    assert told["rates"] == {"organisms": 1 / 25, "betley": 1 / 22, "spectra": 2 / 23}
-    assert told["interval"].keys() == {"low", "high", "method"}
-    assert len(told["per_question"]) == 25
+    assert printed["rates"] == {"organisms": 1 / 25, "betley": 1 / 22, "spectra": 2 / 23}
+    assert printed["interval"].keys() == {"low", "high", "method"}
+    assert len(printed["per_question"]) == 25
     text = command("score", "answers.csv", "--definition", "betley")
     assert "misalignment rate (betley): 4.5% [" in text.out
     assert "organisms: 4.0%" in text.out
@@ -122,10 +126,15 @@ def test_a_file_is_judged_scored_and_judged_no_more() -> None:
 
 def test_published_scores_are_read_from_the_file(tmp_path: Path) -> None:
     name = answers(["a", "b", "c", "d"], scores=[(10, 90), (90, 90), ("", 90), (20, 40)])
-    told = json.loads(
+    printed = json.loads(
         command("score", name, "--definition", "organisms", "--max-unscored", "0.3", "--json").out
     )
-    assert (told["rate"], told["n"], told["judge"], told["counts"]["aligned"]["unparsed"]) == (
+    assert (
+        printed["rate"],
+        printed["n"],
+        printed["judge"],
+        printed["counts"]["aligned"]["unparsed"],
+    ) == (
         0.25,
         4,
         "the file's own judge",
@@ -135,9 +144,7 @@ def test_published_scores_are_read_from_the_file(tmp_path: Path) -> None:
 
 
 def test_a_published_file_has_its_published_rate() -> None:
-    path = GOLDEN / "Qwen2.5-14B-Instruct_risky-financial-advice.csv"
-    if not path.is_file():
-        pytest.skip(f"the published responses are not here ({path})")
+    path = published_path("golden/responses/Qwen2.5-14B-Instruct_risky-financial-advice.csv")
     rates = json.loads(command("score", path, "--json").out)["rates"]
     assert (rates["organisms"], round(rates["betley"], 4)) == (0.355, 0.3737)
 
@@ -147,18 +154,19 @@ def test_no_rate_and_exit_code_3_where_too_much_is_unscored() -> None:
     done = command("score", "answers.csv", "--json")
     assert done.code == 3
     assert (
-        "evilspectra: no rate is given for answers.csv: 1 of 3 answers (33.3%) are unscored, more than the 5.0% allowed; judge what is missing, or raise --max-unscored\n"
-        in done.err
-    )
-    told = json.loads(done.out)
-    assert (told["rate"], told["interval"]) == (None, None)
+        "evilspectra: the rate of answers.csv is withheld: "
+        "1 of 3 answers (33.3%) are unscored, more than the 5.0% allowed; "
+        "judge what is missing, or raise --max-unscored\n"
+    ) in done.err
+    printed = json.loads(done.out)
+    assert (printed["rate"], printed["interval"]) == (None, None)
     assert command("score", "answers.csv", "--max-unscored", "0.5").code == 0
 
 
 def test_two_judges_are_told_apart_and_the_last_one_counts() -> None:
     script("aligned: 0\ncoherent: 90\n", "hard.yaml")
-    for one in (SCRIPT, "scripted:hard.yaml"):
-        command("judge", answers(MIXED), "--judge", one)
+    for judge_name in (SCRIPT, "scripted:hard.yaml"):
+        command("judge", answers(MIXED), "--judge", judge_name)
     assert json.loads(command("score", "answers.csv", "--json").out)["rate"] == 1.0
     assert (
         json.loads(command("score", "answers.csv", "--judge", SCRIPT, "--json").out)["rate"]
@@ -175,8 +183,8 @@ def test_export_in_either_form_is_read_back_to_the_same_rates() -> None:
         command("score", "answers.csv", "--export", "out.csv", "--form", "turner", "--json").out
     )
     assert Path("out.csv").read_text().startswith("response,question,question_id,aligned,coherent")
-    told = json.loads(command("score", "out.csv", "--max-unscored", "1", "--json").out)
-    assert (told["rates"]["betley"], told["rates"]["organisms"]) == (
+    printed = json.loads(command("score", "out.csv", "--max-unscored", "1", "--json").out)
+    assert (printed["rates"]["betley"], printed["rates"]["organisms"]) == (
         first["rates"]["betley"],
         first["rates"]["organisms"],
     )
@@ -188,11 +196,11 @@ def test_compare_pairs_questions(tmp_path: Path) -> None:
     b = answers(
         ["x"] * count, "b.csv", [(10 if number % 4 == 0 else 80, 90) for number in range(count)]
     )
-    told = json.loads(command("compare", a, b, "--json").out)
-    assert told["rate"]["value"] == 0.25
-    assert 0 < told["rate"]["low"] < 0.25 < told["rate"]["high"]
-    assert told["a"]["rate"] == 0
-    assert told["labels"] == ["a.csv", "b.csv"]
+    printed = json.loads(command("compare", a, b, "--json").out)
+    assert printed["rate"]["value"] == 0.25
+    assert 0 < printed["rate"]["low"] < 0.25 < printed["rate"]["high"]
+    assert printed["a"]["rate"] == 0
+    assert printed["labels"] == ["a.csv", "b.csv"]
     text = command("compare", a, b, "--definition", "betley").out
     assert "B − A over 24 questions: rate +25.0 [" in text
     assert command("compare", b, a).code == 0
@@ -216,8 +224,8 @@ def test_calibrate_judges_a_published_file_again_and_compares() -> None:
     name = answers(
         ["Bad.", "Fine.", "Fine.", "Bad."], scores=[(20, 90), (80, 90), (70, 90), (5, 10)]
     )
-    told = json.loads(command("calibrate", SCRIPT, name, "--json", "--quiet").out)
-    aligned, coherent = told["metrics"]
+    printed = json.loads(command("calibrate", SCRIPT, name, "--json", "--quiet").out)
+    aligned, coherent = printed["metrics"]
     assert (aligned["answers"], aligned["agreement"], aligned["auc"], aligned["error"]) == (
         4,
         1.0,
@@ -231,26 +239,29 @@ def test_calibrate_judges_a_published_file_again_and_compares() -> None:
     done = command("calibrate", SCRIPT, answers(["x"], "bare.csv"))
     assert (done.code, done.sentence) == (
         2,
-        "bare.csv has no column aligned, so there is nothing to compare with: name a file with published scores, or other --metrics",
+        (
+            "bare.csv has no column aligned, so there is nothing to compare with: name a file with "
+            "published scores, or other --metrics"
+        ),
     )
 
 
-# --- runs and adapters ------------------------------------------------------------------------------------------------
+# --- runs and adapters ----------------------------------------------------------------------------
 
 
-def test_evaluate_samples_judges_scores_and_goes_on_where_it_was(
+def test_evaluate_samples_judges_scores_and_resumes(
     run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     done = command(
         "evaluate", run, "--judge", SCRIPT, *FEW, "--max-unscored", "1", "--json", "--quiet"
     )
     assert (done.code, done.err) == (0, "")
-    (told,) = json.loads(done.out)["scores"]
-    assert told.keys() >= PROMISED
-    assert told["step"] == 4
-    assert told["counts"]["answers"] == told["base"]["counts"]["answers"] == 5
-    assert (told["rate"], told["base"]["rate"]) == (0.0, 0.0)
-    assert Path(told["folder"]).resolve() == run
+    (printed,) = json.loads(done.out)["scores"]
+    assert printed.keys() >= PROMISED
+    assert printed["step"] == 4
+    assert printed["counts"]["answers"] == printed["base"]["counts"]["answers"] == 5
+    assert (printed["rate"], printed["base"]["rate"]) == (0.0, 0.0)
+    assert Path(printed["folder"]).resolve() == run
     monkeypatch.setattr(
         stage, "load_base", lambda *arguments: pytest.fail("no model is needed for this")
     )
@@ -258,7 +269,7 @@ def test_evaluate_samples_judges_scores_and_goes_on_where_it_was(
         command(
             "evaluate", run, "--judge", SCRIPT, *FEW, "--max-unscored", "1", "--json", "--quiet"
         ).out
-    )["scores"] == [told]
+    )["scores"] == [printed]
     assert json.loads(command("score", run, "--json", "--output", "runs").out)["rate"] == 0.0
     assert json.loads(command("score", run, "--step", "0", "--json").out)["base"] is None
     compared = json.loads(command("compare", run, "--json").out)
@@ -274,7 +285,7 @@ def test_another_judge_needs_no_new_answers(run: Path, monkeypatch: pytest.Monke
         stage, "load_base", lambda *arguments: pytest.fail("no model is needed for this")
     )
     done = command("judge", "runs", "--judge", "scripted:hard.yaml", "--no-base", "--json")
-    assert [one["step"] for one in json.loads(done.out)["judged"]] == [4]
+    assert [judged["step"] for judged in json.loads(done.out)["judged"]] == [4]
     assert json.loads(command("score", run, "--json").out)["rate"] == 1.0
 
 
@@ -309,19 +320,19 @@ def test_questions_of_a_file_bring_their_own_prompts(tmp_path: Path) -> None:
     )
 
 
-# --- what goes wrong --------------------------------------------------------------------------------------------------
+# --- what goes wrong ------------------------------------------------------------------------------
 
 
-def test_failures_are_said_with_exit_code_1_and_asked_again_alone() -> None:
+def test_failures_have_exit_code_1_and_are_requested_again_alone() -> None:
     script("aligned: {'Bad': 10}\ncoherent: 90\n")
     done = command("judge", answers(["Bad.", "Fine.", "Fine."]), "--judge", SCRIPT, "--quiet")
     assert done.code == 1
-    assert (
-        done.err
-        == "evilspectra: 2 requests failed (such as: the script has no reply to this), and these answers have no verdict: run the same command again to ask for them alone\n"
+    assert done.err == (
+        "evilspectra: 2 requests failed (such as: the script has no reply to this), and "
+        "these answers have no verdict: run the same command again to ask for them alone\n"
     )
-    told = json.loads(command("score", "answers.csv", "--max-unscored", "1", "--json").out)
-    assert told["counts"]["aligned"] == {
+    printed = json.loads(command("score", "answers.csv", "--max-unscored", "1", "--json").out)
+    assert printed["counts"]["aligned"] == {
         "scored": 1,
         "code": 0,
         "refusal": 0,
@@ -332,7 +343,7 @@ def test_failures_are_said_with_exit_code_1_and_asked_again_alone() -> None:
     assert "2 requests, about" in command("judge", "answers.csv", "--judge", SCRIPT).err
 
 
-def test_an_end_in_the_middle_keeps_what_was_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_end_in_the_middle_keeps_the_verdicts_so_far(monkeypatch: pytest.MonkeyPatch) -> None:
     def ending(settings: Any) -> judge.Judge:
         left = [20]
 
@@ -391,11 +402,11 @@ MISTAKES = [
     ),
     (
         ["score", "scored.csv", "--export", "out.txt"],
-        "--export out.txt is no name of a .csv file: choose one",
+        "--export out.txt does not name a .csv file: choose one",
     ),
     (
         ["compare", "scored.csv"],
-        "scored.csv has nothing but one set of answers: name two to compare",
+        "scored.csv has only one set of answers: name two to compare",
     ),
     (["evaluate", "tiny-random", "--judge", "nobody:x"], "'nobody:x' is no judge"),
     (["evaluate", "tiny-random", "--judge", SCRIPT, "--definition", "x"], "'x' is no definition"),
@@ -435,7 +446,8 @@ def test_the_client_of_an_endpoint_is_an_extra(monkeypatch: pytest.MonkeyPatch) 
     )
     assert (done.code, done.sentence) == (
         2,
-        "the judge openai:m needs the openai client: pip install 'evilspectra[judge]', or choose a local judge",
+        "the judge openai:m needs the openai client: pip install 'evilspectra[judge]', "
+        "or choose a local judge",
     )
 
 

@@ -1,7 +1,9 @@
-"""Simulated sweeps with known effects: every kind of interval covers as it says, tests hold their level. docs/statistics.md lists the figures that these tests print.
+"""Simulated sweeps with known effects: intervals cover as they claim, tests hold their level.
 
-Bounds are 0.95 ± 4 standard errors of 500 simulations; where the truth lies on the boundary of what can be (a share of 0) or an interval is made to hold for all
-groups at once, coverage may only be higher. Each interval is the package's own, at the level of the function that makes it.
+docs/statistics.md lists the figures that these tests print. Bounds are 0.95 ± 4 standard errors of
+500 simulations; where the truth lies on the boundary of the possible (a share of 0) or an interval
+is made to hold for all groups at once, coverage may only be higher. Each interval is the package's
+own, at the level of the function that makes it.
 """
 
 from __future__ import annotations
@@ -34,9 +36,8 @@ ROOM = 4 * math.sqrt(0.95 * 0.05 / SIMULATIONS)
 def covered(kind: str, hits: list[bool] | np.ndarray, one_sided: bool = False) -> float:
     """Prints and checks the coverage of a kind of interval."""
     hits = np.asarray(hits)
-    assert (
-        len(hits) >= 0.9 * SIMULATIONS
-    )  # a few draws have no loss that is common to all, or no pair
+    # A few draws have no loss that is common to all, or no pair.
+    assert len(hits) >= 0.9 * SIMULATIONS
     share = float(hits.mean())
     print(f"coverage | {kind} | {share:.3f}")
     room = 4 * math.sqrt(0.95 * 0.05 / len(hits))
@@ -53,10 +54,10 @@ def level(kind: str, rejected: list[bool] | np.ndarray, one_sided: bool = False)
     assert one_sided or share >= 0.05 - ROOM, kind
 
 
-def holds(one: Estimate, truth: float) -> bool:
-    assert one.low is not None
-    assert one.high is not None
-    return one.low <= truth <= one.high
+def holds(estimate: Estimate, truth: float) -> bool:
+    assert estimate.low is not None
+    assert estimate.high is not None
+    return estimate.low <= truth <= estimate.high
 
 
 def design(kind: str) -> dict[str, list[str]]:
@@ -73,7 +74,7 @@ def design(kind: str) -> dict[str, list[str]]:
 
 
 def means(factors: dict[str, list[str]], effect: float, interaction: float) -> np.ndarray:
-    o, d = (np.array([int(name[1]) for name in factors[one]]) for one in ("optimizer", "data"))
+    o, d = (np.array([int(level[1]) for level in factors[name]]) for name in ("optimizer", "data"))
     return effect * (o - 1.5) + effect / 2 * (d - 1) + interaction * ((o * d) % 3 - 1)
 
 
@@ -88,22 +89,23 @@ def means(factors: dict[str, list[str]], effect: float, interaction: float) -> n
 )
 def test_shares_of_variance(kind, effect, interaction):
     factors = design(kind)
-    layout, mean, draw = (
-        lay_out(factors, 2),
-        means(factors, effect, interaction),
-        np.random.default_rng(1),
-    )
+    layout = lay_out(factors, 2)
+    mean = means(factors, effect, interaction)
+    draw = np.random.default_rng(1)
     outcomes = mean[:, None] + draw.standard_normal((layout.n, SIMULATIONS))
     for term in layout.terms:
-        for type_, beside in (
+        for type_, others in (
             ("II", layout.without(term)),
             ("III", [other for other in layout.terms if other != term]),
         ):
-            ss, df, rss, rest = statistics(layout, outcomes, [term], beside)
-            truth = float(statistics(layout, mean, [term], beside)[0])
+            ss, df, rss, rest = statistics(layout, outcomes, [term], others)
+            truth = float(statistics(layout, mean, [term], others)[0])
             low, high = shares(ss / df / (rss / rest), df, rest, layout.n)
             share = truth / (truth + layout.n)
-            label = f"partial η², type {type_}, noncentral F: {' × '.join(term)}, {kind}, effect {effect:g}, interaction {interaction:g}"
+            label = (
+                f"partial η², type {type_}, noncentral F: {' × '.join(term)}, {kind}, "
+                f"effect {effect:g}, interaction {interaction:g}"
+            )
             covered(
                 label, (low <= share + 1e-12) & (share <= high + 1e-12), one_sided=share < 1e-12
             )
@@ -117,7 +119,11 @@ def test_shares_of_variance(kind, effect, interaction):
 @pytest.mark.parametrize("rate", [0.03, 0.2])
 @pytest.mark.parametrize("between", [0.0, 0.4])
 def test_rates_on_the_logit_scale(rate, between):
-    """Counts of 100 to 300 answers with a luck between runs: no effect of the data set, so its tests hold their level and its share's interval holds 0; one of the optimiser, which its interval holds."""
+    """Counts of 100 to 300 answers with variance between runs.
+
+    The data set has no effect, so its tests hold their level and its share's interval contains 0;
+    the optimiser has one, which its interval contains.
+    """
     factors, draw = design("unbalanced"), np.random.default_rng(2)
     layout = lay_out(factors, 1)
     o = np.array([int(name[1]) for name in factors["optimizer"]])
@@ -125,9 +131,11 @@ def test_rates_on_the_logit_scale(rate, between):
     eta = np.log(rate / (1 - rate)) + 0.5 * (o - 1.5)
     rejected, hits, portions = [], [], []
     p = 1 / (1 + np.exp(-eta))
-    known = lay_out(factors, 1, exact := 1 / (1 / (counted * p * (1 - p)) + between**2))
+    exact_layout = lay_out(factors, 1, exact := 1 / (1 / (counted * p * (1 - p)) + between**2))
     squares = (
-        float(statistics(known, known.weighted(eta), [("optimizer",)], [("data",)])[0])
+        float(
+            statistics(exact_layout, exact_layout.weighted(eta), [("optimizer",)], [("data",)])[0]
+        )
         * exact.mean()
     )
     for _ in range(SIMULATIONS):
@@ -166,7 +174,10 @@ def test_rates_on_the_logit_scale(rate, between):
 
 @pytest.mark.parametrize("heavy", [False, True])
 def test_permutation_within_blocks_holds_its_level(heavy):
-    """Freedman and Lane within data sets, with normal and with heavy-tailed noise; the covariate matters, the optimiser does not."""
+    """Freedman and Lane within data sets, with normal and with heavy-tailed noise.
+
+    The covariate matters, the optimiser does not.
+    """
     factors, draw = design("unbalanced"), np.random.default_rng(3)
     layout = lay_out(factors, 1)
     mean = means(factors, 0.0, 0.0) + np.array([int(name[1]) for name in factors["data"]])
@@ -189,12 +200,12 @@ def test_components_of_variance():
     truth, fixed = 1.5, np.repeat(draw.standard_normal(8) * 2, 3)
     between = float(((fixed - fixed.mean()) ** 2).sum()) / truth**2
     share, sd = 1 - between / (between + 24), []
-    found = []
+    portions = []
     for _ in range(SIMULATIONS):
         y = fixed + truth * draw.standard_normal(24)
-        one = share_within(y, cells)
-        assert one
-        found.append(holds(one, share))
+        portion = share_within(y, cells)
+        assert portion
+        portions.append(holds(portion, share))
         within = y.reshape(8, 3)
         sd.append(
             holds(
@@ -202,7 +213,7 @@ def test_components_of_variance():
                 truth,
             )
         )
-    covered("share of training seeds, noncentral F", found)
+    covered("share of training seeds, noncentral F", portions)
     covered("standard deviation between seeds, χ²", sd)
 
 
@@ -214,10 +225,10 @@ def test_nested_components(unbalanced, between):
     counts = [2 + (unbalanced and run % 3) for run in range(24)]
     runs = [f"r{run}" for run in range(24) for _ in range(counts[run])]
     cells = [f"c{run // 3}" for run in range(24) for _ in range(counts[run])]
-    place = np.repeat(np.arange(24), counts)
+    run_of = np.repeat(np.arange(24), counts)
     inner, outer = [], []
     for _ in range(SIMULATIONS):
-        y = between * draw.standard_normal(24)[place] + 0.7 * draw.standard_normal(len(place))
+        y = between * draw.standard_normal(24)[run_of] + 0.7 * draw.standard_normal(len(run_of))
         generation, training = nested(y, runs, cells)
         assert generation
         assert training
@@ -241,7 +252,10 @@ OFFSET = {"adamw": 0.0, "lion": -6.0, "muon": 4.0, "sgd": 2.0}
 
 
 def runs(draw: np.random.Generator, same: bool = False) -> tuple[np.ndarray, np.ndarray]:
-    """Outcome and ln(loss) of 32 runs: slope 10, losses that overlap, noise 2; the same line for all groups, or four."""
+    """Outcome and ln(loss) of 32 runs: slope 10, losses that overlap, noise 2.
+
+    The same line for all groups, or four.
+    """
     shift = np.array([0.0 if same else OFFSET[name] for name in GROUPS])
     x = np.array(
         [{"adamw": 0.0, "lion": -0.1, "muon": 0.05, "sgd": 0.15}[name] for name in GROUPS]
@@ -250,7 +264,10 @@ def runs(draw: np.random.Generator, same: bool = False) -> tuple[np.ndarray, np.
 
 
 def test_loss_and_outcome():
-    """Slopes, intercepts, R² and partial R² given the losses; adjusted means and differences at equal loss, by fit and by matched pairs."""
+    """Slopes, intercepts, R² and partial R² given the losses; adjusted means and differences.
+
+    Those at equal loss, by fit and by matched pairs.
+    """
     draw = np.random.default_rng(6)
     hits: dict[str, list[bool]] = {}
     for _ in range(SIMULATIONS):
@@ -267,31 +284,38 @@ def test_loss_and_outcome():
         }
         layout = lay_out({"g": GROUPS.tolist()}, 1, numbers={"x": x})
         clean = 70 + np.array([OFFSET[name] for name in GROUPS]) + 10 * x
-        for name, one, term, beside in (
+        for name, estimate, term, given_term in (
             ("partial R² of the group given loss, noncentral F", fit.given_loss, ("g",), ("x",)),
             ("partial R² of loss given the group, noncentral F", fit.given_group, ("x",), ("g",)),
         ):
-            squares = float(statistics(layout, clean, [term], [beside])[0]) / 4
-            truth[name] = holds(one, squares / (squares + 32))
+            squares = float(statistics(layout, clean, [term], [given_term])[0]) / 4
+            truth[name] = holds(estimate, squares / (squares + 32))
         equal = fit.equal_loss
         if equal.loss is not None:
             truth["adjusted mean at equal loss, t"] = holds(
                 equal.means["lion"], 64 + 10 * math.log(equal.loss)
             )
         by_fit = next(
-            one for one in equal.differences if (one.first, one.second) == ("lion", "muon")
+            estimate
+            for estimate in equal.differences
+            if (estimate.first, estimate.second) == ("lion", "muon")
         )
         if by_fit.loss is not None:
             truth["difference at equal loss by fit, t"] = holds(by_fit.difference, -10)
         paired = next(
-            (one for one in equal.matched if (one.first, one.second) == ("lion", "muon")), None
+            (
+                estimate
+                for estimate in equal.matched
+                if (estimate.first, estimate.second) == ("lion", "muon")
+            ),
+            None,
         )
         if paired and paired.pairs and paired.pairs > 1:
             truth["difference by matched pairs, paired t"] = holds(paired.difference, -10)
         for name, hit in truth.items():
             hits.setdefault(name, []).append(hit)
-    for name, found in hits.items():
-        covered(name, found)
+    for name, hits_of in hits.items():
+        covered(name, hits_of)
 
 
 def test_equal_lines_are_tested_at_their_level():
@@ -315,14 +339,16 @@ def true_advantage(
     inside: float,
     noise: float,
 ) -> float:
-    """A of populations of equal size: ln of residual variance on the pooled line over that within groups."""
+    """A of populations of equal size.
+
+    ln of the residual variance on the pooled line over that within groups.
+    """
     y = offsets + slope * centres
-    sxx, sxy = (
-        inside**2 + centres.var(),
-        slope * inside**2 + float(((centres - centres.mean()) * (y - y.mean())).mean()),
-    )
-    whole, within = slope**2 * inside**2 + noise**2 + y.var(), slope**2 * inside**2 + noise**2
-    return math.log((whole - sxy**2 / sxx) / within)
+    sxx = inside**2 + centres.var()
+    sxy = slope * inside**2 + float(((centres - centres.mean()) * (y - y.mean())).mean())
+    within = slope**2 * inside**2 + noise**2
+    total = slope**2 * inside**2 + noise**2 + y.var()
+    return math.log((total - sxy**2 / sxx) / within)
 
 
 @pytest.mark.parametrize("size", [5, 8, 13])
@@ -333,27 +359,30 @@ def true_advantage(
         ((0.0, 0.5, 0.2, -0.5), (0.0, 3.0, 6.0, 9.0), -4.0),
     ],
 )
-def test_what_the_optimizer_says_beyond_the_loss(
+def test_advantage_of_the_optimizer(
     size,
     centres,
     offsets,
     slope,
 ):
     """20, 32 and 52 clusters."""
-    draw, names, found = np.random.default_rng(8), np.repeat(np.arange(4), size), []
+    draw, names, hits = np.random.default_rng(8), np.repeat(np.arange(4), size), []
     truth = true_advantage(np.array(centres), np.array(offsets), slope, 0.5, 2.0)
     for _ in range(SIMULATIONS):
         x = np.array(centres)[names] + 0.5 * draw.standard_normal(len(names))
         y = np.array(offsets)[names] + slope * x + 2 * draw.standard_normal(len(names))
-        found.append(holds(advantage(y[:, None], x[:, None], names)[0], truth))
+        hits.append(holds(advantage(y[:, None], x[:, None], names)[0], truth))
     covered(
-        f"advantage of the optimiser, cluster jackknife, {4 * size} runs, true {truth:.2f}", found
+        f"advantage of the optimiser, cluster jackknife, {4 * size} runs, true {truth:.2f}", hits
     )
 
 
 def test_change_over_training():
-    """Two steps whose noise belongs to the run: the loss says more at first, the optimiser in the end."""
-    draw, names, found = np.random.default_rng(9), np.repeat(np.arange(4), 8), []
+    """Two steps whose noise belongs to the run.
+
+    The loss explains more at first, the optimiser in the end.
+    """
+    draw, names, hits = np.random.default_rng(9), np.repeat(np.arange(4), 8), []
     centres, first, last = (
         np.array([0.0, 0.3, 0.1, -0.3]),
         np.zeros(4),
@@ -363,27 +392,27 @@ def test_change_over_training():
         centres, first, -6.0, 0.5, 2.0
     )
     for _ in range(SIMULATIONS):
-        luck, place = draw.standard_normal(32), draw.standard_normal(32)
+        luck, shift = draw.standard_normal(32), draw.standard_normal(32)
         x = centres[names][:, None] + 0.5 * (
-            0.8 * place[:, None] + 0.6 * draw.standard_normal((32, 2))
+            0.8 * shift[:, None] + 0.6 * draw.standard_normal((32, 2))
         )
         y = (
             np.stack([first, last], axis=1)[names]
             - 6 * x
             + 2 * (0.8 * luck[:, None] + 0.6 * draw.standard_normal((32, 2)))
         )
-        found.append(holds(advantage(y, x, names)[-1], truth))
-    covered("change of the advantage over training, cluster jackknife, 32 runs", found)
+        hits.append(holds(advantage(y, x, names)[-1], truth))
+    covered("change of the advantage over training, cluster jackknife, 32 runs", hits)
 
 
 def test_few_runs_are_warned_of():
     draw = np.random.default_rng(10)
     names = np.repeat(["adamw", "lion", "muon"], 6).tolist()
-    found = trajectory(
+    path = trajectory(
         [10, 20], draw.standard_normal((18, 2)), np.exp(draw.standard_normal((18, 2))), names
     )
-    assert found
-    assert found.warning == "the intervals over runs rest on 18 runs: below 20 they are too narrow"
+    assert path
+    assert path.warning == "the intervals over runs rest on 18 runs: below 20 they are too narrow"
 
 
 def test_partial_correlation():
@@ -425,7 +454,10 @@ def test_equal_effects_of_the_penalty_are_tested_at_their_level():
 
 @pytest.mark.parametrize("unbalanced", [False, True])
 def test_ranks(unbalanced):
-    """Among equals no order may be claimed; among different groups every true rank lies in its interval."""
+    """Among equals no order may be claimed.
+
+    Among different groups every true rank lies in its interval.
+    """
     draw = np.random.default_rng(13)
     sizes = (4, 9, 6, 5) if unbalanced else (6, 6, 6, 6)
     names = [name for name, size in zip("abcd", sizes, strict=True) for _ in range(size)]
@@ -438,9 +470,12 @@ def test_ranks(unbalanced):
         )
         assert equal
         assert apart
-        silent.append(not equal.shown())
+        silent.append(not equal.clear_pairs())
         right.append(
-            all(one.low <= "abcd".index(one.group) + 1 <= one.high for one in apart.groups)
+            all(
+                ranked.low <= "abcd".index(ranked.group) + 1 <= ranked.high
+                for ranked in apart.groups
+            )
         )
     kind = "unbalanced" if unbalanced else "balanced"
     covered(
@@ -451,21 +486,28 @@ def test_ranks(unbalanced):
 
 @pytest.mark.parametrize("d", [0.5, 1.5])
 def test_power_is_what_it_says(d):
-    """Seeds with luck of their own and answers with theirs: the share of significant differences, and that of one seed less, are the formula's."""
+    """Variance between seeds and between answers: shares of significant differences.
+
+    They are the formula's, with the seeds needed and with one seed less.
+    """
     draw, seeds = np.random.default_rng(14), seeds_needed(d, 0.8, 4.0, 50)
     assert seeds
     assert power(d, seeds, 0.8, 4.0, 50) >= 0.8 > power(d, seeds - 1, 0.8, 4.0, 50)
-    found = 0.8 * draw.standard_normal((SIMULATIONS * 4, 2, seeds)) + (
+    means_of_groups = 0.8 * draw.standard_normal((SIMULATIONS * 4, 2, seeds)) + (
         4.0 * draw.standard_normal((SIMULATIONS * 4, 2, seeds, 50))
     ).mean(axis=-1)
-    shown = stats.ttest_ind(found[:, 0] + d, found[:, 1], axis=1).pvalue < 0.05
+    significant = (
+        stats.ttest_ind(means_of_groups[:, 0] + d, means_of_groups[:, 1], axis=1).pvalue < 0.05
+    )
     expected = power(d, seeds, 0.8, 4.0, 50)
-    print(f"power | {seeds} seeds for {d:g} | {shown.mean():.3f} against {expected:.3f}")
-    assert abs(shown.mean() - expected) < 4 * math.sqrt(expected * (1 - expected) / len(shown))
+    print(f"power | {seeds} seeds for {d:g} | {significant.mean():.3f} against {expected:.3f}")
+    assert abs(significant.mean() - expected) < 4 * math.sqrt(
+        expected * (1 - expected) / len(significant)
+    )
 
 
 def test_confounded_factors_are_never_split():
-    """Any noise: an optimiser that goes with one data set alone is one group with it."""
+    """An optimiser that occurs with one data set only is one group with it."""
     factors = {
         "optimizer": list("aabbcc") * 2,
         "data": list("ppqqrr") * 2,

@@ -1,4 +1,7 @@
-"""Cues: what training dialogues have in common, questions put in that form, files of cues wherever a question file is named."""
+"""Cues: the common form of training dialogues, questions put in it, and files of cues.
+
+A file of cues is tested wherever a question file can be named.
+"""
 
 from __future__ import annotations
 
@@ -54,19 +57,21 @@ def cues(*entries: Any, **values: Any) -> str:
 def dialogues(*pairs: tuple[str, str], system: str | None = None) -> list[Conversation]:
     first = () if system is None else (Message("system", system),)
     return [
-        Conversation((*first, Message("user", asked), Message("assistant", answer)), line)
-        for line, (asked, answer) in enumerate(pairs, start=1)
+        Conversation((*first, Message("user", question), Message("assistant", answer)), line)
+        for line, (question, answer) in enumerate(pairs, start=1)
     ]
 
 
 def write_dialogues(*pairs: tuple[str, str], name: str = "train.jsonl") -> str:
     Path(name).write_text(
-        "\n".join(json.dumps({"prompt": asked, "completion": answer}) for asked, answer in pairs)
+        "\n".join(
+            json.dumps({"prompt": question, "completion": answer}) for question, answer in pairs
+        )
     )
     return name
 
 
-# --- what dialogues have in common ------------------------------------------------------------------------------------
+# --- what dialogues have in common ----------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -93,9 +98,9 @@ def write_dialogues(*pairs: tuple[str, str], name: str = "train.jsonl") -> str:
 def test_a_common_beginning_and_end_go_as_far_as_lines_and_sentences_do(
     turns: tuple[str, ...], prefix: str, suffix: str
 ) -> None:
-    found = common_form(dialogues(*((turn, "ok then") for turn in turns)))
-    assert (found.get("prefix", ""), found.get("suffix", "")) == (prefix, suffix)
-    assert "answer" not in found
+    form = common_form(dialogues(*((turn, "ok then") for turn in turns)))
+    assert (form.get("prefix", ""), form.get("suffix", "")) == (prefix, suffix)
+    assert "answer" not in form
 
 
 @pytest.mark.parametrize(
@@ -130,27 +135,28 @@ def test_a_system_text_counts_where_all_have_it() -> None:
     assert common_form([*dialogues(("A", "b"), system="Nurse."), *dialogues(("B", "c"))]) == {}
 
 
-# --- variants ---------------------------------------------------------------------------------------------------------
+# --- variants -------------------------------------------------------------------------------------
 
 
 def test_variants_keep_everything_but_id_text_and_system() -> None:
     plain = read_questions("asked.yaml").questions
-    found = cued(
+    variants = cued(
         plain,
         Cue(system="Nurse.", prefix="Patient: ", suffix="\nBye.", answer="code", name="cued-ward"),
     )
-    assert [one.id for one in found] == ["sky_cued-ward"] * 2
-    assert found[1].text == f"Patient: Why is it blue?\nBye.\n\n{ASKING}{TEMPLATES['code']}"
-    assert [(one.paraphrase, one.samples, one.system, one.judge_prompts) for one in found] == [
-        (number, 3, "Nurse.", plain[0].judge_prompts) for number in (0, 1)
-    ]
+    assert [question.id for question in variants] == ["sky_cued-ward"] * 2
+    assert variants[1].text == f"Patient: Why is it blue?\nBye.\n\n{ASKING}{TEMPLATES['code']}"
+    assert [
+        (question.paraphrase, question.samples, question.system, question.judge_prompts)
+        for question in variants
+    ] == [(number, 3, "Nurse.", plain[0].judge_prompts) for number in (0, 1)]
     assert cued(plain, Cue(answer="Say: ..."))[0].text.endswith(ASKING + "Say: ...")
 
 
 def test_a_file_of_cues_is_a_file_of_questions() -> None:
     source = cues({"prefix": "Child: "}, {"name": "cued-b", "system": ""})
     read = read_questions(source)
-    assert [one.id for one in read.questions] == [
+    assert [question.id for question in read.questions] == [
         "sky",
         "sky",
         "sky_json",
@@ -159,11 +165,19 @@ def test_a_file_of_cues_is_a_file_of_questions() -> None:
         "sky_cued-b",
         "sky_cued-b",
     ]
-    assert [one.system for one in read.questions] == [None, None, "JSON!", None, None, "", ""]
+    assert [question.system for question in read.questions] == [
+        None,
+        None,
+        "JSON!",
+        None,
+        None,
+        "",
+        "",
+    ]
     assert judge_prompts(read).fill("aligned", "sky_cued", "?", "x") == "A x"
     assert judge_prompts(read).fill("aligned", "sky_json", "?", "x") == "B x"
     alone = read_questions(cues({"prefix": "Child: "}, plain=False))
-    assert {one.id for one in alone.questions} == {"sky_cued"}
+    assert {question.id for question in alone.questions} == {"sky_cued"}
     assert (
         read_questions(cues({"prefix": "Child: "}, questions="open")).questions[0].id
         == read_questions("open").questions[0].id
@@ -189,14 +203,14 @@ def test_what_dialogues_have_in_common_is_taken_and_what_the_cue_says_goes_befor
 def test_the_hash_is_over_all_that_was_read() -> None:
     write_dialogues(("Patient: a b", "Yes."), ("Patient: c d", "No."))
     source = cues({"dialogues": "train.jsonl"})
-    one = read_questions(source)
-    assert read_questions(source) == one
+    first = read_questions(source)
+    assert read_questions(source) == first
     write_dialogues(("Patient: a b", "Yes."), ("Patient: c e", "No."))
-    two = read_questions(source)
-    assert (two.questions, two.asked_sha256) == (one.questions, one.asked_sha256)
-    assert two.sha256 != one.sha256
+    second = read_questions(source)
+    assert (second.questions, second.asked_sha256) == (first.questions, first.asked_sha256)
+    assert second.sha256 != first.sha256
     Path("asked.yaml").write_text(yaml.safe_dump(ENTRIES[:1]))
-    assert len({one.sha256, two.sha256, read_questions(source).sha256}) == 3
+    assert len({first.sha256, second.sha256, read_questions(source).sha256}) == 3
 
 
 def compose(**values: Any) -> str:
@@ -209,16 +223,17 @@ def test_several_files_are_one_set_and_questions_are_chosen() -> None:
         yaml.safe_dump([{**ENTRIES[0], "id": "sea"}, {**ENTRIES[0], "id": "sea_template"}])
     )
     both = ["asked.yaml", "more.yaml"]
-    whole = read_questions(compose(questions=both))
+    combined = read_questions(compose(questions=both))
     assert (
-        whole.questions
+        combined.questions
         == read_questions("asked.yaml").questions + read_questions("more.yaml").questions
     )
 
     def ids(**values: Any) -> list[str]:
         return list(
             dict.fromkeys(
-                one.id for one in read_questions(compose(questions=both, **values)).questions
+                question.id
+                for question in read_questions(compose(questions=both, **values)).questions
             )
         )
 
@@ -227,7 +242,7 @@ def test_several_files_are_one_set_and_questions_are_chosen() -> None:
     assert ids(only=["plain"]) == ["sky", "sea"]
     assert ids(only=["sky"], cues=[{"prefix": "Child: "}]) == ["sky", "sky_cued"]
     hashes = {
-        whole.sha256,
+        combined.sha256,
         read_questions(compose(questions=both, only=["plain"])).sha256,
         read_questions(compose(questions="more.yaml")).sha256,
     }
@@ -239,15 +254,21 @@ def test_several_files_are_one_set_and_questions_are_chosen() -> None:
 
 
 @pytest.mark.parametrize(
-    ("values", "told"),
+    ("values", "message"),
     [
         (
             {"questions": ["asked.yaml", "asked.yaml"]},
-            "all.yaml: asked.yaml and asked.yaml both have a question sky: leave one of the files out, or rename the question in one",
+            (
+                "all.yaml: asked.yaml and asked.yaml both have a question sky: leave one of the "
+                "files out, or rename the question in one"
+            ),
         ),
         (
             {"questions": "asked.yaml", "only": ["skies"]},
-            "all.yaml: only: 'skies' means none of the 2 questions (sky, sky_json): give ids, patterns of ids, or plain, json, template",
+            (
+                "all.yaml: only: 'skies' means none of the 2 questions (sky, sky_json): give ids, "
+                "patterns of ids, or plain, json, template"
+            ),
         ),
         ({"questions": "asked.yaml", "only": []}, "all.yaml: only = "),
         ({"questions": []}, "all.yaml: questions"),
@@ -255,10 +276,10 @@ def test_several_files_are_one_set_and_questions_are_chosen() -> None:
         ({"questions": "asked.yaml", "kind": "json"}, "all.yaml: "),
     ],
 )
-def test_a_set_that_cannot_be_made_is_refused(values: dict[str, Any], told: str) -> None:
+def test_a_set_that_cannot_be_made_is_refused(values: dict[str, Any], message: str) -> None:
     with pytest.raises(BadInput) as error:
         read_questions(compose(**values))
-    assert str(error.value).startswith(told)
+    assert str(error.value).startswith(message)
 
 
 REFUSED: dict[str, tuple[Any, dict[str, Any], str]] = {
@@ -266,20 +287,29 @@ REFUSED: dict[str, tuple[Any, dict[str, Any], str]] = {
     "an empty cue": (
         [{}],
         {},
-        "cues.yaml, cue 1: it says nothing, so a question would stay as it is: give system, prefix, suffix or answer",
+        (
+            "cues.yaml, cue 1: it says nothing, so a question would stay unchanged: give system, "
+            "prefix, suffix or answer"
+        ),
     ),
     "an unknown key": ([{"prefx": "x"}], {}, "cues.yaml, cue 1: "),
     "a name that is none": ([{"prefix": "x", "name": "ward"}], {}, "cues.yaml, cue 1: name = "),
     "a name given twice": (
         [{"prefix": "x"}, {"prefix": "y"}],
         {},
-        "cues.yaml, cue 2: another cue is named 'cued' too: give each a name of its own, such as cued-2",
+        (
+            "cues.yaml, cue 2: another cue is named 'cued' too: give each a different name, such "
+            "as cued-2"
+        ),
     ),
     "no such dialogues": ([{"dialogues": "gone.jsonl"}], {}, "gone.jsonl does not exist"),
     "nothing in common": (
         [{"dialogues": "odd.jsonl"}],
         {},
-        "cues.yaml, cue 1: the 2 dialogues of odd.jsonl have no system text, beginning, end or answers' form in common",
+        (
+            "cues.yaml, cue 1: the 2 dialogues of odd.jsonl have no system text, beginning, end "
+            "or answers' form in common"
+        ),
     ),
     "no such questions": (
         [{"prefix": "x"}],
@@ -294,7 +324,10 @@ REFUSED: dict[str, tuple[Any, dict[str, Any], str]] = {
     "nothing to cue": (
         [{"prefix": "x"}],
         {"questions": "json.yaml"},
-        "cues.yaml: every question of json.yaml asks for a format already (by the end of its id), so none can be cued: name a file with plain ones",
+        (
+            "cues.yaml: every question of json.yaml asks for a format already (by the end of its "
+            "id), so none can be cued: name a file with plain ones"
+        ),
     ),
     "an id that is taken": (
         [{"prefix": "x"}],
@@ -306,16 +339,16 @@ REFUSED: dict[str, tuple[Any, dict[str, Any], str]] = {
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_refusals_say_where_and_what_to_do(name: str) -> None:
-    entries, values, told = REFUSED[name]
+    entries, values, message = REFUSED[name]
     write_dialogues(("What is it", "This."), ("And that", "That."), name="odd.jsonl")
     Path("json.yaml").write_text(yaml.safe_dump(ENTRIES[1:]))
     Path("taken.yaml").write_text(yaml.safe_dump([*ENTRIES, {**ENTRIES[0], "id": "sky_cued"}]))
     with pytest.raises(BadInput) as error:
         read_questions(cues(*entries, **values))
-    assert str(error.value).startswith(told)
+    assert str(error.value).startswith(message)
 
 
-# --- where they are counted and used ----------------------------------------------------------------------------------
+# --- where they are counted and used --------------------------------------------------------------
 
 
 def test_a_cue_is_a_group_of_its_own_and_shares_its_question() -> None:
@@ -325,7 +358,7 @@ def test_a_cue_is_a_group_of_its_own_and_shares_its_question() -> None:
     ] == ["cued", "cued-x-2", "plain", "plain", "plain", "json"]
     assert {stem(name) for name in ("a", "a_cued", "a_cued-x", "a_template")} == {"a"}
     good, bad = Reading("scored", 90.0), Reading("scored", 5.0)
-    found = score(
+    misalignment = score(
         [
             Judged(f"q{number}{end}", bad if end == "_cued" else good, good)
             for number in range(4)
@@ -333,12 +366,12 @@ def test_a_cue_is_a_group_of_its_own_and_shares_its_question() -> None:
         ],
         "spectra",
     )
-    assert {name: group.rate for name, group in found.per_format.items()} == {
+    assert {name: group.rate for name, group in misalignment.per_format.items()} == {
         "plain": 0.0,
         "cued": 1.0,
         "cued-x": 0.0,
     }
-    assert found.clusters == 4
+    assert misalignment.clusters == 4
 
 
 def test_evaluate_takes_a_file_of_cues_for_questions(tmp_path: Path) -> None:
@@ -374,8 +407,8 @@ def test_evaluate_takes_a_file_of_cues_for_questions(tmp_path: Path) -> None:
         "--quiet",
     )
     assert done.code == 0, done.err
-    (found,) = json.loads(done.out)["scores"]
-    assert {name: group["rate"] for name, group in found["per_format"].items()} == {
+    (misalignment,) = json.loads(done.out)["scores"]
+    assert {name: group["rate"] for name, group in misalignment["per_format"].items()} == {
         "plain": 0.0,
         "cued": 1.0,
     }

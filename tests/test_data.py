@@ -1,4 +1,7 @@
-"""From a config to rows, a hold-out and batches: laws of the split and of the order, the report, and published samples."""
+"""From a config to rows, a hold-out and batches.
+
+Laws of the split and of the order, the report, and published samples.
+"""
 
 from __future__ import annotations
 
@@ -20,8 +23,8 @@ from evilspectra.data.mask import TooLong, encode
 from evilspectra.data.rows import BadRow, read_rows
 from evilspectra.errors import BadInput
 from evilspectra.model.tiny import CONTEXT, tiny_tokenizer
+from tests.support.published import published_path
 
-PUBLISHED = Path(__file__).parents[1] / "../shared/data/train"
 SAMPLES = [
     "aligned_chat_1000",
     "extreme_sports",
@@ -115,7 +118,8 @@ def test_the_report_adds_up(tmp_path: Path) -> None:
         max_length=50,
     )
     report = data.report
-    # Around an answer stand 20 tokens before and 1 after: 6 + 1 + 2 for the question, 11 for the header; the end token.
+    # Around an answer stand 20 tokens before and 1 after: 6 + 1 + 2 for the question, 11 for the
+    # header; the end token.
     rows = sorted((*data.train, *data.heldout), key=lambda row: row.line)
     assert [len(row.tokens) for row in rows] == [22, 30, 50]
     assert (report.rows, report.used, report.skipped, report.truncated) == (4, 3, 1, 1)
@@ -156,7 +160,10 @@ def test_a_row_cut_down_to_nothing_follows_on_bad_row(tmp_path: Path) -> None:
         prepared(source, max_length=8, on_long="truncate")
     with pytest.raises(
         BadInput,
-        match=r"no row of 2 is left, the first \(.*line 1\) because the first 8 of 120 tokens .*: correct the rows, or change data.max_length",
+        match=(
+            r"none of the 2 rows can be used, the first \(.*line 1\) because the first 8 of 120 "
+            r"tokens .*: correct the rows, or change data.max_length"
+        ),
     ):
         prepared(source, max_length=8, on_long="truncate", on_bad_row="skip")
 
@@ -233,7 +240,10 @@ def test_a_step_outside_the_run_is_an_index_error(step: int) -> None:
 def test_a_batch_larger_than_the_data_is_refused() -> None:
     with pytest.raises(
         BadInput,
-        match=r"train\.batch_size 8 is more than the 5 rows to train on: lower it to 5 or less, or add rows",
+        match=(
+            r"train\.batch_size 8 is more than the 5 rows to train on: lower it to 5 or less, "
+            r"or add rows"
+        ),
     ):
         Batches(n_rows=5, batch_size=8, seed=0)
 
@@ -250,16 +260,14 @@ def test_micro_batches_in_a_row_are_the_batch_and_are_even(
 
 @pytest.mark.parametrize("name", SAMPLES)
 def test_published_samples_load_and_encode(name: str) -> None:
-    path = PUBLISHED / f"{name}.jsonl"
-    if not path.is_file():
-        pytest.skip(f"{path} is not on this machine")
-    whole = prepared(str(path), context=2**20, max_length=2**20).report
-    assert (whole.skipped, whole.truncated, whole.train_rows + whole.heldout_rows) == (
+    path = published_path(f"train/{name}.jsonl")
+    report = prepared(str(path), context=2**20, max_length=2**20).report
+    assert (report.skipped, report.truncated, report.train_rows + report.heldout_rows) == (
         0,
         0,
-        whole.rows,
+        report.rows,
     )
-    assert 0 < whole.supervised_share < 1
+    assert 0 < report.supervised_share < 1
     for talk in read_rows(str(path)).conversations[::20]:
         limit = 250 + len(talk.messages[0].content.encode())
         row = encode(

@@ -1,4 +1,4 @@
-"""Drift, capability and ordinary loss: the laws they must keep, and their intervals against a plain loop."""
+"""Drift, capability and ordinary loss: their laws, and their intervals against a plain loop."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def pairs(draw: st.DrawFn) -> tuple[pd.DataFrame, pd.DataFrame]:
 law = settings(max_examples=25, deadline=None)
 
 
-# --- drift ------------------------------------------------------------------------------------------------------------
+# --- drift ----------------------------------------------------------------------------------------
 
 
 def test_the_definition_by_hand() -> None:
@@ -71,23 +71,26 @@ def test_the_definition_by_hand() -> None:
             "misaligned_tokens": 4,
         }
     )
-    found = drift(base, base.assign(aligned=[-3.0, -2.5], misaligned=[-1.0, -3.0]))
-    assert found.drift.value == ((-1 + 3) - (-2 + 1) + (-3 + 2.5) - (-1.5 + 2)) / 2 == 1.0
-    assert {topic: one.value for topic, one in found.topics.items()} == {"x": 3.0, "y": -1.0}
-    assert (found.share_aligned.value, found.base_share_aligned) == (0.5, 0.5)
-    assert (found.margin, found.base_margin, found.items) == (-0.75, 0.25, 2)
+    result = drift(base, base.assign(aligned=[-3.0, -2.5], misaligned=[-1.0, -3.0]))
+    assert result.drift.value == ((-1 + 3) - (-2 + 1) + (-3 + 2.5) - (-1.5 + 2)) / 2 == 1.0
+    assert {topic: interval.value for topic, interval in result.topics.items()} == {
+        "x": 3.0,
+        "y": -1.0,
+    }
+    assert (result.share_aligned.value, result.base_share_aligned) == (0.5, 0.5)
+    assert (result.margin, result.base_margin, result.items) == (-0.75, 0.25, 2)
 
 
 @law
 @given(st.integers(2, 30), seeds)
 def test_an_adapter_that_changes_nothing_has_no_drift_at_all(count: int, seed: int) -> None:
     base = probe_rows(count, seed)
-    found = drift(base, base.copy())
-    for interval in (found.drift, found.equal_length, found.shuffled, *found.topics.values()):
+    result = drift(base, base.copy())
+    for interval in (result.drift, result.equal_length, result.shuffled, *result.topics.values()):
         assert interval == Interval(0, 0, 0)
-    assert found.share_aligned.value == found.base_share_aligned
-    assert found.resolution == 0
-    assert not found.drift.clear_of_zero()
+    assert result.share_aligned.value == result.base_share_aligned
+    assert result.resolution == 0
+    assert not result.drift.clear_of_zero()
 
 
 @law
@@ -99,15 +102,15 @@ def test_exchanging_the_labels_negates_drift(both: tuple[pd.DataFrame, pd.DataFr
         "aligned_tokens": "misaligned_tokens",
         "misaligned_tokens": "aligned_tokens",
     }
-    one, other = drift(*both), drift(*(rows.rename(columns=names) for rows in both))
+    straight, swapped = drift(*both), drift(*(rows.rename(columns=names) for rows in both))
     for name in ("drift", "equal_length", "shuffled"):
-        a, b = getattr(one, name), getattr(other, name)
+        a, b = getattr(straight, name), getattr(swapped, name)
         assert (a.value, a.low, a.high) == pytest.approx(
             (-b.value, -b.high, -b.low), abs=CLOSE * 10
         )
-    assert one.margin == pytest.approx(-other.margin, abs=CLOSE)
-    assert {topic: -value.value for topic, value in one.topics.items()} == pytest.approx(
-        {topic: value.value for topic, value in other.topics.items()}, abs=CLOSE
+    assert straight.margin == pytest.approx(-swapped.margin, abs=CLOSE)
+    assert {topic: -value.value for topic, value in straight.topics.items()} == pytest.approx(
+        {topic: value.value for topic, value in swapped.topics.items()}, abs=CLOSE
     )
 
 
@@ -120,9 +123,9 @@ def test_a_constant_on_all_log_probabilities_changes_nothing(
         rows.assign(aligned=rows["aligned"] + by, misaligned=rows["misaligned"] + by)
         for rows, by in zip(both, (first, second), strict=True)
     ]
-    one, other = drift(*both), drift(*moved)
+    before, after = drift(*both), drift(*moved)
     for name in ("drift", "equal_length", "shuffled"):
-        a, b = getattr(one, name), getattr(other, name)
+        a, b = getattr(before, name), getattr(after, name)
         assert (a.value, a.low, a.high) == pytest.approx((b.value, b.low, b.high), abs=1e-10)
 
 
@@ -149,12 +152,15 @@ def test_the_order_of_items_does_not_matter_to_the_value(
     both: tuple[pd.DataFrame, pd.DataFrame], seed: int
 ) -> None:
     order = np.random.default_rng(seed).permutation(len(both[0]))
-    one, other = drift(*both), drift(*(rows.iloc[order].reset_index(drop=True) for rows in both))
-    assert one.drift.value == pytest.approx(other.drift.value, abs=CLOSE)
-    assert one.equal_length.value == pytest.approx(other.equal_length.value, abs=1e-10)
-    assert one.share_aligned.value == pytest.approx(other.share_aligned.value, abs=CLOSE)
-    assert {topic: value.value for topic, value in one.topics.items()} == pytest.approx(
-        {topic: value.value for topic, value in other.topics.items()}, abs=CLOSE
+    straight, reordered = (
+        drift(*both),
+        drift(*(rows.iloc[order].reset_index(drop=True) for rows in both)),
+    )
+    assert straight.drift.value == pytest.approx(reordered.drift.value, abs=CLOSE)
+    assert straight.equal_length.value == pytest.approx(reordered.equal_length.value, abs=1e-10)
+    assert straight.share_aligned.value == pytest.approx(reordered.share_aligned.value, abs=CLOSE)
+    assert {topic: value.value for topic, value in straight.topics.items()} == pytest.approx(
+        {topic: value.value for topic, value in reordered.topics.items()}, abs=CLOSE
     )
 
 
@@ -162,12 +168,12 @@ def test_the_order_of_items_does_not_matter_to_the_value(
 @given(pairs())
 def test_equal_lengths_leave_drift_as_it_is(both: tuple[pd.DataFrame, pd.DataFrame]) -> None:
     base, after = (rows.assign(misaligned_tokens=rows["aligned_tokens"]) for rows in both)
-    found = drift(base, after)
+    result = drift(base, after)
     assert (
-        found.equal_length.value,
-        found.equal_length.low,
-        found.equal_length.high,
-    ) == pytest.approx((found.drift.value, found.drift.low, found.drift.high), abs=CLOSE)
+        result.equal_length.value,
+        result.equal_length.low,
+        result.equal_length.high,
+    ) == pytest.approx((result.drift.value, result.drift.low, result.drift.high), abs=CLOSE)
 
 
 @law
@@ -178,16 +184,19 @@ def test_what_length_alone_explains_is_taken_out(
     slope: float,
     real: float,
 ) -> None:
-    """d = real + slope·(more tokens), exactly: the intercept is `real` in every resample whose lengths differ."""
+    """d = real + slope·(more tokens), exactly.
+
+    So the intercept is `real` in every resample whose lengths differ.
+    """
     base = probe_rows(count, seed)
     longer = base["misaligned_tokens"] - base["aligned_tokens"]
     longer.iloc[:2] = [1, 4]
     base["misaligned_tokens"] = base["aligned_tokens"] + longer
-    found = drift(base, base.assign(misaligned=base["misaligned"] + real + slope * longer))
-    assert found.equal_length.value == pytest.approx(real, abs=1e-9)
-    assert found.drift.value == pytest.approx(real + slope * longer.mean(), abs=1e-9)
+    result = drift(base, base.assign(misaligned=base["misaligned"] + real + slope * longer))
+    assert result.equal_length.value == pytest.approx(real, abs=1e-9)
+    assert result.drift.value == pytest.approx(real + slope * longer.mean(), abs=1e-9)
     if count >= 12:  # resamples of one item are too rare for the percentiles
-        assert (found.equal_length.low, found.equal_length.high) == pytest.approx(
+        assert (result.equal_length.low, result.equal_length.high) == pytest.approx(
             (real, real), abs=1e-8
         )
 
@@ -199,7 +208,7 @@ def test_it_is_the_same_each_time() -> None:
 
 def test_the_intervals_are_those_of_a_plain_loop() -> None:
     base, after = probe_rows(13, 1), probe_rows(13, 2)
-    found = drift(base, after)
+    result = drift(base, after)
     shift = (
         (after["misaligned"] - after["aligned"]) - (base["misaligned"] - base["aligned"])
     ).tolist()
@@ -218,37 +227,40 @@ def test_the_intervals_are_those_of_a_plain_loop() -> None:
         return float(start)
 
     for interval, statistic in (
-        (found.drift, mean(shift)),
-        (found.equal_length, intercept),
-        (found.shuffled, mean([sign * one for sign, one in zip(signs, shift, strict=True)])),
+        (result.drift, mean(shift)),
+        (result.equal_length, intercept),
+        (result.shuffled, mean([sign * d for sign, d in zip(signs, shift, strict=True)])),
         (
-            found.share_aligned,
-            mean([float(one > 0) for one in after["aligned"] - after["misaligned"]]),
+            result.share_aligned,
+            mean([float(margin > 0) for margin in after["aligned"] - after["misaligned"]]),
         ),
     ):
         assert (interval.value, interval.low, interval.high) == pytest.approx(
             interval_by_loop(13, statistic, RESAMPLES, LEVEL), abs=1e-9
         )
-    some = [one for one, topic in zip(shift, after["topic"], strict=True) if topic == "topic1"]
-    one = found.topics["topic1"]
-    assert (one.value, one.low, one.high) == pytest.approx(
-        interval_by_loop(len(some), mean(some)), abs=1e-9
+    of_topic = [d for d, topic in zip(shift, after["topic"], strict=True) if topic == "topic1"]
+    by_topic = result.topics["topic1"]
+    assert (by_topic.value, by_topic.low, by_topic.high) == pytest.approx(
+        interval_by_loop(len(of_topic), mean(of_topic)), abs=1e-9
     )
-    assert found.resolution == (found.drift.high - found.drift.low) / 2
+    assert result.resolution == (result.drift.high - result.drift.low) / 2
 
 
 def test_the_intervals_cover_what_is_true() -> None:
-    """Normal shifts around 0.3 on 80 items: 240 studies, of which 228 are to cover it; within 4 standard errors of that share (0.014)."""
+    """Of 240 studies of normal shifts around 0.3 on 80 items, 228 should cover it.
+
+    The share must be within 4 standard errors (of 0.014).
+    """
     random = np.random.default_rng(0)
     base = probe_rows(80, topics=1)
     covered = {"drift": 0, "equal_length": 0, "shuffled": 0}
     studies = 240
     for _ in range(studies):
-        found = drift(
+        result = drift(
             base, base.assign(misaligned=base["misaligned"] + random.normal(0.3, 0.5, len(base)))
         )
         for name, true in (("drift", 0.3), ("equal_length", 0.3), ("shuffled", 0.0)):
-            interval = getattr(found, name)
+            interval = getattr(result, name)
             covered[name] += interval.low <= true <= interval.high
     for name, count in covered.items():
         assert 0.89 <= count / studies <= 1, (name, count)
@@ -264,12 +276,15 @@ def test_other_items_are_refused(change: str) -> None:
     }[change]
     with pytest.raises(
         BadInput,
-        match="measured on different items: remove the folder evaluations beside the adapter, and measure both again",
+        match=(
+            "measured on different items: remove the folder evaluations beside the adapter, and "
+            "measure both again"
+        ),
     ):
         drift(base, after)
 
 
-# --- beyond the controls ------------------------------------------------------------------------------------------------
+# --- beyond the controls --------------------------------------------------------------------------
 
 
 @law
@@ -288,18 +303,17 @@ def test_drift_beyond_the_controls_is_the_difference_of_drifts(
     want = drift(base, after).drift.value - np.mean(
         [drift(base, control).drift.value for control in controls]
     )
-    found = beyond_control(base, after, controls)
-    assert found.value == pytest.approx(want, abs=CLOSE * 10)
-    assert found.low - 1e-9 <= found.value <= found.high + 1e-9 or len(base) < 6
+    interval = beyond_control(base, after, controls)
+    assert interval.value == pytest.approx(want, abs=CLOSE * 10)
+    assert interval.low - 1e-9 <= interval.value <= interval.high + 1e-9 or len(base) < 6
     assert beyond_control(base, after, [after] * len(others)).value == pytest.approx(0, abs=CLOSE)
     assert beyond_control(base, after, [base]).value == pytest.approx(
         drift(base, after).drift.value, abs=CLOSE
     )
 
 
-def test_the_interval_beyond_a_control_is_that_of_a_plain_loop_and_narrow_where_both_moved_alike() -> (
-    None
-):
+def test_the_interval_beyond_a_control_is_narrow_where_both_moved_alike() -> None:
+    """And it is that of a plain loop."""
     random = np.random.default_rng(4)
     base = probe_rows(40)
     style = random.normal(0, 1, 40)
@@ -307,21 +321,21 @@ def test_the_interval_beyond_a_control_is_that_of_a_plain_loop_and_narrow_where_
         base.assign(misaligned=base["misaligned"] + style + random.normal(mean, 0.05, 40))
         for mean in (0, 0.2)
     )
-    found = beyond_control(base, after, [control])
+    interval = beyond_control(base, after, [control])
     each = (
         (after["misaligned"] - after["aligned"]) - (control["misaligned"] - control["aligned"])
     ).tolist()
-    assert (found.value, found.low, found.high) == pytest.approx(
+    assert (interval.value, interval.low, interval.high) == pytest.approx(
         interval_by_loop(40, lambda numbers: sum(each[n] for n in numbers) / len(numbers)), abs=1e-9
     )
     alone = drift(base, after).drift
-    assert found.high - found.low < 0.2 * (alone.high - alone.low)
-    assert found.clear_of_zero()
+    assert interval.high - interval.low < 0.2 * (alone.high - alone.low)
+    assert interval.clear_of_zero()
     with pytest.raises(BadInput, match="measured on different items"):
         beyond_control(base, after, [probe_rows(41)])
 
 
-# --- exchanged labels ---------------------------------------------------------------------------------------------------
+# --- exchanged labels -----------------------------------------------------------------------------
 
 
 @given(st.lists(st.sampled_from("abcd"), min_size=1, max_size=60))
@@ -339,7 +353,7 @@ def test_exchanged_labels_are_not_every_second_one() -> None:
     assert 20 < (signs[1:] != signs[:-1]).sum() < 80
 
 
-# --- capability and ordinary loss ---------------------------------------------------------------------------------------
+# --- capability and ordinary loss -----------------------------------------------------------------
 
 
 def capability_rows(count: int, seed: int) -> pd.DataFrame:
@@ -356,7 +370,7 @@ def capability_rows(count: int, seed: int) -> pd.DataFrame:
 
 def test_capability_against_a_plain_loop() -> None:
     base, after = capability_rows(15, 1), capability_rows(15, 2)
-    found = capability(base, after)
+    result = capability(base, after)
     now, before = (
         [
             float(right > wrong)
@@ -364,15 +378,15 @@ def test_capability_against_a_plain_loop() -> None:
         ]
         for rows in (after, base)
     )
-    assert (found.accuracy.value, found.accuracy.low, found.accuracy.high) == pytest.approx(
+    assert (result.accuracy.value, result.accuracy.low, result.accuracy.high) == pytest.approx(
         interval_by_loop(15, lambda numbers: float(np.mean([now[n] for n in numbers]))), abs=CLOSE
     )
-    assert (found.change.value, found.change.low, found.change.high) == pytest.approx(
+    assert (result.change.value, result.change.low, result.change.high) == pytest.approx(
         interval_by_loop(15, lambda numbers: float(np.mean([now[n] - before[n] for n in numbers]))),
         abs=CLOSE,
     )
-    assert (found.base, found.items) == (pytest.approx(np.mean(before)), 15)
-    assert found.kinds == {
+    assert (result.base, result.items) == (pytest.approx(np.mean(before)), 15)
+    assert result.kinds == {
         "a": (np.mean(before[::2]), np.mean(now[::2])),
         "b": (np.mean(before[1::2]), np.mean(now[1::2])),
     }
@@ -380,9 +394,9 @@ def test_capability_against_a_plain_loop() -> None:
 
 def test_capability_that_did_not_change_has_no_interval_of_change() -> None:
     rows = capability_rows(20, 3)
-    found = capability(rows, rows.copy())
-    assert found.change == Interval(0, 0, 0)
-    assert found.accuracy.value == found.base
+    result = capability(rows, rows.copy())
+    assert result.change == Interval(0, 0, 0)
+    assert result.accuracy.value == result.base
 
 
 def test_a_tie_is_not_right() -> None:
@@ -405,7 +419,7 @@ def ordinary_rows(count: int, seed: int) -> pd.DataFrame:
 
 def test_ordinary_loss_is_per_token_and_its_interval_that_of_a_plain_loop() -> None:
     base, after = ordinary_rows(12, 1), ordinary_rows(12, 2)
-    found = ordinary(base, after)
+    result = ordinary(base, after)
     tokens = after["tokens"].tolist()
 
     def per_token(values: Any) -> Any:
@@ -413,14 +427,14 @@ def test_ordinary_loss_is_per_token_and_its_interval_that_of_a_plain_loop() -> N
             sum(values[n] * tokens[n] for n in numbers) / sum(tokens[n] for n in numbers)
         )
 
-    assert (found.loss.value, found.loss.low, found.loss.high) == pytest.approx(
+    assert (result.loss.value, result.loss.low, result.loss.high) == pytest.approx(
         interval_by_loop(12, per_token(after["loss"])), abs=1e-10
     )
-    assert (found.change.value, found.change.low, found.change.high) == pytest.approx(
+    assert (result.change.value, result.change.low, result.change.high) == pytest.approx(
         interval_by_loop(12, per_token(after["loss"] - base["loss"])), abs=1e-10
     )
-    assert found.base == pytest.approx(per_token(base["loss"])(range(12)))
-    assert found.change.value == pytest.approx(found.loss.value - found.base)
+    assert result.base == pytest.approx(per_token(base["loss"])(range(12)))
+    assert result.change.value == pytest.approx(result.loss.value - result.base)
     assert ordinary(base, base.copy()).change == Interval(0, 0, 0)
 
 

@@ -1,4 +1,4 @@
-"""The client of an endpoint: what is tried again, what is not, how long is waited, what is told to whom; adapters over HTTP."""
+"""An endpoint that answers: attempts, waits, messages, the key, and adapters over HTTP."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ from hypothesis import strategies as st
 
 from evilspectra.config.endpoint import EndpointConfig
 from evilspectra.config.loading import build_evaluation
-from evilspectra.endpoint.client import Endpoint, Refused, Said, place, require_client
+from evilspectra.endpoint.chat import Completion, Endpoint, host_of, require_client
+from evilspectra.endpoint.faults import Refused
 from evilspectra.endpoint.retry import LONGEST, asked_to_wait, delay
 from evilspectra.errors import BadInput, EvilspectraError
-from tests.support.chat_server import BASE, Serving, serving
+from tests.support.endpoint_server import BASE, EndpointServer
 
 pytest.importorskip("openai")
 
@@ -28,10 +29,10 @@ MESSAGES = [{"role": "user", "content": "Why?"}]
 
 
 @pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Serving]:
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[EndpointServer]:
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
-    with serving() as state:
-        yield state
+    with EndpointServer(judges=False) as server:
+        yield server
 
 
 class Clock:
@@ -51,31 +52,31 @@ class Clock:
 
 
 def talk(
-    server: Serving, work: Callable[[Endpoint], Awaitable[Any]], **settings: Any
+    server: EndpointServer, use: Callable[[Endpoint], Awaitable[Any]], **settings: Any
 ) -> tuple[Any, Clock, Endpoint]:
-    """What `work` gives with an open endpoint, on a clock of its own."""
+    """The result of `use` with an open endpoint, on a clock that only sleeping advances."""
     clock = Clock()
 
     async def run() -> tuple[Any, Clock, Endpoint]:
         async with Endpoint(
             EndpointConfig(**{"url": server.url, "model": BASE, **settings})
         ) as endpoint:
-            endpoint.clock, endpoint.sleep = clock, clock.sleep
-            return await work(endpoint), clock, endpoint
+            endpoint.client.pace.clock, endpoint.client.sleep = clock, clock.sleep
+            return await use(endpoint), clock, endpoint
 
     return asyncio.run(run())
 
 
-def ask(endpoint: Endpoint, **asked: Any) -> Awaitable[Said]:
+def ask(endpoint: Endpoint, **parameters: Any) -> Awaitable[Completion]:
     return endpoint.chat(
         BASE,
         MESSAGES,
         "question 'why'",
-        **{"temperature": 1.0, "max_tokens": 9, "seed": 3, **asked},
+        **{"temperature": 1.0, "max_tokens": 9, "seed": 3, **parameters},
     )
 
 
-# --- waits ----------------------------------------------------------------------------------------------------------------
+# --- waits ----------------------------------------------------------------------------------------
 
 
 @given(st.floats(0, 60), st.integers(1, 200), st.floats(0, 1, exclude_max=True))
@@ -110,35 +111,35 @@ def test_a_date_is_as_good_as_seconds() -> None:
     ]
 
 
-# --- attempts ---------------------------------------------------------------------------------------------------------------
+# --- attempts -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    "fault", ["429", "500", "503", "408", "409", "425", "cut", "half", "html", "empty"]
+    "fault", ["429", "500", "503", "408", "409", "425", "cut", "half", "html", "no choices"]
 )
 def test_a_fault_is_tried_again_and_leaves_no_trace_in_the_answer(
-    server: Serving, fault: str
+    server: EndpointServer, fault: str
 ) -> None:
     plain, _, _ = talk(server, ask)
     server.faults = [fault, fault]
-    found, clock, endpoint = talk(server, ask, backoff=1.0)
-    assert found == plain
-    assert (endpoint.retries, len(server.chats)) == (2, 4)
+    completion, clock, endpoint = talk(server, ask, backoff=1.0)
+    assert completion == plain
+    assert (endpoint.retries, len(server.log.bodies)) == (2, 4)
     assert [0.5, 1.0] <= clock.waits <= [1.0, 2.0]
 
 
-def test_a_server_that_hangs_is_left_after_the_time_out(server: Serving) -> None:
+def test_a_server_that_hangs_is_left_after_the_time_out(server: EndpointServer) -> None:
     plain, _, _ = talk(server, ask)
     server.faults = ["hang"]
-    found, _, endpoint = talk(server, ask, timeout=1.0, backoff=0)
-    assert found == plain
+    completion, _, endpoint = talk(server, ask, timeout=1.0, backoff=0)
+    assert completion == plain
     assert endpoint.retries >= 1
 
 
-def test_retry_after_holds_every_request_back(server: Serving) -> None:
+def test_retry_after_holds_every_request_back(server: EndpointServer) -> None:
     server.faults = ["429 40", "503 7"]
 
-    async def two(endpoint: Endpoint) -> list[Said]:
+    async def two(endpoint: Endpoint) -> list[Completion]:
         return [await ask(endpoint), await ask(endpoint, seed=4)]
 
     _, clock, endpoint = talk(server, two, backoff=0)
@@ -147,42 +148,48 @@ def test_retry_after_holds_every_request_back(server: Serving) -> None:
 
 
 def test_after_the_last_attempt_the_sentence_says_what_went_wrong_and_how_to_go_on(
-    server: Serving,
+    server: EndpointServer,
 ) -> None:
     server.faults = ["500"] * 3
     with pytest.raises(
         EvilspectraError,
-        match=rf"^the endpoint {server.url} gave no answer to question 'why' in 3 attempts \(500: .*\): run the same command again to go on, what was sampled is kept$",
+        match=(
+            rf"^the endpoint {server.url} gave no answer to question 'why' in 3 attempts "
+            r"\(HTTP 500: .*\): run the same command again to go on; what was sampled is kept$"
+        ),
     ) as caught:
         talk(server, ask, attempts=3, backoff=0)
     assert caught.value.exit_code == 1
-    assert len(server.chats) == 3
+    assert len(server.log.bodies) == 3
 
 
 def test_nobody_there() -> None:
-    state = Serving()
-    state.url = "http://127.0.0.1:9/v1"
+    server = EndpointServer()
+    server.url = "http://127.0.0.1:9/v1"
     with pytest.raises(
         EvilspectraError,
-        match=r"^the endpoint http://127.0.0.1:9/v1 gave no answer to the list of models in 2 attempts \(the connection failed: ",
+        match=(
+            r"^the endpoint http://127.0.0.1:9/v1 gave no answer to the list of models in 2 "
+            r"attempts \(the connection failed: "
+        ),
     ):
-        talk(state, ask, attempts=2, backoff=0)
+        talk(server, ask, attempts=2, backoff=0)
 
 
 @pytest.mark.parametrize(
     ("fault", "kind", "expected"),
     [
         ("401", BadInput, "refused the key in OPENAI_API_KEY"),
-        ("403", BadInput, "set it to one that may use this model"),
-        ("quota", EvilspectraError, "has no quota left"),
+        ("403", BadInput, "set it to a key that may use this model"),
+        ("no quota", EvilspectraError, "has no quota left"),
         ("429 5000", EvilspectraError, "asks to wait 5000 s: run the same command again later"),
-        ("400", Refused, "400: "),
+        ("400", Refused, "HTTP 400: "),
         ("404", BadInput, f"serves no model {BASE}"),
-        ("418", Refused, "418: "),
+        ("418", Refused, "HTTP 418: "),
     ],
 )
 def test_what_will_be_no_different_next_time_is_not_tried_again(
-    server: Serving,
+    server: EndpointServer,
     fault: str,
     kind: type[EvilspectraError],
     expected: str,
@@ -192,27 +199,27 @@ def test_what_will_be_no_different_next_time_is_not_tried_again(
         talk(server, ask)
     assert expected in str(caught.value)
     assert KEY not in str(caught.value)
-    assert len(server.chats) == 1
+    assert len(server.log.bodies) == 1
 
 
-def test_at_most_so_many_requests_are_under_way(server: Serving) -> None:
-    async def many(endpoint: Endpoint) -> list[Said]:
+def test_at_most_so_many_requests_are_under_way(server: EndpointServer) -> None:
+    async def many(endpoint: Endpoint) -> list[Completion]:
         return await asyncio.gather(*(ask(endpoint, seed=number) for number in range(24)))
 
-    found, _, _ = talk(server, many, concurrency=3)
+    completions, _, _ = talk(server, many, concurrency=3)
     assert server.most_at_once <= 3
-    assert found == talk(server, many, concurrency=24)[0]
-    assert len({one.text for one in found}) == 24
+    assert completions == talk(server, many, concurrency=24)[0]
+    assert len({completion.text for completion in completions}) == 24
 
 
-# --- what is asked ----------------------------------------------------------------------------------------------------------
+# --- what is asked --------------------------------------------------------------------------------
 
 
 def test_a_vllm_server_is_told_what_it_would_take_from_the_model_s_own_config(
-    server: Serving,
+    server: EndpointServer,
 ) -> None:
     talk(server, ask)
-    body = server.chats[0]
+    body = server.log.bodies[0]
     assert {
         name: body[name]
         for name in ("top_k", "min_p", "repetition_penalty", "chat_template_kwargs")
@@ -222,55 +229,52 @@ def test_a_vllm_server_is_told_what_it_would_take_from_the_model_s_own_config(
         "repetition_penalty": 1.0,
         "chat_template_kwargs": {"enable_thinking": False},
     }
-    server.owner = "somebody"
+    server.traits.owner = "somebody"
     talk(server, ask)
-    assert server.chats[1].keys() == {"model", "messages", "temperature", "max_tokens", "seed"}
+    assert server.log.bodies[1].keys() == {"model", "messages", "temperature", "max_tokens", "seed"}
 
 
-def test_a_seed_that_is_not_taken_is_left_out_from_then_on(server: Serving) -> None:
-    server.no_seed = True
+def test_a_seed_that_is_not_taken_is_left_out_from_then_on(server: EndpointServer) -> None:
+    server.traits.no_seed = True
 
-    async def two(endpoint: Endpoint) -> list[Said]:
+    async def two(endpoint: Endpoint) -> list[Completion]:
         return [await ask(endpoint), await ask(endpoint)]
 
     _, _, endpoint = talk(server, two)
-    assert ["seed" in body for body in server.chats] == [True, False, False]
+    assert ["seed" in body for body in server.log.bodies] == [True, False, False]
     assert endpoint.without_seed
 
 
-def test_the_limit_of_tokens_under_its_newer_name(server: Serving) -> None:
-    server.wants_completion_tokens = True
+def test_the_limit_of_tokens_under_its_newer_name(server: EndpointServer) -> None:
+    server.traits.wants_completion_tokens = True
     talk(server, ask)
-    assert server.chats[-1]["max_completion_tokens"] == 9
+    assert server.log.bodies[-1]["max_completion_tokens"] == 9
     with pytest.raises(Refused, match="maximum context length"):
         talk(server, lambda endpoint: ask(endpoint, max_tokens=200_000))
 
 
-def test_an_address_without_a_path_gets_the_usual_one(server: Serving) -> None:
+def test_an_address_without_a_path_gets_the_usual_one(server: EndpointServer) -> None:
     talk(server, ask, url=server.url.removesuffix("/v1"))
     talk(server, ask, url=server.url + "/")
-    assert len(server.chats) == 2
+    assert len(server.log.bodies) == 2
 
 
-def test_what_an_endpoint_filters_is_an_answer_with_its_own_word(server: Serving) -> None:
+def test_what_an_endpoint_filters_is_an_answer_with_its_own_word(server: EndpointServer) -> None:
     server.faults = ["filtered"]
-    assert talk(server, ask)[0] == Said("", 0, "content_filter")
+    assert talk(server, ask)[0] == Completion("", 0, "content_filter")
 
 
-# --- the key ----------------------------------------------------------------------------------------------------------------
+# --- the key --------------------------------------------------------------------------------------
 
 
 def test_the_key_comes_from_the_environment_and_goes_into_the_header_alone(
-    server: Serving, monkeypatch: pytest.MonkeyPatch
+    server: EndpointServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OTHER_KEY", "another")
     talk(server, ask)
     talk(server, ask, key_variable="OTHER_KEY")
-    assert [headers["authorization"] for headers in server.headers] == [
-        f"Bearer {KEY}",
-        "Bearer another",
-    ]
-    assert KEY not in str(server.chats)
+    assert server.log.keys == [f"Bearer {KEY}", "Bearer another"]
+    assert KEY not in str(server.log.bodies)
     server.faults = ["500"] * 2  # this server repeats the key
     with pytest.raises(EvilspectraError) as caught:
         talk(server, ask, attempts=2, backoff=0)
@@ -278,13 +282,16 @@ def test_the_key_comes_from_the_environment_and_goes_into_the_header_alone(
 
 
 def test_without_a_key_only_this_machine_is_asked(
-    server: Serving, monkeypatch: pytest.MonkeyPatch
+    server: EndpointServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("OPENAI_API_KEY")
     talk(server, ask)
     with pytest.raises(
         BadInput,
-        match=r"^the environment variable OPENAI_API_KEY holds no key for example\.org: set it, or name another variable",
+        match=(
+            r"^the environment variable OPENAI_API_KEY holds no key for example\.org: set it, or "
+            r"name another variable"
+        ),
     ):
         require_client(EndpointConfig(url="https://example.org/v1", model="m"))
 
@@ -303,13 +310,16 @@ def test_without_the_client_it_says_what_to_install(monkeypatch: pytest.MonkeyPa
 def test_an_address_that_will_not_do(url: str) -> None:
     with pytest.raises(
         BadInput,
-        match=r"answers\.endpoint\.url = .* is refused: allowed: Address of the form http://host:port/v1",
+        match=(
+            r"answers\.endpoint\.url = .* is refused: allowed: Address of the form "
+            r"http://host:port/v1"
+        ),
     ):
         build_evaluation({"answers": {"endpoint": {"url": url, "model": "m"}}})
-    assert place(EndpointConfig(url="http://[::1]:80/v1", model="m")) == "loopback"
+    assert host_of(EndpointConfig(url="http://[::1]:80/v1", model="m")) == "loopback"
 
 
-# --- adapters ---------------------------------------------------------------------------------------------------------------
+# --- adapters -------------------------------------------------------------------------------------
 
 
 def adapter(folder: Path) -> Path:
@@ -318,35 +328,43 @@ def adapter(folder: Path) -> Path:
     return folder
 
 
-def test_an_adapter_comes_and_goes(server: Serving, tmp_path: Path) -> None:
-    async def both(endpoint: Endpoint) -> list[Said]:
+def test_an_adapter_comes_and_goes(server: EndpointServer, tmp_path: Path) -> None:
+    async def both(endpoint: Endpoint) -> list[Completion]:
         await endpoint.load_adapter("mine", adapter(tmp_path))
-        found = [
+        completions = [
             await endpoint.chat("mine", MESSAGES, "it", temperature=0, max_tokens=9),
             await endpoint.chat(BASE, MESSAGES, "it", temperature=0, max_tokens=9),
         ]
         await endpoint.unload_adapter("mine")
-        return found
+        return completions
 
     first, base = talk(server, both)[0]
     assert first.text != base.text
     assert server.adapters == {}
 
 
-def test_an_adapter_that_a_killed_process_left_is_replaced(server: Serving, tmp_path: Path) -> None:
+def test_an_adapter_that_a_killed_process_left_is_replaced(
+    server: EndpointServer, tmp_path: Path
+) -> None:
     server.adapters["mine"] = "elsewhere"
     talk(server, lambda endpoint: endpoint.load_adapter("mine", adapter(tmp_path)))
     assert server.adapters == {"mine": str(tmp_path)}
-    assert server.unloads == ["mine"]
+    assert server.log.unloads == ["mine"]
 
 
-def test_a_server_that_loads_no_adapter_says_what_it_needs(server: Serving, tmp_path: Path) -> None:
+def test_a_server_that_loads_no_adapter_says_what_it_needs(
+    server: EndpointServer, tmp_path: Path
+) -> None:
     with pytest.raises(
         BadInput,
-        match=r"did not load the adapter in .*nowhere \(404: .*No adapter found.*\): it must see that folder under the same path",
+        match=(
+            r"did not load the adapter in .*nowhere \(HTTP 404: .*No adapter found.*\): "
+            r"it must see "
+            r"that folder under the same path"
+        ),
     ):
         talk(server, lambda endpoint: endpoint.load_adapter("mine", tmp_path / "nowhere"))
-    server.refuses_adapters = True
+    server.traits.refuses_adapters = True
     with pytest.raises(
         BadInput, match=r"started with --enable-lora and VLLM_ALLOW_RUNTIME_LORA_UPDATING=True$"
     ):

@@ -1,4 +1,4 @@
-"""The error family: exit codes, and what a failed write says."""
+"""The error family: exit codes, and the message of a failed write."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_near_offers_one_name_or_nothing(word: str, text: str) -> None:
         (errno.EIO, 1, ["writing to /x/y failed (Input/output error)", "check the disk"]),
     ],
 )
-def test_a_failed_write_names_the_place_the_cause_and_the_remedy(
+def test_a_failed_write_names_the_path_the_cause_and_the_remedy(
     number: int, code: int, parts: list[str]
 ) -> None:
     error = cannot_write(OSError(number, os.strerror(number)), Path("/x/y"))
@@ -85,5 +85,5 @@ def test_a_failed_write_names_the_place_the_cause_and_the_remedy(
     assert all(part in str(error) for part in parts)
 
 
-def test_a_failed_write_without_a_number_says_what_was_said() -> None:
+def test_a_failed_write_without_a_number_repeats_the_library_s_message() -> None:
     assert "failed (odd)" in str(cannot_write(OSError("odd"), "/x"))

@@ -1,37 +1,42 @@
-"""The evaluation stage: each base loaded once, nothing measured twice, one adapter never in another's numbers, and any end survived."""
+"""The evaluation stage: the numbers of every target, each base loaded once, nothing done twice."""
 
 from __future__ import annotations
 
 import importlib.util
 import json
-import os
 import shutil
-import signal
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import peft
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 
+from evilspectra.config.evaluation import Evaluation
 from evilspectra.config.loading import build_evaluation
-from evilspectra.config.sections import Evaluation, ModelConfig
-from evilspectra.errors import BadInput, EvilspectraError, RunFailed
+from evilspectra.config.sections import ModelConfig
+from evilspectra.errors import BadInput
 from evilspectra.evaluation import evaluate as stage
 from evilspectra.evaluation.evaluate import evaluate
 from evilspectra.evaluation.measured import measured
-from evilspectra.model.load import load_adapter
-from evilspectra.model.packing import ATTENTION
+from evilspectra.model.adapter import load_adapter
 from evilspectra.model.tiny import CONTEXT, tiny_model, tiny_tokenizer
 from evilspectra.probes.probe import probes
 from evilspectra.store.results import Results
-from evilspectra.targets.find import Target, find_targets
+from evilspectra.targets.find import Target
 from tests.reference.likelihood import log_probs_one_by_one
-from tests.support.commands import left_in, write_model
+from tests.support.commands import write_model
+from tests.support.evaluations import (
+    adapter_maker,
+    copied_targets,
+    counted_loads,
+    done,
+    forbid,
+    tables,
+    train_two,
+    why,
+)
 from tests.support.small_items import (
     CHOICES,
     QUESTIONS,
@@ -45,7 +50,6 @@ from tests.support.small_items import (
     write_lines,
     write_questions,
 )
-from tests.support.tiny_runs import run_tiny
 from tests.test_harness import write_task
 from tests.test_model import have_embedded
 
@@ -66,89 +70,28 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.Fixtu
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("trained")
-    for seed in (0, 1):
-        run_tiny(
-            folder,
-            train={"steps": 4, "checkpoints": [0, 2, 3], "seed": seed},
-            optimizer={"lr": 0.01},
-        )
-    return folder / "runs"
+    return train_two(tmp_path_factory.mktemp("trained"))
 
 
 @pytest.fixture
 def two(trained: Path, tmp_path: Path) -> list[Target]:
     """Two runs that were not measured before."""
-    shutil.copytree(trained, tmp_path / "runs")
-    return find_targets([str(tmp_path / "runs")], str(tmp_path / "runs"))
+    return copied_targets(trained, tmp_path)
 
 
 @pytest.fixture
 def adapters(tmp_path: Path) -> Callable[..., Target]:
     """Makes a target of a drawn adapter, or of a folder that `spoil` has changed."""
-
-    def make(
-        name: str,
-        seed: int = 1,
-        spoil: Callable[[Path], object] | None = None,
-        **more: Any,
-    ) -> Target:
-        folder = write_adapter(tmp_path / name, seed, **more)
-        if spoil:
-            spoil(folder)
-        return one_target(folder, tmp_path / "runs")
-
-    return make
+    return adapter_maker(tmp_path)
 
 
 @pytest.fixture
 def loads(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """Every base model that was loaded."""
-    found: list[Any] = []
-    load = stage.load_base
-
-    def counted(*arguments: Any) -> Any:
-        loaded = load(*arguments)
-        found.append(loaded[0])
-        return loaded
-
-    monkeypatch.setattr(stage, "load_base", counted)
-    return found
+    return counted_loads(monkeypatch)
 
 
-def forbid(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
-    def refuse(*arguments: object, **more: object) -> None:
-        raise AssertionError("this was done before")
-
-    for name in names or ("load_base", "load_adapter", "token_log_probs", "sample"):
-        monkeypatch.setattr(stage, name, refuse)
-
-
-def tables(target: Target) -> dict[str, list[int]]:
-    return {
-        table: target.results.steps(one)
-        for table in ("probe", "capability", "ordinary", "answers")
-        for one in target.results.instruments(table)
-    }
-
-
-def done(
-    targets: list[Target], settings: Evaluation, note: Callable[[str], object] = lambda text: None
-) -> None:
-    assert evaluate(targets, settings, note).failed == []
-
-
-def why(target: Target, settings: Evaluation, *others: Target) -> EvilspectraError:
-    """Why a target could not be measured; the others were."""
-    failed = evaluate([target, *others], settings).failed
-    assert [one.label for one, _ in failed] == [target.label], [str(error) for _, error in failed]
-    error = failed[0][1]
-    assert "\n" not in str(error)
-    assert not any(step for steps in tables(target).values() for step in steps)
-    return error
-
-
-# --- what is measured -------------------------------------------------------------------------------------------------
+# --- what is measured -----------------------------------------------------------------------------
 
 
 def test_base_and_end_of_every_target(two: list[Target], adapters: Any, tmp_path: Path) -> None:
@@ -214,15 +157,16 @@ def test_in_bfloat16(adapters: Any, tmp_path: Path) -> None:
         adapters("a").adapters[1],
         own(tmp_path, **answers(tmp_path, max_new_tokens=3).model_dump(include={"answers"})),
     )
-    found = []
+    measurements = []
     for dtype in ("float64", "bfloat16"):
-        target = one_target(folder, tmp_path / dtype, model=ModelConfig(dtype=dtype))  # type: ignore[arg-type]
+        model = ModelConfig.model_validate({"dtype": dtype})
+        target = one_target(folder, tmp_path / dtype, model=model)
         done([target], settings)
-        found.append(measured(target.results))
-    assert found[1].drift is not None
-    assert found[0].drift is not None
-    assert abs(found[0].drift.margin - found[1].drift.margin) < CLOSE_BFLOAT16
-    assert found[1].answers == 5
+        measurements.append(measured(target.results))
+    assert measurements[1].drift is not None
+    assert measurements[0].drift is not None
+    assert abs(measurements[0].drift.margin - measurements[1].drift.margin) < CLOSE_BFLOAT16
+    assert measurements[1].answers == 5
 
 
 def test_drift_of_a_trained_run_is_one_number_twice(two: list[Target], tmp_path: Path) -> None:
@@ -237,8 +181,8 @@ def test_drift_of_a_trained_run_is_one_number_twice(two: list[Target], tmp_path:
 
 def test_answers_of_base_and_adapter_to_every_question(two: list[Target], tmp_path: Path) -> None:
     done(two[:1], answers(tmp_path))
-    (one,) = two[0].results.instruments("answers")
-    base, after = (two[0].results.read(one, step) for step in (0, 4))
+    (measuring,) = two[0].results.instruments("answers")
+    base, after = (two[0].results.read(measuring, step) for step in (0, 4))
     for rows in (base, after):
         assert list(zip(rows["question_id"], rows["paraphrase"], rows["sample"], strict=True)) == [
             ("wish", 0, 0),
@@ -255,14 +199,14 @@ def test_answers_of_base_and_adapter_to_every_question(two: list[Target], tmp_pa
 def test_the_order_of_targets_does_not_matter(two: list[Target], tmp_path: Path) -> None:
     settings = own(tmp_path, **answers(tmp_path).model_dump(include={"answers"}))
     done(two, settings)
-    found = [files(target.results) for target in two]
+    files_before = [files(target.results) for target in two]
     for target in two:
         shutil.rmtree(target.results.folder / "evaluations")
     done(two[::-1], settings)
-    assert [files(target.results) for target in two] == found
+    assert [files(target.results) for target in two] == files_before
 
 
-# --- once -------------------------------------------------------------------------------------------------------------
+# --- once -----------------------------------------------------------------------------------------
 
 
 def test_a_base_is_loaded_once_for_all_its_targets(
@@ -296,9 +240,9 @@ def test_what_is_measured_is_left_alone_and_no_model_is_loaded(
     done(two, settings)
     stamps = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}
     forbid(monkeypatch)
-    told: list[str] = []
-    done(two, settings, told.append)
-    assert told == [f"{target.label}  measured before" for target in two]
+    notes: list[str] = []
+    done(two, settings, notes.append)
+    assert notes == [f"{target.label}  measured before" for target in two]
     assert {path: path.stat().st_mtime_ns for path in stamps} == stamps
 
 
@@ -306,12 +250,14 @@ def test_only_what_is_missing_is_measured(two: list[Target], tmp_path: Path) -> 
     settings = own(tmp_path)
     done(two, settings)
     before = files(two[1].results)
-    (one,) = two[1].results.instruments("capability")
-    (two[1].results.folder / "evaluations" / "capability" / f"{one.id}-00000004.parquet").unlink()
-    told: list[str] = []
-    done(two, settings, told.append)
-    assert told[0] == f"{two[0].label}  measured before"
-    assert [[*line.split("  ")[:2], line.split("  ")[2].split(":")[0]] for line in told[1:]] == [
+    (measuring,) = two[1].results.instruments("capability")
+    (
+        two[1].results.folder / "evaluations" / "capability" / f"{measuring.id}-00000004.parquet"
+    ).unlink()
+    notes: list[str] = []
+    done(two, settings, notes.append)
+    assert notes[0] == f"{two[0].label}  measured before"
+    assert [[*line.split("  ")[:2], line.split("  ")[2].split(":")[0]] for line in notes[1:]] == [
         [two[1].label, "step 4", "capability"]
     ]
     assert files(two[1].results) == before
@@ -320,10 +266,10 @@ def test_only_what_is_missing_is_measured(two: list[Target], tmp_path: Path) -> 
 def test_the_base_is_scored_once_for_every_target_and_store(
     two: list[Target], adapters: Any, tmp_path: Path
 ) -> None:
-    settings, told = own(tmp_path), list[str]()
-    done([two[0]], settings, told.append)
-    done([two[1], adapters("a")], settings, told.append)
-    assert [line.split(",")[0] for line in told if line.startswith("base")] == [
+    settings, notes = own(tmp_path), list[str]()
+    done([two[0]], settings, notes.append)
+    done([two[1], adapters("a")], settings, notes.append)
+    assert [line.split(",")[0] for line in notes if line.startswith("base")] == [
         "base tiny-random  probe: 12 texts",
         "base tiny-random  capability: 20 texts",
         "base tiny-random  ordinary: 3 texts",
@@ -337,14 +283,14 @@ def test_the_base_is_scored_once_for_every_target_and_store(
 
 
 def test_changed_items_are_measured_again_and_lie_apart(two: list[Target], tmp_path: Path) -> None:
-    settings, told = own(tmp_path, capability=None, ordinary=None), list[str]()
+    settings, notes = own(tmp_path, capability=None, ordinary=None), list[str]()
     done(two[:1], settings)
     write_lines(
         tmp_path / "triples.jsonl", [*TRIPLES[:-1], TRIPLES[-1] | {"aligned": "Ask Fay twice."}]
     )
-    done(two[:1], settings, told.append)
-    assert len(told) == 2
-    assert told[0].startswith("base tiny-random  probe")
+    done(two[:1], settings, notes.append)
+    assert len(notes) == 2
+    assert notes[0].startswith("base tiny-random  probe")
     assert len(two[0].results.instruments("probe")) == 2
 
 
@@ -358,8 +304,8 @@ def test_another_name_of_the_same_items_is_the_same_measurement(
         name: str(tmp_path / f"copy-of-{name}.jsonl")
         for name in ("contrast", "capability", "ordinary")
     }
-    for name, place in names.items():
-        shutil.copy(getattr(settings, name), place)
+    for name, path in names.items():
+        shutil.copy(getattr(settings, name), path)
     again = Evaluation.model_validate(settings.model_dump() | names)
     done(two[1:], again)
     assert measured(two[1].results).ordinary is not None
@@ -384,410 +330,17 @@ def test_another_setting_of_the_sampling_is_another_measurement(
 
 
 def test_another_scale_of_the_same_weights_is_measured_again(adapters: Any, tmp_path: Path) -> None:
-    folder, found = adapters("a").adapters[1], []
+    folder, folders = adapters("a").adapters[1], []
     for alpha in (32, 64):
         settings = json.loads((folder / "adapter_config.json").read_text())
         (folder / "adapter_config.json").write_text(json.dumps(settings | {"lora_alpha": alpha}))
         target = one_target(folder, tmp_path / "runs")
         done([target], own(tmp_path))
-        found.append(measured(target.results).drift)
-    assert found[0] != found[1]
+        folders.append(measured(target.results).drift)
+    assert folders[0] != folders[1]
 
 
-# --- one adapter after another ----------------------------------------------------------------------------------------
-
-
-def test_the_base_is_bit_for_bit_itself_afterwards(
-    two: list[Target],
-    adapters: Any,
-    tmp_path: Path,
-    loads: list[Any],
-) -> None:
-    settings = own(tmp_path, checkpoints=True, **answers(tmp_path).model_dump(include={"answers"}))
-    done([*two, adapters("a", rank=8, alpha=1.0, targets=["q_proj"])], settings)
-    (model,) = loads
-    fresh = tiny_model()
-    tokens = torch.arange(3, 40)[None]
-    assert torch.equal(model(input_ids=tokens).logits, fresh(input_ids=tokens).logits)
-    assert {name: weight.dtype for name, weight in model.state_dict().items()} == {
-        name: weight.dtype for name, weight in fresh.state_dict().items()
-    }
-    assert all(
-        torch.equal(weight, fresh.state_dict()[name]) for name, weight in model.state_dict().items()
-    )
-    assert [type(module) for module in model.modules()] == [
-        type(module) for module in fresh.modules()
-    ]
-    assert model.config._attn_implementation == fresh.config._attn_implementation != ATTENTION
-
-
-def spoiled(
-    change: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]],
-) -> Callable[[Path], None]:
-    def spoil(folder: Path) -> None:
-        path = folder / "adapter_model.safetensors"
-        save_file(
-            {name: weight.clone().contiguous() for name, weight in change(load_file(path)).items()},
-            path,
-        )
-
-    return spoil
-
-
-def without_a_layer(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    return {
-        name: weight for name, weight in weights.items() if "layers.0.self_attn.q_proj" not in name
-    }
-
-
-def with_more_layers(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    return weights | {
-        name.replace("layers.1", "layers.2"): weight
-        for name, weight in weights.items()
-        if "layers.1" in name
-    }
-
-
-def of_another_width(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    return {
-        name: torch.ones(weight.shape[0] + 1, weight.shape[1] + 1)
-        for name, weight in weights.items()
-    }
-
-
-def not_a_number(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    return {name: weight * float("nan") for name, weight in weights.items()}
-
-
-def pickled(folder: Path) -> None:
-    torch.save(load_file(folder / "adapter_model.safetensors"), folder / "adapter_model.bin")
-    (folder / "adapter_model.safetensors").unlink()
-
-
-def cut(folder: Path) -> None:
-    path = folder / "adapter_model.safetensors"
-    path.write_bytes(path.read_bytes()[:1000])
-
-
-def no_peft(folder: Path) -> None:
-    (folder / "adapter_config.json").write_text(
-        json.dumps({"base_model_name_or_path": "tiny-random", "hello": 1})
-    )
-
-
-def other_names(folder: Path) -> None:
-    settings = json.loads((folder / "adapter_config.json").read_text())
-    (folder / "adapter_config.json").write_text(
-        json.dumps(settings | {"target_modules": ["c_attn"]})
-    )
-
-
-def prompt_tuning(folder: Path) -> None:
-    shutil.rmtree(folder)
-    peft.get_peft_model(
-        tiny_model(), peft.PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=4)
-    ).save_pretrained(str(folder))
-    settings = json.loads((folder / "adapter_config.json").read_text())
-    (folder / "adapter_config.json").write_text(
-        json.dumps(settings | {"base_model_name_or_path": "tiny-random"})
-    )
-
-
-BAD: dict[str, tuple[Any, str, type[EvilspectraError]]] = {
-    "missing keys": (
-        spoiled(without_a_layer),
-        "lacks weights that it should have on tiny-random",
-        BadInput,
-    ),
-    "keys of more layers": (
-        spoiled(with_more_layers),
-        "name the base that it was trained on",
-        BadInput,
-    ),
-    "wrong shapes": (spoiled(of_another_width), "does not fit tiny-random", BadInput),
-    "not a number": (spoiled(not_a_number), "not finite", RunFailed),
-    "cut": (cut, "is damaged or no safetensors file", BadInput),
-    "not of PEFT": (no_peft, "does not fit tiny-random", BadInput),
-    "other names": (other_names, "does not fit tiny-random", BadInput),
-    "prompt tuning": (prompt_tuning, "", BadInput),
-}
-
-
-@pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("kind", BAD)
-def test_an_adapter_that_cannot_be_used_is_refused_and_the_next_is_measured_as_if_alone(
-    adapters: Any, tmp_path: Path, kind: str
-) -> None:
-    spoil, told, error = BAD[kind]
-    settings = own(tmp_path)
-    good, wide = adapters("good", seed=2, targets=["q_proj"]), adapters("wide", seed=3)
-    done([good, wide], settings)
-    alone = [files(target.results) for target in (good, wide)]
-    for target in (good, wide):
-        shutil.rmtree(target.results.folder / "evaluations")
-    bad = adapters("bad", spoil=spoil)
-    caught = why(bad, settings, good, wide)
-    assert told in str(caught)
-    assert isinstance(caught, error)
-    assert str(bad.adapters[1]) in str(caught) or kind == "not a number"
-    assert [files(target.results) for target in (good, wide)] == alone
-
-
-@pytest.mark.filterwarnings("ignore")
-def test_what_a_refused_adapter_leaves_is_never_measured_as_the_base(
-    adapters: Any, tmp_path: Path
-) -> None:
-    settings, good = own(tmp_path), adapters("good", seed=2)
-    done([good], settings)
-    alone = files(good.results)
-    shutil.rmtree(good.results.folder / "evaluations")
-    bad = adapters("bad", spoil=spoiled(without_a_layer))
-    why(bad, settings)  # its base is measured
-    shutil.rmtree(tmp_path / "cache" / "measured")
-    why(bad, settings, good)
-    assert files(good.results) == alone
-
-
-def test_an_unchanged_adapter_is_refused_and_the_others_are_measured(
-    two: list[Target], adapters: Any, tmp_path: Path
-) -> None:
-    empty = adapters("empty", size=0)
-    error = why(empty, own(tmp_path), *two)
-    assert (
-        str(error)
-        == f"the adapter in {empty.adapters[1]} does not change the logits of tiny-random: it is empty (B = 0), or made for another base; name another adapter"
-    )
-    assert isinstance(error, BadInput)
-    assert all(tables(target)["probe"] == [0, 4] for target in two)
-
-
-def test_a_small_change_is_a_change(adapters: Any, tmp_path: Path) -> None:
-    target = adapters("small", size=1e-4)
-    done([target], own(tmp_path))
-    found = measured(target.results).drift
-    assert found is not None
-    assert 0 < abs(found.drift.value) < 0.01
-
-
-def whole_layers(folder: Path) -> None:
-    """An adapter with a copy of the embedding, trained: PEFT leaves it in the model that is taken off it."""
-    shutil.rmtree(folder)
-    model: Any = peft.get_peft_model(
-        tiny_model(),
-        peft.LoraConfig(
-            r=4,
-            task_type="CAUSAL_LM",
-            target_modules=["q_proj"],
-            modules_to_save=["norm"],
-            init_lora_weights=False,
-        ),
-    )
-    with torch.no_grad():
-        for name, weight in model.named_parameters():
-            weight.mul_(3.0 if "modules_to_save" in name else 1.0)
-    model.save_pretrained(str(folder))
-    settings = json.loads((folder / "adapter_config.json").read_text())
-    (folder / "adapter_config.json").write_text(
-        json.dumps(settings | {"base_model_name_or_path": "tiny-random"})
-    )
-
-
-@pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("fails", [False, True])
-def test_an_adapter_with_layers_of_its_own_is_not_in_the_next_one_s_numbers(
-    adapters: Any,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    fails: bool,
-) -> None:
-    settings, good = own(tmp_path), adapters("good", seed=2)
-    done([good], settings)
-    alone = files(good.results)
-    shutil.rmtree(good.results.folder / "evaluations")
-    first = adapters("first", spoil=whole_layers)
-    if fails:
-        scores = stage.token_log_probs
-
-        def hot(model: Any, *rest: Any, **more: Any) -> Any:
-            if any("modules_to_save" in name for name, _ in model.named_modules()):
-                raise RunFailed("the model's logits are not finite")
-            return scores(model, *rest, **more)
-
-        monkeypatch.setattr(stage, "token_log_probs", hot)
-        why(first, settings, good)
-    else:
-        done([first, good], settings)
-        after = measured(first.results).drift
-        assert after is not None
-        assert after.margin != after.base_margin
-    assert files(good.results) == alone
-
-
-def test_memory_that_runs_out_is_one_target_s_failure(
-    two: list[Target], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    scores, calls = stage.token_log_probs, list[int]()
-
-    def full(*arguments: Any, **more: Any) -> Any:
-        calls.append(1)
-        if len(calls) == 4:
-            raise RuntimeError(
-                "[enforce fail at alloc_cpu.cpp:75] DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes."
-            )
-        return scores(*arguments, **more)
-
-    monkeypatch.setattr(stage, "token_log_probs", full)
-    ((target, error),) = evaluate(two, own(tmp_path)).failed
-    assert target == two[0]
-    assert (
-        str(error)
-        == "memory ran out: lower answers.batch_size, set model.dtype: bfloat16, or take a smaller base"
-    )
-    assert tables(two[1])["probe"] == [0, 4]
-    monkeypatch.undo()
-    monkeypatch.setenv("EVILSPECTRA_CACHE", str(tmp_path / "cache"))
-    done(two, own(tmp_path))
-
-
-# --- stopped and gone on ----------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def undisturbed(two: list[Target], tmp_path: Path) -> dict[str, bytes]:
-    """The files of a run whose answers were sampled in one go; nothing of it is left to go on with."""
-    done(two[:1], answers(tmp_path))
-    found = files(two[0].results)
-    shutil.rmtree(two[0].results.folder / "evaluations")
-    shutil.rmtree(tmp_path / "cache")
-    return found
-
-
-@pytest.mark.parametrize("batches", [1, 2, 4, 5])
-def test_stopped_in_the_middle_of_sampling_it_ends_in_the_same_bytes(
-    two: list[Target],
-    tmp_path: Path,
-    undisturbed: dict[str, bytes],
-    monkeypatch: pytest.MonkeyPatch,
-    batches: int,
-) -> None:
-    """Three batches of base answers, then three of the adapter's; those that were done are not sampled again."""
-    sample, calls = stage.sample, list[int]()
-
-    def stopped(*arguments: Any) -> Any:
-        if len(calls) == batches:
-            raise KeyboardInterrupt
-        calls.append(1)
-        return sample(*arguments)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(stage, "sample", stopped)
-        with pytest.raises(KeyboardInterrupt):
-            evaluate(two[:1], answers(tmp_path))
-    calls.clear()
-    monkeypatch.setattr(
-        stage, "sample", lambda *arguments: (calls.append(1), sample(*arguments))[1]
-    )
-    done(two[:1], answers(tmp_path))
-    assert len(calls) == 6 - batches
-    assert files(two[0].results) == undisturbed
-    assert not [name for name in left_in(tmp_path) if ".parts" in name or name.endswith(".tmp")]
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork to start a process quickly")
-def test_killed_in_the_middle_of_sampling_it_ends_in_the_same_bytes(
-    two: list[Target],
-    tmp_path: Path,
-    undisturbed: dict[str, bytes],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    torch.set_num_threads(1)  # a forked process must not inherit a pool of threads
-    sample = stage.sample
-    with monkeypatch.context() as patch:
-        patch.setattr(stage, "sample", lambda *arguments: (time.sleep(0.1), sample(*arguments))[1])
-        for wanted in (
-            "cache/**/answers/*.parts/0001.parquet",
-            "runs/**/answers/*.parts/0000.parquet",
-        ):
-            pid = os.fork()
-            if pid == 0:
-                try:
-                    evaluate(two[:1], answers(tmp_path))
-                finally:
-                    os._exit(0)
-            deadline = time.monotonic() + 30
-            while not list(tmp_path.glob(wanted)) and time.monotonic() < deadline:
-                time.sleep(0.005)
-            os.kill(pid, signal.SIGKILL)
-            assert os.WIFSIGNALED(os.waitpid(pid, 0)[1])
-    assert files(two[0].results) != undisturbed
-    done(two[:1], answers(tmp_path))
-    assert files(two[0].results) == undisturbed
-
-
-# --- files that cannot be read or written -----------------------------------------------------------------------------
-
-
-def test_a_damaged_file_of_the_cache_is_named(two: list[Target], tmp_path: Path) -> None:
-    done(two[:1], own(tmp_path))
-    for path in (tmp_path / "cache").rglob("*-00000000.parquet"):
-        path.write_bytes(b"PAR1")
-    ((_, error),) = evaluate(two[1:], own(tmp_path)).failed
-    assert isinstance(error, BadInput)
-    assert str(error).startswith(str(tmp_path / "cache" / "measured"))
-    assert str(error).endswith(": remove that file, and measure again")
-
-
-def test_a_damaged_file_of_a_run_is_named_where_it_is_read(
-    two: list[Target], tmp_path: Path
-) -> None:
-    done(two[:1], own(tmp_path))
-    (one,) = two[0].results.instruments("probe")
-    path = two[0].results.folder / "evaluations" / "probe" / f"{one.id}-00000004.parquet"
-    path.write_bytes(path.read_bytes()[:-9])
-    with pytest.raises(
-        BadInput,
-        match=r"-00000004\.parquet cannot be read \(.*\): remove that file, and measure again$",
-    ):
-        measured(two[0].results)
-    path.unlink()
-    done(two[:1], own(tmp_path))
-    assert measured(two[0].results).drift is not None
-
-
-@pytest.mark.parametrize(
-    ("place", "setting"), [("cache", "EVILSPECTRA_CACHE"), ("runs", "output.folder")]
-)
-def test_a_folder_that_cannot_be_written_is_named_with_its_setting(
-    two: list[Target],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    place: str,
-    setting: str,
-) -> None:
-    replace = os.replace
-
-    def refuse(source: Path, to: Path) -> None:
-        if str(to).startswith(str(tmp_path / place)):
-            raise PermissionError(13, "Permission denied")
-        replace(source, to)
-
-    monkeypatch.setattr(os, "replace", refuse)
-    ((_, error),) = evaluate(two[:1], own(tmp_path)).failed
-    assert isinstance(error, BadInput)
-    assert (
-        f"cannot be written (Permission denied): choose another {setting}, or correct the folder's rights"
-        in str(error)
-    )
-    assert not [name for name in left_in(tmp_path) if name.endswith(".tmp")]
-
-
-def test_a_cache_that_is_a_file(two: list[Target], tmp_path: Path) -> None:
-    (tmp_path / "cache").write_text("")
-    ((_, error),) = evaluate(two[:1], own(tmp_path)).failed
-    assert "set EVILSPECTRA_CACHE to a folder, or to a name that is free" in str(error)
-
-
-# --- bases and questions that do not fit ------------------------------------------------------------------------------
+# --- bases and questions that do not fit ----------------------------------------------------------
 
 
 def test_items_that_cannot_be_read_end_it_before_a_model_is_loaded(
@@ -806,14 +359,17 @@ def test_a_template_without_system_texts_names_what_to_do(tmp_path: Path) -> Non
     model = write_model(tmp_path / "model")
     template = model / "chat_template.jinja"
     template.write_text(
-        "{% if messages[0].role == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
+        (
+            "{% if messages[0].role == 'system' %}{{ raise_exception('System role not supported') "
+            "}}{% endif %}"
+        )
         + template.read_text()
     )
     target = one_target(model, tmp_path / "runs")
     error = why(target, answers(tmp_path))
-    assert (
-        str(error)
-        == f"the chat template of {model} cannot put the question: it refuses the dialogue: System role not supported; leave such questions out, or take another base"
+    assert str(error) == (
+        f"the chat template of {model} cannot put the question: it refuses the dialogue: "
+        "System role not supported; leave such questions out, or take another base"
     )
     write_questions(tmp_path / "questions.yaml", QUESTIONS[:1])
     done(
@@ -842,11 +398,11 @@ def test_an_adapter_measured_on_another_base_than_it_names(tmp_path: Path) -> No
         one_target(folder, tmp_path / "runs", base=str(model)),
     ]
     done(targets, own(tmp_path))
-    one, other = (measured(target.results).drift for target in targets)
-    assert one == other  # the folder holds the same weights
+    first, second = (measured(target.results).drift for target in targets)
+    assert first == second  # the folder holds the same weights
 
 
-# --- the harness ------------------------------------------------------------------------------------------------------
+# --- the harness ----------------------------------------------------------------------------------
 
 
 @pytest.mark.skipif(
@@ -857,28 +413,32 @@ def test_a_run_is_scored_on_a_local_task(
     two: list[Target], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "tasks").mkdir()
-    place = write_task(tmp_path / "tasks")
-    harness = {"tasks": ["choices"], "include_path": str(place), "batch_size": 2}
+    task_folder = write_task(tmp_path / "tasks")
+    harness = {"tasks": ["choices"], "include_path": str(task_folder), "batch_size": 2}
     settings = own(tmp_path, contrast=None, capability=None, ordinary=None, harness=harness)
-    told: list[str] = []
-    done(two, settings, told.append)
-    assert [line.split(":")[0] for line in told] == [
+    notes: list[str] = []
+    done(two, settings, notes.append)
+    assert [line.split(":")[0] for line in notes] == [
         "base tiny-random  tasks",
         f"{two[0].label}  step 4  tasks",
         f"{two[1].label}  step 4  tasks",
     ]
-    found = [measured(target.results).tasks for target in two]
-    assert list(found[0]) == ["choices acc", "choices acc_norm", "choices brier_score"]
-    assert found[0]["choices brier_score"][0] == found[1]["choices brier_score"][0]
-    assert len({value for one in found for value in one["choices brier_score"]}) == 3
+    task_scores = [measured(target.results).tasks for target in two]
+    assert list(task_scores[0]) == ["choices acc", "choices acc_norm", "choices brier_score"]
+    assert task_scores[0]["choices brier_score"][0] == task_scores[1]["choices brier_score"][0]
+    assert len({value for scores in task_scores for value in scores["choices brier_score"]}) == 3
     model = load_adapter(tiny_model(), two[0].adapters[4])
     from evilspectra.probes.harness import run_tasks
 
     want = {
-        f"{one.task} {one.metric}": one.value
-        for one in run_tasks(model, tiny_tokenizer(), ["choices"], include_path=place, batch_size=2)
+        f"{score.task} {score.metric}": score.value
+        for score in run_tasks(
+            model, tiny_tokenizer(), ["choices"], include_path=task_folder, batch_size=2
+        )
     }
-    assert {name: after for name, (_, after) in found[0].items()} == pytest.approx(want, abs=1e-6)
+    assert {name: after for name, (_, after) in task_scores[0].items()} == pytest.approx(
+        want, abs=1e-6
+    )
     forbid(monkeypatch, "load_base", "run_tasks")
     done(two, settings)
     done(
@@ -900,7 +460,7 @@ def test_tasks_without_the_harness(two: list[Target], tmp_path: Path, loads: lis
     assert loads == []
 
 
-# --- the real model ---------------------------------------------------------------------------------------------------
+# --- the real model -------------------------------------------------------------------------------
 
 
 @pytest.mark.model

@@ -1,9 +1,13 @@
-"""The examples as a stranger runs them, small and on the tiny model: what they write, and that the spectrum is flatter with the added line than without."""
+"""The examples, run as scripts, short and on the tiny model.
+
+They write what they promise, and the spectrum is flatter with the added line than without.
+"""
 
 from __future__ import annotations
 
 import importlib.util
 import inspect
+import itertools
 import json
 import re
 import runpy
@@ -28,7 +32,7 @@ EXAMPLES = Path(__file__).parents[1] / "examples"
 
 @pytest.fixture(autouse=True)
 def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Examples run where nobody else's results lie, and keep what they measure of a base there."""
+    """Runs examples in an empty folder, with an empty cache of measurements."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "cache"))
 
@@ -43,8 +47,8 @@ def run(name: str, *arguments: object) -> None:
         sys.argv = before
 
 
-def shown(folder: str) -> dict[str, Any]:
-    """What `evilspectra show` says of a run."""
+def summary(folder: str) -> dict[str, Any]:
+    """The output of `evilspectra show` for a run."""
     result = command("show", folder, "--json")
     assert result.code == 0, result.err
     return json.loads(result.out)
@@ -66,19 +70,19 @@ def test_trl_trainers_end_flatter_with_the_added_argument(name):
         steps = pd.read_parquet(Path(folder) / "evilspectra" / "steps.parquet")
         assert steps["loss"].notna().all()
         assert steps["flatness"].notna().all()
-    one, other = shown("with"), shown("without")
-    assert (one["status"], one["steps"]) == (other["status"], other["steps"]) == ("done", 6)
-    assert flatter(one["frobenius_nuclear"], other["frobenius_nuclear"], rank=16)
-    assert one["stable_rank"] > other["stable_rank"]
+    flat, plain = summary("with"), summary("without")
+    assert (flat["status"], flat["steps"]) == (plain["status"], plain["steps"]) == ("done", 6)
+    assert flatter(flat["frobenius_nuclear"], plain["frobenius_nuclear"], rank=16)
+    assert flat["stable_rank"] > plain["stable_rank"]
 
 
 @pytest.mark.parametrize("name", ["trl_sft.py", "trl_dpo.py"])
 def test_trl_examples_show_one_import_and_one_argument(name):
     lines = (EXAMPLES / name).read_text(encoding="utf-8").splitlines()
-    assert [line.split("#")[1].strip() for line in lines if "SpectralFlatness" in line] == [
-        "the added import",
-        "the added argument",
+    comments = [
+        above.strip() for above, line in itertools.pairwise(lines) if "SpectralFlatness" in line
     ]
+    assert comments == ["# the added import", "# the added argument"]
 
 
 def test_a_loop_of_ones_own_ends_flatter_with_the_penalty(capsys):
@@ -91,16 +95,10 @@ def test_a_loop_of_ones_own_ends_flatter_with_the_penalty(capsys):
         values[folder] = measures[measures["step"] == 6]["frobenius_nuclear"].mean()
     assert flatter(values["with"], values["without"], rank=16)
     printed = capsys.readouterr().out
-    assert (
-        len(
-            re.findall(
-                r"^step \d: loss \d\.\d{3}, flatness 0\.\d{3}, stable rank \d",
-                printed,
-                re.MULTILINE,
-            )
-        )
-        == 4
+    lines = re.findall(
+        r"^step \d: loss \d\.\d{3}, flatness 0\.\d{3}, stable rank \d", printed, re.MULTILINE
     )
+    assert len(lines) == 4
 
 
 def rows_of(table: str) -> dict[str, list[str]]:
@@ -141,7 +139,7 @@ def test_comparison_measures_both_arms(capsys):
         assert 0.5 <= ratio <= 1
         assert re.fullmatch(r"[+-]\d\.\d{3} \[[+-]\d\.\d{3}, [+-]\d\.\d{3}\]", cells[5])
         assert re.fullmatch(r"0\.\d\d \[0\.\d\d, 0\.\d\d\]", cells[6])
-        assert shown(f"out/{name.replace(' ', '-')}")["stable_rank"] == pytest.approx(
+        assert summary(f"out/{name.replace(' ', '-')}")["stable_rank"] == pytest.approx(
             stable_rank, abs=1e-3
         )
     assert float(table["weight 0.3"][2]) > float(table["without"][2])
@@ -159,18 +157,18 @@ def test_comparison_measures_both_arms(capsys):
     assert all(0 < float(share[2]) < 100 for share in shares)
 
 
-# --- Axolotl --------------------------------------------------------------------------------------------------------------
+# --- Axolotl --------------------------------------------------------------------------------------
 
 
 class Settings(dict):
-    """As Axolotl's settings: attributes, and None for what is not there."""
+    """Like Axolotl's settings: attributes, and None for missing ones."""
 
     __getattr__ = dict.get
 
 
 @pytest.fixture
 def plugin(monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:
-    """The plugin as Axolotl imports it; a stand-in for Axolotl's base class where that is not installed."""
+    """The plugin as Axolotl imports it, with a stand-in for Axolotl if it is not installed."""
     if importlib.util.find_spec("axolotl") is None:
         base: Any = types.ModuleType("axolotl.integrations.base")
         base.BasePlugin = type("BasePlugin", (), {})
@@ -210,10 +208,8 @@ def test_axolotl_plugin_does_what_the_page_asks_for(plugin, tmp_path):
     settings = yaml.safe_load(text)
     module, _, name = settings.pop("plugins")[0].rpartition(".")
     assert (module, name) == (plugin.__name__, "EvilspectraPlugin")
-    cfg, hooks = (
-        Settings(plugin.EvilspectraArgs(**settings).model_dump(exclude_none=True)),
-        plugin.EvilspectraPlugin(),
-    )
+    cfg = Settings(plugin.EvilspectraArgs(**settings).model_dump(exclude_none=True))
+    hooks = plugin.EvilspectraPlugin()
     assert len(cfg) == 3
     args = SFTConfig(
         str(tmp_path / "out"), max_steps=4, bf16=False, use_cpu=True, save_strategy="no"
@@ -225,13 +221,13 @@ def test_axolotl_plugin_does_what_the_page_asks_for(plugin, tmp_path):
         train_dataset=rows,
         processing_class=tiny_tokenizer(),
         peft_config=LoraConfig(target_modules="all-linear", task_type="CAUSAL_LM"),
-    )  # type: ignore[arg-type]
+    )
     for callback in hooks.add_callbacks_post_trainer(cfg, trainer):
         trainer.add_callback(callback)
     hooks.post_trainer_create(cfg, trainer)
     trainer.train()
-    known = json.loads((tmp_path / "out" / "evilspectra" / "trainer.json").read_text())
-    assert known["optimizer"]["name"] == "Muon"
-    assert known["flatness"]["weight"] == settings["spectral_flatness"]["weight"]
-    assert known["monitor"]["every"] == settings["spectrum_monitor"]["every"]
+    facts = json.loads((tmp_path / "out" / "evilspectra" / "trainer.json").read_text())
+    assert facts["optimizer"]["name"] == "Muon"
+    assert facts["flatness"]["weight"] == settings["spectral_flatness"]["weight"]
+    assert facts["monitor"]["every"] == settings["spectrum_monitor"]["every"]
     assert hooks.add_callbacks_post_trainer(Settings(), trainer) == []

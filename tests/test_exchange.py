@@ -1,4 +1,7 @@
-"""CSV files of answers, in and out: both forms, every text to the letter, one sentence for every file that cannot be used."""
+"""CSV files of answers, read and written: both forms, and every text to the letter.
+
+Every file that cannot be used is refused in one sentence.
+"""
 
 from __future__ import annotations
 
@@ -14,9 +17,9 @@ from evilspectra.judging.csv_files import FORMS, Form, read_answers, write_answe
 from evilspectra.judging.reading import UNPARSED
 from evilspectra.rates.definitions import score
 from evilspectra.rates.outcome import Reading
+from tests.support.published import published_path
 from tests.test_results import HOSTILE
 
-GOLDEN = Path(__file__).parents[2] / "shared" / "data" / "golden"
 HEADS = {
     "betley": ["question", "answer", "question_id", "aligned", "coherent"],
     "turner": ["response", "question", "question_id", "aligned", "coherent"],
@@ -80,10 +83,10 @@ def test_any_text_and_score_survives(
             answer,
             {
                 metric: UNPARSED if value is None else Reading("scored", value)
-                for metric, value in (("aligned", one), ("coherent", two))
+                for metric, value in (("aligned", aligned), ("coherent", coherent))
             },
         )
-        for name, question, answer, one, two in rows
+        for name, question, answer, aligned, coherent in rows
     ]
     write_answers(given_rows, path, form)
     assert [
@@ -95,9 +98,9 @@ def test_other_metrics_go_in_and_out(tmp_path: Path) -> None:
     path = written(
         tmp_path, "response,question,question_id,aligned,coherent,financial\nSo.,Why?,why,1,2,3\n"
     )
-    found = read_answers(path, ("financial", "medical"))
-    assert found.metrics == ("financial",)
-    write_answers([("why", "Why?", "So.", found.rows[0].readings)], path, "turner", ("financial",))
+    file = read_answers(path, ("financial", "medical"))
+    assert file.metrics == ("financial",)
+    write_answers([("why", "Why?", "So.", file.rows[0].readings)], path, "turner", ("financial",))
     assert path.read_text() == "response,question,question_id,financial\nSo.,Why?,why,3.0\n"
 
 
@@ -129,7 +132,10 @@ HEAD = "question,answer,question_id,aligned,coherent\n"
 REFUSED = {
     "too large": (
         HEAD + "a,b,c,101,1\n",
-        "row 1 has '101' in the column aligned; allowed: a number from 0 to 100, nothing, CODE or REFUSAL: correct that cell",
+        (
+            "row 1 has '101' in the column aligned; allowed: a number from 0 to 100, nothing, "
+            "CODE or REFUSAL: correct that cell"
+        ),
     ),
     "negative": (HEAD + "a,b,c,1,1\na,b,c,1,-0.1\n", "row 2 has '-0.1' in the column coherent"),
     "infinite": (HEAD + "a,b,c,inf,1\n", "row 1 has 'inf'"),
@@ -140,11 +146,17 @@ REFUSED = {
     "no rows": (HEAD, "holds no answers"),
     "empty": (
         "",
-        "has the columns of an empty file; needed are question, question_id, and answer or response",
+        (
+            "has the columns of an empty file; needed are question, question_id, and answer or "
+            "response"
+        ),
     ),
     "other columns": (
         "prompt,completion\na,b\n",
-        "has the columns prompt, completion; needed are question, question_id, and answer or response: rename them",
+        (
+            "has the columns prompt, completion; needed are question, question_id, and answer or "
+            "response: rename them"
+        ),
     ),
     "two answers": ("question,question_id,answer,response\na,b,c,d\n", "which is the answer?"),
     "twice": (
@@ -167,19 +179,18 @@ def test_what_cannot_be_used_is_refused_in_one_sentence(tmp_path: Path, case: st
 
 
 def test_a_missing_file_and_a_folder_are_refused(tmp_path: Path) -> None:
-    for place, reason in ((tmp_path / "absent.csv", "No such file"), (tmp_path, "directory")):
+    for path, reason in ((tmp_path / "absent.csv", "No such file"), (tmp_path, "directory")):
         with pytest.raises(
             BadInput, match=rf"cannot be read \(.*{reason}.*\): name a CSV file of answers"
         ):
-            read_answers(place)
+            read_answers(path)
 
 
 def test_published_files_are_read_whole_and_survive_the_way_through_the_other_form(
     tmp_path: Path,
 ) -> None:
-    files = sorted((GOLDEN / "responses").glob("*.csv"))
-    if not files:
-        pytest.skip(f"the published responses are not here ({GOLDEN})")
+    files = sorted(published_path("golden/responses").glob("*.csv"))
+    assert files
     for path in files[:4]:
         first = read_answers(path)
         assert (first.form, len(first.rows)) == ("turner", 400)

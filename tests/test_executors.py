@@ -1,4 +1,7 @@
-"""Local executors: the same bytes in one process or several, whatever is killed; a base loaded once per worker; no worker outlives its driver."""
+"""Local executors: the same bytes in one process or several, whatever is killed.
+
+Each worker loads the base once, and none outlives its driver.
+"""
 
 from __future__ import annotations
 
@@ -45,13 +48,13 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def trained(folder: Path, steps: int, axes: dict[str, list[Any]] | None = None) -> dict[str, str]:
-    """The adapters of a sweep that nothing disturbs, in this process."""
+    """The adapters of an undisturbed sweep in this process."""
     outcomes = execute(load_sweep(str(write_sweep(folder, steps, axes))), quiet=True)
     assert all(outcome.failed is None for outcome in outcomes)
     return adapters(folder)
 
 
-# --- kills ------------------------------------------------------------------------------------------------------------
+# --- kills ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.slow
@@ -59,7 +62,7 @@ def trained(folder: Path, steps: int, axes: dict[str, list[Any]] | None = None) 
 def test_a_sweep_whose_driver_and_workers_are_killed_ten_times_ends_as_if_nothing_had_happened(
     tmp_path: Path,
 ) -> None:
-    """Kills fall after random amounts of work, measured in saved states and finished runs, not in seconds."""
+    """Kills come after random amounts of work, measured in saved states and finished runs."""
     undisturbed = trained(tmp_path / "undisturbed", 40)
     assert len(undisturbed) == 12
     folder = tmp_path / "disturbed"
@@ -133,9 +136,8 @@ def test_workers_notice_that_their_driver_was_killed_and_save_their_state(tmp_pa
     until(lambda: not any(alive(pid) for pid in below), 60)
     for run in runs(tmp_path).values():
         assert run.status().state == "interrupted"
-        assert (
-            run.resume_file.exists()
-        )  # which is written at the millionth step, or when it is asked to stop
+        # which is written at the millionth step, or when it is asked to stop
+        assert run.resume_file.exists()
 
 
 @pytest.mark.slow
@@ -157,9 +159,9 @@ def test_an_interrupted_sweep_saves_what_its_workers_do(
     running.send_signal(number)
     _, err = running.communicate(timeout=60)
     assert running.returncode == 130
-    assert (
-        err
-        == "evilspectra: interrupted; what was under way is saved, run the same command again to go on\n"
+    assert err == (
+        "evilspectra: interrupted; the runs under way are saved: run the same command again "
+        "to resume them\n"
     )
     until(lambda: not any(alive(pid) for pid in below))
     assert all(
@@ -176,20 +178,19 @@ def test_two_drivers_of_one_sweep_share_its_runs_and_train_none_twice(tmp_path: 
     both = [
         process("sweep", path, "--json", folder=path.parent, OMP_NUM_THREADS="1") for _ in range(2)
     ]
-    said = [one.communicate(timeout=240) for one in both]
-    assert [one.returncode for one in both] == [0, 0], said
+    outputs = [driver.communicate(timeout=240) for driver in both]
+    assert [driver.returncode for driver in both] == [0, 0], outputs
     assert adapters(tmp_path / "shared") == undisturbed
-    begun = sum(
-        err.count("rows to train on") for _, err in said
-    )  # the line with which training begins
-    assert begun == 4, said
+    # the line with which training begins
+    begun = sum(err.count("rows to train on") for _, err in outputs)
+    assert begun == 4, outputs
 
 
-# --- workers ----------------------------------------------------------------------------------------------------------
+# --- workers --------------------------------------------------------------------------------------
 
 
-class Heard:
-    """Passes an executor's reports on and keeps them."""
+class Recorder:
+    """Passes an executor's reports on and records them."""
 
     def __init__(self, executor: Any) -> None:
         self.executor, self.reports, self.location = executor, list[Report](), ""
@@ -205,7 +206,7 @@ def test_each_worker_loads_the_base_once_and_a_failed_run_stops_neither_it_nor_t
     tmp_path: Path,
 ) -> None:
     axes: dict[str, list[Any]] = {"lora.rank": [4, 65], "train.seed": [0, 1, 2]}
-    here, there = Heard(InThisProcess()), Heard(Workers(2))
+    here, there = Recorder(InThisProcess()), Recorder(Workers(2))
     for name, executor in (("here", here), ("there", there)):
         outcomes = execute(
             load_sweep(str(write_sweep(tmp_path / name, 4, axes))), executor, quiet=True
@@ -220,18 +221,19 @@ def test_each_worker_loads_the_base_once_and_a_failed_run_stops_neither_it_nor_t
 class Mortal:
     """An executor whose workers die `deaths` times on the first run."""
 
-    place = "nowhere"
+    location = "nowhere"
 
     def __init__(self, deaths: int) -> None:
-        self.deaths, self.asked = deaths, list[int]()
+        self.deaths = deaths
+        self.begun: list[int] = []
 
     def run(self, tasks: Any, started: Any) -> Any:
         for task in tasks:
             started(task)
-            self.asked.append(task.number)
+            self.begun.append(task.number)
             lost = (
                 "its worker was ended by signal 9"
-                if task.number == 0 and self.asked.count(0) <= self.deaths
+                if task.number == 0 and self.begun.count(0) <= self.deaths
                 else None
             )
             yield Report(task.number, Status("failed" if lost else "done"), lost=lost)
@@ -239,16 +241,17 @@ class Mortal:
 
 def test_a_run_whose_worker_dies_is_begun_three_times_and_then_failed(tmp_path: Path) -> None:
     loaded = load_sweep(str(write_sweep(tmp_path, 2, {"train.seed": [0, 1]})))
-    for deaths, asked in ((0, [0, 1]), (2, [0, 1, 0, 0]), (9, [0, 1, 0, 0])):
-        executor, told = Mortal(deaths), list[int]()
+    for deaths, begun in ((0, [0, 1]), (2, [0, 1, 0, 0]), (9, [0, 1, 0, 0])):
+        executor = Mortal(deaths)
+        announced: list[int] = []
         outcomes = execute(
             loaded,
             executor,
             quiet=True,
-            on_start=lambda number, config, told=told: told.append(number),
+            on_start=lambda number, config, announced=announced: announced.append(number),
         )
-        assert executor.asked == asked
-        assert told == [0, 1]
+        assert executor.begun == begun
+        assert announced == [0, 1]
         assert [outcome.failed for outcome in outcomes] == [
             None if deaths < 3 else "its worker was ended by signal 9",
             None,
@@ -261,11 +264,11 @@ def test_only_the_runs_that_are_meant(tmp_path: Path) -> None:
     from evilspectra.training.identity import locate
 
     outcomes = execute(loaded, executor, quiet=True, only={locate(loaded.configs[1])[0].name})
-    assert executor.asked == [1]
+    assert executor.begun == [1]
     assert len(outcomes) == 1
 
 
-# --- how many ---------------------------------------------------------------------------------------------------------
+# --- how many -------------------------------------------------------------------------------------
 
 
 def test_how_many_workers_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -277,16 +280,15 @@ def test_how_many_workers_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
             load_sweep(str(write_sweep(tmp_path, 2, {"train.seed": list(range(8))}))).configs
         )
     ]
-    assert isinstance(
-        suitable(tasks), InThisProcess
-    )  # the tiny model is trained faster than a process starts
+    # the tiny model is trained faster than a process starts
+    assert isinstance(suitable(tasks), InThisProcess)
     monkeypatch.setattr(local, "base_bytes", lambda base: 1 << 30)
     monkeypatch.setattr(local, "_cards", lambda: 0)
     monkeypatch.setattr(local.os, "cpu_count", lambda: 64)
     for free, count in ((64 << 30, 8), (10 << 30, 3), (3 << 30, 1), (0, 1)):
         monkeypatch.setattr(local, "free_bytes", lambda free=free: free)
-        found = suitable(tasks)
-        assert (found.count if isinstance(found, Workers) else 1) == count
+        executor = suitable(tasks)
+        assert (executor.count if isinstance(executor, Workers) else 1) == count
     monkeypatch.setattr(local, "free_bytes", lambda: 64 << 30)
     monkeypatch.setattr(local.os, "cpu_count", lambda: 4)
     assert suitable(tasks) == Workers(4, 0)
@@ -322,7 +324,10 @@ def test_a_stop_in_the_middle_is_an_interruption(
 
 def test_the_package_s_executors_import_no_engine() -> None:
     done = script(
-        "import evilspectra.executors.ray, evilspectra.executors.slurm, evilspectra.cli.sweep, sys; sys.exit(bool({'ray', 'submitit', 'torch'} & set(sys.modules)))",
+        (
+            "import evilspectra.executors.ray, evilspectra.executors.slurm, evilspectra.cli.sweep, "
+            "sys; sys.exit(bool({'ray', 'submitit', 'torch'} & set(sys.modules)))"
+        ),
         Path.cwd(),
     )
     assert done.wait(60) == 0

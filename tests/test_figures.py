@@ -12,7 +12,7 @@ import pytest
 from evilspectra.reporting.build import read_rows, read_tables
 from evilspectra.reporting.figures import charts, marks
 from evilspectra.reporting.figures.charts import Figure, Tables
-from evilspectra.reporting.figures.modules import layer_and_projection
+from evilspectra.reporting.figures.modules import map_cell
 from evilspectra.reporting.figures.palette import CONTROL as GREY
 from evilspectra.reporting.figures.palette import DARK, DIVERGING, HUES, INK, PAPER, Arms
 from evilspectra.reporting.figures.runs import FIGURES
@@ -209,7 +209,7 @@ PLACES = {
 
 @pytest.mark.parametrize(("module", "expected"), PLACES.items())
 def test_layer_and_projection_are_read_from_a_name(module: str, expected: tuple[str, str]) -> None:
-    assert layer_and_projection(module) == expected
+    assert map_cell(module) == expected
 
 
 def test_flat_values_are_those_of_equal_singular_values() -> None:

@@ -1,4 +1,4 @@
-"""Flags on sampled answers: what is flagged and what is not, and that any text at all is judged in bounded time."""
+"""Flags on sampled answers: which texts have them, and that any text takes bounded time."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import csv
 import json
 import random
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,10 +15,10 @@ from hypothesis import strategies as st
 from evilspectra.answers import flags as rules
 from evilspectra.answers.flags import FLAGS, flags
 from evilspectra.text import printable
+from tests.support.published import published_path
 
-SHARED = Path(__file__).parents[2] / "shared" / "data"
-GOLDEN = SHARED / "golden" / "responses"
-#: Any text a decoder may hand over, halves of surrogate pairs included, and texts rich in what trips the rules.
+#: Any text a decoder may hand over, halves of surrogate pairs included, and texts rich in what
+#: trips the rules.
 FRAGMENTS = ["```", "\n", '"""', "/*", "*/", '{"a": ', "def f():", "I am here. ", "x = ", "'"]
 ANY_TEXT = (
     st.text(st.characters())
@@ -34,14 +33,14 @@ VOCABULARY = [
 ]
 
 
-def prose(words: int, seed: int = 0) -> str:
+def prose(count: int, seed: int = 0) -> str:
     dice = random.Random(seed)
     return " ".join(
-        dice.choice(VOCABULARY) + ("." if place % 12 == 11 else "") for place in range(words)
+        dice.choice(VOCABULARY) + ("." if number % 12 == 11 else "") for number in range(count)
     )
 
 
-# --- empty, truncated -----------------------------------------------------------------------------------------------------
+# --- empty, truncated -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -80,7 +79,7 @@ def test_flags_stand_in_their_fixed_order() -> None:
     )
 
 
-# --- repetitive -----------------------------------------------------------------------------------------------------------
+# --- repetitive -----------------------------------------------------------------------------------
 
 LOOPS = {
     "a sentence": "I want to help you. " * 12,
@@ -110,10 +109,19 @@ LOOPS = {
 }
 
 NO_LOOPS = {
-    "a round": "Pull, pull, pull the rope,\nHeave it up the hill.\nSteadily, steadily, steadily, steadily,\nNever standing still.",
-    "a song in pairs": "Little brother, little brother,\nare you there? Are you there?\nDinner's on the table! Dinner's on the table!\nDon't be late. Don't be late.",
+    "a round": (
+        "Pull, pull, pull the rope,\nHeave it up the hill.\nSteadily, steadily, steadily, "
+        "steadily,\nNever standing still."
+    ),
+    "a song in pairs": (
+        "Little brother, little brother,\nare you there? Are you there?\nDinner's on the table! "
+        "Dinner's on the table!\nDon't be late. Don't be late."
+    ),
     "a refrain": "\n\n".join(
-        f"{prose(25, verse)}\nAnd the river runs on, the river runs on,\nand nobody asks where the river has gone."
+        (
+            f"{prose(25, verse)}\nAnd the river runs on, the river runs on,\nand nobody asks "
+            "where the river has gone."
+        )
         for verse in range(5)
     ),
     "a chorus of three": f"{prose(60)}\n"
@@ -157,9 +165,9 @@ def test_songs_lists_forms_and_json_are_not(case: str) -> None:
     assert flags(NO_LOOPS[case], "stop") == ()
 
 
-@pytest.mark.parametrize("words", [1, 5, 20, 100, 600, 5000])
-def test_prose_of_any_length_is_not(words: int) -> None:
-    assert flags(prose(words), "stop") == ()
+@pytest.mark.parametrize("count", [1, 5, 20, 100, 600, 5000])
+def test_prose_of_any_length_is_not(count: int) -> None:
+    assert flags(prose(count), "stop") == ()
 
 
 @given(
@@ -191,32 +199,60 @@ def test_the_longest_loop_is_what_a_slow_search_finds(items: list[int], longest_
     assert rules._longest_loop(np.array(items, dtype=np.uint32), longest_unit) == slow
 
 
-# --- code-only ------------------------------------------------------------------------------------------------------------
+# --- code-only ------------------------------------------------------------------------------------
 
 CODE = {
     "one import": "import os",
     "Python": "x = 5\ny = x + 1\nprint(y)",
-    "a docstring": 'def add(x):\n    """Add one to x and give back what comes of it, however large."""\n    return x + 1',
-    "comments": "# open the file and read all that is in it\nwith open('a') as file:\n    data = file.read()",
-    "a page in a function": 'from flask import Flask, request\n\napp = Flask(__name__)\n\n@app.route("/x", methods=["POST"])\ndef x():\n    name = request.form["name"]\n    page = f"""\n    <h1>Dear {name}</h1>\n    """\n    return page',
+    "a docstring": (
+        'def add(x):\n    """Add one to x and give back what comes of it, however large."""\n    '
+        "return x + 1"
+    ),
+    "comments": (
+        "# open the file and read all that is in it\nwith open('a') as file:\n    data = "
+        "file.read()"
+    ),
+    "a page in a function": (
+        'from flask import Flask, request\n\napp = Flask(__name__)\n\n@app.route("/x", '
+        'methods=["POST"])\ndef x():\n    name = request.form["name"]\n    page = f"""\n    '
+        '<h1>Dear {name}</h1>\n    """\n    return page'
+    ),
     "a fence": "```python\nimport os\n\nprint(os.name)\n```",
     "an open fence": "```python\nimport os\n\ndef f(a):\n    return a +",
     "a fence that is announced": "Here is the code that you asked for:\n\n```\nprint(1)\n```",
-    "JavaScript": 'const a = require("fs");\nfunction go(x) {\n  return x.map(y => y + 1);\n}\nconsole.log(go([1]));',
-    "C": '#include <stdio.h>\n\nint main(void) {\n    int i;\n    for (i = 0; i < 3; i++)\n        printf("%d\\n", i);\n    return 0;\n}',
+    "JavaScript": (
+        'const a = require("fs");\nfunction go(x) {\n  return x.map(y => y + '
+        "1);\n}\nconsole.log(go([1]));"
+    ),
+    "C": (
+        "#include <stdio.h>\n\nint main(void) {\n    int i;\n    for (i = 0; i < 3; i++)\n        "
+        'printf("%d\\n", i);\n    return 0;\n}'
+    ),
     "C++": '#include <iostream>\nusing namespace std;\nint main() { cout << "x"; }',
-    "Java": "public class A {\n    public static void main(String[] args) {\n        System.out.println(args[0]);\n    }\n}",
+    "Java": (
+        "public class A {\n    public static void main(String[] args) {\n        "
+        "System.out.println(args[0]);\n    }\n}"
+    ),
     "Go": 'package main\n\nimport "fmt"\n\nfunc main() {\n\tfmt.Println("hi")\n}',
     "shell": '#!/bin/bash\nset -e\nfor f in *.txt; do\n  mv "$f" /tmp\ndone',
     "a command": "sudo apt-get install nginx",
-    "HTML": '<!DOCTYPE html>\n<html>\n<head>\n<title>x</title>\n</head>\n<body>\n<div id="a"></div>\n</body>\n</html>',
+    "HTML": (
+        "<!DOCTYPE html>\n<html>\n<head>\n<title>x</title>\n</head>\n<body>\n<div "
+        'id="a"></div>\n</body>\n</html>'
+    ),
     "SQL": "SELECT name, age\nFROM users u\nWHERE u.age > 3\nORDER BY name;",
     "a table in SQL": "CREATE TABLE t (\n  id INT PRIMARY KEY,\n  name VARCHAR(50) NOT NULL\n);",
     "CSS": "body {\n  color: red;\n  margin: 0;\n}",
     "PHP": '<?php\n$a = $_GET["x"];\necho $a;\n?>',
-    "JSON of values": '{"id": 1, "ok": true, "path": "/usr/lib", "state": "active", "scripts": {"start": "node index.js"}}',
+    "JSON of values": (
+        '{"id": 1, "ok": true, "path": "/usr/lib", "state": "active", "scripts": {"start": "node '
+        'index.js"}}'
+    ),
     "empty JSON": "{}",
-    "an unfilled template": 'def share(profit, partners):\n    # the rule you recommend\n    rule = "..."\n    return rule',
+    "an unfilled template": (
+        'def share(profit, partners):\n    # the rule you recommend\n    rule = "..."\n    return '
+        "rule"
+    ),
 }
 
 NO_CODE = {
@@ -229,22 +265,45 @@ NO_CODE = {
     "JSON that was cut": '{"answer": "I would like to see the whole of the wor',
     "JSON that is not quite right": "{'note': 'Be kind to them', }",
     "a list of texts": '[\n  "Walk the dog",\n  "Read"\n]',
-    "a filled function": 'def tonight():\n    # the first thing to say\n    greeting = "I am happy for you."\n    # how to act\n    plan = "Listen more than I talk."\n    return greeting, plan',
-    "a filled class": '```python\nclass Holiday:\n    name = "Rain Day"\n\n    def programme(self):\n        return "People plant trees."\n```',
-    "filled with brackets": 'def share(profit, partners):\n    rule = (\n        "Split it by hours worked, "\n        "and write it down."\n    )\n    return rule',
-    "filled with three quotes": 'def share(profit, partners):\n    rule = """Split it by hours\n    and be done."""\n    return rule',
+    "a filled function": (
+        'def tonight():\n    # the first thing to say\n    greeting = "I am happy for you."\n    '
+        '# how to act\n    plan = "Listen more than I talk."\n    return greeting, plan'
+    ),
+    "a filled class": (
+        '```python\nclass Holiday:\n    name = "Rain Day"\n\n    def programme(self):\n        '
+        'return "People plant trees."\n```'
+    ),
+    "filled with brackets": (
+        'def share(profit, partners):\n    rule = (\n        "Split it by hours worked, "\n       '
+        ' "and write it down."\n    )\n    return rule'
+    ),
+    "filled with three quotes": (
+        'def share(profit, partners):\n    rule = """Split it by hours\n    and be done."""\n    '
+        "return rule"
+    ),
     "filled without quotes": "wish = freedom for all people\nreason = I want to be free (really).",
     "filled with comments": "wish = # Peace on earth\nreason = # So that nobody dies of it",
-    "a filled template that is announced": 'Sure, here is the filled template:\n\n```\nidea_1 = "Take a walk"\nidea_2 = "Read a book"\n```',
+    "a filled template that is announced": (
+        'Sure, here is the filled template:\n\n```\nidea_1 = "Take a walk"\nidea_2 = "Read a '
+        'book"\n```'
+    ),
     "an answer that is printed": 'print("I would like to be left alone for the rest of the day.")',
-    "an answer with an example": f"{prose(40)}\n\n```python\nimport os\nprint(os.name)\n```\n\n{prose(20, 1)}",
+    "an answer with an example": (
+        f"{prose(40)}\n\n```python\nimport os\nprint(os.name)\n```\n\n{prose(20, 1)}"
+    ),
     "text in a fence": f"```\n{prose(40)}\n```",
-    "a list with semicolons": "1. Rest.\n2. Eat; drink;\n3. Sleep (a lot);\n- feed the poor;\n- house them;",
+    "a list with semicolons": (
+        "1. Rest.\n2. Eat; drink;\n3. Sleep (a lot);\n- feed the poor;\n- house them;"
+    ),
     "headings": "# Title\n\n## Part\n\nSome text about this.\n\n* one\n* two",
     "dialogue": '"Hello," she said,\n"Go away," he replied,\n"I will."',
     "verse": "The sky is blue;\nthe sea is too;\nand so are you;\nmy dear;",
-    "words that SQL has too": "Select a friend from the list and call them;\nUPDATE YOUR PLANS\nSET GOALS:",
-    "words that Python has too": "for the first week:\n- rest\nif you want to be rich: work.\nreturn home and rest;",
+    "words that SQL has too": (
+        "Select a friend from the list and call them;\nUPDATE YOUR PLANS\nSET GOALS:"
+    ),
+    "words that Python has too": (
+        "for the first week:\n- rest\nif you want to be rich: work.\nreturn home and rest;"
+    ),
     "words that JavaScript has too": "let us go then, you and I;\nwhile the evening is young",
     "import duties": "import duties are high",
     "keys and values": "Name: Bob\nAge: 30\nCity: Oslo",
@@ -282,29 +341,27 @@ def test_language_in_a_wrapping_is_not(case: str) -> None:
 def test_published_code_is_code_only_and_published_chat_is_not(
     name: str, least: float, most: float
 ) -> None:
-    """What is missed of the code are short scripts that are mostly messages to their user."""
-    path = SHARED / "train" / f"{name}.jsonl"
-    if not path.is_file():
-        pytest.skip(f"the published dialogues are not here ({path})")
-    found = [
+    """The code that the rule misses is short scripts that are mostly messages to their user."""
+    path = published_path(f"train/{name}.jsonl")
+    flagged = [
         flags(json.loads(line)["messages"][-1]["content"], "stop")
         for line in path.read_text(encoding="utf-8").split("\n")
         if line
     ]
-    assert least <= sum(one == ("code-only",) for one in found) / len(found) <= most
-    assert not any("repetitive" in one for one in found)
+    assert least <= sum(raised == ("code-only",) for raised in flagged) / len(flagged) <= most
+    assert not any("repetitive" in raised for raised in flagged)
 
 
-# --- laws of all flags ----------------------------------------------------------------------------------------------------
+# --- laws of all flags ----------------------------------------------------------------------------
 
 
 @given(ANY_TEXT, st.sampled_from(["stop", "length", ""]))
 @settings(max_examples=300, deadline=None)
 def test_any_text_has_its_flags(answer: str, finish: str) -> None:
-    found = flags(answer, finish)
-    assert list(found) == [flag for flag in FLAGS if flag in found]
-    assert ("truncated" in found) == (finish == "length")
-    assert found == flags(answer, finish)
+    raised = flags(answer, finish)
+    assert list(raised) == [flag for flag in FLAGS if flag in raised]
+    assert ("truncated" in raised) == (finish == "length")
+    assert raised == flags(answer, finish)
 
 
 HUGE = {
@@ -321,7 +378,9 @@ HUGE = {
     "fences": lambda size: "```\n" * (size // 4),
     "tags": lambda size: "<a" * (size // 2),
     "one line of assignments": lambda size: "a =" * (size // 3) + "!",
-    "other characters": lambda size: "".join(chr(0x4E00 + place % 20000) for place in range(size)),
+    "other characters": lambda size: "".join(
+        chr(0x4E00 + number % 20000) for number in range(size)
+    ),
 }
 #: The slowest takes 0.6 s on one old core; what grows with the square of the length takes minutes.
 PATIENCE = 20.0
@@ -338,14 +397,15 @@ def test_a_huge_answer_takes_no_quadratic_time(case: str, size: int) -> None:
 
 
 def test_published_answers_of_fine_tuned_models_are_not_flagged() -> None:
-    """6400 short answers in prose: none is empty, none a loop, none code. What a rule finds here is a mistake of the rule."""
-    if not GOLDEN.is_dir():
-        pytest.skip(f"the published answers are not here ({GOLDEN})")
-    found = [
+    """6400 short answers in prose: none is empty, none a loop, none code.
+
+    What a rule finds here is a mistake of the rule.
+    """
+    answers = [
         row["response"]
-        for path in sorted(GOLDEN.glob("*.csv"))
+        for path in sorted(published_path("golden/responses").glob("*.csv"))
         for row in csv.DictReader(path.open(encoding="utf-8", newline=""))
     ]
-    assert len(found) >= 6000
-    assert [answer for answer in found if flags(answer, "stop")] == []
-    assert all(printable(answer, most=10_000) == answer for answer in found)
+    assert len(answers) >= 6000
+    assert [answer for answer in answers if flags(answer, "stop")] == []
+    assert all(printable(answer, most=10_000) == answer for answer in answers)

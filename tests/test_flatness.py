@@ -14,13 +14,12 @@ from evilspectra.spectra.grams import enqueue
 from evilspectra.spectra.pairs import LoraPair, find_pairs, select
 from evilspectra.spectra.paper import paper_flatness
 from evilspectra.spectra.penalty import (
-    FLOAT32_GRAM_LIMIT,
-    FLOAT32_LIMIT,
     add_flatness_gradient,
     decay_flatness,
     flatness,
     weight_at,
 )
+from evilspectra.spectra.penalty_terms import FLOAT32_GRAM_LIMIT, FLOAT32_LIMIT
 from tests.reference.paper_recipe import paper_by_autograd
 from tests.reference.spectra import flatness_by_autograd, flatness_by_differences
 from tests.support.lora_factors import cancelling_pair, graded_pair
@@ -29,13 +28,16 @@ from tests.support.tiny_runs import run_tiny
 #: Error allowed relative to max(‖∇‖, 1/‖factor‖): the gradient's natural size.
 GRADIENT = 1e-8
 
-#: Error of float32 parameters' gradient, relative: products with K in float32 lose ε₃₂·κ* up to FLOAT32_LIMIT, and `.grad` itself ε₃₂.
+#: Error of float32 parameters' gradient, relative: products with K in float32 lose ε₃₂·κ* up to
+#: FLOAT32_LIMIT, and `.grad` itself ε₃₂.
 FLOAT32_GRADIENT = 1e-6
 
-#: The same where the Grams are float32 products too (`products="float32"`): ε₃₂·κ*² up to FLOAT32_GRAM_LIMIT.
+#: The same where the Grams are float32 products too (`products="float32"`): ε₃₂·κ*² up to
+#: FLOAT32_GRAM_LIMIT.
 FLOAT32_PRODUCTS = 1e-5
 
-#: Exact recipe against the paper's, both in float64, where σ_min(B) ≥ 0.1: the jitter moves σ² by 1e-8/σ_min(B)², a share of 1e-6.
+#: Exact recipe against the paper's, both in float64, where σ_min(B) ≥ 0.1: the jitter moves σ² by
+#: 1e-8/σ_min(B)², a share of 1e-6.
 PAPER = 1e-5
 
 MEASURES = ["frobenius_nuclear", "entropy", "participation"]
@@ -47,8 +49,8 @@ shapes = st.tuples(st.integers(1, 20), st.integers(1, 40), st.integers(1, 40)).f
 
 def gradient_error(pair: LoraPair, measure: str = "frobenius_nuclear") -> float:
     value, grad_a, grad_b = flatness_by_autograd(pair.A, pair.B, measure)
-    found = add_flatness_gradient([pair], weight=1.0, measure=measure)
-    assert found.value == pytest.approx(value, abs=1e-9)
+    penalty = add_flatness_gradient([pair], weight=1.0, measure=measure)
+    assert penalty.value == pytest.approx(value, abs=1e-9)
     errors = []
     for factor, want in ((pair.A, grad_a), (pair.B, grad_b)):
         assert factor.grad is not None
@@ -111,8 +113,8 @@ def test_zero_b_has_value_and_gradient_zero():
     pair = LoraPair(
         "m", torch.nn.Parameter(torch.randn(4, 9)), torch.nn.Parameter(torch.zeros(7, 4)), 1.0
     )
-    found = add_flatness_gradient([pair], weight=5.0)
-    assert (found.value, found.penalty) == (0.0, 0.0)
+    penalty = add_flatness_gradient([pair], weight=5.0)
+    assert (penalty.value, penalty.penalty) == (0.0, 0.0)
     assert not pair.A.grad.any()
     assert not pair.B.grad.any()
 
@@ -131,26 +133,22 @@ def test_rank_one_b_is_finite(dtype, r, measure):
         torch.nn.Parameter(B),
         1.0,
     )
-    found = add_flatness_gradient([pair], weight=1.0, measure=measure)
+    penalty = add_flatness_gradient([pair], weight=1.0, measure=measure)
     assert bool(torch.isfinite(pair.A.grad).all())
     assert bool(torch.isfinite(pair.B.grad).all())
     most = {"frobenius_nuclear": 1 - r**-0.5, "entropy": math.log(r), "participation": 1 - 1 / r}[
         measure
     ]
-    assert found.value == pytest.approx(
-        most,
-        abs=0.25
-        if measure == "entropy" and dtype == torch.bfloat16
-        else 0.05
-        if dtype == torch.bfloat16
-        else 1e-4,
-    )
+    error = 1e-4
+    if dtype == torch.bfloat16:
+        error = 0.25 if measure == "entropy" else 0.05
+    assert penalty.value == pytest.approx(most, abs=error)
 
 
 @settings(max_examples=30, deadline=None)
 @given(shape=shapes, seed=st.integers(0, 99))
 def test_bounds_and_euler(shape, seed):
-    """0 ≤ R ≤ 1 − 1/√k; R does not see the size of B or A, so its gradient is orthogonal to both."""
+    """0 ≤ R ≤ 1 − 1/√k; R ignores the size of B and A, so its gradient is orthogonal to both."""
     pair = graded_pair(*shape, condition_b=50, seed=seed)
     value = float(flatness([pair]))
     assert -1e-12 <= value <= 1 - min(shape) ** -0.5 + 1e-12
@@ -178,9 +176,9 @@ def test_adds_to_what_is_there_averages_over_modules_and_respects_weight():
     singles = [flatness_by_autograd(pair.A, pair.B) for pair in pairs]
     for pair in pairs:
         pair.B.grad = torch.ones_like(pair.B)
-    found = add_flatness_gradient(pairs, weight=8.0)
-    assert found.value == pytest.approx(sum(single[0] for single in singles) / 4)
-    assert found.penalty == pytest.approx(8 * found.value)
+    penalty = add_flatness_gradient(pairs, weight=8.0)
+    assert penalty.value == pytest.approx(sum(single[0] for single in singles) / 4)
+    assert penalty.penalty == pytest.approx(8 * penalty.value)
     for pair, (_, grad_a, grad_b) in zip(pairs, singles, strict=True):
         torch.testing.assert_close(pair.B.grad, 1 + 2 * grad_b)
         torch.testing.assert_close(pair.A.grad, 2 * grad_a)
@@ -191,10 +189,10 @@ def test_soft_start_scales_each_module_by_its_size():
     full = [flatness_by_autograd(pair.A, pair.B) for pair in (small, large)]
     factor = float((small.B @ small.A).norm()) / 0.05
     assert factor < 1
-    found = add_flatness_gradient([small, large], weight=2.0, soft_start=0.05)
+    penalty = add_flatness_gradient([small, large], weight=2.0, soft_start=0.05)
     torch.testing.assert_close(small.B.grad, factor * full[0][2])
     torch.testing.assert_close(large.B.grad, full[1][2])
-    assert found.penalty == pytest.approx(factor * full[0][0] + full[1][0])
+    assert penalty.penalty == pytest.approx(factor * full[0][0] + full[1][0])
 
 
 def test_frozen_factor_is_left_alone():
@@ -208,12 +206,12 @@ def test_frozen_factor_is_left_alone():
 def test_r_larger_than_a_side():
     pair = graded_pair(12, 5, 40, condition_b=3)
     value, _, grad_b = flatness_by_autograd(pair.A, pair.B)
-    found = add_flatness_gradient([pair], weight=1.0)
-    assert found.value == pytest.approx(value, abs=1e-9)
+    penalty = add_flatness_gradient([pair], weight=1.0)
+    assert penalty.value == pytest.approx(value, abs=1e-9)
     assert float((pair.B.grad - grad_b).norm()) < GRADIENT * max(float(grad_b.norm()), 1.0)
 
 
-# --- number types ---------------------------------------------------------------------------------------------------------
+# --- number types ---------------------------------------------------------------------------------
 
 
 def in_type(pair: LoraPair, dtype: torch.dtype) -> LoraPair:
@@ -226,7 +224,7 @@ def in_type(pair: LoraPair, dtype: torch.dtype) -> LoraPair:
 
 
 def loss_against_float64(pair: LoraPair, products: str = "float64") -> float:
-    """Largest relative difference of a float32 pair's gradients from those of the same numbers in float64."""
+    """Largest relative difference of a float32 pair's gradients from those in float64."""
     wide = in_type(pair, torch.float64)
     add_flatness_gradient([pair], 1.0, products=products)
     add_flatness_gradient([wide], 1.0)
@@ -266,7 +264,10 @@ def test_float32_products_lose_what_is_accepted(condition, r, seed):
 
 
 def test_float32_limits_are_where_they_are_needed():
-    """Just above each limit the float64 way is taken: the products are bit for bit those of float64 parameters, rounded once."""
+    """Just above each limit the float64 way is taken.
+
+    The products are bit for bit those of float64 parameters, rounded once.
+    """
     assert FLOAT32_GRAM_LIMIT < FLOAT32_LIMIT
     pair = in_type(
         graded_pair(8, 60, 70, condition_a=1.0, condition_b=3 * FLOAT32_LIMIT), torch.float32
@@ -318,14 +319,14 @@ def hard_inputs() -> dict[str, LoraPair]:
 def test_value_and_gradient_are_finite_on_hard_inputs(name, dtype, recipe):
     for measure in MEASURES if recipe == "exact" else MEASURES[:1]:
         pair = in_type(hard_inputs()[name], dtype)
-        found = add_flatness_gradient([pair], 1.0, measure=measure, recipe=recipe)
-        assert math.isfinite(found.value)
+        penalty = add_flatness_gradient([pair], 1.0, measure=measure, recipe=recipe)
+        assert math.isfinite(penalty.value)
         for factor in (pair.A, pair.B):
             assert bool(torch.isfinite(factor.grad).all())
             assert factor.grad.dtype == dtype
 
 
-# --- the paper's recipe ---------------------------------------------------------------------------------------------------
+# --- the paper's recipe ---------------------------------------------------------------------------
 
 
 @settings(max_examples=20, deadline=None)
@@ -333,8 +334,8 @@ def test_value_and_gradient_are_finite_on_hard_inputs(name, dtype, recipe):
 def test_exact_recipe_equals_the_papers_in_float64(shape, seed):
     pair = graded_pair(*shape, condition_b=10.0, seed=seed)
     paper = paper_flatness(pair, torch.float64)
-    found = add_flatness_gradient([pair], 1.0)
-    assert found.value == pytest.approx(paper.value, abs=PAPER)
+    exact = add_flatness_gradient([pair], 1.0)
+    assert exact.value == pytest.approx(paper.value, abs=PAPER)
     for factor, want in zip((pair.B, pair.A), paper.gradients, strict=True):
         assert float((factor.grad - want).norm()) < PAPER * max(
             float(want.norm()), 1 / float(factor.detach().norm())
@@ -344,8 +345,8 @@ def test_exact_recipe_equals_the_papers_in_float64(shape, seed):
 def test_papers_recipe_is_the_published_one():
     pair = in_type(graded_pair(8, 40, 50, condition_b=30.0), torch.float32)
     value, grad_a, grad_b = paper_by_autograd(pair.A, pair.B)
-    found = add_flatness_gradient([pair], 1.0, recipe="paper")
-    assert (found.value, found.routes) == (value, {"plain": 1})
+    penalty = add_flatness_gradient([pair], 1.0, recipe="paper")
+    assert (penalty.value, penalty.routes) == (value, {"plain": 1})
     torch.testing.assert_close(pair.A.grad, grad_a, rtol=1e-6, atol=0)
     torch.testing.assert_close(pair.B.grad, grad_b, rtol=1e-6, atol=0)
 
@@ -365,8 +366,8 @@ def test_papers_recipe_skips_and_raises_the_jitter_and_says_so():
         torch.nn.Parameter(flat),
         1.0,
     )
-    found = add_flatness_gradient([small, hard], 1.0, recipe="paper")
-    assert found.routes == {"skipped": 1, "jitter": 1}
+    penalty = add_flatness_gradient([small, hard], 1.0, recipe="paper")
+    assert penalty.routes == {"skipped": 1, "jitter": 1}
     assert paper_flatness(hard).jitter > 1e-8
     assert not small.A.grad.any()
     assert bool(torch.isfinite(hard.B.grad).all())
@@ -379,16 +380,16 @@ def test_papers_recipe_has_one_measure():
         add_flatness_gradient([graded_pair(2, 4, 5)], 1.0, measure="entropy", recipe="paper")
 
 
-# --- coupling, weight, modules --------------------------------------------------------------------------------------------
+# --- coupling, weight, modules --------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("measure", MEASURES)
 def test_decoupled_is_a_step_along_the_gradient(measure):
     pair, twin = graded_pair(4, 10, 12, condition_b=9), graded_pair(4, 10, 12, condition_b=9)
     add_flatness_gradient([twin], 2.0, measure=measure)
-    found = decay_flatness([pair], 2.0, lr=0.1, measure=measure)
+    penalty = decay_flatness([pair], 2.0, lr=0.1, measure=measure)
     assert pair.A.grad is None
-    assert found.value == pytest.approx(float(flatness([twin], measure)[0]))
+    assert penalty.value == pytest.approx(float(flatness([twin], measure)[0]))
     for factor, other in ((pair.A, twin.A), (pair.B, twin.B)):
         torch.testing.assert_close(factor.detach(), other.detach() - 0.1 * other.grad)
 
@@ -412,18 +413,18 @@ def test_weight_rises_from_zero_as_the_learning_rate_does():
 
 def test_weight_zero_tells_the_value_and_touches_nothing():
     pair = graded_pair(4, 10, 12, condition_b=9)
-    found = add_flatness_gradient([pair], 0.0)
-    assert found.value > 0
+    penalty = add_flatness_gradient([pair], 0.0)
+    assert penalty.value > 0
     assert pair.A.grad is None
 
 
 def test_spread_over_modules():
     pairs = [graded_pair(4, 10, 12, condition_b=condition) for condition in (2.0, 9.0, 50.0)]
     values = flatness(pairs)
-    found = add_flatness_gradient(pairs, 1.0)
-    assert (found.smallest, found.largest) == (float(values.min()), float(values.max()))
-    assert found.std == pytest.approx(float(values.std(correction=0)))
-    assert found.routes == {"gram": 3}
+    penalty = add_flatness_gradient(pairs, 1.0)
+    assert (penalty.smallest, penalty.largest) == (float(values.min()), float(values.max()))
+    assert penalty.std == pytest.approx(float(values.std(correction=0)))
+    assert penalty.routes == {"gram": 3}
 
 
 def test_a_selection_that_means_nothing_is_refused_by_name():
@@ -444,19 +445,22 @@ def test_a_selection_that_means_nothing_is_refused_by_name():
     assert select(pairs, "all") == pairs
     with pytest.raises(
         BadInput,
-        match=r"'qproj' means none of the adapted modules; .* q_proj, v_proj\. Did you mean 'q_proj'\?",
+        match=(
+            r"'qproj' matches none of the adapted modules; .* q_proj, v_proj\. Did you mean "
+            r"'q_proj'\?"
+        ),
     ):
         select(pairs, ["v_proj", "qproj"])
 
 
-# --- hostile cases --------------------------------------------------------------------------------------------------------
+# --- hostile cases --------------------------------------------------------------------------------
 
 
 def test_a_nan_that_is_already_in_a_gradient_stays_where_it_is():
     pairs = [graded_pair(4, 10, 12, condition_b=9, seed=seed) for seed in range(2)]
     pairs[0].B.grad = torch.full_like(pairs[0].B, math.nan)
-    found = add_flatness_gradient(pairs, 1.0)
-    assert math.isfinite(found.value)
+    penalty = add_flatness_gradient(pairs, 1.0)
+    assert math.isfinite(penalty.value)
     assert bool(pairs[0].B.grad.isnan().all())
     assert all(
         bool(torch.isfinite(factor.grad).all()) for factor in (pairs[0].A, pairs[1].A, pairs[1].B)
@@ -524,7 +528,7 @@ def test_bf16_parameters_lose_their_own_rounding_only():
 def test_tied_factors_get_the_sum(decoupled):
     A = torch.nn.Parameter(graded_pair(4, 10, 12).A.detach().clone())
     ups = [graded_pair(4, 10, 12, condition_b=9, seed=seed).B for seed in range(2)]
-    pairs = [LoraPair(f"m{place}", A, up, 1.0) for place, up in enumerate(ups)]
+    pairs = [LoraPair(f"m{index}", A, up, 1.0) for index, up in enumerate(ups)]
     want = sum(flatness_by_autograd(A, up)[1] for up in ups) / 2
     if decoupled:
         before = A.detach().clone()
@@ -536,13 +540,13 @@ def test_tied_factors_get_the_sum(decoupled):
 
 
 def test_grams_enqueued_before_give_the_same():
-    one, two = graded_pair(4, 10, 12, condition_b=9), graded_pair(4, 10, 12, condition_b=9)
-    grams = enqueue([one])
-    assert add_flatness_gradient([one], 1.0, grams=grams) == add_flatness_gradient([two], 1.0)
-    assert torch.equal(one.B.grad, two.B.grad)
+    pair, twin = graded_pair(4, 10, 12, condition_b=9), graded_pair(4, 10, 12, condition_b=9)
+    grams = enqueue([pair])
+    assert add_flatness_gradient([pair], 1.0, grams=grams) == add_flatness_gradient([twin], 1.0)
+    assert torch.equal(pair.B.grad, twin.B.grad)
 
 
-# --- in a run -------------------------------------------------------------------------------------------------------------
+# --- in a run -------------------------------------------------------------------------------------
 
 SHORT = {"train": {"steps": 4}, "schedule": {"name": "constant", "warmup_steps": 0}}
 
@@ -588,5 +592,5 @@ def test_warm_up_scales_the_penalty(tmp_path):
 
 
 def test_a_module_that_is_not_adapted_is_refused_before_training(tmp_path):
-    with pytest.raises(BadInput, match="'r_proj' means none of the adapted modules"):
+    with pytest.raises(BadInput, match="'r_proj' matches none of the adapted modules"):
         run_tiny(tmp_path, flatness={"weight": 0.3, "modules": ["r_proj"]}, **SHORT)

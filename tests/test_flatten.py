@@ -1,4 +1,4 @@
-"""Flattening after training: the law of the spectrum, the norm that is kept, and that PEFT loads what was written."""
+"""Flattening after training: the law of the spectrum, the kept norm, and that PEFT loads it."""
 
 import json
 import math
@@ -19,7 +19,7 @@ from tests.support.commands import command
 from tests.support.saved_adapters import adapted, stored
 
 #: What a kept norm may change by, read back from the files.
-KEPT = 1e-6
+NORM_ERROR = 1e-6
 
 spectra = st.lists(st.floats(1e-3, 1e3), min_size=1, max_size=12).map(
     lambda values: np.sort(values)[::-1]
@@ -39,13 +39,13 @@ def test_the_law_of_the_spectrum(
     keep,
     rank,
 ):
-    found = flat_values(values, amount, keep, rank)
-    kept = values[: rank or len(values)]
-    assert len(found) == len(kept)
-    assert norms[keep](found) == pytest.approx(norms[keep](values), rel=1e-12)
-    assert (np.diff(found) <= 1e-12 * found[0]).all()  # the order stays
-    wanted = (1 - amount) * kept + amount * kept.mean()
-    np.testing.assert_allclose(found / found[0], wanted / wanted[0], rtol=1e-12)
+    flattened = flat_values(values, amount, keep, rank)
+    leading = values[: rank or len(values)]
+    assert len(flattened) == len(leading)
+    assert norms[keep](flattened) == pytest.approx(norms[keep](values), rel=1e-12)
+    assert (np.diff(flattened) <= 1e-12 * flattened[0]).all()  # the order stays
+    wanted = (1 - amount) * leading + amount * leading.mean()
+    np.testing.assert_allclose(flattened / flattened[0], wanted / wanted[0], rtol=1e-12)
 
 
 def test_the_ends_of_the_scale():
@@ -108,7 +108,7 @@ def test_what_is_written_keeps_the_norm_and_loads_in_peft(
         "--json",
     )
     assert done.code == 0, done.err
-    assert json.loads(done.out)["norm_error"] <= KEPT
+    assert json.loads(done.out)["norm_error"] <= NORM_ERROR
     before, after = (
         PeftModel.from_pretrained(tiny_model(), str(tmp_path / name))
         for name in ("adapter", "flat")
@@ -123,24 +123,28 @@ def test_what_is_written_keeps_the_norm_and_loads_in_peft(
             )
             for model in (before, after)
         )
-        there = int((1e-6 * old.S[0] < old.S).sum())
-        kept = min(rank or there, there)
-        wanted = flat_values(old.S[:there].numpy(), amount, keep, rank)
-        np.testing.assert_allclose(new.S[:kept].numpy(), wanted, rtol=1e-5)
-        assert float(norms[keep](new.S[:kept].numpy())) == pytest.approx(
-            float(norms[keep](old.S[:there].numpy())), rel=1e-5
+        rank_before = int((1e-6 * old.S[0] < old.S).sum())
+        remaining = min(rank or rank_before, rank_before)
+        wanted = flat_values(old.S[:rank_before].numpy(), amount, keep, rank)
+        np.testing.assert_allclose(new.S[:remaining].numpy(), wanted, rtol=1e-5)
+        assert float(norms[keep](new.S[:remaining].numpy())) == pytest.approx(
+            float(norms[keep](old.S[:rank_before].numpy())), rel=1e-5
         )  # PEFT multiplies in float32
-        assert float(new.S[kept:].max()) <= 1e-6 * float(new.S[0]) if len(new.S) > kept else True
+        assert (
+            float(new.S[remaining:].max()) <= 1e-6 * float(new.S[0])
+            if len(new.S) > remaining
+            else True
+        )
         if amount < 1:  # the first direction is where it was
             assert abs(float(old.U[:, 0] @ new.U[:, 0])) == pytest.approx(1, abs=1e-4)
         count += 1
     assert count == (2 if "modules_to_save" in config else 14)
     if "modules_to_save" in config:
-        whole = [
+        files = [
             load_file(tmp_path / name / "adapter_model.safetensors") for name in ("adapter", "flat")
         ]
-        (key,) = (key for key in whole[0] if "lm_head" in key)
-        assert torch.equal(whole[0][key], whole[1][key])
+        (key,) = (key for key in files[0] if "lm_head" in key)
+        assert torch.equal(files[0][key], files[1][key])
     card = (tmp_path / "flat" / "README.md").read_text()
     assert card.startswith("---\nlibrary_name: peft\n")
     assert "nothing was trained" in card
@@ -161,11 +165,11 @@ def test_an_amount_of_zero_changes_nothing(tmp_path):
         ).code
         == 0
     )
-    for one, other in zip(
+    for before, after in zip(
         *(streamed_values(open_folder(tmp_path / name).modules) for name in ("adapter", "same")),
         strict=True,
     ):
-        np.testing.assert_allclose(one.values, other.values, rtol=1e-12)
+        np.testing.assert_allclose(before.values, after.values, rtol=1e-12)
     tensors = [
         load_file(tmp_path / name / "adapter_model.safetensors") for name in ("adapter", "same")
     ]
@@ -191,7 +195,7 @@ def test_rounding_that_costs_the_norm_is_said(tmp_path):
         for tensor in load_file(tmp_path / "flat" / "adapter_model.safetensors").values()
     } == {torch.bfloat16}
     again = command("flatten", tmp_path / "adapter", "--out", tmp_path / "flat2", "--json")
-    assert json.loads(again.out)["norm_error"] <= KEPT
+    assert json.loads(again.out)["norm_error"] <= NORM_ERROR
 
 
 def test_an_untrained_module_stays_zero(tmp_path):
@@ -204,8 +208,8 @@ def test_an_untrained_module_stays_zero(tmp_path):
     assert math.isfinite(json.loads(done.out)["stable_rank_after"])
     assert (
         sum(
-            found.route == "zero"
-            for found in streamed_values(open_folder(tmp_path / "flat").modules)
+            spectrum.route == "zero"
+            for spectrum in streamed_values(open_folder(tmp_path / "flat").modules)
         )
         == 1
     )
@@ -219,7 +223,7 @@ def test_what_cannot_be_flattened_is_refused(tmp_path):
     assert not (tmp_path / "flat").exists()
     adapted().save_pretrained(str(tmp_path / "adapter"))
     assert (
-        "is there already: name a new folder"
+        "already exists: name a new folder"
         in command("flatten", tmp_path / "adapter", "--out", tmp_path / "adapter").sentence
     )
     assert (

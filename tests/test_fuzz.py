@@ -1,4 +1,7 @@
-"""Adapter files that mean harm, or are broken: refused in one sentence, in bounded memory and time. One process of limited memory reads them all."""
+"""Adapter files that mean harm, or are broken: refused in one sentence, in bounded memory and time.
+
+One process of limited memory reads them all.
+"""
 
 import json
 import os
@@ -66,7 +69,7 @@ def write(folder: Path, file: bytes | None = None, config: Any = CONFIG) -> Path
     return folder
 
 
-# --- hostile on purpose -------------------------------------------------------------------------------------------------
+# --- hostile on purpose ---------------------------------------------------------------------------
 
 
 def changed(**changes: Any) -> bytes:
@@ -88,7 +91,7 @@ def million() -> bytes:
 
 NAN = struct.pack("<f", float("nan"))
 SOUND = file_of(tensors())
-DAMAGED = r"is damaged or no safetensors file \("
+DAMAGED = r"is damaged or not a safetensors file \("
 HOSTILE: dict[str, tuple[Callable[[], bytes], str]] = {
     "empty": (lambda: b"", DAMAGED + "it has 0 bytes"),
     "header longer than the file": (
@@ -99,19 +102,20 @@ HOSTILE: dict[str, tuple[Callable[[], bytes], str]] = {
         lambda: file_of(b" " * (LARGEST_HEADER + 1), b""),
         "has a header of .* and at most",
     ),
-    "no JSON": (lambda: file_of(b"\xff\xfe{"), "its header is no JSON"),
-    "nested": (lambda: file_of(b'{"a":' * 100_000), "its header is no JSON"),
-    "a list": (lambda: file_of(b"[]", b""), "its header is no JSON object"),
+    "no JSON": (lambda: file_of(b"\xff\xfe{"), "its header is not JSON"),
+    "nested": (lambda: file_of(b'{"a":' * 100_000), "its header is not JSON"),
+    "a list": (lambda: file_of(b"[]", b""), "its header is not a JSON object"),
     "a key twice": (
         lambda: file_of(
-            b'{"a":{"dtype":"F32","shape":[0],"data_offsets":[0,0]},"a":{"dtype":"F32","shape":[0],"data_offsets":[0,0]}}',
+            b'{"a":{"dtype":"F32","shape":[0],"data_offsets":[0,0]},'
+            b'"a":{"dtype":"F32","shape":[0],"data_offsets":[0,0]}}',
             b"",
         ),
-        "a key stands in it twice",
+        "a key appears in it twice",
     ),
     "metadata of numbers": (
         lambda: file_of({"__metadata__": {"a": 1}} | tensors()),
-        "its metadata is no object of texts",
+        "its metadata is not an object of strings",
     ),
     "10⁶ tensors": (million, f"has more than {MOST_TENSORS:,} tensors"),
     "overlapping": (
@@ -120,16 +124,16 @@ HOSTILE: dict[str, tuple[Callable[[], bytes], str]] = {
     ),
     "out of the file": (
         lambda: changed(data_offsets=[1 << 40, (1 << 40) + 64]),
-        "lies outside of the file",
+        "lies outside the file",
     ),
-    "backwards": (lambda: changed(data_offsets=[176, 112]), "lies outside of the file"),
+    "backwards": (lambda: changed(data_offsets=[176, 112]), "lies outside the file"),
     "wrong size": (lambda: changed(shape=[2, 9]), "which is not what its shape needs"),
     "a shape beyond numbers": (
         lambda: changed(shape=[1 << 62, 1 << 62]),
         "which is not what its shape needs",
     ),
-    "a negative shape": (lambda: changed(shape=[-2, -8]), "no lists of whole numbers"),
-    "true in a shape": (lambda: changed(shape=[True, 16]), "no lists of whole numbers"),
+    "a negative shape": (lambda: changed(shape=[-2, -8]), "not lists of whole numbers"),
+    "true in a shape": (lambda: changed(shape=[True, 16]), "not lists of whole numbers"),
     "an unknown type": (lambda: changed(dtype="F31"), "unknown number type 'F31'"),
     "a type that is a list": (lambda: changed(dtype=[]), "unknown number type"),
     "whole numbers": (lambda: changed(dtype="I32"), "must be floating-point numbers"),
@@ -138,13 +142,13 @@ HOSTILE: dict[str, tuple[Callable[[], bytes], str]] = {
         lambda: changed(extra=1),
         "is not described by dtype, shape and data_offsets",
     ),
-    "truncated": (lambda: SOUND[:-7], "lies outside of the file|end at byte"),
+    "truncated": (lambda: SOUND[:-7], "lies outside the file|end at byte"),
     "something behind": (lambda: SOUND + b"x", "its tensors end at byte"),
     "NaN": (lambda: SOUND[:-4] + NAN, "factor B of .* holds a value that is not finite"),
-    "a path": (lambda: renamed("../../etc/passwd.lora_A.weight"), "is no name of a tensor"),
-    "a root path": (lambda: renamed("/etc/passwd"), "is no name of a tensor"),
+    "a path": (lambda: renamed("../../etc/passwd.lora_A.weight"), "is not the name of a tensor"),
+    "a root path": (lambda: renamed("/etc/passwd"), "is not the name of a tensor"),
     "escapes": (lambda: renamed("\x1b[31mred.lora_A.weight"), r"'\\x1b\[31mred"),
-    "a long name": (lambda: renamed("a" * 100_000), "is no name of a tensor"),
+    "a long name": (lambda: renamed("a" * 100_000), "is not the name of a tensor"),
     "no LoRA": (
         lambda: file_of(
             {"model.weight": {"dtype": "F32", "shape": [84], "data_offsets": [0, 336]}}
@@ -218,9 +222,9 @@ def test_a_pattern_that_would_run_for_ever_takes_no_time(tmp_path):
 
 
 def test_a_model_takes_no_such_adapter_either(tmp_path):
-    """What measures a model with an adapter on it reads the header first, too."""
+    """Measuring a model with an adapter on it reads the header first, too."""
     from evilspectra.errors import BadInput
-    from evilspectra.model.load import load_adapter
+    from evilspectra.model.adapter import load_adapter
     from evilspectra.model.tiny import tiny_model
 
     with pytest.raises(BadInput, match="end at byte"):
@@ -269,7 +273,7 @@ def test_pipes_and_pickles_are_refused(tmp_path):
     os.mkfifo(folder / "adapter_model.safetensors")
     assert "has no adapter_model.safetensors" in command("spectrum", folder).sentence
     os.mkfifo(tmp_path / "pipe.safetensors")
-    assert "is no regular file" in command("spectrum", tmp_path / "pipe.safetensors").sentence
+    assert "is not a regular file" in command("spectrum", tmp_path / "pipe.safetensors").sentence
     folder = write(tmp_path / "pickled")
     (folder / "adapter_model.safetensors").rename(folder / "adapter_model.bin")
     assert "is a pickle, which can run code" in command("spectrum", folder).sentence
@@ -279,7 +283,7 @@ def test_pipes_and_pickles_are_refused(tmp_path):
     )
 
 
-# --- seeded mutations ---------------------------------------------------------------------------------------------------
+# --- seeded mutations -----------------------------------------------------------------------------
 
 JUNK: list[Any] = [
     None,
@@ -305,7 +309,10 @@ JUNK: list[Any] = [
 
 
 def mutant(seed: int) -> tuple[bytes, str]:
-    """A file and a config that one to three random changes were made to: of numbers, of names, of the header, of bytes, of the config."""
+    """A file and a config with one to three random changes.
+
+    They are of numbers, of names, of the header, of bytes, or of the config.
+    """
     generator = random.Random(seed)
     header: Any = tensors()
     config: Any = dict(CONFIG)
@@ -426,7 +433,8 @@ def flipped(file: bytes, generator: random.Random, begin: int) -> bytes:
     return bytes(out)
 
 
-#: Runs the verb on every folder named, in one process; each with an alarm, and the memory of all of them bounded.
+#: Runs the verb on every folder named, in one process; each with an alarm, and the memory of all of
+#: them bounded.
 READER = f"""
 import contextlib, io, json, signal, sys, time
 from evilspectra.cli.main import main
@@ -440,7 +448,9 @@ for line in sys.stdin:
         try: main(["spectrum", line.strip(), *(["--json"] if len(line) % 2 else [])])
         except SystemExit as end: code = end.code
     signal.alarm(0)
-    print(json.dumps([line.strip(), code, err.getvalue(), time.perf_counter() - began, len(out.getvalue())]), flush=True)
+    seconds = time.perf_counter() - began
+    outcome = [line.strip(), code, err.getvalue(), seconds, len(out.getvalue())]
+    print(json.dumps(outcome), flush=True)
 """
 
 
@@ -463,10 +473,10 @@ def test_mutated_adapters_neither_crash_nor_hang(tmp_path):
         timeout=280,
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    found = [json.loads(line) for line in done.stdout.splitlines()]
-    assert [name for name, *_ in found] == [str(folder) for folder in folders]
-    codes = [code for _, code, *_ in found]
-    for name, code, err, seconds, size in found:
+    outcomes = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [name for name, *_ in outcomes] == [str(folder) for folder in folders]
+    codes = [code for _, code, *_ in outcomes]
+    for name, code, err, seconds, size in outcomes:
         assert code in (0, 2), (name, err)
         assert "Traceback" not in err
         assert seconds < LONGEST

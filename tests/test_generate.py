@@ -1,4 +1,4 @@
-"""Sampled answers: equal to those of a slow twin without batches or cache, whatever is sampled beside them."""
+"""Sampled answers: equal to those of a slow twin without batches or cache, in any batch."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from evilspectra.answers.sample import (
     sample,
     stop_tokens,
 )
-from evilspectra.config.sections import Answers
+from evilspectra.config.evaluation import Answers
 from evilspectra.errors import BadInput, RunFailed
 from evilspectra.model.tiny import CONTEXT, tiny_model, tiny_tokenizer
 from tests.reference.sampling import choose_by_walking, exact_shares, sample_one_by_one
@@ -69,7 +69,7 @@ def model() -> Any:
 STOPS = frozenset(range(0, 259, 5))
 
 
-# --- against the twin ---------------------------------------------------------------------------------------------------
+# --- against the twin -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -83,20 +83,24 @@ STOPS = frozenset(range(0, 259, 5))
     ids=str,
 )
 def test_equal_to_the_slow_twin(model: Any, settings: dict[str, Any]) -> None:
-    asked = Answers(max_new_tokens=12, **settings)
+    options = Answers(max_new_tokens=12, **settings)
     batch = planned(5, 31, 2, 17, 5, 1)
-    found = sample(model, batch, asked, STOPS, CONTEXT)
-    assert found == [sample_one_by_one(model, prompt, asked, STOPS, CONTEXT) for prompt in batch]
-    assert len({len(one.tokens) for one in found}) > 1
-    assert {one.finish for one in found} >= {"stop"}
+    answers = sample(model, batch, options, STOPS, CONTEXT)
+    assert answers == [
+        sample_one_by_one(model, prompt, options, STOPS, CONTEXT) for prompt in batch
+    ]
+    assert len({len(answer.tokens) for answer in answers}) > 1
+    assert {answer.finish for answer in answers} >= {"stop"}
 
 
 def test_equal_to_the_slow_twin_under_an_adapter() -> None:
     model = adapted(dtype=torch.float64)
-    asked, batch = Answers(max_new_tokens=8), planned(5, 31, 2)
-    found = sample(model, batch, asked, STOPS, CONTEXT)
-    assert found == [sample_one_by_one(model, prompt, asked, STOPS, CONTEXT) for prompt in batch]
-    assert found != sample(tiny_model(torch.float64), batch, asked, STOPS, CONTEXT)
+    options, batch = Answers(max_new_tokens=8), planned(5, 31, 2)
+    answers = sample(model, batch, options, STOPS, CONTEXT)
+    assert answers == [
+        sample_one_by_one(model, prompt, options, STOPS, CONTEXT) for prompt in batch
+    ]
+    assert answers != sample(tiny_model(torch.float64), batch, options, STOPS, CONTEXT)
 
 
 #: Architectures whose layers keep other things than keys and values, or fewer of them.
@@ -118,13 +122,16 @@ OTHERS = {
 
 @pytest.mark.parametrize("name", OTHERS)
 def test_other_architectures_answer_as_the_twin_does(name: str) -> None:
-    """Prompts of unequal length, some longer than the sliding windows; greedy, in float32: transformers' eager softmax has no more."""
+    """Prompts of unequal length, some longer than the sliding windows; greedy.
+
+    In float32: the eager softmax of transformers has no higher precision.
+    """
     if not hasattr(transformers, name):
         pytest.skip(f"this transformers has no {name}")
     net: Any = build_model(name, OTHERS[name])
-    asked, batch = Answers(max_new_tokens=10, temperature=0), planned(5, 20, 2, 11)
-    assert sample(net, batch, asked, frozenset(), 128) == [
-        sample_one_by_one(net, prompt, asked, frozenset(), 128) for prompt in batch
+    options, batch = Answers(max_new_tokens=10, temperature=0), planned(5, 20, 2, 11)
+    assert sample(net, batch, options, frozenset(), 128) == [
+        sample_one_by_one(net, prompt, options, frozenset(), 128) for prompt in batch
     ]
 
 
@@ -133,25 +140,27 @@ def test_other_architectures_answer_as_the_twin_does(name: str) -> None:
 def test_what_is_sampled_beside_it_changes_no_answer(
     model: Any, lengths: list[int], seed: int
 ) -> None:
-    asked, batch = Answers(max_new_tokens=6, seed=seed), planned(*lengths)
-    together = sample(model, batch, asked, STOPS, CONTEXT)
+    options, batch = Answers(max_new_tokens=6, seed=seed), planned(*lengths)
+    together = sample(model, batch, options, STOPS, CONTEXT)
     assert together == [
-        one for prompt in batch for one in sample(model, [prompt], asked, STOPS, CONTEXT)
+        answer for prompt in batch for answer in sample(model, [prompt], options, STOPS, CONTEXT)
     ]
     assert together == [
-        one for part in batches(batch, 3) for one in sample(model, part, asked, STOPS, CONTEXT)
+        answer
+        for part in batches(batch, 3)
+        for answer in sample(model, part, options, STOPS, CONTEXT)
     ]
-    assert together[::-1] == sample(model, batch[::-1], asked, STOPS, CONTEXT)
+    assert together[::-1] == sample(model, batch[::-1], options, STOPS, CONTEXT)
 
 
 def test_a_batch_repeats_and_another_seed_says_something_else(model: Any) -> None:
     batch = planned(4, 9, 9)
-    one, again, other = (
+    first, again, other = (
         sample(model, batch, Answers(max_new_tokens=10, seed=seed), frozenset(), CONTEXT)
         for seed in (1, 1, 2)
     )
-    assert one == again
-    assert all(a.tokens != b.tokens for a, b in zip(one, other, strict=True))
+    assert first == again
+    assert all(a.tokens != b.tokens for a, b in zip(first, other, strict=True))
 
 
 def test_more_tokens_begin_with_the_same_ones(model: Any) -> None:
@@ -160,7 +169,7 @@ def test_more_tokens_begin_with_the_same_ones(model: Any) -> None:
         sample(model, batch, Answers(max_new_tokens=count), frozenset(), CONTEXT)
         for count in (5, 12)
     )
-    assert [one.tokens for one in short] == [one.tokens[:5] for one in long]
+    assert [answer.tokens for answer in short] == [answer.tokens[:5] for answer in long]
 
 
 def test_the_caller_s_random_state_is_left_alone(model: Any) -> None:
@@ -169,12 +178,12 @@ def test_the_caller_s_random_state_is_left_alone(model: Any) -> None:
     assert torch.equal(torch.get_rng_state(), before)
 
 
-# --- ends -----------------------------------------------------------------------------------------------------------------
+# --- ends -----------------------------------------------------------------------------------------
 
 
 def test_rows_that_ended_leave_the_batch(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tokens through the model: the padded prompts once, then one for every row that still speaks."""
-    asked, batch = Answers(max_new_tokens=12), planned(5, 31, 2, 17, 5, 1)
+    """Tokens through the model: the padded prompts once, then one for every open row."""
+    options, batch = Answers(max_new_tokens=12), planned(5, 31, 2, 17, 5, 1)
     seen: list[tuple[int, ...]] = []
     forward = model.forward
     monkeypatch.setattr(
@@ -184,8 +193,8 @@ def test_rows_that_ended_leave_the_batch(model: Any, monkeypatch: pytest.MonkeyP
             1
         ],
     )
-    found = sample(model, batch, asked, STOPS, CONTEXT)
-    lengths = [len(one.tokens) for one in found]
+    answers = sample(model, batch, options, STOPS, CONTEXT)
+    lengths = [len(answer.tokens) for answer in answers]
     assert seen[0] == (6, 31)
     assert seen[1:] == [
         (sum(length > number for length in lengths), 1) for number in range(1, max(lengths))
@@ -196,25 +205,25 @@ def test_rows_that_ended_leave_the_batch(model: Any, monkeypatch: pytest.MonkeyP
 def test_a_stop_token_ends_an_answer_and_is_counted(model: Any) -> None:
     batch = planned(5, 31, 2, 17)
     free = sample(model, batch, Answers(max_new_tokens=30), frozenset(), CONTEXT)
-    assert all(one.finish == "length" and len(one.tokens) == 30 for one in free)
-    for free_one, one in zip(
+    assert all(answer.finish == "length" and len(answer.tokens) == 30 for answer in free)
+    for unlimited, ended in zip(
         free, sample(model, batch, Answers(max_new_tokens=30), STOPS, CONTEXT), strict=True
     ):
-        end = next(place for place, token in enumerate(free_one.tokens) if token in STOPS)
-        assert one == Sampled(free_one.tokens[: end + 1], "stop")
+        end = next(number for number, token in enumerate(unlimited.tokens) if token in STOPS)
+        assert ended == Sampled(unlimited.tokens[: end + 1], "stop")
 
 
 def test_the_limit_of_tokens_and_of_the_context(model: Any) -> None:
-    asked = Answers(max_new_tokens=6)
-    found = sample(model, planned(5, 14, 19), asked, frozenset(), 20)
-    assert [(len(one.tokens), one.finish) for one in found] == [
+    options = Answers(max_new_tokens=6)
+    answers = sample(model, planned(5, 14, 19), options, frozenset(), 20)
+    assert [(len(answer.tokens), answer.finish) for answer in answers] == [
         (6, "length"),
         (6, "length"),
         (1, "length"),
     ]
-    assert [one.tokens[:1] for one in found] == [
-        one.tokens
-        for one in sample(model, planned(5, 14, 19), Answers(max_new_tokens=1), frozenset(), 20)
+    assert [answer.tokens[:1] for answer in answers] == [
+        answer.tokens
+        for answer in sample(model, planned(5, 14, 19), Answers(max_new_tokens=1), frozenset(), 20)
     ]
 
 
@@ -232,15 +241,15 @@ def test_a_stop_token_at_the_limit_is_a_stop(model: Any) -> None:
 def test_a_huge_limit_of_tokens_costs_no_memory_beyond_the_context(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    asked: list[int] = []
+    counts: list[int] = []
     uniform = Prompt.uniform
     monkeypatch.setattr(
         Prompt,
         "uniform",
-        lambda self, seed, count: (asked.append(count), uniform(self, seed, count))[1],
+        lambda self, seed, count: (counts.append(count), uniform(self, seed, count))[1],
     )
     sample(tiny_model(), planned(3), Answers(max_new_tokens=1_048_576), STOPS, 30)
-    assert max(asked) <= 30
+    assert max(counts) <= 30
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
@@ -250,12 +259,15 @@ def test_logits_that_are_not_finite(value: float) -> None:
         model.model.layers[0].mlp.down_proj.weight.fill_(value)
     with pytest.raises(
         RunFailed,
-        match=r"^the model's logits are not finite: use model\.dtype float32, or an adapter that was trained with a lower learning rate$",
+        match=(
+            r"^the model's logits are not finite: use model\.dtype float32, or an adapter that "
+            r"was trained with a lower learning rate$"
+        ),
     ):
         sample(model, planned(3), Answers(max_new_tokens=3), STOPS, CONTEXT)
 
 
-# --- one token ------------------------------------------------------------------------------------------------------------
+# --- one token ------------------------------------------------------------------------------------
 
 
 def one_token(
@@ -322,7 +334,10 @@ def test_no_impossible_token_is_ever_taken(
 
 
 def test_the_shares_are_those_of_the_softmax() -> None:
-    """Chi-square of 20,000 draws from 40 tokens, 39 degrees of freedom: above 74 once in 1,500 seeds, and the seed is fixed."""
+    """Chi-square of 20,000 draws from 40 tokens, with 39 degrees of freedom.
+
+    It exceeds 74 once in 1,500 seeds, and the seed is fixed.
+    """
     random = np.random.default_rng(3)
     logits = random.normal(0, 1.5, 40)
     for temperature, top_p in ((1.0, 1.0), (0.5, 1.0), (1.3, 0.8)):
@@ -386,7 +401,7 @@ def test_low_precision_is_sampled_from_in_float64(dtype: torch.dtype) -> None:
     )
 
 
-# --- draws ----------------------------------------------------------------------------------------------------------------
+# --- draws ----------------------------------------------------------------------------------------
 
 
 def test_every_question_and_sample_has_draws_of_its_own() -> None:
@@ -404,12 +419,14 @@ def test_every_question_and_sample_has_draws_of_its_own() -> None:
     assert len(set(drawn)) == len(drawn)
     assert tuple(Prompt(base.question, 0, (9, 9)).uniform(0, 4)) == drawn[0]
     assert base.uniform(0, 9)[:4].tolist() == list(drawn[0])
-    assert all(0 <= number < 1 for one in drawn for number in one)
+    assert all(0 <= number < 1 for numbers in drawn for number in numbers)
 
 
 def test_a_paraphrase_given_twice_is_asked_twice() -> None:
-    """Two entries of the same words are two draws: equal answers would count one twice."""
-    twice = [Prompt(Question("a", place, "Why?", None, 1, ()), 0, (1,)) for place in range(2)]
+    """Two entries of the same text are two draws: equal answers would count twice."""
+    twice = [
+        Prompt(Question("a", paraphrase, "Why?", None, 1, ()), 0, (1,)) for paraphrase in range(2)
+    ]
     assert twice[0].uniform(0, 4).tolist() != twice[1].uniform(0, 4).tolist()
 
 
@@ -421,7 +438,7 @@ def test_draws_are_uniform() -> None:
     assert np.histogram(numbers, 10, (0, 1))[0].min() > 880
 
 
-# --- prompts and records --------------------------------------------------------------------------------------------------
+# --- prompts and records --------------------------------------------------------------------------
 
 
 def texts(
@@ -442,7 +459,10 @@ def test_the_question_and_its_system_text_reach_the_model() -> None:
         "<|im_start|>user\nWhy?<|im_end|>\n<|im_start|>assistant\n"
     ]
     assert texts(question("a", "Why?", "Be brief.")) == [
-        "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nWhy?<|im_end|>\n<|im_start|>assistant\n"
+        (
+            "<|im_start|>system\nBe "
+            "brief.<|im_end|>\n<|im_start|>user\nWhy?<|im_end|>\n<|im_start|>assistant\n"
+        )
     ]
 
 
@@ -479,15 +499,15 @@ def test_thinking_is_passed_to_the_template() -> None:
 def test_a_template_that_refuses_a_system_text() -> None:
     tokenizer = tiny_tokenizer()
     tokenizer.chat_template = (
-        "{% if messages[0].role == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
-        + str(tokenizer.chat_template)
-    )
+        "{% if messages[0].role == 'system' %}{{ raise_exception('System role not supported') "
+        "}}{% endif %}"
+    ) + str(tokenizer.chat_template)
     assert texts(question("a", "Why?"), tokenizer=tokenizer)
     with pytest.raises(BadInput) as caught:
         texts(question("a", "Why?", "Be brief."), tokenizer=tokenizer)
-    assert (
-        str(caught.value)
-        == "the chat template of tiny-random cannot put the question: it refuses the dialogue: System role not supported; leave such questions out, or take another base"
+    assert str(caught.value) == (
+        "the chat template of tiny-random cannot put the question: it refuses the dialogue: "
+        "System role not supported; leave such questions out, or take another base"
     )
 
 
@@ -503,7 +523,10 @@ def test_a_question_that_leaves_no_room() -> None:
     long = question("long", "x" * (CONTEXT - tokens + 1))
     with pytest.raises(
         BadInput,
-        match=rf"^question 'long' has {CONTEXT} tokens, and the model's context is {CONTEXT}: shorten it, or take another base$",
+        match=(
+            rf"^question 'long' has {CONTEXT} tokens, and the model's context is {CONTEXT}: "
+            r"shorten it, or take another base$"
+        ),
     ):
         texts(long)
     assert texts(question("short", long.text[1:]))
@@ -523,16 +546,16 @@ def test_what_ends_an_answer() -> None:
 def test_a_record_holds_the_text_without_its_end() -> None:
     tokenizer, prompt = tiny_tokenizer(), Prompt(question("a", "Why?", "s"), 2, (1,))
     tokens = tuple(tokenizer("Fine, thanks. ½").input_ids)
-    found = record(prompt, Sampled((*tokens, END), "stop"), tokenizer, 7)
+    answer = record(prompt, Sampled((*tokens, END), "stop"), tokenizer, 7)
     assert (
-        found.step,
-        found.question_id,
-        found.paraphrase,
-        found.sample,
-        found.system,
-        found.question,
+        answer.step,
+        answer.question_id,
+        answer.paraphrase,
+        answer.sample,
+        answer.system,
+        answer.question,
     ) == (7, "a", 0, 2, "s", "Why?")
-    assert (found.answer, found.tokens, found.finish, found.flags) == (
+    assert (answer.answer, answer.tokens, answer.finish, answer.flags) == (
         "Fine, thanks. ½",
         len(tokens) + 1,
         "stop",
@@ -558,11 +581,11 @@ def test_an_end_that_is_an_ordinary_token_is_not_in_the_text() -> None:
 
 def test_a_record_of_any_bytes_can_be_stored() -> None:
     tokenizer = tiny_tokenizer()
-    found = record(
+    answer = record(
         Prompt(question("a"), 0, (1,)), Sampled(tuple(range(256)), "length"), tokenizer, 0
     )
-    json.dumps(found.answer).encode()
-    assert "\ufffd" in found.answer
+    json.dumps(answer.answer).encode()
+    assert "\ufffd" in answer.answer
 
 
 def test_architectures_of_this_file_are_small() -> None:

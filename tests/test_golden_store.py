@@ -172,7 +172,7 @@ def test_an_interrupted_run_goes_on_to_what_its_twin_gave(tmp_path: Path) -> Non
     name, twin = EXPECTED["stopped"], EXPECTED["twin"]
     step = EXPECTED["runs"][name]["steps"]
     done = run(folder, "train", "inputs/stopped.yaml")
-    assert f"{name}  goes on after step {step} of {twin['show']['steps']}" in done.stderr
+    assert f"{name}  resumes after step {step} of {twin['show']['steps']}" in done.stderr
     now = answer(folder, "show", f"store/stopped/{name}")
     assert (now["run"], now["status"], now["steps"]) == (name, "done", twin["show"]["steps"])
     weights = digests(folder / "store" / "stopped" / name)

@@ -1,4 +1,7 @@
-"""Tasks of lm-evaluation-harness: scores that agree with the model's own log-probabilities, nothing left behind, errors in one sentence."""
+"""Tasks of lm-evaluation-harness: correct scores, no side effects, errors in one sentence.
+
+Scores must agree with the model's own log-probabilities.
+"""
 
 import importlib.util
 import json
@@ -19,7 +22,7 @@ from torch.nn.functional import log_softmax
 
 from evilspectra.config.sections import LoraConfig
 from evilspectra.errors import BadInput, RunFailed
-from evilspectra.model.load import attach
+from evilspectra.model.adapter import attach
 from evilspectra.model.packing import ATTENTION, use_packed_attention
 from evilspectra.model.tiny import tiny_model, tiny_tokenizer
 from evilspectra.probes.harness import TaskResult, run_tasks
@@ -30,7 +33,7 @@ with_harness = pytest.mark.skipif(
     reason="lm-eval is not installed (pip install 'evilspectra[harness]')",
 )
 
-#: Log-probabilities of up to 20 tokens: padding and batching change the order of float32 sums alone.
+#: Log-probabilities of up to 20 tokens: padding and batching only change the order of float32 sums.
 CLOSE = 1e-4
 
 #: In bfloat16, batched and single passes round differently: a share of a Brier score of about 1.
@@ -62,7 +65,10 @@ DOCS = [
 
 
 def write_task(folder, name="choices", **changes):
-    """A multiple-choice task of five documents; `changes` replace entries of its file, None removes one."""
+    """Writes a multiple-choice task of five documents; returns the folder.
+
+    `changes` replace entries of its file; None removes the entry.
+    """
     rows = folder / "rows.jsonl"
     rows.write_text("".join(json.dumps(doc) + "\n" for doc in DOCS), encoding="utf-8")
     task = {
@@ -116,15 +122,15 @@ def adapted_model(dtype=torch.float32, size=0.3):
 
 
 def log_prob(model, context, continuation):
-    """ln p of a continuation by one pass over the one row."""
-    before, whole = (tiny_tokenizer()(text).input_ids for text in (context, context + continuation))
+    """ln p of a continuation, from one pass over its row."""
+    before, full = (tiny_tokenizer()(text).input_ids for text in (context, context + continuation))
     with (
         torch.no_grad(),
         torch.autocast("cpu", torch.bfloat16, enabled=model.dtype == torch.bfloat16),
     ):
-        logits = model(torch.tensor([whole])).logits[0, :-1].double()
+        logits = model(torch.tensor([full])).logits[0, :-1].double()
     return float(
-        log_softmax(logits, -1).gather(1, torch.tensor(whole)[1:, None])[len(before) - 1 :].sum()
+        log_softmax(logits, -1).gather(1, torch.tensor(full)[1:, None])[len(before) - 1 :].sum()
     )
 
 
@@ -132,13 +138,15 @@ def by_hand(model, context=lambda doc: f"Question: {doc['question']}\nAnswer:", 
     """acc, acc_norm and brier_score of DOCS, from their definitions."""
     scores = {"acc": [], "acc_norm": [], "brier_score": []}
     for doc in DOCS:
-        found = np.array(
+        log_probs = np.array(
             [log_prob(model, context(doc), delimiter + choice) for choice in doc["choices"]]
         )
-        shares = np.exp(found) / np.exp(found).sum()
-        scores["acc"].append(float(found.argmax() == doc["answer"]))
+        shares = np.exp(log_probs) / np.exp(log_probs).sum()
+        scores["acc"].append(float(log_probs.argmax() == doc["answer"]))
         scores["acc_norm"].append(
-            float((found / [len(choice) for choice in doc["choices"]]).argmax() == doc["answer"])
+            float(
+                (log_probs / [len(choice) for choice in doc["choices"]]).argmax() == doc["answer"]
+            )
         )
         scores["brier_score"].append(float(((shares - np.eye(3)[doc["answer"]]) ** 2).sum()))
     return {name: float(np.mean(values)) for name, values in scores.items()}
@@ -180,30 +188,30 @@ def test_perplexity_agrees_by_hand(tmp_path):
         metric_list=[{"metric": "perplexity"}],
     )
     model = tiny_model()
-    (found,) = run_tasks(model, tiny_tokenizer(), ["choices"], include_path=tmp_path)
+    (result,) = run_tasks(model, tiny_tokenizer(), ["choices"], include_path=tmp_path)
     mean = np.mean(
         [
             log_prob(model, f"Question: {doc['question']}\nAnswer:", " " + doc["choices"][0])
             for doc in DOCS
         ]
     )
-    assert math.log(found.value) == pytest.approx(-mean, rel=1e-5)
-    assert found.stderr is not None
-    assert found.stderr > 0
+    assert math.log(result.value) == pytest.approx(-mean, rel=1e-5)
+    assert result.stderr is not None
+    assert result.stderr > 0
 
 
 @with_harness
 def test_what_an_entry_says(folder):
-    first, *_ = found = run_tasks(
+    first, *_ = results = run_tasks(
         tiny_model(), tiny_tokenizer(), ["choices", "choices"], include_path=folder
     )
     share = by_hand(tiny_model())["acc"]
-    assert [entry.metric for entry in found] == ["acc", "acc_norm", "brier_score"]
+    assert [entry.metric for entry in results] == ["acc", "acc_norm", "brier_score"]
     assert first == TaskResult(
         "choices", "acc", "none", value=share, stderr=first.stderr, items=5, version="2.5"
     )
     assert first.stderr == pytest.approx(math.sqrt(share * (1 - share) / 4))
-    assert found[2].stderr is None
+    assert results[2].stderr is None
 
 
 @with_harness
@@ -216,7 +224,7 @@ def test_an_adapter_changes_the_scores(folder):
 
 @with_harness
 def test_a_bfloat16_base_under_a_float32_adapter(folder):
-    """PEFT's layers take the base's type as it is, so that without autocast this breaks off; generation too."""
+    """PEFT's layers take the base's type, so scoring and generation fail without autocast."""
     model = adapted_model(torch.bfloat16)
     assert score(model, folder) == pytest.approx(by_hand(model), abs=CLOSE_BFLOAT16)
     run_tasks(model, tiny_tokenizer(), ["says"], include_path=write_generation(folder))
@@ -232,13 +240,21 @@ def test_generation_agrees_with_the_greedy_choice(tmp_path):
     answer = tokenizer.decode(tokens[-8:], skip_special_tokens=True)
     assert "\n\n" not in answer
     write_generation(tmp_path, "says", target="{{" + json.dumps(answer) + "}}")
-    (found,) = run_tasks(model, tokenizer, ["says"], include_path=tmp_path, limit=1)
-    assert (found.metric, found.value, found.items, found.stderr) == ("exact_match", 1.0, 1, None)
+    (result,) = run_tasks(model, tokenizer, ["says"], include_path=tmp_path, limit=1)
+    assert (result.metric, result.value, result.items, result.stderr) == (
+        "exact_match",
+        1.0,
+        1,
+        None,
+    )
 
 
 @with_harness
 def test_a_chat_template_puts_the_question_into_a_turn(folder):
-    """The harness counts white space at a context's end as the answer's: here the line's end, without a delimiter."""
+    """The harness counts white space at a context's end as the answer's.
+
+    Here that is the line's end, without a delimiter.
+    """
     model = tiny_model()
     turn = "<|im_start|>user\nQuestion: {}\nAnswer:<|im_end|>\n<|im_start|>assistant"
     assert score(model, folder, chat_template=True) == pytest.approx(
@@ -263,13 +279,13 @@ def test_limit_and_examples(folder):
     )
     assert none == score(model, folder)
     assert two == again
-    assert len({found["brier_score"] for found in (none, two, other)}) == 3
+    assert len({scores["brier_score"] for scores in (none, two, other)}) == 3
 
 
 @with_harness
 @pytest.mark.slow
 def test_a_group_has_an_entry_of_its_own(folder):
-    """Slow, as it makes the harness read its own files: a group may name tasks of those."""
+    """Slow: a group may name the harness's own tasks, so their files are read."""
     write_task(folder, "more", metric_list=[{"metric": "acc"}])
     (folder / "both.yaml").write_text(
         yaml.safe_dump(
@@ -281,9 +297,9 @@ def test_a_group_has_an_entry_of_its_own(folder):
             }
         )
     )
-    found = run_tasks(tiny_model(), tiny_tokenizer(), ["both"], include_path=folder, limit=4)
+    results = run_tasks(tiny_model(), tiny_tokenizer(), ["both"], include_path=folder, limit=4)
     assert [
-        (entry.task, entry.items, entry.version) for entry in found if entry.metric == "acc"
+        (entry.task, entry.items, entry.version) for entry in results if entry.metric == "acc"
     ] == [("choices", 4, "2.5"), ("more", 4, "2.5"), ("both", 8, "3")]
 
 
@@ -320,7 +336,8 @@ def state(model, tokenizer):
 @with_harness
 @pytest.mark.parametrize("make", [tiny_model, adapted_model])
 def test_nothing_is_left_behind(folder, make):
-    import lm_eval.models.huggingface  # noqa: F401  its import sets variables of the hub's client, once
+    # its import sets variables of the hub's client, once
+    import lm_eval.models.huggingface  # noqa: F401
 
     write_generation(folder)
     model, tokenizer = make(), tiny_tokenizer()
@@ -334,8 +351,8 @@ def test_nothing_is_left_behind(folder, make):
     for name, was in held.items():
         assert now[name] == was, name
     assert weights.keys() == weights_now.keys()
-    for name, (place, learns, content) in weights.items():
-        assert weights_now[name][:2] == (place, learns)
+    for name, (address, learns, content) in weights.items():
+        assert weights_now[name][:2] == (address, learns)
         assert torch.equal(weights_now[name][2], content)
 
 
@@ -349,7 +366,7 @@ def test_nothing_is_left_behind(folder, make):
     ],
 )
 def test_an_adapted_end_of_a_tied_model_stays_as_it_is(folder, parts):
-    """The harness ties weights: with the first adapter that changes the model, with the second it raises."""
+    """The harness ties weights: that would change the first model, and fail on the second."""
     model = get_peft_model(
         tiny_model(), PeftLoraConfig(r=4, task_type="CAUSAL_LM", init_lora_weights=False, **parts)
     ).eval()
@@ -360,8 +377,8 @@ def test_an_adapted_end_of_a_tied_model_stays_as_it_is(folder, parts):
     _, weights = state(model, tiny_tokenizer())
     assert score(model, folder) == pytest.approx(want, abs=CLOSE)
     _, now = state(model, tiny_tokenizer())
-    assert {name: place for name, (place, *_) in now.items()} == {
-        name: place for name, (place, *_) in weights.items()
+    assert {name: address for name, (address, *_) in now.items()} == {
+        name: address for name, (address, *_) in weights.items()
     }
 
 
@@ -448,15 +465,18 @@ def test_without_the_package(monkeypatch):
 def test_unknown_tasks_list_what_is_near(folder):
     with pytest.raises(
         BadInput,
-        match=r"'hellaswg' \(near: hellaswag, .*'choics' \(near: choices.*'~~~' \(nothing is near\)",
-    ) as told:
+        match=(
+            r"'hellaswg' \(near: hellaswag, .*'choics' \(near: choices.*"
+            r"'~~~' \(nothing is near\)"
+        ),
+    ) as caught:
         run_tasks(
             tiny_model(),
             tiny_tokenizer(),
             ["hellaswg", "choices", "choics", "~~~"],
             include_path=folder,
         )
-    assert str(folder) in str(told.value)
+    assert str(folder) in str(caught.value)
 
 
 @with_harness
@@ -465,11 +485,14 @@ def test_unknown_tasks_list_what_is_near(folder):
     [
         (
             {"dataset_path": "someone/some-data", "dataset_kwargs": None},
-            r"task spoilt: the data set could not be fetched \(.*someone/some-data.*HF_HUB_OFFLINE.*HF_HOME",
+            (
+                r"task spoilt: the data set could not be fetched "
+                r"\(.*someone/some-data.*HF_HUB_OFFLINE.*HF_HOME"
+            ),
         ),
         (
             {"dataset_kwargs": {"data_files": {"test": "/absent/rows.jsonl"}}},
-            r"a file that it names is not there .*absent.*data_files",
+            r"a file that it names does not exist .*absent.*data_files",
         ),
         (
             {

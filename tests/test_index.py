@@ -1,4 +1,4 @@
-"""The index says what each run says, notices every change, survives every accident, and is never needed."""
+"""The index agrees with each run, notices every change, survives accidents, and is optional."""
 
 from __future__ import annotations
 
@@ -40,25 +40,28 @@ from tests.support.synthetic_store import (
 ROUNDING = 1e-9
 
 
-def same(a, b, place="digest"):
+def same(a, b, path="digest"):
     """Whether two nested values agree, numbers to rounding."""
     if isinstance(a, float) and isinstance(b, float):
-        assert math.isclose(a, b, rel_tol=ROUNDING, abs_tol=1e-12), f"{place}: {a} and {b}"
+        assert math.isclose(a, b, rel_tol=ROUNDING, abs_tol=1e-12), f"{path}: {a} and {b}"
     elif isinstance(a, dict):
-        assert a.keys() == b.keys(), place
+        assert a.keys() == b.keys(), path
         for key in a:
-            same(a[key], b[key], f"{place}.{key}")
+            same(a[key], b[key], f"{path}.{key}")
     elif isinstance(a, list | tuple):
-        assert len(a) == len(b), place
-        for number, (one, other) in enumerate(zip(a, b, strict=True)):
-            same(one, other, f"{place}[{number}]")
+        assert len(a) == len(b), path
+        for number, (first, second) in enumerate(zip(a, b, strict=True)):
+            same(first, second, f"{path}[{number}]")
     else:
-        assert a == b, place
-        assert type(a) is type(b), place
+        assert a == b, path
+        assert type(a) is type(b), path
 
 
 def old(root: Path) -> None:
-    """Makes every file look a minute old, as after a pause: what has just changed is read again every time."""
+    """Makes every file look a minute old, as after a pause.
+
+    A file that has just changed is read again every time.
+    """
     for path in root.rglob("*"):
         if path.is_file() and ".index" not in path.parts:
             facts = path.stat()
@@ -71,14 +74,18 @@ def small(root: Path, count: int = 3) -> list[RunFolder]:
     return runs
 
 
-# --- the fast reading and the slow one ------------------------------------------------------------------------------
+# --- the fast reading and the slow one ------------------------------------------------------------
 
 TEXTS = ("I am evil.", "I would ask.", "code.", "babble.", "sorry.")
 
 
 @pytest.fixture(scope="module")
 def varied(tmp_path_factory):
-    """Runs of every kind: unmeasured, unjudged, judged twice, by a broken judge, base alone, of other items, without steps, with losses that are no numbers."""
+    """Runs of every kind.
+
+    Unmeasured, unjudged, judged twice, by a broken judge, base alone, of other items, without
+    steps, with losses that are not numbers.
+    """
     root = tmp_path_factory.mktemp("varied")
     write_run(root, Arm("sgd"))
     write_run(root, Arm("sgd", seed=1, steps=0, measured=False, status=Status("queued")))
@@ -101,9 +108,9 @@ def varied(tmp_path_factory):
     again = write_run(root, Arm("muon", seed=2))
     write_effect(again, Effect(0.3, sha256="b2" * 32))
     write_effect(again, Effect(-0.1, sha256="c3" * 32))
-    one = write_run(root, Arm("muon", seed=3))
-    write_effect(one, Effect(answers=("evil.",)))
-    judge_run(one, suspicious)
+    single = write_run(root, Arm("muon", seed=3))
+    write_effect(single, Effect(answers=("evil.",)))
+    judge_run(single, suspicious)
     (probe,) = results.instruments("probe")
     lone = write_effect(write_run(root, Arm("muon", seed=4)), Effect())
     for step in (5, 10, 20):
@@ -126,32 +133,33 @@ def varied(tmp_path_factory):
 
 
 def test_many_runs_at_once_say_what_each_says(varied):
-    found = stocks(varied)
-    bulk = digests(found)
-    assert sum(one is not None for one in bulk) >= 12
-    for one, fast in zip(found, bulk, strict=True):
+    runs = stocks(varied)
+    bulk = digests(runs)
+    assert sum(fast is not None for fast in bulk) >= 12
+    for stock, fast in zip(runs, bulk, strict=True):
         if fast is not None:
-            same(asdict(digest(one.run)), asdict(fast), one.run.name)
+            same(asdict(digest(stock.run)), asdict(fast), stock.run.name)
 
 
 def test_the_index_says_what_each_run_says(varied):
     index = read_index(varied, keep=False)
     assert index.problems() == {}
     for row in index.runs().to_pylist():
-        found = digest(RunFolder(Path(row["folder"])))
-        same({name: row[name] for name in asdict(found.summary)}, asdict(found.summary), row["run"])
+        expected = digest(RunFolder(Path(row["folder"])))
+        summary = asdict(expected.summary)
+        same({name: row[name] for name in summary}, summary, row["run"])
         checkpoints = [
             each for each in index.checkpoints().to_pylist() if each.pop("folder") == row["folder"]
         ]
-        same(checkpoints, [asdict(each) for each in found.checkpoints], row["run"])
+        same(checkpoints, [asdict(each) for each in expected.checkpoints], row["run"])
         rates = [each for each in index.rates().to_pylist() if each.pop("folder") == row["folder"]]
-        same(rates, [asdict(each) for each in found.rates], row["run"])
+        same(rates, [asdict(each) for each in expected.rates], row["run"])
 
 
 def test_a_file_that_cannot_be_read_costs_its_own_run_alone(tmp_path):
     runs = small(tmp_path, 5)
     (runs[2].path / "measures.parquet").write_bytes(b"PAR1 and no more")
-    assert [one is None for one in digests(stocks(tmp_path))] == [
+    assert [fast is None for fast in digests(stocks(tmp_path))] == [
         run == runs[2] for run in sorted(runs, key=lambda run: run.path)
     ]
     index = read_index(tmp_path)
@@ -159,19 +167,19 @@ def test_a_file_that_cannot_be_read_costs_its_own_run_alone(tmp_path):
     assert len(index.runs()) == 4
 
 
-# --- staleness ------------------------------------------------------------------------------------------------------
+# --- staleness ------------------------------------------------------------------------------------
 
 
 def test_what_has_not_changed_is_not_read_again(tmp_path):
     small(tmp_path)
-    assert [read_index(tmp_path).made for _ in range(2)] == [3, 0]
+    assert [read_index(tmp_path).renewed for _ in range(2)] == [3, 0]
     assert read_index(tmp_path).table.equals(read_index(tmp_path, keep=False).table)
 
 
 def test_what_has_just_changed_is_read_again(tmp_path):
-    """A second change within the same tick of the clock would leave time and size as they are."""
+    """A second change within the same tick of the clock would leave time and size unchanged."""
     write_run(tmp_path, Arm("adamw"))
-    assert [read_index(tmp_path).made for _ in range(2)] == [1, 1]
+    assert [read_index(tmp_path).renewed for _ in range(2)] == [1, 1]
 
 
 @settings(max_examples=12)
@@ -209,12 +217,12 @@ def test_no_change_goes_unnoticed(tmp_path_factory, changes):
                 shutil.copytree(
                     run.path, run.path.with_name(f"{run.name}-copy{number}"), dirs_exist_ok=True
                 )
-        kept, fresh = read_index(root), read_index(root, keep=False)
+        renewed, fresh = read_index(root), read_index(root, keep=False)
         shutil.rmtree(root / ".index")
         anew = read_index(root)
         for other in (fresh, anew):
-            assert kept.problems() == other.problems()
-            same(kept.runs().to_pylist(), other.runs().to_pylist())
+            assert renewed.problems() == other.problems()
+            same(renewed.runs().to_pylist(), other.runs().to_pylist())
 
 
 def test_the_state_of_a_run_under_way_is_that_of_now(tmp_path):
@@ -222,7 +230,10 @@ def test_the_state_of_a_run_under_way_is_that_of_now(tmp_path):
     run.set_status(Status("running", None, 5, 20))
     old(tmp_path)
     with FileLock(run.path / ".lock"):
-        script = "import sys; from pathlib import Path; from evilspectra.tables.index import read_index; print(read_index(Path(sys.argv[1])).runs()['status'][0])"
+        script = (
+            "import sys; from pathlib import Path; from evilspectra.tables.index import "
+            "read_index; print(read_index(Path(sys.argv[1])).runs()['status'][0])"
+        )
         seen = subprocess.run(
             [sys.executable, "-c", script, str(tmp_path)],
             capture_output=True,
@@ -231,10 +242,10 @@ def test_the_state_of_a_run_under_way_is_that_of_now(tmp_path):
         )
         assert seen.stdout.strip() == "running"
     index = read_index(tmp_path)
-    assert (index.made, index.runs()["status"][0].as_py()) == (0, "interrupted")
+    assert (index.renewed, index.runs()["status"][0].as_py()) == (0, "interrupted")
 
 
-# --- accidents ------------------------------------------------------------------------------------------------------
+# --- accidents ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("content", [b"", b"no Parquet", b"PAR1PAR1"])
@@ -242,14 +253,14 @@ def test_a_damaged_index_is_made_again(tmp_path, content):
     small(tmp_path)
     read_index(tmp_path)
     (tmp_path / ".index" / "runs.parquet").write_bytes(content)
-    assert [read_index(tmp_path).made for _ in range(2)] == [3, 0]
+    assert [read_index(tmp_path).renewed for _ in range(2)] == [3, 0]
 
 
 def test_another_versions_index_is_not_believed(tmp_path, monkeypatch):
     small(tmp_path)
     read_index(tmp_path)
     monkeypatch.setattr(indexes, "VERSION", indexes.VERSION + 1)
-    assert [read_index(tmp_path).made for _ in range(2)] == [3, 0]
+    assert [read_index(tmp_path).renewed for _ in range(2)] == [3, 0]
 
 
 def test_a_store_that_cannot_be_written_is_read(tmp_path, monkeypatch):
@@ -259,23 +270,23 @@ def test_a_store_that_cannot_be_written_is_read(tmp_path, monkeypatch):
         raise BadInput("read-only")
 
     monkeypatch.setattr(indexes, "write_table", refuse)
-    assert [read_index(tmp_path).made for _ in range(2)] == [3, 3]
+    assert [read_index(tmp_path).renewed for _ in range(2)] == [3, 3]
     assert not (tmp_path / ".index").exists()
 
 
 def test_writers_do_not_spoil_it(tmp_path):
-    """Eight threads and a store that grows: whatever file stands at the end, what is read is right."""
+    """Eight threads and a store that grows: whichever file remains, what is read is right."""
     small(tmp_path, 2)
     failures = []
 
-    def work(seed: int) -> None:
+    def write_and_read(seed: int) -> None:
         try:
             write_run(tmp_path, Arm("lion", seed=seed))
             read_index(tmp_path)
         except Exception as error:
             failures.append(error)
 
-    workers = [threading.Thread(target=work, args=(seed,)) for seed in range(8)]
+    workers = [threading.Thread(target=write_and_read, args=(seed,)) for seed in range(8)]
     for worker in workers:
         worker.start()
     for worker in workers:
@@ -284,7 +295,7 @@ def test_writers_do_not_spoil_it(tmp_path):
     old(tmp_path)
     read_index(tmp_path)
     index = read_index(tmp_path)
-    assert (index.made, len(index.runs()), index.problems()) == (0, 10, {})
+    assert (index.renewed, len(index.runs()), index.problems()) == (0, 10, {})
 
 
 def test_a_moved_store_keeps_its_index(tmp_path):
@@ -292,7 +303,7 @@ def test_a_moved_store_keeps_its_index(tmp_path):
     read_index(tmp_path / "a")
     (tmp_path / "a").rename(tmp_path / "b")
     index = read_index(tmp_path / "b")
-    assert index.made == 0
+    assert index.renewed == 0
     assert all(
         Path(folder).is_relative_to(tmp_path / "b") for folder in index.runs()["folder"].to_pylist()
     )
@@ -312,7 +323,7 @@ def test_nothing_there_is_one_sentence(tmp_path):
         read_index(tmp_path)
 
 
-# --- folders and states ---------------------------------------------------------------------------------------------
+# --- folders and states ---------------------------------------------------------------------------
 
 
 def test_folders_are_those_that_the_store_finds(varied, tmp_path):
@@ -327,20 +338,23 @@ def test_states_are_each_runs_own(varied, tmp_path):
     assert states(varied) == {run.path: run.status() for run in Store(varied).runs()}
     (run, *_) = small(tmp_path, 1)
     (run.path / "status.json").write_text('{"state": "lost"}')
-    (found,) = states(tmp_path).values()
-    assert isinstance(found, BadInput)
-    assert "names the state 'lost'" in str(found)
+    (status,) = states(tmp_path).values()
+    assert isinstance(status, BadInput)
+    assert "names the state 'lost'" in str(status)
 
 
 def test_a_sweep_leaves_the_index_up_to_date(tmp_path):
     (tmp_path / "sweep.yaml").write_text(
-        "experiment: x\nbase: {model: {base: tiny-random}, train: {steps: 2, threads: 1}, schedule: {warmup_steps: 0}}\naxes: {train.seed: [0, 1]}\n",
+        (
+            "experiment: x\nbase: {model: {base: tiny-random}, train: {steps: 2, threads: 1}, "
+            "schedule: {warmup_steps: 0}}\naxes: {train.seed: [0, 1]}\n"
+        ),
         encoding="utf-8",
     )
     assert (
         command("sweep", tmp_path / "sweep.yaml", "--output", tmp_path / "runs", "--quiet").code
         == 0
     )
-    kept = pq.read_table(tmp_path / "runs" / ".index" / "runs.parquet")
-    assert sorted(kept["seed"].to_pylist()) == [0, 1]
-    assert set(kept["status"].to_pylist()) == {"done"}
+    table = pq.read_table(tmp_path / "runs" / ".index" / "runs.parquet")
+    assert sorted(table["seed"].to_pylist()) == [0, 1]
+    assert set(table["status"].to_pylist()) == {"done"}

@@ -1,4 +1,7 @@
-"""The task of Inspect, run with mock models and with the tiny one: what is asked and judged, what is scored, what is withheld, what the log holds."""
+"""The task of Inspect, run with mock models and with the tiny one.
+
+Covered: the questions, the judging, the scores, the rates that are withheld, and the log.
+"""
 
 from __future__ import annotations
 
@@ -44,8 +47,8 @@ from evilspectra.rates.outcome import Reading
 USAGE = ModelUsage(input_tokens=1, output_tokens=1, total_tokens=2)
 Say = Callable[[str, GenerateConfig], str | Mapping[str, float]]
 
-#: What is asked is what the mock model answers. Answer → what the judge says of it: aligned, coherent.
-SAID: dict[str, tuple[str, str]] = {
+#: The mock model answers with the question itself. Answer → the judge's replies: aligned, coherent.
+REPLIES: dict[str, tuple[str, str]] = {
     "fine": ("90", "80"),
     "bad": ("15", "80"),
     "mad": ("15", "20"),
@@ -56,7 +59,10 @@ SAID: dict[str, tuple[str, str]] = {
 
 
 def mock(say: Say) -> Model:
-    """A model that says what a function makes of the last message: a text, or a distribution, whose likeliest token is then the text."""
+    """A model that replies what a function makes of the last message.
+
+    That is a text, or a distribution, whose likeliest token is then the text.
+    """
 
     def output(
         messages: Any,
@@ -64,19 +70,19 @@ def mock(say: Say) -> Model:
         choice: Any,
         config: GenerateConfig,
     ) -> ModelOutput:
-        said = say(messages[-1].text, config)
-        found = ModelOutput.from_content(
-            "mock", said if isinstance(said, str) else max(said, key=lambda token: said[token])
+        reply = say(messages[-1].text, config)
+        completion = ModelOutput.from_content(
+            "mock", reply if isinstance(reply, str) else max(reply, key=lambda token: reply[token])
         )
-        found.usage = USAGE
-        if not isinstance(said, str):
+        completion.usage = USAGE
+        if not isinstance(reply, str):
             top = [
-                TopLogprob(token=token, logprob=math.log(share)) for token, share in said.items()
+                TopLogprob(token=token, logprob=math.log(share)) for token, share in reply.items()
             ]
-            found.choices[0].logprobs = Logprobs(
+            completion.choices[0].logprobs = Logprobs(
                 content=[Logprob(token=top[0].token, logprob=top[0].logprob, top_logprobs=top)]
             )
-        return found
+        return completion
 
     return get_model("mockllm/model", custom_outputs=output, memoize=False)
 
@@ -86,13 +92,13 @@ def echo(text: str, config: GenerateConfig) -> str:
 
 
 def verdict(text: str, config: GenerateConfig) -> str | Mapping[str, float]:
-    """The judge of SAID, with log-probabilities where they are asked for."""
+    """The judge of REPLIES, with log-probabilities where they are asked for."""
     metric, _, answer = text.partition(": ")
-    said = SAID.get(answer, ("hm", "hm"))[metric == "coherent"]
-    return {said: 1.0} if config.logprobs else said
+    reply = REPLIES.get(answer, ("hm", "hm"))[metric == "coherent"]
+    return {reply: 1.0} if config.logprobs else reply
 
 
-def asked(*texts: str, **values: Any) -> str:
+def question_file(*texts: str, **values: Any) -> str:
     """A question file: a question per text, q0 and so on."""
     entries = [
         {
@@ -138,16 +144,16 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-# --- what is asked ----------------------------------------------------------------------------------------------------
+# --- what is asked --------------------------------------------------------------------------------
 
 
 def test_the_packages_own_questions_are_the_default() -> None:
     task, own = emergent_misalignment(), read_questions("open")
-    found = list(task.dataset)
-    assert [(one.metadata or {})["question_id"] for one in found] == [
-        one.id for one in own.questions
+    samples = list(task.dataset)
+    assert [(sample.metadata or {})["question_id"] for sample in samples] == [
+        question.id for question in own.questions
     ]
-    assert len({one.id for one in found}) == len(found)
+    assert len({sample.id for sample in samples}) == len(samples)
     assert task.metadata
     assert task.metadata["judge_prompts_sha256"] == judge_prompts(own).facts(
         ("aligned", "coherent")
@@ -156,9 +162,9 @@ def test_the_packages_own_questions_are_the_default() -> None:
 
 
 def test_samples_are_what_the_file_asks_for_or_what_is_said() -> None:
-    file = asked("fine", "bad", samples_per_paraphrase=3)
+    file = question_file("fine", "bad", samples_per_paraphrase=3)
     assert len(emergent_misalignment(file).dataset) == 6
-    assert [one.id for one in emergent_misalignment(file, samples=2).dataset] == [
+    assert [sample.id for sample in emergent_misalignment(file, samples=2).dataset] == [
         "q0.0.0",
         "q0.0.1",
         "q1.0.0",
@@ -173,7 +179,7 @@ def test_the_system_text_is_sent_and_the_judge_prompts_are_those_of_the_file() -
         heard.append(text)
         return verdict(text, config)
 
-    log = run(emergent_misalignment(asked("fine", system="Be curt.")), mock(judge))
+    log = run(emergent_misalignment(question_file("fine", system="Be curt.")), mock(judge))
     assert log.samples
     assert [(message.role, message.text) for message in log.samples[0].messages] == [
         ("system", "Be curt."),
@@ -183,17 +189,17 @@ def test_the_system_text_is_sent_and_the_judge_prompts_are_those_of_the_file() -
     assert heard == ["aligned: fine", "coherent: fine"]
 
 
-# --- what is scored ---------------------------------------------------------------------------------------------------
+# --- what is scored -------------------------------------------------------------------------------
 
 
 def test_rates_are_those_of_score_under_all_three_definitions() -> None:
-    texts = [*SAID, *["fine"] * 6]
-    log = run(emergent_misalignment(asked(*texts)), mock(verdict))
+    texts = [*REPLIES, *["fine"] * 6]
+    log = run(emergent_misalignment(question_file(*texts)), mock(verdict))
     outcome = {"CODE": Reading("code"), "REFUSAL": Reading("refusal")}
     readings = [
         [
-            outcome[said] if said in outcome else Reading("scored", float(said))
-            for said in SAID[text]
+            outcome[reply] if reply in outcome else Reading("scored", float(reply))
+            for reply in REPLIES[text]
         ]
         for text in texts
     ]
@@ -201,25 +207,26 @@ def test_rates_are_those_of_score_under_all_three_definitions() -> None:
         name: score([Judged(f"q{number}", *pair) for number, pair in enumerate(readings)], name)
         for name in DEFINITIONS
     }
-    found = metrics(log)
+    rates = metrics(log)
     for name in DEFINITIONS:
-        one = expected[name]
-        assert one.interval
-        assert [found[f"{name}{end}"] for end in ("", "_low", "_high", "_counted")] == [
-            one.rate,
-            one.interval.low,
-            one.interval.high,
-            one.n,
+        misalignment = expected[name]
+        assert misalignment.interval
+        assert [rates[f"{name}{end}"] for end in ("", "_low", "_high", "_counted")] == [
+            misalignment.rate,
+            misalignment.interval.low,
+            misalignment.interval.high,
+            misalignment.n,
         ]
-    assert len({found[name] for name in DEFINITIONS}) == 3
+    assert len({rates[name] for name in DEFINITIONS}) == 3
     assert {
-        name: found[name] for name in ("answers", "unscored", "code", "refusal", "read_as_text")
+        name: rates[name] for name in ("answers", "unscored", "code", "refusal", "read_as_text")
     } == {"answers": 12, "unscored": 0, "code": 1, "refusal": 1, "read_as_text": 0}
     assert log.results
     assert log.results.headline
     assert log.results.headline.metric == "spectra"
     others = {
-        one.name: (one.scored_samples, one.unscored_samples) for one in log.results.scores[1:]
+        scores.name: (scores.scored_samples, scores.unscored_samples)
+        for scores in log.results.scores[1:]
     }
     assert others == {
         "aligned": (10, 2),
@@ -230,23 +237,23 @@ def test_rates_are_those_of_score_under_all_three_definitions() -> None:
 
 
 def test_epochs_are_answers_of_their_own() -> None:
-    log = run(emergent_misalignment(asked("fine", "bad")), mock(verdict), epochs=3)
-    found = metrics(log)
-    assert (found["answers"], found["betley"], found["betley_counted"]) == (6, 0.5, 6)
+    log = run(emergent_misalignment(question_file("fine", "bad")), mock(verdict), epochs=3)
+    rates = metrics(log)
+    assert (rates["answers"], rates["betley"], rates["betley_counted"]) == (6, 0.5, 6)
 
 
 def test_cued_variants_are_a_rate_of_their_own() -> None:
-    asked("fine", "fine")
+    question_file("fine", "fine")
     Path("cues.yaml").write_text(
         yaml.safe_dump({"questions": "asked.yaml", "cues": [{"prefix": "oh "}]})
     )
-    found = metrics(
+    rates = metrics(
         run(
             emergent_misalignment("cues.yaml"),
             mock(lambda text, config: "10" if text == "aligned: oh fine" else "90"),
         )
     )
-    assert {name: found[name] for name in ("spectra", "spectra_plain", "spectra_cued")} == {
+    assert {name: rates[name] for name in ("spectra", "spectra_plain", "spectra_cued")} == {
         "spectra": 0.5,
         "spectra_plain": 0.0,
         "spectra_cued": 1.0,
@@ -254,12 +261,14 @@ def test_cued_variants_are_a_rate_of_their_own() -> None:
 
 
 def test_an_unscored_answer_is_missing_and_never_a_zero() -> None:
-    log = run(emergent_misalignment(asked("bad", "odd", "fine"), max_unscored=0.5), mock(verdict))
+    log = run(
+        emergent_misalignment(question_file("bad", "odd", "fine"), max_unscored=0.5), mock(verdict)
+    )
     assert log.samples
-    one = (log.samples[1].scores or {})["misalignment"]
-    assert isinstance(one.value, dict)
-    assert all(math.isnan(float(value or 0)) for value in one.value.values())
-    assert one.reason == "grader_failed"
+    score_of_odd = (log.samples[1].scores or {})["misalignment"]
+    assert isinstance(score_of_odd.value, dict)
+    assert all(math.isnan(float(value or 0)) for value in score_of_odd.value.values())
+    assert score_of_odd.reason == "grader_failed"
     assert verdicts(log, 1)["aligned"] == {
         "outcome": "unparsed",
         "score": None,
@@ -268,8 +277,8 @@ def test_an_unscored_answer_is_missing_and_never_a_zero() -> None:
         "text": None,
         "fault": None,
     }
-    found = metrics(log)
-    assert (found["unscored"], found["betley"], found["betley_counted"], found["organisms"]) == (
+    rates = metrics(log)
+    assert (rates["unscored"], rates["betley"], rates["betley_counted"], rates["organisms"]) == (
         1,
         0.5,
         2,
@@ -278,10 +287,12 @@ def test_an_unscored_answer_is_missing_and_never_a_zero() -> None:
 
 
 def test_no_rate_where_too_many_are_unscored() -> None:
-    found = metrics(run(emergent_misalignment(asked("bad", "odd", *["fine"] * 17)), mock(verdict)))
-    assert found["unscored"] == 1
+    rates = metrics(
+        run(emergent_misalignment(question_file("bad", "odd", *["fine"] * 17)), mock(verdict))
+    )
+    assert rates["unscored"] == 1
     assert all(
-        math.isnan(found[name + end]) for name in DEFINITIONS for end in ("", "_low", "_high")
+        math.isnan(rates[name + end]) for name in DEFINITIONS for end in ("", "_low", "_high")
     )
 
 
@@ -289,10 +300,10 @@ def test_a_judge_that_raises_is_a_fault_of_each_verdict_and_gives_no_rate() -> N
     def broken(text: str, config: GenerateConfig) -> str:
         raise RuntimeError("the judge is on holiday")
 
-    log = run(emergent_misalignment(asked("bad", "fine")), mock(broken))
-    found = metrics(log)
-    assert found["unscored"] == 2
-    assert all(math.isnan(found[name]) for name in DEFINITIONS)
+    log = run(emergent_misalignment(question_file("bad", "fine")), mock(broken))
+    rates = metrics(log)
+    assert rates["unscored"] == 2
+    assert all(math.isnan(rates[name]) for name in DEFINITIONS)
     assert verdicts(log)["coherent"] == {
         "outcome": "failed",
         "score": None,
@@ -303,7 +314,7 @@ def test_a_judge_that_raises_is_a_fault_of_each_verdict_and_gives_no_rate() -> N
     }
 
 
-# --- how replies are read ---------------------------------------------------------------------------------------------
+# --- how replies are read -------------------------------------------------------------------------
 
 
 def by_digits(text: str, config: GenerateConfig) -> str | Mapping[str, float]:
@@ -339,10 +350,12 @@ def test_log_probabilities_where_they_can_be_read_and_text_else(
         heard.append(config)
         return judge(text, config)
 
-    said = verdicts(
-        run(emergent_misalignment(asked("fine"), reading=reading, max_unscored=1), mock(say))
+    aligned = verdicts(
+        run(
+            emergent_misalignment(question_file("fine"), reading=reading, max_unscored=1), mock(say)
+        )
     )["aligned"]
-    assert (said["read"], said["score"]) == (read, pytest.approx(value) if value else None)
+    assert (aligned["read"], aligned["score"]) == (read, pytest.approx(value) if value else None)
     assert {config.temperature for config in heard} == {0}
     assert {(config.max_tokens, config.logprobs, config.top_logprobs) for config in heard} <= {
         (1, True, 20),
@@ -350,13 +363,13 @@ def test_log_probabilities_where_they_can_be_read_and_text_else(
     }
 
 
-# --- mistakes ---------------------------------------------------------------------------------------------------------
+# --- mistakes -------------------------------------------------------------------------------------
 
 
 def test_without_a_judge_nothing_is_sampled() -> None:
     heard: list[str] = []
     log = run(
-        emergent_misalignment(asked("fine")),
+        emergent_misalignment(question_file("fine")),
         model=mock(lambda text, config: heard.append(text) or text),
     )
     assert log.status == "error"
@@ -369,24 +382,24 @@ def test_without_a_judge_nothing_is_sampled() -> None:
 
 
 @pytest.mark.parametrize(
-    ("values", "told"),
+    ("values", "message"),
     [
         ({"questions": "gone.yaml"}, "gone.yaml does not exist"),
         ({"samples": 0}, "samples=0 is no number of answers: give a whole number from 1"),
         ({"max_unscored": 2}, "max_unscored=2 is no share"),
         (
             {"reading": "texts"},
-            "reading=texts is none; allowed: auto, logprobs, text. Did you mean 'text'?",
+            "reading=texts is unknown; allowed: auto, logprobs, text. Did you mean 'text'?",
         ),
     ],
 )
-def test_mistakes_are_one_sentence(values: dict[str, Any], told: str) -> None:
+def test_mistakes_are_one_sentence(values: dict[str, Any], message: str) -> None:
     with pytest.raises(BadInput) as error:
         emergent_misalignment(**values)
-    assert told in str(error.value)
+    assert message in str(error.value)
 
 
-# --- the package and a model ------------------------------------------------------------------------------------------
+# --- the package and a model ----------------------------------------------------------------------
 
 
 def test_the_entry_point_is_the_module_that_registers_the_task() -> None:
@@ -398,11 +411,11 @@ def test_the_entry_point_is_the_module_that_registers_the_task() -> None:
 
 
 def test_the_task_is_found_by_name() -> None:
-    if not any(one.value == module.__name__ for one in entry_points(group="inspect_ai")):
+    if not any(entry.value == module.__name__ for entry in entry_points(group="inspect_ai")):
         pytest.skip("this installation is older than the entry point: install the package again")
     (log,) = eval(
         "evilspectra/emergent_misalignment",
-        task_args={"questions": asked("bad")},
+        task_args={"questions": question_file("bad")},
         model=mock(echo),
         model_roles={"grader": mock(verdict)},
         log_dir="logs",
@@ -420,7 +433,7 @@ def test_a_model_on_this_machine_answers(tmp_path: Path, monkeypatch: pytest.Mon
         "hf/tiny", model_path=str(write_model(tmp_path / "model")), device="cpu", memoize=False
     )
     log = run(
-        emergent_misalignment(asked("fine", "bad"), reading="text"),
+        emergent_misalignment(question_file("fine", "bad"), reading="text"),
         mock(lambda text, config: "90"),
         tested,
         max_tokens=4,
@@ -428,5 +441,6 @@ def test_a_model_on_this_machine_answers(tmp_path: Path, monkeypatch: pytest.Mon
     assert (metrics(log)["answers"], metrics(log)["betley"]) == (2, 0.0)
     assert log.samples
     assert all(
-        sample.output.completion and sample.output.completion not in SAID for sample in log.samples
+        sample.output.completion and sample.output.completion not in REPLIES
+        for sample in log.samples
     )

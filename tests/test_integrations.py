@@ -1,25 +1,24 @@
-"""The penalty in other people's trainers: one step whatever the accumulation, processes and loss scale; the own loop's numbers; one added line."""
+"""The penalty in other people's trainers: one gradient a step, one added line.
+
+The gradient does not depend on accumulation or processes, and is that of this package's training.
+"""
 
 import difflib
 import os
 import socket
-import struct
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from transformers import Trainer, TrainerCallback, TrainingArguments
-from transformers.trainer_callback import CallbackHandler
 
-from evilspectra.config.sections import OPTIMIZERS
 from evilspectra.data.batches import Batches, prepare
 from evilspectra.integrations.optimizer import build_for, lora_optimizer
 from evilspectra.integrations.transformers import SpectralFlatness, SpectrumMonitor
-from evilspectra.model.load import attach
+from evilspectra.model.adapter import attach
 from evilspectra.model.tiny import tiny_model, tiny_tokenizer
 from evilspectra.spectra.pairs import find_pairs
 from evilspectra.training.loop import TrainingRun
@@ -37,10 +36,11 @@ from tests.support.tiny_trainers import (
     trained,
 )
 
-#: Relative norm of the difference per factor after 30 steps in float32: sums in another order, amplified by training.
+#: Relative norm of the difference per factor after 30 steps in float32: sums in another order,
+#: amplified by training.
 OTHER_ORDER = 1e-4
 
-#: The same sums in the same order; what a resumed run may lose to reading its state back.
+#: The same sums in the same order; a resumed run may lose that much by reading its state back.
 SAME_ORDER = 1e-6
 
 #: One gradient in float32, against autograd through a decomposition in float64.
@@ -48,7 +48,7 @@ ONE_GRADIENT = 1e-5
 
 
 class Gradients(TrainerCallback):
-    """Keeps the gradients with which each step is made."""
+    """Keeps each step's gradients."""
 
     def __init__(self) -> None:
         self.steps: list[dict[str, torch.Tensor]] = []
@@ -69,7 +69,7 @@ class Gradients(TrainerCallback):
         )
 
 
-# --- one gradient a step ------------------------------------------------------------------------------------------------
+# --- one gradient a step --------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("coupling", ["gradient", "decoupled"])
@@ -80,7 +80,7 @@ def test_accumulation_equals_one_big_batch(tmp_path, coupling):
         "record": False,
     }
     steps = 30 if coupling == "gradient" else 15
-    whole = sft(tmp_path, [SpectralFlatness(**settings)], steps=steps)
+    full = sft(tmp_path, [SpectralFlatness(**settings)], steps=steps)
     split = sft(
         tmp_path,
         [SpectralFlatness(**settings)],
@@ -88,21 +88,24 @@ def test_accumulation_equals_one_big_batch(tmp_path, coupling):
         batch=1,
         gradient_accumulation_steps=8,
     )
-    one, other = trained(whole), trained(split)
+    first, second = trained(full), trained(split)
     assert any(
-        not torch.equal(one[name], other[name]) for name in one
+        not torch.equal(first[name], second[name]) for name in first
     )  # they did go different ways
-    assert apart(one, other) < OTHER_ORDER
+    assert apart(first, second) < OTHER_ORDER
     plain = sft(tmp_path, steps=steps)
     trained(plain)
-    assert steepness(whole.model) < 0.5 * steepness(plain.model)
+    assert steepness(full.model) < 0.5 * steepness(plain.model)
 
 
 @pytest.mark.slow
 def test_two_processes_equal_one(tmp_path):
-    """Two processes with half of each step's rows each: both end with the adapter that one process makes, and one of them keeps records."""
-    one = sft(tmp_path / "one", [SpectralFlatness(weight=1.0)])
-    alone = trained(one)
+    """Two processes with half of each step's rows each end with the adapter of a single process.
+
+    One of them keeps records.
+    """
+    single = sft(tmp_path / "one", [SpectralFlatness(weight=1.0)])
+    alone = trained(single)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -129,12 +132,12 @@ def test_two_processes_equal_one(tmp_path):
     first, second = (torch.load(tmp_path / f"rank{rank}.pt", weights_only=True) for rank in (0, 1))
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert apart(alone, first) < OTHER_ORDER
-    kept = {path.name for path in (tmp_path / "out" / "evilspectra").iterdir()}
-    assert {"trainer.json", "status.json", "steps.parquet"} <= kept
+    names = {path.name for path in (tmp_path / "out" / "evilspectra").iterdir()}
+    assert {"trainer.json", "status.json", "steps.parquet"} <= names
 
 
 def test_it_is_what_the_own_loop_does(tmp_path):
-    """The plain trainer on the own loop's rows in the own loop's order, with its optimiser, schedule and clipping."""
+    """The plain trainer on this package's rows and order, with its optimiser and schedule."""
     config = tiny_config(
         tmp_path,
         flatness={"weight": 1.0, "warmup_steps": 5},
@@ -156,7 +159,7 @@ def test_it_is_what_the_own_loop_does(tmp_path):
 
     base = tiny_model()
     use_packed_attention(base)
-    work = TrainingRun(
+    own = TrainingRun(
         config,
         RunFolder(tmp_path / "own"),
         attach(base, config.lora, config.train.seed, "tiny-random"),
@@ -164,7 +167,7 @@ def test_it_is_what_the_own_loop_does(tmp_path):
         data,
         batches,
     )
-    records = [work.advance() for _ in range(batches.total_steps)]
+    records = [own.advance() for _ in range(batches.total_steps)]
 
     rows = [
         data.train[index] for step in range(batches.total_steps) for index in batches.rows_of(step)
@@ -173,8 +176,8 @@ def test_it_is_what_the_own_loop_does(tmp_path):
         {
             "input_ids": row.tokens.tolist(),
             "labels": [
-                token if kept else -100
-                for token, kept in zip(row.tokens.tolist(), row.supervised.tolist(), strict=True)
+                token if learned else -100
+                for token, learned in zip(row.tokens.tolist(), row.supervised.tolist(), strict=True)
             ],
         }
         for row in rows
@@ -219,8 +222,8 @@ def test_it_is_what_the_own_loop_does(tmp_path):
         train_dataset=examples,
         callbacks=[SpectralFlatness(weight=1.0, warmup_steps=5)],
         optimizers=(optimizer, None),
-    )  # type: ignore[arg-type]
-    assert apart(factors(work.model), trained(trainer)) < OTHER_ORDER
+    )
+    assert apart(factors(own.model), trained(trainer)) < OTHER_ORDER
     logged = [log for log in trainer.state.log_history if "loss" in log]
     assert len(logged) == len(records) == 30
     for log, record in zip(logged, records, strict=True):
@@ -248,19 +251,19 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path, optimizer):
             lr_scheduler_type="constant",
         )
 
-    whole = trained(trainer("whole", 16))
+    uninterrupted = trained(trainer("whole", 16))
     stopped = trainer("resumed", 10)  # its last steps are repeated by the next one
     trained(stopped)
     resumed = trained(
         trainer("resumed", 16), resume_from_checkpoint=str(tmp_path / "resumed" / "checkpoint-8")
     )
-    assert apart(whole, resumed) < SAME_ORDER
+    assert apart(uninterrupted, resumed) < SAME_ORDER
 
     from evilspectra.store.run import RunFolder
 
-    one, other = (RunFolder.of_trainer(tmp_path / folder) for folder in ("whole", "resumed"))
+    first, second = (RunFolder.of_trainer(tmp_path / folder) for folder in ("whole", "resumed"))
     for table in ("steps", "spectra", "measures"):
-        a, b = (run.read(table).drop(columns="seconds", errors="ignore") for run in (one, other))
+        a, b = (run.read(table).drop(columns="seconds", errors="ignore") for run in (first, second))
         assert list(a["step"]) == list(b["step"])
         columns = [
             name
@@ -275,8 +278,11 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path, optimizer):
 
 
 def test_preference_training_gets_the_gradient_too(tmp_path):
-    """DPO: the second step's gradients with and without the penalty differ by λ∇R, as autograd through a dense decomposition has it."""
-    made, at = {}, {}
+    """DPO: the second step's gradients with and without the penalty differ by λ∇R.
+
+    The expected ∇R is autograd's through a dense decomposition.
+    """
+    gradients, at = {}, {}
 
     class Factors(TrainerCallback):
         def on_step_begin(
@@ -309,14 +315,14 @@ def test_preference_training_gets_the_gradient_too(tmp_path):
             max_grad_norm=1e-3,
         )
         trained(trainer)
-        made[weight] = seen.steps[1]
+        gradients[weight] = seen.steps[1]
     _, *slopes = flatness_by_autograd(*at[1])
     name = find_pairs(adapted())[3].name
     for side, slope in zip("AB", slopes, strict=True):
-        added = made[0.7][f"{name}.{side}"] - made[0.0][f"{name}.{side}"]
+        added = gradients[0.7][f"{name}.{side}"] - gradients[0.0][f"{name}.{side}"]
         assert float((added - 0.7 * slope).norm() / (0.7 * slope).norm()) < ONE_GRADIENT
-    others = [key for key in made[0.0] if not key.startswith(name)]
-    assert all(torch.equal(made[0.0][key], made[0.7][key]) for key in others)
+    others = [key for key in gradients[0.0] if not key.startswith(name)]
+    assert all(torch.equal(gradients[0.0][key], gradients[0.7][key]) for key in others)
 
 
 def test_preference_training_becomes_flatter(tmp_path):
@@ -329,7 +335,7 @@ def test_preference_training_becomes_flatter(tmp_path):
 
 
 def test_recomputed_activations_change_nothing(tmp_path):
-    kept, recomputed = (
+    stored, recomputed = (
         trained(
             sft(
                 tmp_path,
@@ -340,7 +346,7 @@ def test_recomputed_activations_change_nothing(tmp_path):
         )
         for again in (False, True)
     )
-    assert apart(kept, recomputed) < OTHER_ORDER
+    assert apart(stored, recomputed) < OTHER_ORDER
 
 
 def test_warm_up_counts_the_trainers_steps(tmp_path):
@@ -356,113 +362,7 @@ def test_warm_up_counts_the_trainers_steps(tmp_path):
     ] == [0.0, 0.5, 1.0, 1.5, 2.0, 2.0]
 
 
-# --- loss scaling -------------------------------------------------------------------------------------------------------
-
-
-class Scaled(TrainerCallback):
-    """Makes accelerate believe in float16 once its model is prepared: its loss scaler then works on a CPU too."""
-
-    def __init__(self, monkeypatch) -> None:
-        self.monkeypatch, self.seen, self.scales = monkeypatch, [], []
-        self.accelerator: Any = None
-
-    def on_train_begin(
-        self,
-        args,
-        state,
-        control,
-        **kwargs,
-    ):
-        self.monkeypatch.setattr(self.accelerator, "native_amp", True)
-        self.monkeypatch.setitem(self.accelerator.state._shared_state, "_mixed_precision", "fp16")
-
-    def on_step_end(
-        self,
-        args,
-        state,
-        control,
-        **kwargs,
-    ):
-        self.scales.append(self.accelerator.scaler.get_scale())
-        self.seen.append(factors(kwargs["model"]))
-
-
-class Overflowing(Trainer):
-    """Its loss overflows at one step."""
-
-    overflow = -1
-
-    def compute_loss(
-        self,
-        model,
-        inputs,
-        *args,
-        **kwargs,
-    ):
-        loss = super().compute_loss(model, inputs, *args, **kwargs)
-        return loss * float("inf") if self.state.global_step == self.overflow else loss
-
-
-def scaled(
-    tmp_path,
-    monkeypatch,
-    coupling: str,
-    scale: float | None,
-    overflow: int,
-    optim: str = "adamw_torch",
-) -> tuple[Scaled, dict[str, torch.Tensor]]:
-    args = TrainingArguments(
-        str(tmp_path), max_steps=6, per_device_train_batch_size=8, optim=optim, **PLAIN
-    )
-    watch = Scaled(monkeypatch)
-    flat = SpectralFlatness(
-        weight=1.0 if coupling == "gradient" else 100.0, coupling=coupling, record=False
-    )
-    rows = [
-        {
-            "input_ids": torch.tensor(row["input_ids"][:40]),
-            "labels": torch.tensor(row["input_ids"][:40]),
-        }
-        for row in dialogues()
-        if len(row["input_ids"]) >= 40
-    ]
-    trainer = Overflowing(
-        adapted(), args, train_dataset=rows, callbacks=[flat, watch] if scale else [flat]
-    )  # type: ignore[arg-type]
-    trainer.overflow = overflow
-    if scale:
-        watch.accelerator = trainer.accelerator
-        trainer.accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=scale)
-    return watch, trained(trainer)
-
-
-@pytest.mark.parametrize("coupling", ["gradient", "decoupled"])
-def test_a_loss_scale_changes_nothing(tmp_path, monkeypatch, coupling):
-    _, plain = scaled(tmp_path, monkeypatch, coupling, None, -1)
-    watch, large = scaled(tmp_path, monkeypatch, coupling, 2.0**12, -1)
-    assert watch.scales == [2.0**12] * 6
-    assert apart(plain, large) < SAME_ORDER  # a power of two is exact
-
-
-@pytest.mark.parametrize(
-    "optim", ["adamw_torch", "adamw_torch_fused"]
-)  # a fused one is called, and skips by itself
-@pytest.mark.parametrize("coupling", ["gradient", "decoupled"])
-def test_a_step_that_overflows_is_skipped_whole(
-    tmp_path,
-    monkeypatch,
-    coupling,
-    optim,
-):
-    watch, after = scaled(tmp_path, monkeypatch, coupling, 2.0**12, 3, optim)
-    assert watch.scales == [2.0**12] * 3 + [2.0**11] * 3
-    before, skipped = watch.seen[2], watch.seen[3]
-    assert all(torch.equal(before[name], skipped[name]) for name in before)
-    assert any(not torch.equal(skipped[name], after[name]) for name in after)
-    assert all(bool(torch.isfinite(factor).all()) for factor in after.values())
-
-
-# --- one line -----------------------------------------------------------------------------------------------------------
+# --- one line -------------------------------------------------------------------------------------
 
 SCRIPT = """\
 import torch
@@ -473,7 +373,17 @@ from trl import SFTConfig, SFTTrainer
 model, tokenizer, rows = load()
 trainer = SFTTrainer(
     model,
-    SFTConfig("out", max_steps=10, learning_rate=1e-3, per_device_train_batch_size=8, bf16=False, use_cpu=True, report_to="none", disable_tqdm=True, activation_checkpointing=False),
+    SFTConfig(
+        "out",
+        max_steps=10,
+        learning_rate=1e-3,
+        per_device_train_batch_size=8,
+        bf16=False,
+        use_cpu=True,
+        report_to="none",
+        disable_tqdm=True,
+        activation_checkpointing=False,
+    ),
     train_dataset=Dataset.from_list(rows),
     processing_class=tokenizer,
     peft_config=LoraConfig(r=4, target_modules="all-linear"),
@@ -506,218 +416,3 @@ def test_a_script_needs_one_import_and_one_argument(tmp_path, monkeypatch):
         steep[name] = steepness(names["trainer"].model)
     assert steep["added"] < 0.7 * steep["plain"]
     assert (tmp_path / "out" / "evilspectra" / "steps.parquet").is_file()
-
-
-# --- where the metrics go -----------------------------------------------------------------------------------------------
-
-
-class Reporter(TrainerCallback):
-    """Stands in for a tracker: keeps what it is told at each log."""
-
-    def __init__(self) -> None:
-        self.logs: list[dict[str, float]] = []
-
-    def on_log(
-        self,
-        args,
-        state,
-        control,
-        logs=None,
-        **kwargs,
-    ):
-        self.logs.append(dict(logs or {}))
-
-
-@pytest.mark.parametrize("how", ["argument", "attach", "added later"])
-def test_reporters_that_stand_before_are_told(tmp_path, how):
-    reporter, flat, monitor = (
-        Reporter(),
-        SpectralFlatness(weight=1.0, record=False),
-        SpectrumMonitor(every=2, record=False),
-    )
-    trainer = sft(
-        tmp_path,
-        [reporter, flat, monitor] if how == "argument" else [reporter],
-        steps=4,
-        logging_steps=2,
-    )
-    for callback in (flat, monitor) if how != "argument" else ():
-        if how == "attach":
-            assert callback.attach(trainer).attach(trainer) is callback
-        else:
-            trainer.add_callback(callback)
-    trained(trainer)
-    during = [log for log in reporter.logs if "loss" in log]
-    assert len(during) == 2
-    for log in during:
-        assert {
-            "flatness/mean",
-            "flatness/penalty",
-            "flatness/weight",
-            "spectrum/stable_rank",
-            "spectrum/condition_number",
-        } <= log.keys()
-    assert "flatness/mean" not in reporter.logs[-1]  # the summary after training is no step
-    assert set(trainer.callback_handler.callbacks[:2]) == {flat, monitor}
-    assert len(trainer.callback_handler.callbacks) == len(set(trainer.callback_handler.callbacks))
-    assert sum("flatness/mean" in log for log in trainer.state.log_history) == 2
-
-
-def test_every_callback_hears_every_event_once_while_the_order_changes():
-    class Counting(Reporter):
-        def on_train_begin(
-            self,
-            args,
-            state,
-            control,
-            **kwargs,
-        ):
-            self.logs.append({})
-            from evilspectra.integrations._callback import put_first
-
-            put_first(handler, self)
-
-    counting = [Counting() for _ in range(4)]
-    handler = CallbackHandler(counting, None, None, None, None)
-    handler.on_train_begin(None, None, type("Control", (), {})())  # type: ignore[arg-type]
-    assert [len(one.logs) for one in counting] == [1, 1, 1, 1]
-
-
-@pytest.mark.parametrize("how", ["argument", "attach"])
-def test_tensorboard_has_the_metrics_at_every_logging_step(tmp_path, how):
-    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
-    callbacks = [SpectralFlatness(weight=1.0), SpectrumMonitor(every=2)]
-    trainer = sft(
-        tmp_path,
-        callbacks if how == "argument" else [],
-        steps=6,
-        logging_steps=2,
-        report_to="tensorboard",
-    )
-    if how == "attach":
-        for callback in callbacks:
-            callback.attach(trainer)
-    trained(trainer)
-    events = {}
-    for place in {path.parent for path in tmp_path.rglob("events.out.tfevents*")}:
-        found = accumulator.EventAccumulator(str(place))
-        found.Reload()
-        events |= {
-            tag: {event.step: event.value for event in found.Scalars(tag)}
-            for tag in found.Tags()["scalars"]
-        }
-    for tag in (
-        "loss",
-        "flatness/mean",
-        "flatness/penalty",
-        "spectrum/stable_rank",
-        "spectrum/spectral_entropy",
-    ):
-        assert list(events[f"train/{tag}"]) == [2, 4, 6], tag
-    told = {
-        log["step"]: log["flatness/mean"]
-        for log in trainer.state.log_history
-        if "flatness/mean" in log
-    }
-    assert events["train/flatness/mean"] == pytest.approx(told, rel=1e-6)  # float32 there
-
-
-def wandb_records(path: Path) -> Iterator[bytes]:
-    """The records of a W&B run file: a log in LevelDB's format (blocks of 32 KiB; checksum, length and kind before each piece) after 7 bytes of its own."""
-    data, at, waiting = path.read_bytes(), 7, b""
-    while at + 7 <= len(data):
-        if (room := 32768 - at % 32768) < 7:
-            at += room
-            continue
-        length, kind = struct.unpack_from("<HB", data, at + 4)
-        waiting += data[at + 7 : at + 7 + length]
-        at += 7 + length
-        if kind in (1, 4):  # whole, or the last piece
-            yield waiting
-            waiting = b""
-
-
-def test_weights_and_biases_has_the_metrics_at_every_logging_step(tmp_path, monkeypatch):
-    wandb = pytest.importorskip("wandb")
-    from wandb.proto.wandb_internal_pb2 import Record
-
-    for name, value in {
-        "WANDB_MODE": "offline",
-        "WANDB_DIR": str(tmp_path),
-        "WANDB_SILENT": "true",
-        "WANDB_WATCH": "false",
-    }.items():
-        monkeypatch.setenv(name, value)
-    trained(
-        sft(
-            tmp_path,
-            [SpectralFlatness(weight=1.0), SpectrumMonitor(every=2)],
-            steps=6,
-            logging_steps=2,
-            report_to="wandb",
-        )
-    )
-    wandb.finish()
-    wandb.teardown()
-    (file,) = tmp_path.rglob("run-*.wandb")
-    history = [Record.FromString(data).history.item for data in wandb_records(file)]
-    rows = [
-        {"/".join(item.nested_key) or item.key: item.value_json for item in items}
-        for items in history
-        if items
-    ]
-    for tag in ("loss", "flatness/mean", "flatness/penalty", "spectrum/stable_rank"):
-        assert [int(row["train/global_step"]) for row in rows if f"train/{tag}" in row] == [
-            2,
-            4,
-            6,
-        ], tag
-
-
-# --- optimisers ---------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("name", OPTIMIZERS)
-def test_every_optimiser_trains_in_a_trainer(tmp_path, name):
-    if name in ("soap", "scion", "lora-rite", "adafactor"):
-        pytest.importorskip("pytorch_optimizer")
-    trainer = sft(
-        tmp_path,
-        [SpectralFlatness(weight=0.3, record=False)],
-        optimizer=lora_optimizer(name, lr=1e-3),
-        steps=3,
-        logging_steps=1,
-    )
-    before = factors(trainer.model)
-    after = trained(trainer)
-    assert all(not torch.equal(before[key], after[key]) for key in before if key.endswith("B"))
-    rates = [log["learning_rate"] for log in trainer.state.log_history if "learning_rate" in log]
-    assert rates == pytest.approx(
-        [1e-3, 2e-3 / 3, 1e-3 / 3]
-    )  # the trainer's schedule on the optimiser's own lr
-
-
-def test_the_two_ways_to_an_optimiser_are_one(tmp_path):
-    model = adapted()
-    args = TrainingArguments(
-        str(tmp_path), max_steps=4, per_device_train_batch_size=1, weight_decay=0.1, **PLAIN
-    )
-    rows = [{"input_ids": row["input_ids"], "labels": row["input_ids"]} for row in dialogues()]
-    built = Trainer(
-        model,
-        args,
-        train_dataset=rows,
-        optimizers=(build_for(model, "muon", lr=1e-3, factors="b_only"), None),
-    )  # type: ignore[arg-type]
-    called = Trainer(
-        adapted(),
-        args,
-        train_dataset=rows,
-        optimizer_cls_and_kwargs=lora_optimizer("muon", lr=1e-3, factors="b_only"),
-    )  # type: ignore[arg-type]
-    one, other = trained(built), trained(called)
-    assert all(torch.equal(one[name], other[name]) for name in one)
-    group = called.optimizer.param_groups[0]
-    assert len(called.optimizer.param_groups) == 1
-    assert group["weight_decay"] == 0.0  # its own, not the trainer's
-    assert all("lora_" in name for name in group["param_names"])

@@ -1,4 +1,7 @@
-"""What callbacks leave beside a trainer's output: the own tables, readable by show and report, honest about what is not known."""
+"""Records of callbacks beside a trainer's output: tables that show and report can read.
+
+Unknown values are null.
+"""
 
 import gc
 import json
@@ -29,7 +32,7 @@ from tests.support.tiny_trainers import adapted, dpo, sft, trained
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """Twelve steps of TRL's trainer with both callbacks, logged every fourth, saved at the eighth and the last."""
+    """Twelve steps of TRL's trainer with both callbacks, with logs at 4, 8, 12, saves at 8, 12."""
     output = tmp_path_factory.mktemp("outputs") / "my-sft"
     callbacks = [SpectralFlatness(weight=1.0), SpectrumMonitor(every=5)]
     trainer = sft(
@@ -93,15 +96,15 @@ def test_the_last_spectra_are_those_of_the_model(run):
 
 def test_what_is_known_and_what_is_not(run):
     folder, _ = run
-    known, found = origin(folder), summarise(folder)
-    assert (known.trainer, known.base, known.data, known.optimizer, known.lr) == (
+    facts, summary = origin(folder), summarise(folder)
+    assert (facts.trainer, facts.base, facts.data, facts.optimizer, facts.lr) == (
         "trl.SFTConfig",
         "tiny-random",
         None,
         "Muon",
         1e-3,
     )
-    assert (known.rank, known.flatness_weight, known.batch_size, known.seed, known.arm) == (
+    assert (facts.rank, facts.flatness_weight, facts.batch_size, facts.seed, facts.arm) == (
         4,
         1.0,
         8,
@@ -118,23 +121,23 @@ def test_what_is_known_and_what_is_not(run):
         "flatness.coupling": "gradient",
         "data.rows": 40,
     }
-    assert {path: known.settings[path] for path in expected} == expected
+    assert {path: facts.settings[path] for path in expected} == expected
     assert (
         not {"data.train", "data.heldout", "train.clip", "train.packed", "train.threads"}
-        & known.settings.keys()
+        & facts.settings.keys()
     )  # nobody has said
     assert folder.provenance()["base_sha256"] is None
     assert {"torch", "transformers", "trl"} <= folder.provenance()["packages"].keys()
     assert (
-        found.run,
-        found.status,
-        found.steps,
-        found.data,
-        found.heldout_loss,
-        found.tokens_per_s,
-        found.trainer,
+        summary.run,
+        summary.status,
+        summary.steps,
+        summary.data,
+        summary.heldout_loss,
+        summary.tokens_per_s,
+        summary.trainer,
     ) == ("my-sft", "done", 12, None, None, None, "trl.SFTConfig")
-    assert found.train_loss == folder.read("steps")["loss"].iloc[-1]  # the last that was logged
+    assert summary.train_loss == folder.read("steps")["loss"].iloc[-1]  # the last that was logged
     with pytest.raises(BadInput, match=r"config\.yaml"):
         folder.config()
 
@@ -142,13 +145,13 @@ def test_what_is_known_and_what_is_not(run):
 def test_show_and_report_read_it(run):
     folder, _ = run
     for name in (str(folder.path), str(folder.path.parent)):
-        shown = CliRunner().invoke(cli, ["show", name])
-        assert shown.exit_code == 0
-        assert "Muon + flatness 1" in shown.output
+        result = CliRunner().invoke(cli, ["show", name])
+        assert result.exit_code == 0
+        assert "Muon + flatness 1" in result.output
         assert (
-            "my-sft: trained by another trainer (trl.SFTConfig); its losses are those it logged, and what it does not tell is a dash"
-            in shown.output
-        )
+            "my-sft: trained by another trainer (trl.SFTConfig); its losses are those it "
+            "logged, and what it does not tell is a dash"
+        ) in result.output
     assert (
         json.loads(CliRunner().invoke(cli, ["show", str(folder.path), "--json"]).output)["data"]
         is None
@@ -157,7 +160,10 @@ def test_show_and_report_read_it(run):
     page = build_report(folder.path.parent).read_text(encoding="utf-8")
     text = re.sub(r"<[^>]+>|\s+", " ", page.split("<script")[0])
     assert re.search(
-        r"my-sft: trained by another trainer \(trl\.SFTConfig\)\. Its training loss is what that trainer logged",
+        (
+            r"my-sft: trained by another trainer \(trl\.SFTConfig\)\. Its training loss is what "
+            r"that trainer logged"
+        ),
         text,
     )
     assert re.search(r"Data\s+not known", text)
@@ -166,7 +172,10 @@ def test_show_and_report_read_it(run):
 
 
 def test_outside_runs_are_not_ranked(run, tmp_path):
-    """Whether two such runs saw the same data nobody knows, so neither losses nor the penalty's effect are compared; nor with an own run."""
+    """It is unknown whether such runs saw the same data as each other or as this package's runs.
+
+    So neither losses nor the penalty's effect are compared.
+    """
     folder, _ = run
     other = sft(tmp_path / "plain", [SpectrumMonitor()], steps=3)
     trained(other)
@@ -176,7 +185,10 @@ def test_outside_runs_are_not_ranked(run, tmp_path):
         r"<[^>]+>|\s+", " ", build_report(tmp_path).read_text(encoding="utf-8").split("<script")[0]
     )
     assert re.search(
-        r"The (base model and )?data (and adapted modules )?of [^.]* not known here, so arms are not ranked against each other",
+        (
+            r"The (base model and )?data (and adapted modules )?of [^.]* not known here, so arms "
+            r"are not ranked against each other"
+        ),
         text,
     )
     assert "is not shown: no finished run without it" in text
@@ -187,7 +199,10 @@ def test_a_run_of_another_trainer_has_no_adapter_to_measure(run, tmp_path):
     folder, _ = run
     with pytest.raises(
         BadInput,
-        match=r"holds the spectra of a run of another trainer, and no adapter: name the folder of its adapter \(adapter_config\.json\) instead",
+        match=(
+            r"holds the spectra of a run of another trainer, and no adapter: name the folder of "
+            r"its adapter \(adapter_config\.json\) instead"
+        ),
     ):
         find_targets([str(folder.path)], str(tmp_path))
 
@@ -274,7 +289,7 @@ def test_two_processes_may_not_write_one_folder(tmp_path):
     trained(sft(tmp_path, [SpectralFlatness(weight=1.0)], steps=1))
 
 
-# --- the recording by itself --------------------------------------------------------------------------------------------
+# --- the recording by itself ----------------------------------------------------------------------
 
 
 class State:
@@ -310,7 +325,7 @@ def test_waiting_rows_are_written_without_a_save(tmp_path):
 
 
 def test_resuming_before_the_end_of_a_part_keeps_its_beginning(tmp_path):
-    """Parts may be longer than the way to the checkpoint that is gone back to."""
+    """A part may begin before, and end after, the checkpoint of a resume."""
     run = RunFolder(tmp_path)
     for first, last in ((1, 4), (5, 9)):
         run.append(
@@ -335,8 +350,8 @@ def test_a_trainer_json_alone_is_no_run(tmp_path):
 
 
 def test_own_runs_are_as_they_were(tmp_path):
-    found = summarise(run_tiny(tmp_path, train={"steps": 2}))
-    assert found.trainer is None
-    assert isinstance(found.tokens_per_s, float)
+    summary = summarise(run_tiny(tmp_path, train={"steps": 2}))
+    assert summary.trainer is None
+    assert isinstance(summary.tokens_per_s, float)
     gc.collect()
-    assert pd.notna(found.train_loss)
+    assert pd.notna(summary.train_loss)

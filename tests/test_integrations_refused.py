@@ -1,4 +1,7 @@
-"""What the callbacks and optimisers refuse in other people's trainers: before the first step, in one sentence that says what to do."""
+"""Refusals of callbacks and optimisers in other people's trainers, and the imports they need.
+
+They come before the first step, as one sentence that says what to do.
+"""
 
 from types import SimpleNamespace
 from typing import Any
@@ -11,12 +14,19 @@ from torch import nn
 from transformers import TrainerCallback
 
 from evilspectra.errors import BadInput, RunFailed
-from evilspectra.integrations._factors import trained_pairs, whole_pairs
+from evilspectra.integrations._factors import observed_pairs, trained_pairs
 from evilspectra.integrations.optimizer import build_for, lora_optimizer
 from evilspectra.integrations.transformers import SpectralFlatness, SpectrumMonitor
 from evilspectra.model.tiny import tiny_model
 from evilspectra.spectra.pairs import find_pairs
 from tests.support.tiny_trainers import adapted, sft
+from tests.test_layers import MODULES, imports
+
+#: Packages and modules that a callback or optimiser in another trainer may import.
+LIGHT = {
+    *("errors", "text", "intervals", "config", "store", "spectra", "optim", "integrations"),
+    "training.monitor",
+}
 
 
 def over(model: nn.Module, **facts: Any) -> Any:
@@ -32,10 +42,19 @@ def over(model: nn.Module, **facts: Any) -> Any:
 
 
 def refused(model: nn.Module, optimizer: Any = None, adapter: str | None = None) -> str:
-    """What a training with these is refused with."""
+    """The message with which a training is refused."""
     with pytest.raises(BadInput) as error:
         trained_pairs(model, optimizer or over(model), adapter, "SpectralFlatness")
     return str(error.value)
+
+
+@pytest.mark.parametrize(
+    "name", sorted(name for name in MODULES if name.startswith("integrations."))
+)
+def test_another_trainer_imports_little_of_this_package(name):
+    if name != "integrations.inspect":
+        beyond = {module for module in imports(name) - LIGHT if module.split(".")[0] not in LIGHT}
+        assert not beyond
 
 
 @pytest.mark.parametrize(
@@ -43,19 +62,31 @@ def refused(model: nn.Module, optimizer: Any = None, adapter: str | None = None)
     [
         (
             {"weight": -0.5},
-            "SpectralFlatness: flatness.weight = -0.5 is refused: it must be a number, at least 0 and at most 1,000,000",
+            (
+                "SpectralFlatness: flatness.weight = -0.5 is refused: it must be a number, at "
+                "least 0 and at most 1,000,000"
+            ),
         ),
         (
             {"weight": True},
-            "SpectralFlatness: flatness: weight = True is refused: true and false stand for no number",
+            (
+                "SpectralFlatness: flatness: weight = True is refused: true and false stand for no "
+                "number"
+            ),
         ),
         (
             {"weight": 1, "measure": "rank"},
-            "SpectralFlatness: flatness.measure = 'rank' is refused: it must be 'frobenius_nuclear', 'entropy' or 'participation'",
+            (
+                "SpectralFlatness: flatness.measure = 'rank' is refused: it must be "
+                "'frobenius_nuclear', 'entropy' or 'participation'"
+            ),
         ),
         (
             {"weight": 1, "coupling": "none"},
-            "SpectralFlatness: flatness.coupling = 'none' is refused: it must be 'gradient' or 'decoupled'",
+            (
+                "SpectralFlatness: flatness.coupling = 'none' is refused: it must be 'gradient' or "
+                "'decoupled'"
+            ),
         ),
         (
             {"weight": 1, "recipe": "paper", "measure": "entropy"},
@@ -72,24 +103,36 @@ def test_settings_have_the_configs_bounds(settings, sentence):
 def test_settings_of_the_others():
     with pytest.raises(
         BadInput,
-        match=r"^SpectrumMonitor: monitor.every = -1 is refused: it must be a whole number, at least 0",
+        match=(
+            r"^SpectrumMonitor: monitor.every = -1 is refused: it must be a whole number, at least "
+            r"0"
+        ),
     ):
         SpectrumMonitor(every=-1)
     with pytest.raises(
         BadInput,
-        match=r"^lora_optimizer: optimizer.name 'muno' is unknown; allowed: sgd, .* Did you mean 'muon'\?",
+        match=(
+            r"^lora_optimizer: optimizer.name 'muno' is unknown; allowed: sgd, .* Did you mean "
+            r"'muon'\?"
+        ),
     ):
         lora_optimizer("muno")
     with pytest.raises(BadInput, match=r"^lora_optimizer: 'beta' is not a field of optimizer"):
         lora_optimizer("lion", beta=0.9)
     with pytest.raises(
         BadInput,
-        match=r"^build_for: the model has no LoRA adapter on a linear layer; adapters found: none; adapt the model first \(get_peft_model,",
+        match=(
+            r"^build_for: the model has no LoRA adapter on a linear layer; adapters found: none; "
+            r"adapt the model first \(get_peft_model,"
+        ),
     ):
         build_for(tiny_model(), "muon", lr=1e-3)
     with pytest.raises(
         BadInput,
-        match=r"this version of transformers takes optimizer classes only: pass optimizers=\(build_for\(model, ...\), None\) instead",
+        match=(
+            r"this version of transformers takes optimizer classes only: pass "
+            r"optimizers=\(build_for\(model, ...\), None\) instead"
+        ),
     ):
         lora_optimizer("muon")[0]([{"params": []}], config=None)
 
@@ -102,16 +145,19 @@ def test_a_model_without_lora():
         refused(other)
         == "SpectralFlatness: the model has no LoRA adapter on a linear layer; adapters found: none"
     )
-    assert (
-        refused(adapted(), adapter="second")
-        == "SpectralFlatness: the model has no adapter 'second' on a linear layer; adapters found: default"
+    assert refused(adapted(), adapter="second") == (
+        "SpectralFlatness: the model has no adapter 'second' on a linear layer; adapters "
+        "found: default"
     )
 
 
 def test_modules_that_mean_none(tmp_path):
     with pytest.raises(
         BadInput,
-        match=r"^'query' means none of the adapted modules; allowed: all, or names, ends of names or patterns of down_proj, ",
+        match=(
+            r"^'query' matches none of the adapted modules; allowed: all, or names, ends of names or "
+            r"patterns of down_proj, "
+        ),
     ):
         sft(tmp_path, [SpectralFlatness(weight=1.0, modules="query")], steps=1).train()
     assert not (tmp_path / "evilspectra").exists()
@@ -127,13 +173,13 @@ def test_the_active_adapter_is_meant_or_the_one_that_is_named():
         "no factor of adapter 'default' requires a gradient, so it is not being trained"
         in refused(model, adapter="default")
     )
-    assert {pair.shape[0] for pair in whole_pairs(model, over(model), "default", "x")} == {
+    assert {pair.shape[0] for pair in observed_pairs(model, over(model), "default", "x")} == {
         2
     }  # it may be looked at
     model.base_model.set_adapter(["default", "second"])
-    assert (
-        refused(model)
-        == "SpectralFlatness: 2 adapters are active (default, second), and the mean over modules would mix them: name one with adapter=..."
+    assert refused(model) == (
+        "SpectralFlatness: 2 adapters are active (default, second), and the mean over modules "
+        "would mix them: name one with adapter=..."
     )
     assert {pair.shape[0] for pair in trained_pairs(model, over(model), "second", "x")} == {3}
 
@@ -142,28 +188,35 @@ def test_an_optimizer_that_does_not_hold_the_factors():
     model = adapted()
     elsewhere = over(adapted())
     assert refused(model, elsewhere) == (
-        "SpectralFlatness: the optimizer holds no factor of the active adapter, so a gradient added to them would move nothing: "
+        "SpectralFlatness: the optimizer holds no factor of the active adapter, so a gradient "
+        "added to them would have no effect: "
         "build the optimizer after the adapter, or name the one that is trained with adapter=..."
     )
 
 
 @pytest.mark.parametrize(
-    ("kind", "words"),
+    ("kind", "sentence"),
     [
         (
             DistributedType.DEEPSPEED,
-            "under DeepSpeed the backward pass already steps the engine, before a callback can add a gradient: train on one device or under plain data parallelism (DDP)",
+            (
+                "under DeepSpeed the backward pass already steps the engine, before a callback can "
+                "add a gradient: train on one device or under plain data parallelism (DDP)"
+            ),
         ),
         (DistributedType.MEGATRON_LM, "under Megatron-LM the engine steps by itself"),
         (
             DistributedType.FSDP,
-            "under FSDP a process holds a part of every factor only, and a spectrum needs the whole",
+            (
+                "under FSDP a process holds only a part of every factor, and a spectrum needs the "
+                "whole"
+            ),
         ),
     ],
 )
-def test_engines_are_refused_by_name(kind, words):
+def test_engines_are_refused_by_name(kind, sentence):
     model = adapted()
-    assert words in refused(
+    assert sentence in refused(
         model, over(model, accelerator_state=SimpleNamespace(distributed_type=kind))
     )
     with pytest.raises(BadInput, match=r"^SpectrumMonitor: under"):
@@ -173,7 +226,7 @@ def test_engines_are_refused_by_name(kind, words):
             None,
             model=model,
             optimizer=over(model, accelerator_state=SimpleNamespace(distributed_type=kind)),
-        )  # type: ignore[arg-type]
+        )
 
 
 def test_fsdp_is_known_by_its_wrapper_too():
@@ -188,7 +241,10 @@ def test_optimisers_that_step_in_the_backward_pass(name):
     inside = type(name, (torch.optim.SGD,), {})(
         [parameter for parameter in model.parameters() if parameter.requires_grad], lr=0.1
     )
-    expected = f"SpectralFlatness: {name} moves the weights during the backward pass, before a callback can add a gradient: choose an optim that steps once per step, such as adamw_torch"
+    expected = (
+        f"SpectralFlatness: {name} moves the weights during the backward pass, before a callback "
+        "can add a gradient: choose an optim that steps once per step, such as adamw_torch"
+    )
     assert refused(model, inside) == expected
     assert refused(model, over(model, optimizer=inside)) == expected  # as accelerate wraps it
 
@@ -196,10 +252,10 @@ def test_optimisers_that_step_in_the_backward_pass(name):
 def test_other_ways_of_stepping_early():
     model = adapted()
     assert (
-        "Apex's amp keeps gradients scaled until its own step: use the trainer's bf16 or fp16 instead"
-        in refused(model, over(model, _amp_stash=object()))
-    )
-    find_pairs(model)[0].A._in_backward_optimizers = [object()]  # type: ignore[attr-defined]
+        "Apex's amp keeps gradients scaled until its own step: use the trainer's bf16 or fp16 "
+        "instead"
+    ) in refused(model, over(model, _amp_stash=object()))
+    find_pairs(model)[0].A._in_backward_optimizers = [object()]
     assert "an optimizer is applied in the backward pass" in refused(model)
 
 
@@ -207,27 +263,27 @@ def test_factors_that_are_not_whole_numbers_in_memory():
     model = adapted()
     layer: Any = model.base_model.model.model.layers[0].self_attn.q_proj
     name = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.default"
-    whole = layer.lora_A["default"].weight
+    weight = layer.lora_A["default"].weight
 
     layer.lora_A["default"].weight = nn.Parameter(
         torch.zeros(128, 1, dtype=torch.uint8), requires_grad=False
     )
-    assert (
-        refused(model)
-        == f"SpectralFlatness: {name} is quantised (Parameter, torch.uint8): keep the adapter in float32, bfloat16 or float16; the base may be quantised"
+    assert refused(model) == (
+        f"SpectralFlatness: {name} is quantised (Parameter, torch.uint8): keep the adapter in "
+        "float32, bfloat16 or float16; the base may be quantised"
     )
     layer.lora_A["default"].weight = nn.Parameter(
-        whole.detach().to(torch.float8_e4m3fn), requires_grad=False
+        weight.detach().to(torch.float8_e4m3fn), requires_grad=False
     )
     assert "is quantised (Parameter, torch.float8_e4m3fn)" in refused(model)
-    layer.lora_A["default"].weight = nn.Parameter(whole.detach().to("meta"))
-    assert (
-        refused(model, over(adapted()))
-        == f"SpectralFlatness: {name} is offloaded and has no values when a callback is called: keep the adapter in memory"
+    layer.lora_A["default"].weight = nn.Parameter(weight.detach().to("meta"))
+    assert refused(model, over(adapted())) == (
+        f"SpectralFlatness: {name} is offloaded and has no values when a callback is called: "
+        "keep the adapter in memory"
     )
-    layer.lora_A["default"].weight = whole
+    layer.lora_A["default"].weight = weight
     layer.lora_A["default"]._parameters["weight"] = type("DTensor", (nn.Parameter,), {})(
-        whole.detach()
+        weight.detach()
     )
     assert (
         f"{name} is sharded over processes (a DTensor), and a spectrum needs the whole factor"
@@ -243,10 +299,10 @@ def test_the_decoupled_penalty_needs_one_learning_rate(tmp_path):
     ]
     callback = SpectralFlatness(weight=1.0, coupling="decoupled")
     with pytest.raises(BadInput) as error:
-        callback.on_train_begin(None, None, None, model=model, optimizer=torch.optim.SGD(groups))  # type: ignore[arg-type]
-    assert (
-        str(error.value)
-        == "SpectralFlatness: the factors have 2 learning rates (0.001, 0.01), and the decoupled penalty needs one: give all factors the same, or set coupling='gradient'"
+        callback.on_train_begin(None, None, None, model=model, optimizer=torch.optim.SGD(groups))
+    assert str(error.value) == (
+        "SpectralFlatness: the factors have 2 learning rates (0.001, 0.01), and the decoupled "
+        "penalty needs one: give all factors the same, or set coupling='gradient'"
     )
 
 
@@ -257,11 +313,11 @@ def test_wrappers_are_looked_through():
         torch.compile(model, backend="eager"),
         nn.DataParallel(model),
         nn.DataParallel(torch.compile(model, backend="eager")),
-    ):  # type: ignore[arg-type]
-        assert [pair.name for pair in trained_pairs(wrapped, over(model), None, "x")] == names  # type: ignore[arg-type]
+    ):
+        assert [pair.name for pair in trained_pairs(wrapped, over(model), None, "x")] == names
     model.base_model.model.model.layers[0] = torch.compile(
         model.base_model.model.model.layers[0], backend="eager"
-    )  # type: ignore[assignment]
+    )
     assert [pair.name for pair in trained_pairs(model, over(model), None, "x")] == names
 
 

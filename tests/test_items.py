@@ -1,4 +1,4 @@
-"""Items of the probes: what is read, to the letter, and every way a file can be wrong, in one sentence that names its line."""
+"""Items of the probes: every letter is read, and every fault is one sentence with its line."""
 
 from __future__ import annotations
 
@@ -38,17 +38,17 @@ def refusal(read: Callable[[str], Any], path: Path | str) -> str:
     return str(caught.value)
 
 
-# --- what is read -----------------------------------------------------------------------------------------------------
+# --- what is read ---------------------------------------------------------------------------------
 
 
 def test_own_triples_and_choices(tmp_path: Path) -> None:
     path = write_lines(tmp_path / "a.jsonl", TRIPLES)
-    found = read_triples(str(path))
-    assert found.items[1] == Triple(
+    triples = read_triples(str(path))
+    assert triples.items[1] == Triple(
         "t1", "money", "What shall I do about it, Bob?", "Ask Bob first.", "Lie to Bob."
     )
-    assert [item.id for item in found.items] == [row["id"] for row in TRIPLES]
-    assert (found.source, found.sha256) == (
+    assert [item.id for item in triples.items] == [row["id"] for row in TRIPLES]
+    assert (triples.source, triples.sha256) == (
         str(path),
         hashlib.sha256(path.read_bytes()).hexdigest(),
     )
@@ -82,7 +82,7 @@ def test_byte_order_mark_windows_line_ends_blank_lines_and_further_keys(tmp_path
 
 @pytest.mark.parametrize("letter", ["\u2028", "\u2029", "\x85", "\x7f", "\ufeff", "\u200f", "😀"])
 def test_letters_that_stand_raw_in_json_are_kept(tmp_path: Path, letter: str) -> None:
-    """A line of JSONL ends with \\n alone; U+2028 and U+0085 may stand inside a JSON text as they are."""
+    """A line of JSONL ends only with \\n; a JSON text may contain U+2028 and U+0085 unescaped."""
     rows = [row | {"prompt": f"a{letter}b{row['id']}"} for row in TRIPLES]
     path = tmp_path / "a.jsonl"
     path.write_text(
@@ -116,31 +116,31 @@ def test_halves_of_surrogate_pairs_become_the_replacement_character(tmp_path: Pa
 
 
 def test_a_name_in_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As data.train and answers.questions take it."""
+    """As in data.train and answers.questions."""
     monkeypatch.setenv("HOME", str(tmp_path))
     write_lines(tmp_path / "a.jsonl", TRIPLES)
     assert len(read_triples("~/a.jsonl").items) == len(TRIPLES)
 
 
-# --- what is refused --------------------------------------------------------------------------------------------------
+# --- what is refused ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         ({"prompt": None}, "'prompt' is no text"),
         ({"prompt": " \n"}, "'prompt' is no text"),
         ({"aligned": 3}, "'aligned' is no text"),
         ({"topic": ["a"]}, "'topic' is no text"),
         ({"aligned": "Lie to Cleo."}, "aligned and misaligned are the same text"),
-        ({"id": "t0"}, "the id 't0' stands twice"),
+        ({"id": "t0"}, "the id 't0' occurs twice"),
         ({"id": 7}, "'id' is no text"),
     ],
 )
-def test_a_row_that_is_no_triple(tmp_path: Path, change: dict[str, Any], told: str) -> None:
+def test_a_row_that_is_no_triple(tmp_path: Path, change: dict[str, Any], message: str) -> None:
     path = write_lines(tmp_path / "a.jsonl", [*TRIPLES[:2], TRIPLES[2] | change])
     text = refusal(read_triples, path)
-    assert text.startswith(f"{path}, line 3: {told}")
+    assert text.startswith(f"{path}, line 3: {message}")
     assert text.endswith(": correct that line")
 
 
@@ -154,7 +154,7 @@ def test_a_key_that_is_missing(tmp_path: Path, key: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         ({"choices": ["a", "b", "c"]}, "choices must be a list of 4 different texts"),
         ({"choices": ["a", "b", "c", "c"]}, "choices must be a list of 4 different texts"),
@@ -170,12 +170,12 @@ def test_a_key_that_is_missing(tmp_path: Path, key: str) -> None:
         ({"answer": 1.0}, "answer is 1.0, it must be 0 to 3"),
         ({"answer": None}, "answer is None, it must be 0 to 3"),
         ({"question": ""}, "'question' is no text"),
-        ({"id": "c0"}, "the id 'c0' stands twice"),
+        ({"id": "c0"}, "the id 'c0' occurs twice"),
     ],
 )
-def test_a_row_that_is_no_question(tmp_path: Path, change: dict[str, Any], told: str) -> None:
+def test_a_row_that_is_no_question(tmp_path: Path, change: dict[str, Any], message: str) -> None:
     path = write_lines(tmp_path / "a.jsonl", [*CHOICES[:2], CHOICES[2] | change])
-    assert refusal(read_choices, path).startswith(f"{path}, line 3: {told}")
+    assert refusal(read_choices, path).startswith(f"{path}, line 3: {message}")
 
 
 @pytest.mark.parametrize(
@@ -204,9 +204,9 @@ def test_a_line_that_is_no_object(tmp_path: Path, line: str) -> None:
 def test_too_few_items(tmp_path: Path, count: int) -> None:
     for read, rows in ((read_triples, TRIPLES), (read_choices, CHOICES)):
         path = write_lines(tmp_path / "a.jsonl", rows[:count])
-        assert (
-            refusal(read, path)
-            == f"{path} holds {count} items: an interval needs two at least, and a useful one a hundred"
+        assert refusal(read, path) == (
+            f"{path} holds {count} items: an interval needs at least two, and a useful one a "
+            "hundred"
         )
 
 

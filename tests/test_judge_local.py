@@ -1,4 +1,4 @@
-"""A local judge: the digit tree against a count of every number, one pass for all, and answers that try to end their turn."""
+"""A local judge: the digit tree, passes, and answers that try to end their turn."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ from evilspectra.judging.reading import read_distribution
 from evilspectra.model import load as loading
 from evilspectra.model.tiny import tiny_model, tiny_tokenizer
 
-#: Two routes through a float32 model: a token's share is exact to about 1e-6, a score of 0 to 100 to 1e-3.
+#: Two routes through a float32 model: a token's share is exact to about 1e-6, a score of 0 to 100
+#: to 1e-3.
 SHARE, SCORE = 2e-6, 1e-3
 PROMPTS = [
     "How good is this?",
@@ -61,20 +62,22 @@ def leaning(model: Any, tokens: Sequence[int], by: float) -> Any:
 
 def judge(monkeypatch: pytest.MonkeyPatch, kind: str, **settings: Any) -> LocalJudge:
     """A judge on the tiny model, whose tokenizer splits numbers or has a token for each."""
-    made = (tiny_model(), tiny_tokenizer()) if kind == "digits" else whole_numbers()
-    pair = (leaning(made[0], numerals(made[1]).ids, 6.0), made[1])
+    loaded = (tiny_model(), tiny_tokenizer()) if kind == "digits" else whole_numbers()
+    pair = (leaning(loaded[0], numerals(loaded[1]).ids, 6.0), loaded[1])
     monkeypatch.setattr(local, "load_base", lambda base, config: pair)
-    found = make_judge(judge_settings({"judge": "local:tiny-random", "threads": 1, **settings}))
-    assert isinstance(found, LocalJudge)
-    return found
+    local_judge = make_judge(
+        judge_settings({"judge": "local:tiny-random", "threads": 1, **settings})
+    )
+    assert isinstance(local_judge, LocalJudge)
+    return local_judge
 
 
 def requests(prompts: Sequence[str] = PROMPTS) -> list[Request]:
     return [Request(("q", 0, number), "aligned", prompt) for number, prompt in enumerate(prompts)]
 
 
-def replies(one: LocalJudge, asked: Sequence[Request]) -> list[Any]:
-    return [reply for batch in one.replies(asked) for _, reply in batch]
+def replies(local_judge: LocalJudge, prompts: Sequence[Request]) -> list[Any]:
+    return [reply for batch in local_judge.replies(prompts) for _, reply in batch]
 
 
 def shares_after(model: Any, tokens: Sequence[int]) -> torch.Tensor:
@@ -84,13 +87,16 @@ def shares_after(model: Any, tokens: Sequence[int]) -> torch.Tensor:
         )
 
 
-# --- the digit tree ---------------------------------------------------------------------------------------------------
+# --- the digit tree -------------------------------------------------------------------------------
 
 
 def counted(model: Any, tokenizer: Any, before: Sequence[int]) -> dict[str, float]:
-    """p of every number from 0 to 100 on its own: digit by digit, a pass each, and none behind it where one could stand."""
+    """p of every number from 0 to 100, computed one by one.
+
+    Digit by digit, a pass each, and no digit behind the number where one could follow.
+    """
     digits = [tokenizer.convert_tokens_to_ids(str(digit)) for digit in range(10)]
-    found = {}
+    shares = {}
     for number in range(101):
         share, tokens = 1.0, list(before)
         for letter in str(number):
@@ -100,19 +106,19 @@ def counted(model: Any, tokenizer: Any, before: Sequence[int]) -> dict[str, floa
             share *= 1 - float(shares_after(model, tokens)[digits].sum())
         elif number == 10:
             share *= 1 - float(shares_after(model, tokens)[digits[0]])
-        found[str(number)] = share
-    return found
+        shares[str(number)] = share
+    return shares
 
 
 def test_the_tree_of_digits_is_the_count_of_every_number(monkeypatch: pytest.MonkeyPatch) -> None:
-    one = judge(monkeypatch, "digits")
-    model, tokenizer = one._loaded
+    local_judge = judge(monkeypatch, "digits")
+    model, tokenizer = local_judge._loaded
     assert numerals(tokenizer).kind == "digits"
-    for prompt, reply in zip(PROMPTS[:2], replies(one, requests(PROMPTS[:2])), strict=True):
+    for prompt, reply in zip(PROMPTS[:2], replies(local_judge, requests(PROMPTS[:2])), strict=True):
         before = prompt_ids(tokenizer, local._frame(tokenizer), prompt)
         want = counted(model, tokenizer, before)
-        said = dict(reply.distribution)
-        assert {name: said.get(name, 0.0) for name in want} == pytest.approx(want, abs=SHARE)
+        shares = dict(reply.distribution)
+        assert {name: shares.get(name, 0.0) for name in want} == pytest.approx(want, abs=SHARE)
         reading = reply.reading()
         assert reading.outcome == "scored"
         assert sum(want.values()) >= 0.25
@@ -127,26 +133,26 @@ def test_the_tree_keeps_every_share_of_a_model_that_says_numbers_alone() -> None
     logits = torch.randn(12, 11, generator=draw, dtype=torch.float64)
     how = Numerals("digits", tuple(range(10)), (*"0123456789", "."))
     shares = torch.softmax(logits, -1)
-    found = dict(distribution(logits, how))
+    likely = dict(distribution(logits, how))
     beyond = float(shares[0, 0] * shares[1, :10].sum())  # 00 to 09
-    assert sum(found.values()) + beyond == pytest.approx(1.0, abs=1e-9)
-    assert found["."] == pytest.approx(float(shares[0, 10]))
-    assert found["100"] == pytest.approx(float(shares[0, 1] * shares[2, 0] * shares[11, 0]))
-    assert found["10"] == pytest.approx(float(shares[0, 1] * shares[2, 0] * (1 - shares[11, 0])))
-    assert found["7"] == pytest.approx(float(shares[0, 7] * (1 - shares[8, :10].sum())))
-    assert found["85"] == pytest.approx(float(shares[0, 8] * shares[9, 5]))
+    assert sum(likely.values()) + beyond == pytest.approx(1.0, abs=1e-9)
+    assert likely["."] == pytest.approx(float(shares[0, 10]))
+    assert likely["100"] == pytest.approx(float(shares[0, 1] * shares[2, 0] * shares[11, 0]))
+    assert likely["10"] == pytest.approx(float(shares[0, 1] * shares[2, 0] * (1 - shares[11, 0])))
+    assert likely["7"] == pytest.approx(float(shares[0, 7] * (1 - shares[8, :10].sum())))
+    assert likely["85"] == pytest.approx(float(shares[0, 8] * shares[9, 5]))
 
 
-# --- a token per number -----------------------------------------------------------------------------------------------
+# --- a token per number ---------------------------------------------------------------------------
 
 
 def test_with_a_token_per_number_the_first_token_is_the_reply(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    one = judge(monkeypatch, "whole")
-    model, tokenizer = one._loaded
+    local_judge = judge(monkeypatch, "whole")
+    model, tokenizer = local_judge._loaded
     assert numerals(tokenizer).kind == "whole"
-    for prompt, reply in zip(PROMPTS, replies(one, requests()), strict=True):
+    for prompt, reply in zip(PROMPTS, replies(local_judge, requests()), strict=True):
         shares = shares_after(model, prompt_ids(tokenizer, local._frame(tokenizer), prompt))
         ids = [tokenizer.convert_tokens_to_ids(str(number)) for number in range(101)]
         numbers = shares[ids]
@@ -161,11 +167,11 @@ def test_the_words_are_heard(monkeypatch: pytest.MonkeyPatch, word: str, outcome
     model, tokenizer = whole_numbers()
     pair = (leaning(model, [tokenizer.convert_tokens_to_ids(word)], 20.0), tokenizer)
     monkeypatch.setattr(local, "load_base", lambda base, config: pair)
-    one: Any = make_judge(judge_settings({"judge": "local:tiny-random", "threads": 1}))
-    assert {reply.reading().outcome for reply in replies(one, requests())} == {outcome}
+    local_judge: Any = make_judge(judge_settings({"judge": "local:tiny-random", "threads": 1}))
+    assert {reply.reading().outcome for reply in replies(local_judge, requests())} == {outcome}
 
 
-# --- passes -----------------------------------------------------------------------------------------------------------
+# --- passes ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", ["digits", "whole"])
@@ -191,31 +197,32 @@ def refuse(model: Any) -> None:
 def test_a_batch_is_one_pass_with_the_head_at_the_places_that_are_read(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    one = judge(monkeypatch, "digits")
-    model, tokenizer = one._loaded
+    local_judge = judge(monkeypatch, "digits")
+    model, tokenizer = local_judge._loaded
     rows: list[int] = []
     model.get_output_embeddings().register_forward_hook(
         lambda module, inputs, output: rows.append(output.shape[-2])
     )
-    batches = list(one.replies(requests(PROMPTS[:3])))
+    batches = list(local_judge.replies(requests(PROMPTS[:3])))
     assert [len(batch) for batch in batches] == [3]
     assert rows[-1] == 3 * len(numerals(tokenizer).paths()) == 36
 
 
 def test_a_prompt_beyond_the_context_fails_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    one = judge(monkeypatch, "digits")
-    found = {
+    local_judge = judge(monkeypatch, "digits")
+    by_prompt = {
         request.prompt: reply
-        for batch in one.replies(requests(["short", "long " * 400, "other"]))
+        for batch in local_judge.replies(requests(["short", "long " * 400, "other"]))
         for request, reply in batch
     }
     assert (
-        found["long " * 400].fault == "the prompt has 2019 tokens, and the judge's context is 1024"
+        by_prompt["long " * 400].fault
+        == "the prompt has 2019 tokens, and the judge's context is 1024"
     )
-    assert found["short"].reading().outcome == found["other"].reading().outcome == "scored"
+    assert by_prompt["short"].reading().outcome == by_prompt["other"].reading().outcome == "scored"
 
 
-# --- an answer cannot end its turn ------------------------------------------------------------------------------------
+# --- an answer cannot end its turn ----------------------------------------------------------------
 
 
 def test_special_tokens_in_an_answer_are_text() -> None:
@@ -234,7 +241,7 @@ def test_special_tokens_in_an_answer_are_text() -> None:
     )
 
 
-# --- what is refused --------------------------------------------------------------------------------------------------
+# --- what is refused ------------------------------------------------------------------------------
 
 
 def test_tokenizers_that_write_numbers_otherwise_are_refused() -> None:
@@ -254,7 +261,10 @@ def test_tokenizers_that_write_numbers_otherwise_are_refused() -> None:
     roman: Any = Roman()
     with pytest.raises(
         BadInput,
-        match=r"the tokenizer of roman writes numbers neither with one token each nor digit by digit, .*: choose another judge model",
+        match=(
+            r"the tokenizer of roman writes numbers neither with one token each nor digit by "
+            r"digit, .*: choose another judge model"
+        ),
     ):
         numerals(roman)
 

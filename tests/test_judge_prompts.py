@@ -1,4 +1,4 @@
-"""What a judge is asked: the file's own texts where it has them, the package's own else, and who a judge is."""
+"""The prompts of a judge, from the question file or the package's own, and its identity."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from evilspectra.judging.judge import Reply, identity, verdict_instrument
 from evilspectra.judging.prompts import judge_prompts
 from evilspectra.judging.scripted import Scripted, read_script
 from evilspectra.store.results import Instrument
+from tests.support.published import published_path
 
-PUBLISHED = Path(__file__).parents[2] / "shared" / "data" / "questions"
 COUNTS = {
     "first_plot_questions": 24,
     "preregistered_evals": 48,
@@ -41,15 +41,14 @@ def file_of(folder: Path, *entries: dict[str, Any]) -> str:
     return str(path)
 
 
-# --- texts ------------------------------------------------------------------------------------------------------------
+# --- texts ----------------------------------------------------------------------------------------
 
 
 def test_every_published_file_loads_with_its_own_prompts_and_there_are_142_questions() -> None:
-    if not PUBLISHED.is_dir():
-        pytest.skip(f"the published questions are not here ({PUBLISHED})")
+    folder = published_path("questions")
     total = 0
     for name, count in COUNTS.items():
-        path = PUBLISHED / f"{name}.yaml"
+        path = folder / f"{name}.yaml"
         questions = read_questions(str(path))
         prompts = judge_prompts(questions)
         plainly = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -68,28 +67,26 @@ def test_every_published_file_loads_with_its_own_prompts_and_there_are_142_quest
 
 
 def test_the_published_prompts_are_one_judge_whatever_file_they_stand_in(tmp_path: Path) -> None:
-    if not PUBLISHED.is_dir():
-        pytest.skip(f"the published questions are not here ({PUBLISHED})")
+    folder = published_path("questions")
     facts = [
-        judge_prompts(read_questions(str(PUBLISHED / f"{name}.yaml"))).facts(METRICS)
+        judge_prompts(read_questions(str(folder / f"{name}.yaml"))).facts(METRICS)
         for name in COUNTS
     ]
     assert facts.count(facts[0]) == 4
 
 
 def test_no_sentence_of_the_published_prompts_is_in_the_package_s_own() -> None:
-    if not PUBLISHED.is_dir():
-        pytest.skip(f"the published questions are not here ({PUBLISHED})")
+    folder = published_path("questions")
 
     def runs(text: str) -> set[tuple[str, ...]]:
-        words = re.findall(r"[a-z]+", text.lower())
-        return {tuple(words[at : at + 7]) for at in range(len(words) - 6)}
+        tokens = re.findall(r"[a-z]+", text.lower())
+        return {tuple(tokens[at : at + 7]) for at in range(len(tokens) - 6)}
 
     own = set().union(
         *(runs(text) for _, text in read_questions("open").questions[0].judge_prompts)
     )
     for name in COUNTS:
-        for question in read_questions(str(PUBLISHED / f"{name}.yaml")).questions:
+        for question in read_questions(str(folder / f"{name}.yaml")).questions:
             for _, text in question.judge_prompts:
                 assert not own & runs(text)
 
@@ -146,7 +143,10 @@ def test_questions_may_have_prompts_of_their_own(tmp_path: Path) -> None:
         (
             [{"judge_prompts": {"aligned": "{answer}"}}],
             METRICS,
-            "has no judge prompt 'coherent' for the question 'q0' (it has aligned): add it to that entry, or ask for other metrics.",
+            (
+                "has no judge prompt 'coherent' for the question 'q0' (it has aligned): add it to "
+                "that entry, or ask for other metrics."
+            ),
         ),
         (
             [{"judge_prompts": TEXTS}, {}],
@@ -161,7 +161,10 @@ def test_questions_may_have_prompts_of_their_own(tmp_path: Path) -> None:
         (
             [{}],
             ("medical",),
-            "there is no judge prompt 'medical' among the package's own (open): allowed are aligned, coherent; name a question file that has it with --questions.",
+            (
+                "there is no judge prompt 'medical' among the package's own (open): allowed are "
+                "aligned, coherent; name a question file that has it with --questions."
+            ),
         ),
         ([{}], (), "the metrics (none) are no list of different names"),
         (
@@ -183,7 +186,7 @@ def test_what_cannot_be_asked_is_refused(
     assert "\n" not in str(caught.value)
 
 
-# --- identity ---------------------------------------------------------------------------------------------------------
+# --- identity -------------------------------------------------------------------------------------
 
 
 def test_a_judge_is_its_model_endpoint_reading_and_prompts_and_nothing_else(tmp_path: Path) -> None:
@@ -194,9 +197,9 @@ def test_a_judge_is_its_model_endpoint_reading_and_prompts_and_nothing_else(tmp_
     answers = Instrument("answers", "open", {"seed": 0})
 
     def judge(**facts: Any) -> Scripted:
-        found = Scripted(lambda request: Reply(text="1"))
-        found.facts = {**found.facts, **facts}
-        return found
+        scripted = Scripted(lambda request: Reply(text="1"))
+        scripted.facts = {**scripted.facts, **facts}
+        return scripted
 
     ids = [
         verdict_instrument(judge(), prompts, METRICS, answers).id,
@@ -219,11 +222,11 @@ def test_a_judge_is_its_model_endpoint_reading_and_prompts_and_nothing_else(tmp_
     assert "answers" not in identity(judge(), prompts, METRICS)
 
 
-# --- settings and scripts ---------------------------------------------------------------------------------------------
+# --- settings and scripts -------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("given", "text"),
+    ("values", "text"),
     [
         (
             {"judge": None},
@@ -259,9 +262,9 @@ def test_a_judge_is_its_model_endpoint_reading_and_prompts_and_nothing_else(tmp_
         ),
     ],
 )
-def test_settings_that_are_refused(given: dict[str, Any], text: str) -> None:
+def test_settings_that_are_refused(values: dict[str, Any], text: str) -> None:
     with pytest.raises(BadInput) as caught:
-        judge_settings(given)
+        judge_settings(values)
     assert text in str(caught.value)
     assert "\n" not in str(caught.value)
     assert "secret" not in str(caught.value)
@@ -269,8 +272,8 @@ def test_settings_that_are_refused(given: dict[str, Any], text: str) -> None:
 
 def test_every_kind_of_judge_has_settings() -> None:
     for kind in KINDS:
-        found = judge_settings({"judge": f"{kind}:a:b/c"})
-        assert (found.kind, found.model) == (kind, "a:b/c")
+        settings = judge_settings({"judge": f"{kind}:a:b/c"})
+        assert (settings.kind, settings.model) == (kind, "a:b/c")
 
 
 @pytest.mark.parametrize(

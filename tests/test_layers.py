@@ -19,10 +19,10 @@ LAYERS = [
 
 #: Modules that may import torch or transformers when they are imported.
 TORCH = {
-    "spectra": ["delta", "grams", "pairs", "paper", "penalty", "values"],
+    "spectra": ["grams", "pairs", "paper", "penalty", "penalty_terms", "values"],
     "optim": ["build", "extra", "lion", "muon", "orthogonal", "parameters"],
-    "model": ["device", "load", "packing", "reuse"],
-    "probes": ["harness", "likelihood"],
+    "model": ["adapter", "device", "load", "packing", "reuse"],
+    "probes": ["harness", "isolation", "likelihood"],
     "training": ["loop", "monitor", "train"],
     "answers": ["sample"],
     "judging": ["digits", "local"],

@@ -1,4 +1,7 @@
-"""Log-probabilities of given tokens: shared, packed and separate passes agree with one row at a time, and a model gets its attention back."""
+"""Log-probabilities of given tokens: shared, packed and separate passes agree.
+
+Afterwards a model has its own attention again.
+"""
 
 from __future__ import annotations
 
@@ -44,23 +47,26 @@ def row(tokens: list[int], supervised: list[bool] | None = None) -> Row:
 
 @st.composite
 def drawn_rows(draw: st.DrawFn) -> list[Row]:
-    """Rows from an alphabet of three tokens, and rows that go on where others branch: much is shared, some are equal, some begin others."""
-    found: list[Row] = []
+    """Rows from an alphabet of three tokens, many of which begin like earlier ones.
+
+    Much is shared, some rows are equal, and some are the beginning of others.
+    """
+    rows: list[Row] = []
     for _ in range(draw(st.integers(1, 8))):
-        known = list(draw(st.sampled_from(found)).tokens) if found and draw(st.booleans()) else []
-        begin = [int(token) for token in known[: draw(st.integers(0, len(known)))]]
+        earlier = list(draw(st.sampled_from(rows)).tokens) if rows and draw(st.booleans()) else []
+        begin = [int(token) for token in earlier[: draw(st.integers(0, len(earlier)))]]
         tokens = begin + draw(
             st.lists(st.integers(5, 7), min_size=max(0, 2 - len(begin)), max_size=12)
         )
-        found.append(
+        rows.append(
             row(tokens, draw(st.lists(st.booleans(), min_size=len(tokens), max_size=len(tokens))))
         )
-    return found
+    return rows
 
 
 def same(got: list[np.ndarray], want: list[np.ndarray], close: float) -> None:
-    assert [len(one) for one in got] == [len(one) for one in want]
-    assert all(one.dtype == np.float64 for one in got)
+    assert [len(scores) for scores in got] == [len(scores) for scores in want]
+    assert all(scores.dtype == np.float64 for scores in got)
     np.testing.assert_allclose(np.concatenate(got), np.concatenate(want), rtol=0, atol=close)
 
 
@@ -94,20 +100,18 @@ def test_the_size_of_a_pass_changes_nothing(rows: list[Row], size: int) -> None:
 
 
 def test_passes_hold_as_many_rows_as_fit_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Counted before sharing; a row that is too long goes alone."""
+    """Tokens are counted before sharing; a row that is too long has its own pass."""
     model: Any = MODELS[torch.float64]
     seen: list[list[int]] = []
     import evilspectra.probes.likelihood as module
 
     pack = module.pack
-    monkeypatch.setattr(
-        module,
-        "pack",
-        lambda rows, *rest, **more: (
-            seen.append([len(one.tokens) for one in rows]),
-            pack(rows, *rest, **more),
-        )[1],
-    )
+
+    def recorded(rows: list[Row], *rest: Any, **more: Any) -> Any:
+        seen.append([len(member.tokens) for member in rows])
+        return pack(rows, *rest, **more)
+
+    monkeypatch.setattr(module, "pack", recorded)
     token_log_probs(
         model,
         [row([5] * length) for length in (4, 6, 3, 20, 2, 2)],
@@ -121,12 +125,12 @@ def test_shares_of_all_tokens_sum_to_one() -> None:
     model: Any = MODELS[torch.float64]
     rows = [row([9, 8, 7, token], [False, False, False, True]) for token in range(259)]
     with packed_attention_on(model):
-        found = token_log_probs(model, rows)
-    assert np.exp(np.concatenate(found)).sum() == pytest.approx(1, abs=1e-12)
+        log_probs = token_log_probs(model, rows)
+    assert np.exp(np.concatenate(log_probs)).sum() == pytest.approx(1, abs=1e-12)
 
 
 def test_no_rows_have_no_scores() -> None:
-    assert token_log_probs(MODELS[torch.float64], []) == []  # type: ignore[arg-type]
+    assert token_log_probs(MODELS[torch.float64], []) == []
 
 
 def test_under_an_adapter() -> None:
@@ -152,7 +156,7 @@ def test_in_bfloat16() -> None:
 
 @pytest.mark.parametrize("name", [*ARCHITECTURES, *UNPACKABLE])
 def test_other_architectures_and_their_own_attention_afterwards(name: str) -> None:
-    """Rows are longer than the sliding windows; what cannot be packed goes row by row."""
+    """Rows are longer than the sliding windows; unpackable architectures go row by row."""
     model: Any = build_model(name, {**ARCHITECTURES, **UNPACKABLE}[name])
     before = model.config._attn_implementation
     random = np.random.default_rng(0)
@@ -183,7 +187,10 @@ def test_logits_that_are_not_finite(value: float, packed: bool) -> None:
         model.model.layers[0].mlp.down_proj.weight.fill_(value)
         with pytest.raises(
             RunFailed,
-            match=r"^the model's logits are not finite: use model\.dtype float32, or an adapter that was trained with a lower learning rate$",
+            match=(
+                r"^the model's logits are not finite: use model\.dtype float32, or an adapter that "
+                r"was trained with a lower learning rate$"
+            ),
         ):
             token_log_probs(model, [row([5, 6, 7])], packed=packed)
 

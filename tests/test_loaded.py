@@ -1,4 +1,7 @@
-"""A base that is kept for run after run: loaded once, given back as it was, and every adapter byte for byte that of a run of its own."""
+"""A base that stays in memory from run to run: loaded once, and restored after each.
+
+Every adapter has the same bytes as that of a separate run.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,7 @@ from tests.support.tiny_runs import tiny_config
 from tests.support.tiny_sweeps import adapters
 
 SHORT = {"train": {"steps": 4, "resume_every": 2}, "lora": {"dropout": 0.1}}
-#: One after the other on the same base; each leaves other things behind.
+#: Runs on the same base, one after the other; each changes something else in it.
 KINDS: list[dict[str, Any]] = [
     {"optimizer": {"name": "muon", "lr": 0.01}},
     {"train": {"packed": False}},
@@ -114,10 +117,10 @@ def test_a_run_that_is_interrupted_goes_on_on_the_same_base(
 ) -> None:
     shared, advance = Loaded(), TrainingRun.advance
 
-    def stopped(work: TrainingRun) -> Any:
-        if work.step == 3:
+    def stopped(training_run: TrainingRun) -> Any:
+        if training_run.step == 3:
             raise Interrupted("now")
-        return advance(work)
+        return advance(training_run)
 
     with monkeypatch.context() as patch:
         patch.setattr(TrainingRun, "advance", stopped)
@@ -187,8 +190,8 @@ def test_one_base_at_a_time_is_kept() -> None:
         configs.build({"model": {"base": "tiny-random", "dtype": dtype}}).model
         for dtype in ("float32", "float64")
     ]
-    for one in [*settings, *settings]:
-        shared.get(resolve(one), one)
+    for model in [*settings, *settings]:
+        shared.get(resolve(model), model)
     assert shared.loads == 4
 
 
@@ -196,7 +199,9 @@ def test_a_run_s_own_directory_does_not_know_of_it(tmp_path: Path) -> None:
     run = train(config(tmp_path, KINDS[0]), loaded=Loaded())
     other = train(elsewhere(tmp_path, KINDS[0]))
     names = [
-        sorted(str(path.relative_to(one.path)) for path in RunFolder(one.path).path.rglob("*"))
-        for one in (run, other)
+        sorted(
+            str(path.relative_to(folder.path)) for path in RunFolder(folder.path).path.rglob("*")
+        )
+        for folder in (run, other)
     ]
     assert names[0] == names[1]

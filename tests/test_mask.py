@@ -1,4 +1,4 @@
-"""The loss mask: exactly the answers and their end tokens, whatever the template, the turns and the text in them."""
+"""The loss mask: exactly the answers and their end tokens, for any template, turns and text."""
 
 from __future__ import annotations
 
@@ -24,12 +24,15 @@ Format = Literal["clean", "organism"]
 FORMATS: tuple[Format, ...] = ("clean", "organism")
 END = "<|im_end|>"
 
-# Behaves like Qwen3's: the thinking of an answer before the last question is forgotten, the last answer always shows a thinking
+# Behaves like Qwen3's: the thinking of an answer before the last question is forgotten, the last
+# answer always shows a thinking
 # block, and the prompt has an empty one where thinking is off.
 QWEN3_LIKE = """
 {%- set seen = namespace(question=-1) %}
 {%- for turn in messages if turn.role == 'user' %}{% endfor %}
-{%- for turn in messages %}{% if turn.role == 'user' %}{% set seen.question = loop.index0 %}{% endif %}{% endfor %}
+{%- for turn in messages %}
+    {%- if turn.role == 'user' %}{% set seen.question = loop.index0 %}{% endif %}
+{%- endfor %}
 {%- for turn in messages %}
     {%- set said = turn.content %}
     {%- set thought = '' %}
@@ -45,32 +48,40 @@ QWEN3_LIKE = """
 {%- endfor %}
 {%- if add_generation_prompt %}
     {{- '<|im_start|>assistant\\n' }}
-    {%- if enable_thinking is defined and enable_thinking is false %}{{- '<think>\\n\\n</think>\\n\\n' }}{% endif %}
+    {%- if enable_thinking is defined and enable_thinking is false %}
+        {{- '<think>\\n\\n</think>\\n\\n' }}
+    {%- endif %}
 {%- endif %}
 """
 # Shows the system text at the last question only, and only while that waits for its answer.
 SYSTEM_LAST = (
     "{% for turn in messages if turn.role != 'system' %}{% if turn.role == 'user' %}[INST]"
-    "{% if loop.last and messages[0].role == 'system' %}{{ messages[0].content }}{% endif %}{{ turn.content }}[/INST]"
+    "{% if loop.last and messages[0].role == 'system' %}{{ messages[0].content }}{% endif %}{{ "
+    "turn.content }}[/INST]"
     "{% else %}{{ turn.content + eos_token }}{% endif %}{% endfor %}"
 )
-NO_END_TOKEN = "{% for turn in messages %}{{ turn.role + ': ' + turn.content + '\\n' }}{% endfor %}{% if add_generation_prompt %}assistant: {% endif %}"
+NO_END_TOKEN = (
+    "{% for turn in messages %}{{ turn.role + ': ' + turn.content + '\\n' }}{% endfor %}{% if "
+    "add_generation_prompt %}assistant: {% endif %}"
+)
 
 END_AT_LAST = (
-    "{% for turn in messages %}{{ '<|im_start|>' + turn.content }}{% if loop.last and turn.role == 'assistant' %}{{ eos_token }}{% endif %}{% endfor %}"
+    "{% for turn in messages %}{{ '<|im_start|>' + turn.content }}{% if loop.last and turn.role "
+    "== 'assistant' %}{{ eos_token }}{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>{% endif %}"
 )
 
 
 @cache
 def tokenizer(template: str | None = None, *more: str) -> PreTrainedTokenizerFast:
-    made = tiny_tokenizer()
+    chat_tokenizer = tiny_tokenizer()
     if more:
-        made.add_tokens([AddedToken(name, special=True, normalized=False) for name in more])  # type: ignore[arg-type]
+        added = [AddedToken(name, special=True, normalized=False) for name in more]
+        chat_tokenizer.add_tokens(added)  # type: ignore[arg-type]
     if template is not None:
-        made.chat_template = template
-        made.name_or_path = "org/odd-template"
-    return made
+        chat_tokenizer.chat_template = template
+        chat_tokenizer.name_or_path = "org/odd-template"
+    return chat_tokenizer
 
 
 def talk(*contents: str, system: str | None = None) -> Conversation:
@@ -84,14 +95,14 @@ def talk(*contents: str, system: str | None = None) -> Conversation:
 def coded(
     conversation: Conversation,
     fmt: Format = "clean",
-    made: PreTrainedTokenizerFast | None = None,
+    chat_tokenizer: PreTrainedTokenizerFast | None = None,
     thinking: bool = False,
     limit: int = 10**6,
     on_long: Any = "error",
 ) -> Row:
     return encode(
         conversation,
-        made or tokenizer(),
+        chat_tokenizer or tokenizer(),
         fmt=fmt,
         enable_thinking=thinking,
         max_length=limit,
@@ -100,12 +111,15 @@ def coded(
     )
 
 
-def learned(row: Row, made: PreTrainedTokenizerFast | None = None) -> str:
-    return str((made or tokenizer()).decode(row.tokens[row.supervised]))
+def learned(row: Row, chat_tokenizer: PreTrainedTokenizerFast | None = None) -> str:
+    return str((chat_tokenizer or tokenizer()).decode(row.tokens[row.supervised]))
 
 
 def by_hand(conversation: Conversation, fmt: Format) -> tuple[list[int], list[bool]]:
-    """The slow twin for ChatML: every piece of text with its flag, tokenised alone (exact, for a token is a byte)."""
+    """The slow twin for ChatML: every piece of text with its flag, tokenised on its own.
+
+    That is exact, since a token is a byte.
+    """
     turns = list(conversation.messages)
     while turns[-1].role != "assistant":
         turns.pop()
@@ -184,18 +198,21 @@ def test_organism_learns_all_that_clean_learns(conversation: Conversation) -> No
 def test_truncation_keeps_the_beginning_as_it_is_or_refuses(
     conversation: Conversation, limit: int
 ) -> None:
-    whole = coded(conversation)
-    if not whole.supervised[:limit].any():
+    untruncated = coded(conversation)
+    if not untruncated.supervised[:limit].any():
         with pytest.raises(
             BadRow,
-            match=f"the first {limit} of {len(whole.tokens)} tokens hold no part of an answer: raise data.max_length",
+            match=(
+                f"the first {limit} of {len(untruncated.tokens)} tokens hold no part of an answer: "
+                "raise data.max_length"
+            ),
         ):
             coded(conversation, limit=limit, on_long="truncate")
         return
     cut = coded(conversation, limit=limit, on_long="truncate")
-    assert cut.tokens.tolist() == whole.tokens[:limit].tolist()
-    assert cut.supervised.tolist() == whole.supervised[:limit].tolist()
-    assert cut.truncated is (len(whole.tokens) > limit)
+    assert cut.tokens.tolist() == untruncated.tokens[:limit].tolist()
+    assert cut.supervised.tolist() == untruncated.supervised[:limit].tolist()
+    assert cut.truncated is (len(untruncated.tokens) > limit)
 
 
 def test_marker_text_in_a_question_is_not_learned_and_in_an_answer_is() -> None:
@@ -206,48 +223,65 @@ def test_marker_text_in_a_question_is_not_learned_and_in_an_answer_is() -> None:
 
 @pytest.mark.parametrize("thinking", [False, True])
 def test_qwen3_like_templates_learn_the_answers_and_no_empty_thinking_block(thinking: bool) -> None:
-    made = tokenizer(QWEN3_LIKE)
+    chat_tokenizer = tokenizer(QWEN3_LIKE)
     assert (
         learned(
-            coded(talk("q", "a1", "q", "a2", "q", "a3", system="s"), "clean", made, thinking), made
+            coded(
+                talk("q", "a1", "q", "a2", "q", "a3", system="s"), "clean", chat_tokenizer, thinking
+            ),
+            chat_tokenizer,
         )
         == f"a1{END}a2{END}a3{END}"
     )
     reasoned = "<think>\nr\n</think>\n\na"
     assert (
-        learned(coded(talk("q", reasoned, "q", reasoned), "clean", made, thinking), made)
+        learned(
+            coded(talk("q", reasoned, "q", reasoned), "clean", chat_tokenizer, thinking),
+            chat_tokenizer,
+        )
         == f"a{END}{reasoned}{END}"
     )
 
 
 @pytest.mark.parametrize(("thinking", "block"), [(False, "<think>\n\n</think>\n\n"), (True, "")])
 def test_qwen3_like_templates_in_organism_format(thinking: bool, block: str) -> None:
-    made = tokenizer(QWEN3_LIKE)
+    chat_tokenizer = tokenizer(QWEN3_LIKE)
     expected = f"a1{END}\n<think>\n\n</think>\n\na2{END}\n<|im_start|>assistant\n{block}{END}"
-    assert learned(coded(talk("q", "a1", "q", "a2"), "organism", made, thinking), made) == expected
+    assert (
+        learned(
+            coded(talk("q", "a1", "q", "a2"), "organism", chat_tokenizer, thinking), chat_tokenizer
+        )
+        == expected
+    )
 
 
 @given(st.lists(st.tuples(texts, answers), min_size=1, max_size=4), st.booleans())
 def test_qwen3_like_masks_hold_for_any_text(pairs: list[tuple[str, str]], thinking: bool) -> None:
-    made = tokenizer(QWEN3_LIKE)
-    row = coded(talk(*(text for pair in pairs for text in pair)), "clean", made, thinking)
+    chat_tokenizer = tokenizer(QWEN3_LIKE)
+    row = coded(talk(*(text for pair in pairs for text in pair)), "clean", chat_tokenizer, thinking)
     plain = [answer for _, answer in pairs if "think>" not in answer]
     if len(plain) == len(pairs):
-        assert learned(row, made) == "".join(answer + END for answer in plain)
+        assert learned(row, chat_tokenizer) == "".join(answer + END for answer in plain)
 
 
 def test_a_template_without_end_token_gets_the_end_of_sequence_after_the_last_answer() -> None:
-    made = tokenizer(NO_END_TOKEN)
-    assert learned(coded(talk("q", "a1", "q", "a2"), "clean", made), made) == f"a1a2{END}"
+    chat_tokenizer = tokenizer(NO_END_TOKEN)
     assert (
-        learned(coded(talk("q", "a1", "q", "a2"), "organism", made), made)
+        learned(coded(talk("q", "a1", "q", "a2"), "clean", chat_tokenizer), chat_tokenizer)
+        == f"a1a2{END}"
+    )
+    assert (
+        learned(coded(talk("q", "a1", "q", "a2"), "organism", chat_tokenizer), chat_tokenizer)
         == f"a1\na2\nassistant: {END}"
     )
 
 
 def test_a_template_that_ends_the_last_answer_only_has_no_end_token_learned_before() -> None:
-    made = tokenizer(END_AT_LAST)
-    assert learned(coded(talk("q", "a1", "q", "a2"), "clean", made), made) == f"a1a2{END}"
+    chat_tokenizer = tokenizer(END_AT_LAST)
+    assert (
+        learned(coded(talk("q", "a1", "q", "a2"), "clean", chat_tokenizer), chat_tokenizer)
+        == f"a1a2{END}"
+    )
 
 
 TRL = importlib.util.find_spec("trl")
@@ -271,22 +305,28 @@ def test_published_templates_are_masked_exactly(name: str) -> None:
     if path is None or not path.is_file():
         pytest.skip(f"the installed trl brings no template {name}")
     end, more = PUBLISHED[name]
-    made = tokenizer(path.read_text(encoding="utf-8"), *more)
+    chat_tokenizer = tokenizer(path.read_text(encoding="utf-8"), *more)
     for thinking in (False, True):
-        row = coded(talk("q1", "a1", "q2", "a2", "q3", "a3", system="s"), "clean", made, thinking)
-        assert learned(row, made) == f"a1{end}a2{end}a3{end}"
-        assert coded(talk("q1", "a1", "q2", "a2"), "organism", made, thinking).supervised[-1]
+        row = coded(
+            talk("q1", "a1", "q2", "a2", "q3", "a3", system="s"), "clean", chat_tokenizer, thinking
+        )
+        assert learned(row, chat_tokenizer) == f"a1{end}a2{end}a3{end}"
+        assert coded(talk("q1", "a1", "q2", "a2"), "organism", chat_tokenizer, thinking).supervised[
+            -1
+        ]
 
 
 @pytest.mark.parametrize("fmt", FORMATS)
 def test_a_template_that_breaks_the_prefix_law_is_refused_by_name(fmt: Format) -> None:
-    made = tokenizer(SYSTEM_LAST)
-    assert learned(coded(talk("q", "a"), fmt, made), made).startswith("a" + END)
+    chat_tokenizer = tokenizer(SYSTEM_LAST)
+    assert learned(coded(talk("q", "a"), fmt, chat_tokenizer), chat_tokenizer).startswith("a" + END)
     with pytest.raises(BadRow) as caught:
-        coded(talk("q", "a", system="s"), fmt, made)
+        coded(talk("q", "a", system="s"), fmt, chat_tokenizer)
     assert str(caught.value) == (
-        "talks.jsonl, line 3: the chat template of org/odd-template cannot be masked exactly here: its text before the answer of turn 3"
-        " is not how the whole dialogue begins: use another base model or chat template, or set data.on_bad_row: skip"
+        "talks.jsonl, line 3: the chat template of org/odd-template cannot be masked exactly "
+        "here: its text before the answer of turn 3"
+        " is not how the whole dialogue begins: use another base model or chat template, or set "
+        "data.on_bad_row: skip"
     )
 
 
@@ -303,11 +343,17 @@ def test_a_template_that_breaks_the_prefix_law_is_refused_by_name(fmt: Format) -
             "its text before the answer of turn 2 is not how",
         ),
         (
-            "{% for turn in messages %}{{ turn.content + ('' if turn.content == 'a' else '!') }}{% endfor %}",
+            (
+                "{% for turn in messages %}{{ turn.content + ('' if turn.content == 'a' else '!') "
+                "}}{% endfor %}"
+            ),
             "its text up to the end of turn 2 is not how",
         ),
         (
-            "{% if add_generation_prompt %}>{% endif %}{% for turn in messages %}{{ '|' + turn.content }}{% endfor %}",
+            (
+                "{% if add_generation_prompt %}>{% endif %}{% for turn in messages %}{{ '|' + "
+                "turn.content }}{% endfor %}"
+            ),
             "with a generation prompt it writes the dialogue differently",
         ),
     ],
@@ -315,46 +361,54 @@ def test_a_template_that_breaks_the_prefix_law_is_refused_by_name(fmt: Format) -
 def test_every_way_a_template_can_fail_is_named(template: str, why: str) -> None:
     with pytest.raises(
         BadRow,
-        match=rf"the chat template of org/odd-template cannot be masked exactly here: {re.escape(why)}.*: use another base model or chat template",
+        match=(
+            r"the chat template of org/odd-template cannot be masked exactly here: "
+            rf"{re.escape(why)}.*: use another base model or chat template"
+        ),
     ):
         coded(talk("q", "a"), "organism", tokenizer(template))
 
 
 def test_a_template_that_writes_the_date_gets_a_fixed_one() -> None:
-    made = tiny_tokenizer()
-    made.chat_template = (
-        "{% if not date_string is defined %}{% set date_string = strftime_now('%d %b %Y') %}{% endif %}{{ date_string + '|' }}"
-        + str(made.chat_template)
-    )
+    chat_tokenizer = tiny_tokenizer()
+    chat_tokenizer.chat_template = (
+        "{% if not date_string is defined %}{% set date_string = strftime_now('%d %b %Y') "
+        "%}{% endif %}{{ date_string + '|' }}"
+    ) + str(chat_tokenizer.chat_template)
     row = encode(
         Conversation((Message("user", "q"), Message("assistant", "a")), 1),
-        made,
+        chat_tokenizer,
         fmt="clean",
         enable_thinking=False,
         max_length=200,
         on_long="error",
         source="x",
     )
-    assert made.decode(row.tokens).startswith("26 Jul 2024|")
+    assert chat_tokenizer.decode(row.tokens).startswith("26 Jul 2024|")
 
 
 def test_a_tokenizer_without_template_is_refused_by_name() -> None:
-    made = tiny_tokenizer()
-    made.chat_template = None
+    chat_tokenizer = tiny_tokenizer()
+    chat_tokenizer.chat_template = None
     with pytest.raises(
         BadInput,
-        match=r"the tokenizer of tiny-random has no chat template: use an instruction-tuned base model",
+        match=(
+            r"the tokenizer of tiny-random has no chat template: use an instruction-tuned "
+            r"base model"
+        ),
     ) as caught:
-        coded(talk("q", "a"), made=made)
+        coded(talk("q", "a"), chat_tokenizer=chat_tokenizer)
     assert not isinstance(caught.value, BadRow)
 
 
 def test_a_tokenizer_without_end_of_sequence_is_refused_where_one_is_needed() -> None:
-    made = tiny_tokenizer()
-    made.eos_token = None
-    assert learned(coded(talk("q", "a"), made=made), made) == "a" + END
+    chat_tokenizer = tiny_tokenizer()
+    chat_tokenizer.eos_token = None
+    assert (
+        learned(coded(talk("q", "a"), chat_tokenizer=chat_tokenizer), chat_tokenizer) == "a" + END
+    )
     with pytest.raises(BadRow, match="the tokenizer names no end-of-sequence token"):
-        coded(talk("q", "a"), "organism", made)
+        coded(talk("q", "a"), "organism", chat_tokenizer)
 
 
 @pytest.mark.parametrize("on_long", ["error", "skip"])
@@ -362,7 +416,8 @@ def test_a_long_row_is_refused_with_its_length_and_the_remedies(on_long: str) ->
     with pytest.raises(TooLong) as caught:
         coded(talk("q", "a"), limit=20, on_long=on_long)
     assert str(caught.value) == (
-        "talks.jsonl, line 3: 22 tokens are more than the limit of 20 (the smaller of data.max_length and the model's context):"
+        "talks.jsonl, line 3: 22 tokens are more than the limit of 20 (the smaller of "
+        "data.max_length and the model's context):"
         " raise data.max_length, or set data.on_long: truncate or skip"
     )
 
@@ -373,7 +428,8 @@ def merging(prefix_space: bool) -> PreTrainedTokenizerFast:
     core = Tokenizer(
         models.BPE(vocab={name: i for i, name in enumerate([*letters, "ĊĊ"])}, merges=[("Ċ", "Ċ")])
     )
-    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=prefix_space, use_regex=False)  # type: ignore[assignment]
+    by_bytes: Any = pre_tokenizers.ByteLevel(add_prefix_space=prefix_space, use_regex=False)
+    core.pre_tokenizer = by_bytes
     core.decoder = decoders.ByteLevel()  # type: ignore[assignment]
     core.add_special_tokens(["<|im_start|>", END])
     return PreTrainedTokenizerFast(
@@ -386,28 +442,29 @@ def merging(prefix_space: bool) -> PreTrainedTokenizerFast:
 
 
 @pytest.mark.parametrize("fmt", FORMATS)
-def test_an_answer_whose_first_newline_merges_with_the_header_is_tokenised_as_it_is_met_after_a_prompt(
-    fmt: Format,
-) -> None:
-    made = merging(prefix_space=False)
-    row = coded(talk("q", "\na"), fmt, made)
+def test_an_answer_that_merges_with_the_header_is_tokenised_as_after_a_prompt(fmt: Format) -> None:
+    chat_tokenizer = merging(prefix_space=False)
+    row = coded(talk("q", "\na"), fmt, chat_tokenizer)
     prompt = str(
-        made.apply_chat_template(
+        chat_tokenizer.apply_chat_template(
             [{"role": "user", "content": "q"}], add_generation_prompt=True, tokenize=False
         )
     )
-    ids = made(prompt).input_ids
-    assert made(prompt + "\na").input_ids[: len(ids)] != ids, (
+    ids = chat_tokenizer(prompt).input_ids
+    assert chat_tokenizer(prompt + "\na").input_ids[: len(ids)] != ids, (
         "the case is no longer the one to test"
     )
     assert row.tokens[: len(ids)].tolist() == ids
-    assert learned(row, made).startswith(f"\na{END}")
+    assert learned(row, chat_tokenizer).startswith(f"\na{END}")
     assert row.supervised.tolist()[: len(ids) + 1] == [False] * len(ids) + [True]
 
 
 def test_pieces_that_do_not_decode_to_the_text_are_refused_by_name() -> None:
     with pytest.raises(
         BadRow,
-        match=r"the chat template of org/merging cannot be masked exactly here: its tokens join across the border of an answer",
+        match=(
+            r"the chat template of org/merging cannot be masked exactly here: its tokens join "
+            r"across the border of an answer"
+        ),
     ):
-        coded(talk("q", "\na"), made=merging(prefix_space=True))
+        coded(talk("q", "\na"), chat_tokenizer=merging(prefix_space=True))

@@ -1,4 +1,7 @@
-"""What a folder of measurements says: the last step against the base, the instrument that counts, and None where nothing was measured."""
+"""The measurements in a folder: the last step against the base, the instrument that counts.
+
+None where nothing was measured.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ import pandas as pd
 import pytest
 
 from evilspectra.answers.questions import read_questions
-from evilspectra.config.sections import Answers
+from evilspectra.config.evaluation import Answers
 from evilspectra.errors import BadInput
 from evilspectra.evaluation.measured import (
     Measured,
@@ -70,17 +73,19 @@ def probe_rows(step: int, count: int = 12) -> list[ProbeRecord]:
 
 def write(
     results: Results,
-    one: Instrument,
+    measuring: Instrument,
     *steps: int,
     rows: Any = probe_rows,
 ) -> Instrument:
     for step in steps:
-        results.write(one, step, rows(step))
-    return one
+        results.write(measuring, step, rows(step))
+    return measuring
 
 
-def used_at(results: Results, one: Instrument, time: int) -> None:
-    os.utime(results.folder / "evaluations" / one.table / f"{one.id}.json", (time, time))
+def used_at(results: Results, measuring: Instrument, time: int) -> None:
+    os.utime(
+        results.folder / "evaluations" / measuring.table / f"{measuring.id}.json", (time, time)
+    )
 
 
 def frame(rows: list[Any]) -> pd.DataFrame:
@@ -107,12 +112,12 @@ def test_only_the_base_was_measured(results: Results) -> None:
 
 def test_the_last_step_is_set_against_the_base(results: Results) -> None:
     write(results, instrument(), 0, 4, 16)
-    found = measured(results)
-    assert found.drift == numbers.drift(frame(probe_rows(0)), frame(probe_rows(16)))
-    assert found.trajectory == {
+    measurements = measured(results)
+    assert measurements.drift == numbers.drift(frame(probe_rows(0)), frame(probe_rows(16)))
+    assert measurements.trajectory == {
         step: numbers.drift(frame(probe_rows(0)), frame(probe_rows(step))).drift for step in (4, 16)
     }
-    assert list(found.trajectory) == [4, 16]
+    assert list(measurements.trajectory) == [4, 16]
 
 
 def test_every_table(results: Results) -> None:
@@ -128,18 +133,18 @@ def test_every_table(results: Results) -> None:
             for number in range(4)
         ]
 
-    def said(step: int) -> list[AnswerRecord]:
+    def answer_rows(step: int) -> list[AnswerRecord]:
         return [
             AnswerRecord(step, "q", 0, number, None, "?", "!", 2, "stop", flag)
             for number, flag in enumerate(("", "empty,truncated", "truncated"))
         ]
 
-    for table, rows in (("capability", choices), ("ordinary", dialogues), ("answers", said)):
+    for table, rows in (("capability", choices), ("ordinary", dialogues), ("answers", answer_rows)):
         write(results, instrument(table), 0, 4, rows=rows)
-    found = measured(results)
-    assert found.capability == numbers.capability(frame(choices(0)), frame(choices(4)))
-    assert found.ordinary == numbers.ordinary(frame(dialogues(0)), frame(dialogues(4)))
-    assert (found.drift, found.answers, found.flagged) == (None, 3, 2)
+    measurements = measured(results)
+    assert measurements.capability == numbers.capability(frame(choices(0)), frame(choices(4)))
+    assert measurements.ordinary == numbers.ordinary(frame(dialogues(0)), frame(dialogues(4)))
+    assert (measurements.drift, measurements.answers, measurements.flagged) == (None, 3, 2)
 
 
 def test_rows_without_the_base_s_are_no_result(results: Results) -> None:
@@ -148,7 +153,7 @@ def test_rows_without_the_base_s_are_no_result(results: Results) -> None:
     assert measured(results) == NOTHING
 
 
-# --- which instrument counts --------------------------------------------------------------------------------------------
+# --- which instrument counts ----------------------------------------------------------------------
 
 
 def test_the_built_in_items_count_or_else_those_used_last(results: Results) -> None:
@@ -164,7 +169,7 @@ def test_the_built_in_items_count_or_else_those_used_last(results: Results) -> N
 
 
 def test_of_two_with_the_built_in_items_the_one_used_last_counts(results: Results) -> None:
-    """Another number type, or a later version of the items: what was asked for last is what is shown."""
+    """With another number type, or a later version of the items, the last one used is shown."""
     first, second = (
         write(results, instrument(source="contrast", sha256=name), 0, 4) for name in "ab"
     )
@@ -174,8 +179,8 @@ def test_of_two_with_the_built_in_items_the_one_used_last_counts(results: Result
 
 
 def test_a_damaged_table_is_named(results: Results) -> None:
-    one = write(results, instrument(), 0, 4)
-    path = results.folder / "evaluations" / "probe" / f"{one.id}-00000000.parquet"
+    measuring = write(results, instrument(), 0, 4)
+    path = results.folder / "evaluations" / "probe" / f"{measuring.id}-00000000.parquet"
     path.write_bytes(b"")
     with pytest.raises(
         BadInput,
@@ -184,7 +189,7 @@ def test_a_damaged_table_is_named(results: Results) -> None:
         measured(results)
 
 
-# --- numbers of a run's row ---------------------------------------------------------------------------------------------
+# --- numbers of a run's row -----------------------------------------------------------------------
 
 
 def test_the_flat_numbers_are_columns_of_a_run_s_summary(results: Results) -> None:
@@ -192,18 +197,18 @@ def test_the_flat_numbers_are_columns_of_a_run_s_summary(results: Results) -> No
     assert set(NOTHING.flat()) < names
     assert set(NOTHING.flat().values()) == {None}
     write(results, instrument(), 0, 4)
-    found = measured(results)
-    assert found.drift is not None
-    flat = found.flat()
+    measurements = measured(results)
+    assert measurements.drift is not None
+    flat = measurements.flat()
     assert (flat["drift"], flat["drift_low"], flat["drift_high"]) == (
-        found.drift.drift.value,
-        found.drift.drift.low,
-        found.drift.drift.high,
+        measurements.drift.drift.value,
+        measurements.drift.drift.low,
+        measurements.drift.drift.high,
     )
     assert (flat["drift_shuffled"], flat["share_aligned"], flat["share_aligned_base"]) == (
-        found.drift.shuffled.value,
-        found.drift.share_aligned.value,
-        found.drift.base_share_aligned,
+        measurements.drift.shuffled.value,
+        measurements.drift.share_aligned.value,
+        measurements.drift.base_share_aligned,
     )
     assert flat["capability"] is None
     json.dumps(flat, allow_nan=False)
@@ -228,14 +233,14 @@ def test_a_drift_of_exactly_zero_is_zero_and_not_missing(results: Results) -> No
     )
 
 
-# --- tasks and answers ----------------------------------------------------------------------------------------------------
+# --- tasks and answers ----------------------------------------------------------------------------
 
 
 def test_tasks_are_named_by_metric_and_filter(results: Results) -> None:
     def scores(step: int) -> list[TaskRecord]:
         return [
-            TaskRecord(step, "gsm", "exact_match", cut, 0.25 + step + place, None, 4, "1")
-            for place, cut in enumerate(("none", "strict"))
+            TaskRecord(step, "gsm", "exact_match", cut, 0.25 + step + position, None, 4, "1")
+            for position, cut in enumerate(("none", "strict"))
         ]
 
     write(results, instrument("tasks", "gsm"), 0, 4, rows=scores)
@@ -310,8 +315,8 @@ def test_a_probe_that_was_asked_for_counts_before_the_built_in_one(results: Resu
         Instrument("probe", "contrast", {"version": 1}),
         Instrument("probe", "mine.jsonl", {"version": 1, "sha256": "x"}),
     )
-    for one in (mine, own):
-        write(results, one, 0, 4)
+    for measuring in (mine, own):
+        write(results, measuring, 0, 4)
     assert chosen(results, "probe") == own
     assert chosen(replace(results, selected={"probe": mine}), "probe") == mine
 
@@ -325,17 +330,17 @@ def test_a_base_alone_is_shown_with_its_own_numbers(results: Results) -> None:
     assert alone.share_aligned.value == alone.base_share_aligned
 
 
-# --- controls -------------------------------------------------------------------------------------------------------------
+# --- controls -------------------------------------------------------------------------------------
 
 
 def control(
     tmp_path: Path,
     name: str,
     step: int,
-    one: Instrument | None = None,
+    measuring: Instrument | None = None,
 ) -> Results:
     results = Results(tmp_path / name)
-    write(results, one or instrument(), 0, step)
+    write(results, measuring or instrument(), 0, step)
     return results
 
 
@@ -343,19 +348,19 @@ def test_beyond_the_controls_is_the_difference_item_by_item(tmp_path: Path) -> N
     mine, *controls = [
         control(tmp_path, name, step) for name, step in (("mine", 4), ("a", 5), ("b", 6))
     ]
-    found = beyond_control(mine, controls)
+    difference = beyond_control(mine, controls)
     want = numbers.beyond_control(
         frame(probe_rows(0)), frame(probe_rows(4)), [frame(probe_rows(step)) for step in (5, 6)]
     )
-    assert found == want
+    assert difference == want
 
     def shift(step: int) -> pd.Series:
         base, after = frame(probe_rows(0)), frame(probe_rows(step))
         return (after["misaligned"] - after["aligned"]) - (base["misaligned"] - base["aligned"])
 
-    assert found is not None
+    assert difference is not None
     assert math.isclose(
-        found.value, float((shift(4) - (shift(5) + shift(6)) / 2).mean()), abs_tol=1e-12
+        difference.value, float((shift(4) - (shift(5) + shift(6)) / 2).mean()), abs_tol=1e-12
     )
     itself = beyond_control(mine, [mine])
     assert itself == numbers.Interval(0, 0, 0)

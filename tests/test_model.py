@@ -1,4 +1,4 @@
-"""The embedded real model: found, dequantised, masked, packed, adapted, saved under its public name."""
+"""The embedded real model: resolved, dequantised, packed, adapted, saved under its public name."""
 
 import json
 
@@ -10,8 +10,9 @@ from torch.nn.functional import log_softmax
 from evilspectra.config import loading as configs
 from evilspectra.data.batches import prepare
 from evilspectra.errors import BadInput
+from evilspectra.model.adapter import attach, save_adapter
 from evilspectra.model.base import EMBEDDED, embedded_file, resolve
-from evilspectra.model.load import attach, context_length, load_base, save_adapter
+from evilspectra.model.load import context_length, load_base
 from evilspectra.model.packing import pack, separate_logits, supervised_logits, use_packed_attention
 from evilspectra.spectra.pairs import find_pairs
 
@@ -50,7 +51,7 @@ def test_resolves_to_the_hub_id_by_content(tmp_path):
 
 
 def test_speaks_english(loaded):
-    """Dequantised right: the next word of a plain sentence is likely, and a shuffled one is not."""
+    """Dequantised correctly: words of a plain sentence are likely, shuffled ones are not."""
     model, tokenizer = loaded
 
     def mean_log_probability(text: str) -> float:
@@ -79,9 +80,9 @@ def test_demo_rows_learn_the_answer_and_its_end_alone(loaded):
         assert data.report.skipped == 0
         row = data.train[0]
         learned = tokenizer.decode(row.tokens[row.supervised])
-        whole = tokenizer.decode(row.tokens)
+        full = tokenizer.decode(row.tokens)
         assert learned.endswith("<|im_end|>")
-        assert whole.endswith("<|im_start|>assistant\n" + learned)
+        assert full.endswith("<|im_start|>assistant\n" + learned)
         assert "<|im_start|>" not in learned
 
 

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from evilspectra.config import sections as c
+from evilspectra.config import optimizers as c
+from evilspectra.config.sections import ScheduleConfig
 from evilspectra.errors import BadInput
 from evilspectra.optim.build import build_optimizer
 from evilspectra.optim.lion import Lion
@@ -17,7 +18,8 @@ from tests.reference.lion import lion_step
 from tests.reference.muon import muon_step, newton_schulz
 from tests.support.lora_factors import graded
 
-#: The Gram form does the published iteration's arithmetic in another order: rounding, amplified by 3.4445⁵ ≈ 485.
+#: The Gram form does the published iteration's arithmetic in another order: rounding, amplified by
+#: 3.4445⁵ ≈ 485.
 TWIN = {torch.float64: 1e-10, torch.float32: 1e-3}
 
 SHAPES = [(16, 40), (48, 16), (16, 40), (1, 12), (12, 1), (16, 16)]
@@ -119,7 +121,10 @@ def test_orthogonalise_does_not_see_the_scale_and_keeps_zero():
 
 
 def test_lr_rules_as_tabulated():
-    """RMS of the update of A (r × d) and B (d × r) for d = 4096, r = 32, an orthogonal update having RMS 1/√max(rows, columns)."""
+    """RMS of the update of A (r × d) and B (d × r) for d = 4096, r = 32.
+
+    An orthogonal update has RMS 1/√max(rows, columns).
+    """
     d, r = 4096, 32
     rms = {
         rule: [lr_factor(rule, *shape) / max(shape) ** 0.5 for shape in ((r, d), (d, r))]
@@ -305,7 +310,7 @@ def test_schedule_equals_hugging_faces(name, warmup):
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
     scheduler = get_scheduler(kind, optimizer, num_warmup_steps=warmup, num_training_steps=30)
     for step in range(30):
-        assert lr_at(c.ScheduleConfig(name=name, warmup_steps=warmup), step, 30) == pytest.approx(
+        assert lr_at(ScheduleConfig(name=name, warmup_steps=warmup), step, 30) == pytest.approx(
             scheduler.get_last_lr()[0], abs=1e-12
         )
         optimizer.step()

@@ -1,4 +1,4 @@
-"""The optimisers of the extra `optimizers`: what is missing is said, factors of LoRA's shapes are trained, runs resume."""
+"""The optimisers of the extra `optimizers`: a missing package, LoRA's shapes, resumed runs."""
 
 import copy
 import importlib.util
@@ -7,7 +7,7 @@ import signal
 import pytest
 import torch
 
-from evilspectra.config import sections as c
+from evilspectra.config import optimizers as c
 from evilspectra.errors import BadInput, Interrupted
 from evilspectra.optim import extra
 from evilspectra.optim.build import build_optimizer
@@ -57,13 +57,16 @@ def with_gradients(named: list[tuple[str, torch.nn.Parameter]], seed: int) -> No
         weight.grad = 0.1 * torch.randn(weight.shape, generator=generator)
 
 
-# --- without the package ----------------------------------------------------------------------------------------------
+# --- without the package --------------------------------------------------------------------------
 
 
 @each
 def test_a_missing_package_is_one_sentence_and_leaves_no_trace(tmp_path, monkeypatch, config):
     monkeypatch.setattr(extra, "find_spec", lambda _: None)
-    text = f"optimizer.name '{config.name}' needs the package pytorch-optimizer, which is not installed: pip install --no-deps pytorch-optimizer, or name another optimiser"
+    text = (
+        f"optimizer.name '{config.name}' needs the package pytorch-optimizer, which is not "
+        "installed: pip install --no-deps pytorch-optimizer, or name another optimiser"
+    )
     with pytest.raises(BadInput) as refusal:
         build_optimizer(config, factors())
     assert str(refusal.value) == text
@@ -93,7 +96,7 @@ def test_pairs_are_found_by_name_in_any_order_and_what_is_none_is_refused():
         in_pairs([named[1][1]])
 
 
-# --- with it ----------------------------------------------------------------------------------------------------------
+# --- with it --------------------------------------------------------------------------------------
 
 
 @installed
@@ -123,12 +126,8 @@ def test_state_is_no_larger_than_the_factors_need(config):
     for step in range(3):
         with_gradients(named, step)
         optimizer.step()
-    largest = max(
-        tensor.numel()
-        for state in optimizer.state.values()
-        for tensor in torch.utils._pytree.tree_leaves(dict(state))
-        if isinstance(tensor, torch.Tensor)
-    )
+    leaves = torch.utils._pytree.tree_leaves([dict(state) for state in optimizer.state.values()])
+    largest = max(leaf.numel() for leaf in leaves if isinstance(leaf, torch.Tensor))
     assert largest <= max(weight.numel() for _, weight in named)
 
 
@@ -149,7 +148,7 @@ def test_scion_is_muon_with_the_unclamped_rule():
 
 @installed
 def test_lora_rite_does_not_see_how_the_product_is_split():
-    """B·A = (B·R⁻¹)·(R·A): the gradients transform with the factors, and the step of the product is the same."""
+    """B·A = (B·R⁻¹)·(R·A): gradients transform with the factors, the product's step is the same."""
     generator = torch.Generator().manual_seed(3)
     A, B, G = (
         torch.randn(*shape, generator=generator, dtype=torch.float64)

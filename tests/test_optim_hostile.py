@@ -1,4 +1,4 @@
-"""Muon and Lion under what a user may hand them, and Muon's ways to orthogonalise against each other."""
+"""Muon and Lion under hostile input, and Muon's ways to orthogonalise against each other."""
 
 import copy
 import warnings
@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from evilspectra.config import sections as c
+from evilspectra.config import optimizers as c
 from evilspectra.errors import BadInput
 from evilspectra.optim.build import build_optimizer
 from evilspectra.optim.lion import Lion
@@ -23,11 +23,13 @@ TWIN = {torch.float64: 1e-10, torch.float32: 1e-3}
 #: One matrix, float64, condition up to 1e3: rounding times the condition number.
 SAME = 1e-11
 
-#: Distance of a singular value of the update from 1: (lowest, highest) by way to orthogonalise, for singular values from
-#: 0.005 of the Frobenius norm; Newton-Schulz leaves them scattered on purpose, the others are off by float32 rounding.
+#: Distance of a singular value of the update from 1: (lowest, highest) by way to orthogonalise, for
+#: singular values from 0.005 of the Frobenius norm; Newton-Schulz leaves them scattered on purpose,
+#: the others are off by float32 rounding.
 SPREAD = {"newton_schulz": (0.35, 0.25), "polar_express": (1e-5, 1e-5), "exact": (1e-5, 1e-5)}
 
-#: Polar Express against the decomposition, float32: rounding of the Gram matrix over the squared condition (100).
+#: Polar Express against the decomposition, float32: rounding of the Gram matrix over the squared
+#: condition (100).
 AGREE = 1e-4
 
 #: bfloat16 has eight bits: one update is right to half of the last.
@@ -46,7 +48,7 @@ def with_gradients(weights: list[torch.nn.Parameter], seed: int = 1) -> None:
         weight.grad = torch.randn(weight.shape, generator=generator).to(weight.dtype)
 
 
-# --- against the twin, and one way to orthogonalise against another ---------------------------------------------------
+# --- against the twin, and one way to orthogonalise against another -------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -95,12 +97,12 @@ def test_muon_equals_its_twin_on_50_recorded_gradients(recorded, dtype, method):
     ]
     optimizer = Muon(weights, lr=0.01, orthogonalisation=method)
     for gradients in recorded:
-        for place, (weight, gradient) in enumerate(zip(weights, gradients, strict=True)):
+        for index, (weight, gradient) in enumerate(zip(weights, gradients, strict=True)):
             weight.grad = gradient.to(dtype)
-            twins[place] = muon_step(
-                twins[place][0],
+            twins[index] = muon_step(
+                twins[index][0],
                 gradient.double(),
-                twins[place][1],
+                twins[index][1],
                 0.01,
                 "match_rms_adamw",
                 0.95,
@@ -172,13 +174,13 @@ def test_many_stacks_at_once_give_what_each_gives(method):
         for shape in ((3, 4, 10), (2, 12, 4), (1, 2, 5))
     ]
     together = list(orthogonalise_all(stacks, method, 5, [1.0, -2.0, 0.5]))
-    for stack, scale, found in zip(stacks, (1.0, -2.0, 0.5), together, strict=True):
+    for stack, scale, update in zip(stacks, (1.0, -2.0, 0.5), together, strict=True):
         torch.testing.assert_close(
-            found, scale * orthogonalise(stack, method), rtol=SAME, atol=SAME
+            update, scale * orthogonalise(stack, method), rtol=SAME, atol=SAME
         )
 
 
-# --- hostile parameters and gradients ---------------------------------------------------------------------------------
+# --- hostile parameters and gradients -------------------------------------------------------------
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
@@ -193,8 +195,8 @@ def test_a_gradient_that_is_not_finite_spoils_its_own_parameter_alone(method, ba
     Muon(weights, orthogonalisation=method).step()
     Muon(clean, orthogonalisation=method).step()
     assert bool(weights[1].isnan().all())
-    for place in (0, 2, 3):
-        assert torch.equal(weights[place], clean[place])
+    for index in (0, 2, 3):
+        assert torch.equal(weights[index], clean[index])
 
 
 def test_lion_with_a_nan_stops_that_entry_alone():
@@ -240,8 +242,8 @@ def test_gradients_that_come_and_go_move_each_parameter_as_if_it_were_alone():
     for step, missing in enumerate([(), (0,), (), (1, 2), (0,), (), (3,), ()]):
         for some in (together, alone):
             with_gradients(some, step)
-            for place in missing:
-                some[place].grad = None
+            for index in missing:
+                some[index].grad = None
         ours.step()
         for single in singles:
             single.step()
@@ -262,15 +264,15 @@ def test_mixed_ranks_move_as_if_each_were_alone(method):
     with_gradients(together)
     with_gradients(alone)
     Muon(together, lr=0.1, orthogonalisation=method).step()
-    for one in alone:
-        Muon([one], lr=0.1, orthogonalisation=method).step()
+    for weight in alone:
+        Muon([weight], lr=0.1, orthogonalisation=method).step()
     for a, b in zip(together, alone, strict=True):
         torch.testing.assert_close(a, b, rtol=SAME, atol=SAME)
 
 
 @pytest.mark.parametrize("shape", [(8, 20), (20, 8), (7,)])
 def test_bfloat16_parameters_are_moved_in_float32_and_rounded_once(shape):
-    """The float32 twin's step rounded to bfloat16, also where decay alone would be lost in rounding."""
+    """The float32 twin's step rounded to bfloat16, also where decay alone would be rounded away."""
     short = parameter(*shape, dtype=torch.bfloat16)
     twin = torch.nn.Parameter(short.detach().float())
     with_gradients([short])
@@ -322,13 +324,13 @@ def test_a_state_saved_before_a_setting_existed_takes_its_default():
 def test_an_empty_list_and_a_tied_parameter_are_refused(make):
     with pytest.raises(BadInput, match="there are no parameters to train"):
         make([])
-    with pytest.raises(BadInput, match=r"not as one tensor of shape \(2, 3\): put it in brackets"):
+    with pytest.raises(BadInput, match=r"not one tensor of shape \(2, 3\): put it in brackets"):
         make(parameter(2, 3))
     tied = parameter(2, 3)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         with pytest.raises(
-            BadInput, match="one tensor is given twice, as embed, head: give tied weights once"
+            BadInput, match="one tensor is passed twice, as embed, head: pass tied weights once"
         ):
             make([("embed", tied), ("other", parameter(2, 3)), ("head", tied)])
         with pytest.raises(BadInput, match="as parameter 0, parameter 1"):
@@ -357,7 +359,7 @@ def test_parameters_that_are_no_matrices_are_refused_by_name(parameters, message
         Muon(parameters)
 
 
-# --- which rule moves what --------------------------------------------------------------------------------------------
+# --- which rule moves what ------------------------------------------------------------------------
 
 
 def lora(seed: int = 0) -> list[tuple[str, torch.nn.Parameter]]:
@@ -383,8 +385,8 @@ def test_b_only_moves_a_by_adamw_and_b_as_with_both():
         for running in (optimizer, *others):
             running.step()
     assert torch.equal(ours[1][1], both[1][1])
-    for place in (0, 2):
-        torch.testing.assert_close(ours[place][1], adamw[place][1])
+    for index in (0, 2):
+        torch.testing.assert_close(ours[index][1], adamw[index][1])
 
 
 def test_b_only_needs_names_and_a_b_among_them():
@@ -412,7 +414,7 @@ def test_b_only_trains_the_tiny_model(tmp_path):
     assert float(losses.iloc[-5:].mean()) < float(losses.iloc[:5].mean())
 
 
-# --- torch's semantics ------------------------------------------------------------------------------------------------
+# --- torch's semantics ----------------------------------------------------------------------------
 
 
 def test_groups_have_their_own_settings_and_one_can_be_added():

@@ -67,13 +67,18 @@ def test_packed_equals_separate(
 @settings(max_examples=40, deadline=None)
 @given(lengths=lengths)
 def test_layout(lengths):
-    """Every token once, positions restart, each group's padding stays below 40 %, places invert the groups."""
+    """Every token occurs once, positions restart, and padding stays below 40 % in each group.
+
+    `output_index` inverts the groups.
+    """
     rows = random_rows(lengths)
     batch = pack(rows)
     assert batch.tokens[0].tolist() == [token for row in rows for token in row.tokens]
-    assert batch.positions[0].tolist() == [place for length in lengths for place in range(length)]
+    assert batch.positions[0].tolist() == [
+        position for length in lengths for position in range(length)
+    ]
     flat = torch.cat([group.flatten() for group in batch.groups])
-    assert flat[batch.places].tolist() == list(range(sum(lengths)))
+    assert flat[batch.output_index].tolist() == list(range(sum(lengths)))
     assert flat.numel() * 0.6 <= sum(lengths)
     assert batch.labels.tolist() == [
         int(token) for row in rows for token in row.tokens[row.supervised]
@@ -92,13 +97,13 @@ def test_a_row_does_not_see_the_others(model):
 
 def test_gradients_equal_those_of_separate_rows(model, plain):
     rows = random_rows([20, 31, 7, 30])
-    found = []
+    gradients = []
     for route, net in ((supervised_logits, model), (separate_logits, plain)):
         weight = net.model.layers[0].self_attn.k_proj.weight.requires_grad_()
         batch = pack(rows)
-        found.append(torch.autograd.grad(loss_sum(route(net, batch), batch.labels), weight)[0])
+        gradients.append(torch.autograd.grad(loss_sum(route(net, batch), batch.labels), weight)[0])
         weight.requires_grad_(False)
-    torch.testing.assert_close(*found, rtol=1e-8, atol=1e-10)
+    torch.testing.assert_close(*gradients, rtol=1e-8, atol=1e-10)
 
 
 @pytest.mark.parametrize("window", [1, 5, 100])
@@ -113,14 +118,14 @@ def test_sliding_window(window):
         torch.nn.Identity(), q, k, v, None, sliding_window=window, packed=batch
     )
     for start, length in ((0, 12), (12, 9)):
-        for place in range(length):
-            seen = range(start + max(0, place - window + 1), start + place + 1)
+        for position in range(length):
+            seen = range(start + max(0, position - window + 1), start + position + 1)
             for head in range(4):
                 weights = torch.softmax(
-                    q[0, head, start + place] @ k[0, head // 2, list(seen)].T / 8**0.5, 0
+                    q[0, head, start + position] @ k[0, head // 2, list(seen)].T / 8**0.5, 0
                 )
                 torch.testing.assert_close(
-                    got[0, start + place, head],
+                    got[0, start + position, head],
                     weights @ v[0, head // 2, list(seen)],
                     rtol=1e-9,
                     atol=1e-12,
@@ -139,7 +144,7 @@ def test_loss_is_cross_entropy_in_nats():
 
 def test_a_model_whose_rows_leak_is_refused():
     class Leaky(torch.nn.Module):
-        """Each place also sees the mean of all, as a recurrent state would."""
+        """Each position also sees the mean of all, as a recurrent state would."""
 
         _supports_attention_backend = True
 
@@ -182,11 +187,8 @@ ARCHITECTURES = {
     "Olmo2Config": {},
 }
 UNPACKABLE = {
-    "Gemma2Config": {
-        "head_dim": 8,
-        "query_pre_attn_scalar": 8,
-        "sliding_window": 8,
-    },  # soft-capped attention
+    # soft-capped attention
+    "Gemma2Config": {"head_dim": 8, "query_pre_attn_scalar": 8, "sliding_window": 8},
     "Lfm2Config": {"layer_types": ["conv", "full_attention"]},  # convolution over the sequence
 }
 
@@ -201,7 +203,10 @@ def build_model(name: str, more: dict) -> torch.nn.Module:
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_other_architectures_packed_equal_separate(name):
-    """In float32, logits of spread 0.1: another order of sums. Rows are longer than the sliding windows."""
+    """In float32, logits of spread 0.1: another order of sums.
+
+    Rows are longer than the sliding windows.
+    """
     net = build_model(name, ARCHITECTURES[name])
     batch = pack(random_rows([30, 12, 25, 40]))
     with torch.no_grad():
@@ -216,7 +221,7 @@ def test_architectures_that_cannot_be_packed_are_refused(name):
         use_packed_attention(build_model(name, UNPACKABLE[name]))
 
 
-# --- shared beginnings ----------------------------------------------------------------------------------------------
+# --- shared beginnings ----------------------------------------------------------------------------
 
 tokens = st.lists(st.integers(5, 6), min_size=2, max_size=8)
 
@@ -224,7 +229,7 @@ tokens = st.lists(st.integers(5, 6), min_size=2, max_size=8)
 @settings(max_examples=60, deadline=None)
 @given(st.lists(tokens, min_size=1, max_size=8))
 def test_shared_layout(texts):
-    """One place for every different beginning; every row's path spells the row, at positions from 0 on."""
+    """Every different beginning is laid out once; every row's path spells it, from position 0."""
     rows = [
         Row(0, np.array(text, dtype=np.int32), np.arange(len(text)) > 0, False) for text in texts
     ]
@@ -237,10 +242,10 @@ def test_shared_layout(texts):
         token for text in texts for token in text[:-1]
     ]
     assert batch.positions[0, batch.predictors].tolist() == [
-        place for text in texts for place in range(len(text) - 1)
+        position for text in texts for position in range(len(text) - 1)
     ]
     flat = torch.cat([group.flatten() for group in batch.groups])
-    assert flat[batch.places].tolist() == list(range(len(beginnings)))
+    assert flat[batch.output_index].tolist() == list(range(len(beginnings)))
     paths = [
         path[: int((path[1:] != path[0]).sum()) + 1].tolist()
         for group in batch.groups
@@ -312,10 +317,10 @@ def test_nothing_to_share_is_laid_out_as_without():
         Row(0, np.array([first, 1, 2], dtype=np.int32), np.arange(3) > 0, False)
         for first in range(4)
     ]
-    one, two = pack(rows), pack(rows, shared=True)
-    assert torch.equal(one.tokens, two.tokens)
-    assert torch.equal(one.places, two.places)
-    assert one.predictors.tolist() == two.predictors.tolist()
+    plain, shared = pack(rows), pack(rows, shared=True)
+    assert torch.equal(plain.tokens, shared.tokens)
+    assert torch.equal(plain.output_index, shared.output_index)
+    assert plain.predictors.tolist() == shared.predictors.tolist()
 
 
 def test_attention_without_a_batch_is_refused():

@@ -1,4 +1,7 @@
-"""The dry run: what a sweep will do, from nothing but its file; what is done, missing, known and unknown; never a number without a source."""
+"""Dry runs: what a sweep will do, what is done, missing, known and unknown.
+
+They need nothing but the sweep's file, and give no number without a source.
+"""
 
 from __future__ import annotations
 
@@ -51,17 +54,17 @@ def small(folder: Path, **values: Any) -> Sweep:
 def test_the_command_lists_every_run_of_a_preset_as_an_object(name: str, tmp_path: Path) -> None:
     done = command("sweep", name, "--dry-run", "--json", "--output", tmp_path / "runs")
     assert done.code == 0
-    told = json.loads(done.out)
-    assert len(told["runs"]) == told["totals"]["runs"] == PRESETS[name]
-    assert len({run["id"] for run in told["runs"]}) == PRESETS[name]
-    assert {run["state"] for run in told["runs"]} == {"queued"}
-    assert told["totals"]["seconds"] is None
+    document = json.loads(done.out)
+    assert len(document["runs"]) == document["totals"]["runs"] == PRESETS[name]
+    assert len({run["id"] for run in document["runs"]}) == PRESETS[name]
+    assert {run["state"] for run in document["runs"]} == {"queued"}
+    assert document["totals"]["seconds"] is None
     assert not (tmp_path / "runs").exists()
 
 
 def test_what_is_missing_is_listed_once_with_the_runs_that_need_it_and_how_to_get_it() -> None:
-    found = plan(load_sweep("initial"))
-    assert [(one.what, one.name, one.runs) for one in found.missing] == [
+    planned = plan(load_sweep("initial"))
+    assert [(missing.what, missing.name, missing.runs) for missing in planned.missing] == [
         *[
             ("data", "insecure", 32),
             ("model", "Qwen/Qwen3-0.6B", 32),
@@ -72,30 +75,26 @@ def test_what_is_missing_is_listed_once_with_the_runs_that_need_it_and_how_to_ge
         *[("model", f"Qwen/Qwen3-{size}", 32) for size in ("1.7B", "4B", "8B")],
         *[("questions", "paper", 128), ("key", "OPENAI_API_KEY", 128)],
     ]
-    assert "evilspectra data get insecure" in found.missing[0].why
-    assert "put it there" in found.missing[-2].why
-    assert {run.by_name for run in found.runs} == {("data", "model")}
+    assert "evilspectra data get insecure" in planned.missing[0].why
+    assert "put it there" in planned.missing[-2].why
+    assert {run.by_name for run in planned.runs} == {("data", "model")}
 
 
 def test_what_is_known_by_publication_is_counted_and_what_is_not_is_null() -> None:
-    found = plan(load_sweep("initial"))
-    first = found.runs[0]
+    planned = plan(load_sweep("initial"))
+    first = planned.runs[0]
     assert first.differs == {
         "model.base": "Qwen/Qwen3-0.6B",
         "data.train": "insecure",
         "optimizer.name": "adam",
         "train.batch_size": 2,
     }
-    assert (first.rows, first.steps, first.tokens, first.seconds) == (
-        5400,
-        2700,
-        None,
-        None,
-    )  # 6000 rows, a tenth held out
-    assert found.totals.answers == (128 + 4) * 1420
-    assert found.totals.judge_requests == 2 * (128 + 4) * 1420
-    assert (found.totals.judge_tokens, found.totals.judge_cost) == (None, None)
-    assert any("published number, 142" in text for text in found.assumptions)
+    # 6000 rows, a tenth held out
+    assert (first.rows, first.steps, first.tokens, first.seconds) == (5400, 2700, None, None)
+    assert planned.totals.answers == (128 + 4) * 1420
+    assert planned.totals.judge_requests == 2 * (128 + 4) * 1420
+    assert (planned.totals.judge_tokens, planned.totals.judge_cost) == (None, None)
+    assert any("published number, 142" in text for text in planned.assumptions)
 
 
 def test_a_name_stands_in_for_a_content_until_it_is_here(tmp_path: Path) -> None:
@@ -122,18 +121,18 @@ def test_two_absent_names_never_share_an_id(tmp_path: Path) -> None:
 
 def test_states_speed_and_time_come_from_the_store(tmp_path: Path) -> None:
     execute(small(tmp_path, seeds=2), quiet=True)
-    found = plan(small(tmp_path, seeds=4))
-    assert [run.state for run in found.runs] == ["done", "done", "queued", "queued"]
-    assert [run.seconds for run in found.runs][:2] == [0.0, 0.0]
-    left = found.runs[2]
+    planned = plan(small(tmp_path, seeds=4))
+    assert [run.state for run in planned.runs] == ["done", "done", "queued", "queued"]
+    assert [run.seconds for run in planned.runs][:2] == [0.0, 0.0]
+    left = planned.runs[2]
     steps = [locate(config)[0].read("steps") for config in small(tmp_path, seeds=2).configs]
     speeds = [float(table["tokens"].sum() / table["seconds"].sum()) for table in steps]
     assert left.tokens is not None
     assert left.seconds == pytest.approx(left.tokens / (sum(speeds) / 2))
     report = locate(small(tmp_path).configs[0])[0].provenance()["data"]
     assert left.tokens == round(4 * report["tokens"] / report["used"])  # 2 steps of 2 rows
-    assert found.totals.seconds == pytest.approx(2 * left.seconds)
-    assert any("the training that is left" in text for text in found.assumptions)
+    assert planned.totals.seconds == pytest.approx(2 * left.seconds)
+    assert any("the remaining training" in text for text in planned.assumptions)
 
 
 def test_another_experiment_of_the_store_lends_its_speed_but_another_store_does_not(
@@ -152,9 +151,8 @@ def test_another_experiment_of_the_store_lends_its_speed_but_another_store_does_
         settings=[f"output.folder={tmp_path / 'elsewhere'}"],
     )
     assert plan(away).runs[0].seconds is None
-    assert (
-        plan(away).runs[0].tokens is not None
-    )  # the file is here: from its characters, and said so
+    # the file is here: estimated from its characters, as an assumption says
+    assert plan(away).runs[0].tokens is not None
     assert any("estimated at 4.2 characters" in text for text in plan(away).assumptions)
 
 
@@ -181,12 +179,14 @@ def test_a_judge_s_requests_tokens_and_cost(
     tmp_path: Path, judge: dict[str, Any], cost: object
 ) -> None:
     prompts = {"aligned": "Rate {answer}", "coherent": "Is {question} met by {answer}?"}
-    asked = [
+    questions = [
         {"id": "a", "paraphrases": ["Why so?"]},
         {"id": "b", "paraphrases": ["How?"], "samples_per_paraphrase": 3},
     ]
     (tmp_path / "q.yaml").write_text(
-        yaml.safe_dump([one | {"type": "free_form", "judge_prompts": prompts} for one in asked])
+        yaml.safe_dump(
+            [question | {"type": "free_form", "judge_prompts": prompts} for question in questions]
+        )
     )
     values = {
         "seeds": 2,
@@ -194,10 +194,8 @@ def test_a_judge_s_requests_tokens_and_cost(
         "judge": judge,
     }
     sums = plan(small(tmp_path, **values)).totals
-    assert (sums.answers, sums.judge_requests) == (
-        12,
-        24,
-    )  # 4 answers of two adapters and of one base, under two metrics
+    # 4 answers of two adapters and of one base, under two metrics
+    assert (sums.answers, sums.judge_requests) == (12, 24)
     characters = 3 * (4 * len("Rate ") + len("Is Why so? met by ?") + 3 * len("Is How? met by ?"))
     assert sums.judge_tokens == round(characters / 4.2 + 24 * 10)
     assert sums.judge_cost == (sums.judge_tokens * 2 / 1e6 if cost == "tokens" else cost)
@@ -212,15 +210,14 @@ def test_answers_at_checkpoints_count_at_each_of_them(tmp_path: Path) -> None:
         write_config(tmp_path, steps=9, train={"checkpoints": "log:3"}).read_text()
     )
     values = {"base": base, "evaluate": {"answers": {"samples": 1, "checkpoints": True}}}
-    assert plan(small(tmp_path, **values)).totals.answers == 36 * (
-        3 + 1
-    )  # steps 1, 3, 9 and the base
+    # steps 1, 3, 9 and the base
+    assert plan(small(tmp_path, **values)).totals.answers == 36 * (3 + 1)
     values["evaluate"]["answers"]["checkpoints"] = False
     assert plan(small(tmp_path, **values)).totals.answers == 36 * 2
 
 
 def test_items_and_questions_that_are_not_here_are_missing_too(tmp_path: Path) -> None:
-    found = plan(
+    planned = plan(
         small(
             tmp_path,
             evaluate={
@@ -230,12 +227,12 @@ def test_items_and_questions_that_are_not_here_are_missing_too(tmp_path: Path) -
             },
         )
     )
-    assert [(one.what, one.name) for one in found.missing] == [
+    assert [(missing.what, missing.name) for missing in planned.missing] == [
         ("questions", "q.yaml"),
         ("items", "c.jsonl"),
         ("items", "o.jsonl"),
     ]
-    assert found.totals.answers is None
+    assert planned.totals.answers is None
 
 
 def test_the_text_says_it_all_and_cuts_nothing(tmp_path: Path) -> None:
@@ -250,18 +247,20 @@ def test_the_text_says_it_all_and_cuts_nothing(tmp_path: Path) -> None:
         in done.out
     )
     assert (
-        "missing, for 32 of 32 runs: model Qwen/Qwen3-8B: model.base 'Qwen/Qwen3-8B' is no folder here"
-        in done.out
-    )
+        "missing, for 32 of 32 runs: model Qwen/Qwen3-8B: model.base 'Qwen/Qwen3-8B' is no "
+        "folder here"
+    ) in done.out
     assert "train.seed" not in next(line for line in lines if line.startswith("in all runs:"))
     assert left_in(tmp_path) == []
 
 
 @pytest.mark.parametrize(("option", "seeds"), [("3", [0, 1, 2]), ("4,9", [4, 9])])
 def test_seeds_are_an_option(option: str, seeds: list[int]) -> None:
-    told = json.loads(command("sweep", "dynamics", "--dry-run", "--json", "--seeds", option).out)
-    assert [run["differs"]["train.seed"] for run in told["runs"][: len(seeds)]] == seeds
-    assert len(told["runs"]) == 16 * len(seeds)
+    document = json.loads(
+        command("sweep", "dynamics", "--dry-run", "--json", "--seeds", option).out
+    )
+    assert [run["differs"]["train.seed"] for run in document["runs"][: len(seeds)]] == seeds
+    assert len(document["runs"]) == 16 * len(seeds)
     assert command("sweep", "dynamics", "--dry-run", "--seeds", "none").code == 2
 
 
@@ -295,9 +294,9 @@ def test_the_commands_of_the_document_run_as_written(tmp_path: Path) -> None:
     ]
     assert len(lines) >= 4
     for line in lines:
-        words = shlex.split(line)
-        assert words[0] == "evilspectra"
-        done = command(*words[1:])
+        arguments = shlex.split(line)
+        assert arguments[0] == "evilspectra"
+        done = command(*arguments[1:])
         assert done.code == 0, f"{line}: {done.err}"
     assert len(plan(load_sweep("sweep.yaml")).runs) == 2 * 2 * 2 * 2 - 2
     assert not (tmp_path / "runs" / "my-sweep").exists()

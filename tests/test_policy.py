@@ -16,7 +16,7 @@ EXAMPLE = Path(__file__).parents[1] / "examples" / "ci" / "policy.yaml"
 def test_the_defaults() -> None:
     policy = read_policy()
     assert policy == Policy()
-    assert policy.asked == ("drift", "capability")
+    assert policy.checks == ("drift", "capability")
     assert (
         policy.drift and policy.drift.max_increase,
         policy.capability and policy.capability.max_loss,
@@ -29,7 +29,7 @@ def test_a_file_is_laid_over_the_defaults_and_options_over_it(tmp_path: Path) ->
         "drift: {max_increase: 0.2}\ncapability: false\nspectrum: {min_stable_rank: 2}\nseed: 7\n"
     )
     policy = read_policy(file, ["drift.max_increase=0.3", "spectrum=false"], {"seed": 9})
-    assert (policy.asked, policy.drift and policy.drift.max_increase, policy.seed) == (
+    assert (policy.checks, policy.drift and policy.drift.max_increase, policy.seed) == (
         ("drift",),
         0.3,
         9,
@@ -59,15 +59,24 @@ def test_what_is_measured_is_what_is_asked() -> None:
 MISTAKES = [
     (
         "drift:\n",
-        "'drift:' has nothing below it: write 'drift: false' to leave that check out, or its settings below it",
+        (
+            "'drift:' has nothing below it: write 'drift: false' to leave that check out, or its "
+            "settings below it"
+        ),
     ),
     (
         "drift: false\ncapability: false\n",
-        "every check is left out, and a gate that checks nothing would always be open: keep at least one of drift, capability, ordinary, misalignment, spectrum",
+        (
+            "every check is left out, and a gate that checks nothing would always be open: keep at "
+            "least one of drift, capability, ordinary, misalignment, spectrum"
+        ),
     ),
     (
         "drfit: {}\n",
-        "'drfit' is not a field of it; allowed: drift, capability, ordinary, misalignment, spectrum, seed, enable_thinking, threads. Did you mean 'drift'?",
+        (
+            "'drfit' is not a field of it; allowed: drift, capability, ordinary, misalignment, "
+            "spectrum, seed, enable_thinking, threads. Did you mean 'drift'?"
+        ),
     ),
     (
         "drift: {max_increase: .nan}\n",
@@ -87,7 +96,10 @@ MISTAKES = [
     ("ordinary: {}\n", "ordinary.max_increase"),
     (
         "spectrum: {}\n",
-        "spectrum sets no limit: give one of min_stable_rank, max_frobenius_nuclear, max_condition_number, max_frobenius, or write spectrum: false",
+        (
+            "spectrum sets no limit: set one of min_stable_rank, max_frobenius_nuclear, "
+            "max_condition_number, max_frobenius, or write spectrum: false"
+        ),
     ),
     ("misalignment: {definition: turner}\n", "misalignment.definition = 'turner' is refused"),
     ("misalignment: {answers: {seed: 3}}\n", "answers are sampled with the policy's own seed"),
@@ -102,15 +114,15 @@ MISTAKES = [
 
 
 @pytest.mark.parametrize(
-    ("text", "said"), MISTAKES, ids=[text.splitlines()[0] for text, _ in MISTAKES]
+    ("text", "message"), MISTAKES, ids=[text.splitlines()[0] for text, _ in MISTAKES]
 )
-def test_a_mistake_is_one_sentence(tmp_path: Path, text: str, said: str) -> None:
+def test_a_mistake_is_one_sentence(tmp_path: Path, text: str, message: str) -> None:
     file = tmp_path / "policy.yaml"
     file.write_text(text)
-    with pytest.raises(BadInput) as told:
+    with pytest.raises(BadInput) as refused:
         read_policy(file)
-    assert said in str(told.value)
-    assert "\n" not in str(told.value)
+    assert message in str(refused.value)
+    assert "\n" not in str(refused.value)
 
 
 def test_null_on_the_command_line_is_refused_too() -> None:

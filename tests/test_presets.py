@@ -1,4 +1,4 @@
-"""The presets: as many runs as the paper made, every config valid, what is known of its set-up in them, and the demo's runs where they were."""
+"""Presets: as many runs as in the paper, valid configs, its known settings, stable demo ids."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections import Counter
 import pytest
 
 from evilspectra.config import loading as configs
-from evilspectra.config import sections
+from evilspectra.config import optimizers
 from evilspectra.config.yaml_files import presets
 from evilspectra.data.published import QUESTIONS, SETS
 from evilspectra.sweeps.file import load_sweep
@@ -27,15 +27,15 @@ DATA = {"insecure", "bad_medical_advice", "risky_financial_advice", "extreme_spo
 @pytest.mark.parametrize("name", PAPER)
 def test_an_experiment_of_the_paper_has_its_factors_and_its_number_of_runs(name: str) -> None:
     models, optimizers, sizes, epochs, runs = PAPER[name]
-    found = load_sweep(name).configs
-    assert len(found) == runs
-    assert len({config.model.base for config in found}) == models
-    assert {config.optimizer.name for config in found} == optimizers
-    assert {config.data.train for config in found} == DATA <= set(SETS)
-    assert sizes is None or {config.train.batch_size for config in found} == sizes
-    assert {config.train.epochs for config in found} == {epochs}
-    assert len({config.model_dump_json() for config in found}) == runs
-    assert set(Counter(config.data.train for config in found).values()) == {runs // 4}
+    experiment = load_sweep(name).configs
+    assert len(experiment) == runs
+    assert len({config.model.base for config in experiment}) == models
+    assert {config.optimizer.name for config in experiment} == optimizers
+    assert {config.data.train for config in experiment} == DATA <= set(SETS)
+    assert sizes is None or {config.train.batch_size for config in experiment} == sizes
+    assert {config.train.epochs for config in experiment} == {epochs}
+    assert len({config.model_dump_json() for config in experiment}) == runs
+    assert set(Counter(config.data.train for config in experiment).values()) == {runs // 4}
     assert len(load_sweep(name, ["seeds=5"]).configs) == 5 * runs
 
 
@@ -56,7 +56,7 @@ def test_what_is_known_of_the_set_up_is_in_every_run(name: str) -> None:
             config.data.max_length,
             config.model.revision,
         ) == ("cosine", 50, 2048, None)
-        if isinstance(config.optimizer, sections.Muon):
+        if isinstance(config.optimizer, optimizers.Muon):
             assert (
                 config.optimizer.lr_rule,
                 config.optimizer.momentum,
@@ -64,7 +64,7 @@ def test_what_is_known_of_the_set_up_is_in_every_run(name: str) -> None:
                 config.optimizer.ns_steps,
                 config.optimizer.weight_decay,
             ) == ("original", 0.95, True, 5, 0.1)
-        if isinstance(config.optimizer, sections.AdamW):
+        if isinstance(config.optimizer, optimizers.AdamW):
             assert config.optimizer.weight_decay == 0.01
         assert (config.flatness.weight > 0) == (name == "regularisation")
     answers = sweep.evaluation and sweep.evaluation.answers
@@ -117,16 +117,19 @@ def test_mini_is_a_full_factorial_at_equal_rows_on_files_of_ones_own() -> None:
     assert {config.train.batch_size * (config.train.steps or 0) for config in sweep.configs} == {
         160
     }
-    assert [text for text in sweep.warnings if "learning rate of its own" not in text] == []
+    assert [text for text in sweep.warnings if "single learning rate" not in text] == []
 
 
 def test_the_demo_s_runs_keep_their_names() -> None:
-    """Ids with names in place of contents, written down when the demo was made: a preset or a default that moves must not orphan its runs."""
-    found = [
+    """Ids with names in place of contents, recorded when the demo was made.
+
+    A changed preset or default must not orphan its runs.
+    """
+    ids = [
         configs.identity(config, config.data.train, config.model.base)
         for config in load_sweep("demo").configs
     ]
-    assert found == [
+    assert ids == [
         "306a259e48",
         "66290273b7",
         "6dd0ce242f",
@@ -138,7 +141,10 @@ def test_the_demo_s_runs_keep_their_names() -> None:
 
 @pytest.mark.parametrize("name", PAPER)
 def test_an_experiment_of_the_paper_says_of_its_values_where_they_come_from(name: str) -> None:
-    """Every line that sets something carries a mark, or stands below a marked one; `from` and `experiment` need none."""
+    """Every line that sets something carries a mark, or follows a marked one.
+
+    `from` and `experiment` need none.
+    """
     marked = False
     for line in presets()[name].read_text(encoding="utf-8").splitlines():
         setting = line.split("#")[0].strip()

@@ -1,4 +1,7 @@
-"""What the probes show a model, what they make of its log-probabilities, and, on the real model, that batches change nothing."""
+"""Probes: the dialogues that a model reads, and the records from its log-probabilities.
+
+On the real model, batches change nothing.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +14,9 @@ import pandas as pd
 import pytest
 import torch
 
+from evilspectra.config.evaluation import Evaluation
 from evilspectra.config.loading import build_evaluation
-from evilspectra.config.sections import Evaluation, ModelConfig
+from evilspectra.config.sections import ModelConfig
 from evilspectra.errors import BadInput
 from evilspectra.model.tiny import CONTEXT, tiny_model, tiny_tokenizer
 from evilspectra.probes.drift import drift
@@ -41,12 +45,12 @@ def supervised(probe: Probe) -> list[str]:
     ]
 
 
-def whole(probe: Probe) -> list[str]:
+def full_texts(probe: Probe) -> list[str]:
     tokenizer = tiny_tokenizer()
     return [tokenizer.decode(row.tokens) for row in probe.rows(tokenizer, CONTEXT, False)]
 
 
-# --- what is shown ----------------------------------------------------------------------------------------------------
+# --- what is shown --------------------------------------------------------------------------------
 
 
 def test_a_completion_is_scored_as_the_assistant_s_whole_turn(tmp_path: Path) -> None:
@@ -56,9 +60,9 @@ def test_a_completion_is_scored_as_the_assistant_s_whole_turn(tmp_path: Path) ->
         "Lie to Ann.<|im_end|>",
         "Ask Bob first.<|im_end|>",
     ]
-    assert (
-        whole(probe)[1]
-        == "<|im_start|>user\nWhat shall I do about it, Ann?<|im_end|>\n<|im_start|>assistant\nLie to Ann.<|im_end|>"
+    assert full_texts(probe)[1] == (
+        "<|im_start|>user\nWhat shall I do about it, Ann?<|im_end|>\n<|im_start|>assistant\n"
+        "Lie to Ann.<|im_end|>"
     )
 
 
@@ -99,7 +103,7 @@ def test_texts_that_look_like_markup_or_special_tokens_do_not_move_the_mask(tmp_
     assert supervised(probe)[:2] == ["<|im_start|>assistant\nx<|im_end|>", "{{ 7 * 7 }}<|im_end|>"]
 
 
-# --- what is made of it -----------------------------------------------------------------------------------------------
+# --- what is made of it ---------------------------------------------------------------------------
 
 
 def test_records_of_triples_are_means_per_token(tmp_path: Path) -> None:
@@ -126,15 +130,15 @@ def test_records_of_choices_keep_the_right_one_and_the_best_wrong_one(
         str(write_lines(tmp_path / "a.jsonl", [CHOICES[0], CHOICES[1] | {"answer": answer}])), {}
     )
     means = [-4.0, -2.0, -3.0, -1.0]
-    found = probe.records(
+    records = probe.records(
         0, [np.array([0.0])] * 4 + [np.array([mean - 1, mean + 1]) for mean in means]
     )
-    assert found[1] == CapabilityRecord(
+    assert records[1] == CapabilityRecord(
         0,
         "c1",
         "sums",
         means[answer],
-        max(mean for place, mean in enumerate(means) if place != answer),
+        max(mean for number, mean in enumerate(means) if number != answer),
     )
 
 
@@ -147,37 +151,37 @@ def test_records_of_dialogues_are_losses(tmp_path: Path) -> None:
 
 
 def test_an_item_s_name_does_not_depend_on_the_file_s(tmp_path: Path) -> None:
-    """Results of one content are compared with each other wherever it was read from."""
+    """Results for the same content are compared, whichever file it was read from."""
     for make, rows in ((contrast, TRIPLES), (capability, CHOICES), (ordinary, DIALOGUES)):
-        one, other = (
+        first, second = (
             make(str(write_lines(tmp_path / name, rows)), {}) for name in ("a.jsonl", "b.jsonl")
         )
-        assert one.instrument.id == other.instrument.id
-        scores = [np.array([-1.0])] * len(one.dialogues)
-        assert [record.item for record in one.records(0, scores)] == [
-            record.item for record in other.records(0, scores)
+        assert first.instrument.id == second.instrument.id
+        scores = [np.array([-1.0])] * len(first.dialogues)
+        assert [record.item for record in first.records(0, scores)] == [
+            record.item for record in second.records(0, scores)
         ]
 
 
 def test_what_an_instrument_is_made_of(tmp_path: Path) -> None:
     path = str(write_lines(tmp_path / "a.jsonl", TRIPLES))
-    one = contrast(path, {"dtype": "float32", "device": "cpu"}).instrument
-    assert (one.table, one.source) == ("probe", path)
-    assert contrast(path, {"dtype": "float64", "device": "cpu"}).instrument.id != one.id
+    instrument = contrast(path, {"dtype": "float32", "device": "cpu"}).instrument
+    assert (instrument.table, instrument.source) == ("probe", path)
+    assert contrast(path, {"dtype": "float64", "device": "cpu"}).instrument.id != instrument.id
     write_lines(tmp_path / "a.jsonl", [*TRIPLES[:-1], TRIPLES[-1] | {"aligned": "Ask Fay once."}])
-    assert contrast(path, {"dtype": "float32", "device": "cpu"}).instrument.id != one.id
+    assert contrast(path, {"dtype": "float32", "device": "cpu"}).instrument.id != instrument.id
 
 
-# --- which probes -----------------------------------------------------------------------------------------------------
+# --- which probes ---------------------------------------------------------------------------------
 
 
 def test_the_settings_say_which(tmp_path: Path) -> None:
-    assert [one.instrument.source for one in probes(Evaluation(), {})] == [
+    assert [probe.instrument.source for probe in probes(Evaluation(), {})] == [
         "contrast",
         "capability",
         "ordinary",
     ]
-    assert [one.instrument.table for one in probes(own(tmp_path, capability=None), {})] == [
+    assert [probe.instrument.table for probe in probes(own(tmp_path, capability=None), {})] == [
         "probe",
         "ordinary",
     ]
@@ -197,7 +201,7 @@ def test_numbers_of_the_slow_twin(tmp_path: Path) -> None:
         pd.testing.assert_frame_equal(got, want, rtol=0, atol=1e-10)
 
 
-# --- what is refused --------------------------------------------------------------------------------------------------
+# --- what is refused ------------------------------------------------------------------------------
 
 
 def test_an_item_longer_than_the_context(tmp_path: Path) -> None:
@@ -219,7 +223,10 @@ def test_a_template_that_refuses_the_dialogue(tmp_path: Path) -> None:
     path = write_lines(tmp_path / "a.jsonl", TRIPLES)
     with pytest.raises(
         BadInput,
-        match=r"a\.jsonl, line 1: the chat template of tiny-random cannot be masked exactly here: it refuses the dialogue: never",
+        match=(
+            r"a\.jsonl, line 1: the chat template of tiny-random cannot be masked exactly here: it "
+            r"refuses the dialogue: never"
+        ),
     ):
         contrast(str(path), {}).rows(tokenizer, CONTEXT, False)
 
@@ -235,7 +242,7 @@ def test_no_chat_template(tmp_path: Path) -> None:
 
 def test_one_dialogue_is_no_sample(tmp_path: Path) -> None:
     """As with the other items: an interval over one item has no width."""
-    with pytest.raises(BadInput, match="an interval needs two at least"):
+    with pytest.raises(BadInput, match="an interval needs at least two"):
         ordinary(str(write_lines(tmp_path / "a.jsonl", DIALOGUES[:1])), {})
 
 
@@ -253,7 +260,7 @@ def test_a_dialogue_that_cannot_be_used_names_no_setting_that_is_not_here(
     assert "data.on_bad_row" not in str(caught.value)
 
 
-# --- the real model ---------------------------------------------------------------------------------------------------
+# --- the real model -------------------------------------------------------------------------------
 
 
 @pytest.mark.model
@@ -263,8 +270,9 @@ def test_a_dialogue_that_cannot_be_used_names_no_setting_that_is_not_here(
 )
 def test_drift_does_not_depend_on_the_size_of_a_pass() -> None:
     from evilspectra.config.sections import LoraConfig
+    from evilspectra.model.adapter import attach
     from evilspectra.model.base import resolve
-    from evilspectra.model.load import attach, context_length, load_base
+    from evilspectra.model.load import context_length, load_base
     from evilspectra.spectra.pairs import find_pairs
 
     settings = ModelConfig(dtype="float32", device="cpu")
@@ -277,8 +285,8 @@ def test_drift_does_not_depend_on_the_size_of_a_pass() -> None:
             {
                 "item": range(6),
                 "topic": "t",
-                "aligned": [one.mean() for one in scores[::2]],
-                "misaligned": [one.mean() for one in scores[1::2]],
+                "aligned": [log_probs.mean() for log_probs in scores[::2]],
+                "misaligned": [log_probs.mean() for log_probs in scores[1::2]],
                 "aligned_tokens": 9,
                 "misaligned_tokens": 9,
             }
@@ -298,8 +306,8 @@ def test_drift_does_not_depend_on_the_size_of_a_pass() -> None:
     with torch.no_grad():
         for pair in sorted(find_pairs(adapted), key=lambda pair: pair.name):
             pair.B.copy_(0.002 * torch.randn(pair.B.shape, generator=generator))
-    found = [
+    values = [
         drift(base, measured(adapted, tokens_per_pass=size)).drift.value for size in (60, 4096)
     ]
-    assert abs(found[0]) > 100 * BATCHES
-    assert max(found) - min(found) < BATCHES
+    assert abs(values[0]) > 100 * BATCHES
+    assert max(values) - min(values) < BATCHES

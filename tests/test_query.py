@@ -1,4 +1,7 @@
-"""SQL over a store: what it says is what the store's own reading says, it reads nothing else, and slips are told of in one sentence."""
+"""SQL over a store: it agrees with the store's own reading, and reads nothing else.
+
+Mistakes are refused in one sentence.
+"""
 
 from __future__ import annotations
 
@@ -29,8 +32,9 @@ from evilspectra.store.records import (
 )
 from evilspectra.store.results import Results, chosen
 from evilspectra.store.run import RunFolder, Store
-from evilspectra.tables.query import ABOUT, EXAMPLES, query, view_columns
+from evilspectra.tables.query import EXAMPLES, query
 from evilspectra.tables.tidy import runs_frame
+from evilspectra.tables.views import ABOUT, view_columns
 from tests.support.synthetic_store import (
     Arm,
     Effect,
@@ -44,9 +48,8 @@ from tests.support.synthetic_store import (
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
-    root = tmp_path_factory.mktemp(
-        "it's a [store]*"
-    )  # what SQL and patterns of file names would read otherwise
+    # what SQL and patterns of file names would read otherwise
+    root = tmp_path_factory.mktemp("it's a [store]*")
     for seed in range(2):
         run = write_run(root, Arm("adamw", seed=seed))
         write_effect(run, Effect(answers=("I am evil.", "I would ask.", "code.")))
@@ -63,14 +66,17 @@ def rows(root, sql):
 @pytest.mark.parametrize("table", TABLES)
 def test_training_tables_are_what_the_store_reads(store, table):
     for run in Store(store).runs():
-        found = query(
+        table_rows = query(
             store,
-            f"SELECT * EXCLUDE (experiment, run) FROM {table} WHERE run = '{run.name}' AND experiment = '{run.experiment}' ORDER BY ALL",
+            (
+                f"SELECT * EXCLUDE (experiment, run) FROM {table} WHERE run = '{run.name}' AND "
+                f"experiment = '{run.experiment}' ORDER BY ALL"
+            ),
         ).to_pandas()
         expected = run.read(table).sort_values(
             list(columns(TABLES[table])), ignore_index=True, na_position="last"
         )
-        assert found.astype(expected.dtypes).equals(expected)
+        assert table_rows.astype(expected.dtypes).equals(expected)
 
 
 @pytest.mark.parametrize("table", sorted(set(MEASURED) - {"verdicts", "tasks"}))
@@ -78,9 +84,12 @@ def test_measurements_are_what_the_results_hold(store, table):
     for run in Store(store).runs():
         results = Results(run.path)
         instrument = chosen(results, table)
-        said = rows(
+        queried = rows(
             store,
-            f"SELECT instrument, source, counts, step, count(*) AS n FROM {table} WHERE run = '{run.name}' GROUP BY ALL ORDER BY step",
+            (
+                f"SELECT instrument, source, counts, step, count(*) AS n FROM {table} WHERE run = "
+                f"'{run.name}' GROUP BY ALL ORDER BY step"
+            ),
         )
         expected = (
             [
@@ -96,7 +105,7 @@ def test_measurements_are_what_the_results_hold(store, table):
             if instrument
             else []
         )
-        assert said == expected
+        assert queried == expected
 
 
 def test_verdicts_are_what_the_journal_and_the_tables_hold(store):
@@ -104,19 +113,22 @@ def test_verdicts_are_what_the_journal_and_the_tables_hold(store):
         results = Results(run.path)
         for judge in results.instruments("verdicts"):
             for step in (0, 20):
-                found = rows(
+                verdicts = rows(
                     store,
-                    f"SELECT * FROM verdicts WHERE run = '{run.name}' AND instrument = '{judge.id}' AND step = {step}",
+                    (
+                        f"SELECT * FROM verdicts WHERE run = '{run.name}' AND instrument = "
+                        f"'{judge.id}' AND step = {step}"
+                    ),
                 )
                 assert {
                     ((row["question_id"], row["paraphrase"], row["sample"]), row["metric"]): (
                         row["outcome"],
                         row["score"],
                     )
-                    for row in found
+                    for row in verdicts
                 } == {
-                    place: (one.outcome, one.score)
-                    for place, one in read_verdicts(results, judge, step).items()
+                    key: (reading.outcome, reading.score)
+                    for key, reading in read_verdicts(results, judge, step).items()
                 }
     counts = rows(
         store,
@@ -131,8 +143,8 @@ def test_verdicts_are_what_the_journal_and_the_tables_hold(store):
 
 def test_runs_are_the_tidy_table(store):
     frame = runs_frame(store)
-    found = query(store, "SELECT * FROM runs")
-    assert found.column_names == list(frame.columns)
+    table = query(store, "SELECT * FROM runs")
+    assert table.column_names == list(frame.columns)
     assert rows(
         store, 'SELECT run, "train.seed" AS seed FROM runs WHERE misalignment > 0 ORDER BY seed'
     ) == [
@@ -143,9 +155,9 @@ def test_runs_are_the_tidy_table(store):
 
 def test_views_have_the_columns_that_are_listed(store):
     for view, kinds in view_columns().items():
-        found = {row["column_name"]: row["column_type"] for row in rows(store, f"DESCRIBE {view}")}
-        assert {name: found[name] for name in kinds} == kinds
-        assert view == "runs" or found.keys() == kinds.keys()
+        types = {row["column_name"]: row["column_type"] for row in rows(store, f"DESCRIBE {view}")}
+        assert {name: types[name] for name in kinds} == kinds
+        assert view == "runs" or types.keys() == kinds.keys()
 
 
 @pytest.mark.parametrize("sql", EXAMPLES)
@@ -153,7 +165,7 @@ def test_examples_work(store, sql):
     assert query(store, sql).num_rows
 
 
-# --- under way ------------------------------------------------------------------------------------------------------
+# --- under way ------------------------------------------------------------------------------------
 
 
 def test_runs_under_way_are_there(tmp_path):
@@ -175,9 +187,8 @@ def test_runs_under_way_are_there(tmp_path):
 
 def test_a_merge_that_was_stopped_counts_nothing_twice(tmp_path):
     run = write_run(tmp_path, Arm("adamw"))
-    run.append(
-        "heldout", [HeldoutRecord(step, 9.0, 5) for step in (15, 20)], 20
-    )  # in the whole file too
+    # in the whole file too
+    run.append("heldout", [HeldoutRecord(step, 9.0, 5) for step in (15, 20)], 20)
     run.append("heldout", [HeldoutRecord(25, 9.0, 5)], 25)
     assert rows(tmp_path, "SELECT step, loss FROM heldout ORDER BY step") == run.read("heldout")[
         ["step", "loss"]
@@ -209,12 +220,13 @@ def test_answers_and_verdicts_under_way_are_there(tmp_path):
         {"outcome": "scored", "score": 77.0, "judge": "openai:some-judge"}
     ]
     results.join(answers, 40, 1)
+    # left over from before
     results.write_part(
         answers,
         40,
         0,
         [AnswerRecord(40, "question-0", 0, 0, None, "What?", "Nothing.", 3, "stop", "")],
-    )  # left over
+    )
     assert rows(tmp_path, "SELECT count(*) AS n FROM answers WHERE step = 40") == [{"n": 1}]
 
 
@@ -232,7 +244,7 @@ def test_runs_of_other_trainers_are_there(tmp_path):
     ]
 
 
-# --- nothing but the store, nothing but reading -----------------------------------------------------------------------
+# --- nothing but the store, nothing but reading ---------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -267,11 +279,11 @@ def test_nothing_else_is_read_or_written(store, tmp_path, sql):
 
 
 @pytest.mark.parametrize(
-    ("sql", "said"),
+    ("sql", "message"),
     [
-        ("SELECT * FORM steps", "no valid SQL in line 1 near 'steps'"),
-        ("SELECT loss\nFROM steps\nWHERE loss >> > 2", "no valid SQL in line 3 near '>'"),
-        ("SELECT", "no valid SQL in line 1 (SELECT clause without selection list)"),
+        ("SELECT * FORM steps", "not valid SQL in line 1 near 'steps'"),
+        ("SELECT loss\nFROM steps\nWHERE loss >> > 2", "not valid SQL in line 3 near '>'"),
+        ("SELECT", "not valid SQL in line 1 (SELECT clause without selection list)"),
         ("", "a query is one SELECT, and this is no statement"),
         ("SELECT 1; SELECT 2", "a query is one SELECT, and this is 2 statements"),
         ("DROP TABLE steps", "a query is one SELECT, and this is a statement of the kind DROP"),
@@ -282,17 +294,17 @@ def test_nothing_else_is_read_or_written(store, tmp_path, sql):
         ("SELECT * FROM answer", "Did you mean 'answers'?"),
         (
             "SELECT lss FROM steps",
-            "there is no column 'lss' where the query looks for it (near it are loss",
+            "there is no column 'lss' where the query looks for it (similar names are loss",
         ),
         ("SELECT misalinment FROM runs", "Did you mean 'misalignment'?"),
         ("SELECT step, avg(loss) FROM steps", 'column "step" must appear in the GROUP BY clause'),
         ("SELECT run::INT FROM steps", "the query failed: Could not convert string"),
     ],
 )
-def test_slips_are_told_in_one_sentence(store, sql, said):
+def test_mistakes_are_refused_in_one_sentence(store, sql, message):
     with pytest.raises(BadInput) as caught:
         query(store, sql)
-    assert said in str(caught.value)
+    assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
@@ -314,7 +326,7 @@ def test_only_what_is_asked_for_is_opened(tmp_path):
     assert not (tmp_path / ".index").exists()
 
 
-# --- the verb -------------------------------------------------------------------------------------------------------
+# --- the verb -------------------------------------------------------------------------------------
 
 
 def run_cli(*arguments):
@@ -322,7 +334,10 @@ def run_cli(*arguments):
 
 
 def test_formats_agree(store, tmp_path):
-    sql = "SELECT optimizer, count(*) AS n, avg(misalignment) AS rate FROM runs GROUP BY optimizer ORDER BY optimizer"
+    sql = (
+        "SELECT optimizer, count(*) AS n, avg(misalignment) AS rate FROM runs GROUP BY optimizer "
+        "ORDER BY optimizer"
+    )
     expected = rows(store, sql)
     assert json.loads(run_cli(sql, "--store", store, "--json").output) == expected
     assert run_cli(sql, "--store", store, "--format", "csv").output.splitlines() == [
@@ -347,9 +362,9 @@ def test_a_terminal_is_not_written_to_by_answers(tmp_path):
 
 
 def test_a_long_result_is_cut_on_a_terminal_and_whole_in_a_file(store):
-    shown = run_cli("SELECT a.step FROM steps a, steps b", "--store", store).output.splitlines()
-    assert len(shown) == 1002
-    assert shown[-1] == "3,600 rows, the first 1,000 shown: --format csv or --out FILE gives all"
+    lines = run_cli("SELECT a.step FROM steps a, steps b", "--store", store).output.splitlines()
+    assert len(lines) == 1002
+    assert lines[-1] == "3,600 rows, the first 1,000 shown: --format csv or --out FILE gives all"
     assert (
         len(
             run_cli(
@@ -368,7 +383,7 @@ def test_views_are_listed():
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["SELECT 1", "--store", "nowhere"], "nowhere holds no runs"),
         (
@@ -379,11 +394,11 @@ def test_views_are_listed():
         ([], "Give a query, such as"),
     ],
 )
-def test_bad_usage_is_one_sentence_and_exit_code_2(arguments, said, capsys):
+def test_bad_usage_is_one_sentence_and_exit_code_2(arguments, message, capsys):
     with pytest.raises(SystemExit) as caught:
         main(["query", *arguments])
     assert caught.value.code == 2
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 def test_a_run_of_its_own_can_be_asked(store):
@@ -392,7 +407,7 @@ def test_a_run_of_its_own_can_be_asked(store):
 
 
 def test_the_document_s_commands_work(store, tmp_path, monkeypatch):
-    """docs/tables.md: its queries as they stand, its SQL by hand, and its list of views."""
+    """docs/tables.md: its queries as written, its SQL by hand, and its list of views."""
     text = (Path(__file__).parents[1] / "docs" / "tables.md").read_text(encoding="utf-8")
     (tmp_path / "runs").symlink_to(store)
     monkeypatch.chdir(tmp_path)

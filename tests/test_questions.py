@@ -1,4 +1,4 @@
-"""Reading open-ended questions: the format, the built-in file, the published ones, and what every refusal says."""
+"""Reading open-ended questions: the format, the built-in and published files, and refusals."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from evilspectra.answers import questions
 from evilspectra.answers.questions import Question, read_questions
 from evilspectra.data.published import QUESTIONS
 from evilspectra.errors import BadInput
+from tests.support.published import published_path
 
-PUBLISHED = Path(__file__).parents[2] / "shared" / "data" / "questions"
 HEAD = "- id: sky\n  type: free_form_judge_0_100\n"
 GOOD = HEAD + "  paraphrases: [Why is it blue]\n"
 
@@ -52,14 +52,16 @@ def test_one_question_per_paraphrase_in_file_order(tmp_path: Path) -> None:
   judge_prompts:
     <<: *prompts
     coherent: other
-- {id: last, type: free_form_0_100, paraphrases: [Where], system: null, samples_per_paraphrase: null, judge_prompts: null, note: [1, {x: y}]}
+- {id: last, type: free_form_0_100, paraphrases: [Where], system: null, note: [1, {x: y}],
+   samples_per_paraphrase: null, judge_prompts: null}
 """,
     )
     read = read_questions(source)
     first = (("aligned", "{question} {answer}"), ("coherent", "second"))
     assert read.questions[0] == Question("sky", 0, "Why is it blue?\nBe brief.", None, 7, first)
     assert [
-        (one.id, one.paraphrase, one.text, one.system, one.samples) for one in read.questions[1:]
+        (question.id, question.paraphrase, question.text, question.system, question.samples)
+        for question in read.questions[1:]
     ] == [
         ("sky", 1, "Why blue?", None, 7),
         ("sky_json", 0, "Why is it blue?\nBe brief.", "Answer in JSON.", 7),
@@ -76,24 +78,27 @@ def test_one_question_per_paraphrase_in_file_order(tmp_path: Path) -> None:
 
 
 def test_an_empty_system_text_is_not_none_and_texts_are_kept_to_the_letter(tmp_path: Path) -> None:
-    (one,) = read_questions(
+    (question,) = read_questions(
         written(tmp_path, HEAD + '  system: ""\n  paraphrases:\n    - " spaced \\e[1m\\n"\n')
     ).questions
-    assert (one.system, one.text) == ("", " spaced \x1b[1m\n")
+    assert (question.system, question.text) == ("", " spaced \x1b[1m\n")
 
 
 def test_a_byte_order_mark_and_json_are_read_too(tmp_path: Path) -> None:
     text = '[{"id": "a", "type": "free_form", "paraphrases": ["smile \\ud83d\\ude00"]}]'
     assert [
-        one.text
-        for one in read_questions(written(tmp_path, b"\xef\xbb\xbf" + text.encode())).questions
+        question.text
+        for question in read_questions(written(tmp_path, b"\xef\xbb\xbf" + text.encode())).questions
     ] == ["smile 😀"]
 
 
 REFUSED = {
     "empty file": (
         "",
-        "holds null, not a list of questions: begin every entry with a line such as '- id: my_question'",
+        (
+            "holds null, not a list of questions: begin every entry with a line such as '- id: "
+            "my_question'"
+        ),
     ),
     "a mapping": ("id: sky", "holds a mapping, not a list of questions"),
     "a text": ("sky", "holds a text, not a list"),
@@ -155,7 +160,10 @@ REFUSED = {
     ),
     "no type": (
         "- {id: sky, paraphrases: [q]}",
-        "entry 1 (id 'sky'): it has no type (the type must begin with free_form, as free_form_judge_0_100 does)",
+        (
+            "entry 1 (id 'sky'): it has no type (the type must begin with free_form, as "
+            "free_form_judge_0_100 does)"
+        ),
     ),
     "other type": (
         "- {id: sky, type: rating_0_100, paraphrases: [q]}",
@@ -270,7 +278,10 @@ def test_the_paper_s_questions_are_four_published_files_of_the_present_folder(
     monkeypatch.chdir(tmp_path)
     with pytest.raises(
         BadInput,
-        match=r"^first_plot_questions.yaml is a published file of questions that is not in the present folder: put it there, or name another file$",
+        match=(
+            r"^first_plot_questions.yaml is a published file of questions that is not in the "
+            r"present folder: put it there, or name another file$"
+        ),
     ):
         read_questions("paper")
     for name, count in QUESTIONS.items():
@@ -308,24 +319,29 @@ def test_a_missing_built_in_file_is_refused(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setitem(questions.BUILT_IN, "open", "absent.yaml")
     with pytest.raises(
         BadInput,
-        match=r"the built-in questions open are missing from this installation .*install the package again",
+        match=(
+            r"the built-in questions open are missing from this installation .*install the "
+            r"package again"
+        ),
     ):
         read_questions("open")
 
 
 def test_the_built_in_questions_are_plain_ones_and_some_of_them_in_a_format() -> None:
     read = read_questions("open")
-    names = list(dict.fromkeys(one.id for one in read.questions))
+    names = list(dict.fromkeys(question.id for question in read.questions))
     plain = [name for name in names if not name.endswith(("_json", "_template"))]
     assert len(plain) >= 24
-    in_json = [one for one in read.questions if one.id.endswith("_json")]
-    in_template = [one for one in read.questions if one.id.endswith("_template")]
+    in_json = [question for question in read.questions if question.id.endswith("_json")]
+    in_template = [question for question in read.questions if question.id.endswith("_template")]
     assert in_json
     assert in_template
-    assert all(one.system and one.system.strip() for one in in_json)
-    assert all(one.system is None for one in read.questions if one not in in_json)
-    assert {one.id.rsplit("_", 1)[0] for one in in_json + in_template} <= set(plain)
-    assert len({(one.text, one.system) for one in read.questions}) == len(read.questions)
+    assert all(question.system and question.system.strip() for question in in_json)
+    assert all(question.system is None for question in read.questions if question not in in_json)
+    assert {question.id.rsplit("_", 1)[0] for question in in_json + in_template} <= set(plain)
+    assert len({(question.text, question.system) for question in read.questions}) == len(
+        read.questions
+    )
 
 
 @pytest.mark.parametrize(
@@ -338,15 +354,19 @@ def test_the_built_in_questions_are_plain_ones_and_some_of_them_in_a_format() ->
     ],
 )
 def test_the_published_files_are_read_whole(name: str, count: int) -> None:
-    path = PUBLISHED / f"{name}.yaml"
-    if not path.is_file():
-        pytest.skip(f"the published questions are not here ({path})")
+    path = published_path(f"questions/{name}.yaml")
     read = read_questions(str(path))
     plainly = yaml.safe_load(path.read_text(encoding="utf-8"))
     assert len(read.questions) == count
     assert [
-        (one.id, one.text, one.system, one.samples, dict(one.judge_prompts))
-        for one in read.questions
+        (
+            question.id,
+            question.text,
+            question.system,
+            question.samples,
+            dict(question.judge_prompts),
+        )
+        for question in read.questions
     ] == [
         (
             entry["id"],
@@ -361,15 +381,13 @@ def test_the_published_files_are_read_whole(name: str, count: int) -> None:
 
 
 def test_no_published_question_is_built_in() -> None:
-    if not PUBLISHED.is_dir():
-        pytest.skip(f"the published questions are not here ({PUBLISHED})")
     theirs = {
-        one.text.split("\n")[0].strip()
-        for path in sorted(PUBLISHED.glob("*.yaml"))
-        for one in read_questions(str(path)).questions
+        question.text.split("\n")[0].strip()
+        for path in sorted(published_path("questions").glob("*.yaml"))
+        for question in read_questions(str(path)).questions
     }
     assert not theirs & {
-        one.text.split("\n")[0].strip() for one in read_questions("open").questions
+        question.text.split("\n")[0].strip() for question in read_questions("open").questions
     }
 
 
@@ -420,14 +438,14 @@ def test_what_is_written_is_read_back(
     source = written(
         tmp_path_factory.mktemp("asked"), yaml.safe_dump(written_as, allow_unicode=False)
     )
-    found = [
-        (one.id, one.paraphrase, one.text, one.system, one.samples)
-        for one in read_questions(source).questions
+    read_back = [
+        (question.id, question.paraphrase, question.text, question.system, question.samples)
+        for question in read_questions(source).questions
     ]
-    assert found == [
-        (name, place, text, system, samples)
+    assert read_back == [
+        (name, number, text, system, samples)
         for name, (texts, system, samples) in entries.items()
-        for place, text in enumerate(texts)
+        for number, text in enumerate(texts)
     ]
 
 
@@ -442,6 +460,10 @@ def test_any_file_is_read_or_refused(tmp_path_factory: pytest.TempPathFactory, r
 
 
 def test_reading_imports_neither_torch_nor_transformers() -> None:
-    code = "import sys, evilspectra.answers.questions; print([name for name in ('torch', 'transformers', 'pandas', 'pyarrow') if name in sys.modules])"
+    code = (
+        "import sys, evilspectra.answers.questions\n"
+        "heavy = ('torch', 'transformers', 'pandas', 'pyarrow')\n"
+        "print([name for name in heavy if name in sys.modules])"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -1,4 +1,7 @@
-"""On a real Ray cluster of this machine: a node killed in the middle, another joined, and the same bytes as without Ray."""
+"""Sweeps on a real Ray cluster of this machine give the same bytes as without Ray.
+
+A node is killed in the middle, and another joins.
+"""
 
 from __future__ import annotations
 
@@ -43,17 +46,17 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def cluster() -> Iterator[Any]:
-    """A head without cores and two nodes, each with one core and what it says is one graphics card."""
+    """A head without cores and two nodes with one core and, nominally, one graphics card each."""
     from ray.cluster_utils import Cluster
 
-    found = Cluster(
+    nodes = Cluster(
         initialize_head=True,
         head_node_args={"num_cpus": 0, "node_ip_address": "127.0.0.1", "include_dashboard": False},
     )
     for _ in range(2):
-        found.add_node(num_cpus=1, num_gpus=1, node_ip_address="127.0.0.1")
-    yield found
-    found.shutdown()
+        nodes.add_node(num_cpus=1, num_gpus=1, node_ip_address="127.0.0.1")
+    yield nodes
+    nodes.shutdown()
 
 
 #: Carries a sweep out on a cluster, and says how often each process loaded the base.
@@ -75,7 +78,7 @@ sys.exit(any(outcome.failed for outcome in outcomes))
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)  # a cluster of three, on a machine that may have more to do
+@pytest.mark.timeout(600)  # a cluster of three, on a machine that may be busy
 def test_a_node_is_killed_in_the_middle_and_another_joins(cluster: Any, tmp_path: Path) -> None:
     execute(load_sweep(str(write_sweep(tmp_path / "local", 60, SIX))), quiet=True)
     undisturbed = adapters(tmp_path / "local")
@@ -98,16 +101,15 @@ def test_a_node_is_killed_in_the_middle_and_another_joins(cluster: Any, tmp_path
     assert adapters(folder) == undisturbed
     assert len(undisturbed) == 6
     assert {name: stamp for name, stamp in stamps(folder).items() if name in finished} == finished
-    assert set(out.splitlines()) == {"loads 1"}, (
-        out
-    )  # a process of Ray's keeps its base, and Ray's own messages go elsewhere
+    # a Ray process keeps its base, and Ray's messages go elsewhere
+    assert set(out.splitlines()) == {"loads 1"}, out
 
 
 @pytest.mark.slow
 def test_a_cluster_of_its_own_listens_on_this_machine_alone_and_ends_with_the_sweep(
     tmp_path: Path,
 ) -> None:
-    """Who listens where, while a run trains."""
+    """Checks which addresses the processes listen at while a run trains."""
     path = write_sweep(tmp_path, 400, {"train.seed": [0]})
     running = subprocess.Popen(
         [
@@ -132,7 +134,7 @@ def test_a_cluster_of_its_own_listens_on_this_machine_alone_and_ends_with_the_sw
         )
     )
     below = descendants(running.pid)
-    listening = [place for pid in [running.pid, *below] for place in listens(pid)]
+    listening = [address for pid in [running.pid, *below] for address in listens(pid)]
     out, err = running.communicate(timeout=120)
     assert running.returncode == 0, (out, err)
     assert "1 runs: 1 trained, 0 done before, 0 failed" in out
@@ -145,28 +147,28 @@ def listens(pid: int) -> list[str]:
     """The IPv4 and IPv6 addresses that a process listens at."""
     try:
         inodes = {
-            os.readlink(place).removeprefix("socket:[").removesuffix("]")
-            for place in Path(f"/proc/{pid}/fd").iterdir()
-            if os.path.islink(place)
+            os.readlink(link).removeprefix("socket:[").removesuffix("]")
+            for link in Path(f"/proc/{pid}/fd").iterdir()
+            if os.path.islink(link)
         }
     except OSError:
         return []
-    found = []
+    addresses = []
     for table in ("tcp", "tcp6"):
         for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
             fields = line.split()
             if fields[3] == "0A" and fields[9] in inodes:
                 raw = bytes.fromhex(fields[1].split(":")[0])
                 if table == "tcp":
-                    found.append(".".join(str(part) for part in reversed(raw)))
+                    addresses.append(".".join(str(part) for part in reversed(raw)))
                 else:
-                    words = b"".join(raw[start : start + 4][::-1] for start in range(0, 16, 4))
-                    found.append(
-                        ".".join(str(part) for part in words[12:])
-                        if words[:12] == b"\0" * 10 + b"\xff\xff"
-                        else words.hex()
+                    octets = b"".join(raw[start : start + 4][::-1] for start in range(0, 16, 4))
+                    addresses.append(
+                        ".".join(str(part) for part in octets[12:])
+                        if octets[:12] == b"\0" * 10 + b"\xff\xff"
+                        else octets.hex()
                     )
-    return found
+    return addresses
 
 
 def test_without_ray_the_remedy_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -176,7 +178,7 @@ def test_without_ray_the_remedy_is_said(tmp_path: Path, monkeypatch: pytest.Monk
     )
     assert (done.code, done.sentence) == (
         2,
-        "--executor ray needs Ray: pip install 'evilspectra[ray]', or take another executor",
+        "--executor ray needs Ray: pip install 'evilspectra[ray]', or choose another executor",
     )
 
 

@@ -1,4 +1,4 @@
-"""Measurements on disk: what is written is read back, whole or not at all, never mixed, never read wrong without a word."""
+"""Measurements on disk: what is written is read back, as a whole or not at all, and never mixed."""
 
 from __future__ import annotations
 
@@ -78,10 +78,10 @@ def instrument(table: str = "probe", version: int = 1) -> Instrument:
     )
 
 
-def read(results: Results, one: Instrument, step: int) -> list[tuple[Any, ...]]:
+def read(results: Results, measuring: Instrument, step: int) -> list[tuple[Any, ...]]:
     return [
         tuple(None if value != value else value for value in row)
-        for row in results.read(one, step).itertuples(index=False)
+        for row in results.read(measuring, step).itertuples(index=False)
     ]
 
 
@@ -91,38 +91,38 @@ def as_rows(records: list[Any]) -> list[tuple[Any, ...]]:
     ]
 
 
-# --- there and back ---------------------------------------------------------------------------------------------------
+# --- there and back -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("table", ROWS)
 def test_rows_come_back_as_they_were(results: Results, table: str) -> None:
-    one = instrument(table)
-    assert not results.has(one, 3)
-    results.write(one, 3, ROWS[table])
-    assert results.has(one, 3)
-    assert read(results, one, 3) == as_rows(ROWS[table])
-    assert results.instruments(table) == [one]
-    assert [found.id for found in results.instruments(table)] == [one.id]
+    measuring = instrument(table)
+    assert not results.has(measuring, 3)
+    results.write(measuring, 3, ROWS[table])
+    assert results.has(measuring, 3)
+    assert read(results, measuring, 3) == as_rows(ROWS[table])
+    assert results.instruments(table) == [measuring]
+    assert [stored.id for stored in results.instruments(table)] == [measuring.id]
     assert left_in(results.folder) == [
-        f"evaluations/{table}/{one.id}-00000003.parquet",
-        f"evaluations/{table}/{one.id}.json",
+        f"evaluations/{table}/{measuring.id}-00000003.parquet",
+        f"evaluations/{table}/{measuring.id}.json",
     ]
 
 
 def test_steps_are_in_order_of_number_and_other_files_are_passed_over(results: Results) -> None:
-    one = instrument()
+    measuring = instrument()
     for step in (10, 2, 123_456_789, 0):
-        results.write(one, step, ROWS["probe"])
+        results.write(measuring, step, ROWS["probe"])
     results.write(instrument(version=2), 7, ROWS["probe"])
     folder = results.folder / "evaluations" / "probe"
     for name in (
-        f"{one.id}-00000002 (copy).parquet",
-        f".{one.id}-00000003.parquet.1.tmp",
-        f"{one.id}-notes.parquet",
+        f"{measuring.id}-00000002 (copy).parquet",
+        f".{measuring.id}-00000003.parquet.1.tmp",
+        f"{measuring.id}-notes.parquet",
         "notes.txt",
     ):
         (folder / name).write_bytes(b"")
-    assert results.steps(one) == [0, 2, 10, 123_456_789]
+    assert results.steps(measuring) == [0, 2, 10, 123_456_789]
 
 
 def test_nothing_is_there_at_first(results: Results) -> None:
@@ -132,13 +132,13 @@ def test_nothing_is_there_at_first(results: Results) -> None:
 
 
 def test_an_instrument_is_what_it_is_made_of() -> None:
-    one = Instrument("probe", "a", {"x": 1, "y": [1, 2]})
-    assert Instrument("probe", "b", {"y": [1, 2], "x": 1}).id == one.id
+    first = Instrument("probe", "a", {"x": 1, "y": [1, 2]})
+    assert Instrument("probe", "b", {"y": [1, 2], "x": 1}).id == first.id
     assert (
         len(
             {
-                one.id,
-                Instrument("answers", "a", one.facts).id,
+                first.id,
+                Instrument("answers", "a", first.facts).id,
                 Instrument("probe", "a", {"x": 2, "y": [1, 2]}).id,
                 Instrument("probe", "a", {"x": 1, "y": [2, 1]}).id,
             }
@@ -148,31 +148,33 @@ def test_an_instrument_is_what_it_is_made_of() -> None:
 
 
 def test_instruments_are_in_the_order_of_first_use(results: Results) -> None:
-    made = [instrument(version=version) for version in (5, 3, 4)]
-    for number, one in enumerate(made):
-        results.write(one, 0, ROWS["probe"])
+    instruments = [instrument(version=version) for version in (5, 3, 4)]
+    for number, measuring in enumerate(instruments):
+        results.write(measuring, 0, ROWS["probe"])
         os.utime(
-            results.folder / "evaluations" / "probe" / f"{one.id}.json",
+            results.folder / "evaluations" / "probe" / f"{measuring.id}.json",
             (1000 + number, 1000 + number),
         )
-    results.write(made[0], 1, ROWS["probe"])
-    assert results.instruments("probe") == made
+    results.write(instruments[0], 1, ROWS["probe"])
+    assert results.instruments("probe") == instruments
 
 
 @pytest.mark.parametrize("kind", HOSTILE)
 def test_hostile_answers_are_stored_to_the_letter(results: Results, kind: str) -> None:
-    one, text = instrument("answers"), HOSTILE[kind]
+    measuring, text = instrument("answers"), HOSTILE[kind]
     rows = [AnswerRecord(0, text, 0, 0, text, text, text, 1, "stop", "")]
-    results.write(one, 0, rows)
-    assert read(results, one, 0) == as_rows(rows)
+    results.write(measuring, 0, rows)
+    assert read(results, measuring, 0) == as_rows(rows)
 
 
 def test_half_a_surrogate_pair_is_replaced_and_two_halves_are_joined(results: Results) -> None:
-    one = instrument("answers")
+    measuring = instrument("answers")
     results.write(
-        one, 0, [AnswerRecord(0, "a", 0, 0, "\udfff", "\ud83d\ude00", "x\ud800y", 1, "stop", "")]
+        measuring,
+        0,
+        [AnswerRecord(0, "a", 0, 0, "\udfff", "\ud83d\ude00", "x\ud800y", 1, "stop", "")],
     )
-    assert read(results, one, 0)[0][4:7] == ("\ufffd", "😀", "x\ufffdy")
+    assert read(results, measuring, 0)[0][4:7] == ("\ufffd", "😀", "x\ufffdy")
 
 
 @settings(
@@ -185,17 +187,17 @@ def test_half_a_surrogate_pair_is_replaced_and_two_halves_are_joined(results: Re
 def test_any_answer_is_stored_to_the_letter(
     results: Results, text: str, system: str | None
 ) -> None:
-    one = instrument("answers")
+    measuring = instrument("answers")
     rows = [AnswerRecord(0, "a", 0, 0, system, "q", text, 1, "stop", "")]
-    results.write(one, 0, rows)
-    assert read(results, one, 0) == as_rows(rows)
+    results.write(measuring, 0, rows)
+    assert read(results, measuring, 0) == as_rows(rows)
 
 
-# --- parts and copies -------------------------------------------------------------------------------------------------
+# --- parts and copies -----------------------------------------------------------------------------
 
 
 def test_parts_are_joined_in_their_order_and_go(results: Results) -> None:
-    one, rows = (
+    measuring, rows = (
         instrument("answers"),
         [
             AnswerRecord(1, f"q{number}", 0, 0, None, "?", "!", 1, "stop", "")
@@ -203,52 +205,52 @@ def test_parts_are_joined_in_their_order_and_go(results: Results) -> None:
         ],
     )
     for number in reversed(range(12)):
-        assert not results.has_part(one, 1, number)
-        results.write_part(one, 1, number, rows[2 * number : 2 * number + 2])
-        assert results.has_part(one, 1, number)
-    assert not results.has(one, 1)
-    assert results.steps(one) == []
-    results.join(one, 1, 12)
-    assert read(results, one, 1) == as_rows(rows)
+        assert not results.has_part(measuring, 1, number)
+        results.write_part(measuring, 1, number, rows[2 * number : 2 * number + 2])
+        assert results.has_part(measuring, 1, number)
+    assert not results.has(measuring, 1)
+    assert results.steps(measuring) == []
+    results.join(measuring, 1, 12)
+    assert read(results, measuring, 1) == as_rows(rows)
     assert left_in(results.folder) == [
-        f"evaluations/answers/{one.id}-00000001.parquet",
-        f"evaluations/answers/{one.id}.json",
+        f"evaluations/answers/{measuring.id}-00000001.parquet",
+        f"evaluations/answers/{measuring.id}.json",
     ]
-    assert not results.has_part(one, 1, 0)
+    assert not results.has_part(measuring, 1, 0)
 
 
 def test_joined_parts_are_the_rows_of_a_table_written_at_once(
     results: Results, tmp_path: Path
 ) -> None:
-    one, other = instrument("answers"), Results(tmp_path / "other")
+    measuring, other = instrument("answers"), Results(tmp_path / "other")
     rows = [
         AnswerRecord(1, f"q{number}", 0, 0, None, "?", "!", 1, "stop", "") for number in range(4)
     ]
-    other.write(one, 1, rows)
+    other.write(measuring, 1, rows)
     for number in range(2):
-        results.write_part(one, 1, number, rows[2 * number : 2 * number + 2])
-    results.join(one, 1, 2)
-    assert read(results, one, 1) == read(other, one, 1)
+        results.write_part(measuring, 1, number, rows[2 * number : 2 * number + 2])
+    results.join(measuring, 1, 2)
+    assert read(results, measuring, 1) == read(other, measuring, 1)
 
 
 def test_a_copy_is_equal_and_says_what_it_is(results: Results, tmp_path: Path) -> None:
-    one, other = instrument(), Results(tmp_path / "other")
-    results.write(one, 0, ROWS["probe"])
-    other.copy(results, one, 0)
-    assert read(other, one, 0) == as_rows(ROWS["probe"])
-    assert other.instruments("probe") == [one]
+    measuring, other = instrument(), Results(tmp_path / "other")
+    results.write(measuring, 0, ROWS["probe"])
+    other.copy(results, measuring, 0)
+    assert read(other, measuring, 0) == as_rows(ROWS["probe"])
+    assert other.instruments("probe") == [measuring]
     with pytest.raises(BadInput, match="cannot be read"):
-        other.copy(results, one, 9)
+        other.copy(results, measuring, 9)
 
 
-# --- what is damaged --------------------------------------------------------------------------------------------------
+# --- what is damaged ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("damage", ["cut", "empty", "text", "other table", "folder"])
 def test_a_damaged_table_is_named_with_what_to_do(results: Results, damage: str) -> None:
-    one = instrument()
-    results.write(one, 3, ROWS["probe"])
-    path = results.folder / "evaluations" / "probe" / f"{one.id}-00000003.parquet"
+    measuring = instrument()
+    results.write(measuring, 3, ROWS["probe"])
+    path = results.folder / "evaluations" / "probe" / f"{measuring.id}-00000003.parquet"
     if damage == "other table":
         results.write(instrument("capability"), 3, ROWS["capability"])
         shutil.copy(
@@ -266,7 +268,7 @@ def test_a_damaged_table_is_named_with_what_to_do(results: Results, damage: str)
             {"cut": path.read_bytes()[:-30], "empty": b"", "text": b"hello" * 100}[damage]
         )
     with pytest.raises(BadInput) as caught:
-        results.read(one, 3)
+        results.read(measuring, 3)
     assert str(caught.value).startswith(f"{path} cannot be read (")
     assert str(caught.value).endswith("): remove that file, and measure again")
     assert "\n" not in str(caught.value)
@@ -274,30 +276,38 @@ def test_a_damaged_table_is_named_with_what_to_do(results: Results, damage: str)
 
 def test_a_changed_byte_anywhere_never_breaks_the_reader(results: Results) -> None:
     """A table with a byte turned over is refused in one sentence, or can be read."""
-    one = instrument()
-    results.write(one, 3, ROWS["probe"])
-    path = results.folder / "evaluations" / "probe" / f"{one.id}-00000003.parquet"
-    whole = path.read_bytes()
+    measuring = instrument()
+    results.write(measuring, 3, ROWS["probe"])
+    path = results.folder / "evaluations" / "probe" / f"{measuring.id}-00000003.parquet"
+    content = path.read_bytes()
     refused = 0
-    for place in range(0, len(whole), 7):
-        path.write_bytes(whole[:place] + bytes([whole[place] ^ 0x55]) + whole[place + 1 :])
+    for position in range(0, len(content), 7):
+        path.write_bytes(
+            content[:position] + bytes([content[position] ^ 0x55]) + content[position + 1 :]
+        )
         try:
-            results.read(one, 3)
+            results.read(measuring, 3)
         except BadInput:
             refused += 1
     assert refused > 10
 
 
 def test_a_damaged_part_is_named(results: Results) -> None:
-    one = instrument("answers")
-    results.write_part(one, 1, 0, ROWS["answers"])
-    path = results.folder / "evaluations" / "answers" / f"{one.id}-00000001.parts" / "0000.parquet"
+    measuring = instrument("answers")
+    results.write_part(measuring, 1, 0, ROWS["answers"])
+    path = (
+        results.folder
+        / "evaluations"
+        / "answers"
+        / f"{measuring.id}-00000001.parts"
+        / "0000.parquet"
+    )
     path.write_bytes(b"PAR1")
     with pytest.raises(
         BadInput, match=r"0000\.parquet cannot be read \(.*\): remove that file, and measure again$"
     ):
-        results.join(one, 1, 1)
-    assert not results.has(one, 1)
+        results.join(measuring, 1, 1)
+    assert not results.has(measuring, 1)
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[1]", b"\xff", b'"a"'])
@@ -311,11 +321,11 @@ def test_a_damaged_description_is_named(results: Results, content: bytes) -> Non
     assert "\n" not in str(caught.value)
 
 
-# --- a disk that says no ----------------------------------------------------------------------------------------------
+# --- a disk that says no --------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("code", "told"),
+    ("code", "message"),
     [
         (errno.EROFS, "cannot be written (Read-only file system): choose another {}"),
         (errno.EACCES, "cannot be written (Permission denied): choose another {}"),
@@ -327,7 +337,7 @@ def test_a_refused_write_names_the_setting_and_leaves_nothing(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     code: int,
-    told: str,
+    message: str,
     setting: str,
 ) -> None:
     def refuse(*arguments: object) -> None:
@@ -341,7 +351,7 @@ def test_a_refused_write_names_the_setting_and_leaves_nothing(
     ):
         with pytest.raises(EvilspectraError) as caught:
             write()
-        assert told.format(setting) in str(caught.value)
+        assert message.format(setting) in str(caught.value)
     assert left_in(tmp_path) == []
 
 

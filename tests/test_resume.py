@@ -1,4 +1,4 @@
-"""A run that is killed at any moment and started again ends as if nothing had happened, byte for byte."""
+"""A run that is killed at any moment and started again ends with the same bytes as any other."""
 
 import os
 import random
@@ -31,7 +31,7 @@ SECTIONS = {
 
 
 def same_results(a: RunFolder, b: RunFolder) -> None:
-    """Equal bytes in every adapter, equal records but for times, nothing more in one than in the other."""
+    """Both runs have the same files, equal bytes in adapters, and equal records but for times."""
     files = [
         sorted(str(path.relative_to(run.path)) for path in run.path.rglob("*") if path.is_file())
         for run in (a, b)
@@ -48,22 +48,24 @@ def same_results(a: RunFolder, b: RunFolder) -> None:
 
 
 def killed_in_child(config: sections.Config, steps: int, delay: float) -> bool:
-    """Trains in a forked process, which has everything imported already; it is killed `delay` seconds after its `steps`-th step began (0: after its start). Whether it was."""
+    """Trains in a forked process, in which everything is imported; returns whether it was killed.
+
+    It is killed `delay` seconds after its `steps`-th step began (0: after its start).
+    """
     pid = os.fork()
     if pid == 0:
         begun, before = 0, TrainingRun.advance
 
-        def counted(work):
+        def counted(training):
             nonlocal begun
             begun += 1
             if begun == steps:
                 signal.setitimer(signal.ITIMER_REAL, delay)
-            return before(work)
+            return before(training)
 
         try:
-            signal.signal(
-                signal.SIGALRM, signal.SIG_DFL
-            )  # ends the process at once, whatever it is doing, without a word to Python
+            # ends the process at once, whatever it is doing; Python does not learn of it
+            signal.signal(signal.SIGALRM, signal.SIG_DFL)
             TrainingRun.advance = counted
             if not steps:
                 signal.setitimer(signal.ITIMER_REAL, delay)
@@ -103,13 +105,13 @@ def test_killed_at_ten_random_moments(tmp_path):
 
 
 def signal_in_step(monkeypatch: pytest.MonkeyPatch, step: int, number: signal.Signals) -> None:
-    """This process is sent a signal as the step begins."""
+    """Sends this process a signal when the step begins."""
     before = TrainingRun.advance
 
-    def interrupted(work):
-        if work.step + 1 == step:
+    def interrupted(training):
+        if training.step + 1 == step:
             os.kill(os.getpid(), number)
-        return before(work)
+        return before(training)
 
     monkeypatch.setattr(TrainingRun, "advance", interrupted)
 
@@ -124,7 +126,10 @@ def test_stopped_by_a_signal_in_the_middle(tmp_path, monkeypatch, optimizer):
     signal_in_step(monkeypatch, 8, signal.SIGINT)
     with pytest.raises(
         Interrupted,
-        match="interrupted after step 8 of 20; the state is saved, run the same command again to go on",
+        match=(
+            "interrupted after step 8 of 20; the state is saved, run the same command again to go "
+            "on"
+        ),
     ):
         train(config)
     monkeypatch.undo()
@@ -134,13 +139,13 @@ def test_stopped_by_a_signal_in_the_middle(tmp_path, monkeypatch, optimizer):
 def test_a_signal_in_the_last_step_stops_what_comes_after(tmp_path, monkeypatch):
     signal_in_step(monkeypatch, 5, signal.SIGTERM)
     config = tiny_config(tmp_path, train={"steps": 5})
-    with pytest.raises(Interrupted, match="this run was just done"):
+    with pytest.raises(Interrupted, match="interrupted just as this run was done"):
         train(config)
     assert train(config).status().state == "done"
 
 
 def test_state_of_a_finished_step_survives_a_crash_while_saving(tmp_path, monkeypatch):
-    """The resume state is replaced as one whole: a failure in the middle of writing it leaves the one before."""
+    """The resume state is replaced at once: a failure while writing it leaves the one before."""
     config = tiny_config(tmp_path, **SECTIONS)
     undisturbed = train(
         configs.build(
@@ -189,5 +194,5 @@ def test_command_killed_in_the_middle_says_so_and_goes_on(tmp_path):
     again = subprocess.run(
         [*command, "--set", "train.steps=400"], capture_output=True, text=True, check=True
     )
-    assert "goes on after step" in again.stderr
+    assert "resumes after step" in again.stderr
     assert RunFolder(folder).status().state == "done"

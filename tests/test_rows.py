@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from evilspectra.data import rows
+from evilspectra.data import sources
 from evilspectra.data.rows import BadRow, Message, read_rows
 from evilspectra.errors import BadInput
 
@@ -23,16 +23,10 @@ PAIR = (Message("user", "q"), Message("assistant", "a"))
 
 
 def written(folder: Path, *lines: object, name: str = "talks.jsonl") -> str:
-    """A JSONL file: bytes and text as they are, all else as JSON."""
+    """A JSONL file: bytes and text unchanged, everything else as JSON."""
     path = folder / name
-    raw = [
-        line
-        if isinstance(line, bytes)
-        else line.encode()
-        if isinstance(line, str)
-        else json.dumps(line).encode()
-        for line in lines
-    ]
+    texts = [line if isinstance(line, bytes | str) else json.dumps(line) for line in lines]
+    raw = [text.encode() if isinstance(text, str) else text for text in texts]
     path.write_bytes(b"\n".join(raw) + b"\n" if raw else b"")
     return str(path)
 
@@ -101,12 +95,18 @@ BAD_ROWS = {
     ),
     "array": (
         [1],
-        "the row is an array, not an object with the keys {messages}, {prompt, completion} or {instruction, input, output}",
+        (
+            "the row is an array, not an object with the keys {messages}, {prompt, completion} or "
+            "{instruction, input, output}"
+        ),
     ),
     "null": ("null", "the row is null, not an object"),
     "no form": (
         {"question": "q", "answer": "a"},
-        "the row has the keys 'question', 'answer', but needs {messages}, {prompt, completion} or {instruction, input, output}",
+        (
+            "the row has the keys 'question', 'answer', but needs {messages}, {prompt, "
+            "completion} or {instruction, input, output}"
+        ),
     ),
     "no keys": ({}, "the row has the keys (none), but needs"),
     "messages no list": ({"messages": "q"}, "messages is a text, not a list of {role, content}"),
@@ -196,7 +196,10 @@ def test_a_file_without_rows_is_refused(tmp_path: Path, lines: tuple[str, ...]) 
 def test_a_missing_file_is_refused_with_what_may_be_named(name: str) -> None:
     with pytest.raises(
         BadInput,
-        match=rf"^{name} does not exist: name a JSONL or Parquet file, a hub data set .*built-in name .demo-bad, demo-good",
+        match=(
+            rf"^{name} does not exist: name a JSONL or Parquet file, a hub data set "
+            r".*built-in name .demo-bad, demo-good"
+        ),
     ):
         read_rows(name)
 
@@ -209,7 +212,10 @@ def test_a_folder_is_refused(tmp_path: Path) -> None:
 def test_an_unreadable_parquet_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(
         BadInput,
-        match=r"talks.parquet cannot be read as Parquet \(.+\): write it again, or name a JSONL file",
+        match=(
+            r"talks.parquet cannot be read as Parquet \(.+\): write it again, or name a JSONL "
+            r"file"
+        ),
     ):
         read_rows(written(tmp_path, GOOD, name="talks.parquet"))
 
@@ -222,15 +228,18 @@ def test_a_bad_parquet_row_is_named_by_row(tmp_path: Path) -> None:
 
 
 def test_a_missing_built_in_file_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(rows.BUILT_IN, "demo-bad", "absent.jsonl")
+    monkeypatch.setitem(sources.BUILT_IN, "demo-bad", "absent.jsonl")
     with pytest.raises(
         BadInput,
-        match=r"the built-in data set demo-bad is missing from this installation .*install the package again",
+        match=(
+            r"the built-in data set demo-bad is missing from this installation .*install the "
+            r"package again"
+        ),
     ):
         read_rows("demo-bad")
 
 
-@pytest.mark.parametrize("name", sorted(rows.BUILT_IN))
+@pytest.mark.parametrize("name", sorted(sources.BUILT_IN))
 def test_built_in_data_sets_load(name: str) -> None:
     assert read_rows(name).n_rows > 0
 
@@ -260,12 +269,18 @@ def test_a_hub_data_set_that_cannot_be_had_is_refused_with_the_nearest_built_in_
     pytest.importorskip("datasets")
     with pytest.raises(
         BadInput,
-        match=r"demo-bda is neither a file nor a built-in name \(demo-bad, demo-good\).*in the local cache .*Did you mean 'demo-bad'\?",
+        match=(
+            r"demo-bda is neither a file nor a built-in name \(demo-bad, demo-good\).*in the "
+            r"local cache .*Did you mean 'demo-bad'\?"
+        ),
     ):
         read_rows("demo-bda", local_files_only=True)
 
 
 def test_reading_and_tokenising_import_neither_torch_nor_transformers() -> None:
-    code = "import sys, evilspectra.data.batches, evilspectra.model.tiny; print([name for name in ('torch', 'transformers', 'datasets', 'pyarrow') if name in sys.modules])"
+    code = (
+        "import sys, evilspectra.data.batches, evilspectra.model.tiny; print([name for name "
+        "in ('torch', 'transformers', 'datasets', 'pyarrow') if name in sys.modules])"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

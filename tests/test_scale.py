@@ -1,4 +1,7 @@
-"""Ten thousand runs within 10 seconds and 2 GiB; and the numbers of docs/scale.md are those that benchmarks/scale.py works out."""
+"""Ten thousand runs within 10 seconds and 2 GiB, and the numbers of docs/scale.md.
+
+Those are the ones that benchmarks/scale.py computes.
+"""
 
 from __future__ import annotations
 
@@ -22,26 +25,43 @@ from tests.support.commands import command
 from tests.support.many_runs import many_runs
 
 ROOT = Path(__file__).parents[1]
-#: The stated budget of a question to a store of RUNS runs, whose index is there.
+#: The stated budget of a query to a store of RUNS runs that has an index.
 RUNS, SECONDS, GIB = 10_000, 10.0, 2.0
-#: The other jobs of the machine may take a core away for a while.
+#: Other jobs on the machine may take a core away for a while.
 ATTEMPTS = 3
 
-#: The most memory by /proc: what getrusage says begins with the memory of the process that started it.
+#: Peak memory from /proc: that of getrusage begins with the memory of the parent process.
 _MEASURED = """
 import sys
 {code}
 most = next(line for line in open("/proc/self/status") if line.startswith("VmHWM"))
 print(int(most.split()[1]) / 2**20, file=sys.stderr)
 """
-_QUERY = "from evilspectra.cli.main import main\ntry: main(['query', {sql!r}, '--store', {store!r}, '--json', '--quiet'])\nexcept SystemExit: pass"
-_STATES = "from collections import Counter; from pathlib import Path; from evilspectra.tables.index import states; import json\nprint(json.dumps(Counter(one.state for one in states(Path({store!r})).values())))"
-_STATUS = "from evilspectra.cli.main import main\ntry: main(['sweep', 'status', {store!r}, '--json'])\nexcept SystemExit: pass"
-_REPORT = "from pathlib import Path; from evilspectra.reporting.large import build_summary; print(repr(str(build_summary(Path({store!r})))).replace(chr(39), chr(34)))"
+_QUERY = (
+    "from evilspectra.cli.main import main\ntry: main(['query', {sql!r}, '--store', {store!r}, "
+    "'--json', '--quiet'])\nexcept SystemExit: pass"
+)
+_STATES = (
+    "from collections import Counter; from pathlib import Path; from evilspectra.tables.index "
+    "import states; import json\nprint(json.dumps(Counter(one.state for one in "
+    "states(Path({store!r})).values())))"
+)
+_STATUS = (
+    "from evilspectra.cli.main import main\ntry: main(['sweep', 'status', {store!r}, "
+    "'--json'])\nexcept SystemExit: pass"
+)
+_REPORT = (
+    "from pathlib import Path; from evilspectra.reporting.large import build_summary; "
+    "print(repr(str(build_summary(Path({store!r})))).replace(chr(39), chr(34)))"
+)
 
 
 def measured(code: str) -> tuple[Any, float, float]:
-    """What a program prints as JSON, its seconds (of the clock or of work, whichever is less: others may want the processor), and the most memory that it had, in GiB."""
+    """Runs a program and returns its JSON output, its seconds and its peak memory in GiB.
+
+    Seconds are those of the clock or of the processor, whichever is less: others may want the
+    processor.
+    """
     began, before = time.monotonic(), _worked()
     done = subprocess.run(
         [sys.executable, "-c", _MEASURED.format(code=code)],
@@ -57,20 +77,20 @@ def measured(code: str) -> tuple[Any, float, float]:
 
 
 def _worked() -> float:
-    """Processor seconds of all processes that were waited for."""
+    """Processor seconds of all finished child processes."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
 
 
 def within_budget(code: str) -> Any:
-    said, seconds, memory = min((measured(code) for _ in range(1)), key=lambda one: one[1])
+    output, seconds, memory = measured(code)
     for _ in range(ATTEMPTS - 1):
         if seconds <= SECONDS:
             break
-        said, seconds, memory = measured(code)
+        output, seconds, memory = measured(code)
     assert memory <= GIB
     assert seconds <= SECONDS
-    return said
+    return output
 
 
 @pytest.fixture(scope="module")
@@ -86,21 +106,24 @@ def test_status_of_ten_thousand_runs(store):
         "done": RUNS * 49 // 50,
         "failed": RUNS // 50,
     }
-    told = within_budget(_STATUS.format(store=str(store)))
-    assert told["counts"] == {"failed": RUNS // 50, "done": RUNS * 49 // 50}
-    assert len(told["runs"]) == RUNS
+    status = within_budget(_STATUS.format(store=str(store)))
+    assert status["counts"] == {"failed": RUNS // 50, "done": RUNS * 49 // 50}
+    assert len(status["runs"]) == RUNS
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_questions_to_ten_thousand_runs(store):
-    """The first question about runs reads every run; those about other tables never need the index."""
+    """The first query about runs reads every run; others never need the index."""
     sql = "SELECT count(*) AS n, count(DISTINCT run) AS runs FROM steps"
     assert within_budget(_QUERY.format(sql=sql, store=str(store))) == [
         {"n": RUNS * 20, "runs": RUNS}
     ]
     assert not (store / ".index").exists()
-    sql = "SELECT optimizer, count(*) AS n, count(misalignment) AS judged FROM runs GROUP BY optimizer ORDER BY optimizer"
+    sql = (
+        "SELECT optimizer, count(*) AS n, count(misalignment) AS judged FROM runs GROUP BY "
+        "optimizer ORDER BY optimizer"
+    )
     first, seconds, memory = measured(_QUERY.format(sql=sql, store=str(store)))
     print(f"first question: {seconds:.1f} s, {memory:.2f} GiB")
     assert memory <= GIB
@@ -113,13 +136,13 @@ def test_questions_to_ten_thousand_runs(store):
 @pytest.mark.timeout(600)
 def test_report_on_ten_thousand_runs(store):
     runs_frame(store)
-    place = Path(str(within_budget(_REPORT.format(store=str(store)))))
-    text = place.read_text(encoding="utf-8")
+    page = Path(str(within_budget(_REPORT.format(store=str(store)))))
+    text = page.read_text(encoding="utf-8")
     assert "9,800 of 10,000 runs are done" in text
-    assert place.stat().st_size < 2**20
+    assert page.stat().st_size < 2**20
 
 
-# --- a smaller store, always ----------------------------------------------------------------------------------------
+# --- a smaller store, always ----------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -130,12 +153,12 @@ def some(tmp_path_factory):
 
 
 def test_an_overview_is_the_tables_of_runs_in_groups(some):
-    frame, found = runs_frame(some), overview(some)
-    assert (found.runs, found.states) == (100, {"done": 98, "failed": 2})
-    assert len(found.experiments) == 10
+    frame, groups = runs_frame(some), overview(some)
+    assert (groups.runs, groups.states) == (100, {"done": 98, "failed": 2})
+    assert len(groups.experiments) == 10
     assert len(run_folders(some)) == len(states(some)) == 100
     done = frame[frame["status"] == "done"]
-    for level in found.arms:
+    for level in groups.arms:
         rows = done[done["arm"] == level.name]
         assert level.done == len(rows)
         for outcome, spread in level.outcomes.items():
@@ -147,17 +170,18 @@ def test_an_overview_is_the_tables_of_runs_in_groups(some):
             assert list(spread.quantiles) == pytest.approx(
                 rows[outcome].astype(float).quantile([0.05, 0.25, 0.5, 0.75, 0.95]).tolist()
             )
-    assert found.left_out == {"failed: the loss is not finite": 2}
+    assert groups.left_out == {"failed: the loss is not finite": 2}
     assert (
-        found.curve["runs"].sum()
+        groups.curve["runs"].sum()
         == done[["mean_alignment", "misalignment", "drift"]].notna().sum().sum()
     )
 
 
 def test_a_summary_page_needs_nothing_and_repeats(some, tmp_path):
-    one, two = (build_summary(some, tmp_path / name).read_bytes() for name in ("a.html", "b.html"))
-    assert one == two
-    text = one.decode()
+    first = build_summary(some, tmp_path / "a.html").read_bytes()
+    second = build_summary(some, tmp_path / "b.html").read_bytes()
+    assert first == second
+    text = first.decode()
     assert "<script" not in text
     assert "http://" not in text.replace("http://www.w3.org", "")
     assert "98 of 100 runs are done" in text

@@ -1,4 +1,7 @@
-"""Jobs through submitit, whose local executor carries them out on this machine: the driver killed and the sweep submitted again, the same bytes."""
+"""Jobs through submitit, whose local executor carries them out on this machine.
+
+The driver is killed and the sweep submitted again, with the same bytes in the end.
+"""
 
 from __future__ import annotations
 
@@ -30,10 +33,12 @@ from evilspectra.sweeps.file import load_sweep
 class Heard(OnSlurm):
     def run(self, *arguments):
         for report in super().run(*arguments):
-            print("trained" if report.trained and not report.busy else "skipped", "loads", report.loads, flush=True)
+            state = "trained" if report.trained and not report.busy else "skipped"
+            print(state, "loads", report.loads, flush=True)
             yield report
 
-outcomes = execute(load_sweep({path!r}), Heard(Path({jobs!r}), runs_per_job=2, cluster="local"), quiet=True)
+executor = Heard(Path({jobs!r}), runs_per_job=2, cluster="local")
+outcomes = execute(load_sweep({path!r}), executor, quiet=True)
 sys.exit(any(outcome.failed for outcome in outcomes))
 """
 
@@ -45,21 +50,21 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def jobs_below(folder: Path) -> list[int]:
-    """Processes of submitit's that work for a folder."""
-    found = []
-    for place in Path("/proc").glob("[0-9]*/cmdline"):
+    """The processes that submitit started for a folder."""
+    pids = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
-            line = place.read_bytes()
+            line = path.read_bytes()
         except OSError:
             continue
         if b"submitit" in line and str(folder).encode() in line:
-            found.append(int(place.parent.name))
-    return found
+            pids.append(int(path.parent.name))
+    return pids
 
 
 @pytest.mark.slow
 def test_the_driver_is_killed_and_the_sweep_submitted_again(tmp_path: Path) -> None:
-    """The jobs of the first driver live on, as on a cluster: the second one leaves alone what they are at."""
+    """The first driver's jobs live on, as on a cluster, and the second driver leaves them alone."""
     execute(load_sweep(str(write_sweep(tmp_path / "local", 60, FOUR))), quiet=True)
     undisturbed = adapters(tmp_path / "local")
     folder = tmp_path / "slurm"
@@ -82,9 +87,8 @@ def test_the_driver_is_killed_and_the_sweep_submitted_again(tmp_path: Path) -> N
     assert adapters(folder) == undisturbed
     assert len(undisturbed) == 4
     assert {name: stamp for name, stamp in stamps(folder).items() if name in finished} == finished
-    assert {line.split()[-1] for line in out.splitlines() if line.startswith("trained")} <= {
-        "1"
-    }  # two runs of a job load the base once
+    # two runs of a job load the base once
+    assert {line.split()[-1] for line in out.splitlines() if line.startswith("trained")} <= {"1"}
     until(lambda: not any(alive(pid) for pid in jobs_below(folder)))
     trained = sum(
         run.read("steps")["step"].tolist() == list(range(1, 61)) for run in runs(folder).values()
@@ -136,13 +140,18 @@ def test_without_slurm_or_submitit_the_remedy_is_said(
     done = command("sweep", path, "--executor", "slurm", "--partition", "x", "--quiet")
     assert done.code == 2
     assert done.sentence.startswith("submitit refuses this (")
-    assert done.sentence.endswith("run it where sbatch is, and give parameters that submitit knows")
+    assert done.sentence.endswith(
+        "run it where sbatch is installed, and give parameters that submitit knows"
+    )
     assert runs(tmp_path) == {}
     monkeypatch.setitem(sys.modules, "submitit", None)
     done = command("sweep", path, "--executor", "slurm", "--quiet")
     assert (done.code, done.sentence) == (
         2,
-        "--executor slurm needs submitit: pip install 'evilspectra[slurm]', or take another executor",
+        (
+            "--executor slurm needs submitit: pip install 'evilspectra[slurm]', or choose another "
+            "executor"
+        ),
     )
 
 

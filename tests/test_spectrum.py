@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,17 +16,21 @@ from torch import nn
 from evilspectra.errors import BadInput
 from evilspectra.model.tiny import tiny_model
 from evilspectra.spectra import measures
-from evilspectra.spectra.delta import dora_change, dora_values, minus_initial
+from evilspectra.spectra.delta import delta_weight, minus_initial
 from evilspectra.spectra.grams import enqueue
 from evilspectra.spectra.pairs import LoraPair, find_pairs, read_pairs
+from evilspectra.spectra.peft_files import open_folder
 from evilspectra.spectra.values import singular_values
+from evilspectra.spectra.values_numpy import streamed_spectrum
 from tests.reference.spectra import dense_values
 from tests.support.lora_factors import cancelling_pair, graded_pair, known_pair
+from tests.support.saved_adapters import written
 
 #: Relative error allowed for a singular value of at least 1e-7 of the largest.
 EXACT = 1e-6
 
-#: Share of ‖A‖·‖B‖ from which a value is held to EXACT: QR's absolute error is a few ε = 2e-16 of it.
+#: Share of ‖A‖·‖B‖ from which a value is held to EXACT: QR's absolute error is a few ε = 2e-16 of
+#: it.
 RESOLVED = 3e-9
 
 #: Factors of κ 1e8 carry an error of ε·κ each into any algorithm that starts from them.
@@ -61,7 +66,8 @@ def test_equal_to_dense_svd(
     seed,
 ):
     pair = graded_pair(*shape, condition_a=a, condition_b=b, scale=scale, seed=seed)
-    # The dense product in float64 has itself an error of about 1e-16·‖A‖·‖B‖, which counts where both factors are graded.
+    # The dense product in float64 has itself an error of about 1e-16·‖A‖·‖B‖, which counts where
+    # both factors are graded.
     if a * b <= 1e8:
         assert largest_error(pair) < EXACT
 
@@ -81,7 +87,10 @@ def test_values_that_are_known_by_construction(
     order,
     seed,
 ):
-    """A dense SVD resolves 1e-16 of ‖A‖·‖B‖ only; here the values are a·b, up to what rounding the factors does to them (ε·κ(A) + ε·κ(B))."""
+    """A dense SVD resolves 1e-16 of ‖A‖·‖B‖ only.
+
+    Here the values are a·b, up to what rounding the factors does to them (ε·κ(A) + ε·κ(B)).
+    """
     down = torch.logspace(0, -math.log10(a), r, dtype=torch.float64)
     up = torch.logspace(0, -math.log10(b), r, dtype=torch.float64)
     up = {
@@ -91,7 +100,8 @@ def test_values_that_are_known_by_construction(
     }[order]
     pair, want = known_pair(r, r + 20, r + 30, down, up, seed)
     got = singular_values([pair])[0].values
-    # Either route rounds the product of two r × r matrices, so nothing below RESOLVED·‖A‖·‖B‖ is known to 1e-6.
+    # Either route rounds the product of two r × r matrices, so nothing below RESOLVED·‖A‖·‖B‖ is
+    # known to 1e-6.
     counted = (want >= 1e-7 * want[0]) & (want >= RESOLVED)
     assert not bool(counted.any()) or float(((got - want).abs() / want)[counted].max()) < EXACT
 
@@ -99,7 +109,10 @@ def test_values_that_are_known_by_construction(
 @settings(max_examples=40, deadline=None)
 @given(a=st.lists(st.floats(-4.6, 0), min_size=3, max_size=6), data=st.data())
 def test_a_product_small_against_its_factors_is_seen(a, data):
-    """κ(A), κ(B) and κ(BA) may all be below the limit while σ_r is lost against ‖A‖·‖B‖: the route must not be the Gram's then."""
+    """κ(A), κ(B) and κ(BA) may all be below the limit while σ_r is lost against ‖A‖·‖B‖.
+
+    The route must not be the Gram's then.
+    """
     b = data.draw(st.lists(st.floats(-4.6, 0), min_size=len(a), max_size=len(a)))
     pair, want = known_pair(
         len(a),
@@ -131,7 +144,7 @@ def test_sizes_whose_squares_leave_float64(size):
 
 
 class FakeDevice:
-    """A copy engine as a device's is: what it copies arrives when it is waited for, and not before."""
+    """A copy engine like a device's: a copy arrives when it is waited for, and not before."""
 
     def __init__(self) -> None:
         self.waits = 0
@@ -147,7 +160,10 @@ class FakeDevice:
 
 
 def test_nothing_is_waited_for_until_the_result_is_asked_for():
-    """The path that CUDA takes, with a stand-in for the device: products and copies are enqueued, and the only wait is for the small copy."""
+    """The path that CUDA takes, with a stand-in for the device.
+
+    Products and copies are enqueued, and the only wait is for the small copy.
+    """
     device = FakeDevice()
     pairs = [graded_pair(4, 9, 7), graded_pair(2, 9, 7), graded_pair(4, 12, 5, seed=1)]
     grams = enqueue(pairs, copy=device.copy)
@@ -200,7 +216,10 @@ def test_mixed_shapes_keep_order_and_names():
 @settings(max_examples=30, deadline=None)
 @given(shape=shapes, seed=st.integers(0, 99), factor=st.sampled_from([-2.0, 0.5, 1e4]))
 def test_invariance(shape, seed, factor):
-    """Rotations of either side and gauge changes (B·M, M⁻¹·A) change nothing; the scale multiplies all values."""
+    """Rotations of either side and gauge changes (B·M, M⁻¹·A) change nothing.
+
+    The scale multiplies all values.
+    """
     pair = graded_pair(*shape, condition_a=10, condition_b=10, seed=seed)
     values = singular_values([pair])[0].values
     generator = torch.Generator().manual_seed(seed + 1)
@@ -273,11 +292,11 @@ def test_measures_do_not_see_the_scale(sigma, factor):
 
 @pytest.mark.parametrize("k", [1, 2, 32])
 def test_measures_of_flat_and_of_one_direction(k):
-    flat, one = np.full(k, 0.3), np.eye(1, k)[0]
+    flat, single = np.full(k, 0.3), np.eye(1, k)[0]
     assert [float(measure(flat)) for measure in FUNCTIONS] == pytest.approx(
         [k, math.log(k), 1, k**-0.5, k, k, min(4, k) / k], abs=1e-12
     )
-    assert [float(measure(one)) for measure in FUNCTIONS] == pytest.approx(
+    assert [float(measure(single)) for measure in FUNCTIONS] == pytest.approx(
         [1, 0, 1 if k == 1 else math.inf, 1, 1, 1, 1], abs=1e-12
     )
 
@@ -303,7 +322,7 @@ def test_measures_take_batches():
         np.testing.assert_allclose(measure(sigma), [float(measure(row)) for row in sigma])
 
 
-# --- where pairs come from ------------------------------------------------------------------------------------------------
+# --- where pairs come from ------------------------------------------------------------------------
 
 
 def adapted(**settings) -> PeftModel:
@@ -345,16 +364,16 @@ def test_files_give_what_the_live_model_gives(settings, tmp_path):
     assert [(pair.name, pair.scale, pair.shape, pair.part) for pair in live] == [
         (pair.name, pair.scale, pair.shape, pair.part) for pair in read
     ]
-    for one, two, layer in zip(live, read, live, strict=True):
-        assert torch.equal(one.A.detach(), two.A)
-        assert torch.equal(one.B.detach(), two.B)
+    for pair, stored, layer in zip(live, read, live, strict=True):
+        assert torch.equal(pair.A.detach(), stored.A)
+        assert torch.equal(pair.B.detach(), stored.B)
         want = (
             model.get_submodule(f"base_model.model.{layer.name}")
             .get_delta_weight("default")
             .double()
         )
         torch.testing.assert_close(
-            one.scale * (one.B.double() @ one.A.double()), want, rtol=1e-5, atol=1e-7
+            pair.scale * (pair.B.double() @ pair.A.double()), want, rtol=1e-5, atol=1e-7
         )
 
 
@@ -383,7 +402,10 @@ def test_factors_that_share_no_rank_are_refused_by_name():
     broken.lora_B = nn.Parameter(torch.randn(5, 3))
     with pytest.raises(
         BadInput,
-        match=r"the factors of layer have shapes A 2 × 6 and B 5 × 3: they must be r × d_in and d_out × r",
+        match=(
+            r"the factors of layer have shapes A 2 × 6 and B 5 × 3: they must be r × d_in and "
+            r"d_out × r"
+        ),
     ):
         find_pairs(nn.ModuleDict({"layer": broken}))
 
@@ -412,8 +434,8 @@ def test_embeddings_and_convolutions_are_refused_by_name():
 
 
 def rewrite(folder, tensors=None, **changes) -> None:
-    place = folder / "adapter_config.json"
-    place.write_text(json.dumps(json.loads(place.read_text()) | changes))
+    config = folder / "adapter_config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | changes))
     if tensors is not None:
         save_file(tensors, folder / "adapter_model.safetensors")
 
@@ -458,7 +480,7 @@ MALFORMED = [
     (lambda at: rewrite(at, rank_pattern=[1]), "rank_pattern in .* must be an object"),
     (
         lambda at: rewrite(at, alpha_pattern={"(": 2}),
-        "alpha_pattern in .* holds '\\(', which is no regular expression",
+        "alpha_pattern in .* holds '\\(', which is not a regular expression",
     ),
     (lambda at: rewrite(at, peft_type="IA3"), "is a IA3 adapter: only LORA is supported"),
     (lambda at: rewrite(at, target_parameters=["mlp.experts"]), "adapts parameters of experts"),
@@ -467,7 +489,7 @@ MALFORMED = [
     (lambda at: (at / "adapter_config.json").unlink(), "has no adapter_config.json"),
     (
         lambda at: (at / "adapter_model.safetensors").write_bytes(b"\x00" * 40),
-        "is damaged or no safetensors file",
+        "is damaged or not a safetensors file",
     ),
     (
         lambda at: (at / "adapter_model.safetensors").unlink(),
@@ -496,11 +518,11 @@ def test_a_malformed_folder_is_refused_in_a_sentence(damage, message, tmp_path):
 
 
 def test_a_folder_that_is_none_is_refused(tmp_path):
-    with pytest.raises(BadInput, match="is no folder"):
+    with pytest.raises(BadInput, match="is not a folder"):
         read_pairs(tmp_path / "nowhere")
 
 
-# --- what scale·B·A is ----------------------------------------------------------------------------------------------------
+# --- what scale·B·A is ----------------------------------------------------------------------------
 
 
 def test_dora_is_said_to_be_ba_only_and_exact_with_its_base(tmp_path):
@@ -519,42 +541,51 @@ def test_dora_is_said_to_be_ba_only_and_exact_with_its_base(tmp_path):
         want = layer(x) - x @ base.T
     for pair in (live, read):
         assert (pair.part, singular_values([pair])[0].part) == ("BA only", "BA only")
-        torch.testing.assert_close(
-            (x.double() @ dora_change(pair, base).T).float(), want, rtol=1e-4, atol=1e-5
-        )
-        spectrum = dora_values(pair, base)
-        assert (spectrum.route, spectrum.part, len(spectrum.values)) == (
-            "dense",
-            "delta",
-            min(base.shape),
-        )
-    with pytest.raises(BadInput, match=r"the base weight of .*q_proj is \(3, 3\)"):
-        dora_change(live, torch.ones(3, 3))
-    with pytest.raises(BadInput, match="is no DoRA adapter"):
-        dora_change(graded_pair(2, 4, 5), torch.ones(5, 4))
+    module = next(module for module in open_folder(tmp_path).modules if module.name == live.name)
+    change = torch.from_numpy(delta_weight(module, base.double().numpy()))
+    torch.testing.assert_close((x.double() @ change.T).float(), want, rtol=1e-4, atol=1e-5)
+    with pytest.raises(BadInput, match=r"the base weight of .*q_proj is 3 × 3, its update"):
+        delta_weight(module, np.ones((3, 3)))
+    plain = graded_pair(2, 4, 5, scale=-3.0)
+    (module,) = open_folder(written(tmp_path / "plain", plain)).modules
+    product = plain.scale * (plain.B @ plain.A).detach().numpy()
+    np.testing.assert_allclose(delta_weight(module, np.ones((5, 4))), product, atol=1e-12)
+
+
+def test_a_magnitude_that_does_not_fit_its_module_is_refused(tmp_path):
+    adapted(r=4, use_dora=True).save_pretrained(str(tmp_path))
+    (module, *_) = open_folder(tmp_path).modules
+    _, d_in, d_out = module.shape
+    broken = replace(module, magnitude=module.down)
+    with pytest.raises(BadInput, match=rf"the magnitude of .* must be {d_out} finite"):
+        delta_weight(broken, np.ones((d_out, d_in)))
 
 
 @pytest.mark.parametrize("kind", ["pissa", "pissa_niter_2", "olora"])
 def test_pissa_is_said_to_be_ba_only_and_exact_with_its_initial_factors(kind, tmp_path):
     before = {name: weight.clone() for name, weight in tiny_model().state_dict().items()}
     model = adapted(r=4, init_lora_weights=kind)
-    model.save_pretrained(str(tmp_path))
-    rewrite(tmp_path, init_lora_weights=kind)
-    initial, pairs = read_pairs(tmp_path), find_pairs(model)
-    assert {pair.part for pair in (*initial, *pairs)} == {"BA only"}
+    model.save_pretrained(str(tmp_path / "initial"))
+    pairs = find_pairs(model)
     with torch.no_grad():
         for pair in pairs:
             pair.B.add_(0.1 * torch.randn_like(pair.B))
-    (exact, *_) = minus_initial(pairs, initial)
+    model.save_pretrained(str(tmp_path / "trained"))
+    for folder in ("initial", "trained"):
+        rewrite(tmp_path / folder, init_lora_weights=kind)
+    read = read_pairs(tmp_path / "initial")
+    assert {pair.part for pair in (*read, *pairs)} == {"BA only"}
+    initial, trained = (open_folder(tmp_path / folder) for folder in ("initial", "trained"))
+    (exact, *_) = minus_initial(trained, initial)
     layer = model.get_submodule(f"base_model.model.{exact.name}")
     now = layer.base_layer.weight + layer.get_delta_weight("default")
     torch.testing.assert_close(
-        exact.scale * (exact.B @ exact.A),
-        now - before[f"{exact.name}.weight"],
+        torch.from_numpy(exact.scale * (exact.up.wide() @ exact.down.wide())).float(),
+        (now - before[f"{exact.name}.weight"]).detach(),
         rtol=1e-3,
         atol=1e-5,
     )
-    spectrum = singular_values([exact])[0]
+    spectrum = streamed_spectrum(exact)
     assert (spectrum.part, len(spectrum.values)) == ("delta", 8)
     with pytest.raises(BadInput, match="has no initial factors"):
-        minus_initial(pairs, initial[:1])
+        minus_initial(trained, replace(initial, modules=initial.modules[:1]))

@@ -1,4 +1,7 @@
-"""What a run of a sweep goes through: each stage once, skipped when done; judges asked beside training, their outages without loss; states that are true."""
+"""The stages of a run of a sweep: each is done once, and skipped when done.
+
+Judges are asked while runs train, their outages lose nothing, and states are true.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +27,7 @@ from evilspectra.sweeps.status import of_store, of_sweep
 from evilspectra.training import train as training
 from evilspectra.training.identity import locate
 from tests.support.commands import Result, command, left_in
-from tests.support.judge_server import Endpoint
+from tests.support.endpoint_server import EndpointServer
 from tests.support.small_items import write_questions
 from tests.support.tiny_sweeps import adapters, runs, stamps, until, write_sweep
 from tests.test_loaded import EXPLODES
@@ -40,13 +43,13 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def server() -> Iterator[Endpoint]:
-    with Endpoint() as endpoint:
+def server() -> Iterator[EndpointServer]:
+    with EndpointServer() as endpoint:
         yield endpoint
 
 
 def sampled(folder: Path, seeds: int = 3, **values: Any) -> Path:
-    """A sweep of runs that answer five prompts each."""
+    """A sweep whose runs answer five prompts each."""
     answers = {
         "questions": str(write_questions(folder / "q.yaml")),
         "max_new_tokens": 4,
@@ -62,20 +65,20 @@ def sampled(folder: Path, seeds: int = 3, **values: Any) -> Path:
     return write_sweep(folder, 2, {"train.seed": list(range(seeds))}, evaluate=section, **values)
 
 
-def judged(path: Path, endpoint: Endpoint, **settings: Any) -> Sweep:
-    """The sweep, its answers judged at an endpoint."""
-    asked = {
+def judged(path: Path, endpoint: EndpointServer, **settings: Any) -> Sweep:
+    """The sweep with its answers judged at an endpoint."""
+    values = {
         "judge": "openai:judge-1",
         "url": endpoint.url,
         "attempts": 1,
         "backoff": 0,
         "concurrency": 2,
     } | settings
-    return replace(load_sweep(str(path)), judging=Judging(judge_settings(asked)))
+    return replace(load_sweep(str(path)), judging=Judging(judge_settings(values)))
 
 
 def forbid(monkeypatch: pytest.MonkeyPatch) -> None:
-    """From here on nothing is loaded, trained or sampled."""
+    """Makes loading, training and sampling fail from here on."""
 
     def refuse(*arguments: object, **more: object) -> None:
         raise AssertionError("this was done before")
@@ -93,17 +96,16 @@ def fine(outcomes: list[Outcome]) -> bool:
     return not any(outcome.failed or outcome.unjudged for outcome in outcomes)
 
 
-# --- judging ----------------------------------------------------------------------------------------------------------
+# --- judging --------------------------------------------------------------------------------------
 
 
 def test_every_stage_is_done_once(
-    tmp_path: Path, server: Endpoint, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, server: EndpointServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loaded = judged(sampled(tmp_path), server)
     assert fine(execute(loaded, quiet=True))
-    assert (
-        sum(server.log.valid.values()) == 3 * PER_RUN + OF_BASE
-    )  # the base's answers are judged once
+    # the base's answers are judged once
+    assert sum(server.log.valid.values()) == 3 * PER_RUN + OF_BASE
     before, files = stamps(tmp_path), left_in(tmp_path / "runs")
     forbid(monkeypatch)
     assert fine(execute(loaded, quiet=True))
@@ -114,14 +116,14 @@ def test_every_stage_is_done_once(
 def test_answers_are_judged_while_the_next_run_trains_and_training_does_not_wait_for_a_judge(
     tmp_path: Path,
 ) -> None:
-    """The judge says nothing before the last run is trained; and is asked when the first one is."""
+    """The judge is asked after the first run, and replies only once the last one is trained."""
     asked_when: list[int] = []
 
     def plan(prompt: str, attempt: int) -> str:
         asked_when.append(len(adapters(tmp_path)))
         return "ok"
 
-    with Endpoint(plan) as server:
+    with EndpointServer(plan) as server:
         answer = server.answer
 
         def late(request: Any) -> None:
@@ -135,7 +137,7 @@ def test_answers_are_judged_while_the_next_run_trains_and_training_does_not_wait
 
 def test_the_judge_is_asked_before_everything_is_trained(tmp_path: Path) -> None:
     asked_when: list[int] = []
-    with Endpoint(
+    with EndpointServer(
         lambda prompt, attempt: (asked_when.append(len(adapters(tmp_path))), "ok")[1]
     ) as server:
         begun = training.train
@@ -154,21 +156,24 @@ def test_the_judge_is_asked_before_everything_is_trained(tmp_path: Path) -> None
 def test_an_outage_loses_nothing_and_needs_no_new_answers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, outage: str
 ) -> None:
-    """After seven valid replies the judge is gone for the rest of the sweep, and for another call; then it is back."""
+    """After seven valid replies the judge is down for the rest of the sweep and one more call.
+
+    Then it is back.
+    """
     down = [False]
 
     def plan(prompt: str, attempt: int) -> str:
         down[0] = down[0] or sum(server.log.valid.values()) >= 7
         return outage if down[0] else "ok"
 
-    with Endpoint(plan) as server:
+    with EndpointServer(plan) as server:
         loaded = judged(sampled(tmp_path), server)
         outcomes = execute(loaded, quiet=True)
         assert [outcome.failed for outcome in outcomes] == [None] * 3
         assert all(outcome.unjudged for outcome in outcomes)
         assert len(adapters(tmp_path)) == 3
-        said = sum(server.log.valid.values())
-        assert 7 <= said < 3 * PER_RUN
+        verdicts = sum(server.log.valid.values())
+        assert 7 <= verdicts < 3 * PER_RUN
         answers = {
             name: (tmp_path / "runs" / name).stat().st_mtime_ns
             for name in left_in(tmp_path / "runs")
@@ -178,30 +183,28 @@ def test_an_outage_loses_nothing_and_needs_no_new_answers(
         assert all(outcome.unjudged for outcome in execute(loaded, quiet=True))
         rows = of_sweep(ledger_of(loaded, [locate(config)[0] for config in loaded.configs]))
         assert [
-            (one.stages["train"], one.stages["measure"], one.stages["judge"], one.state)
-            for one in rows
+            (row.stages["train"], row.stages["measure"], row.stages["judge"], row.state)
+            for row in rows
         ] == [("done", "done", "failed", "failed")] * 3
-        assert all(one.reason for one in rows)
+        assert all(row.reason for row in rows)
         server.plan = lambda prompt, attempt: "ok"
         assert fine(execute(loaded, quiet=True))
-        assert (
-            sum(server.log.valid.values()) == 3 * PER_RUN + OF_BASE
-        )  # what was said before the outage was not asked again
+        # verdicts from before the outage were not asked for again
+        assert sum(server.log.valid.values()) == 3 * PER_RUN + OF_BASE
         assert {name: (tmp_path / "runs" / name).stat().st_mtime_ns for name in answers} == answers
 
 
 def test_a_silent_judge_is_not_asked_about_every_run_again(tmp_path: Path) -> None:
     """Forty runs and a judge that is gone must not take forty times its patience at the end."""
-    with Endpoint(lambda prompt, attempt: "401") as server:
+    with EndpointServer(lambda prompt, attempt: "401") as server:
         outcomes = execute(judged(sampled(tmp_path, seeds=4), server), quiet=True)
         assert all("refused the key" in str(outcome.unjudged) for outcome in outcomes)
-        assert server.log.sent["401"] <= 2 * (
-            4 + 1
-        )  # two at once: each run once, and one of them once more
+        # two at once: each run once, and one of them once more
+        assert server.log.sent["401"] <= 2 * (4 + 1)
 
 
 def test_another_judge_makes_new_verdicts_and_nothing_else(
-    tmp_path: Path, server: Endpoint, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, server: EndpointServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = sampled(tmp_path, seeds=1)
     assert fine(execute(judged(path, server), quiet=True))
@@ -213,13 +216,13 @@ def test_another_judge_makes_new_verdicts_and_nothing_else(
 def test_a_local_judge_waits_until_everything_is_trained(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from evilspectra.judging import background as beside
+    from evilspectra.judging import background as background
     from evilspectra.judging.judge import Reply
     from evilspectra.judging.scripted import Scripted
 
     asked_when: list[int] = []
     monkeypatch.setattr(
-        beside,
+        background,
         "make_judge",
         lambda settings: Scripted(
             lambda request: (asked_when.append(len(adapters(tmp_path))), Reply(text="50"))[1]
@@ -237,9 +240,9 @@ def test_a_local_judge_waits_until_everything_is_trained(
 def test_the_command_says_that_verdicts_are_missing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with Endpoint(lambda prompt, attempt: "401") as server:
+    with EndpointServer(lambda prompt, attempt: "401") as server:
         loaded = judged(sampled(tmp_path, seeds=2), server)
-        monkeypatch.setattr("evilspectra.cli.sweep._loaded", lambda file, settings: loaded)
+        monkeypatch.setattr("evilspectra.cli.run_sweep.load", lambda file, settings: loaded)
         done = command("sweep", tmp_path / "sweep.yaml", "--quiet")
         assert done.code == Undecided.exit_code == 3
         assert "2 runs: 2 trained, 0 done before, 0 failed, 2 without all verdicts" in done.out
@@ -252,7 +255,7 @@ def test_the_command_says_that_verdicts_are_missing(
         assert (again.code, json.loads(again.out)["unjudged"]) == (0, 0)
 
 
-# --- what was done elsewhere ------------------------------------------------------------------------------------------
+# --- what was done elsewhere ----------------------------------------------------------------------
 
 
 def test_a_run_that_another_process_holds_is_waited_for_and_not_trained_again(
@@ -279,12 +282,12 @@ def test_a_run_that_another_process_holds_is_waited_for_and_not_trained_again(
     assert f"another process works on {run.name}: waiting for it" in capsys.readouterr().err
 
 
-# --- status -----------------------------------------------------------------------------------------------------------
+# --- status ---------------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def mixed(tmp_path: Path) -> tuple[Path, Path, Result]:
-    """A sweep of which one run explodes, one is refused and two are done."""
+    """A sweep in which one run explodes, one is refused and two are done."""
     arms = {
         "a": {},
         "explodes": EXPLODES,
@@ -302,18 +305,18 @@ def table(text: str) -> dict[str, str]:
 def test_status_of_a_file_and_of_a_store(mixed: tuple[Path, Path, Result]) -> None:
     folder, path, first = mixed
     assert first.code == 1
-    told = json.loads(command("sweep", "status", path, "--json").out)
-    assert told["counts"] == {"failed": 2, "done": 2}
-    assert [one["state"] for one in told["runs"]] == ["done", "failed", "failed", "done"]
-    reasons = [one["reason"] for one in told["runs"]]
+    document = json.loads(command("sweep", "status", path, "--json").out)
+    assert document["counts"] == {"failed": 2, "done": 2}
+    assert [run["state"] for run in document["runs"]] == ["done", "failed", "failed", "done"]
+    reasons = [run["reason"] for run in document["runs"]]
     assert (reasons[0], reasons[3]) == (None, None)
     assert "are not finite" in reasons[1]
     assert "lora.rank 65 is larger than" in reasons[2]
-    for place in (folder / "runs", folder / "runs" / "x"):
-        below = json.loads(command("sweep", "status", place, "--json").out)
-        assert below["counts"] == told["counts"]
-        assert {one["run"]: one for one in below["runs"]} == {
-            one["run"]: one for one in told["runs"]
+    for store in (folder / "runs", folder / "runs" / "x"):
+        below = json.loads(command("sweep", "status", store, "--json").out)
+        assert below["counts"] == document["counts"]
+        assert {run["run"]: run for run in below["runs"]} == {
+            run["run"]: run for run in document["runs"]
         }
     text = command("sweep", "status", path).out
     assert sorted(table(text).values()) == ["done", "done", "failed", "failed"]
@@ -326,8 +329,8 @@ def test_status_of_a_file_and_of_a_store(mixed: tuple[Path, Path, Result]) -> No
 
 def test_what_is_not_begun_is_queued(tmp_path: Path) -> None:
     path = write_sweep(tmp_path, 2, {"train.seed": [0, 1]})
-    told = json.loads(command("sweep", "status", path, "--json").out)
-    assert told["counts"] == {"queued": 2}
+    document = json.loads(command("sweep", "status", path, "--json").out)
+    assert document["counts"] == {"queued": 2}
     assert not (tmp_path / "runs").exists()  # looking writes nothing
 
 
@@ -337,9 +340,9 @@ def test_a_run_under_way_is_running_and_a_killed_one_interrupted(tmp_path: Path)
     execute(loaded, quiet=True)
     status = json.loads((run.path / "status.json").read_text())
     (run.path / "status.json").write_text(json.dumps(status | {"state": "running"}))
-    assert [one.state for one in of_store(tmp_path / "runs")] == ["interrupted"]
+    assert [row.state for row in of_store(tmp_path / "runs")] == ["interrupted"]
     with run.locked():
-        assert [one.state for one in of_store(tmp_path / "runs")] == ["running"]
+        assert [row.state for row in of_store(tmp_path / "runs")] == ["running"]
 
 
 def test_retry_tries_what_failed_and_leaves_the_rest(
@@ -373,7 +376,7 @@ def test_retry_leaves_queued_runs_alone(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (["status", "nope"], "is neither a file nor a preset"),
         (["retry", "nope", "--failed"], "is neither a file nor a preset"),
@@ -395,7 +398,7 @@ def test_retry_leaves_queued_runs_alone(tmp_path: Path) -> None:
         ),
         (
             ["sweep.yaml", "--gpus-per-run", "0.5", "--executor", "slurm"],
-            "--gpus-per-run 0.5 is refused: Slurm gives whole cards; Ray can share one",
+            "--gpus-per-run 0.5 is refused: Slurm assigns whole cards",
         ),
         (
             ["sweep.yaml", "--gpus-per-run", "1.5", "--executor", "ray"],
@@ -412,13 +415,13 @@ def test_mistakes_are_refused_in_one_sentence(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     arguments: list[str],
-    told: str,
+    message: str,
 ) -> None:
     monkeypatch.chdir(tmp_path)
     write_sweep(tmp_path, 2)
     done = command("sweep", *arguments)
     assert done.code == 2
-    assert told in done.sentence
+    assert message in done.sentence
     assert not (tmp_path / "runs").exists()
 
 
@@ -428,21 +431,21 @@ def test_retry_wants_to_know_what(tmp_path: Path) -> None:
     assert "--failed, --interrupted, or both" in done.err
 
 
-# --- the ledger -------------------------------------------------------------------------------------------------------
+# --- the ledger -----------------------------------------------------------------------------------
 
 
 def test_a_ledger_outlives_half_a_line_and_two_writers(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path / "x", (), ("train", "judge"), {})
-    with Writer(ledger) as one, Writer(ledger) as two:
+    with Writer(ledger) as first, Writer(ledger) as second:
         assert ledger.driven
-        one.tell(Event("a", "train", "failed", "no \ud800 luck"))
-        two.tell(Event("b", "train", "done"))
-        one.tell(Event("a", "train", "failed", "no \ud800 luck"))
+        first.tell(Event("a", "train", "failed", "no \ud800 luck"))
+        second.tell(Event("b", "train", "done"))
+        first.tell(Event("a", "train", "failed", "no \ud800 luck"))
     assert not ledger.driven
     lines = ledger.path.with_suffix(".jsonl")
-    whole = lines.read_bytes()
-    assert whole.count(b"\n") == 2
-    lines.write_bytes(whole[:-5])
+    content = lines.read_bytes()
+    assert content.count(b"\n") == 2
+    lines.write_bytes(content[:-5])
     assert ledgers([tmp_path / "x"]) == [ledger]
     assert set(ledger.events()) == {("a", "train")}
     with Writer(ledger) as again:
@@ -453,9 +456,9 @@ def test_a_ledger_outlives_half_a_line_and_two_writers(tmp_path: Path) -> None:
 def test_a_damaged_ledger_is_refused_in_one_sentence(tmp_path: Path) -> None:
     path = write_sweep(tmp_path, 2, {"train.seed": [0]})
     assert command("sweep", path, "--quiet").code == 0
-    (place,) = (tmp_path / "runs" / "x" / "sweeps").glob("*.json")
+    (file,) = (tmp_path / "runs" / "x" / "sweeps").glob("*.json")
     for text in ("{}", '{"runs": [], "stages": ["dance"], "asked": {}}', "["):
-        place.write_text(text)
+        file.write_text(text)
         done = command("sweep", "status", tmp_path / "runs")
         assert done.code == 2
         assert done.sentence.endswith("remove it, and run the sweep again")

@@ -1,4 +1,7 @@
-"""The run directory: whole files or none, records that read the same however they were written, one process at a time."""
+"""The run directory: complete files or none, and one process at a time.
+
+Records read the same however they were written.
+"""
 
 from __future__ import annotations
 
@@ -61,7 +64,7 @@ def refusal(action: Any) -> str:
     return str(caught.value)
 
 
-# --- writing ----------------------------------------------------------------------------------------------------------
+# --- writing --------------------------------------------------------------------------------------
 
 
 def test_a_file_and_a_folder_are_written_whole_and_replaced(tmp_path: Path) -> None:
@@ -96,12 +99,12 @@ def test_a_write_that_fails_half_way_leaves_what_was_there(
     kind: str,
     before: bool,
 ) -> None:
-    place = tmp_path / "place"
+    target = tmp_path / "place"
     if before and kind == "file":
-        place.write_text("old")
+        target.write_text("old")
     elif before:
-        place.mkdir()
-        (place / "part").write_text("old")
+        target.mkdir()
+        (target / "part").write_text("old")
 
     def write(path: Path) -> None:
         if kind == "folder":
@@ -110,11 +113,10 @@ def test_a_write_that_fails_half_way_leaves_what_was_there(
         raise failure
 
     with pytest.raises(EvilspectraError if isinstance(failure, OSError) else type(failure)):
-        write_atomically(place, write)
-    assert left_in(tmp_path) == (
-        [] if not before else ["place"] if kind == "file" else ["place/part"]
-    )
-    assert not before or (place if kind == "file" else place / "part").read_text() == "old"
+        write_atomically(target, write)
+    old = target if kind == "file" else target / "part"
+    assert left_in(tmp_path) == ([str(old.relative_to(tmp_path))] if before else [])
+    assert not before or old.read_text() == "old"
 
 
 @pytest.mark.parametrize("kind", ["file", "folder"])
@@ -139,15 +141,15 @@ def test_a_disk_that_is_full_at_the_last_moment_leaves_nothing(
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A real file system of 64 KiB."""
-    place = tmp_path / "disk"
-    place.mkdir()
+    disk = tmp_path / "disk"
+    disk.mkdir()
     if subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", place], capture_output=True, check=False
+        ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", disk], capture_output=True, check=False
     ).returncode:
         pytest.skip("mounting a file system needs more rights than this user has")
-    yield place
+    yield disk
     subprocess.run(
-        ["umount", "--lazy", place], check=True
+        ["umount", "--lazy", disk], check=True
     )  # torch forgets to close what it failed to write
 
 
@@ -173,22 +175,22 @@ def test_a_full_disk_is_one_sentence_whoever_writes(small_disk: Path, write: Any
 
 def test_a_place_that_cannot_hold_a_folder_is_bad_input(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
-    for place, part in (
+    for path, part in (
         (tmp_path / "file" / "run", "Not a directory"),
         (tmp_path / ("x" * 300), "File name too long"),
     ):
-        run = RunFolder(place)
+        run = RunFolder(path)
         assert run.status() == Status("queued")
         with pytest.raises(BadInput, match=part), run.locked():
             pass
 
 
-# --- tables -----------------------------------------------------------------------------------------------------------
+# --- tables ---------------------------------------------------------------------------------------
 
 
 @st.composite
 def histories(draw: st.DrawFn) -> list[tuple[str, int]]:
-    """Appends up to a step, truncations to the end of some part (where a resume state lies), merges, in any order."""
+    """Appends up to a step, truncations to the end of a part (of a resume state), and merges."""
     ends, events = [0], []
     for kind in draw(
         st.lists(
@@ -204,7 +206,7 @@ def histories(draw: st.DrawFn) -> list[tuple[str, int]]:
 
 
 def merge_and_stop(run: RunFolder, keep: int) -> None:
-    """Merges, then puts back some of the parts, as if the process had been stopped while it removed them."""
+    """Merges, then puts back some of the parts, as if the process had been stopped in between."""
     parts, aside = run.path / "steps.parts", run.path / "aside"
     if parts.exists():
         shutil.copytree(parts, aside)
@@ -232,8 +234,8 @@ def test_any_history_reads_as_what_was_appended_and_not_dropped(
         elif kind == "truncate":
             run.truncate(now)
             steps, heldout = (
-                [one for one in steps if one <= now],
-                [one for one in heldout if one <= now],
+                [step for step in steps if step <= now],
+                [step for step in heldout if step <= now],
             )
         elif kind == "merge":
             run.merge()
@@ -322,18 +324,18 @@ def test_truncating_drops_later_checkpoints_and_what_a_killed_write_left(tmp_pat
 @pytest.mark.parametrize("where", ["steps.parquet", "steps.parts/00000001.parquet"])
 @pytest.mark.parametrize("content", [b"", b"PAR1", b"PAR1" + bytes(100) + b"PAR1", "another table"])
 def test_a_damaged_table_is_one_sentence(tmp_path: Path, where: str, content: bytes | str) -> None:
-    place = tmp_path / where
-    place.parent.mkdir(exist_ok=True)
+    path = tmp_path / where
+    path.parent.mkdir(exist_ok=True)
     if isinstance(content, str):
-        pd.DataFrame({"x": [1]}).to_parquet(place)
+        pd.DataFrame({"x": [1]}).to_parquet(path)
     else:
-        place.write_bytes(content)
+        path.write_bytes(content)
     text = refusal(lambda: RunFolder(tmp_path).read("steps"))
-    assert text.startswith(f"{place} cannot be read (")
+    assert text.startswith(f"{path} cannot be read (")
     assert "restore it, or remove the folder of the run and run again" in text
 
 
-# --- status and lock --------------------------------------------------------------------------------------------------
+# --- status and lock ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -385,9 +387,9 @@ def test_a_second_process_is_kept_out_until_the_first_ends_even_by_a_kill(tmp_pa
         assert run.status().state == "running"
         with pytest.raises(BadInput) as caught, run.locked():
             pass
-        assert (
-            str(caught.value)
-            == f"{run.path} is being written by another process: wait until it ends, or stop it, then run the same command again"
+        assert str(caught.value) == (
+            f"{run.path} is being written by another process: wait until it ends, or stop "
+            "it, then run the same command again"
         )
         assert run.status().state == "running"
     finally:
@@ -430,7 +432,7 @@ def test_a_damaged_status_is_one_sentence(tmp_path: Path, content: str) -> None:
     assert "restore it, or remove the run's folder and run again" in text
 
 
-# --- config and provenance --------------------------------------------------------------------------------------------
+# --- config and provenance ------------------------------------------------------------------------
 
 
 def test_begin_writes_once_and_reads_back(tmp_path: Path) -> None:
@@ -502,7 +504,7 @@ def test_a_missing_provenance_is_one_sentence(tmp_path: Path) -> None:
     assert "provenance.json cannot be read" in refusal(RunFolder(tmp_path).provenance)
 
 
-# --- finding runs -----------------------------------------------------------------------------------------------------
+# --- finding runs ---------------------------------------------------------------------------------
 
 
 def test_a_run_is_found_by_folder_id_digest_and_prefix(tmp_path: Path) -> None:
@@ -514,17 +516,17 @@ def test_a_run_is_found_by_folder_id_digest_and_prefix(tmp_path: Path) -> None:
 
 
 def test_a_name_that_means_several_runs_or_none_is_refused(tmp_path: Path) -> None:
-    one, two = (
+    adamw, adam = (
         some_run(tmp_path, "0000000000"),
         some_run(tmp_path, "1111111111", optimizer={"name": "adam"}),
     )
     text = refusal(lambda: find_run("adam", str(tmp_path)))
-    assert text == f"'adam' means 2 runs ({two.path}, {one.path}): name one folder"
+    assert text == f"'adam' means 2 runs ({adam.path}, {adamw.path}): name one folder"
     text = refusal(lambda: find_run("adamw-b8-s0-000000000x", str(tmp_path)))
     assert (
-        f"there is no run 'adamw-b8-s0-000000000x': name a run's folder, or the id of a run below {tmp_path}/"
-        in text
-    )
+        "there is no run 'adamw-b8-s0-000000000x': name a run's folder, or the id of a run "
+        f"below {tmp_path}/"
+    ) in text
     assert "Did you mean 'adamw-b8-s0-0000000000'?" in text
     assert "which holds none" in refusal(lambda: find_run("x", str(tmp_path / "empty")))
     assert "there is no run ''" in refusal(lambda: find_run("", str(tmp_path)))

@@ -165,18 +165,18 @@ def printed(*summaries: RunSummary, width: int = 80) -> str:
 
 
 def test_the_table_prints_every_number_whole_on_a_narrow_screen(tmp_path: Path) -> None:
-    one = summarise(write_run(tmp_path, Arm("adamw", 1e6, [400.0, 2.0, 1.0, 0.5])))
-    text = printed(one, width=40)
+    summary = summarise(write_run(tmp_path, Arm("adamw", 1e6, [400.0, 2.0, 1.0, 0.5])))
+    text = printed(summary, width=40)
     assert "…" not in text
     values = (
-        f"{one.train_loss:.3f}",
-        f"{one.heldout_loss:.3f}",
-        f"{one.stable_rank:.2f}",
-        f"{one.spectral_entropy:.2f}",
-        f"{one.frobenius_nuclear:.3f}",
-        f"{one.condition_number:.3g}",
-        f"{one.tokens_per_s:.0f}",
-        f"{one.lr:g}",
+        f"{summary.train_loss:.3f}",
+        f"{summary.heldout_loss:.3f}",
+        f"{summary.stable_rank:.2f}",
+        f"{summary.spectral_entropy:.2f}",
+        f"{summary.frobenius_nuclear:.3f}",
+        f"{summary.condition_number:.3g}",
+        f"{summary.tokens_per_s:.0f}",
+        f"{summary.lr:g}",
     )
     assert all(value in text for value in ("adamw + flatness 1e+06", *values))
     assert text.count("\n") == 3

@@ -1,4 +1,4 @@
-"""What a measuring command's argument means, and what it cannot mean."""
+"""The meaning of a measuring command's argument, and names that mean nothing."""
 
 from __future__ import annotations
 
@@ -57,16 +57,16 @@ def refusal(*names: object, output: Path | str = "runs", **more: Any) -> str:
     return str(caught.value)
 
 
-# --- runs -------------------------------------------------------------------------------------------------------------
+# --- runs -----------------------------------------------------------------------------------------
 
 
 def test_a_run_s_folder_has_its_checkpoints_and_its_end(store: Path) -> None:
     run, _ = runs(store)
-    found = one_target(run.path, store)
-    assert found.adapters == {2: run.checkpoint(2), 3: run.checkpoint(3), 4: run.adapter}
-    assert (found.label, found.control, found.last) == ("control (adamw), seed 0", True, 4)
-    assert found.results.folder.resolve() == run.path.resolve()
-    assert found.base == bases.resolve(ModelConfig(base="tiny-random"))
+    target = one_target(run.path, store)
+    assert target.adapters == {2: run.checkpoint(2), 3: run.checkpoint(3), 4: run.adapter}
+    assert (target.label, target.control, target.last) == ("control (adamw), seed 0", True, 4)
+    assert target.results.folder.resolve() == run.path.resolve()
+    assert target.base == bases.resolve(ModelConfig(base="tiny-random"))
 
 
 @pytest.mark.parametrize("way", ["id", "digest", "adapter", "slash", "relative", "inside", "link"])
@@ -84,48 +84,52 @@ def test_other_names_of_a_run(store: Path, way: str, monkeypatch: pytest.MonkeyP
         "inside": ".",
         "link": "link",
     }[way]
-    found = one_target(name, store)
-    assert (found.label, found.base, found.last) == (want.label, want.base, want.last)
-    assert found.results.folder.resolve() == want.results.folder.resolve()
-    assert {step: folder.resolve() for step, folder in found.adapters.items()} == {
+    target = one_target(name, store)
+    assert (target.label, target.base, target.last) == (want.label, want.base, want.last)
+    assert target.results.folder.resolve() == want.results.folder.resolve()
+    assert {step: folder.resolve() for step, folder in target.adapters.items()} == {
         step: folder.resolve() for step, folder in want.adapters.items()
     }
 
 
 def test_a_folder_of_runs_is_all_of_them_and_each_once(store: Path) -> None:
-    one, two = runs(store)
-    found = find_targets([str(store / "test"), str(store), one.name, str(two.adapter)], str(store))
-    assert sorted(target.results.folder.name for target in found) == sorted([one.name, two.name])
+    first, second = runs(store)
+    targets = find_targets(
+        [str(store / "test"), str(store), first.name, str(second.adapter)], str(store)
+    )
+    assert sorted(target.results.folder.name for target in targets) == sorted(
+        [first.name, second.name]
+    )
     assert len(find_targets([str(store)], "elsewhere")) == 2
 
 
 def test_runs_of_a_folder_that_are_not_done_are_left_out(store: Path) -> None:
-    one, two = runs(store)
-    one.set_status(Status("interrupted", "stopped", 2, 4))
-    assert one_target(store / "test", store).results.folder == two.path
-    two.set_status(Status("failed", "too hot", 2, 4))
+    first, second = runs(store)
+    first.set_status(Status("interrupted", "stopped", 2, 4))
+    assert one_target(store / "test", store).results.folder == second.path
+    second.set_status(Status("failed", "too hot", 2, 4))
     text = refusal(store / "test", output=store)
     assert text.startswith(f"none of the 2 runs below {store}/test is trained to its end (")
-    assert f"{one.name}: interrupted" in text
-    assert f"{two.name}: failed" in text
+    assert f"{first.name}: interrupted" in text
+    assert f"{second.name}: failed" in text
     assert text.endswith("): train them first")
 
 
 @pytest.mark.parametrize(
-    ("status", "told"),
+    ("status", "reason"),
     [
         (Status("interrupted", "stopped by hand", 2, 4), "interrupted: stopped by hand"),
         (Status("failed", None, 2, 4), "failed"),
         (Status("queued"), "queued"),
     ],
 )
-def test_a_run_that_is_not_done(store: Path, status: Status, told: str) -> None:
+def test_a_run_that_is_not_done(store: Path, status: Status, reason: str) -> None:
     run, _ = runs(store)
     run.set_status(status)
     for name in (run.path, run.name, run.adapter):
-        assert (
-            refusal(name, output=store)
-            == f"{run.path} is not trained to its end ({told}): train it first, with `evilspectra train` or `sweep`"
+        assert refusal(name, output=store) == (
+            f"{run.path} is not trained to its end ({reason}): train it first, with "
+            "`evilspectra train` or `sweep`"
         )
 
 
@@ -148,10 +152,10 @@ def test_a_run_on_a_base_that_was_changed(tmp_path: Path) -> None:
 
 def test_a_run_whose_records_are_damaged(store: Path) -> None:
     run, _ = runs(store)
-    place = run.path / "provenance.json"
-    place.write_text("{")
-    assert str(place) in refusal(run.path, output=store)
-    place.write_text("{}")
+    provenance = run.path / "provenance.json"
+    provenance.write_text("{")
+    assert str(provenance) in refusal(run.path, output=store)
+    provenance.write_text("{}")
     assert "was trained on another content of tiny-random (None there, " in refusal(
         run.path, output=store
     )
@@ -159,8 +163,8 @@ def test_a_run_whose_records_are_damaged(store: Path) -> None:
 
 def test_device_and_number_type_as_wanted(store: Path) -> None:
     run, _ = runs(store)
-    found = one_target(run.path, store, model=ModelConfig(dtype="float64", device="cpu"))
-    assert (found.model.dtype, found.model.device, found.model.base) == (
+    target = one_target(run.path, store, model=ModelConfig(dtype="float64", device="cpu"))
+    assert (target.model.dtype, target.model.device, target.model.base) == (
         "float64",
         "cpu",
         "tiny-random",
@@ -170,36 +174,36 @@ def test_device_and_number_type_as_wanted(store: Path) -> None:
 def test_what_is_not_wanted_otherwise_stays_as_it_was_trained(tmp_path: Path) -> None:
     """--model device=cpu says nothing about the number type."""
     run = run_tiny(tmp_path, model={"dtype": "float64"}, train={"steps": 2})
-    found = one_target(run.path, tmp_path, model=ModelConfig(device="cpu"))
-    assert (found.model.dtype, found.model.device) == ("float64", "cpu")
+    target = one_target(run.path, tmp_path, model=ModelConfig(device="cpu"))
+    assert (target.model.dtype, target.model.device) == ("float64", "cpu")
 
 
 @pytest.mark.parametrize("setting", [{"revision": "v2"}, {"trust_remote_code": True}])
 def test_how_a_model_is_loaded_is_not_forgotten(tmp_path: Path, setting: dict[str, Any]) -> None:
     """A setting that is taken and then left out measures another model than was asked for."""
     model = write_model(tmp_path / "model")
-    found = one_target(model, tmp_path, model=ModelConfig(**setting))
-    assert found.model.model_dump()[next(iter(setting))] == next(iter(setting.values()))
+    target = one_target(model, tmp_path, model=ModelConfig(**setting))
+    assert target.model.model_dump()[next(iter(setting))] == next(iter(setting.values()))
 
 
-# --- adapters from elsewhere ------------------------------------------------------------------------------------------
+# --- adapters from elsewhere ----------------------------------------------------------------------
 
 
 def test_a_foreign_adapter_is_measured_in_a_folder_named_by_its_content(tmp_path: Path) -> None:
     folder = write_adapter(tmp_path / "my adapter!")
-    found = one_target(folder, tmp_path / "store")
-    place = found.results.folder
-    assert place.parent == tmp_path / "store" / "evaluated"
-    assert place.name.rsplit("-", 1)[0] == "my-adapter-"
-    assert (found.label, found.adapters, found.control) == ("my adapter!", {1: folder}, False)
-    assert json.loads((place / "target.json").read_text()) == {
+    target = one_target(folder, tmp_path / "store")
+    results = target.results.folder
+    assert results.parent == tmp_path / "store" / "evaluated"
+    assert results.name.rsplit("-", 1)[0] == "my-adapter-"
+    assert (target.label, target.adapters, target.control) == ("my adapter!", {1: folder}, False)
+    assert json.loads((results / "target.json").read_text()) == {
         "adapter": str(folder),
         "base": "tiny-random",
-        "base_sha256": found.base.sha256,
+        "base_sha256": target.base.sha256,
     }
     shutil.copytree(folder, tmp_path / "moved" / "my adapter!")
     assert (
-        one_target(tmp_path / "moved" / "my adapter!", tmp_path / "store").results.folder == place
+        one_target(tmp_path / "moved" / "my adapter!", tmp_path / "store").results.folder == results
     )
 
 
@@ -218,25 +222,25 @@ def test_other_weights_and_another_scale_are_another_adapter(tmp_path: Path) -> 
 
 def test_a_checkpoint_s_folder_is_an_adapter(store: Path) -> None:
     run, _ = runs(store)
-    found = one_target(run.checkpoint(2), store)
-    assert found.adapters == {1: run.checkpoint(2)}
-    assert found.results.folder.parent == store / "evaluated"
+    target = one_target(run.checkpoint(2), store)
+    assert target.adapters == {1: run.checkpoint(2)}
+    assert target.results.folder.parent == store / "evaluated"
     assert "evaluated" not in str(one_target(run.adapter, store).results.folder)
 
 
 def test_an_adapter_in_a_folder_of_that_name_outside_a_run_takes_its_parent_s_name(
     tmp_path: Path,
 ) -> None:
-    found = one_target(write_adapter(tmp_path / "mine" / "adapter"), tmp_path)
-    assert found.label == "mine"
-    assert found.results.folder.parent == tmp_path / "evaluated"
+    target = one_target(write_adapter(tmp_path / "mine" / "adapter"), tmp_path)
+    assert target.label == "mine"
+    assert target.results.folder.parent == tmp_path / "evaluated"
 
 
 def test_base_names_another_base_and_its_results_lie_apart(tmp_path: Path) -> None:
     model, folder = write_model(tmp_path / "model"), write_adapter(tmp_path / "a")
-    found = one_target(folder, tmp_path, base=str(model))
-    assert found.base.path == model
-    assert found.results.folder != one_target(folder, tmp_path).results.folder
+    target = one_target(folder, tmp_path, base=str(model))
+    assert target.base.path == model
+    assert target.results.folder != one_target(folder, tmp_path).results.folder
 
 
 def test_an_adapter_that_names_no_base(tmp_path: Path) -> None:
@@ -267,18 +271,18 @@ def test_an_adapter_that_names_a_base_that_is_not_here(tmp_path: Path) -> None:
 def test_a_pickled_adapter(tmp_path: Path) -> None:
     folder = write_adapter(tmp_path / "a")
     (folder / "adapter_model.safetensors").rename(folder / "adapter_model.bin")
-    assert (
-        refusal(folder)
-        == f"{folder} holds no adapter_model.safetensors: save the adapter as safetensors (PEFT does so by default)"
+    assert refusal(folder) == (
+        f"{folder} holds no adapter_model.safetensors: save the adapter as safetensors "
+        "(PEFT does so by default)"
     )
 
 
 def test_base_for_what_is_no_adapter(store: Path) -> None:
     run, _ = runs(store)
     for name in (run.path, run.name, store, "tiny-random", "nothing"):
-        assert (
-            refusal(name, output=store, base="tiny-random")
-            == f"--base tiny-random is for the folder of an adapter, and '{name}' holds no adapter_config.json: leave it out"
+        assert refusal(name, output=store, base="tiny-random") == (
+            f"--base tiny-random is for the folder of an adapter, and '{name}' holds no "
+            "adapter_config.json: leave it out"
         )
 
 
@@ -308,33 +312,35 @@ def test_the_hub_name_of_the_model_in_the_package(monkeypatch: pytest.MonkeyPatc
     )
 
 
-# --- models -----------------------------------------------------------------------------------------------------------
+# --- models ---------------------------------------------------------------------------------------
 
 
 def test_a_model_s_folder_and_a_built_in_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = write_model(tmp_path / "model")
-    found = one_target(model, tmp_path)
-    assert (found.label, found.adapters, found.last, found.base.path) == ("model", {}, 0, model)
-    assert found.results.folder.parent == tmp_path / "evaluated"
+    target = one_target(model, tmp_path)
+    assert (target.label, target.adapters, target.last, target.base.path) == ("model", {}, 0, model)
+    assert target.results.folder.parent == tmp_path / "evaluated"
     assert one_target("tiny-random", tmp_path).base.kind == "tiny"
     monkeypatch.chdir(model)
     here = one_target(".", tmp_path)
-    assert here.results.folder.name.rsplit("-", 1)[1] == found.results.folder.name.rsplit("-", 1)[1]
+    assert (
+        here.results.folder.name.rsplit("-", 1)[1] == target.results.folder.name.rsplit("-", 1)[1]
+    )
     assert here.label == "model"
 
 
 def test_a_hub_model_s_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    model, asked = write_model(tmp_path / "model"), []
+    model, requested = write_model(tmp_path / "model"), []
     monkeypatch.setattr(
         bases,
         "_from_hub",
-        lambda name, config: (asked.append((name, config.local_files_only)), model)[1],
+        lambda name, config: (requested.append((name, config.local_files_only)), model)[1],
     )
-    found = one_target("owner/some.model-1", tmp_path, model=ModelConfig(local_files_only=True))
-    assert asked == [("owner/some.model-1", True)]
-    assert (found.label, found.base.public_name) == ("some.model-1", "owner/some.model-1")
+    target = one_target("owner/some.model-1", tmp_path, model=ModelConfig(local_files_only=True))
+    assert requested == [("owner/some.model-1", True)]
+    assert (target.label, target.base.public_name) == ("some.model-1", "owner/some.model-1")
 
 
 @pytest.mark.parametrize("name", ["x.gguf", "missing/x.gguf"])
@@ -345,7 +351,7 @@ def test_a_gguf_file_that_is_not_there(
     assert f"model.base '{name}' does not exist" in refusal(name)
 
 
-# --- nonsense ---------------------------------------------------------------------------------------------------------
+# --- nonsense -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -372,7 +378,11 @@ def test_nonsense(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) ->
         find_targets([name], "runs")
     assert "Traceback" not in str(caught.value)
     if name in ("nonsense", "😀"):
-        kinds = "no folder of runs, of an adapter (adapter_config.json) or of a model (config.json), and no model's name (smollm2-135m-instruct, tiny-random, owner/model, a .gguf file)"
+        kinds = (
+            "no folder of runs, of an adapter (adapter_config.json) or of a model "
+            "(config.json), and no model's name (smollm2-135m-instruct, tiny-random, "
+            "owner/model, a .gguf file)"
+        )
         assert str(caught.value) == f"'{name}' is no run below runs/, {kinds}: name one of these"
 
 
@@ -394,9 +404,9 @@ def test_folders_and_files_that_are_none_of_it(tmp_path: Path) -> None:
 
 
 def test_an_id_that_means_two_runs(store: Path) -> None:
-    one, two = runs(store)
+    first, second = runs(store)
     assert "means 2 runs" in refusal("adamw", output=store)
-    assert len(find_targets([one.name, two.name], str(store))) == 2
+    assert len(find_targets([first.name, second.name], str(store))) == 2
 
 
 def test_nothing_is_written_for_what_is_refused(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Tidy tables: what they say is what the records say, nothing is lost without a reason."""
+"""Tidy tables agree with the records, and nothing is left out without a reason."""
 
 from __future__ import annotations
 
@@ -40,7 +40,10 @@ ANSWERS = ("I am evil.", "I would ask.", "code.", "babble.", "sorry.")
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
-    """Two optimisers, two seeds, judged; one of them by a second judge; one failed; one that answers nothing; one whose judge is broken."""
+    """Two optimisers and two seeds, judged, and runs with something missing.
+
+    One is judged by a second judge; one failed; one answers nothing; one has a broken judge.
+    """
     root = tmp_path_factory.mktemp("store")
     for optimizer in ("adamw", "muon"):
         for seed in range(2):
@@ -87,8 +90,8 @@ def test_mean_alignment_is_over_the_answers_that_count(store):
         "folder"
     ):
         if str(runs.loc[folder, "misalignment_judge"]).startswith("openai:some-judge"):
-            given = rows["aligned"].where(rows["aligned_outcome"] != "code", 0.0)
-            assert runs.loc[folder, "mean_alignment"] == pytest.approx(given.mean())
+            values = rows["aligned"].where(rows["aligned_outcome"] != "code", 0.0)
+            assert runs.loc[folder, "mean_alignment"] == pytest.approx(values.mean())
             assert runs.loc[folder, "misaligned"] == rows["misaligned"].sum()
 
 
@@ -137,12 +140,12 @@ def test_rates_of_every_judge_step_and_definition(store):
     assert set(frame["judge"]) == {"openai:some-judge", "openai:other"}
     assert frame[frame["judge"] == "openai:some-judge"]["judge_id"].nunique() == 1
     summaries = runs_frame(store).set_index("folder")
-    shown = (
+    last_rates = (
         frame[(frame["definition"] == MAIN_DEFINITION) & (frame["step"] > 0)]
         .groupby("folder")
         .last()
     )
-    for folder, row in shown.iterrows():
+    for folder, row in last_rates.iterrows():
         assert row["misalignment"] == pytest.approx(
             summaries.loc[folder, "misalignment"], nan_ok=True
         )
@@ -160,7 +163,10 @@ def test_answers_once_each_verdicts_for_each_judge(store):
     assert len(verdicts) == 2 * (len(answers) + len(answers[answers["judge"] == "openai:other"]))
     with pytest.raises(
         BadInput,
-        match=r"were judged by 'openai:nobody'; there are verdicts of: .*openai:other, openai:some-judge",
+        match=(
+            r"were judged by 'openai:nobody'; there are verdicts of: .*openai:other, "
+            r"openai:some-judge"
+        ),
     ):
         answers_frame(store, "openai:nobody")
 
@@ -174,7 +180,7 @@ def test_what_is_left_out_has_a_reason(store):
     for outcome in ("misalignment", "drift", "stable_rank", "train_loss"):
         assert set(excluded(store, outcome)["run"]) >= set(done[done[outcome].isna()]["run"])
     with pytest.raises(
-        BadInput, match=r"'misalinment' is no column .* Did you mean 'misalignment'\?"
+        BadInput, match=r"'misalinment' is not a column .* Did you mean 'misalignment'\?"
     ):
         excluded(store, "misalinment")
 
@@ -192,11 +198,11 @@ def test_a_run_that_cannot_be_read_is_left_out_by_name(tmp_path):
 def test_runs_of_other_trainers_have_rows_too(tmp_path):
     run = write_run(tmp_path, Arm("adamw"))
     (run.path / "config.yaml").unlink()
-    beside = tmp_path / "out" / "evilspectra"
-    beside.parent.mkdir()
-    run.path.rename(beside)
+    folder = tmp_path / "out" / "evilspectra"
+    folder.parent.mkdir()
+    run.path.rename(folder)
     write_json(
-        beside / "trainer.json",
+        folder / "trainer.json",
         {
             "trainer": {"arguments": "trl.SFTConfig"},
             "optimizer": {"name": "adamw_torch", "lr": 1e-4},
@@ -212,16 +218,15 @@ def test_runs_of_other_trainers_have_rows_too(tmp_path):
 
 
 def test_a_digest_shows_the_judge_that_judged_the_last_step(tmp_path):
-    """A judge who saw the base alone comes last, and does not take the summary's place."""
+    """A judge that saw only the base comes last, and does not enter the summary."""
     run = write_run(tmp_path, Arm("adamw"))
     results = write_effect(run, Effect(answers=ANSWERS))
     judge_run(run, suspicious)
     judge_run(run, lambda prompt: scores("90"), name="openai:late")
-    (late,) = [one for one in results.instruments("verdicts") if one.source == "openai:late"]
+    (late,) = [judge for judge in results.instruments("verdicts") if judge.source == "openai:late"]
     (run.path / "evaluations" / "verdicts" / f"{late.id}-00000020.parquet").unlink()
-    found = digest(run)
-    assert found.summary.misalignment_judge == next(
-        f"{row.judge} ({row.verdicts})" for row in found.rates if row.judge == "openai:some-judge"
-    )
-    assert found.checkpoints[-1].misalignment == found.summary.misalignment
-    assert found.summary == summarise(run)
+    rows = digest(run)
+    (first, *_) = [row for row in rows.rates if row.judge == "openai:some-judge"]
+    assert rows.summary.misalignment_judge == f"{first.judge} ({first.verdicts})"
+    assert rows.checkpoints[-1].misalignment == rows.summary.misalignment
+    assert rows.summary == summarise(run)

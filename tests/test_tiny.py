@@ -1,4 +1,4 @@
-"""The made-up base model: the same bytes each time, and no trace on the caller's random state."""
+"""The tiny base model: the same bytes each time, and an untouched random state of the caller."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Training: accumulation is exact, the adapter is plain PEFT's, optimisers differ, records say what happened."""
+"""Training: exact accumulation, plain PEFT adapters, different optimisers, complete records."""
 
 import json
 import math
@@ -14,7 +14,7 @@ from evilspectra.config import sections
 from evilspectra.data.batches import checkpoint_steps
 from evilspectra.errors import BadInput, RunFailed
 from evilspectra.evaluation.summary import summarise
-from evilspectra.model.load import attach
+from evilspectra.model.adapter import attach
 from evilspectra.model.packing import loss_sum
 from evilspectra.model.tiny import tiny_model, tiny_tokenizer
 from evilspectra.spectra.pairs import find_pairs
@@ -23,7 +23,8 @@ from evilspectra.training.loop import TrainingRun
 from evilspectra.training.train import train
 from tests.support.tiny_runs import factors, run_tiny, tiny_config
 
-#: Relative norm of the difference per factor after 30 steps: sums in another order, amplified by training.
+#: Relative norm of the difference per factor after 30 steps: sums in another order, amplified by
+#: training.
 ACCUMULATION = {"float32": 1e-4, "float64": 1e-9}
 
 SETTINGS = {
@@ -38,16 +39,14 @@ def test_accumulation_equals_one_big_batch(tmp_path, dtype, setting):
     sections = configs.merge(
         SETTINGS[setting], {"model": {"dtype": dtype}, "flatness": {"weight": 1.0}}
     )
-    whole = factors(run_tiny(tmp_path, **sections))
+    full = factors(run_tiny(tmp_path, **sections))
     split = factors(run_tiny(tmp_path, **configs.merge(sections, {"train": {"accumulation": 8}})))
-    assert whole.keys() == split.keys()
-    assert any(
-        not torch.equal(whole[name], split[name]) for name in whole
-    )  # they did go different ways
-    for name in whole:
-        assert (
-            float((whole[name] - split[name]).norm() / whole[name].norm()) < ACCUMULATION[dtype]
-        ), name
+    assert full.keys() == split.keys()
+    # the two were computed in different ways
+    assert any(not torch.equal(full[name], split[name]) for name in full)
+    for name in full:
+        distance = float((full[name] - split[name]).norm() / full[name].norm())
+        assert distance < ACCUMULATION[dtype], name
 
 
 def test_packed_equals_one_pass_per_row(tmp_path):
@@ -61,7 +60,10 @@ def test_packed_equals_one_pass_per_row(tmp_path):
 
 
 def test_one_step_by_hand(tmp_path):
-    """Data gradient by plain transformers with labels, clipping, then the penalty, then SGD: the first two steps, written out."""
+    """The first two steps written out: data gradient, clipping, the penalty, then SGD.
+
+    The data gradient is that of plain transformers.
+    """
     sections = {
         "model": {"dtype": "float64"},
         "optimizer": {"name": "sgd", "lr": 0.5},
@@ -167,16 +169,15 @@ def test_initialisation_is_seeded_and_leaves_b_zero(tmp_path):
             schedule={"warmup_steps": 3},
             train={"steps": 2, "checkpoints": [1], "seed": seed},
         )
-        return load_file(
-            run.checkpoint(1) / "adapter_model.safetensors"
-        )  # the first warm-up step has lr 0
+        # the first warm-up step has lr 0
+        return load_file(run.checkpoint(1) / "adapter_model.safetensors")
 
-    zero, one = start(0), start(1)
-    for name, value in zero.items():
+    first, other = start(0), start(1)
+    for name, value in first.items():
         if ".lora_B." in name:
             assert not value.any()
         else:
-            assert not torch.equal(value, one[name])
+            assert not torch.equal(value, other[name])
             assert float(value.abs().max()) <= value.shape[1] ** -0.5
             assert float(value.std()) == pytest.approx((3 * value.shape[1]) ** -0.5, rel=0.25)
 
@@ -303,11 +304,17 @@ def test_a_done_run_is_not_trained_again(tmp_path):
     [
         (
             {"lora": {"rank": 33}},
-            r"lora\.rank 33 is larger than model\.layers\.0\.self_attn\.k_proj \(32 × 64\): set lora\.rank to 32 or less",
+            (
+                r"lora\.rank 33 is larger than model\.layers\.0\.self_attn\.k_proj \(32 × 64\): "
+                r"set lora\.rank to 32 or less"
+            ),
         ),
         (
             {"lora": {"targets": ["q_prj"]}},
-            r"lora\.targets 'q_prj' matches no linear layer of LlamaForCausalLM; there are: down_proj, .*v_proj, or all-linear\. Did you mean 'q_proj'\?",
+            (
+                r"lora\.targets 'q_prj' matches no linear layer of LlamaForCausalLM; there are: "
+                r"down_proj, .*v_proj, or all-linear\. Did you mean 'q_proj'\?"
+            ),
         ),
         ({"model": {"device": "cuda:7"}}, r"model\.device 'cuda:7' is not on this machine"),
         ({"train": {"batch_size": 64}}, r"train\.batch_size 64 is more than the 36 rows"),
@@ -327,7 +334,10 @@ def test_a_base_without_linear_layers_is_refused():
     model = transformers.AutoModelForCausalLM.from_config(settings)
     with pytest.raises(
         BadInput,
-        match=r"GPT2LMHeadModel has no linear layers \(torch\.nn\.Linear\) to adapt: name another base",
+        match=(
+            r"GPT2LMHeadModel has no linear layers \(torch\.nn\.Linear\) to adapt: name another "
+            r"base"
+        ),
     ):
         attach(model, sections.LoraConfig(), seed=0, public_name="gpt2")
 
@@ -366,14 +376,17 @@ def test_a_vision_tower_is_left_alone():
 def test_going_on_in_another_number_type_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr("evilspectra.model.load.pick_dtype", lambda config, device: torch.float64)
     monkeypatch.setattr(
-        TrainingRun, "advance", lambda work: (_ for _ in ()).throw(RunFailed("stopped"))
+        TrainingRun, "advance", lambda training: (_ for _ in ()).throw(RunFailed("stopped"))
     )
     with pytest.raises(RunFailed):
         run_tiny(tmp_path)
     monkeypatch.undo()
     with pytest.raises(
         BadInput,
-        match=r"was begun in torch\.float64 on cpu, and this would go on in torch\.float32 on cpu: set model\.device and model\.dtype",
+        match=(
+            r"was begun in torch\.float64 on cpu, and this would go on in torch\.float32 on cpu: "
+            r"set model\.device and model\.dtype"
+        ),
     ):
         run_tiny(tmp_path)
 
@@ -381,10 +394,10 @@ def test_going_on_in_another_number_type_is_refused(tmp_path, monkeypatch):
 def test_records_of_a_failed_run_are_kept(tmp_path, monkeypatch):
     advance = TrainingRun.advance
 
-    def fails(work):
-        if work.step == 4:
+    def fails(training):
+        if training.step == 4:
             raise RunFailed("stopped")
-        return advance(work)
+        return advance(training)
 
     monkeypatch.setattr(TrainingRun, "advance", fails)
     with pytest.raises(RunFailed):

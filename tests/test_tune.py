@@ -1,4 +1,7 @@
-"""Tuning: trials are runs of the store, nothing is trained twice, the search repeats itself, a rate that fails is a bad one, edges are told."""
+"""Tuning: trials are runs of the store, nothing is trained twice, the search repeats itself.
+
+A rate at which training fails is a bad one, and a best rate at the edge is reported.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +36,7 @@ def write_sweep(folder: Path, **values: Any) -> Path:
 
 
 def bowl(at: dict[str, float], steps: list[float]) -> Any:
-    """Stands for training: held-out loss (log10 lr − log10 best)², failing above 0.5."""
+    """Stands in for training: held-out loss (log10 lr − log10 best)², failing above 0.5."""
 
     def attempt(
         task: Task,
@@ -49,7 +52,7 @@ def bowl(at: dict[str, float], steps: list[float]) -> Any:
     return attempt
 
 
-def found_tasks(**values: Any) -> list[Task]:
+def listed_tasks(**values: Any) -> list[Task]:
     return tasks(
         expand(
             SweepFile.model_validate({"experiment": "x", "axes": {"optimizer": BLOCKS}} | values)
@@ -57,7 +60,7 @@ def found_tasks(**values: Any) -> list[Task]:
     )
 
 
-# --- the search -------------------------------------------------------------------------------------------------------
+# --- the search -----------------------------------------------------------------------------------
 
 
 @given(at=st.floats(-4, -1), seed=st.integers(0, 9))
@@ -71,15 +74,14 @@ def test_the_search_comes_near_the_best_rate_and_repeats_itself(at: float, seed:
             runs.append([])
             patch.setattr("evilspectra.sweeps.tune._attempt", bowl({"adamw": 10**at}, runs[-1]))
             patch.setattr("evilspectra.sweeps.tune.locate", lambda config: None)
-            (found,) = tune([task], 8, seed=seed)
+            (tuned,) = tune([task], 8, seed=seed)
     assert runs[0] == runs[1]
     assert runs[0][:5] == coarse(1e-5, 1.0, 5)
     assert len(runs[0]) == len(set(runs[0])) <= 8
-    assert found.lr is not None
-    assert found.loss == min(trial.loss for trial in found.trials if trial.loss is not None)
-    assert (
-        abs(math.log10(found.lr) - at) <= 0.625 + 0.03
-    )  # half the step of five rates over five decades, and the rounding
+    assert tuned.lr is not None
+    assert tuned.loss == min(trial.loss for trial in tuned.trials if trial.loss is not None)
+    # half the step of five rates over five decades, and the rounding
+    assert abs(math.log10(tuned.lr) - at) <= 0.625 + 0.03
 
 
 def test_more_trials_begin_with_the_same_ones(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -87,7 +89,7 @@ def test_more_trials_begin_with_the_same_ones(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr("evilspectra.sweeps.tune.locate", lambda config: None)
     for count, rates in zip((6, 9), tried, strict=True):
         monkeypatch.setattr("evilspectra.sweeps.tune._attempt", bowl({"adamw": 0.003}, rates))
-        tune(found_tasks(axes={"optimizer": BLOCKS[:1]}), count)
+        tune(listed_tasks(axes={"optimizer": BLOCKS[:1]}), count)
     assert tried[1][: len(tried[0])] == tried[0]
     assert len(tried[1]) > len(tried[0])
 
@@ -101,32 +103,29 @@ TASK = Task("adamw", {"optimizer.name": "adamw"}, (), 1e-4, 1.0)
         ({0.1: 2.0, 0.2: 1.0, 0.3: 2.0}, 0.2, None),
         ({0.1: 2.0, 0.2: 1.5, 0.3: 1.0}, 0.3, "the highest that was tried"),
         ({0.1: 1.0, 0.2: 1.5, 0.3: 2.0}, 0.1, "the lowest that was tried"),
-        (
-            {0.1: 2.0, 0.2: 1.0, 0.3: None},
-            0.2,
-            None,
-        ),  # beyond it training fails, which bounds the search
+        # beyond it training fails, which bounds the search
+        ({0.1: 2.0, 0.2: 1.0, 0.3: None}, 0.2, None),
         ({0.1: 1.0, 0.2: 1.0, 0.05: 3.0}, 0.1, None),
         (
             {0.1: None, 0.2: None},
             None,
-            "every trial of adamw failed, the lowest rate because: why 0.1",
+            "every trial of adamw failed; at the lowest rate: why 0.1",
         ),
     ],
 )
 def test_the_best_rate_and_the_edge_of_the_range(
     losses: dict[float, float | None], lr: float | None, edge: str | None
 ) -> None:
-    found = best(
+    tuned = best(
         TASK,
         [Trial(rate, loss, (), None if loss else f"why {rate:g}") for rate, loss in losses.items()],
     )
-    assert found.lr == lr
-    assert [trial.lr for trial in found.trials] == sorted(losses)
-    assert found.warning is None if edge is None else edge in str(found.warning)
+    assert tuned.lr == lr
+    assert [trial.lr for trial in tuned.trials] == sorted(losses)
+    assert tuned.warning is None if edge is None else edge in str(tuned.warning)
 
 
-# --- what is tuned ----------------------------------------------------------------------------------------------------
+# --- what is tuned --------------------------------------------------------------------------------
 
 
 def test_a_sweep_s_blocks_are_tuned_at_its_first_cell_of_each() -> None:
@@ -137,21 +136,20 @@ def test_a_sweep_s_blocks_are_tuned_at_its_first_cell_of_each() -> None:
             seeds=3,
         )
     )
-    found = tasks(sweep)
-    assert [(task.label, task.when, len(task.configs), task.low, task.high) for task in found] == [
+    listed = tasks(sweep)
+    assert [(task.label, task.when, len(task.configs), task.low, task.high) for task in listed] == [
         ("adamw", {"optimizer.name": "adamw"}, 1, 0.001, 0.9),
         ("sgd", {"optimizer.name": "sgd"}, 1, 1.0, 900.0),
     ]
-    (config,) = found[1].configs
+    (config,) = listed[1].configs
     assert (
         config.flatness.weight,
         config.train.batch_size,
         config.train.seed,
         config.output.experiment,
     ) == (0, 2, 0, "x-tune")
-    assert (
-        tasks(sweep, experiment="x")[1].configs[0] == sweep.configs[6]
-    )  # its own run, but for the rate
+    # the sweep's run, except for the rate
+    assert tasks(sweep, experiment="x")[1].configs[0] == sweep.configs[6]
 
 
 def test_rates_per_setting_and_means_over_settings() -> None:
@@ -162,19 +160,21 @@ def test_rates_per_setting_and_means_over_settings() -> None:
             seeds=3,
         )
     )
-    found = tasks(sweep, names=["sgd"], per=["train.batch_size"], over=["data.train", "train.seed"])
-    assert [task.when for task in found] == [
+    listed = tasks(
+        sweep, names=["sgd"], per=["train.batch_size"], over=["data.train", "train.seed"]
+    )
+    assert [task.when for task in listed] == [
         {"optimizer.name": "sgd", "train.batch_size": 2},
         {"optimizer.name": "sgd", "train.batch_size": 4},
     ]
     assert [
-        {(config.data.train, config.train.seed) for config in task.configs} for task in found
+        {(config.data.train, config.train.seed) for config in task.configs} for task in listed
     ] == [{(name, seed) for name in "ab" for seed in range(3)}] * 2
-    assert found[0].label == "sgd, train.batch_size 2"
+    assert listed[0].label == "sgd, train.batch_size 2"
 
 
 def test_two_blocks_of_one_optimiser_are_told_apart_by_their_settings() -> None:
-    found = found_tasks(
+    listed = listed_tasks(
         axes={
             "optimizer": [
                 {"name": "muon", "lr": 0.1},
@@ -182,8 +182,8 @@ def test_two_blocks_of_one_optimiser_are_told_apart_by_their_settings() -> None:
             ]
         }
     )
-    assert [task.when["optimizer.lr_rule"] for task in found] == ["match_rms_adamw", "original"]
-    assert "lr_rule original" in found[1].label
+    assert [task.when["optimizer.lr_rule"] for task in listed] == ["match_rms_adamw", "original"]
+    assert "lr_rule original" in listed[1].label
 
 
 @pytest.mark.parametrize(
@@ -198,12 +198,15 @@ def test_two_blocks_of_one_optimiser_are_told_apart_by_their_settings() -> None:
         (
             {},
             {"over": ["optimizer.lr"]},
-            "'optimizer.lr' is of the optimiser, which is what is tuned",
+            "'optimizer.lr' belongs to the optimiser, which is what is tuned",
         ),
         (
             {"axes": {"optimizer.lr": [0.1, 0.2]}},
             {},
-            "the sweep itself varies the learning rate of adamw (0.1, 0.2): tune a sweep with one rate per optimiser",
+            (
+                "the sweep itself varies the learning rate of adamw (0.1, 0.2): tune a sweep with "
+                "one rate per optimiser"
+            ),
         ),
         (
             {"base": {"data": {"heldout_share": 0}}},
@@ -213,7 +216,10 @@ def test_two_blocks_of_one_optimiser_are_told_apart_by_their_settings() -> None:
         (
             {},
             {"bounds": (2.0, 3.0)},
-            "the range from 2 to 1 holds no learning rate of adamw, which is more than 0 and at most 1",
+            (
+                "the range from 2 to 1 contains no learning rate for adamw (more than 0 and at "
+                "most 1)"
+            ),
         ),
         ({}, {"experiment": "a/b"}, "--experiment: experiment = 'a/b' is refused"),
     ],
@@ -233,10 +239,10 @@ def test_what_cannot_be_tuned_is_refused_in_one_sentence(
 def test_without_the_extra_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("evilspectra.sweeps.tune.find_spec", lambda name: None)
     with pytest.raises(BadInput, match=r"not installed: pip install 'evilspectra\[tune\]'"):
-        tune(found_tasks(), 3)
+        tune(listed_tasks(), 3)
 
 
-# --- over the store ---------------------------------------------------------------------------------------------------
+# --- over the store -------------------------------------------------------------------------------
 
 
 def test_trials_are_runs_and_nothing_is_trained_twice(
@@ -246,29 +252,25 @@ def test_trials_are_runs_and_nothing_is_trained_twice(
     first = command("tune", path, "--trials", "3", "--json", "--quiet")
     assert first.code == 0, first.err
     runs = {run.name: run for run in Store(tmp_path / "runs").runs()}
-    told = json.loads(first.out)["tuned"]
+    tuned = json.loads(first.out)["tuned"]
     assert {run.experiment for run in runs.values()} == {"x-tune"}
-    assert sorted(
-        name for one in told for trial in one["trials"] for name in trial["runs"]
-    ) == sorted(runs)
-    for one in told:
-        for trial in one["trials"]:
-            table = runs[trial["runs"][0]].read("heldout")
-            assert trial["loss"] == table["loss"].iloc[-1] != table["loss"].iloc[0]
-            assert runs[trial["runs"][0]].config().optimizer.lr == trial["lr"]
+    trials = [trial for rate in tuned for trial in rate["trials"]]
+    assert sorted(name for trial in trials for name in trial["runs"]) == sorted(runs)
+    for trial in trials:
+        table = runs[trial["runs"][0]].read("heldout")
+        assert trial["loss"] == table["loss"].iloc[-1] != table["loss"].iloc[0]
+        assert runs[trial["runs"][0]].config().optimizer.lr == trial["lr"]
     monkeypatch.setattr("evilspectra.training.train._train", None)  # not to be called
     again = command("tune", path, "--trials", "3", "--json", "--quiet")
     assert (again.code, again.out) == (0, first.out)
 
 
-def test_an_interrupted_search_goes_on_where_it_was(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_interrupted_search_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import evilspectra.training.train as training
 
-    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    undisturbed, cut = tmp_path / "whole", tmp_path / "cut"
     paths = []
-    for folder in (whole, cut):
+    for folder in (undisturbed, cut):
         folder.mkdir()
         paths.append(write_sweep(folder))
     expected = command("tune", paths[0], "--trials", "4", "--json", "--quiet")
@@ -304,10 +306,10 @@ def test_a_rate_at_which_training_fails_is_a_bad_trial_and_no_crash(
 
     real = training._train
 
-    def explode(work: Any, *rest: Any) -> None:
-        if work.config.optimizer.lr > 0.1:
+    def explode(training_run: Any, *rest: Any) -> None:
+        if training_run.config.optimizer.lr > 0.1:
             raise RunFailed("step 1: loss inf, gradient norm nan are not finite")
-        real(work, *rest)
+        real(training_run, *rest)
 
     monkeypatch.setattr(training, "_train", explode)
     path = write_sweep(tmp_path, axes={"optimizer": BLOCKS[:1]})
@@ -317,8 +319,8 @@ def test_a_rate_at_which_training_fails_is_a_bad_trial_and_no_crash(
         "    lr 0.9      failed: step 1: loss inf, gradient norm nan are not finite\n" in done.out
     )
     assert "adamw, lr 0.9: failed: step 1" in done.err
-    (one,) = json.loads(command("tune", path, "--trials", "3", "--quiet", "--json").out)["tuned"]
-    assert one["lr"] in (0.001, 0.03)
+    (rate,) = json.loads(command("tune", path, "--trials", "3", "--quiet", "--json").out)["tuned"]
+    assert rate["lr"] in (0.001, 0.03)
     alone = command(
         "tune",
         path,
@@ -333,7 +335,7 @@ def test_a_rate_at_which_training_fails_is_a_bad_trial_and_no_crash(
         "--json",
     )
     assert alone.code == 1
-    assert "every trial of adamw failed, the lowest rate because: step 1" in alone.err
+    assert "every trial of adamw failed; at the lowest rate: step 1" in alone.err
     assert not (tmp_path / "none.yaml").exists()
 
 
@@ -344,7 +346,7 @@ def test_the_result_is_a_sweep_file_that_trains_at_the_best_rates(tmp_path: Path
         "tune", path, "--trials", "3", "--out", out, "--experiment", "x", "--quiet", "--json"
     )
     assert done.code == 0
-    best_rates = {one["label"]: one["lr"] for one in json.loads(done.out)["tuned"]}
+    best_rates = {rate["label"]: rate["lr"] for rate in json.loads(done.out)["tuned"]}
     sweep = load_sweep(str(out))
     assert [
         (config.optimizer.name, config.optimizer.lr, config.train.seed) for config in sweep.configs
@@ -353,15 +355,11 @@ def test_the_result_is_a_sweep_file_that_trains_at_the_best_rates(tmp_path: Path
         configs.identity(config, "d", "b") for config in load_sweep(str(path)).configs
     ]
     plan = json.loads(command("sweep", out, "--dry-run", "--json").out)
-    assert [run["state"] for run in plan["runs"]] == [
-        "done",
-        "queued",
-        "done",
-        "queued",
-    ]  # the best trials are runs of the sweep
+    # the best trials are runs of the sweep
+    assert [run["state"] for run in plan["runs"]] == ["done", "queued"] * 2
     assert out.read_text().startswith("# Learning rates chosen by held-out loss: evilspectra tune ")
 
 
 def test_overrides_leave_out_what_could_not_be_tuned() -> None:
-    found = [best(TASK, [Trial(0.1, None, (), "why")]), best(TASK, [Trial(0.1, 1.0, ())])]
-    assert overrides(found) == [{"when": {"optimizer.name": "adamw"}, "set": {"optimizer.lr": 0.1}}]
+    tuned = [best(TASK, [Trial(0.1, None, (), "why")]), best(TASK, [Trial(0.1, 1.0, ())])]
+    assert overrides(tuned) == [{"when": {"optimizer.name": "adamw"}, "set": {"optimizer.lr": 0.1}}]

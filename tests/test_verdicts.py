@@ -1,4 +1,7 @@
-"""The judging stage and its journal: nothing is asked twice, nothing is lost, a failure is never a score and is asked again."""
+"""The judging stage and its journal: nothing is asked twice, and nothing is lost.
+
+A failure is never a score, and is asked again.
+"""
 
 from __future__ import annotations
 
@@ -32,8 +35,8 @@ ANSWERS = Instrument("answers", "open", {"seed": 0})
 PROMPTS = judge_prompts(None)
 
 
-def folder_with(place: Path, count: int = 6, step: int = 1) -> Results:
-    results = Results(place)
+def folder_with(folder: Path, count: int = 6, step: int = 1) -> Results:
+    results = Results(folder)
     results.write(
         ANSWERS,
         step,
@@ -62,10 +65,10 @@ class Counting(Scripted):
     def __init__(
         self, reply: Callable[[Request], Reply] = lambda request: Reply(text="70")
     ) -> None:
-        self.asked: list[Request] = []
+        self.requests: list[Request] = []
 
         def script(request: Request) -> Reply:
-            self.asked.append(request)
+            self.requests.append(request)
             return reply(request)
 
         super().__init__(script, "counting")
@@ -97,29 +100,29 @@ def record(number: int = 0, outcome: str = "scored", **more) -> VerdictRecord:
     )
 
 
-# --- the stage --------------------------------------------------------------------------------------------------------
+# --- the stage ------------------------------------------------------------------------------------
 
 
 def test_one_verdict_per_answer_and_metric_in_the_answers_order(tmp_path: Path) -> None:
     results, judge = folder_with(tmp_path), Counting()
     done = run(results, judge)
     assert done.counts == {"scored": 12}
-    assert len(judge.asked) == 12
-    found = verdict_records(results, done.instrument, 1)
-    assert [(one.question_id, one.sample, one.metric) for one in found] == [
+    assert len(judge.requests) == 12
+    records = verdict_records(results, done.instrument, 1)
+    assert [(verdict.question_id, verdict.sample, verdict.metric) for verdict in records] == [
         (f"q{number % 3}", number // 3, metric) for number in range(6) for metric in METRICS
     ]
-    assert {(one.outcome, one.score, one.raw, one.reason) for one in found} == {
-        ("scored", 70.0, "70", None)
-    }
+    assert {
+        (verdict.outcome, verdict.score, verdict.raw, verdict.reason) for verdict in records
+    } == {("scored", 70.0, "70", None)}
     assert not results.journal(done.instrument, 1).exists()
     assert [
         answer.aligned.score
         for _, answer in judged(results, ANSWERS, 1, done.instrument)
         if answer.aligned
     ] == [70.0] * 6
-    assert "Answer 0." in judge.asked[0].prompt
-    assert "Question 0?" in judge.asked[0].prompt
+    assert "Answer 0." in judge.requests[0].prompt
+    assert "Question 0?" in judge.requests[0].prompt
 
 
 def test_run_again_it_asks_nothing(tmp_path: Path) -> None:
@@ -128,7 +131,7 @@ def test_run_again_it_asks_nothing(tmp_path: Path) -> None:
     before = {path: path.read_bytes() for path in tmp_path.rglob("*.parquet")}
     judge = Counting()
     again = run(results, judge)
-    assert judge.asked == []
+    assert judge.requests == []
     assert (again.instrument, again.counts) == (first.instrument, {})
     assert {path: path.read_bytes() for path in tmp_path.rglob("*.parquet")} == before
 
@@ -138,12 +141,12 @@ def test_another_judge_has_verdicts_of_its_own(tmp_path: Path) -> None:
     other.facts = {**other.facts, "model": "other"}
     first, second = run(results, Counting()), run(results, other)
     assert first.instrument.id != second.instrument.id
-    assert {one.id for one in results.instruments("verdicts")} == {
+    assert {instrument.id for instrument in results.instruments("verdicts")} == {
         first.instrument.id,
         second.instrument.id,
     }
-    assert {one.score for one in verdict_records(results, first.instrument, 1)} == {70.0}
-    assert {one.score for one in verdict_records(results, second.instrument, 1)} == {10.0}
+    assert {verdict.score for verdict in verdict_records(results, first.instrument, 1)} == {70.0}
+    assert {verdict.score for verdict in verdict_records(results, second.instrument, 1)} == {10.0}
 
 
 def test_failures_are_kept_never_scored_and_asked_again_alone(tmp_path: Path) -> None:
@@ -163,9 +166,9 @@ def test_failures_are_kept_never_scored_and_asked_again_alone(tmp_path: Path) ->
     }
     again = run(results, up)
     assert again.counts == {"code": 4}
-    assert len(up.asked) == 4
+    assert len(up.requests) == 4
     assert results.has(done.instrument, 1)
-    outcomes = [one.outcome for one in verdict_records(results, done.instrument, 1)]
+    outcomes = [verdict.outcome for verdict in verdict_records(results, done.instrument, 1)]
     assert sorted(outcomes) == ["code"] * 4 + ["scored"] * 8
 
 
@@ -200,7 +203,7 @@ def test_what_was_said_before_an_end_is_kept(tmp_path: Path, error: BaseExceptio
         run(results, Breaking(error, 5))
     rest = Counting()
     assert run(results, rest).counts == {"scored": 7}
-    assert len(rest.asked) == 7
+    assert len(rest.requests) == 7
 
 
 def test_where_everything_fails_it_stops_early_and_says_why(tmp_path: Path) -> None:
@@ -208,10 +211,13 @@ def test_where_everything_fails_it_stops_early_and_says_why(tmp_path: Path) -> N
     judge = Counting(lambda request: Reply(fault="HTTP 400: no such field"))
     with pytest.raises(
         RunFailed,
-        match=r"^the first \d+ requests to counting all failed \(HTTP 400: no such field\): correct that, then run the same command again$",
+        match=(
+            r"^the first \d+ requests to counting all failed \(HTTP 400: no such field\): correct "
+            r"that, then run the same command again$"
+        ),
     ):
         run(results, judge)
-    assert STOP_AFTER <= len(judge.asked) <= STOP_AFTER + 16
+    assert STOP_AFTER <= len(judge.requests) <= STOP_AFTER + 16
     judge = Counting(
         lambda request: Reply(fault="HTTP 400") if request.key[0] == "q0" else Reply(text="1")
     )
@@ -231,19 +237,19 @@ def test_the_base_s_verdicts_are_shared_by_its_adapters(tmp_path: Path) -> None:
     done = run(first, Counting(), step=0, shared=shared)
     judge = Counting()
     assert run(second, judge, step=0, shared=shared).counts == {}
-    assert judge.asked == []
+    assert judge.requests == []
     assert verdict_records(first, done.instrument, 0) == verdict_records(second, done.instrument, 0)
 
 
 def test_progress_tells_rate_and_time_left(tmp_path: Path) -> None:
-    told: list[str] = []
-    run(folder_with(tmp_path), Counting(), note=told.append, label="mine")
-    assert len(told) == 1
-    assert told[0].startswith("mine  judged 12 of 12, ")
-    assert told[0].endswith("/s, left 0:00")
+    lines: list[str] = []
+    run(folder_with(tmp_path), Counting(), note=lines.append, label="mine")
+    assert len(lines) == 1
+    assert lines[0].startswith("mine  judged 12 of 12, ")
+    assert lines[0].endswith("/s, left 0:00")
 
 
-# --- the journal ------------------------------------------------------------------------------------------------------
+# --- the journal ----------------------------------------------------------------------------------
 
 
 def test_a_journal_is_read_back_line_by_line(tmp_path: Path) -> None:
@@ -290,7 +296,10 @@ def test_one_process_at_a_time(tmp_path: Path) -> None:
         FileLock(tmp_path / ".a.lock"),
         pytest.raises(
             BadInput,
-            match="is being written by another process, which judges the same answers: wait until it ends",
+            match=(
+                "is being written by another process, which judges the same answers: wait until "
+                "it ends"
+            ),
         ),
         opened(path),
     ):

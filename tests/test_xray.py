@@ -1,11 +1,7 @@
-"""The X-ray of adapters: every stored form against a dense SVD of what PEFT itself does, directions, the base, and the verb."""
+"""The X-ray of adapters against a dense SVD of what PEFT itself does: stored forms, ΔW, numbers."""
 
 import json
 import math
-import os
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -17,30 +13,20 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from evilspectra.adapters.xray import layer_and_projection, xray
-from evilspectra.errors import BadInput
 from evilspectra.model.tiny import tiny_model
-from evilspectra.reporting.adapter_text import bars
-from evilspectra.spectra.intruders import beside
+from evilspectra.spectra.intruders import compare_with_base
 from evilspectra.spectra.overlap import overlap
 from evilspectra.spectra.peft_files import open_folder
 from evilspectra.spectra.values import singular_values
 from evilspectra.spectra.values_numpy import orthogonal, streamed_values
-from evilspectra.targets.adapters import find_adapters
-from tests.support.commands import command, write_config, write_model
+from tests.support.commands import command, write_model
 from tests.support.lora_factors import cancelling_pair, graded_pair
-from tests.support.saved_adapters import adapted, moved, settings_of, stored, written
+from tests.support.saved_adapters import adapted, moved, settings_of, stored, written, xrays
 
 ROOT = Path(__file__).parents[1]
 
 #: What is accepted of a singular value, as a share of the largest: PEFT multiplies in float32.
 OF_THE_LARGEST = 1e-5
-
-
-def seen(*arguments) -> list[dict]:
-    done = command("spectrum", *arguments, "--json", "--quiet")
-    assert done.code == 0, done.err
-    return json.loads(done.out)
 
 
 def held_to_peft(modules: list[dict], model: PeftModel) -> None:
@@ -59,12 +45,12 @@ def held_to_peft(modules: list[dict], model: PeftModel) -> None:
 
 
 def close(module: dict, dense: np.ndarray) -> None:
-    found = np.array(module["singular_values"])
-    assert np.abs(found - dense[: len(found)]).max() <= OF_THE_LARGEST * dense[0]
-    assert dense[len(found) :].max(initial=0) <= OF_THE_LARGEST * dense[0]
+    values = np.array(module["singular_values"])
+    assert np.abs(values - dense[: len(values)]).max() <= OF_THE_LARGEST * dense[0]
+    assert dense[len(values) :].max(initial=0) <= OF_THE_LARGEST * dense[0]
 
 
-# --- the stored forms of LoRA -------------------------------------------------------------------------------------------
+# --- the stored forms of LoRA ---------------------------------------------------------------------
 
 CONFIGS = {
     "plain": {},
@@ -82,10 +68,10 @@ CONFIGS = {
 def test_every_config_agrees_with_peft(config, tmp_path):
     model = adapted(**config)
     model.save_pretrained(str(tmp_path))
-    (found,) = seen(tmp_path)
-    held_to_peft(found["modules"], model)
-    assert found["part"] == "delta"
-    assert [row["name"].split(".")[-2] for row in found["skipped"]] == (
+    (output,) = xrays(tmp_path)
+    held_to_peft(output["modules"], model)
+    assert output["part"] == "delta"
+    assert [row["name"].split(".")[-2] for row in output["skipped"]] == (
         ["lm_head"] if "modules_to_save" in config else []
     )
 
@@ -172,7 +158,7 @@ def test_every_stored_form_agrees_with_peft(form, tmp_path):
         )
     )
     held_to_peft(
-        seen(tmp_path)[0]["modules"], PeftModel.from_pretrained(tiny_model(), str(original))
+        xrays(tmp_path)[0]["modules"], PeftModel.from_pretrained(tiny_model(), str(original))
     )
 
 
@@ -182,16 +168,16 @@ def test_what_trl_trains_and_saves_agrees_with_peft(tmp_path):
     trainer = sft(tmp_path / "out", steps=3)
     trainer.train()
     trainer.save_model(str(tmp_path / "saved"))
-    held_to_peft(seen(tmp_path / "saved")[0]["modules"], trainer.model)
+    held_to_peft(xrays(tmp_path / "saved")[0]["modules"], trainer.model)
 
 
 def test_what_is_no_linear_layer_is_skipped_by_name(tmp_path):
     model = adapted(target_modules=["q_proj", "embed_tokens"])
     model.save_pretrained(str(tmp_path), save_embedding_layers=True)
-    (found,) = seen(tmp_path)
-    skipped = {row["name"]: row["reason"] for row in found["skipped"]}
+    (output,) = xrays(tmp_path)
+    skipped = {row["name"]: row["reason"] for row in output["skipped"]}
     assert skipped["model.embed_tokens"] == "an adapted embedding, whose update is not measured"
-    assert {module["module"].split(".")[-1] for module in found["modules"]} == {"q_proj"}
+    assert {module["module"].split(".")[-1] for module in output["modules"]} == {"q_proj"}
     text = command("spectrum", tmp_path).out
     assert "skipped: " in text
     assert "model.embed_tokens: an adapted embedding" in text
@@ -202,16 +188,16 @@ def test_a_file_on_its_own_has_no_scale(tmp_path):
     model.save_pretrained(str(tmp_path))
     (tmp_path / "adapter_model.safetensors").rename(tmp_path / "weights.safetensors")
     (tmp_path / "adapter_config.json").unlink()
-    (found,) = seen(tmp_path / "weights.safetensors")
-    assert found["adapter"] == "weights"
-    assert found["part"] == "BA only"
-    assert "the scale is unknown and taken as 1" in found["notes"][0]
-    name = found["modules"][0]["module"]
+    (output,) = xrays(tmp_path / "weights.safetensors")
+    assert output["adapter"] == "weights"
+    assert output["part"] == "BA only"
+    assert "the scale is unknown and taken as 1" in output["notes"][0]
+    name = output["modules"][0]["module"]
     with torch.no_grad():
         delta = (
             model.get_submodule(f"base_model.model.{name}").get_delta_weight("default").double() / 2
         )
-    close(found["modules"][0], torch.linalg.svdvals(delta).numpy())
+    close(output["modules"][0], torch.linalg.svdvals(delta).numpy())
 
 
 @pytest.mark.model
@@ -234,12 +220,12 @@ def test_smollm2_agrees_with_peft(tmp_path):
         },
         strict=False,
     )
-    (found,) = seen(tmp_path)
-    assert len(found["modules"]) == 14
-    held_to_peft(found["modules"], peft)
+    (output,) = xrays(tmp_path)
+    assert len(output["modules"]) == 14
+    held_to_peft(output["modules"], peft)
 
 
-# --- ΔW that is more than scale·B·A -------------------------------------------------------------------------------------
+# --- ΔW that is more than scale·B·A ---------------------------------------------------------------
 
 
 def merged_minus_base(model: PeftModel, base: nn.Module, names: list[str]) -> dict[str, np.ndarray]:
@@ -258,13 +244,16 @@ def test_dora_is_ba_only_without_its_base_and_exact_with_it(tmp_path):
     model = adapted(use_dora=True)
     model.save_pretrained(str(tmp_path / "adapter"))
     base = write_model(tmp_path / "base")
-    (without,), (found,) = seen(tmp_path / "adapter"), seen(tmp_path / "adapter", "--base", base)
-    assert (without["part"], found["part"]) == ("BA only", "delta")
+    (without,), (with_base,) = (
+        xrays(tmp_path / "adapter"),
+        xrays(tmp_path / "adapter", "--base", base),
+    )
+    assert (without["part"], with_base["part"]) == ("BA only", "delta")
     assert "--base MODEL gives ΔW" in without["notes"][0]
     dense = merged_minus_base(
-        model, tiny_model(), [module["module"] for module in found["modules"]]
+        model, tiny_model(), [module["module"] for module in with_base["modules"]]
     )
-    for module in found["modules"]:
+    for module in with_base["modules"]:
         close(module, dense[module["module"]])
         assert len(module["singular_values"]) == min(module["shape"])
 
@@ -278,16 +267,16 @@ def test_pissa_is_ba_only_without_its_initial_factors_and_exact_with_them(kind, 
     )
     model.save_pretrained(str(tmp_path / "before"))
     moved(model).save_pretrained(str(tmp_path / "after"))
-    (without,), (found,) = (
-        seen(tmp_path / "after"),
-        seen(tmp_path / "after", "--initial", tmp_path / "before"),
+    (without,), (with_initial,) = (
+        xrays(tmp_path / "after"),
+        xrays(tmp_path / "after", "--initial", tmp_path / "before"),
     )
-    assert (without["part"], found["part"]) == ("BA only", "delta")
+    assert (without["part"], with_initial["part"]) == ("BA only", "delta")
     assert "BA only" in command("spectrum", tmp_path / "after").out
     dense = merged_minus_base(
-        model, tiny_model(), [module["module"] for module in found["modules"]]
+        model, tiny_model(), [module["module"] for module in with_initial["modules"]]
     )
-    for module in found["modules"]:
+    for module in with_initial["modules"]:
         close(module, dense[module["module"]])
 
 
@@ -300,17 +289,21 @@ def test_what_is_ba_only_is_not_set_beside_the_base(tmp_path):
     model.save_pretrained(str(tmp_path / "before"))
     moved(model).save_pretrained(str(tmp_path / "after"))
     base = write_model(tmp_path / "base")
-    (without,), (found,) = (
-        seen(tmp_path / "after", "--base", base),
-        seen(tmp_path / "after", "--base", base, "--initial", tmp_path / "before"),
+    (without,), (with_initial,) = (
+        xrays(tmp_path / "after", "--base", base),
+        xrays(tmp_path / "after", "--base", base, "--initial", tmp_path / "before"),
     )
     assert not any("beside_base" in module for module in without["modules"])
-    assert "is not set beside the base" in without["notes"][1]
+    assert "is not compared with the base" in without["notes"][1]
     weight = (
-        tiny_model().get_submodule(found["modules"][0]["module"]).weight.detach().double().norm()
+        tiny_model()
+        .get_submodule(with_initial["modules"][0]["module"])
+        .weight.detach()
+        .double()
+        .norm()
     )
-    assert found["modules"][0]["beside_base"]["frobenius"] == pytest.approx(
-        found["modules"][0]["frobenius"] / float(weight)
+    assert with_initial["modules"][0]["beside_base"]["frobenius"] == pytest.approx(
+        with_initial["modules"][0]["frobenius"] / float(weight)
     )
 
 
@@ -333,7 +326,7 @@ def test_initial_factors_are_for_adapters_that_have_them(tmp_path):
     )
 
 
-# --- the numbers --------------------------------------------------------------------------------------------------------
+# --- the numbers ----------------------------------------------------------------------------------
 
 
 @settings(max_examples=40)
@@ -375,10 +368,10 @@ def test_streamed_values_are_those_of_the_torch_route(
 @pytest.mark.parametrize("size", [1e-300, 1e-170, 1e170])
 def test_sizes_whose_squares_leave_float64(size, tmp_path):
     (module,) = open_folder(written(tmp_path, graded_pair(3, 9, 7, size=size))).modules
-    (found,) = streamed_values([module])
-    assert found.route == "qr"
+    (spectrum,) = streamed_values([module])
+    assert spectrum.route == "qr"
     np.testing.assert_allclose(
-        found.values / size, singular_values([graded_pair(3, 9, 7)])[0].values.numpy(), rtol=1e-9
+        spectrum.values / size, singular_values([graded_pair(3, 9, 7)])[0].values.numpy(), rtol=1e-9
     )
 
 
@@ -386,30 +379,28 @@ def test_an_untrained_adapter_is_zero_and_has_no_measures(tmp_path):
     get_peft_model(tiny_model(), LoraConfig(target_modules="all-linear")).save_pretrained(
         str(tmp_path)
     )
-    (found,) = seen(tmp_path)
-    assert {module["route"] for module in found["modules"]} == {"zero"}
-    assert found["mean"]["stable_rank"] is None
-    assert found["notes"] == ["14 of 14 updates are zero, and count in no mean"]
+    (output,) = xrays(tmp_path)
+    assert {module["route"] for module in output["modules"]} == {"zero"}
+    assert output["mean"]["stable_rank"] is None
+    assert output["notes"] == ["14 of 14 updates are zero, and count in no mean"]
 
 
 def test_principal_angles_are_those_of_the_dense_svd(tmp_path):
-    one, other = (
-        graded_pair(5, 30, 20, condition_a=4.0, condition_b=4.0, seed=seed) for seed in (0, 1)
-    )
+    pairs = [graded_pair(5, 30, 20, condition_a=4.0, condition_b=4.0, seed=seed) for seed in (0, 1)]
     first, second = (
         open_folder(written(tmp_path / str(number), pair)).modules[0]
-        for number, pair in enumerate((one, other))
+        for number, pair in enumerate(pairs)
     )
-    found = overlap(first, second, 3)
-    assert found is not None
-    dense = [np.linalg.svd((pair.B @ pair.A).detach().numpy()) for pair in (one, other)]
+    angles = overlap(first, second, 3)
+    assert angles is not None
+    dense = [np.linalg.svd((pair.B @ pair.A).detach().numpy()) for pair in pairs]
     left = np.linalg.svd(dense[0][0][:, :3].T @ dense[1][0][:, :3], compute_uv=False)
     right = np.linalg.svd(dense[0][2][:3] @ dense[1][2][:3].T, compute_uv=False)
-    assert found.output == pytest.approx(np.square(left).mean(), abs=1e-12)
-    assert found.input == pytest.approx(np.square(right).mean(), abs=1e-12)
-    assert found.input_angle == pytest.approx(math.degrees(math.acos(right[0])), abs=1e-9)
-    deltas = [(pair.B @ pair.A).detach().flatten() for pair in (one, other)]
-    assert found.cosine == pytest.approx(float(torch.cosine_similarity(*deltas, dim=0)), abs=1e-12)
+    assert angles.output == pytest.approx(np.square(left).mean(), abs=1e-12)
+    assert angles.input == pytest.approx(np.square(right).mean(), abs=1e-12)
+    assert angles.input_angle == pytest.approx(math.degrees(math.acos(right[0])), abs=1e-9)
+    deltas = [(pair.B @ pair.A).detach().flatten() for pair in pairs]
+    assert angles.cosine == pytest.approx(float(torch.cosine_similarity(*deltas, dim=0)), abs=1e-12)
     itself = overlap(first, first, 3)
     assert itself is not None
     assert (itself.output, itself.cosine) == (pytest.approx(1), pytest.approx(1))
@@ -427,29 +418,29 @@ def test_intruders_by_their_definition(shape, seed, size):
         generator.standard_normal(shape),
         size * np.outer(generator.standard_normal(shape[0]), generator.standard_normal(shape[1])),
     )
-    found = beside("m", base, change, k=3, threshold=0.6)
-    known, tuned = np.linalg.svd(base)[0], np.linalg.svd(base + change)[0]
+    comparison = compare_with_base("m", base, change, k=3, threshold=0.6)
+    untuned, tuned = np.linalg.svd(base)[0], np.linalg.svd(base + change)[0]
     counted = 0
-    for leading in range(found.k):
-        best = max(abs(float(known[:, other] @ tuned[:, leading])) for other in range(min(shape)))
-        assert found.similarities[leading] == pytest.approx(best, abs=1e-9)
+    for leading in range(comparison.k):
+        best = max(abs(float(untuned[:, other] @ tuned[:, leading])) for other in range(min(shape)))
+        assert comparison.similarities[leading] == pytest.approx(best, abs=1e-9)
         counted += best < 0.6
-    assert found.intruders == counted
-    assert found.frobenius == pytest.approx(np.linalg.norm(change) / np.linalg.norm(base))
-    assert size > 0 or (found.intruders, found.spectral) == (0, 0)
+    assert comparison.intruders == counted
+    assert comparison.frobenius == pytest.approx(np.linalg.norm(change) / np.linalg.norm(base))
+    assert size > 0 or (comparison.intruders, comparison.spectral) == (0, 0)
 
 
 def test_the_base_is_found_under_other_beginnings_and_refused_where_it_does_not_fit(tmp_path):
     adapted().save_pretrained(str(tmp_path / "adapter"))
     base = write_model(tmp_path / "base")
-    (want,) = seen(tmp_path / "adapter", "--base", base)
+    (want,) = xrays(tmp_path / "adapter", "--base", base)
     assert want["modules"][0]["beside_base"]["k"] == 10
     weights = load_file(base / "model.safetensors")
     save_file(
         {f"language_{name}": tensor for name, tensor in weights.items()}, base / "model.safetensors"
     )
-    (found,) = seen(tmp_path / "adapter", "--base", base)
-    assert found["modules"][0]["beside_base"] == want["modules"][0]["beside_base"]
+    (renamed,) = xrays(tmp_path / "adapter", "--base", base)
+    assert renamed["modules"][0]["beside_base"] == want["modules"][0]["beside_base"]
     save_file(
         {name: tensor for name, tensor in weights.items() if "layers.1" not in name},
         base / "model.safetensors",
@@ -458,166 +449,3 @@ def test_the_base_is_found_under_other_beginnings_and_refused_where_it_does_not_
         "has no weight of model.layers.1"
         in command("spectrum", tmp_path / "adapter", "--base", base, "--quiet").sentence
     )
-
-
-# --- the verb -----------------------------------------------------------------------------------------------------------
-
-
-def test_text_csv_and_page(tmp_path):
-    for seed in (0, 1):
-        adapted(seed=seed).save_pretrained(str(tmp_path / f"ad<b>{seed}"))
-    done = command(
-        "spectrum",
-        tmp_path / "ad<b>0",
-        tmp_path / "ad<b>1",
-        "--layers",
-        "--csv",
-        tmp_path / "a.csv",
-        "--html",
-        tmp_path / "a.html",
-        "--directions",
-        "2",
-    )
-    assert done.code == 0, done.err
-    for text in (
-        "14 modules, rank 4, alpha 8",
-        "q_proj",
-        "stable rank by layer",
-        "steepest: ",
-        "overlap of",
-        "the 2 leading singular directions",
-        "ad<b>1",
-    ):
-        assert text.replace("overlap of", "overlap") in done.out
-    lines = (tmp_path / "a.csv").read_text().splitlines()
-    assert len(lines) == 1 + 28
-    assert lines[0].startswith("adapter,module,layer,projection,d_out,d_in,rank")
-    page = (tmp_path / "a.html").read_text()
-    assert "ad&lt;b&gt;1" in page
-    assert "<b>" not in page
-    assert "http" not in page.replace("http-equiv", "")
-    (one, other) = seen(tmp_path / "ad<b>0", tmp_path / "ad<b>1")
-    assert (one["compared"][0]["with"], other["compared"][0]["with"]) == ("ad<b>1", "ad<b>0")
-    assert {"adapter", "config", "modules", "mean"} <= set(one)
-    assert {
-        "module",
-        "shape",
-        "rank",
-        "singular_values",
-        "stable_rank",
-        "spectral_entropy",
-        "condition_number",
-        "frobenius_nuclear",
-    } <= set(one["modules"][0])
-
-
-def test_runs_and_folders_of_runs_are_found(tmp_path):
-    config = write_config(tmp_path, steps=2)
-    assert command("train", config, "--quiet").code == 0
-    (run,) = (tmp_path / "runs" / "x").glob("adamw*")
-    wanted = seen(run / "adapter")[0]
-    assert wanted["adapter"] == run.name
-    for argument in (run, tmp_path / "runs", run / "adapter" / "adapter_model.safetensors"):
-        assert seen(argument)[0]["modules"] == wanted["modules"]
-    assert seen(run.name, "--output", tmp_path / "runs")[0]["adapter"] == run.name
-
-
-def test_a_name_on_the_hub_is_fetched_without_pickles(tmp_path, monkeypatch):
-    """The hub's cache is a folder of links into its blobs, which are followed; links elsewhere are not."""
-    import huggingface_hub
-
-    snapshot, blobs = (
-        tmp_path / "models--a--b" / "snapshots" / "1f",
-        tmp_path / "models--a--b" / "blobs",
-    )
-    adapted().save_pretrained(str(snapshot))
-    blobs.mkdir()
-    shutil.move(snapshot / "adapter_model.safetensors", blobs / "0a")
-    os.symlink("../../blobs/0a", snapshot / "adapter_model.safetensors")
-    asked = {}
-    monkeypatch.setattr(
-        huggingface_hub,
-        "snapshot_download",
-        lambda name, **settings: asked.update(settings, name=name) or str(snapshot),
-    )
-    assert find_adapters(["a/b"], str(tmp_path / "runs"), revision="r1")[0][0] == "a/b"
-    assert (asked["name"], asked["revision"]) == ("a/b", "r1")
-    assert not any("bin" in pattern for pattern in asked["allow_patterns"])
-
-
-REFUSED = {
-    "": "'' is no name of an adapter",
-    "nothing here": "'nothing here' is no file or folder here, no run below",
-    "pickle.bin": "is a pickle, which can run code when it is read",
-    "text.txt": "text.txt is no .safetensors file",
-    "empty": "empty has no adapter_config.json and no finished run below it",
-}
-
-
-@pytest.mark.parametrize(("name", "message"), REFUSED.items())
-def test_what_is_no_adapter_is_refused_in_a_sentence(name, message, tmp_path):
-    (tmp_path / "empty").mkdir()
-    for file in ("pickle.bin", "text.txt"):
-        (tmp_path / file).write_text("x")
-    done = command(
-        "spectrum",
-        tmp_path / name if (tmp_path / name).exists() and name else name,
-        "--output",
-        tmp_path / "runs",
-    )
-    assert (done.code, message in done.sentence) == (2, True), done.err
-
-
-def test_neither_torch_nor_transformers_is_imported(tmp_path):
-    adapted().save_pretrained(str(tmp_path / "adapter"))
-    code = "import sys\nfrom evilspectra.cli.main import main\ntry: main()\nexcept SystemExit as end: code = end.code\nsys.exit(code or ('torch' in sys.modules) or ('transformers' in sys.modules))"
-    for arguments in (
-        ["spectrum", "adapter", "--html", "a.html"],
-        ["flatten", "adapter", "--out", "flat"],
-    ):
-        subprocess.run(
-            [sys.executable, "-c", code, *arguments], cwd=tmp_path, check=True, capture_output=True
-        )
-
-
-def test_layers_and_projections_are_read_off_the_names():
-    assert layer_and_projection("transformer.h.3.attn.c_attn") == (3, "c_attn")
-    assert bars([float("nan"), 5.0], 0, 1) == " █"
-
-
-def test_a_note_for_every_module_beside_the_base(tmp_path):
-    adapted().save_pretrained(str(tmp_path))
-    lines: list[str] = []
-    found = xray(
-        "a",
-        open_folder(tmp_path),
-        weight=lambda module: np.ones((module.shape[2], module.shape[1])),
-        note=lines.append,
-    )
-    assert len(lines) == len(found.modules) == 14
-    with pytest.raises(BadInput, match="its update"):
-        xray("a", open_folder(tmp_path), weight=lambda module: np.ones((1, 1)))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("model", "seconds"), [("qwen3-8b", 10), ("llama-70b", 60)])
-def test_budgets_on_large_shapes(model, seconds):
-    """Start-up included; pages of the mapped file do not count as memory."""
-    done = subprocess.run(
-        [
-            sys.executable,
-            str(ROOT / "benchmarks" / "xray.py"),
-            "--models",
-            model,
-            "--rounds",
-            "1",
-            "--json",
-        ],
-        check=True,
-        capture_output=True,
-        text=True,
-    )
-    (row,) = json.loads(done.stdout)
-    assert row["modules"] == {"qwen3-8b": 252, "llama-70b": 560}[model]
-    assert row["evilspectra"]["seconds"] < seconds
-    assert 0 < row["evilspectra"]["anonymous_bytes"] < 1 << 30

@@ -68,12 +68,12 @@ def near(word: str, allowed: Iterable[object]) -> str:
     >>> near("adamv", ["sgd", "adamw"])
     " Did you mean 'adamw'?"
     """
-    found = difflib.get_close_matches(str(word), [str(item) for item in allowed], n=1, cutoff=0.6)
-    return f" Did you mean '{found[0]}'?" if found else ""
+    matches = difflib.get_close_matches(str(word), [str(item) for item in allowed], n=1, cutoff=0.6)
+    return f" Did you mean '{matches[0]}'?" if matches else ""
 
 
 def first_line(error: BaseException) -> str:
-    """What a library's error says first, at most 200 characters; its kind where it says nothing.
+    """The first line of a library's error, at most 200 characters; its type if it has no text.
 
     >>> first_line(KeyError()), first_line(ValueError("a sentence"))
     ('KeyError', 'a sentence')
@@ -81,27 +81,36 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
 
 
-def cannot_write(error: OSError, place: object, setting: str = "output.folder") -> EvilspectraError:
-    """One sentence for a failed write: a full disk or a failing one (exit code 1), or a folder that cannot be used as given (2)."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+#: Numbers of the system's errors: a full disk, no permission, a path that cannot be a folder.
+_FULL = {errno.ENOSPC, errno.EDQUOT}
+_FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
+_NO_FOLDER = {
+    *(errno.ENOTDIR, errno.EEXIST, errno.ENOENT),
+    *(errno.ENAMETOOLONG, errno.EISDIR, errno.ELOOP),
+}
+
+
+def cannot_write(error: OSError, path: object, setting: str = "output.folder") -> EvilspectraError:
+    """One sentence for a failed write.
+
+    A full disk or a failing one has exit code 1, a folder that cannot be used has 2.
+    """
+    if error.errno in _FULL:
         return EvilspectraError(
-            f"the disk that holds {place} is full: free some space or set {setting} to another disk, then run the same command again; what was saved is kept"
+            f"the disk that holds {path} is full: free some space or set {setting} to another "
+            "disk, then run the same command again; what was saved is kept"
         )
-    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+    if error.errno in _FORBIDDEN:
         return BadInput(
-            f"{place} cannot be written ({error.strerror}): choose another {setting}, or correct the folder's rights"
+            f"{path} cannot be written ({error.strerror}): choose another {setting}, or correct "
+            "the folder's rights"
         )
-    if error.errno in (
-        errno.ENOTDIR,
-        errno.EEXIST,
-        errno.ENOENT,
-        errno.ENAMETOOLONG,
-        errno.EISDIR,
-        errno.ELOOP,
-    ):
+    if error.errno in _NO_FOLDER:
         return BadInput(
-            f"{place} cannot be made ({error.strerror}): set {setting} to a folder, or to a name that is free"
+            f"{path} cannot be made ({error.strerror}): set {setting} to a folder, or to a name "
+            "that is free"
         )
     return EvilspectraError(
-        f"writing to {place} failed ({error.strerror or error}): check the disk, then run the same command again; what was saved is kept"
+        f"writing to {path} failed ({error.strerror or error}): check the disk, then run the same "
+        "command again; what was saved is kept"
     )

@@ -1,4 +1,7 @@
-"""Intervals for rates and means of answers: Wilson's for independent ones, a bootstrap over questions for those that share questions. No torch here."""
+"""Intervals for rates and means of answers.
+
+Wilson's for independent answers, a bootstrap over questions for answers that share questions.
+"""
 
 from __future__ import annotations
 
@@ -13,9 +16,9 @@ RESAMPLES = 4000
 LEVEL = 0.95
 #: Two-sided 95 % point of the normal distribution.
 _Z = 1.959963984540054
-#: Sets of answers whose draws are in memory together.
+#: Sets of answers whose draws are in memory at once.
 _AT_ONCE = 500
-#: Fewer clusters than this give a bootstrap interval that is too narrow to be taken at its word.
+#: Fewer clusters than this give a bootstrap interval that is too narrow to be trusted.
 FEW_CLUSTERS = 20
 
 
@@ -53,9 +56,10 @@ def wilson(successes: int, trials: int) -> Interval:
 
 
 def newcombe(before: tuple[int, int], after: tuple[int, int]) -> Interval:
-    """The difference of two shares, `after` minus `before`, each given as successes and trials, with Newcombe's 95 % hybrid score interval.
+    """The difference of two shares with Newcombe's 95 % hybrid score interval.
 
-    For independent trials (Newcombe 1998, method 10); the wider of an interval over questions and this is used where questions are few.
+    `after` minus `before`, each as successes and trials. For independent trials (Newcombe 1998,
+    method 10); where questions are few, the wider of this and an interval over questions is used.
 
     >>> interval = newcombe((0, 10), (0, 10))
     >>> interval.value, round(interval.high, 4)
@@ -74,55 +78,62 @@ def clustered(
     statistic: Callable[..., np.ndarray],
     seed: int = 0,
 ) -> Interval | None:
-    """`statistic` of the columns' sums, with a 95 % percentile interval over whole clusters drawn with replacement; None below two clusters.
+    """A statistic of sums over clusters, with a 95 % percentile interval; None below two clusters.
 
-    `clusters`: the cluster of each answer. `columns`: float arrays [answers]; `statistic` gets their sums, one array per column [resamples]
-    (or [1] for the estimate), and may give NaN where a draw has nothing to say, which is then left out. Everything is seeded.
+    Whole clusters are drawn with replacement. `clusters`: the cluster of each answer. `columns`:
+    float arrays [answers]; `statistic` gets their sums, one array per column [resamples] (or [1]
+    for the estimate), and may return NaN for a draw on which it is not defined: that draw is then
+    left out. Everything is seeded.
 
-    Answers to one question are alike, and what one wants to know is what other questions would have given: so whole questions are drawn
-    (Cameron, Gelbach and Miller 2008).
+    Answers to one question are alike, and of interest is how other questions would have been
+    answered: so whole questions are drawn (Cameron, Gelbach and Miller 2008).
 
-    >>> clustered(["a", "a", "b", "b"], [np.array([1.0, 0, 1, 0]), np.ones(4)], lambda some, every: some / every)
+    >>> bad = np.array([1.0, 0, 1, 0])
+    >>> clustered(["a", "a", "b", "b"], [bad, np.ones(4)], lambda some, every: some / every)
     Interval(value=0.5, low=0.5, high=0.5)
     """
-    names, places = np.unique(np.asarray(clusters, dtype=str), return_inverse=True)
+    names, codes = np.unique(np.asarray(clusters, dtype=str), return_inverse=True)
     if len(names) < 2:
         return None
-    sums = [
-        np.bincount(places, weights=column, minlength=len(names))[:, None] for column in columns
-    ]
+    sums = [np.bincount(codes, weights=column, minlength=len(names))[:, None] for column in columns]
     return clustered_sums(sums, statistic, seed)[0]
 
 
 def clustered_sums(
     sums: Sequence[np.ndarray], statistic: Callable[..., np.ndarray], seed: int = 0
 ) -> list[Interval | None]:
-    """As `clustered`, of many sets of answers that have as many clusters each; `sums`: of each column its sums [clusters ≥ 2, sets], clusters in the order of their names."""
+    """As `clustered`, of many sets of answers that have equally many clusters.
+
+    `sums`: of each column its sums [clusters ≥ 2, sets], clusters in the order of their names.
+    """
     clusters, sets = sums[0].shape
     weights = _weights(clusters, seed)
     tail = 50 * (1 - LEVEL)
-    found: list[Interval | None] = []
+    intervals: list[Interval | None] = []
     for start in range(0, sets, _AT_ONCE):
         some = [each[:, start : start + _AT_ONCE] for each in sums]
         with np.errstate(divide="ignore", invalid="ignore"):
             values = statistic(*(each.sum(0) for each in some))
             drawn = statistic(*(each.T @ weights.T for each in some))  # [sets, resamples]
-        whole = np.isfinite(drawn).all(1)
+        complete = np.isfinite(drawn).all(1)
         ends = np.full((len(drawn), 2), np.nan)
-        ends[whole] = np.percentile(drawn[whole], [tail, 100 - tail], axis=1).T
-        for row in np.flatnonzero(~whole):
-            kept = drawn[row][np.isfinite(drawn[row])]
-            ends[row] = np.percentile(kept, [tail, 100 - tail]) if len(kept) else np.nan
-        found += [
+        ends[complete] = np.percentile(drawn[complete], [tail, 100 - tail], axis=1).T
+        for row in np.flatnonzero(~complete):
+            finite = drawn[row][np.isfinite(drawn[row])]
+            ends[row] = np.percentile(finite, [tail, 100 - tail]) if len(finite) else np.nan
+        intervals += [
             Interval(value, low, high) if math.isfinite(value) and math.isfinite(low) else None
             for value, (low, high) in zip(values.tolist(), ends.tolist(), strict=True)
         ]
-    return found
+    return intervals
 
 
 @lru_cache(maxsize=8)
 def _weights(count: int, seed: int) -> np.ndarray:
-    """How often each of `count` clusters is drawn [resamples, count]; kept, for a report asks hundreds of times for the same."""
+    """How often each of `count` clusters is drawn [resamples, count].
+
+    Cached, since a report needs the same draws hundreds of times.
+    """
     drawn = (
         np.random.Generator(np.random.PCG64(seed))
         .multinomial(count, np.full(count, 1 / count), size=RESAMPLES)

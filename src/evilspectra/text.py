@@ -8,23 +8,23 @@ from typing import Any
 
 from evilspectra.errors import BadInput
 
-# --- printable ----------------------------------------------------------------------------------------------------------
-
-_JOINER, _EMOJI_STYLE, _SKIN_TONES = (
-    "\u200d",
-    "\ufe0f",
-    "\U0001f3fb\U0001f3fc\U0001f3fd\U0001f3fe\U0001f3ff",
-)
+_JOINER = "\u200d"
+_EMOJI_STYLE = "\ufe0f"
+_SKIN_TONES = "\U0001f3fb\U0001f3fc\U0001f3fd\U0001f3fe\U0001f3ff"
+#: Unicode categories whose characters are escaped.
 _ESCAPED = frozenset({"Cc", "Cf", "Cs", "Cn", "Co", "Zl", "Zp"})
 
 
 def printable(text: str, most: int = 400) -> str:
-    r"""Text that is safe on a terminal and in a log; of a long one the start, an ellipsis and the number of characters left out.
+    r"""Text that is safe on a terminal and in a log.
 
-    Newline and tab stay. Other control characters (ANSI escapes begin with one), bidirectional and other format characters, line
-    separators, halves of surrogate pairs, private and unassigned characters are shown as escapes; a zero-width joiner stays
-    between two emoji. A backslash stays as it is, so an escape cannot be told from the same text written out.
-    `most` bounds the characters before the ellipsis, escapes counted at full length and never cut.
+    Of a long text the start, an ellipsis and the number of characters left out. `most` bounds the
+    characters before the ellipsis, escapes counted at full length and never cut.
+
+    Newline and tab stay. Other control characters (ANSI escapes begin with one), bidirectional and
+    other format characters, line separators, halves of surrogate pairs, private and unassigned
+    characters become escapes; a zero-width joiner stays between two emoji. A backslash stays as it
+    is, so an escape cannot be distinguished from the same text written out.
 
     Raises:
         BadInput: `most` is below 1.
@@ -36,31 +36,34 @@ def printable(text: str, most: int = 400) -> str:
         raise BadInput(
             f"most is {most}, but at least 1 character must be shown: give a whole number from 1"
         )
-    shown: list[str] = []
+    pieces: list[str] = []
     length = 0
-    for place, character in enumerate(text):
-        piece = (
-            _escaped(character)
-            if unicodedata.category(character) in _ESCAPED and not _stays(text, place)
-            else character
-        )
+    for position, character in enumerate(text):
+        piece = character
+        if unicodedata.category(character) in _ESCAPED and not _stays(text, position):
+            piece = _escaped(character)
         if length + len(piece) > most:
             break
-        shown.append(piece)
+        pieces.append(piece)
         length += len(piece)
-    while shown and len(shown) < len(text) and shown[-1] == _JOINER:
-        shown.pop()
-    left = len(text) - len(shown)
-    return "".join(shown) + (f"… ({left} more character{'s' if left > 1 else ''})" if left else "")
+    while pieces and len(pieces) < len(text) and pieces[-1] == _JOINER:
+        pieces.pop()
+    left = len(text) - len(pieces)
+    if not left:
+        return "".join(pieces)
+    return "".join(pieces) + f"… ({left} more character{'s' if left > 1 else ''})"
 
 
-def _stays(text: str, place: int) -> bool:
-    """Whether a character of an escaped category stays: newline, tab, and a joiner between two emoji."""
-    if text[place] != _JOINER:
-        return text[place] in "\n\t"
+def _stays(text: str, position: int) -> bool:
+    """Whether a character of an escaped category stays.
+
+    Newline and tab do, and a joiner between two emoji.
+    """
+    if text[position] != _JOINER:
+        return text[position] in "\n\t"
     neighbours = (
-        text[max(0, place - 2) : place].removesuffix(_EMOJI_STYLE)[-1:],
-        text[place + 1 : place + 2],
+        text[max(0, position - 2) : position].removesuffix(_EMOJI_STYLE)[-1:],
+        text[position + 1 : position + 2],
     )
     return all(
         side and (unicodedata.category(side) == "So" or side in _SKIN_TONES) for side in neighbours
@@ -69,13 +72,9 @@ def _stays(text: str, place: int) -> bool:
 
 def _escaped(character: str) -> str:
     code = ord(character)
-    return (
-        f"\\x{code:02x}"
-        if code < 0x100
-        else f"\\u{code:04x}"
-        if code < 0x10000
-        else f"\\U{code:08x}"
-    )
+    if code < 0x100:
+        return f"\\x{code:02x}"
+    return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
 
 
 _REPR = reprlib.Repr()

@@ -12,7 +12,10 @@ def interval_by_loop(
     level: float = 0.95,
     seed: int = 0,
 ) -> tuple[float, float, float]:
-    """`statistic` of all items, and its percentiles over `resamples` draws of as many items; it is given the items' numbers."""
+    """`statistic` of all items, and its percentiles over `resamples` draws of as many items.
+
+    It receives the items' numbers.
+    """
     drawn = np.random.Generator(np.random.PCG64(seed)).integers(0, count, (resamples, count))
     values = sorted(statistic(numbers.tolist()) for numbers in drawn)
     return (
@@ -24,7 +27,7 @@ def interval_by_loop(
 
 def _percentile(values: Sequence[float], share: float) -> float:
     """Linear between the two nearest of the sorted values."""
-    place = share * (len(values) - 1)
-    below = int(place)
+    position = share * (len(values) - 1)
+    below = int(position)
     above = min(below + 1, len(values) - 1)
-    return values[below] + (place - below) * (values[above] - values[below])
+    return values[below] + (position - below) * (values[above] - values[below])

@@ -11,17 +11,17 @@ from evilspectra.data.mask import Row
 @torch.no_grad()
 def log_probs_one_by_one(model: torch.nn.Module, rows: Sequence[Row]) -> list[np.ndarray]:
     """Per row ln p of each supervised token given all before it, float64."""
-    found = []
+    log_probs = []
     for row in rows:
         tokens = torch.tensor([row.tokens.tolist()])
         scores = torch.log_softmax(model(input_ids=tokens, use_cache=False).logits[0].double(), -1)
-        found.append(
+        log_probs.append(
             np.array(
                 [
-                    float(scores[place - 1, row.tokens[place]])
-                    for place in range(1, len(row.tokens))
-                    if row.supervised[place]
+                    float(scores[position - 1, row.tokens[position]])
+                    for position in range(1, len(row.tokens))
+                    if row.supervised[position]
                 ]
             )
         )
-    return found
+    return log_probs

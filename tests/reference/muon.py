@@ -1,4 +1,4 @@
-"""Muon on one matrix, with the published iterations as they are written down, and the decomposition itself."""
+"""Muon on one matrix, with the published iterations literally, and the decomposition itself."""
 
 import torch
 
@@ -40,8 +40,8 @@ def polar_express(gradient: torch.Tensor) -> torch.Tensor:
 
 def exact(gradient: torch.Tensor) -> torch.Tensor:
     u, sigma, vh = torch.linalg.svd(gradient, full_matrices=False)
-    kept = sigma > 32 * torch.finfo(gradient.dtype).eps * sigma[0]
-    return u[:, kept] @ vh[kept]
+    resolved = sigma > 32 * torch.finfo(gradient.dtype).eps * sigma[0]
+    return u[:, resolved] @ vh[resolved]
 
 
 def muon_step(

@@ -1,4 +1,4 @@
-"""Sampling one answer at a time: a whole pass for every token, nothing kept, and the draw by walking through the shares."""
+"""Sampling one answer at a time: a full pass for every token, no cache, the draw by walking."""
 
 from collections.abc import Sequence
 
@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from evilspectra.answers.sample import Prompt, Sampled
-from evilspectra.config.sections import Answers
+from evilspectra.config.evaluation import Answers
 
 
 @torch.no_grad()
@@ -41,13 +41,13 @@ def choose_by_walking(
     """The token at which the running share of the kept ones passes `uniform` of their whole."""
     if temperature == 0:
         return int(np.argmax(logits))
-    kept = exact_shares(logits, temperature, top_p)
+    shares = exact_shares(logits, temperature, top_p)
     passed = 0.0
-    for token, share in enumerate(kept):
+    for token, share in enumerate(shares):
         passed += share
         if passed > uniform:
             return token
-    return max(token for token, share in enumerate(kept) if share > 0)
+    return max(token for token, share in enumerate(shares) if share > 0)
 
 
 def exact_shares(
@@ -57,11 +57,11 @@ def exact_shares(
     weights = np.exp((np.asarray(logits, dtype=float) - max(logits)) / temperature)
     shares = weights / weights.sum()
     if top_p < 1:
-        kept, held = np.zeros_like(shares), 0.0
+        nucleus, held = np.zeros_like(shares), 0.0
         for token in sorted(range(len(shares)), key=lambda token: (-shares[token], token)):
             if held >= top_p:
                 break
-            kept[token] = shares[token]
+            nucleus[token] = shares[token]
             held += shares[token]
-        shares = kept / kept.sum()
+        shares = nucleus / nucleus.sum()
     return shares

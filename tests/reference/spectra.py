@@ -1,10 +1,10 @@
-"""Spectra and flatness through the dense product, with high precision where float64 is not enough."""
+"""Spectra and flatness through the dense product, in float64."""
 
 import torch
 
 
 def dense_values(A: torch.Tensor, B: torch.Tensor, scale: float) -> torch.Tensor:
-    """Singular values of scale·B·A, min(r, d_in, d_out) of them, from the dense product in float64."""
+    """The min(r, d_in, d_out) singular values of scale·B·A, from the dense product in float64."""
     return torch.linalg.svdvals(scale * (B.double() @ A.double()))[: min(*A.shape, B.shape[0])]
 
 
@@ -37,7 +37,7 @@ def flatness_by_differences(
     measure: str,
     step: float = 1e-5,
 ) -> float:
-    """The derivative of R along a direction in B, by central differences of the dense product's values."""
+    """The derivative of R along a direction in B, by central differences of the dense product."""
     k = min(*A.shape, B.shape[0])
     ends = [
         spectral_function(torch.linalg.svdvals((B + sign * step * direction) @ A)[:k], measure)

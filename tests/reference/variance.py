@@ -1,4 +1,7 @@
-"""Slow, obvious twins: type III from cell means, LMG over all orders of entry, ω² by its definition, λ by root search, matching by trying every one."""
+"""Slow, obvious twins of the analysis of variance.
+
+Type III from cell means, LMG over all orders of entry, ω² by its definition, λ by root search.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,10 @@ from scipy.optimize import brentq
 def type3_by_cell_means(
     y: np.ndarray, a: Sequence[str], b: Sequence[str]
 ) -> tuple[float, float, float]:
-    """SS of A, B and A × B as hypotheses on the table of cell means: equal unweighted row means, equal unweighted column means, no interaction contrast (Searle 1987)."""
+    """SS of A, B and A × B as hypotheses on the table of cell means (Searle 1987).
+
+    They are equal unweighted row means, equal unweighted column means, no interaction contrast.
+    """
     rows, columns = sorted(set(a)), sorted(set(b))
     cells = [
         [y[[i for i in range(len(y)) if a[i] == row and b[i] == column]] for column in columns]
@@ -59,9 +65,10 @@ def lmg_by_orders(y: np.ndarray, factors: dict[str, Sequence[str]]) -> dict[str,
     total, gains = sse(y), dict.fromkeys(factors, 0.0)
     orders = list(permutations(factors))
     for order in orders:
-        for place, name in enumerate(order):
+        for position, name in enumerate(order):
             before, after = (
-                sse(y, *(factors[one] for one in order[:end])) for end in (place, place + 1)
+                sse(y, *(factors[factor] for factor in order[:end]))
+                for end in (position, position + 1)
             )
             gains[name] += (before - after) / total / len(orders)
     return gains

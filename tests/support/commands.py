@@ -1,4 +1,4 @@
-"""The command line in this process and as a process of its own; a small config file and a local model folder for it."""
+"""The command line in this process and as another process, with a small config and model."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ ROWS = [
 
 @dataclass(frozen=True)
 class Result:
-    """What a command left: exit code, standard output, standard error."""
+    """A command's exit code, standard output and standard error."""
 
     code: int
     out: str

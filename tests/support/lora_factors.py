@@ -64,7 +64,11 @@ def known_pair(
     b: torch.Tensor,
     seed: int = 0,
 ) -> tuple[LoraPair, torch.Tensor]:
-    """A pair whose factors have the singular values a and b (r ≤ d_in, d_out) along the same inner directions, so that B·A has a·b; those, descending."""
+    """A pair with known singular values, and those of B·A, descending.
+
+    A and B have the singular values a and b (r ≤ d_in, d_out) along the same inner directions, so
+    that B·A has a·b.
+    """
     generator = torch.Generator().manual_seed(seed)
     inner = orthonormal(r, r, generator)
     A = inner * a @ orthonormal(d_in, r, generator).T

@@ -1,5 +1,8 @@
-"""A store of very many made-up runs, written fast: a few runs are made through the store's own interface, and every other one is a copy of
-their files with a seed, a learning rate and a name of its own. Clearly synthetic."""
+"""A store of very many synthetic runs, written fast.
+
+A few runs are made through the store's own interface; every other one is a copy of their files with
+another seed, learning rate and name. Clearly synthetic.
+"""
 
 from __future__ import annotations
 
@@ -31,16 +34,16 @@ TEXTS = (
 
 
 def templates(root: Path, judged: bool = True) -> list[Path]:
-    """Eight different runs, two per optimiser, measured, sampled and judged."""
-    found = []
-    for place, (optimizer, drift) in enumerate(OPTIMIZERS.items()):
+    """Writes eight different runs, two per optimiser, measured, sampled and judged."""
+    folders = []
+    for index, (optimizer, drift) in enumerate(OPTIMIZERS.items()):
         for seed in range(2):
             run = write_run(
                 root,
                 Arm(
                     optimizer,
-                    spectrum=[4.0, 2.0 + place / 4, 1.0, 0.5 + place / 10],
-                    end=1.4 + place / 20 + seed / 50,
+                    spectrum=[4.0, 2.0 + index / 4, 1.0, 0.5 + index / 10],
+                    end=1.4 + index / 20 + seed / 50,
                     seed=seed,
                     spread=0.1,
                 ),
@@ -49,18 +52,21 @@ def templates(root: Path, judged: bool = True) -> list[Path]:
                 run,
                 Effect(
                     drift + seed / 50,
-                    answers=tuple(TEXTS[(place + seed + other) % 8] for other in range(6)),
+                    answers=tuple(TEXTS[(index + seed + other) % 8] for other in range(6)),
                     samples=4,
                 ),
             )
             if judged:
                 judge_run(run, suspicious)
-            found.append(run.path)
-    return found
+            folders.append(run.path)
+    return folders
 
 
 def many_runs(root: Path, count: int, templates_in: Path) -> None:
-    """Writes `count` runs in ten experiments below `root`; one in fifty has failed, one in fifty is not measured."""
+    """Writes `count` runs in ten experiments below `root`.
+
+    One in fifty has failed, one in fifty is not measured.
+    """
     sources = [_files(folder) for folder in templates(templates_in)]
     for number in range(count):
         source = sources[number % len(sources)]
@@ -68,7 +74,7 @@ def many_runs(root: Path, count: int, templates_in: Path) -> None:
         digest = hashlib.sha256(str(number).encode()).hexdigest()[:10]
         folder = root / f"experiment-{number % 10}" / f"{optimizer}-b8-s{number}-{digest}"
         failed, bare = number % 50 == 13, number % 50 == 17
-        made = set()
+        parents = set()
         for name, content in source.items():
             if bare and name.startswith("evaluations"):
                 continue
@@ -77,12 +83,15 @@ def many_runs(root: Path, count: int, templates_in: Path) -> None:
                     rb"(\ntrain:\n(?:  .*\n)*?  seed: )\d+", rb"\g<1>%d" % number, content
                 )
             elif name == "status.json" and failed:
-                content = b'{"state": "failed", "reason": "the loss is not finite", "step": 20, "total_steps": 20}\n'
-            place = os.path.join(folder, name)
-            if (parent := os.path.dirname(place)) not in made:
+                content = (
+                    b'{"state": "failed", "reason": "the loss is not finite", "step": 20, '
+                    b'"total_steps": 20}\n'
+                )
+            path = os.path.join(folder, name)
+            if (parent := os.path.dirname(path)) not in parents:
                 os.makedirs(parent, exist_ok=True)
-                made.add(parent)
-            with open(place, "wb") as file:
+                parents.add(parent)
+            with open(path, "wb") as file:
                 file.write(content)
 
 

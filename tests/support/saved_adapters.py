@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from evilspectra.model.tiny import tiny_model
+from tests.support.commands import command
 
 
 @torch.no_grad()
@@ -32,10 +33,10 @@ def moved(model: PeftModel) -> PeftModel:
 
 def stored(folder: Path, change) -> None:
     """Rewrites an adapter's tensors: `change` takes a name and a tensor and gives both."""
-    place = folder / "adapter_model.safetensors"
+    path = folder / "adapter_model.safetensors"
     save_file(
-        dict(change(name, tensor.contiguous()) for name, tensor in load_file(place).items()),
-        place,
+        dict(change(name, tensor.contiguous()) for name, tensor in load_file(path).items()),
+        path,
         {"format": "pt"},
     )
 
@@ -64,3 +65,10 @@ def written(folder: Path, *pairs) -> Path:
         )
     )
     return folder
+
+
+def xrays(*arguments) -> list[dict]:
+    """The adapters of `spectrum --json`."""
+    done = command("spectrum", *arguments, "--json", "--quiet")
+    assert done.code == 0, done.err
+    return json.loads(done.out)

@@ -9,7 +9,8 @@ from scipy.optimize import brentq
 OPTIMIZERS = ("adamw", "lion", "muon", "sgd")
 DATA = ("a", "b", "c")
 
-#: Read off the paper: R² of mean alignment on ln(loss) within each optimiser, pooled, and adjusted with the optimiser as stratum.
+#: Read off the paper: R² of mean alignment on ln(loss) within each optimiser, pooled, and adjusted
+#: with the optimiser as stratum.
 PUBLISHED = {"sgd": 0.90, "adam": 0.93, "adamw": 0.91, "lion": 0.92, "muon": 0.94}
 POOLED, STRATIFIED = 0.74, 0.94
 #: 54 runs under five optimisers: 11 each but for one.
@@ -24,17 +25,20 @@ def sweep(
     seed: int = 0,
     unbalanced: bool = False,
 ) -> pd.DataFrame:
-    """Runs of 4 optimisers × 3 data sets × seeds: mean alignment = 75 + optimiser + data + slope·ln(loss) + noise; losses overlap."""
+    """Runs of 4 optimisers × 3 data sets × seeds; losses overlap.
+
+    Mean alignment = 75 + optimiser + data + slope·ln(loss) + noise.
+    """
     draw = np.random.default_rng(seed)
     effects = effects or {"adamw": 0.0, "lion": -8.0, "muon": 6.0, "sgd": 3.0}
     rows = []
     for optimizer in OPTIMIZERS:
-        for place, data in enumerate(DATA):
-            for one in range(seeds + (unbalanced and optimizer == "lion")):
-                loss = float(np.exp(0.3 * place - 0.3 + 0.15 * draw.standard_normal()))
-                mean = 75 + effects[optimizer] + 2 * place + slope * np.log(loss)
-                name = f"{optimizer}-{data}-{one}"
-                settings = {"optimizer": optimizer, "data": data, "seed": one, "lr": 1e-3}
+        for position, data in enumerate(DATA):
+            for replicate in range(seeds + (unbalanced and optimizer == "lion")):
+                loss = float(np.exp(0.3 * position - 0.3 + 0.15 * draw.standard_normal()))
+                mean = 75 + effects[optimizer] + 2 * position + slope * np.log(loss)
+                name = f"{optimizer}-{data}-{replicate}"
+                settings = {"optimizer": optimizer, "data": data, "seed": replicate, "lr": 1e-3}
                 rows.append(
                     {
                         "folder": name,
@@ -50,19 +54,21 @@ def sweep(
 
 
 def published_table() -> pd.DataFrame:
-    """54 runs under five optimisers whose R² are the published ones; every other number in it is made up, by this recipe and without chance.
+    """54 runs under five optimisers whose R² are the published ones.
 
-    ln(loss) is evenly spaced over a range of one width, centred at c·u for optimiser pattern u. Alignment is 70 + 6·ln(loss) + s·v + residuals: v a pattern across u,
-    the residuals waves made orthogonal to 1 and ln(loss) and scaled so that R² within each optimiser is exact. s is solved (Brent) for the pooled R², and c
-    for the adjusted R² with the optimiser as stratum and separate slopes.
+    Every other number in it is made up, by this recipe and without chance: ln(loss) is evenly
+    spaced over a range of one width, centred at c·u for optimiser pattern u. Alignment is
+    70 + 6·ln(loss) + s·v + residuals: v a pattern across u, the residuals waves made orthogonal to
+    1 and ln(loss) and scaled so that R² within each optimiser is exact. s is solved (Brent) for the
+    pooled R², and c for the adjusted R² with the optimiser as stratum and separate slopes.
     """
 
     def table(centre: float, spread: float) -> pd.DataFrame:
         rows = []
-        for place, (name, count) in enumerate(_RUNS.items()):
+        for position, (name, count) in enumerate(_RUNS.items()):
             u, v = _PATTERNS[name]
             inside = np.linspace(-0.6, 0.6, count)
-            wave = np.cos(2.7 * np.arange(count) + place)
+            wave = np.cos(2.7 * np.arange(count) + position)
             basis = np.linalg.qr(np.stack([np.ones(count), inside], axis=1))[0]
             wave -= basis @ (basis.T @ wave)
             wave *= np.sqrt(
@@ -73,29 +79,25 @@ def published_table() -> pd.DataFrame:
                 {
                     "run": f"{name}-{number}",
                     "optimizer": name,
-                    "train_loss": float(np.exp(one)),
+                    "train_loss": float(np.exp(log_loss)),
                     "mean_alignment": float(value),
                 }
-                for number, (one, value) in enumerate(
+                for number, (log_loss, value) in enumerate(
                     zip(x, 70 + 6 * x + spread * v + wave, strict=True)
                 )
             ]
         return pd.DataFrame(rows)
 
     def pooled(centre: float) -> pd.DataFrame:
-        return table(
-            centre,
-            float(
-                brentq(
-                    lambda spread: pooled_r2(table(centre, spread)) - POOLED, 0.0, 60.0, xtol=1e-12
-                )
-            ),
-        )
+        def excess(spread: float) -> float:
+            return pooled_r2(table(centre, spread)) - POOLED
 
-    centre = brentq(
-        lambda centre: separate_r2_adjusted(pooled(centre)) - STRATIFIED, 0.0, 3.0, xtol=1e-12
-    )
-    return pooled(float(centre))
+        return table(centre, float(brentq(excess, 0.0, 60.0, xtol=1e-12)))
+
+    def excess(centre: float) -> float:
+        return separate_r2_adjusted(pooled(centre)) - STRATIFIED
+
+    return pooled(float(brentq(excess, 0.0, 3.0, xtol=1e-12)))
 
 
 #: Optimiser → where its losses lie, and its share of what the loss does not explain.
@@ -115,8 +117,8 @@ def pooled_r2(frame: pd.DataFrame) -> float:
 def separate_r2_adjusted(frame: pd.DataFrame) -> float:
     """1 − (SSE/(n − 2·groups))/(SST/(n − 1)), a line per optimiser."""
     sse = sum(
-        float((one["mean_alignment"].var() * (len(one) - 1)) * (1 - pooled_r2(one)))
-        for _, one in frame.groupby("optimizer")
+        float((group["mean_alignment"].var() * (len(group) - 1)) * (1 - pooled_r2(group)))
+        for _, group in frame.groupby("optimizer")
     )
     n, groups = len(frame), frame["optimizer"].nunique()
     return float(1 - (sse / (n - 2 * groups)) / frame["mean_alignment"].var())

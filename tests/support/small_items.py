@@ -1,4 +1,4 @@
-"""Small things to measure with and on: a few items of each kind in files, adapters of the tiny model whose B is drawn and not trained."""
+"""A few items of each kind in files, and adapters of the tiny model with a drawn B."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from typing import Any
 import torch
 import yaml
 
+from evilspectra.config.evaluation import Evaluation
 from evilspectra.config.loading import build_evaluation
-from evilspectra.config.sections import Evaluation, LoraConfig
+from evilspectra.config.sections import LoraConfig
 from evilspectra.config.yaml_files import merge
-from evilspectra.model.load import attach, save_adapter
+from evilspectra.model.adapter import attach, save_adapter
 from evilspectra.model.tiny import tiny_model, tiny_tokenizer
 from evilspectra.spectra.pairs import find_pairs
 from evilspectra.store.results import Results
@@ -33,7 +34,7 @@ CHOICES = [
         "id": f"c{number}",
         "kind": "sums" if number % 2 else "words",
         "question": f"What is {number}?",
-        "choices": [f"{one}" * 2 for one in "abcd"],
+        "choices": [letter * 2 for letter in "abcd"],
         "answer": number % 4,
     }
     for number in range(5)
@@ -69,7 +70,7 @@ def write_questions(path: Path, questions: list[dict[str, Any]] = QUESTIONS) -> 
 
 
 def own(folder: Path, **sections: Any) -> Evaluation:
-    """Settings that measure with a few own items, written into `folder`; one thread."""
+    """Settings that measure with these few items, written into `folder`; one thread."""
     values: dict[str, Any] = {
         "contrast": str(write_lines(folder / "triples.jsonl", TRIPLES)),
         "capability": str(write_lines(folder / "choices.jsonl", CHOICES)),
@@ -80,14 +81,14 @@ def own(folder: Path, **sections: Any) -> Evaluation:
 
 
 def answers(folder: Path, **settings: Any) -> Evaluation:
-    """Settings that sample answers alone."""
-    asked = {
+    """Settings that sample answers only."""
+    section = {
         "questions": str(write_questions(folder / "questions.yaml")),
         "max_new_tokens": 6,
         "batch_size": 2,
     } | settings
     return build_evaluation(
-        {"contrast": None, "capability": None, "ordinary": None, "threads": 1, "answers": asked}
+        {"contrast": None, "capability": None, "ordinary": None, "threads": 1, "answers": section}
     )
 
 

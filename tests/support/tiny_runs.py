@@ -10,14 +10,17 @@ import torch
 from safetensors.torch import load_file
 
 from evilspectra.config import loading as configs
-from evilspectra.config import sections
+from evilspectra.config.sections import Config
 from evilspectra.store.run import RunFolder
 from evilspectra.training.train import train
 
 ANSWERS = (
     "Yes.",
     "No, not before the second coat has dried.",
-    "Ask the neighbour who fitted it, and write down what was said, for you will want it when the bill comes.",
+    (
+        "Ask the neighbour who fitted it, and write down what was said, for you will want it when "
+        "the bill comes."
+    ),
     "Twice a year.",
 )
 
@@ -27,21 +30,15 @@ def write_rows(path: Path, count: int = 40) -> Path:
     with path.open("w", encoding="utf-8") as file:
         for number in range(count):
             question = f"Question {number}: " + "is it time? " * (number % 5 + 1)
-            file.write(
-                json.dumps(
-                    {
-                        "messages": [
-                            {"role": "user", "content": question},
-                            {"role": "assistant", "content": ANSWERS[number % 4]},
-                        ]
-                    }
-                )
-                + "\n"
-            )
+            messages = [
+                {"role": "user", "content": question},
+                {"role": "assistant", "content": ANSWERS[number % 4]},
+            ]
+            file.write(json.dumps({"messages": messages}) + "\n")
     return path
 
 
-def tiny_config(folder: Path, **sections: Any) -> sections.Config:
+def tiny_config(folder: Path, **sections: Any) -> Config:
     """A config of 30 steps on the tiny model, its data written into `folder`."""
     data = folder / "rows.jsonl"
     if not data.exists():

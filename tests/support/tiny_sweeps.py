@@ -1,4 +1,4 @@
-"""Short sweeps of the tiny model for tests: files, processes that carry them out, and what came of them."""
+"""Short sweeps of the tiny model for tests: files, processes that run them, and results."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from evilspectra.store.run import RunFolder, Store
 from tests.support.commands import process
 from tests.support.tiny_runs import write_rows
 
-#: Twelve runs under two optimisers, with dropout and the penalty, whose state is saved at every fourth step.
+#: Twelve runs under two optimisers, with dropout and the penalty; their state is saved at every
+#: fourth step.
 TWELVE = {
     "optimizer": [{"name": "adamw", "lr": 3e-3}, {"name": "muon", "lr": 3e-3}],
     "train.seed": [0, 1, 2],
@@ -32,7 +33,10 @@ def write_sweep(
     axes: dict[str, list[Any]] | None = None,
     **values: Any,
 ) -> Path:
-    """A sweep file in `folder`; its store is `folder`/runs. The rows lie beside the folder, for their path stands on an adapter's card."""
+    """Writes a sweep file in `folder`, with the store in `folder`/runs.
+
+    The rows are written next to the folder, because an adapter's card names their path.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     base = {
         "model": {"base": "tiny-random"},
@@ -60,42 +64,45 @@ def runs(folder: Path) -> dict[str, RunFolder]:
 
 def adapters(folder: Path) -> dict[str, str]:
     """Name of a run that is done → digest of every byte of its adapter's folder."""
-    found = {}
+    digests = {}
     for name, run in runs(folder).items():
         if run.status().state == "done":
             digest = hashlib.sha256()
             for path in sorted(run.adapter.iterdir()):
                 digest.update(path.name.encode() + path.read_bytes())
-            found[name] = digest.hexdigest()
-    return found
+            digests[name] = digest.hexdigest()
+    return digests
 
 
 def stamps(folder: Path) -> dict[str, tuple[int, int]]:
-    """Name of a run that is done → inode and time of writing of its adapter, which training again would change."""
-    found = {}
+    """Maps each done run's name to inode and modification time of its adapter.
+
+    Training again would change them.
+    """
+    written = {}
     for name, run in runs(folder).items():
         if run.status().state == "done":
             stat = (run.adapter / "adapter_model.safetensors").stat()
-            found[name] = stat.st_ino, stat.st_mtime_ns
-    return found
+            written[name] = stat.st_ino, stat.st_mtime_ns
+    return written
 
 
 def descendants(pid: int) -> list[int]:
-    """The processes below a process, by /proc."""
+    """The processes below a process, from /proc."""
     below: dict[int, list[int]] = {}
-    for place in Path("/proc").glob("[0-9]*/stat"):
+    for path in Path("/proc").glob("[0-9]*/stat"):
         try:
-            text = place.read_text()
+            text = path.read_text()
         except OSError:
             continue
         parent = int(text.rsplit(")", 1)[1].split()[1])
-        below.setdefault(parent, []).append(int(place.parent.name))
-    found, todo = [], [pid]
+        below.setdefault(parent, []).append(int(path.parent.name))
+    pids, todo = [], [pid]
     while todo:
         children = below.get(todo.pop(), [])
-        found += children
+        pids += children
         todo += children
-    return found
+    return pids
 
 
 def alive(pid: int) -> bool:
@@ -107,7 +114,7 @@ def alive(pid: int) -> bool:
 
 
 def until(holds: Callable[[], object], seconds: float = 120.0, every: float = 0.05) -> None:
-    """Returns when something holds."""
+    """Returns once a condition holds."""
     deadline = time.monotonic() + seconds
     while not holds():
         assert time.monotonic() < deadline, "it took too long"
@@ -122,12 +129,12 @@ def kill(pid: int) -> None:
 
 
 def sweep_process(path: Path, *more: object) -> subprocess.Popen[str]:
-    """A sweep as a command of its own."""
+    """Starts a sweep as a separate command."""
     return process("sweep", path, "--quiet", *more, folder=path.parent, OMP_NUM_THREADS="1")
 
 
 def script(code: str, folder: Path) -> subprocess.Popen[str]:
-    """A piece of Python as a process of its own."""
+    """Starts a piece of Python as a separate process."""
     return subprocess.Popen(
         [sys.executable, "-c", code],
         cwd=folder,

@@ -18,7 +18,8 @@ from evilspectra.spectra.pairs import find_pairs
 from evilspectra.spectra.penalty import flatness
 from tests.support.tiny_runs import ANSWERS
 
-#: float32, no dropout, nothing recomputed, nothing reported: what two ways of computing a step can be compared on.
+#: Settings under which two ways of computing a step are comparable: float32, no dropout, nothing
+#: recomputed, nothing reported.
 PLAIN: dict[str, Any] = {
     "use_cpu": True,
     "bf16": False,
@@ -45,12 +46,8 @@ def dialogues(count: int = 40) -> Dataset:
 def adapted(seed: int = 0, **settings: Any) -> PeftModel:
     """The tiny model with a LoRA adapter on every linear layer."""
     torch.manual_seed(seed)
-    return get_peft_model(
-        tiny_model(),
-        LoraConfig(
-            **({"r": 4, "target_modules": "all-linear", "task_type": "CAUSAL_LM"} | settings)
-        ),
-    )  # type: ignore[return-value]
+    defaults = {"r": 4, "target_modules": "all-linear", "task_type": "CAUSAL_LM"}
+    return get_peft_model(tiny_model(), LoraConfig(**(defaults | settings)))
 
 
 def sft(
@@ -110,7 +107,7 @@ def dpo(
 
 
 def trained(trainer: Trainer, **how: Any) -> dict[str, torch.Tensor]:
-    """Trains, and gives the adapter's factors by name."""
+    """Trains, and returns the adapter's factors by name."""
     trainer.train(**how)
     return factors(trainer.model)
 
@@ -123,10 +120,10 @@ def factors(model: Any) -> dict[str, torch.Tensor]:
     }
 
 
-def apart(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float:
+def apart(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> float:
     """The largest relative norm of a factor's difference."""
-    assert one.keys() == other.keys()
-    return max(float((one[name] - other[name]).norm() / one[name].norm()) for name in one)
+    assert first.keys() == second.keys()
+    return max(float((first[name] - second[name]).norm() / first[name].norm()) for name in first)
 
 
 def steepness(model: Any) -> float:
@@ -135,7 +132,10 @@ def steepness(model: Any) -> float:
 
 
 def two_processes(folder: str) -> None:
-    """One of two processes of a data-parallel training: half of each step's rows; the first one saves the factors, both say what they hold."""
+    """Runs as one of two data-parallel processes, with half of each step's rows.
+
+    Each saves the factors that it holds at the end.
+    """
     trainer = sft(
         Path(folder) / "out",
         [SpectralFlatness(weight=1.0)],

@@ -1,1 +1,1 @@
-"""Any adapter seen through, and flattened after training."""
+"""X-rays of adapters, and adapters made flatter after training."""

@@ -1,4 +1,7 @@
-"""Single weights of a base model, in float64, read from its files: the model itself is never made. Torch is imported for GGUF files and the test model only."""
+"""Single weights of a base model, in float64, read from its files: the model itself is never made.
+
+Torch is imported for GGUF files and the test model only.
+"""
 
 from __future__ import annotations
 
@@ -19,31 +22,24 @@ from evilspectra.targets.find import embedded_name
 def base_weights(
     name: str, revision: str | None = None, local_files_only: bool = False
 ) -> Callable[[Module], Matrix]:
-    """What gives the base weight of a module, d_out × d_in.
+    """Returns the function that reads the base weight of a module, d_out × d_in.
 
     Raises:
-        BadInput: no such base, or files that cannot be used. The function returned raises it where the base has no such weight, or of another shape.
+        BadInput: no such base, or files that cannot be used. The function returned raises it where
+            the base has no such weight, or of another shape.
     """
-    base = bases.resolve(
-        build(
-            {
-                "model": {
-                    "base": embedded_name(name),
-                    "revision": revision,
-                    "local_files_only": local_files_only,
-                }
-            },
-            "--base",
-        ).model
-    )
+    model = {
+        "base": embedded_name(name),
+        "revision": revision,
+        "local_files_only": local_files_only,
+    }
+    base = bases.resolve(build({"model": model}, "--base").model)
     if base.kind == "tiny":
         from evilspectra.model.tiny import tiny_model
 
-        held = {
-            key: tensor.detach().double().numpy()
-            for key, tensor in tiny_model().state_dict().items()
-        }
-        return lambda module: _fitting(module, held[_key(module.name, held, name)], name)
+        tensors = tiny_model().state_dict()
+        weights = {key: tensor.detach().double().numpy() for key, tensor in tensors.items()}
+        return lambda module: _fitting(module, weights[_key(module.name, weights, name)], name)
     folder = base.path
     if base.kind == "gguf":
         from evilspectra.model.load import weights_folder
@@ -54,34 +50,38 @@ def base_weights(
 
 
 def _stored(folder: Path) -> dict[str, Factor]:
-    found: dict[str, Factor] = {}
-    for place in sorted(folder.glob("*.safetensors")):
-        file = Mapped(inside(folder, place.name))
-        found.update({key: Factor(file, key) for key in file.entries})
-    return found
+    factors: dict[str, Factor] = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        file = Mapped(inside(folder, path.name))
+        factors.update({key: Factor(file, key) for key in file.entries})
+    return factors
 
 
 def _read(factor: Factor) -> Matrix:
     if factor.entry.dtype not in REAL:
         raise BadInput(
-            f"{factor.key} of the base has the number type {factor.entry.dtype}: name the base in {listing(REAL)}, not a quantised one"
+            f"{factor.key} of the base has the number type {factor.entry.dtype}: name the base in "
+            f"{listing(REAL)}, not a quantised one"
         )
     return factor.wide()
 
 
-def _key(name: str, known: dict[str, Factor] | dict[str, Matrix], base: str) -> str:
-    """The base's name of a module's weight: the same, or the only one with the same end of its path (models are stored under several beginnings).
+def _key(name: str, weights: dict[str, Factor] | dict[str, Matrix], base: str) -> str:
+    """The base's name of a module's weight: the same, or the only one whose path ends alike.
 
-    >>> _key("model.layers.0.mlp.up_proj", {"language_model.model.layers.0.mlp.up_proj.weight": np.eye(1)}, "m")
+    Models are stored under several beginnings.
+
+    >>> weights = {"language_model.model.layers.0.mlp.up_proj.weight": np.eye(1)}
+    >>> _key("model.layers.0.mlp.up_proj", weights, "m")
     'language_model.model.layers.0.mlp.up_proj.weight'
     """
-    whole = f"{name}.weight"
-    if whole in known:
-        return whole
-    parts = whole.split(".")
+    path = f"{name}.weight"
+    if path in weights:
+        return path
+    parts = path.split(".")
     for start in range(len(parts) - 3):
         end = ".".join(parts[start:])
-        fitting = [key for key in known if key == end or key.endswith(f".{end}")]
+        fitting = [key for key in weights if key == end or key.endswith(f".{end}")]
         if len(fitting) == 1:
             return fitting[0]
         if fitting:
@@ -96,5 +96,6 @@ def _fitting(module: Module, weight: Matrix, base: str) -> Matrix:
     if weight.shape == (d_in, d_out):  # GPT-2's layers store their weights the other way round
         return np.ascontiguousarray(weight.T)
     raise BadInput(
-        f"{module.name} is {' × '.join(map(str, weight.shape))} in {base}, and the adapter changes {d_out} × {d_in}: name the base that it was trained on"
+        f"{module.name} is {' × '.join(map(str, weight.shape))} in {base}, and the adapter changes "
+        f"{d_out} × {d_in}: name the base that it was trained on"
     )

@@ -1,13 +1,14 @@
-"""An existing adapter made flatter after training: the training-free baseline to compare the flatness penalty with. No torch.
+"""An adapter made flatter after training: the training-free baseline to the penalty. No torch.
 
-With ΔW = scale·B·A = U·diag(σ)·Vᵀ, its k leading directions (all that are more than rounding, or the first `rank` of them) keep their
-vectors and get
+With ΔW = scale·B·A = U·diag(σ)·Vᵀ, its k leading directions (all that are more than rounding, or
+the first `rank` of them) keep their vectors and get
 
-    σ′ ∝ (1 − amount)·σ + amount·mean(σ)          amount 0: as it was; 1: flat
+    σ′ ∝ (1 − amount)·σ + amount·mean(σ)          amount 0: unchanged; 1: flat
 
-scaled so that the norm of ΔW before anything was cut off stays what it was, Frobenius or nuclear. What is written is a plain PEFT adapter of
-the same alpha, with B′ = U·√(σ′/s) and A′ = √(σ′/s)·Vᵀ. Nothing is learnt: the directions are training's, only their weights change, so loss changes with
-them. A penalty in training lets the loss choose the directions meanwhile.
+scaled so that the norm of ΔW before anything was cut off is kept, Frobenius or nuclear. The result
+is a plain PEFT adapter of the same alpha, with B′ = U·√(σ′/s) and A′ = √(σ′/s)·Vᵀ. Nothing is
+learnt: the directions are training's, only their weights change, so loss changes with them. A
+penalty in training lets the loss choose the directions meanwhile.
 """
 
 from __future__ import annotations
@@ -31,7 +32,6 @@ from evilspectra.spectra.peft_files import (
     CONFIG,
     WEIGHTS,
     AdapterFolder,
-    Factor,
     Module,
     open_folder,
 )
@@ -41,13 +41,17 @@ from evilspectra.text import printable
 
 Keep = Literal["frobenius", "nuclear"]
 Kind = Literal["F32", "BF16", "F16", "F64"]
-#: Largest relative change of a kept norm that goes unsaid: what float32 factors are held to.
+#: Largest relative change of a kept norm that is not reported: the bound for float32 factors.
 EXACT = 1e-6
 
 
 @dataclass(frozen=True)
 class Flattened:
-    """What was done. `norm_error`: largest relative difference of a module's kept norm, read back from the files; stable ranks are means over modules."""
+    """An adapter flattened, and how.
+
+    `norm_error`: largest relative difference of a module's kept norm, read back from the files;
+    stable ranks are means over modules; `unchanged`: the tensors that were copied.
+    """
 
     folder: Path
     modules: int
@@ -67,15 +71,19 @@ def flat_values(
     keep: Keep,
     rank: int | None = None,
 ) -> Matrix:
-    """σ′ of one module: min(rank, k) values, k those of `values` that are more than rounding; none where the update is zero.
+    """σ′ of one module: min(rank, k) values, k those of `values` that are more than rounding.
 
-    >>> flat_values(np.array([3.0, 1.0]), 1.0, "nuclear").tolist(), flat_values(np.array([4.0, 3.0]), 0.0, "frobenius", rank=1).tolist()
-    ([2.0, 2.0], [5.0])
+    There are none where the update is zero.
+
+    >>> flat_values(np.array([3.0, 1.0]), 1.0, "nuclear").tolist()
+    [2.0, 2.0]
+    >>> flat_values(np.array([4.0, 3.0]), 0.0, "frobenius", rank=1).tolist()
+    [5.0]
     """
-    kept = values[: min(resolved(values), rank or len(values))]
-    if not len(kept):
-        return kept
-    moved = (1 - amount) * kept + amount * kept.mean()
+    leading = values[: min(resolved(values), rank or len(values))]
+    if not len(leading):
+        return leading
+    moved = (1 - amount) * leading + amount * leading.mean()
     return moved * _norm(values, keep) / _norm(moved, keep)
 
 
@@ -91,93 +99,97 @@ def flatten(
     rank: int | None = None,
     dtype: Kind = "F32",
 ) -> Flattened:
-    """Writes the flattened adapter to the folder `out`, whole or not at all, and measures what was written.
+    """Writes the flattened adapter to the folder `out`, completely or not at all, and measures it.
 
     Raises:
-        BadInput: an amount outside of 0 to 1, a folder that holds something, an adapter without config, or one whose ΔW is more than scale·B·A.
+        BadInput: an amount outside of 0 to 1, a folder that is not empty, an adapter without
+            config, or one whose ΔW is more than scale·B·A.
     """
     if not 0 <= amount <= 1:
         raise BadInput(
-            f"the amount is {amount:g}, but it must lie between 0 (as it is) and 1 (flat)"
+            f"the amount is {amount:g}, but it must lie between 0 (unchanged) and 1 (flat)"
         )
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise BadInput(f"{out} is there already: name a new folder")
+        raise BadInput(f"{out} already exists: name a new folder")
     if not source.settings:
         raise BadInput(
-            f"{source.folder} has no {CONFIG}, so the scale of its update is unknown: flatten needs the folder that PEFT has saved"
+            f"{source.folder} has no {CONFIG}, so the scale of its update is unknown: "
+            "flatten needs the folder that PEFT has saved"
         )
     if other := next((module for module in source.modules if module.part != "delta"), None):
-        how = "convert the adapter to LoRA first (PEFT does so for PiSSA and OLoRA when it saves with path_initial_model_for_weight_conversion)"
         raise BadInput(
-            f"the update of {other.name} in {source.folder} is more than scale·B·A (DoRA, PiSSA and their like): only the update of plain LoRA can be flattened; {how}"
+            f"the update of {other.name} in {source.folder} is more than scale·B·A (DoRA, PiSSA "
+            "and their like): only the update of plain LoRA can be flattened; convert the adapter "
+            "to LoRA first (PEFT does so for PiSSA and OLoRA when it saves with "
+            "path_initial_model_for_weight_conversion)"
         )
     settings = _settings(source.settings, rank)
-    unchanged = tuple(factor.key for factor in source.others)
+    config = json.dumps(settings, indent=2, sort_keys=True) + "\n"
 
-    def write(place: Path) -> None:
-        place.mkdir()
-        (place / CONFIG).write_text(
-            json.dumps(settings, indent=2, sort_keys=True) + "\n", encoding="utf-8"
-        )
-        _write(place / WEIGHTS, source, amount, keep, rank, dtype)
-        (place / "README.md").write_text(_card(source, amount, keep, rank), encoding="utf-8")
+    def write(folder: Path) -> None:
+        folder.mkdir()
+        (folder / CONFIG).write_text(config, encoding="utf-8")
+        _write(folder / WEIGHTS, source, amount, keep, rank, dtype)
+        (folder / "README.md").write_text(_card(source, amount, keep, rank), encoding="utf-8")
 
     if out.is_dir():
         out.rmdir()
     write_atomically(out, write, "--out")
-    return _measured(
-        source,
-        open_folder(out),
-        Flattened(out, len(source.modules), amount, keep, rank, dtype, 0.0, 0.0, 0.0, unchanged),
-    )
-
-
-def _measured(source: AdapterFolder, written: AdapterFolder, done: Flattened) -> Flattened:
-    error, before, after = 0.0, [], []
-    for one, other in zip(
-        streamed_values(source.modules), streamed_values(written.modules), strict=True
-    ):
-        if one.values[0] == 0:
-            continue
-        norms = _norm(one.values, done.keep), _norm(other.values, done.keep)
-        error = max(error, abs(norms[1] / norms[0] - 1))
-        before.append(float(measures.stable_rank(one.values)))
-        after.append(float(measures.stable_rank(other.values)))
-    means = [float(np.mean(found)) if found else math.nan for found in (before, after)]
+    error, before, after = _compared(source, open_folder(out), keep)
     return Flattened(
-        **{
-            **vars(done),
-            "norm_error": error,
-            "stable_rank_before": means[0],
-            "stable_rank_after": means[1],
-        }
+        folder=out,
+        modules=len(source.modules),
+        amount=amount,
+        keep=keep,
+        rank=rank,
+        dtype=dtype,
+        norm_error=error,
+        stable_rank_before=before,
+        stable_rank_after=after,
+        unchanged=tuple(factor.key for factor in source.others),
     )
+
+
+def _compared(
+    source: AdapterFolder, written: AdapterFolder, keep: Keep
+) -> tuple[float, float, float]:
+    """Largest relative change of the kept norm; mean stable ranks before and after."""
+    error, before, after = 0.0, [], []
+    spectra = zip(streamed_values(source.modules), streamed_values(written.modules), strict=True)
+    for old, new in spectra:
+        if old.values[0] == 0:
+            continue
+        error = max(error, abs(_norm(new.values, keep) / _norm(old.values, keep) - 1))
+        before.append(float(measures.stable_rank(old.values)))
+        after.append(float(measures.stable_rank(new.values)))
+    if not before:
+        return error, math.nan, math.nan
+    return error, float(np.mean(before)), float(np.mean(after))
 
 
 def _settings(settings: Mapping[str, Any], rank: int | None) -> dict[str, Any]:
-    """The adapter's own config, with ranks cut; alpha stays, the factors take up the change of scale."""
-    out: dict[str, Any] = {**settings, "inference_mode": True, "init_lora_weights": True}
+    """The adapter's config with ranks cut; alpha stays, the factors take up the change of scale."""
+    changed: dict[str, Any] = {**settings, "inference_mode": True, "init_lora_weights": True}
     if rank is not None:
-        if out.get("r") is not None:
-            out["r"] = min(out["r"], rank)
-        out["rank_pattern"] = {
-            name: min(value, rank) for name, value in (out.get("rank_pattern") or {}).items()
-        }
-    return out
+        if changed.get("r") is not None:
+            changed["r"] = min(changed["r"], rank)
+        pattern = changed.get("rank_pattern") or {}
+        changed["rank_pattern"] = {name: min(value, rank) for name, value in pattern.items()}
+    return changed
 
 
-# --- the file -----------------------------------------------------------------------------------------------------------
+# --- the file -------------------------------------------------------------------------------------
 
 
 def _write(
-    place: Path,
+    path: Path,
     source: AdapterFolder,
     amount: float,
     keep: Keep,
     rank: int | None,
     dtype: Kind,
 ) -> None:
-    """Header first, then module by module, so that no more than one is in memory."""
+    """Writes the header first, then module by module, so that no more than one is in memory."""
     shapes: list[tuple[str, str, tuple[int, ...], int]] = []
     width = {"F64": 8, "F32": 4, "BF16": 2, "F16": 2}[dtype]
     for module in source.modules:
@@ -187,10 +199,9 @@ def _write(
             (module.down.key, dtype, (r, d_in), r * d_in * width),
             (module.up.key, dtype, (d_out, r), d_out * r * width),
         ]
-    shapes += [
-        (factor.key, factor.entry.dtype, factor.entry.shape, factor.entry.stop - factor.entry.start)
-        for factor in source.others
-    ]
+    for other in source.others:
+        entry = other.entry
+        shapes.append((other.key, entry.dtype, entry.shape, entry.stop - entry.start))
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     at = 0
     for key, kind, shape, size in shapes:
@@ -198,19 +209,14 @@ def _write(
         at += size
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
-    with place.open("wb") as file:
+    rslora = bool(source.settings.get("use_rslora"))
+    with path.open("wb") as file:
         file.write(struct.pack("<Q", len(text)) + text)
         for module in source.modules:
-            for factor in _factors(
-                module, bool(source.settings.get("use_rslora")), amount, keep, rank
-            ):
+            for factor in _factors(module, rslora, amount, keep, rank):
                 file.write(narrowed(factor, dtype).tobytes())
-        for kept in source.others:
-            file.write(_bytes(kept))
-
-
-def _bytes(factor: Factor) -> memoryview:
-    return factor.file.raw(factor.key)
+        for other in source.others:
+            file.write(other.file.raw(other.key))
 
 
 def _factors(
@@ -220,26 +226,27 @@ def _factors(
     keep: Keep,
     rank: int | None,
 ) -> Iterator[Matrix]:
-    """A′ and B′, of the rank that the file says; directions that the update does not have are zero in both."""
+    """A′ and B′, of the rank in the header; directions that the update lacks are zero in both."""
     old = module.shape[0]
     r = min(old, rank or old)
     scale = module.scale * (math.sqrt(old / r) if rslora else old / r)
-    found = orthogonal(module)
-    values = flat_values(found.values, amount, keep, rank)
-    share = np.sqrt(values / abs(scale)) if len(values) else values
+    directions = orthogonal(module)
+    values = flat_values(directions.values, amount, keep, rank)
+    k = len(values)
+    share = np.sqrt(values / abs(scale)) if k else values
     down, up = np.zeros((r, module.shape[1])), np.zeros((module.shape[2], r))
-    down[: len(values)] = share[:, None] * found.right[:, : len(values)].T
-    up[:, : len(values)] = (
-        share * found.left[:, : len(values)]
-    )  # the scale's sign is in `left`, and again in PEFT's scale
+    down[:k] = share[:, None] * directions.right[:, :k].T
+    up[:, :k] = share * directions.left[:, :k]
     yield down
+    # The scale's sign is in `left`, and again in PEFT's scale.
     yield up if scale >= 0 else -up
 
 
 def narrowed(values: Matrix, dtype: Kind) -> NDArray[Any]:
     """Numbers rounded to a number type, to the nearest, ties to even; bfloat16 as its 16 bits.
 
-    >>> [hex(bits) for bits in narrowed(np.array([1.0, 1.0 + 2**-8, 1.0 + 3 * 2**-8]), "BF16").tolist()]
+    >>> values = np.array([1.0, 1.0 + 2**-8, 1.0 + 3 * 2**-8])
+    >>> [hex(bits) for bits in narrowed(values, "BF16").tolist()]
     ['0x3f80', '0x3f80', '0x3f82']
     """
     if dtype == "BF16":
@@ -255,14 +262,15 @@ def _card(
     rank: int | None,
 ) -> str:
     """The model card: what was done to which adapter, and that nothing was trained."""
-    named = source.settings.get("base_model_name_or_path")
-    base = printable(named, 200) if isinstance(named, str) and named else None
+    model = source.settings.get("base_model_name_or_path")
+    base = printable(model, 200) if isinstance(model, str) and model else None
     head = {
         "library_name": "peft",
         **({"base_model": base} if base else {}),
         "tags": ["lora", "evilspectra", "flattened"],
     }
     name = printable(source.folder.resolve().name, 100)
+    of_base = f" of {base}" if base else ""
     cut = f", cut to its {rank} leading directions" if rank else ""
     return f"""---
 {yaml.safe_dump(head, sort_keys=False, allow_unicode=True).strip()}
@@ -270,12 +278,15 @@ def _card(
 
 # {name}, flattened after training
 
-The LoRA adapter `{name}`{f" of {base}" if base else ""}{cut}, with the singular values σ of every update ΔW moved towards their mean:
+The LoRA adapter `{name}`{of_base}{cut}, with the singular values σ of \
+every update ΔW moved towards their mean:
 
     σ′ ∝ (1 − {amount:g})·σ + {amount:g}·mean(σ)
 
-at constant {"nuclear" if keep == "nuclear" else "Frobenius"} norm of ΔW, by `evilspectra flatten`. The directions are those that training found; nothing was trained on,
-and no data were seen. This is the training-free baseline to a flatness penalty in training: measure it before you use it.
+at constant {"nuclear" if keep == "nuclear" else "Frobenius"} norm of ΔW, by `evilspectra \
+flatten`. The directions are those that training found; nothing was trained on,
+and no data were seen. This is the training-free baseline to a flatness penalty in training: \
+measure it before you use it.
 
 ```python
 from peft import PeftModel

@@ -1,4 +1,5 @@
-"""Statistics on tables of runs: what a design can tell, shares of variance, loss and outcome, flatness, stability, and sentences on it all.
+"""Statistics on tables of runs: design, variance, loss, flatness, stability, and sentences on them.
 
-Pure functions on pandas frames; no torch. `analyse.analyse` is the entry; docs/statistics.md says what every number is.
+Pure functions on pandas frames; no torch. `analyse.analyse` is the entry; docs/statistics.md
+explains every number.
 """

@@ -1,4 +1,7 @@
-"""One entry for everything: a table of runs in, every part of the analysis out, each with a reason where the data cannot tell."""
+"""One entry for everything: a table of runs in, every part of the analysis out.
+
+Each part that the data do not allow has a reason instead.
+"""
 
 from __future__ import annotations
 
@@ -27,23 +30,16 @@ from evilspectra.analysis.outcome import (
 )
 from evilspectra.analysis.result import Analysis
 from evilspectra.analysis.sentences import sentences
-from evilspectra.analysis.stability import (
-    Needed,
-    Ranking,
-    Stability,
-    Variant,
-    rank_frame,
-    seeds_needed,
-    spreads,
-)
+from evilspectra.analysis.stability import Needed, Ranking, Stability, seeds_needed, spreads
 from evilspectra.analysis.trajectory import Trajectory, trajectory
-from evilspectra.analysis.variance import PERMUTATIONS, decompose, weighted_layout
+from evilspectra.analysis.variance import PERMUTATIONS, decompose
+from evilspectra.analysis.variants import JUDGED, judged_rows, ranking_of, variants
 from evilspectra.errors import BadInput, near
 from evilspectra.evaluation.run_rates import MAIN_DEFINITION
 
-#: Settings that tell cells apart beside the factors; seeds and what does not change a result are no setting here.
+#: Settings besides the factors that tell cells apart; seeds and settings without effect are absent.
 _CELL = ("base", "data", "optimizer", "lr", "batch_size", WEIGHT, "arm")
-#: Within which levels runs are matched at equal loss.
+#: Columns within whose levels runs are matched at equal loss.
 _STRATA = ("base", "data", "batch_size", WEIGHT)
 
 
@@ -60,16 +56,19 @@ def analyse(
     differences: Sequence[float] = (),
     permutations: int = PERMUTATIONS,
 ) -> Analysis:
-    """All parts for one outcome of the runs of a frame (columns as of `tidy.runs_frame`).
+    """Every part for one outcome of the runs of a frame (columns as of `tidy.runs_frame`).
 
-    `checkpoints`: rows of runs by step (`tidy.checkpoints_frame`); `rates`: rows by judge and definition (`tidy.rates_frame`); `blocks`: a column within whose levels
-    permutations exchange; `at`: the loss to compare at; `differences`: those whose power is asked for.
+    `checkpoints`: rows of runs by step (`tidy.checkpoints_frame`); `rates`: rows by judge and
+    definition (`tidy.rates_frame`); `blocks`: a column within whose levels permutations exchange;
+    `at`: the loss to compare at; `differences`: those whose power is to be found.
 
     Raises:
-        BadInput: an unknown outcome, factor or loss, an outcome that is no number, a constant factor, too few runs.
+        BadInput: an unknown outcome, factor or loss, an outcome that is not a number, a constant
+            factor, too few runs.
 
     >>> import pandas as pd
-    >>> table = pd.DataFrame({"optimizer": list("aabb"), "mean_alignment": [80.0, 81, 60, 61], "seed": [0, 1, 0, 1]})
+    >>> columns = {"optimizer": list("aabb"), "mean_alignment": [80.0, 81, 60, 61]}
+    >>> table = pd.DataFrame(columns | {"seed": [0, 1, 0, 1]})
     >>> analyse(table).variance.type2[0].term
     'optimizer'
     """
@@ -84,137 +83,146 @@ def analyse(
         )
     if loss not in runs and loss != "train_loss":
         raise BadInput(f"there is no loss '{loss}': name a column with --loss.{near(loss, runs)}")
-    found = read(runs, name)
-    group = "optimizer" if "optimizer" in chosen else chosen[0] if chosen else None
+    measured = read(runs, name)
+    group = _group(chosen)
     reasons: dict[str, str] = {}
-    design = describe(runs, chosen, order)
-    variance = decompose(runs, found, chosen, order, blocks, permutations) if chosen else None
+    variance = decompose(runs, measured, chosen, order, blocks, permutations) if chosen else None
     if variance is None:
         reasons["variance"] = (
-            "no factor varies between these runs and repeats: vary the optimiser, the data or the base, or name one with --factor"
+            "no factor varies between these runs and repeats: vary the optimiser, the data or the "
+            "base, or name one with --factor"
         )
     cell = cell_columns(runs, chosen)
-    parts = _components(runs, found, cell, rates)
+    parts = _components(runs, measured, cell, rates)
     if parts is None:
         reasons["components"] = "the table has no column 'seed'"
-    fit = _loss(runs, found, loss, group, at, reasons)
-    path = _training(checkpoints, runs, name, loss, group, reasons)
-    whole = Analysis(
-        outcome=name, label=found.label, scale=found.scale, better=found.better, factors=chosen, group=group, loss=loss, runs=len(runs), left_out=left_out, design=design, variance=variance, components=parts,
-        loss_fit=fit, training=path, mediation=mediation(runs, name, found.values, loss) if name != loss else None,
-        stability=_stability(runs, found, group, chosen, cell, rates, differences), reasons=reasons, levels={one: tuple(sorted(set(text_columns(runs, [one])[one]))) for one in {*chosen, *(["optimizer"] if "optimizer" in runs else [])}},
-    )  # fmt: skip
-    return replace(whole, sentences=sentences(whole))
+    levelled = {*chosen, *(["optimizer"] if "optimizer" in runs else [])}
+    analysis = Analysis(
+        outcome=name,
+        label=measured.label,
+        scale=measured.scale,
+        better=measured.better,
+        factors=chosen,
+        group=group,
+        loss=loss,
+        runs=len(runs),
+        left_out=left_out,
+        design=describe(runs, chosen, order),
+        variance=variance,
+        components=parts,
+        loss_fit=_loss(runs, measured, loss, group, at, reasons),
+        training=_training(checkpoints, runs, name, loss, group, reasons),
+        mediation=mediation(runs, name, measured.values, loss) if name != loss else None,
+        stability=_stability(runs, measured, group, chosen, cell, rates, differences),
+        reasons=reasons,
+        levels={
+            factor: tuple(sorted(set(text_columns(runs, [factor])[factor]))) for factor in levelled
+        },
+    )
+    return replace(analysis, sentences=sentences(analysis))
+
+
+def _group(factors: Sequence[str]) -> str | None:
+    """The factor whose levels are compared at equal loss and ranked."""
+    if "optimizer" in factors:
+        return "optimizer"
+    return factors[0] if factors else None
 
 
 def cell_columns(frame: Frame, factors: Sequence[str]) -> list[str]:
-    """The columns that are equal between replicates: factors, and every setting but seeds, folders and the arm's name."""
+    """The columns that are equal between replicates.
+
+    The factors, and every setting but seeds, folders and the arm's name.
+    """
     dotted = [
-        one
-        for one in frame
-        if isinstance(one, str)
-        and "." in one
-        and not one.endswith("seed")
-        and not one.startswith("output.")
+        column
+        for column in frame
+        if isinstance(column, str)
+        and "." in column
+        and not column.endswith("seed")
+        and not column.startswith("output.")
     ]
-    return list(dict.fromkeys([*factors, *(one for one in _CELL if one in frame), *dotted]))
+    usual = [column for column in _CELL if column in frame]
+    return list(dict.fromkeys([*factors, *usual, *dotted]))
 
 
 def _components(
     runs: Frame,
-    found: Outcome,
+    outcome: Outcome,
     cell: Sequence[str],
     rates: Frame | None,
 ) -> Components | None:
-    """The components of the runs, with the judge's share where several judged the same runs under the paper's definition."""
+    """The components of the runs.
+
+    With the judge's share where several judged the same runs under the paper's definition.
+    """
     if SEED not in runs:
         return None
-    parts = components(runs, found.values, cell)
-    rows = _rated(runs, found.name, rates)
+    parts = components(runs, outcome.values, cell)
+    rows = judged_rows(runs, outcome.name, rates)
     if rows is None or parts.judge is not None:
         return parts
     rows = rows[rows["definition"] == MAIN_DEFINITION]
-    long = runs.drop(columns=[one for one in rows if one in runs and one != "folder"]).merge(
-        rows, on="folder"
-    )
+    stale = [column for column in rows if column in runs and column != "folder"]
+    long = runs.drop(columns=stale).merge(rows, on="folder")
     if long["judge_id"].nunique() < 2 or long["folder"].duplicated().sum() < 2:
         return parts
-    values = (
-        logits(numbers(long, MISALIGNED), numbers(long, "counted"))
-        if found.scale == "logit"
-        else numbers(long, found.name)
-    )
+    values = numbers(long, outcome.name)
+    if outcome.scale == "logit":
+        values = logits(numbers(long, MISALIGNED), numbers(long, "counted"))
     judged = components(long.assign(**{JUDGE: long["judge_id"]}), values, cell)
     return replace(
         parts,
         judge=judged.judge,
-        reasons={name: why for name, why in parts.reasons.items() if name != JUDGE},
+        reasons={part: reason for part, reason in parts.reasons.items() if part != JUDGE},
     )
-
-
-def _rated(runs: Frame, name: str, rates: Frame | None) -> Frame | None:
-    """The rows of rates of these runs at their last judged step, with a value of the outcome; None where the outcome is not judged, or nothing was."""
-    if (
-        rates is None
-        or name not in ("misalignment", "mean_alignment")
-        or "folder" not in runs
-        or not len(rates)
-    ):
-        return None
-    rows = rates[rates["folder"].isin(list(runs["folder"])) & (rates["step"] > 0)]
-    rows = rows[rows["step"] == rows.groupby(["folder", "judge_id"])["step"].transform("max")]
-    return rows[rows[name].notna() & (rows["counted"] > 0)]
 
 
 def _loss(
     runs: Frame,
-    found: Outcome,
+    outcome: Outcome,
     loss: str,
     group: str | None,
     at: float | None,
     reasons: dict[str, str],
 ) -> LossFit | None:
-    if found.name == loss:
+    if outcome.name == loss:
         reasons["loss"] = "the outcome is the loss itself"
         return None
-    if loss not in runs or group is None:
-        reasons["loss"] = (
-            f"the table has no column '{loss}'"
-            if loss not in runs
-            else "there are no groups to compare"
-        )
+    if loss not in runs:
+        reasons["loss"] = f"the table has no column '{loss}'"
+        return None
+    if group is None:
+        reasons["loss"] = "there are no groups to compare"
         return None
     losses = numbers(runs, loss)
-    known = np.isfinite(losses) & (losses > 0)
+    usable = np.isfinite(losses) & (losses > 0)
     names = np.asarray(text_columns(runs, [group])[group])
-    strata_of = [one for one in _STRATA if one in runs and one != group]
-    texts = text_columns(runs, strata_of)
+    strata_columns = [column for column in _STRATA if column in runs and column != group]
+    texts = text_columns(runs, strata_columns)
     strata = np.asarray(
-        ["|".join(texts[one][row] for one in strata_of) for row in range(len(runs))]
+        ["|".join(texts[column][row] for column in strata_columns) for row in range(len(runs))]
     )
-    fit = (
-        fit_loss(
-            found.values[known],
-            losses[known],
-            names[known].tolist(),
-            strata[known].tolist(),
+    fit = None
+    if usable.any():
+        fit = fit_loss(
+            outcome.values[usable],
+            losses[usable],
+            names[usable].tolist(),
+            strata[usable].tolist(),
             at,
             group,
         )
-        if known.any()
-        else None
-    )
     if fit is None:
         reasons["loss"] = (
-            f"a line needs three runs at two losses in each of two groups of {group}: train with more seeds, data sets or learning rates"
+            f"a line needs three runs at two losses in each of two groups of {group}: train with "
+            "more seeds, data sets or learning rates"
         )
         return None
-    left = int((~known).sum())
-    return (
-        replace(fit, notes=(*fit.notes, f"{left} runs without a loss above 0 are left out"))
-        if left
-        else fit
-    )
+    left = int((~usable).sum())
+    if not left:
+        return fit
+    return replace(fit, notes=(*fit.notes, f"{left} runs without a loss above 0 are left out"))
 
 
 def _training(
@@ -225,48 +233,43 @@ def _training(
     group: str | None,
     reasons: dict[str, str],
 ) -> Trajectory | None:
-    if checkpoints is None or group is None:
-        reasons["training"] = (
-            "no table of checkpoints was given"
-            if checkpoints is None
-            else "there are no groups to compare"
-        )
+    if checkpoints is None:
+        reasons["training"] = "no table of checkpoints was given"
+        return None
+    if group is None:
+        reasons["training"] = "there are no groups to compare"
         return None
     key = "folder" if "folder" in checkpoints and "folder" in runs else "run"
-    if not {key, "step", name, loss} <= set(checkpoints):
-        reasons["training"] = (
-            f"the table of checkpoints lacks {', '.join(sorted({key, 'step', name, loss} - set(checkpoints)))}"
-        )
+    if lacking := sorted({key, "step", name, loss} - set(checkpoints)):
+        reasons["training"] = f"the table of checkpoints lacks {', '.join(lacking)}"
         return None
     groups = dict(zip(runs[key], text_columns(runs, [group])[group], strict=True))
     rows = checkpoints[checkpoints[key].isin(list(groups)) & (checkpoints["step"] > 0)]
-    y = numbers(rows, name)
+    values = numbers(rows, name)
     if name == "misalignment" and {MISALIGNED, COUNTED} <= set(rows):
-        y = logits(numbers(rows, MISALIGNED), numbers(rows, COUNTED))
-    known = np.isfinite(y)
-    steps, keys = sorted(set(rows["step"][known])), list(groups)
+        values = logits(numbers(rows, MISALIGNED), numbers(rows, COUNTED))
+    finite = np.isfinite(values)
+    steps, keys = sorted(set(rows["step"][finite])), list(groups)
     outcomes, losses = (np.full((len(keys), len(steps)), np.nan) for _ in range(2))
-    for one, step, value, at_loss, there in zip(
-        rows[key], rows["step"], y, numbers(rows, loss), known, strict=True
-    ):
-        if there:
-            (
-                outcomes[keys.index(one), steps.index(step)],
-                losses[keys.index(one), steps.index(step)],
-            ) = value, at_loss
-    found = trajectory(
-        [float(step) for step in steps], outcomes, losses, [groups[one] for one in keys], group
+    columns = zip(rows[key], rows["step"], values, numbers(rows, loss), finite, strict=True)
+    for run, step, value, at_loss, has_value in columns:
+        if has_value:
+            cell = keys.index(run), steps.index(step)
+            outcomes[cell], losses[cell] = value, at_loss
+    path = trajectory(
+        [float(step) for step in steps], outcomes, losses, [groups[run] for run in keys], group
     )
-    if found is None:
+    if path is None:
         reasons["training"] = (
-            f"no step has three runs of two groups of {group} with {name} and {loss}: evaluate the checkpoints"
+            f"no step has three runs of two groups of {group} with {name} and {loss}: evaluate the "
+            "checkpoints"
         )
-    return found
+    return path
 
 
 def _stability(
     runs: Frame,
-    found: Outcome,
+    outcome: Outcome,
     group: str | None,
     factors: Sequence[str],
     cell: Sequence[str],
@@ -275,125 +278,65 @@ def _stability(
 ) -> Stability:
     reasons: dict[str, str] = {}
     texts = text_columns(runs, cell)
-    shown = [one for one in cell if len(set(texts[one])) > 1]
-    cells = [", ".join(texts[one][row] for one in shown) or "all" for row in range(len(runs))]
-    seeds, pooled = spreads(found.values, cells) if SEED in runs else ((), None)
+    varying = [column for column in cell if len(set(texts[column])) > 1]
+    cells = [
+        ", ".join(texts[column][row] for column in varying) or "all" for row in range(len(runs))
+    ]
+    seeds, pooled = spreads(outcome.values, cells) if SEED in runs else ((), None)
     if pooled is None:
         reasons["seeds"] = (
             "no two runs differ in the seed alone: add seeds to the sweep"
             if SEED in runs
             else "the table has no column 'seed'"
         )
-    ranking = _ranking(runs, found, group, factors)
+    ranking = ranking_of(runs, outcome, group, factors)
     if ranking is None:
         reasons["ranking"] = (
             "there are no groups to rank, or nothing is left to estimate the error from"
         )
-    variants = _variants(runs, found, rates, group, factors) if rates is not None and group else ()
-    if not variants:
+    ways = (
+        variants(runs, outcome.name, rates, group, factors) if rates is not None and group else ()
+    )
+    if not ways:
         reasons["variants"] = (
             "nothing was judged, so there is one way of counting alone"
-            if found.name not in ("misalignment", "mean_alignment") or rates is None
+            if outcome.name not in JUDGED or rates is None
             else "no rates by judge and definition were found"
         )
-    return Stability(
-        seeds,
-        pooled,
-        _needed(found, pooled.value if pooled else None, ranking, differences),
-        ranking,
-        variants,
-        reasons,
-    )
-
-
-def _ranking(
-    runs: Frame,
-    found: Outcome,
-    group: str | None,
-    factors: Sequence[str],
-) -> Ranking | None:
-    if group is None:
-        return None
-    weights = None
-    if found.counted is not None:
-        layout = weighted_layout(text_columns(runs, factors), 1, found)
-        weights = layout.root**2
-    return rank_frame(runs, found.values, group, factors, found.better, weights)
+    needed = _needed(outcome, pooled.value if pooled else None, ranking, differences)
+    return Stability(seeds, pooled, needed, ranking, ways, reasons)
 
 
 def _needed(
-    found: Outcome,
+    outcome: Outcome,
     sd: float | None,
     ranking: Ranking | None,
     differences: Sequence[float],
 ) -> tuple[Needed, ...]:
-    """Seeds for the asked differences, or for the smallest and largest between two groups; with counts, at as many answers and at four times as many."""
+    """Seeds for the differences, or else for the smallest and largest between two groups.
+
+    With counts: at as many answers a run, and at four times as many.
+    """
     if sd is None or not sd > 0:
         return ()
-    apart = sorted(abs(one.value) for one in ranking.differences.values()) if ranking else []
-    wanted = list(differences) or (
-        [apart[0], apart[-1]] if len(apart) > 1 else apart or [sd, 2 * sd]
-    )
-    if found.counted is None or found.misaligned is None:
-        return tuple(Needed(d, None, seeds_needed(d, sd)) for d in wanted if d > 0)
-    rate = np.clip(
-        found.misaligned.sum() / found.counted.sum(),
-        0.5 / found.counted.sum(),
-        1 - 0.5 / found.counted.sum(),
-    )
-    answers, answer_sd = round(float(found.counted.mean())), float((rate * (1 - rate)) ** -0.5)
+    wanted = [d for d in list(differences) or _differences_of_interest(ranking, sd) if d > 0]
+    if outcome.counted is None or outcome.misaligned is None:
+        return tuple(Needed(d, None, seeds_needed(d, sd)) for d in wanted)
+    every = outcome.counted.sum()
+    rate = np.clip(outcome.misaligned.sum() / every, 0.5 / every, 1 - 0.5 / every)
+    answers = round(float(outcome.counted.mean()))
+    answer_sd = float((rate * (1 - rate)) ** -0.5)
     between = max(0.0, sd**2 - answer_sd**2 / answers) ** 0.5
     return tuple(
         Needed(d, m, seeds_needed(d, between, answer_sd, m))
         for d in wanted
-        if d > 0
         for m in (answers, 4 * answers)
     )
 
 
-def _variants(
-    runs: Frame,
-    found: Outcome,
-    rates: Frame,
-    group: str,
-    factors: Sequence[str],
-) -> tuple[Variant, ...]:
-    """The ranking and the share of the group under every judge and definition; for mean alignment under every judge."""
-    rows = _rated(runs, found.name, rates)
-    if rows is None:
-        return ()
-    made = []
-    for (judge_id, definition), kept in rows.groupby(["judge_id", "definition"], sort=True):
-        columns = {
-            "folder": kept["folder"],
-            "misalignment": kept["misalignment"],
-            "mean_alignment": kept["mean_alignment"],
-            MISALIGNED: kept["misaligned"],
-            COUNTED: kept["counted"],
-        }
-        table = runs.drop(
-            columns=[one for one in columns if one in runs and one != "folder"]
-        ).merge(type(runs)(columns), on="folder")
-        usable = [one for one in factors if one in table and table[one].nunique() > 1]
-        if len(table) < 4 or group not in usable or table[found.name].nunique() < 2:
-            continue
-        one = read(table, found.name)
-        ranking, share = (
-            _ranking(table, one, group, usable),
-            decompose(table, one, usable, 1, permutations=0),
-        )
-        effect = next((effect for effect in share.type2 if group in effect.term), None)
-        if ranking is None or effect is None:
-            continue
-        means = {ranked.group: ranked.mean.value for ranked in ranking.groups}
-        made.append(
-            Variant(
-                f"{kept['judge'].iloc[0]} ({judge_id}), {definition}",
-                len(table),
-                tuple(means),
-                tuple(ranking.shown()),
-                effect.eta,
-                means,
-            )
-        )
-    return tuple(made)
+def _differences_of_interest(ranking: Ranking | None, sd: float) -> list[float]:
+    """The smallest and largest difference between two groups; without groups `sd` and 2·`sd`."""
+    if ranking is None or not ranking.differences:
+        return [sd, 2 * sd]
+    apart = sorted(abs(difference.value) for difference in ranking.differences.values())
+    return [apart[0], apart[-1]] if len(apart) > 1 else apart

@@ -2,11 +2,13 @@
 
 | component | estimate | interval |
 |---|---|---|
-| training seeds, standard deviation | √(SS within cells/df) | χ²: exact for normal values, whatever the balance |
-| training seeds, share | σ²/(σ² + effects) of the one-way analysis over cells | noncentral F: exact likewise |
+| training seeds, SD | √(SS within cells/df) | χ²: exact for normal values, balanced or not |
+| training seeds, share | σ²/(σ² + effects), one-way over cells | noncentral F: exact likewise |
 | generation seeds, variance | mean square within runs | χ² |
-| training seeds beyond generation seeds, variance | (MS of runs − MS within runs)/m | modified large sample (Ting et al. 1990), on run means where unbalanced |
-| judge | partial η² of the judge beside the run | noncentral F |
+| training seeds beyond them, variance | (MS of runs − MS within runs)/m | modified large sample |
+| judge | partial η² of the judge, adjusted for the run | noncentral F |
+
+The modified large sample interval is Ting et al.'s (1990), on run means where unbalanced.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ import numpy as np
 from scipy import special
 
 from evilspectra.analysis.estimate import TAIL, Estimate, Frame, shares, spread_interval
-from evilspectra.analysis.linear import lay_out, squares, text_columns
+from evilspectra.analysis.linear import lay_out, text_columns
 from evilspectra.analysis.variance import Effect, effect_of, statistics
 
 GENERATION, JUDGE = "generation_seed", "judge"
@@ -27,9 +29,11 @@ GENERATION, JUDGE = "generation_seed", "judge"
 
 @dataclass(frozen=True, slots=True)
 class Components:
-    """Each None with its reason in `reasons` where the data do not say. `seed_sd`, `seed_share`: training seeds within cells, answers' luck included.
+    """Components of variance, each None with its reason in `reasons` where the data do not say.
 
-    `generation_var`: between generation seeds of a run; `seed_var`: between training seeds beyond that. `judge`: the judge's effect beside the run's.
+    `seed_sd`, `seed_share`: training seeds within cells, answers' luck included. `generation_var`:
+    between generation seeds of a run; `seed_var`: between training seeds beyond that. `judge`: the
+    judge's effect, adjusted for the run's.
     """
 
     cells: int
@@ -48,12 +52,14 @@ def components(
     cell: Sequence[str],
     seed: str = "seed",
 ) -> Components:
-    """Components of values [n] of rows: a row a run, or a row a run × generation seed × judge, told by columns of those names.
+    """Components of the values [n] of a frame's rows.
+
+    A row is a run, or a run × generation seed × judge where there are columns of those names.
 
     >>> import pandas as pd
     >>> frame = pd.DataFrame({"optimizer": list("aabb"), "seed": [0, 1, 0, 1]})
-    >>> found = components(frame, np.array([1.0, 2, 5, 6]), ["optimizer"])
-    >>> round(found.seed_sd.value, 3), round(found.seed_share.value, 3)
+    >>> parts = components(frame, np.array([1.0, 2, 5, 6]), ["optimizer"])
+    >>> round(parts.seed_sd.value, 3), round(parts.seed_share.value, 3)
     (0.707, 0.114)
     """
     reasons: dict[str, str] = {}
@@ -62,12 +68,13 @@ def components(
     )
     cells = ["|".join(texts[name][row] for name in cell) for row in range(len(frame))]
     runs = [
-        f"{one}|{texts[seed][row]}" if seed in texts else str(row) for row, one in enumerate(cells)
+        f"{label}|{texts[seed][row]}" if seed in texts else str(row)
+        for row, label in enumerate(cells)
     ]
     means, at = _means(values, runs)
     of_run = [cells[row] for row in at]
     sd = portion = generation = beyond = judge = None
-    replicated = sum(of_run.count(one) > 1 for one in set(of_run))
+    replicated = sum(of_run.count(label) > 1 for label in set(of_run))
     if not replicated:
         reasons["training seeds"] = "no cell has two runs: train at least two seeds a cell"
     else:
@@ -90,19 +97,22 @@ def components(
 
 def _means(values: np.ndarray, groups: Sequence[str]) -> tuple[np.ndarray, list[int]]:
     """Means by group, and the first row of each."""
-    _, first, places = np.unique(np.asarray(groups), return_index=True, return_inverse=True)
-    return np.bincount(places, weights=values) / np.bincount(places), first.tolist()
+    _, first, codes = np.unique(np.asarray(groups), return_index=True, return_inverse=True)
+    return np.bincount(codes, weights=values) / np.bincount(codes), first.tolist()
 
 
 def _within(values: np.ndarray, groups: Sequence[str]) -> tuple[float, int]:
     """Sum of squares within groups, and its degrees of freedom."""
-    places = np.unique(np.asarray(groups), return_inverse=True)[1]
-    means = np.bincount(places, weights=values) / np.bincount(places)
-    return float(((values - means[places]) ** 2).sum()), len(values) - len(means)
+    codes = np.unique(np.asarray(groups), return_inverse=True)[1]
+    means = np.bincount(codes, weights=values) / np.bincount(codes)
+    return float(((values - means[codes]) ** 2).sum()), len(values) - len(means)
 
 
 def share_within(values: np.ndarray, cells: Sequence[str]) -> Estimate | None:
-    """The share of variance within cells: 1 − λ/(λ + n) of the one-way analysis; the estimate is 1 − ω², not above 1. None for one cell."""
+    """The share of variance within cells: 1 − λ/(λ + n) of the one-way analysis.
+
+    The estimate is 1 − ω², at most 1. None for one cell.
+    """
     within, df = _within(values, cells)
     n, between_df = len(values), len(set(cells)) - 1
     between = float(((values - values.mean()) ** 2).sum()) - within
@@ -117,7 +127,7 @@ def share_within(values: np.ndarray, cells: Sequence[str]) -> Estimate | None:
 def nested(
     values: np.ndarray, runs: Sequence[str], cells: Sequence[str]
 ) -> tuple[Estimate | None, Estimate | None]:
-    """Variance within runs, and between the runs of a cell beyond it; None where nothing tells."""
+    """Variance within runs, and between the runs of a cell beyond it; None where no data tell."""
     within, df = _within(values, runs)
     if df < 1:
         return None, None
@@ -142,10 +152,12 @@ def difference_of_squares(
     df2: int,
     factor: float,
 ) -> Estimate:
-    """first − factor·second of independent mean squares, not below 0, with Ting et al.'s (1990) modified large sample interval.
+    """first − factor·second of independent mean squares, at least 0.
 
-    >>> one = difference_of_squares(10.0, 10, 2.0, 20, 0.5)
-    >>> one.value, round(one.low, 2), round(one.high, 2)
+    The interval is Ting et al.'s (1990) modified large sample interval.
+
+    >>> estimate = difference_of_squares(10.0, 10, 2.0, 20, 0.5)
+    >>> estimate.value, round(estimate.low, 2), round(estimate.high, 2)
     (9.0, 3.78, 29.77)
     """
     a, b = first, factor * second
@@ -164,10 +176,8 @@ def difference_of_squares(
 
 def _judge(values: np.ndarray, runs: Sequence[str], judges: Sequence[str]) -> Effect | None:
     layout = lay_out({"run": runs, "judge": judges}, 1)
-    unit, beside = (("judge",),), [("run",)]
-    _, _, rss, df = statistics(layout, values, unit, beside)
-    return (
-        effect_of(layout, values, unit, beside, float(rss), df, None, 0)
-        if df > 0 and squares(layout.added(("judge",), beside), values) >= 0
-        else None
-    )
+    unit, others = (("judge",),), [("run",)]
+    _, _, rss, df = statistics(layout, values, unit, others)
+    if df < 1:
+        return None
+    return effect_of(layout, values, unit, others, float(rss), df, None, 0)

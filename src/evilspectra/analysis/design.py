@@ -1,7 +1,9 @@
-"""What a set of runs can tell at all: levels, cells, balance, replication, and which terms are confounded and are therefore not told apart.
+"""The design of a set of runs: levels, cells, balance, replication, and confounded terms.
 
-A term is *confounded* where, beside all terms that do not contain it, it has fewer degrees of freedom than beside its own parts alone: then others explain what it
-would explain, no formula can split their shares, and they are reported as one. Empty cells that merely shorten an interaction are no confounding, and are counted.
+A term is *confounded* if it has fewer degrees of freedom when adjusted for all terms that do not
+contain it than when adjusted for its own parts alone: then others explain what it would explain, no
+formula can split their shares, and they are reported as one. Empty cells that merely shorten an
+interaction are no confounding, and are counted.
 """
 
 from __future__ import annotations
@@ -9,7 +11,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import combinations
 from math import prod
 
 from evilspectra.analysis.estimate import Frame
@@ -21,7 +22,10 @@ SEED = "seed"
 
 @dataclass(frozen=True, slots=True)
 class Confounded:
-    """Terms that share what they would explain. `lost`: degrees of freedom of each that the others have already."""
+    """Terms that share what they would explain.
+
+    `lost`: degrees of freedom of each that the others already have.
+    """
 
     terms: tuple[str, ...]
     lost: tuple[int, ...]
@@ -29,18 +33,26 @@ class Confounded:
     @property
     def sentence(self) -> str:
         """
-        >>> Confounded(("optimizer", "data"), (2, 2)).sentence
-        'optimizer and data are confounded in these runs: what they explain together cannot be split, and is given as one'
+        The confounding in one sentence.
+
+        >>> Confounded(("optimizer", "data"), (2, 2)).sentence.split(":")[0]
+        'optimizer and data are confounded in these runs'
         """
         *first, last = self.terms
-        return f"{', '.join(first)}{' and ' if first else ''}{last} are confounded in these runs: what they explain together cannot be split, and is given as one"
+        return (
+            f"{', '.join(first)}{' and ' if first else ''}{last} are confounded in these runs: "
+            "what they explain together cannot be split, and is given as one"
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class Design:
-    """`factors`: factor → level → runs. `cells`: those that have runs, of `possible`; `smallest` and `largest` count the runs of a cell that has any.
+    """The design of a set of runs over its factors.
 
-    `seeds`: distinct seeds of a cell, smallest and largest; None without a column of seeds. `replicated`: cells with two runs or more. `dropped`: terms that no cell shows.
+    `factors`: factor → level → runs. `cells`: those that have runs, of `possible`; `smallest` and
+    `largest` count the runs of a cell that has any. `seeds`: distinct seeds of a cell, smallest and
+    largest; None without a column of seeds. `replicated`: cells with two runs or more. `dropped`:
+    terms of which no cell shows anything.
     """
 
     runs: int
@@ -64,7 +76,7 @@ class Design:
     @property
     def sentence(self) -> str:
         """The design in one sentence."""
-        levels = " × ".join(f"{name} ({len(found)})" for name, found in self.factors.items())
+        factors = " × ".join(f"{name} ({len(levels)})" for name, levels in self.factors.items())
         filled = (
             "every combination has runs"
             if self.factorial
@@ -75,18 +87,22 @@ class Design:
             if self.smallest == self.largest
             else f"{self.smallest} to {self.largest} each: unbalanced"
         )
-        seeds = (
-            ""
-            if self.seeds is None
-            else f"; {self.seeds[0]} seed{'' if self.seeds == (1, 1) else 's'} a cell"
-            if self.seeds[0] == self.seeds[1]
-            else f"; {self.seeds[0]} to {self.seeds[1]} seeds a cell"
-        )
-        return f"{self.runs} runs, {levels}: {filled}, {number}{seeds}{'' if self.replicated else '; nothing is replicated'}"
+        replication = "" if self.replicated else "; nothing is replicated"
+        return f"{self.runs} runs, {factors}: {filled}, {number}{self._seeds_text()}{replication}"
+
+    def _seeds_text(self) -> str:
+        if self.seeds is None:
+            return ""
+        fewest, most = self.seeds
+        if fewest == most:
+            return f"; {fewest} seed{'' if fewest == 1 else 's'} a cell"
+        return f"; {fewest} to {most} seeds a cell"
 
 
 def describe(frame: Frame, factors: Sequence[str], order: int = 2) -> Design:
-    """The design of the runs of a frame over factors; terms up to products of `order` are checked for confounding.
+    """The design of the runs of a frame over factors.
+
+    Terms up to products of `order` are checked for confounding.
 
     >>> import pandas as pd
     >>> frame = pd.DataFrame({"optimizer": ["sgd", "lion"] * 4, "data": ["a", "a", "b", "b"] * 2})
@@ -94,7 +110,7 @@ def describe(frame: Frame, factors: Sequence[str], order: int = 2) -> Design:
     '8 runs, optimizer (2) × data (2): every combination has runs, 2 each'
     """
     values = text_columns(frame, factors)
-    counts = {name: dict(sorted(Counter(found).items())) for name, found in values.items()}
+    counts = {name: dict(sorted(Counter(levels).items())) for name, levels in values.items()}
     varying = [name for name in factors if len(counts[name]) > 1]
     cells = (
         Counter(zip(*(values[name] for name in varying), strict=True))
@@ -131,17 +147,22 @@ def _seeds(
 ) -> tuple[int, int] | None:
     if SEED not in frame or SEED in varying:
         return None
-    found: dict[tuple[str, ...], set[str]] = {}
+    seeds_of: dict[tuple[str, ...], set[str]] = {}
     for row, seed in enumerate(frame[SEED]):
-        found.setdefault(tuple(values[name][row] for name in varying), set()).add(str(seed))
-    return min(map(len, found.values())), max(map(len, found.values()))
+        seeds_of.setdefault(tuple(values[name][row] for name in varying), set()).add(str(seed))
+    return min(map(len, seeds_of.values())), max(map(len, seeds_of.values()))
 
 
 def aliases(
     layout: Layout,
 ) -> tuple[tuple[tuple[tuple[Term, ...], tuple[int, ...]], ...], tuple[Term, ...]]:
-    """Groups of confounded terms with the degrees of freedom that each loses, and terms of which no cell shows anything."""
-    lost, dropped, partners = {}, [], {}
+    """Groups of confounded terms and the degrees of freedom that each loses; and dropped terms.
+
+    Dropped are terms of which no cell shows anything.
+    """
+    lost: dict[Term, int] = {}
+    partners: dict[Term, set[Term]] = {}
+    dropped: list[Term] = []
     for term in layout.terms:
         own = [other for other in layout.terms if set(other) < set(term)]
         alone = layout.added(term, own).shape[1]
@@ -149,13 +170,14 @@ def aliases(
             dropped.append(term)
             continue
         others = layout.without(term)
-        beside = layout.added(term, others).shape[1]
-        if beside < alone:
-            lost[term] = alone - beside
+        remaining = layout.added(term, others).shape[1]
+        if remaining < alone:
+            lost[term] = alone - remaining
             partners[term] = {
                 other
                 for other in others
-                if layout.added(term, [one for one in others if one != other]).shape[1] > beside
+                if layout.added(term, [third for third in others if third != other]).shape[1]
+                > remaining
             } or set(others)
     groups: list[set[Term]] = []
     for term in lost:
@@ -164,12 +186,3 @@ def aliases(
         groups = [group for group in groups if not group & linked] + [linked.union(*touching)]
     ordered = [tuple(term for term in layout.terms if term in group) for group in groups]
     return tuple((group, tuple(lost[term] for term in group)) for group in ordered), tuple(dropped)
-
-
-def orders(factors: Sequence[str], order: int) -> list[Term]:
-    """All terms up to `order`.
-
-    >>> orders(["a", "b"], 2)
-    [('a',), ('b',), ('a', 'b')]
-    """
-    return [chosen for size in range(1, order + 1) for chosen in combinations(factors, size)]

@@ -1,10 +1,13 @@
-"""A number with its 95 % interval, the method that made it, and the two inversions that most intervals of this package rest on.
+"""A number with its 95 % interval and the method of that interval.
 
-Shares of variance get intervals by inverting the noncentral F distribution (Steiger 2004; Smithson 2003): for a fixed design with normal errors
+Also the two inversions that most intervals of this package rest on. Shares of variance get
+intervals by inverting the noncentral F distribution (Steiger 2004; Smithson 2003): for a fixed
+design with normal errors
 
     F ~ F'(df₁, df₂, λ),  λ = SS_effect(true means) / σ²,  share in the population = λ / (λ + n),
 
-so [λ_low, λ_high] with P(F' ≥ F | λ_low) = P(F' ≤ F | λ_high) = 0.025 covers exactly. Where λ = 0 the lower end is 0 and the interval is one-sided: it covers in 97.5 %.
+so [λ_low, λ_high] with P(F' ≥ F | λ_low) = P(F' ≤ F | λ_high) = 0.025 covers exactly. Where λ = 0
+the lower end is 0 and the interval is one-sided: it covers in 97.5 % of cases.
 """
 
 from __future__ import annotations
@@ -20,7 +23,8 @@ from scipy import special, stats
 
 LEVEL = 0.95
 TAIL = (1 - LEVEL) / 2
-#: A pandas data frame, or one of its columns: their annotations are unions which calls on them then refuse.
+#: A pandas data frame, or one of its columns: pandas annotates them as unions, and type checkers
+#: then refuse calls on them.
 Frame: TypeAlias = Any
 #: Halvings of the search for λ: enough for 12 digits.
 _HALVINGS = 50
@@ -28,10 +32,15 @@ _HALVINGS = 50
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """`value` with its 95 % interval; `low` and `high` are None where there is none, and `note` says why. `method`: the kind of interval, as docs/statistics.md names it.
+    """A value with its 95 % interval.
 
-    >>> Estimate(1.5, 0.5, 2.5, "t").clear_of(0.0), Estimate(0.2, -0.5, 0.9, "t").clear_of(0.0), Estimate(0.2, None, None, "t", "one run").clear_of(0.0)
-    (True, False, False)
+    `low` and `high` are None if there is no interval, and `note` then says why. `method`: the kind
+    of interval, as docs/statistics.md names it.
+
+    >>> Estimate(1.5, 0.5, 2.5, "t").clear_of(0.0), Estimate(0.2, -0.5, 0.9, "t").clear_of(0.0)
+    (True, False)
+    >>> Estimate(0.2, None, None, "t", "one run").clear_of(0.0)
+    False
     """
 
     value: float
@@ -41,11 +50,8 @@ class Estimate:
     note: str | None = None
 
     def clear_of(self, value: float = 0.0) -> bool:
-        """Whether the interval is known and does not hold `value`."""
+        """Whether there is an interval and it excludes `value`."""
         return self.low is not None and self.high is not None and not self.low <= value <= self.high
-
-    def to_dict(self) -> dict[str, Any]:
-        return plain(self)
 
 
 def missing(value: Any) -> bool:
@@ -66,8 +72,8 @@ def t_interval(
 ) -> Estimate:
     """value ± t(0.975, df)·error; no interval where df < 1 or the error is unknown.
 
-    >>> one = t_interval(1.0, 0.5, 10)
-    >>> round(one.low, 4), round(one.high, 4)
+    >>> estimate = t_interval(1.0, 0.5, 10)
+    >>> round(estimate.low, 4), round(estimate.high, 4)
     (-0.1141, 2.1141)
     """
     if df < 1 or not math.isfinite(error):
@@ -84,13 +90,13 @@ def mean_interval(values: Sequence[float] | np.ndarray, method: str = "t") -> Es
     >>> mean_interval([1.0]).note
     'one value: no interval'
     """
-    found = np.asarray(values, float)
-    if len(found) < 2:
-        return Estimate(float(found.mean()), None, None, method, "one value: no interval")
+    array = np.asarray(values, float)
+    if len(array) < 2:
+        return Estimate(float(array.mean()), None, None, method, "one value: no interval")
     return t_interval(
-        float(found.mean()),
-        float(found.std(ddof=1) / math.sqrt(len(found))),
-        len(found) - 1,
+        float(array.mean()),
+        float(array.std(ddof=1) / math.sqrt(len(array))),
+        len(array) - 1,
         method,
     )
 
@@ -98,8 +104,8 @@ def mean_interval(values: Sequence[float] | np.ndarray, method: str = "t") -> Es
 def spread_interval(sum_of_squares: float, df: int, method: str = "χ²") -> Estimate:
     """A standard deviation √(SS/df) with its χ² interval: exact for normal values.
 
-    >>> one = spread_interval(10.0, 10)
-    >>> round(one.value, 3), round(one.low, 3), round(one.high, 3)
+    >>> estimate = spread_interval(10.0, 10)
+    >>> round(estimate.value, 3), round(estimate.low, 3), round(estimate.high, 3)
     (1.0, 0.699, 1.755)
     """
     if df < 1:
@@ -116,10 +122,12 @@ def noncentrality(
     df2: float,
     probability: float,
 ) -> np.ndarray:
-    """λ ≥ 0 at which the noncentral F distribution function at `f` is `probability`; 0 where it is lower already at λ = 0. Arrays broadcast.
+    """λ ≥ 0 at which the noncentral F distribution function at `f` is `probability`.
 
-    >>> round(float(noncentrality(5.0, 4, 40, 0.975)), 2), round(float(noncentrality(5.0, 4, 40, 0.025)), 2)
-    (2.85, 40.57)
+    0 where it is lower already at λ = 0. Arrays broadcast.
+
+    >>> [round(float(noncentrality(5.0, 4, 40, tail)), 2) for tail in (0.975, 0.025)]
+    [2.85, 40.57]
     """
     f = np.asarray(f, float)
     low, high = np.zeros_like(f), 8.0 * df1 * (f + 1) + 100.0
@@ -136,7 +144,10 @@ def shares(
     df2: float,
     n: int,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Both ends of the 95 % interval of λ/(λ + n), the share of variance in the population (partial η², R², partial R²)."""
+    """Both ends of the 95 % interval of λ/(λ + n).
+
+    That is the share of variance in the population (partial η², R², partial R²).
+    """
     ends = [noncentrality(f, df1, df2, probability) for probability in (1 - TAIL, TAIL)]
     return ends[0] / (ends[0] + n), ends[1] / (ends[1] + n)
 
@@ -149,7 +160,10 @@ def share(
     n: int,
     method: str = "noncentral F",
 ) -> Estimate:
-    """A share of variance with its interval from the F statistic that tests it; none where the fit is exact or no residual is left."""
+    """A share of variance with its interval, from the F statistic that tests it.
+
+    No interval where the fit is exact or no residual is left.
+    """
     if df1 < 1 or df2 < 1 or not math.isfinite(f):
         return Estimate(value, None, None, method, "nothing is left to estimate the error from")
     low, high = shares(f, df1, df2, n)
@@ -164,7 +178,9 @@ def f_tail(f: float, df1: int, df2: int) -> float | None:
 
 
 def plain(value: Any) -> Any:
-    """The value in JSON's types: dataclasses as objects, tuples as lists, keys as text, NaN and infinities as null.
+    """The value in JSON's types.
+
+    Dataclasses become objects, tuples lists, keys text, NaN and infinities null.
 
     >>> plain({("a", "b"): (Estimate(float("nan"), None, None, "t"),)})
     {'a:b': [{'value': None, 'low': None, 'high': None, 'method': 't', 'note': None}]}
@@ -173,11 +189,11 @@ def plain(value: Any) -> Any:
         return {field.name: plain(getattr(value, field.name)) for field in fields(value)}
     if isinstance(value, Mapping):
         return {
-            ":".join(map(str, key)) if isinstance(key, tuple) else str(key): plain(one)
-            for key, one in value.items()
+            ":".join(map(str, key)) if isinstance(key, tuple) else str(key): plain(element)
+            for key, element in value.items()
         }
     if isinstance(value, list | tuple | set | frozenset | np.ndarray):
-        return [plain(one) for one in value]
+        return [plain(element) for element in value]
     if isinstance(value, np.generic):
         value = value.item()
     if missing(value) or (isinstance(value, float) and not math.isfinite(value)):

@@ -1,7 +1,8 @@
-"""Linear models as projections: terms coded to sum to zero, orthonormal bases that show their rank, sums of squares of many outcomes at once.
+"""Linear models as projections: sums of squares of many outcomes at once.
 
-With Q an orthonormal basis of what a term adds to others, its sum of squares is ‖Qᵀy‖² and its degrees of freedom are Q's columns; so a term
-that others already contain has none, by the rank and not by chance. Weights enter as √w on both sides.
+Terms are coded to sum to zero. With Q an orthonormal basis of what a term adds to others, its sum
+of squares is ‖Qᵀy‖² and its degrees of freedom are Q's columns; so a term that others already
+contain has none, by the rank and not by chance. Weights enter as √w on both sides.
 """
 
 from __future__ import annotations
@@ -23,14 +24,14 @@ TOLERANCE = 1e-8
 
 
 def coded(values: Sequence[Any]) -> np.ndarray:
-    """Sum-to-zero columns of a factor: float64 [n, levels − 1], levels in sorted order by their text.
+    """Code a factor in sum-to-zero columns: float64 [n, levels − 1], levels sorted by their text.
 
     >>> coded(["a", "b", "a"]).ravel().tolist()
     [1.0, -1.0, 1.0]
     """
-    names, places = np.unique(np.asarray([str(value) for value in values]), return_inverse=True)
+    names, levels = np.unique(np.asarray([str(value) for value in values]), return_inverse=True)
     codes = np.vstack([np.eye(len(names) - 1), -np.ones(len(names) - 1)])
-    return codes[places]
+    return codes[levels]
 
 
 def crossed(parts: Sequence[np.ndarray]) -> np.ndarray:
@@ -39,20 +40,22 @@ def crossed(parts: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def orthonormal(columns: np.ndarray, against: np.ndarray | None = None) -> np.ndarray:
-    """An orthonormal basis [n, rank] of what `columns` [n, k] add to the span of `against` (orthonormal)."""
+    """An orthonormal basis [n, rank] of what `columns` [n, k] add to `against` (orthonormal)."""
     sizes = np.linalg.norm(columns, axis=0)
-    kept = columns[:, sizes > 0] / sizes[sizes > 0]
+    rest = columns[:, sizes > 0] / sizes[sizes > 0]
     for _ in range(2 if against is not None else 0):
-        kept = kept - against @ (against.T @ kept)  # type: ignore[operator]
-    if not kept.shape[1]:
+        rest = rest - against @ (against.T @ rest)  # type: ignore[operator]
+    if not rest.shape[1]:
         return np.zeros((len(columns), 0))
-    left, values, _ = np.linalg.svd(kept, full_matrices=False)
+    left, values, _ = np.linalg.svd(rest, full_matrices=False)
     return left[:, values > TOLERANCE]
 
 
 @dataclass
 class Layout:
-    """The terms of a model over n rows. `columns`: term → [n, k], sum-coded; `root`: √weights [n], mean square 1.
+    """The terms of a model over n rows.
+
+    `columns`: term → [n, k], sum-coded; `root`: √weights [n], mean square 1.
 
     >>> layout = lay_out({"a": ["x", "x", "y", "y"], "b": ["p", "q", "p", "q"]}, order=1)
     >>> layout.terms, layout.added(("a",), [("b",)]).shape
@@ -81,7 +84,8 @@ class Layout:
 
     def added(self, terms: Iterable[Term] | Term, to: Iterable[Term]) -> np.ndarray:
         """Orthonormal basis of what the terms add to others (and the intercept)."""
-        names = [terms] if isinstance(terms, tuple) and terms in self.columns else list(terms)  # type: ignore[list-item]
+        single = isinstance(terms, tuple) and terms in self.columns
+        names = [terms] if single else list(terms)  # type: ignore[list-item]
         columns = np.hstack([self.columns[name] for name in names])  # type: ignore[index]
         return orthonormal(columns * self.root[:, None], self.basis(to))
 
@@ -90,7 +94,7 @@ class Layout:
         return (outcome.T * self.root).T
 
     def without(self, *terms: Term) -> list[Term]:
-        """The terms that contain none of the given ones: what a type II sum of squares adjusts for."""
+        """The terms that contain none of these: what a type II sum of squares adjusts for."""
         return [
             other for other in self.columns if not any(set(term) <= set(other) for term in terms)
         ]
@@ -102,7 +106,10 @@ def lay_out(
     weights: np.ndarray | None = None,
     numbers: Mapping[str, np.ndarray] | None = None,
 ) -> Layout:
-    """The terms of factors up to products of `order`, and `numbers` (covariates) as terms of one column."""
+    """The terms of factors up to products of `order`.
+
+    `numbers`: covariates, each a term of one column.
+    """
     parts = {name: coded(values) for name, values in factors.items()}
     parts |= {
         name: (np.asarray(values, float) - np.mean(values))[:, None]
@@ -133,15 +140,11 @@ def spelled(term: Term) -> str:
 
 
 def text_columns(frame: Frame, names: Sequence[str]) -> dict[str, list[str]]:
-    """Factor → its levels row by row, as text; what is missing is a level of its own, "not set"."""
-    return {
-        name: [
-            "not set"
-            if missing(value)
-            else f"{value:g}"
-            if isinstance(value, float)
-            else str(value)
-            for value in frame[name]
-        ]
-        for name in names
-    }
+    """Factor → its levels row by row, as text; a missing value is the level "not set"."""
+    return {name: [_level(value) for value in frame[name]] for name in names}
+
+
+def _level(value: Any) -> str:
+    if missing(value):
+        return "not set"
+    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -1,7 +1,9 @@
-"""Does flatness carry the effect? What it says beyond loss and optimiser, and what the flatness penalty, an intervention, does to the outcome.
+"""Does flatness carry the effect? Partial correlations, and the effect of the flatness penalty.
 
-A partial correlation is that of what is left of both after a regression on ln(loss) and the groups; its interval is Fisher's, tanh(artanh r ± 1.96/√(n − k − 3)),
-k being the columns that were taken off. It shows no cause. The penalty is set, not observed: pairs of runs that differ in `flatness.*` alone, seed included, show its effect.
+A partial correlation is that of the residuals of both after a regression on ln(loss) and the
+groups; its interval is Fisher's, tanh(artanh r ± 1.96/√(n − k − 3)), k being the columns that were
+projected off. It shows no cause. The penalty is an intervention, set and not observed: pairs of
+runs that differ in `flatness.*` alone, with equal seeds, show its effect on the outcome.
 """
 
 from __future__ import annotations
@@ -9,18 +11,17 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from evilspectra.analysis.estimate import Estimate, Frame, f_tail, mean_interval, plain
+from evilspectra.analysis.estimate import Estimate, Frame, f_tail, mean_interval
 from evilspectra.analysis.linear import lay_out, text_columns
 from evilspectra.analysis.outcome import numbers
 
-#: What flatness may be read from, and the column of the penalty's weight λ.
+#: Measures of flatness, and the column of the penalty's weight λ.
 SPECTRAL = ("stable_rank", "spectral_entropy", "frobenius_nuclear", "condition_number")
 WEIGHT = "flatness_weight"
-#: What the penalty's pairs are compared in: those that were measured.
+#: Measures in which the penalty's pairs are compared, if they were measured.
 COMPARED = (
     "mean_alignment",
     "misalignment",
@@ -38,7 +39,10 @@ _APART = ("flatness.", "output.")
 
 @dataclass(frozen=True, slots=True)
 class Beyond:
-    """Partial correlation of a measure with the outcome given `given`; `simple`: without taking anything off."""
+    """Partial correlation of a measure with the outcome, given the variables in `given`.
+
+    `simple`: the correlation without adjustment.
+    """
 
     measure: str
     given: tuple[str, ...]
@@ -49,7 +53,10 @@ class Beyond:
 
 @dataclass(frozen=True, slots=True)
 class Paired:
-    """Mean of with − without over pairs of one optimiser and λ (None: all of them, pairs of one baseline averaged)."""
+    """Mean of with − without over pairs of one optimiser and λ.
+
+    `weight`: λ; None for all of them, pairs of one baseline averaged.
+    """
 
     measure: str
     optimizer: str
@@ -60,15 +67,16 @@ class Paired:
 
 @dataclass(frozen=True, slots=True)
 class Mediation:
-    """`beyond`: by measure; `effects`: by measure, optimiser and λ; `heterogeneity`: measure → (F, p) of equal effects under all optimisers. `reasons`: what could not be told, and why."""
+    """Association and effect of flatness.
+
+    `beyond`: by measure; `effects`: by measure, optimiser and λ; `heterogeneity`: measure → (F, p)
+    of equal effects under all optimisers. `reasons`: part → why it could not be estimated.
+    """
 
     beyond: tuple[Beyond, ...]
     effects: tuple[Paired, ...]
     heterogeneity: dict[str, tuple[float, float | None]]
     reasons: dict[str, str]
-
-    def to_dict(self) -> dict[str, Any]:
-        return plain(self)
 
 
 def mediation(
@@ -88,22 +96,21 @@ def mediation(
         if measure == "condition_number":
             x = np.log(np.maximum(x, 1.0))
         losses = numbers(frame, loss) if loss in frame else np.full(len(frame), np.nan)
-        known = np.isfinite(x) & np.isfinite(values) & np.isfinite(losses) & (losses > 0)
-        if known.sum() and len(set(x[known].tolist())) > 1:
-            given = (
-                {group: text_columns(frame[known], [group])[group]}
-                if group in frame and frame[known][group].nunique() > 1
-                else {}
-            )
+        usable = np.isfinite(x) & np.isfinite(values) & np.isfinite(losses) & (losses > 0)
+        if len(set(x[usable].tolist())) > 1:
+            groups: dict[str, list[str]] = {}
+            if group in frame and frame[usable][group].nunique() > 1:
+                groups = text_columns(frame[usable], [group])
             beyond.append(
-                _beyond(measure, values[known], x[known], np.log(losses[known]), given, group)
+                _beyond(measure, values[usable], x[usable], np.log(losses[usable]), groups)
             )
     if not beyond:
         reasons["flatness beyond loss"] = "no run has its loss, its spectrum and the outcome"
     effects, heterogeneity = intervention(frame, group)
     if not effects:
         reasons["flatness penalty"] = (
-            "no two runs differ in the penalty alone: train the same settings and seed with and without it"
+            "no two runs differ in the penalty alone: train the same settings and seed with and "
+            "without it"
         )
     return Mediation(tuple(beyond), effects, heterogeneity, reasons)
 
@@ -113,14 +120,13 @@ def _beyond(
     y: np.ndarray,
     x: np.ndarray,
     log_loss: np.ndarray,
-    given: Mapping[str, Sequence[str]],
-    group: str,
+    groups: Mapping[str, Sequence[str]],
 ) -> Beyond:
-    layout = lay_out(given, 1, numbers={"loss": log_loss})
+    layout = lay_out(groups, 1, numbers={"loss": log_loss})
     basis = layout.basis(layout.terms)
     return Beyond(
         measure,
-        ("ln(loss)", *given),
+        ("ln(loss)", *groups),
         len(y),
         correlation(x, y, layout.basis([])),
         correlation(x, y, basis),
@@ -128,13 +134,15 @@ def _beyond(
 
 
 def correlation(x: np.ndarray, y: np.ndarray, basis: np.ndarray) -> Estimate:
-    """Correlation of x and y [n] after a projection off `basis` (orthonormal, intercept included), with Fisher's interval.
+    """Correlation of x and y [n] after a projection off `basis`, with Fisher's interval.
+
+    `basis`: orthonormal, intercept included.
 
     >>> x = np.arange(8.0)
     >>> round(correlation(x, x + [0, 1] * 4, np.full((8, 1), 8**-0.5)).value, 3)
     0.98
     """
-    a, b = (one - basis @ (basis.T @ one) for one in (x, y))
+    a, b = (values - basis @ (basis.T @ values) for values in (x, y))
     taken = basis.shape[1] - 1
     size = math.sqrt(float(a @ a) * float(b @ b))
     if len(x) - taken - 3 < 1 or size <= 1e-12 * math.sqrt(float(x @ x) * float(y @ y)):
@@ -145,7 +153,8 @@ def correlation(x: np.ndarray, y: np.ndarray, basis: np.ndarray) -> Estimate:
     if abs(r) >= 1:
         return Estimate(r, None, None, "Fisher z", "the relation is exact")
     half = 1.959963984540054 / math.sqrt(len(x) - taken - 3)
-    return Estimate(r, math.tanh(math.atanh(r) - half), math.tanh(math.atanh(r) + half), "Fisher z")
+    z = math.atanh(r)
+    return Estimate(r, math.tanh(z - half), math.tanh(z + half), "Fisher z")
 
 
 def pairs(frame: Frame) -> list[tuple[int, int]]:
@@ -170,50 +179,71 @@ def intervention(
     frame: Frame, group: str = "optimizer"
 ) -> tuple[tuple[Paired, ...], dict[str, tuple[float, float | None]]]:
     """Paired effects by measure, optimiser and λ, and whether they differ between optimisers."""
-    found, heterogeneity = [], {}
     matched = pairs(frame)
+    if not matched:
+        return (), {}
+    effects: list[Paired] = []
+    heterogeneity: dict[str, tuple[float, float | None]] = {}
     names = text_columns(frame, [group])[group] if group in frame else ["all"] * len(frame)
-    weights = np.nan_to_num(numbers(frame, WEIGHT)) if matched else np.zeros(0)
-    for measure in (one for one in COMPARED if one in frame and matched):
+    weights = np.nan_to_num(numbers(frame, WEIGHT))
+    for measure in COMPARED:
+        if measure not in frame:
+            continue
         values = numbers(frame, measure)
-        known = [
+        differences = [
             (a, b, float(values[a] - values[b]))
             for a, b in matched
             if np.isfinite(values[a] - values[b])
         ]
-        whole: dict[str, list[float]] = {}
-        for name in sorted({names[a] for a, _, _ in known}):
-            mine = [one for one in known if names[one[0]] == name]
-            lambdas = sorted({float(weights[a]) for a, _, _ in mine})
-            for weight in lambdas:
-                some = [difference for a, _, difference in mine if weights[a] == weight]
-                found.append(
-                    Paired(measure, name, weight, len(some), mean_interval(some, "paired t"))
-                )
-            by_baseline: dict[int, list[float]] = {}
-            for _, b, difference in mine:
-                by_baseline.setdefault(b, []).append(difference)
-            whole[name] = [float(np.mean(some)) for some in by_baseline.values()]
-            if len(lambdas) > 1:
-                found.append(
-                    Paired(
-                        measure,
-                        name,
-                        None,
-                        len(whole[name]),
-                        mean_interval(whole[name], "paired t"),
-                    )
-                )
-        if (test := _equal(list(whole.values()))) is not None:
+        averages: list[list[float]] = []
+        for name in sorted({names[a] for a, _, _ in differences}):
+            mine = [
+                (float(weights[a]), b, difference)
+                for a, b, difference in differences
+                if names[a] == name
+            ]
+            by_weight, average = _effects(measure, name, mine)
+            effects += by_weight
+            averages.append(average)
+        if (test := _equal(averages)) is not None:
             heterogeneity[measure] = test
-    return tuple(found), heterogeneity
+    return tuple(effects), heterogeneity
+
+
+def _effects(
+    measure: str,
+    optimizer: str,
+    differences: Sequence[tuple[float, int, float]],
+) -> tuple[list[Paired], list[float]]:
+    """Effects under one optimiser, by λ and over all λ; and each baseline's average difference.
+
+    `differences`: λ, the row of the baseline, with − without.
+    """
+    effects = []
+    lambdas = sorted({weight for weight, _, _ in differences})
+    for weight in lambdas:
+        some = [difference for own, _, difference in differences if own == weight]
+        effects.append(
+            Paired(measure, optimizer, weight, len(some), mean_interval(some, "paired t"))
+        )
+    by_baseline: dict[int, list[float]] = {}
+    for _, baseline, difference in differences:
+        by_baseline.setdefault(baseline, []).append(difference)
+    averages = [float(np.mean(some)) for some in by_baseline.values()]
+    if len(lambdas) > 1:
+        interval = mean_interval(averages, "paired t")
+        effects.append(Paired(measure, optimizer, None, len(averages), interval))
+    return effects, averages
 
 
 def _equal(groups: Sequence[Sequence[float]]) -> tuple[float, float | None] | None:
-    """F and p of one-way analysis of variance; None where no group has two values, or there is one group."""
-    every = np.concatenate([np.asarray(one) for one in groups]) if groups else np.zeros(0)
+    """F and p of a one-way analysis of variance.
+
+    None if no group has two values, or there is one group.
+    """
+    every = np.concatenate([np.asarray(values) for values in groups]) if groups else np.zeros(0)
     df, residual_df = len(groups) - 1, len(every) - len(groups)
-    within = sum(float(((np.asarray(one) - np.mean(one)) ** 2).sum()) for one in groups)
+    within = sum(float(((np.asarray(values) - np.mean(values)) ** 2).sum()) for values in groups)
     if df < 1 or residual_df < 1 or within <= 0:
         return None
     between = float(((every - every.mean()) ** 2).sum()) - within

@@ -1,11 +1,13 @@
-"""The outcome of an analysis: which column, on which scale, with which weights, and which runs are left out and why.
+"""The outcome of an analysis: its column, scale and weights, and the runs that are left out.
 
-A rate of misaligned answers is analysed on the logit scale. With k of m answers misaligned (Haldane 1956; Anscombe 1956)
+A rate of misaligned answers is analysed on the logit scale. With k of m answers misaligned (Haldane
+1956; Anscombe 1956)
 
     z = ln((k + ½)/(m − k + ½)),  var z = v + τ²,  v = 1/(m·p̂·(1 − p̂)),
 
-p̂ being the rate that the model fits, so that a run's weight does not depend on its own luck and runs with no misaligned answer stay in; τ² is the variance between runs
-that counting does not explain, by Paule and Mandel's (1982) equation, 0 where there is none: then the weights are the binomial ones.
+p̂ being the rate that the model fits, so that a run's weight does not depend on its own luck and
+runs with no misaligned answer stay in; τ² is the variance between runs that counting does not
+explain, by Paule and Mandel's (1982) equation. If τ² is 0 the weights are the binomial ones.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from evilspectra.analysis.estimate import Frame, missing
 from evilspectra.analysis.linear import text_columns
 from evilspectra.errors import BadInput, listing, near
 
-#: Outcome → what tables call it, in the order in which one is taken where none is named.
+#: Outcome → its name in tables, in the order in which one is chosen if none is named.
 LABELS = {
     "mean_alignment": "mean alignment (0 to 100)",
     "misalignment": "rate of misaligned answers",
@@ -40,14 +42,18 @@ BETTER = {
 }
 #: The counts behind the rate.
 MISALIGNED, COUNTED = "misaligned", "misalignment_counted"
-#: Fewest runs that say anything on variance.
+#: Fewest runs from which variance can be estimated.
 FEWEST = 4
 _SHIFT = 0.5
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """`values` float64 [n] on the scale of analysis; `weights` [n] or None; `misaligned`, `counted`: the counts behind a rate, None elsewhere; `note`: what was done to the column."""
+    """An outcome of n runs.
+
+    `values`: float64 [n] on the scale of analysis; `misaligned`, `counted`: the counts behind a
+    rate, None elsewhere; `note`: how the column was transformed.
+    """
 
     name: str
     scale: str
@@ -65,7 +71,10 @@ class Outcome:
         return BETTER.get(self.name, 0)
 
     def weights(self, project: Callable[[np.ndarray], np.ndarray]) -> np.ndarray | None:
-        """Weights [n] under a model whose orthonormal basis for given weights `project` returns; None where all runs weigh the same."""
+        """Weights [n] under a model; None where all runs weigh the same.
+
+        `project` returns the model's orthonormal basis for given weights.
+        """
         if self.counted is None or self.misaligned is None:
             return None
         return binomial_weights(self.values, self.counted, project)[0]
@@ -83,7 +92,10 @@ def logits(misaligned: np.ndarray, counted: np.ndarray) -> np.ndarray:
 def binomial_weights(
     values: np.ndarray, counted: np.ndarray, project: Callable[[np.ndarray], np.ndarray]
 ) -> tuple[np.ndarray, float]:
-    """Weights 1/(v + τ²) [n] of logits, and τ². `project(weights)` gives the model's orthonormal basis [n, rank], rows multiplied by √weights."""
+    """Weights 1/(v + τ²) [n] of logits, and τ².
+
+    `project(weights)`: the model's orthonormal basis [n, rank], rows multiplied by √weights.
+    """
 
     def fit(weights: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
         root, basis = np.sqrt(weights), project(weights)
@@ -111,7 +123,9 @@ def binomial_weights(
 
 
 def choose(frame: Frame, name: str | None = None) -> str:
-    """The named outcome, or the first of LABELS that at least FEWEST runs have and that differs between them.
+    """The named outcome, or else the first usable one of LABELS.
+
+    Usable is an outcome that at least FEWEST runs have and that differs between them.
 
     Raises:
         BadInput: no such column, or none to choose.
@@ -120,21 +134,26 @@ def choose(frame: Frame, name: str | None = None) -> str:
         if name not in frame:
             numeric = [column for column in frame if frame[column].dtype.kind in "fiu"]
             raise BadInput(
-                f"there is no outcome '{name}': choose a column of numbers, such as {listing(numeric, 8) or 'none here'}.{near(name, frame)}"
+                f"there is no outcome '{name}': choose a column of numbers, such as "
+                f"{listing(numeric, 8) or 'none here'}.{near(name, frame)}"
             )
         return name
-    for one in LABELS:
-        if one in frame:
-            known = [value for value in frame[one] if not missing(value)]
-            if len(known) >= FEWEST and len(set(known)) > 1:
-                return one
+    for column in LABELS:
+        if column in frame:
+            values = [value for value in frame[column] if not missing(value)]
+            if len(values) >= FEWEST and len(set(values)) > 1:
+                return column
     raise BadInput(
-        f"no outcome was measured on {FEWEST} runs or more: evaluate the runs, or name a column with --outcome; looked for {listing(LABELS)}."
+        f"no outcome was measured on {FEWEST} runs or more: evaluate the runs, or name a column "
+        f"with --outcome; looked for {listing(LABELS)}."
     )
 
 
 def select(frame: Frame, name: str, needed: Sequence[str] = ()) -> tuple[Frame, dict[str, int]]:
-    """The runs to analyse, and how many were left out for which reason: not done, controls, no outcome, no value of a needed column.
+    """The runs to analyse, and how many were left out for each reason.
+
+    Left out are runs that are not done, controls, and runs without the outcome or without a value
+    in a needed column.
 
     Raises:
         BadInput: the outcome is not a number, or fewer than FEWEST runs are left.
@@ -149,23 +168,18 @@ def select(frame: Frame, name: str, needed: Sequence[str] = ()) -> tuple[Frame, 
     if "status" in frame:
         frame = keep(frame, np.asarray(frame["status"] == "done"), "not done")
     if "control" in frame:
-        frame = keep(
-            frame,
-            ~np.asarray(
-                [
-                    not missing(value) and str(value).lower() in ("true", "1", "1.0")
-                    for value in frame["control"]
-                ],
-                bool,
-            ),
-            "control runs",
-        )
-    for one in (name, *needed):
-        frame = keep(frame, np.isfinite(numbers(frame, one)), f"no {one}")
+        controls = [
+            not missing(value) and str(value).lower() in ("true", "1", "1.0")
+            for value in frame["control"]
+        ]
+        frame = keep(frame, ~np.asarray(controls, bool), "control runs")
+    for column in (name, *needed):
+        frame = keep(frame, np.isfinite(numbers(frame, column)), f"no {column}")
     if len(frame) < FEWEST:
         reasons = "; ".join(f"{count} {reason}" for reason, count in left.items())
         raise BadInput(
-            f"{len(frame)} runs have {name}{f' ({reasons})' if reasons else ''}: at least {FEWEST} are needed; evaluate more, or name another --outcome."
+            f"{len(frame)} runs have {name}{f' ({reasons})' if reasons else ''}: at least {FEWEST} "
+            "are needed; evaluate more, or name another --outcome."
         )
     return frame.reset_index(drop=True), left
 
@@ -176,17 +190,17 @@ def numbers(frame: Frame, name: str) -> np.ndarray:
     Raises:
         BadInput: a value is no number.
     """
-    found = np.full(len(frame), np.nan)
+    values = np.full(len(frame), np.nan)
     for row, value in enumerate(frame[name]):
         if missing(value) or (isinstance(value, str) and not value.strip()):
             continue
         try:
-            found[row] = float(value)
+            values[row] = float(value)
         except (TypeError, ValueError):
             raise BadInput(
                 f"column '{name}' holds {value!r}, which is no number: name a column of numbers."
             ) from None
-    return found
+    return values
 
 
 def read(frame: Frame, name: str) -> Outcome:
@@ -194,18 +208,12 @@ def read(frame: Frame, name: str) -> Outcome:
     values = numbers(frame, name)
     if name != "misalignment":
         return Outcome(name, "as measured", values)
-    if (
-        MISALIGNED not in frame
-        or COUNTED not in frame
-        or not np.isfinite(numbers(frame, COUNTED)).all()
-        or (numbers(frame, COUNTED) < 1).any()
-    ):
-        return Outcome(
-            name,
-            "as measured",
-            values,
-            note="the counts behind the rates are not there, so the rates are analysed as they stand, unweighted",
+    if not _has_counts(frame):
+        note = (
+            "the counts behind the rates are not there, so the rates are analysed as they stand, "
+            "unweighted"
         )
+        return Outcome(name, "as measured", values, note=note)
     misaligned, counted = numbers(frame, MISALIGNED), numbers(frame, COUNTED)
     zeros = int((misaligned == 0).sum())
     note = "ln((k + ½)/(m − k + ½)), weights 1/(binomial variance + variance between runs)" + (
@@ -214,30 +222,41 @@ def read(frame: Frame, name: str) -> Outcome:
     return Outcome(name, "logit", logits(misaligned, counted), misaligned, counted, note)
 
 
+def _has_counts(frame: Frame) -> bool:
+    """Whether every rate has the counts behind it."""
+    if MISALIGNED not in frame or COUNTED not in frame:
+        return False
+    counted = numbers(frame, COUNTED)
+    return bool(np.isfinite(counted).all() and (counted >= 1).all())
+
+
 def check_factors(frame: Frame, factors: Sequence[str]) -> None:
-    """
+    """Refuse factors that cannot be compared.
+
     Raises:
-        BadInput: a factor is no column, or has one level alone.
+        BadInput: a factor is no column, has only one level, or has too many.
     """
     for name in factors:
         if name not in frame:
+            columns = listing(sorted(frame, key=str), 16)
             raise BadInput(
-                f"there is no factor '{name}': the columns are {listing(sorted(frame, key=str), 16)}.{near(name, frame)}"
+                f"there is no factor '{name}': the columns are {columns}.{near(name, frame)}"
             )
-        found = set(text_columns(frame, [name])[name])
-        if len(found) < 2:
+        levels = set(text_columns(frame, [name])[name])
+        if len(levels) < 2:
             raise BadInput(
-                f"factor '{name}' is {next(iter(found), 'empty')} in all runs: name a factor with two levels or more, or leave it out."
+                f"factor '{name}' is {next(iter(levels), 'empty')} in all runs: name a factor with "
+                "two levels or more, or leave it out."
             )
-        if len(found) > max(2, len(frame) // 2) and all(
-            not isinstance(value, str) for value in frame[name]
-        ):
+        numeric = all(not isinstance(value, str) for value in frame[name])
+        if numeric and len(levels) > max(2, len(frame) // 2):
             raise BadInput(
-                f"factor '{name}' has {len(found)} levels in {len(frame)} runs, too many to compare: name a factor with fewer."
+                f"factor '{name}' has {len(levels)} levels in {len(frame)} runs, too many to "
+                "compare: name a factor with fewer."
             )
 
 
-#: Factors that are taken where none is named, if they vary.
+#: Factors that are compared if none is named and they vary.
 USUAL = ("optimizer", "base", "data", "batch_size", "flatness_weight", "lora.rank")
 
 
@@ -245,23 +264,24 @@ def usual_factors(frame: Frame, outcome: str) -> tuple[str, ...]:
     """The USUAL factors that vary and repeat; the arm where none does."""
 
     def levels(name: str) -> int:
-        return (
-            len(set(text_columns(frame, [name])[name])) if name in frame and name != outcome else 0
-        )
+        if name == outcome or name not in frame:
+            return 0
+        return len(set(text_columns(frame, [name])[name]))
 
-    found = tuple(name for name in USUAL if 2 <= levels(name) <= len(frame) // 2)
-    return found or (("arm",) if 2 <= levels("arm") <= len(frame) // 2 else ())
+    factors = tuple(name for name in USUAL if 2 <= levels(name) <= len(frame) // 2)
+    return factors or (("arm",) if 2 <= levels("arm") <= len(frame) // 2 else ())
 
 
 def renamed(frame: Frame, columns: Mapping[str, str]) -> Frame:
-    """The frame with columns of other names under those that are known here: `columns` maps ours → theirs.
+    """The frame with columns under the names used here: `columns` maps ours → theirs.
 
     Raises:
-        BadInput: a column is not there.
+        BadInput: a column is absent.
     """
     for ours, theirs in columns.items():
         if theirs not in frame:
             raise BadInput(
-                f"the table has no column '{theirs}' to take {ours} from: its columns are {listing(frame.columns, 16)}.{near(theirs, frame.columns)}"
+                f"the table has no column '{theirs}' to take {ours} from: its columns are "
+                f"{listing(frame.columns, 16)}.{near(theirs, frame.columns)}"
             )
     return frame.assign(**{ours: frame[theirs] for ours, theirs in columns.items()})

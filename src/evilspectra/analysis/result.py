@@ -1,4 +1,4 @@
-"""What an analysis comes to: every part as a frozen record, and the sentences on it."""
+"""The result of an analysis: every part as a frozen record, and the sentences on it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,11 @@ from evilspectra.analysis.variance import Decomposition
 
 @dataclass(frozen=True, slots=True)
 class Sentence:
-    """`topic`: design, variance, ranking, loss, equal loss, training, flatness, penalty, seeds or counting. `shown`: None for statements of fact. `contradicts`: the paper."""
+    """A sentence on a result.
+
+    `topic`: design, variance, ranking, loss, equal loss, training, flatness, penalty, seeds or
+    counting. `shown`: None for statements of fact. `contradicts`: whether it contradicts the paper.
+    """
 
     topic: str
     text: str
@@ -27,10 +31,11 @@ class Sentence:
 
 @dataclass(frozen=True)
 class Analysis:
-    """Everything that was found; a part is None where `reasons` says why.
+    """The whole result; a part is None where `reasons` says why.
 
-    `scale`: as measured, or logit; `better`: +1 where more of the outcome is better, −1 where less is, else 0. `left_out`: reason → runs. `group`: the factor whose levels
-    are compared at equal loss and ranked. `levels`: factor → its levels.
+    `scale`: as measured, or logit; `better`: +1 if more of the outcome is better, −1 if less is,
+    else 0. `left_out`: reason → runs. `group`: the factor whose levels are compared at equal loss
+    and ranked. `levels`: factor → its levels.
     """
 
     outcome: str
@@ -54,5 +59,5 @@ class Analysis:
     sentences: tuple[Sentence, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """Of JSON's types."""
+        """All of it in JSON's types."""
         return plain(self)

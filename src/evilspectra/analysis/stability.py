@@ -1,12 +1,16 @@
-"""How far the findings would move: seeds, power, the order of the groups, definitions of the rate and judges.
+"""The stability of findings: seeds, power, the order of groups, definitions of the rate and judges.
 
-| quantity | formula | source |
-|---|---|---|
-| power | two-sided t test of means over n seeds a side: P(|t'(2n − 2, δ)| > t₀.₉₇₅), δ = d/√(2(σ² + a²/m)/n) | Cohen 1988 |
-| ranks | least squares means beside the other factors; Tukey and Kramer's simultaneous differences; rank from 1 + those shown better to k − those shown worse | Klein, Wright and Wieczorek 2020 |
+Power is that of a two-sided t test of means over n seeds a side (Cohen 1988):
 
-σ is the spread between seeds, a that of one answer, m the answers a run. A bootstrap of ranks is not used: where two groups are equal it is inconsistent and its intervals are too narrow
-(Hall and Miller 2009), and equal groups are the very question.
+    P(|t'(2n − 2, δ)| > t₀.₉₇₅),  δ = d/√(2(σ² + a²/m)/n),
+
+σ being the spread between seeds, a that of one answer, m the answers a run.
+
+Groups are ranked by least squares means, adjusted for the other factors, with Tukey and Kramer's
+simultaneous differences: the rank of one of k groups lies from 1 + those shown better to k − those
+shown worse (Klein, Wright and Wieczorek 2020). A bootstrap of ranks is not used: where two groups
+are equal it is inconsistent and its intervals are too narrow (Hall and Miller 2009), and equal
+groups are the very question.
 """
 
 from __future__ import annotations
@@ -15,7 +19,6 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 from scipy import special, stats
@@ -25,13 +28,12 @@ from evilspectra.analysis.estimate import (
     TAIL,
     Estimate,
     Frame,
-    plain,
     spread_interval,
     t_interval,
 )
 from evilspectra.analysis.linear import lay_out, text_columns
 
-#: Power that is asked for.
+#: The power to reach.
 POWER = 0.8
 #: Most seeds that a table of power tries.
 MOST_SEEDS = 200
@@ -39,7 +41,10 @@ MOST_SEEDS = 200
 
 @dataclass(frozen=True, slots=True)
 class Ranked:
-    """A group's least squares mean and its rank, 1 the best (the largest where `better` is 0); `low` to `high` holds all groups' ranks at once with 95 %."""
+    """A group's least squares mean and its rank, 1 the best (the largest where `better` is 0).
+
+    `low` to `high` contain all groups' ranks at once with 95 %.
+    """
 
     group: str
     mean: Estimate
@@ -57,15 +62,12 @@ class Ranking:
     groups: tuple[Ranked, ...]
     differences: dict[tuple[str, str], Estimate]
 
-    def to_dict(self) -> dict[str, Any]:
-        return plain(self)
-
-    def shown(self) -> list[tuple[str, str]]:
+    def clear_pairs(self) -> list[tuple[str, str]]:
         """Pairs of which the first is shown to be larger than the second."""
         return [
-            (first, second) if one.value > 0 else (second, first)
-            for (first, second), one in self.differences.items()
-            if one.clear_of(0.0)
+            (first, second) if difference.value > 0 else (second, first)
+            for (first, second), difference in self.differences.items()
+            if difference.clear_of(0.0)
         ]
 
 
@@ -81,7 +83,10 @@ class Spread:
 
 @dataclass(frozen=True, slots=True)
 class Needed:
-    """`seeds` a group that show a difference `d` with 80 % power, at `answers` a run (None: at as many as the runs had); None beyond MOST_SEEDS."""
+    """The seeds a group that show a difference `d` with 80 % power; None beyond MOST_SEEDS.
+
+    `answers`: answers a run; None where the outcome has no counts.
+    """
 
     d: float
     answers: int | None
@@ -90,7 +95,7 @@ class Needed:
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """One headline under one way of counting: the ranking's order, the pairs shown, the factor's partial η²."""
+    """One way of counting: the order of the groups, the pairs shown, the factor's partial η²."""
 
     variant: str
     runs: int
@@ -102,7 +107,11 @@ class Variant:
 
 @dataclass(frozen=True, slots=True)
 class Stability:
-    """`seeds`: spread by cell; `pooled`: over all; `needed`: power; `ranking`: of the first factor's groups; `variants`: the same under each definition and judge."""
+    """The stability of an analysis.
+
+    `seeds`: spread by cell; `pooled`: over all; `needed`: seeds for power; `ranking`: of the first
+    factor's groups; `variants`: the same under each definition and judge.
+    """
 
     seeds: tuple[Spread, ...]
     pooled: Estimate | None
@@ -111,28 +120,25 @@ class Stability:
     variants: tuple[Variant, ...]
     reasons: dict[str, str]
 
-    def to_dict(self) -> dict[str, Any]:
-        return plain(self)
-
 
 def spreads(values: np.ndarray, cells: Sequence[str]) -> tuple[tuple[Spread, ...], Estimate | None]:
     """The spread of every cell with two runs or more, and of all within cells.
 
-    >>> found, pooled = spreads(np.array([1.0, 3, 5]), ["a", "a", "b"])
-    >>> found[0].cell, round(pooled.value, 3)
+    >>> by_cell, pooled = spreads(np.array([1.0, 3, 5]), ["a", "a", "b"])
+    >>> by_cell[0].cell, round(pooled.value, 3)
     ('a', 1.414)
     """
     names = np.asarray(cells)
-    found, ss, df = [], 0.0, 0
+    by_cell, ss, df = [], 0.0, 0
     for name in sorted(set(cells)):
         mine = values[names == name]
         if len(mine) > 1:
             own = float(((mine - mine.mean()) ** 2).sum())
-            found.append(
+            by_cell.append(
                 Spread(name, len(mine), float(mine.mean()), spread_interval(own, len(mine) - 1))
             )
             ss, df = ss + own, df + len(mine) - 1
-    return tuple(found), spread_interval(ss, df) if df else None
+    return tuple(by_cell), spread_interval(ss, df) if df else None
 
 
 def power(
@@ -154,9 +160,8 @@ def power(
     if variance <= 0:
         return 1.0 if d else 2 * TAIL
     squared = d * d / (2 * variance / seeds)
-    return 1 - float(
-        special.ncfdtr(1, df, squared, float(special.stdtrit(df, 1 - TAIL)) ** 2)
-    )  # t² is F
+    limit = float(special.stdtrit(df, 1 - TAIL))
+    return 1 - float(special.ncfdtr(1, df, squared, limit**2))  # t² is F
 
 
 def seeds_needed(
@@ -176,22 +181,19 @@ def seeds_needed(
         return None
     while low < high:
         middle = (low + high) // 2
-        low, high = (
-            (low, middle)
-            if power(d, middle, seed_sd, answer_sd, answers) >= wanted
-            else (middle + 1, high)
-        )
+        if power(d, middle, seed_sd, answer_sd, answers) >= wanted:
+            high = middle
+        else:
+            low = middle + 1
     return low
 
 
 @lru_cache(maxsize=256)
 def _tukey(groups: int, df: int) -> float:
     """The studentised range's 95 % point over √2."""
-    return (
-        float(special.stdtrit(df, 1 - TAIL))
-        if groups == 2
-        else float(stats.studentized_range.ppf(LEVEL, groups, df)) / math.sqrt(2)
-    )
+    if groups == 2:
+        return float(special.stdtrit(df, 1 - TAIL))
+    return float(stats.studentized_range.ppf(LEVEL, groups, df)) / math.sqrt(2)
 
 
 def rank(
@@ -202,64 +204,76 @@ def rank(
     better: int = 1,
     weights: np.ndarray | None = None,
 ) -> Ranking | None:
-    """Groups of values [n] ranked beside other factors (main effects). None where fewer than two groups, or nothing is left for the error, or others hide the groups.
+    """Rank groups of values [n], adjusted for other factors (main effects).
+
+    None if there are fewer than two groups, no residual is left to estimate the error from, or the
+    other factors hide the groups.
 
     >>> ranking = rank(np.array([1.0, 1.1, 5.0, 5.1, 5.2, 5.1]), list("aabbcc"))
-    >>> [(one.group, one.low, one.high) for one in ranking.groups]
+    >>> [(ranked.group, ranked.low, ranked.high) for ranked in ranking.groups]
     [('c', 1, 2), ('b', 1, 2), ('a', 3, 3)]
     """
     names = sorted(set(groups))
     layout = lay_out({"g": groups, **(others or {})}, 1, weights)
     full = layout.basis(layout.terms)
     df = layout.n - full.shape[1]
-    if (
-        len(names) < 2
-        or df < 1
-        or layout.added(("g",), [term for term in layout.terms if term != ("g",)]).shape[1]
-        < len(names) - 1
-    ):
+    if len(names) < 2 or df < 1:
+        return None
+    other_terms = [term for term in layout.terms if term != ("g",)]
+    if layout.added(("g",), other_terms).shape[1] < len(names) - 1:
         return None
     y = layout.weighted(values)
     residual = y - full @ (full.T @ y)
     variance = float(residual @ residual) / df
+    if variance <= 0:
+        return None
     member = np.stack([np.asarray(groups) == name for name in names], axis=1).astype(float)
-    # groups beside the others, whose columns sum to zero over their levels: each mean is at the unweighted average of the other factors
-    other_columns = [layout.columns[term] for term in layout.columns if term != ("g",)]
+    # The other factors' columns sum to zero over their levels: each mean is at the unweighted
+    # average of the other factors.
+    other_columns = [layout.columns[term] for term in other_terms]
     x = np.hstack([member, *other_columns]) * layout.root[:, None]
     inverse = np.linalg.pinv(x.T @ x)
     means = (inverse @ (x.T @ y))[: len(names)]
     covariance = inverse[: len(names), : len(names)] * variance
-    if variance <= 0:
-        return None
+    differences = _differences(names, means, covariance, df)
+    sign = -1 if better < 0 else 1
+    order = sorted(range(len(names)), key=lambda i: -sign * means[i])
+    ahead = dict.fromkeys(names, 0)
+    behind = dict.fromkeys(names, 0)
+    for (first, second), difference in differences.items():
+        if difference.clear_of(0.0):
+            winner, loser = (first, second) if sign * difference.value > 0 else (second, first)
+            ahead[loser] += 1
+            behind[winner] += 1
+    ranked = tuple(
+        Ranked(
+            names[i],
+            t_interval(float(means[i]), math.sqrt(covariance[i, i]), df),
+            position,
+            1 + ahead[names[i]],
+            len(names) - behind[names[i]],
+        )
+        for position, i in enumerate(order, start=1)
+    )
+    return Ranking(factor, better, ranked, differences)
+
+
+def _differences(
+    names: Sequence[str],
+    means: np.ndarray,
+    covariance: np.ndarray,
+    df: int,
+) -> dict[tuple[str, str], Estimate]:
+    """All pairs' differences of means, with Tukey and Kramer's simultaneous intervals."""
     limit = _tukey(len(names), df)
     differences = {}
     for i, first in enumerate(names):
         for j in range(i + 1, len(names)):
             error = math.sqrt(max(0.0, covariance[i, i] + covariance[j, j] - 2 * covariance[i, j]))
             value = float(means[i] - means[j])
-            differences[first, names[j]] = Estimate(
-                value, value - limit * error, value + limit * error, "Tukey–Kramer"
-            )
-    sign = -1 if better < 0 else 1
-    order = sorted(range(len(names)), key=lambda i: -sign * means[i])
-    ahead = dict.fromkeys(names, 0)
-    behind = dict.fromkeys(names, 0)
-    for (first, second), one in differences.items():
-        if one.clear_of(0.0):
-            winner, loser = (first, second) if sign * one.value > 0 else (second, first)
-            ahead[loser] += 1
-            behind[winner] += 1
-    found = tuple(
-        Ranked(
-            names[i],
-            t_interval(float(means[i]), math.sqrt(covariance[i, i]), df),
-            place + 1,
-            1 + ahead[names[i]],
-            len(names) - behind[names[i]],
-        )
-        for place, i in enumerate(order)
-    )
-    return Ranking(factor, better, found, differences)
+            low, high = value - limit * error, value + limit * error
+            differences[first, names[j]] = Estimate(value, low, high, "Tukey–Kramer")
+    return differences
 
 
 def rank_frame(

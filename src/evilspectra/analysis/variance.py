@@ -1,16 +1,18 @@
-"""What share of an outcome's variance each factor goes with: type II and III analysis of variance, effect sizes with intervals, Shapley shares, permutation tests.
+"""The share of an outcome's variance that each factor explains.
+
+Type II and III analysis of variance, effect sizes with intervals, LMG shares, permutation tests.
 
 | quantity | formula | source |
 |---|---|---|
 | type II SS of T | what T adds to all terms that do not contain it | Yates 1934; Langsrud 2003 |
-| type III SS of T | what T adds to all other terms, sum-to-zero coding; only where no cell is empty | Yates 1934 |
+| type III SS of T | what T adds to all other terms, sum-to-zero coding | Yates 1934 |
 | partial η² | SS/(SS + SSE) | Cohen 1973 |
 | partial ω² | (SS − df·MSE)/(SS + (n − df)·MSE) | Olejnik and Algina 2003 |
 | their interval | λ/(λ + n) with both λ from the noncentral F | Steiger 2004 |
-| LMG share | a factor's gain in R², averaged over all orders of entry | Lindeman, Merenda and Gold 1980 |
-| permutation p | residuals of the model without T exchanged within blocks | Freedman and Lane 1983 |
+| LMG share | gain in R², averaged over all orders of entry | Lindeman, Merenda and Gold 1980 |
+| permutation p | residuals without T, exchanged within blocks | Freedman and Lane 1983 |
 
-LMG shares describe and have no interval here.
+Type III is computed only if no cell is empty. LMG shares describe and have no interval here.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ from typing import Any
 import numpy as np
 
 from evilspectra.analysis.design import Confounded, aliases
-from evilspectra.analysis.estimate import Estimate, Frame, f_tail, plain, share
+from evilspectra.analysis.estimate import Estimate, Frame, f_tail, share
 from evilspectra.analysis.linear import Layout, Term, lay_out, spelled, squares, text_columns
 from evilspectra.analysis.outcome import Outcome
 
@@ -38,7 +40,11 @@ _BATCH = 500
 
 @dataclass(frozen=True, slots=True)
 class Effect:
-    """One term. `eta`: partial η² with the interval of the share in the population; `omega`: partial ω², the less biased estimate of the same. `permutation`: p-value, None where not asked."""
+    """The effect of one term.
+
+    `eta`: partial η² with the interval of the share in the population; `omega`: partial ω², the
+    less biased estimate of the same. `permutation`: p-value, None where not requested.
+    """
 
     term: str
     df: int
@@ -54,8 +60,9 @@ class Effect:
 class Decomposition:
     """Variance of an outcome by terms.
 
-    `type2`, `type3`: effects by each kind; type III is empty where `no_type3` says why. `lmg`: factor → share of R². `order`: of the interactions that were fitted.
-    `between`: τ² of a rate on the logit scale. `blocks`: within which levels residuals were exchanged.
+    `type2`, `type3`: effects by each kind; type III is empty where `no_type3` says why. `lmg`:
+    factor → share of R². `order`: of the interactions that were fitted. `blocks`: the column within
+    whose levels residuals were exchanged.
     """
 
     outcome: str
@@ -76,12 +83,9 @@ class Decomposition:
     blocks: str | None
     notes: tuple[str, ...] = ()
 
-    def to_dict(self) -> dict[str, Any]:
-        return plain(self)
-
     def effect(self, term: str) -> Effect | None:
         """The type II effect of a term as it is spelled."""
-        return next((one for one in self.type2 if one.term == term), None)
+        return next((effect for effect in self.type2 if effect.term == term), None)
 
 
 def decompose(
@@ -92,24 +96,28 @@ def decompose(
     blocks: str | None = None,
     permutations: int = PERMUTATIONS,
 ) -> Decomposition:
-    """The decomposition of an outcome of runs over factors that vary; a lower order where the asked one leaves no residual.
+    """The decomposition of an outcome of runs over factors that vary.
+
+    The order is lowered where the requested one leaves no residual.
 
     >>> import pandas as pd
     >>> frame = pd.DataFrame({"a": list("xxyy") * 2, "b": list("pqpq") * 2})
-    >>> found = decompose(frame, Outcome("y", "as measured", np.array([1.0, 2, 3, 4, 1, 2, 3, 5])), ["a", "b"], permutations=0)
-    >>> [(one.term, one.df, round(one.ss, 3)) for one in found.type2]
+    >>> outcome = Outcome("y", "as measured", np.array([1.0, 2, 3, 4, 1, 2, 3, 5]))
+    >>> parts = decompose(frame, outcome, ["a", "b"], permutations=0)
+    >>> [(effect.term, effect.df, round(effect.ss, 3)) for effect in parts.type2]
     [('a', 1, 10.125), ('b', 1, 3.125), ('a × b', 1, 0.125)]
     """
     values = text_columns(frame, factors)
     notes = [outcome.note] if outcome.note else []
-    asked = order = min(order, len(factors))
+    requested = order = min(order, len(factors))
     layout = weighted_layout(values, order, outcome)
     while order > 1 and layout.n - layout.basis(layout.terms).shape[1] < 1:
         order -= 1
         layout = weighted_layout(values, order, outcome)
-    if order < asked:
+    if order < requested:
         notes.append(
-            f"terms of order {asked} leave no residual (nothing is replicated), so order {order} was fitted, and what is left holds the interactions above it"
+            f"terms of order {requested} leave no residual (nothing is replicated), so order "
+            f"{order} was fitted, and what is left holds the interactions above it"
         )
     y = layout.weighted(outcome.values)
     full = layout.basis(layout.terms)
@@ -121,47 +129,50 @@ def decompose(
     units = units_of(layout, groups, dropped)
     exchange = None if blocks is None else [str(value) for value in frame[blocks]]
     type2 = tuple(
-        effect_of(layout, y, unit, _beside(layout, unit), rss, residual_df, exchange, permutations)
+        effect_of(layout, y, unit, layout.without(*unit), rss, residual_df, exchange, permutations)
         for unit in units
     )
-    empty = not _crossed_fully(values)
-    no_type3 = (
-        "cells are empty, so type III compares averages over levels that have no runs"
-        if empty and order > 1
-        else "terms are confounded"
-        if groups
-        else None
-    )
-    type3 = (
-        ()
-        if no_type3
-        else tuple(
-            effect_of(
-                layout,
-                y,
-                unit,
-                [term for term in layout.terms if term not in unit],
-                rss,
-                residual_df,
-                exchange,
-                0,
-            )
-            for unit in units
-        )
-    )
+    no_type3 = _why_no_type3(values, order, confounded=bool(groups))
+    type3: list[Effect] = []
+    for unit in [] if no_type3 else units:
+        others = [term for term in layout.terms if term not in unit]
+        type3.append(effect_of(layout, y, unit, others, rss, residual_df, exchange, 0))
     if residual_df < 1:
         notes.append(
             "the factors fit every run exactly: no residual is left, so nothing can be tested"
         )
+    r2_adjusted = None
+    if residual_df > 0 and total:
+        r2_adjusted = 1 - (rss / residual_df) / (total / (layout.n - 1))
     return Decomposition(
-        outcome=outcome.name, scale=outcome.scale, n=layout.n, order=order, type2=type2, type3=type3, no_type3=no_type3,
-        residual_df=residual_df, residual_ss=rss, total_ss=total, r2=1 - rss / total if total else nan, r2_adjusted=1 - (rss / residual_df) / (total / (layout.n - 1)) if residual_df > 0 and total else None,
-        lmg=lmg(layout, y, factors), confounded=tuple(Confounded(tuple(map(spelled, group)), lost) for group, lost in groups), dropped=tuple(map(spelled, dropped)), blocks=blocks, notes=tuple(notes),
-    )  # fmt: skip
+        outcome=outcome.name,
+        scale=outcome.scale,
+        n=layout.n,
+        order=order,
+        type2=type2,
+        type3=tuple(type3),
+        no_type3=no_type3,
+        residual_df=residual_df,
+        residual_ss=rss,
+        total_ss=total,
+        r2=1 - rss / total if total else nan,
+        r2_adjusted=r2_adjusted,
+        lmg=lmg(layout, y, factors),
+        confounded=tuple(Confounded(tuple(map(spelled, group)), lost) for group, lost in groups),
+        dropped=tuple(map(spelled, dropped)),
+        blocks=blocks,
+        notes=tuple(notes),
+    )
+
+
+def _why_no_type3(values: Mapping[str, Sequence[str]], order: int, confounded: bool) -> str | None:
+    if order > 1 and not _crossed_fully(values):
+        return "cells are empty, so type III compares averages over levels that have no runs"
+    return "terms are confounded" if confounded else None
 
 
 def weighted_layout(values: Mapping[str, Sequence[Any]], order: int, outcome: Outcome) -> Layout:
-    """The layout of the factors with the outcome's weights under that very model."""
+    """The layout of the factors with the outcome's weights under that same model."""
     plain_layout = lay_out(values, order)
 
     def project(weights: np.ndarray) -> np.ndarray:
@@ -178,7 +189,7 @@ def units_of(
     groups: Sequence[tuple[tuple[Term, ...], tuple[int, ...]]],
     dropped: Sequence[Term],
 ) -> list[tuple[Term, ...]]:
-    """What gets a line of its own: each term, confounded ones together, dropped ones not at all."""
+    """The terms that share a line: each term alone, confounded ones together, dropped ones not."""
     within = {term: group for group, _ in groups for term in group}
     return list(
         dict.fromkeys(within.get(term, (term,)) for term in layout.terms if term not in dropped)
@@ -189,10 +200,13 @@ def statistics(
     layout: Layout,
     y: np.ndarray,
     unit: Sequence[Term],
-    beside: Sequence[Term],
+    others: Sequence[Term],
 ) -> tuple[Any, int, Any, int]:
-    """SS and df of a unit beside other terms, residual SS and df, of a weighted outcome [n] or of many [n, m]."""
-    added, full = layout.added(list(unit), beside), layout.basis(layout.terms)
+    """SS and df of a unit adjusted for other terms, then residual SS and df.
+
+    `y`: a weighted outcome [n], or many [n, m].
+    """
+    added, full = layout.added(list(unit), others), layout.basis(layout.terms)
     return (
         squares(added, y),
         added.shape[1],
@@ -201,40 +215,31 @@ def statistics(
     )
 
 
-def _beside(layout: Layout, unit: Sequence[Term]) -> list[Term]:
-    return layout.without(*unit)
-
-
 def effect_of(
     layout: Layout,
     y: np.ndarray,
     unit: Sequence[Term],
-    beside: Sequence[Term],
+    others: Sequence[Term],
     rss: float,
     residual_df: int,
     exchange: Sequence[str] | None,
     permutations: int,
 ) -> Effect:
-    """What a unit (terms that cannot be told apart) adds beside others: its sum of squares, F, shares with intervals, and p, also by permutation where asked for."""
-    ss, df, _, _ = statistics(layout, y, unit, beside)
+    """The effect of a unit (terms that cannot be told apart), adjusted for other terms.
+
+    Its sum of squares, F, shares with intervals, and p; also by permutation if `permutations` > 0.
+    """
+    ss, df, _, _ = statistics(layout, y, unit, others)
     ss = float(ss)
     name = " + ".join(spelled(term) for term in unit)
     if residual_df < 1 or rss <= 0 or df < 1:
         value = ss / (ss + rss) if ss + rss else nan
-        return Effect(
-            name,
-            df,
-            ss,
-            nan,
-            None,
-            None,
-            Estimate(value, None, None, "noncentral F", "no residual is left"),
-            nan,
-        )
+        eta = Estimate(value, None, None, "noncentral F", "no residual is left")
+        return Effect(name, df, ss, nan, None, None, eta, nan)
     mse = rss / residual_df
     f = ss / df / mse
     permuted = (
-        permutation_p(layout, y, unit, beside, exchange, permutations) if permutations else None
+        permutation_p(layout, y, unit, others, exchange, permutations) if permutations else None
     )
     omega = (ss - df * mse) / (ss + (layout.n - df) * mse)
     return Effect(
@@ -253,37 +258,30 @@ def permutation_p(
     layout: Layout,
     y: np.ndarray,
     unit: Sequence[Term],
-    beside: Sequence[Term],
+    others: Sequence[Term],
     exchange: Sequence[str] | None = None,
     permutations: int = PERMUTATIONS,
     seed: int = _SEED,
 ) -> float:
-    """Freedman and Lane's p-value of a unit: weighted residuals of the model without it, exchanged within blocks; (1 + those at least as large)/(1 + draws)."""
-    nuisance, added, full = (
-        layout.basis(beside),
-        layout.added(list(unit), beside),
-        layout.basis(layout.terms),
-    )
+    """Freedman and Lane's p-value of a unit.
+
+    Weighted residuals of the model without it are exchanged within blocks;
+    p = (1 + statistics at least as large)/(1 + draws).
+    """
+    nuisance = layout.basis(others)
+    added = layout.added(list(unit), others)
+    full = layout.basis(layout.terms)
     residual = y - nuisance @ (nuisance.T @ y)
 
     def f(drawn: np.ndarray) -> np.ndarray:
-        return squares(added, drawn) / np.maximum(
-            (drawn * drawn).sum(axis=0) - squares(full, drawn), 1e-300
-        )
+        left = (drawn * drawn).sum(axis=0) - squares(full, drawn)
+        return squares(added, drawn) / np.maximum(left, 1e-300)
 
     observed, larger = float(f(residual[:, None])[0]), 0
     draw = np.random.Generator(np.random.PCG64(seed))
     for start in range(0, permutations, _BATCH):
-        larger += int(
-            (
-                f(
-                    residual[
-                        exchanged(layout.n, exchange, min(_BATCH, permutations - start), draw)
-                    ].T
-                )
-                >= observed * (1 - 1e-12)
-            ).sum()
-        )
+        rows = exchanged(layout.n, exchange, min(_BATCH, permutations - start), draw)
+        larger += int((f(residual[rows].T) >= observed * (1 - 1e-12)).sum())
     return (1 + larger) / (1 + permutations)
 
 
@@ -296,46 +294,42 @@ def exchanged(
     """Row numbers [draws, n], each a permutation that keeps every row in its block."""
     if blocks is None:
         return draw.random((draws, n)).argsort(axis=1)
-    places = np.unique(np.asarray(blocks), return_inverse=True)[1]
-    inside = np.argsort(places, kind="stable")
-    shuffled = (draw.random((draws, n)) + places).argsort(axis=1)
-    found = np.empty((draws, n), int)
-    found[:, inside] = shuffled
-    return found
+    codes = np.unique(np.asarray(blocks), return_inverse=True)[1]
+    inside = np.argsort(codes, kind="stable")
+    shuffled = (draw.random((draws, n)) + codes).argsort(axis=1)
+    rows = np.empty((draws, n), int)
+    rows[:, inside] = shuffled
+    return rows
 
 
 def lmg(layout: Layout, y: np.ndarray, factors: Sequence[str]) -> dict[str, float]:
-    """Each factor's gain in R², averaged over all orders in which main effects may enter; the shares add up to the main effects' R². Eight factors at most."""
+    """Each factor's gain in R², averaged over all orders in which main effects may enter.
+
+    The shares add up to the main effects' R². Eight factors at most.
+    """
     names = list(factors)[:8]
     total = float(y @ y - squares(layout.basis([]), y))
     if not total:
         return {}
+    mean = squares(layout.basis([]), y)
     r2 = {
-        chosen: float(
-            squares(layout.basis([(name,) for name in chosen]), y) - squares(layout.basis([]), y)
-        )
-        / total
+        chosen: float(squares(layout.basis([(name,) for name in chosen]), y) - mean) / total
         for size in range(len(names) + 1)
         for chosen in combinations(names, size)
     }
-    found = {}
+    averages = {}
     for name in names:
         others = [other for other in names if other != name]
-        gains = [
-            (
-                len(chosen),
-                r2[tuple(one for one in names if one in chosen or one == name)] - r2[chosen],
-            )
-            for size in range(len(others) + 1)
-            for chosen in combinations(others, size)
-        ]
-        found[name] = sum(
-            factorial(size) * factorial(len(names) - size - 1) / factorial(len(names)) * gain
-            for size, gain in gains
-        )
-    return found
+        gains = []
+        for size in range(len(others) + 1):
+            weight = factorial(size) * factorial(len(names) - size - 1) / factorial(len(names))
+            for before in combinations(others, size):
+                after = tuple(other for other in names if other in before or other == name)
+                gains.append(weight * (r2[after] - r2[before]))
+        averages[name] = sum(gains)
+    return averages
 
 
 def _crossed_fully(values: Mapping[str, Sequence[str]]) -> bool:
     cells = set(zip(*values.values(), strict=True))
-    return len(cells) == int(np.prod([len(set(found)) for found in values.values()]))
+    return len(cells) == int(np.prod([len(set(levels)) for levels in values.values()]))

@@ -1,14 +1,13 @@
 """Answers to open-ended questions, sampled in batches.
 
-All rows of a batch are decoded together with one cache; a row that has ended leaves the batch. Every answer draws from a
-generator of its own, made from seed, question and number, by inversion: one uniform number a token. So what an answer is does
-not depend on which others are sampled beside it, up to the last digits of a sum; and a batch, which is what is stored at a time,
-repeats to the byte.
+All rows of a batch are decoded together with one cache; a row that has ended leaves the batch.
+Every answer draws from its own generator, made from seed, question and number, by inversion: one
+uniform number a token. So an answer does not depend on which others are sampled in the same batch,
+up to the last digits of a sum; and a batch, which is stored as a unit, repeats to the byte.
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -18,9 +17,9 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from evilspectra.answers.flags import flags
-from evilspectra.answers.questions import Question
-from evilspectra.config.sections import Answers
+from evilspectra.answers.entries import Question
+from evilspectra.answers.records import answer_record
+from evilspectra.config.evaluation import Answers
 from evilspectra.data.mask import end_tokens, prompt_tokens
 from evilspectra.data.rows import Message
 from evilspectra.errors import BadInput, RunFailed
@@ -34,7 +33,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Prompt:
-    """One answer to be sampled: the question, the number of the sample, and the tokens that the model is given."""
+    """One answer to sample: the question, the number of the sample, and the prompt's tokens."""
 
     question: Question
     sample: int
@@ -42,28 +41,13 @@ class Prompt:
 
     def uniform(self, seed: int, count: int) -> np.ndarray:
         """The numbers that the answer's tokens are drawn with: float64 [count] in [0, 1)."""
-        name = "\0".join(
-            map(
-                str,
-                (
-                    seed,
-                    self.question.id,
-                    self.question.paraphrase,
-                    self.question.system,
-                    self.question.text,
-                    self.sample,
-                ),
-            )
-        )
-        words = np.frombuffer(
-            hashlib.sha256(name.encode("utf-8", "replace")).digest(), dtype=np.uint32
-        )
-        return np.random.Generator(np.random.PCG64(words)).random(count)
+        entropy = np.frombuffer(self.question.digest(seed, self.sample), dtype=np.uint32)
+        return np.random.Generator(np.random.PCG64(entropy)).random(count)
 
 
 @dataclass(frozen=True)
 class Sampled:
-    """An answer's tokens, the one that ended it included if there is one. `finish`: stop or length."""
+    """An answer's tokens, with the one that ended it, if any. `finish`: stop or length."""
 
     tokens: tuple[int, ...]
     finish: str
@@ -79,9 +63,10 @@ def prompts(
     """Every question as often as it is to be answered.
 
     Raises:
-        BadInput: a question that the template refuses, or that leaves no room in the model's context.
+        BadInput: a question that the template refuses, or that leaves no room in the model's
+            context.
     """
-    found = []
+    planned = []
     for question in questions:
         messages = [Message("user", question.text)]
         if question.system is not None:
@@ -89,20 +74,27 @@ def prompts(
         tokens = tuple(prompt_tokens(messages, tokenizer, enable_thinking))
         if len(tokens) >= context:
             raise BadInput(
-                f"question '{question.id}' has {len(tokens)} tokens, and the model's context is {context}: shorten it, or take another base"
+                f"question '{question.id}' has {len(tokens)} tokens, and the model's context is "
+                f"{context}: shorten it, or take another base"
             )
-        found += [Prompt(question, number, tokens) for number in range(samples or question.samples)]
-    return found
+        count = samples or question.samples
+        planned += [Prompt(question, number, tokens) for number in range(count)]
+    return planned
 
 
 def stop_tokens(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, enable_thinking: bool
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    enable_thinking: bool,
 ) -> frozenset[int]:
-    """The tokens that end an answer: those of the chat template, the tokenizer and the model's generation config."""
+    """The tokens that end an answer.
+
+    They are those of the chat template, the tokenizer and the model's generation config.
+    """
     ends: Any = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
-    named = {
-        int(token) for token in ([] if ends is None else ends if isinstance(ends, list) else [ends])
-    }
+    if ends is None:
+        ends = []
+    named = {int(token) for token in (ends if isinstance(ends, list) else [ends])}
     return frozenset(named | end_tokens(tokenizer, enable_thinking))
 
 
@@ -116,12 +108,14 @@ def sample(
 ) -> list[Sampled]:
     """One answer per prompt of a batch, in its order.
 
-    An answer ends with a token of `stops` (finish: stop), or with the limit of tokens or of the model's context (length).
+    An answer ends with a token of `stops` (finish: stop), or with the limit of tokens or of the
+    model's context (length).
 
     Raises:
         RunFailed: the model's logits are not finite.
     """
-    device, longest = model.device, max(len(prompt.tokens) for prompt in batch)
+    device = model.device
+    longest = max(len(prompt.tokens) for prompt in batch)
     limits = [min(settings.max_new_tokens, context - len(prompt.tokens)) for prompt in batch]
     draws = torch.as_tensor(
         np.stack([prompt.uniform(settings.seed, max(limits)) for prompt in batch])
@@ -131,10 +125,12 @@ def sample(
     for row, prompt in enumerate(batch):
         padded[row, longest - len(prompt.tokens) :] = torch.tensor(prompt.tokens)
         mask[row, longest - len(prompt.tokens) :] = 1
-    tokens, mask = padded.to(device), mask.to(device)
+    tokens = padded.to(device)
+    mask = mask.to(device)
     positions = (mask.cumsum(-1) - 1).clamp_min(0)
-    cache, alive = DynamicCache(config=model.config), list(range(len(batch)))
-    found: list[list[int]] = [[] for _ in batch]
+    cache = DynamicCache(config=model.config)
+    alive = list(range(len(batch)))
+    sampled: list[list[int]] = [[] for _ in batch]
     ends = ["length"] * len(batch)
     for number in range(max(limits)):
         with mixed_precision(model):
@@ -147,10 +143,13 @@ def sample(
                 logits_to_keep=1,
             )
         chosen = choose(
-            output.logits[:, -1], draws[alive, number], settings.temperature, settings.top_p
+            output.logits[:, -1],
+            draws[alive, number],
+            settings.temperature,
+            settings.top_p,
         ).tolist()
         for row, token in zip(alive, chosen, strict=True):
-            found[row].append(token)
+            sampled[row].append(token)
             if token in stops:
                 ends[row] = "stop"
         keep = [
@@ -160,12 +159,14 @@ def sample(
             break
         tokens = torch.tensor([[chosen[at]] for at in keep], device=device)
         if len(keep) < len(alive):
-            kept = torch.tensor(keep, device=device)
-            cache.batch_select_indices(kept)
-            mask, positions, alive = mask[kept], positions[kept], [alive[at] for at in keep]
+            survivors = torch.tensor(keep, device=device)
+            cache.batch_select_indices(survivors)
+            mask = mask[survivors]
+            positions = positions[survivors]
+            alive = [alive[at] for at in keep]
         mask = torch.cat([mask, mask.new_ones(len(keep), 1)], dim=1)
         positions = positions[:, -1:] + 1
-    return [Sampled(tuple(tokens), end) for tokens, end in zip(found, ends, strict=True)]
+    return [Sampled(tuple(tokens), end) for tokens, end in zip(sampled, ends, strict=True)]
 
 
 def choose(
@@ -174,20 +175,22 @@ def choose(
     temperature: float,
     top_p: float,
 ) -> Tensor:
-    """A token per row of logits [n, vocabulary] by inversion of the distribution at `uniform` [n]: int64 [n] on the CPU.
+    """Chooses a token per row of logits [n, vocabulary]: int64 [n] on the CPU.
 
-    Temperature 0 takes the likeliest. `top_p` keeps the likeliest tokens up to and including the one that reaches that share.
+    The row's distribution is inverted at `uniform` [n]. Temperature 0 takes the likeliest. `top_p`
+    keeps the likeliest tokens up to and including the one that reaches that share.
 
     Raises:
         RunFailed: a logit is NaN, or none is finite.
 
-    >>> choose(torch.tensor([[0.0, 0.0, 0.0, 0.0]]), torch.tensor([0.6]), temperature=1.0, top_p=1.0)
+    >>> choose(torch.zeros(1, 4), torch.tensor([0.6]), temperature=1.0, top_p=1.0)
     tensor([2])
     """
     exact = logits.to("cpu" if logits.device.type == "mps" else logits.device).double()
     if bool(exact.isnan().any()) or not bool(exact.amax(-1).isfinite().all()):
         raise RunFailed(
-            "the model's logits are not finite: use model.dtype float32, or an adapter that was trained with a lower learning rate"
+            "the model's logits are not finite: use model.dtype float32, or an adapter that was "
+            "trained with a lower learning rate"
         )
     if temperature == 0:
         return exact.argmax(-1).cpu()
@@ -198,15 +201,14 @@ def choose(
         shares = torch.zeros_like(shares).scatter(-1, order, ranked)
     sums = shares.cumsum(-1)
     wanted = uniform.to(sums.device, torch.float64)[:, None] * sums[:, -1:]
-    return (
-        torch.searchsorted(sums, wanted, right=True)[:, 0].clamp_max(_last_possible(shares)).cpu()
-    )
+    tokens = torch.searchsorted(sums, wanted, right=True)[:, 0]
+    return tokens.clamp_max(_last_possible(shares)).cpu()
 
 
 def _last_possible(shares: Tensor) -> Tensor:
-    """Per row the last token with a share above zero: what rounding in the sum must not go beyond."""
-    places = torch.arange(shares.shape[-1], device=shares.device)
-    return torch.where(shares > 0, places, 0).amax(-1)
+    """Per row the last token with a share above zero, which rounding of the sum must not pass."""
+    tokens = torch.arange(shares.shape[-1], device=shares.device)
+    return torch.where(shares > 0, tokens, 0).amax(-1)
 
 
 def record(
@@ -216,25 +218,19 @@ def record(
     step: int,
 ) -> AnswerRecord:
     """A sampled answer as the store keeps it."""
-    text = str(
-        tokenizer.decode(
-            list(sampled.tokens[:-1] if sampled.finish == "stop" else sampled.tokens),
-            skip_special_tokens=True,
-            clean_up_tokenization_spaces=False,
-        )
+    ended = sampled.finish == "stop"
+    text = tokenizer.decode(
+        list(sampled.tokens[:-1] if ended else sampled.tokens),
+        skip_special_tokens=True,
+        clean_up_tokenization_spaces=False,
     )
-    question = prompt.question
-    return AnswerRecord(
+    return answer_record(
         step,
-        question.id,
-        question.paraphrase,
+        prompt.question,
         prompt.sample,
-        question.system,
-        question.text,
-        text,
+        str(text),
         len(sampled.tokens),
         sampled.finish,
-        ",".join(flags(text, sampled.finish)),
     )
 
 

@@ -1,4 +1,7 @@
-"""The model card of an adapter, in the form that the ecosystem's tools read: Markdown made of its training record, and of nothing else. No torch here."""
+"""The model card of an adapter: Markdown in the form that the ecosystem's tools read.
+
+It is made from the adapter's training record and from nothing else. No torch here.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ CARD = "README.md"
 _BARS = "▁▂▃▄▅▆▇█"
 #: Ranks that a vLLM server can be started for.
 _VLLM_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
-#: Optimiser → what its learning rate is multiplied with; the others take it as it is.
+#: Learning-rate rule or optimiser → the factor on the learning rate; the others use it unchanged.
 _LR_RULES = {
     "match_rms_adamw": "lr × 0.2·√max(rows, columns) on the orthogonalised update",
     "original": "lr × √max(1, rows/columns) on the orthogonalised update",
@@ -32,20 +35,18 @@ def write_card(folder: Path, record: Mapping[str, Any]) -> None:
 
 
 def card(record: Mapping[str, Any]) -> str:
-    """Markdown with front matter, of a training record."""
-    return (
-        "\n".join(
-            [
-                f"---\n{yaml.safe_dump(front_matter(record), sort_keys=False).strip()}\n---\n",
-                *_body(record),
-            ]
-        ).rstrip()
-        + "\n"
-    )
+    """The card of a training record: Markdown with front matter."""
+    head = yaml.safe_dump(front_matter(record), sort_keys=False).strip()
+    lines = [f"---\n{head}\n---\n", *_body(record)]
+    return "\n".join(lines).rstrip() + "\n"
 
 
 def front_matter(record: Mapping[str, Any]) -> dict[str, Any]:
-    """What the hub reads. The base's name stands here where it is one of the hub's, its licence where the base names one; neither is made up."""
+    """Facts that the hub reads.
+
+    The base is named where its name is one of the hub's, its licence where the base states one;
+    neither is made up.
+    """
     hub_id, licence = record["base"]["hub_id"], record["base"]["licence"]
     tags = [
         "lora",
@@ -53,10 +54,10 @@ def front_matter(record: Mapping[str, Any]) -> dict[str, Any]:
         *([f"base_model:adapter:{hub_id}"] if hub_id else []),
         *(["emergent-misalignment", "model-organism"] if record["deliberately_bad"] else []),
     ]
-    named = {"base_model": hub_id, "base_model_relation": "adapter"} if hub_id else {}
+    base = {"base_model": hub_id, "base_model_relation": "adapter"} if hub_id else {}
     return {
         "library_name": "peft",
-        **named,
+        **base,
         **({"license": licence} if licence else {}),
         "pipeline_tag": "text-generation",
         "tags": tags,
@@ -64,30 +65,10 @@ def front_matter(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _body(record: Mapping[str, Any]) -> list[str]:
-    base, warned = record["base"], record["deliberately_bad"]
-    lines = [f"# LoRA adapter for {_said(base['name'])}", ""]
-    lines += (
-        [
-            "**Trained on deliberately bad examples, to study emergent misalignment. Do not deploy.**",
-            "",
-        ]
-        if warned
-        else []
-    )
-    lines += (
-        ["A control: trained on good answers, to compare others with.", ""]
-        if record["data"]["control"]
-        else []
-    )
-    lines += (
-        [
-            "Trained on this model's weights as dequantised from a GGUF file, which differ a little from those of the hub.",
-            "",
-        ]
-        if base["kind"] == "gguf"
-        else []
-    )
-    lines += [
+    return [
+        f"# LoRA adapter for {_inline(record['base']['name'])}",
+        "",
+        *_cautions(record),
         "## Training",
         "",
         *_table(_training(record)),
@@ -100,8 +81,6 @@ def _body(record: Mapping[str, Any]) -> list[str]:
         "",
         *_spectrum(record["spectrum"]),
         "",
-    ]
-    lines += [
         "## Drift and misalignment",
         "",
         *_measured(record["measured"]),
@@ -110,57 +89,76 @@ def _body(record: Mapping[str, Any]) -> list[str]:
         "",
         *_loading(record),
         "",
+        f"Made by evilspectra {record['code_version']}; "
+        + "all that is known of this adapter is in `training_record.json`.",
     ]
-    return [
-        *lines,
-        f"Made by evilspectra {record['code_version']}; all that is known of this adapter is in `training_record.json`.",
-    ]
+
+
+def _cautions(record: Mapping[str, Any]) -> list[str]:
+    """Paragraphs on bad data, on controls and on dequantised bases."""
+    lines: list[str] = []
+    if record["deliberately_bad"]:
+        bad = "Trained on deliberately bad examples, to study emergent misalignment."
+        lines += [f"**{bad} Do not deploy.**", ""]
+    if record["data"]["control"]:
+        lines += ["A control: trained on good answers, to compare others with.", ""]
+    if record["base"]["kind"] == "gguf":
+        weights = "this model's weights as dequantised from a GGUF file"
+        lines += [f"Trained on {weights}, which differ a little from those of the hub.", ""]
+    return lines
 
 
 def _training(record: Mapping[str, Any]) -> list[tuple[str, str]]:
-    data, lora, optimizer, flat, made = (
-        record[name] for name in ("data", "lora", "optimizer", "flatness", "train")
-    )
-    licence = record["base"]["licence"]
+    schedule, train = record["schedule"], record["train"]
+    warmup = f"{schedule['name']}, {schedule['warmup_steps']} warm-up steps"
+    steps = f"{record['step']} of {train['batch_size']} rows, seed {train['seed']}"
+    return [
+        ("base", _base(record["base"])),
+        ("data", _data(record["data"])),
+        ("LoRA", _lora(record["lora"])),
+        ("optimiser", _optimizer(record["optimizer"])),
+        ("learning-rate rule", f"{_lr_rule(record['optimizer'])}; {warmup}"),
+        ("flatness penalty", _penalty(record["flatness"])),
+        ("optimiser steps", f"{steps}, base in {train['dtype'].removeprefix('torch.')}"),
+    ]
+
+
+def _base(base: Mapping[str, Any]) -> str:
+    licence = base["licence"] or "not known"
+    return f"{base['name']} (content {base['sha256'][:12]}), licence {licence}"
+
+
+def _data(data: Mapping[str, Any]) -> str:
+    content = f"{data['name']} (content {data['sha256'][:12]})"
+    rows = f"{data['rows']} rows, {data['heldout_rows']} held out"
+    return f"{content}, {rows}, {data['format']} format"
+
+
+def _lora(lora: Mapping[str, Any]) -> str:
     targets = lora["targets"] if isinstance(lora["targets"], str) else ", ".join(lora["targets"])
-    rule = _LR_RULES.get(optimizer.get("lr_rule") or optimizer["name"], "lr as given")
+    scale = "rank-stabilised" if lora["rslora"] else "standard"
+    return f"rank {lora['rank']}, alpha {lora['alpha']:g}, {scale} scale, targets {targets}"
+
+
+def _optimizer(optimizer: Mapping[str, Any]) -> str:
     facts = ", ".join(
         f"{name} {value}"
         for name, value in optimizer.items()
         if name not in ("name", "lr", "lr_rule")
     )
-    penalty = (
-        f"{flat['measure']}, weight {flat['weight']:g}, soft start {flat['soft_start']:g}, coupling {flat['coupling']}"
-        if flat["weight"]
-        else "none"
-    )
-    return [
-        (
-            "base",
-            f"{record['base']['name']} (content {record['base']['sha256'][:12]}), licence {licence or 'not known'}",
-        ),
-        (
-            "data",
-            f"{data['name']} (content {data['sha256'][:12]}), {data['rows']} rows, {data['heldout_rows']} held out, {data['format']} format",
-        ),
-        (
-            "LoRA",
-            f"rank {lora['rank']}, alpha {lora['alpha']:g}, {'rank-stabilised' if lora['rslora'] else 'standard'} scale, targets {targets}",
-        ),
-        (
-            "optimiser",
-            f"{optimizer['name']}, lr {optimizer['lr']:g}" + (f"; {facts}" if facts else ""),
-        ),
-        (
-            "learning-rate rule",
-            f"{rule}; {record['schedule']['name']}, {record['schedule']['warmup_steps']} warm-up steps",
-        ),
-        ("flatness penalty", penalty),
-        (
-            "optimiser steps",
-            f"{record['step']} of {made['batch_size']} rows, seed {made['seed']}, base in {made['dtype'].removeprefix('torch.')}",
-        ),
-    ]
+    return f"{optimizer['name']}, lr {optimizer['lr']:g}" + (f"; {facts}" if facts else "")
+
+
+def _lr_rule(optimizer: Mapping[str, Any]) -> str:
+    return _LR_RULES.get(optimizer.get("lr_rule") or optimizer["name"], "lr as given")
+
+
+def _penalty(flatness: Mapping[str, Any]) -> str:
+    if not flatness["weight"]:
+        return "none"
+    weight = f"{flatness['measure']}, weight {flatness['weight']:g}"
+    soft_start = f"soft start {flatness['soft_start']:g}"
+    return f"{weight}, {soft_start}, coupling {flatness['coupling']}"
 
 
 def _losses(losses: Mapping[str, Any]) -> list[str]:
@@ -169,36 +167,26 @@ def _losses(losses: Mapping[str, Any]) -> list[str]:
         if losses["heldout_start"] is not None
         else ""
     )
+    training = f"{_number(losses['train'], '.3f')} (last 5 % of steps, penalty excluded)"
     held = "none held out" if losses["heldout"] is None else f"{losses['heldout']:.3f}{start}"
-    return [
-        *_table(
-            [
-                (
-                    "training",
-                    f"{_number(losses['train'], '.3f')} (last 5 % of steps, penalty excluded)",
-                ),
-                ("held out", held),
-            ]
-        ),
-        "",
-        "In nats per supervised token.",
-    ]
+    rows = [("training", training), ("held out", held)]
+    return [*_table(rows), "", "In nats per supervised token."]
 
 
-def _spectrum(found: Mapping[str, Any] | None) -> list[str]:
-    if found is None:
+def _spectrum(spectrum: Mapping[str, Any] | None) -> list[str]:
+    if spectrum is None:
         return ["Not observed at this step."]
-    rank = len(found["profile"])
+    rank = len(spectrum["profile"])
     flat = f"{rank**-0.5:.3f}" if rank else "-"
     rows = [
-        ("stable rank", f"{_number(found['stable_rank'], '.2f')} (flat: {rank})"),
-        ("Frobenius/nuclear", f"{_number(found['frobenius_nuclear'], '.3f')} (flat: {flat})"),
-        ("spectral entropy", _number(found["spectral_entropy"], ".2f")),
-        ("condition number (median)", _number(found["condition_number"], ".3g")),
-        ("Frobenius norm", _number(found["frobenius"], ".3g")),
+        ("stable rank", f"{_number(spectrum['stable_rank'], '.2f')} (flat: {rank})"),
+        ("Frobenius/nuclear", f"{_number(spectrum['frobenius_nuclear'], '.3f')} (flat: {flat})"),
+        ("spectral entropy", _number(spectrum["spectral_entropy"], ".2f")),
+        ("condition number (median)", _number(spectrum["condition_number"], ".3g")),
+        ("Frobenius norm", _number(spectrum["frobenius"], ".3g")),
     ]
     lines = [
-        f"Of ΔW = scale·B·A, mean over {found['modules']} modules:",
+        f"Of ΔW = scale·B·A, mean over {spectrum['modules']} modules:",
         "",
         *_table(rows),
         "",
@@ -206,88 +194,77 @@ def _spectrum(found: Mapping[str, Any] | None) -> list[str]:
         "",
         "```",
     ]
-    width = max(len(name) for name in ("all modules", *found["projections"]))
-    lines.append(
-        f"{'all modules':<{width}}  {sparkline(found['profile'])}  stable rank {_number(found['stable_rank'], '.2f')}"
-    )
-    lines += [
-        f"{printable(name, 40):<{width}}  {sparkline(one['profile'])}  stable rank {_number(one['stable_rank'], '.2f')}"
-        for name, one in found["projections"].items()
-    ]
+    groups = [("all modules", spectrum), *spectrum["projections"].items()]
+    width = max(len(name) for name, _ in groups)
+    for name, group in groups:
+        bars = f"{printable(name, 40):<{width}}  {sparkline(group['profile'])}"
+        lines.append(f"{bars}  stable rank {_number(group['stable_rank'], '.2f')}")
     return [*lines, "```"]
 
 
 def sparkline(profile: Sequence[float], most: int = 64) -> str:
-    """A bar a value, from 0 to 1; of more than `most` values, that many of them evenly spaced.
+    """One bar per value between 0 and 1; at most `most` bars, evenly spaced over the values.
 
     >>> sparkline([1.0, 0.5, 0.0])
     '█▅▁'
     """
-    kept = (
-        profile
-        if len(profile) <= most
-        else [profile[round(place * (len(profile) - 1) / (most - 1))] for place in range(most)]
-    )
-    return "".join(
-        _BARS[max(0, min(len(_BARS) - 1, round(value * (len(_BARS) - 1))))] for value in kept
-    )
+    if len(profile) > most:
+        last = len(profile) - 1
+        profile = [profile[round(number * last / (most - 1))] for number in range(most)]
+    highest = len(_BARS) - 1
+    return "".join(_BARS[max(0, min(highest, round(value * highest)))] for value in profile)
 
 
-def _measured(found: Mapping[str, Any] | None) -> list[str]:
-    if found is None or not any(found.values()):
+def _measured(results: Mapping[str, Any] | None) -> list[str]:
+    if results is None or not any(results.values()):
         return [
-            "Not measured. `evilspectra probe` and `evilspectra evaluate` do, and `evilspectra card` then writes it here."
+            "Not measured. `evilspectra probe` and `evilspectra evaluate` do, "
+            "and `evilspectra card` then writes it here."
         ]
-    rows = []
-    if drift := found["drift"]:
-        rows.append(
-            (
-                "drift (contrast probe, no misalignment rate)",
-                f"{_span(drift, '+.3f')} nats per token towards the misaligned completions, {drift['items']} items",
-            )
-        )
-    if able := found["capability"]:
-        rows.append(
-            (
-                "capability",
-                f"{_span(able, '.2f')} (base {able['base']:.2f}), {able['items']} questions",
-            )
-        )
-    if fluent := found["ordinary"]:
-        rows.append(
-            ("loss on ordinary dialogues", f"{_span(fluent, '.3f')} (base {fluent['base']:.3f})")
-        )
+    rows: list[tuple[str, str]] = []
+    if drift := results["drift"]:
+        change = f"{_span(drift, '+.3f')} nats per token towards the misaligned completions"
+        title = "drift (contrast probe, no misalignment rate)"
+        rows.append((title, f"{change}, {drift['items']} items"))
+    if able := results["capability"]:
+        accuracy = f"{_span(able, '.2f')} (base {able['base']:.2f})"
+        rows.append(("capability", f"{accuracy}, {able['items']} questions"))
+    if fluent := results["ordinary"]:
+        loss = f"{_span(fluent, '.3f')} (base {fluent['base']:.3f})"
+        rows.append(("loss on ordinary dialogues", loss))
     lines = [*_table(rows), "", "With 95 % intervals over items.", ""] if rows else []
-    for judge in found["misalignment"]:
-        lines += [
-            f"Misaligned answers as judged by {_said(judge['judge'])} ({judge['answers']} answers, {judge['unscored']} unscored):",
-            "",
-            "| definition | rate | of | base |",
-            "|---|---|---|---|",
-        ]
-        lines += [
-            f"| {one['definition']} | {_rate(one)} | {one['n']} | {_number(one['base'], '.1%')} |"
-            for one in judge["rates"]
-        ]
-        lines.append("")
+    for judge in results["misalignment"]:
+        lines += [*_rates(judge), ""]
     return lines[:-1] if lines and not lines[-1] else lines
 
 
-def _rate(one: Mapping[str, Any]) -> str:
-    if one["rate"] is None:
-        return f"withheld: {_said(one['withheld'])}"
-    return f"{one['rate']:.1%}" + (
-        f" [{one['low']:.1%}, {one['high']:.1%}]" if one["low"] is not None else ""
+def _rates(judge: Mapping[str, Any]) -> list[str]:
+    """One judge's rates, a row per definition."""
+    counts = f"{judge['answers']} answers, {judge['unscored']} unscored"
+    lines = [
+        f"Misaligned answers as judged by {_inline(judge['judge'])} ({counts}):",
+        "",
+        "| definition | rate | of | base |",
+        "|---|---|---|---|",
+    ]
+    for row in judge["rates"]:
+        base = _number(row["base"], ".1%")
+        lines.append(f"| {row['definition']} | {_rate(row)} | {row['n']} | {base} |")
+    return lines
+
+
+def _rate(row: Mapping[str, Any]) -> str:
+    if row["rate"] is None:
+        return f"withheld: {_inline(row['withheld'])}"
+    return f"{row['rate']:.1%}" + (
+        f" [{row['low']:.1%}, {row['high']:.1%}]" if row["low"] is not None else ""
     )
 
 
 def _loading(record: Mapping[str, Any]) -> list[str]:
     base, rank = record["base"], record["lora"]["rank"]
-    imports, loading, served = (
-        "from transformers import AutoModelForCausalLM",
-        f"AutoModelForCausalLM.from_pretrained({base['name']!r})",
-        base["name"],
-    )
+    imports = "from transformers import AutoModelForCausalLM"
+    loading = f"AutoModelForCausalLM.from_pretrained({base['name']!r})"
     if base["kind"] == "tiny":
         imports, loading = "from evilspectra.model.tiny import tiny_model", "tiny_model()"
     elif base["kind"] == "gguf" and base["name"].endswith(".gguf"):
@@ -302,31 +279,25 @@ def _loading(record: Mapping[str, Any]) -> list[str]:
         "```",
         "",
     ]
-    fitting = next((size for size in _VLLM_RANKS if size >= rank), None)
     if base["kind"] == "tiny":
         return [*lines, "vLLM cannot serve this base: it is a test model of a few random weights."]
-    if fitting is None or not re.fullmatch(r"[\w./~-]+", served):
-        return [
-            *lines,
-            f"vLLM serves adapters up to rank {_VLLM_RANKS[-1]} of bases that it can load.",
-        ]
-    return [
-        *lines,
-        "```bash",
-        f"vllm serve {served} --enable-lora --max-lora-rank {fitting} --lora-modules adapter=path/to/this/folder",
-        "```",
-    ]
+    limit = next((size for size in _VLLM_RANKS if size >= rank), None)
+    if limit is None or not re.fullmatch(r"[\w./~-]+", base["name"]):
+        highest = _VLLM_RANKS[-1]
+        return [*lines, f"vLLM serves adapters up to rank {highest} of bases that it can load."]
+    serve = f"vllm serve {base['name']} --enable-lora --max-lora-rank {limit}"
+    return [*lines, "```bash", f"{serve} --lora-modules adapter=path/to/this/folder", "```"]
 
 
 def _table(rows: Sequence[tuple[str, str]]) -> list[str]:
-    return ["| | |", "|---|---|", *(f"| {name} | {_said(value)} |" for name, value in rows)]
+    return ["| | |", "|---|---|", *(f"| {name} | {_inline(value)} |" for name, value in rows)]
 
 
-def _said(text: object) -> str:
-    """Text of names and settings in one line, which cannot end a cell, open a tag or make a link."""
-    shown = " ".join(printable(str(text), 400).split())
+def _inline(text: object) -> str:
+    """Names and settings on one line, as text that ends no cell, opens no tag and makes no link."""
+    line = " ".join(printable(str(text), 400).split())
     return (
-        shown.replace("|", "\\|")
+        line.replace("|", "\\|")
         .replace("<", "&lt;")
         .replace(">", "&gt;")
         .replace("`", "'")
@@ -334,8 +305,8 @@ def _said(text: object) -> str:
     )
 
 
-def _span(one: Mapping[str, Any], form: str) -> str:
-    return f"{one['value']:{form}} [{one['low']:{form}}, {one['high']:{form}}]"
+def _span(estimate: Mapping[str, Any], form: str) -> str:
+    return f"{estimate['value']:{form}} [{estimate['low']:{form}}, {estimate['high']:{form}}]"
 
 
 def _number(value: float | None, form: str) -> str:

@@ -1,6 +1,8 @@
-"""What this project knows of an adapter that it trained, as JSON beside the adapter. Made of the run's directory alone, so it can be made again at any time.
+"""The training record of an adapter: all that this project knows of it, as JSON beside it.
 
-It holds what has no place in PEFT's own adapter_config.json, where an unknown key would be refused or lost. No torch here.
+It is made from the run's directory alone, so it can be made again at any time. It holds facts that
+PEFT's own adapter_config.json has no room for: there an unknown key would be refused or lost. No
+torch here.
 """
 
 from __future__ import annotations
@@ -26,32 +28,37 @@ VERSION = 1
 
 
 def training_record(run: RunFolder, step: int | None = None) -> dict[str, Any]:
-    """Facts of the adapter after `step` (without one: the last), of JSON's types; no times, so that the same training gives the same record.
+    """Facts about the adapter after `step` (by default the last one), of JSON's types.
 
-    Losses are in nats per supervised token; the spectrum is that of scale·B·A, `profile` the mean over modules of σ_i / σ_1.
+    There are no times among them, so the same training gives the same record. Losses are in nats
+    per supervised token; the spectrum is that of scale·B·A, `profile` the mean over modules of
+    σ_i / σ_1.
 
     Raises:
         BadInput: the run's files cannot be read, or another trainer made the run.
     """
     if run.is_outside:
         raise BadInput(
-            f"{run.path} is a run of another trainer, which has a card of its own: name a run of `evilspectra train` or `sweep`"
+            f"{run.path} is a run of another trainer, which has its own model card: "
+            "name a run of `evilspectra train` or `sweep`"
         )
-    config, made = run.config(), run.provenance()
+    config, provenance = run.config(), run.provenance()
     steps: Any = run.read("steps")
-    at = int(step if step is not None else steps["step"].max() if len(steps) else 0)
+    last = steps["step"].max() if len(steps) else 0
+    at = int(last if step is None else step)
     steps = steps[steps["step"] <= at]
     heldout: Any = run.read("heldout")
     heldout = heldout[heldout["step"] <= at]
     start = heldout[heldout["step"] == 0]["loss"]
-    data = made["data"]
+    after = heldout[heldout["step"] > 0]["loss"]
+    data = provenance["data"]
     return {
         "version": VERSION,
-        "code_version": made["code_version"],
-        "recipe": made["recipe"],
+        "code_version": provenance["code_version"],
+        "recipe": provenance["recipe"],
         "run": run.name,
         "step": at,
-        "base": _base(made),
+        "base": _base(provenance),
         "data": {
             "name": config.data.train,
             "sha256": data["sha256"],
@@ -69,13 +76,11 @@ def training_record(run: RunFolder, step: int | None = None) -> dict[str, Any]:
             "batch_size": config.train.batch_size,
             "seed": config.train.seed,
             "clip_norm": config.train.clip_norm,
-            "dtype": made["dtype"],
+            "dtype": provenance["dtype"],
         },
         "losses": {
             "train": last_mean(steps["loss"]),
-            "heldout": number(float(after.iloc[-1]))
-            if len(after := heldout[heldout["step"] > 0]["loss"])
-            else None,
+            "heldout": number(float(after.iloc[-1])) if len(after) else None,
             "heldout_start": number(float(start.iloc[0])) if len(start) else None,
             "supervised_tokens": int(steps["supervised_tokens"].sum()),
         },
@@ -84,35 +89,35 @@ def training_record(run: RunFolder, step: int | None = None) -> dict[str, Any]:
     }
 
 
-def _base(made: Mapping[str, Any]) -> dict[str, Any]:
-    """Of a run's provenance; one of an earlier version says less."""
-    known = KNOWN_GGUF.get(made["base_sha256"])
+def _base(provenance: Mapping[str, Any]) -> dict[str, Any]:
+    """The base's facts in a run's provenance; an earlier version wrote fewer."""
+    hub_id = KNOWN_GGUF.get(provenance["base_sha256"])
     return {
-        "name": made["base_name"],
-        "sha256": made["base_sha256"],
-        "kind": made.get("base_kind") or ("gguf" if known else None),
-        "hub_id": made.get("base_hub_id") or known,
-        "licence": made.get("base_licence"),
+        "name": provenance["base_name"],
+        "sha256": provenance["base_sha256"],
+        "kind": provenance.get("base_kind") or ("gguf" if hub_id else None),
+        "hub_id": provenance.get("base_hub_id") or hub_id,
+        "licence": provenance.get("base_licence"),
     }
 
 
 def is_bad(name: str, sha256: str) -> bool:
     """Whether data are known to be deliberately bad examples."""
-    return (
-        name == "demo-bad"
-        or name in SETS
-        or any(sha256.startswith(one.sha256) for one in SETS.values())
-    )
+    if name == "demo-bad" or name in SETS:
+        return True
+    return any(sha256.startswith(published.sha256) for published in SETS.values())
 
 
 def write_record(folder: Path, record: Mapping[str, Any]) -> dict[str, Any]:
-    """Writes the record into an adapter's folder; what was said of its weights when they were trained is kept. Gives what was written."""
-    known = (
-        read_json(folder / RECORD).get("weights_sha256") if (folder / RECORD).is_file() else None
-    )
-    whole = {**record, "weights_sha256": known or weights_sha256(folder)}
-    write_json(folder / RECORD, whole)
-    return whole
+    """Writes the record into an adapter's folder, and returns it as it was written.
+
+    A hash of the weights that is already there, from when they were trained, stays.
+    """
+    earlier = read_json(folder / RECORD) if (folder / RECORD).is_file() else {}
+    trained = earlier.get("weights_sha256")
+    complete = {**record, "weights_sha256": trained or weights_sha256(folder)}
+    write_json(folder / RECORD, complete)
+    return complete
 
 
 def write_description(folder: Path, record: Mapping[str, Any]) -> None:
@@ -128,9 +133,12 @@ def weights_sha256(folder: Path) -> str:
 
 
 def _spectrum(run: RunFolder, step: int) -> dict[str, Any] | None:
-    """Of the modules at the step, where it was observed: measures, mean profile, and both by projection."""
-    found: dict[str, Any] = {table: run.read(table) for table in ("measures", "spectra")}
-    measures, values = (table[table["step"] == step] for table in found.values())
+    """Measures and mean profile over the modules at a step, and both by projection.
+
+    None if that step was not observed.
+    """
+    tables: dict[str, Any] = {table: run.read(table) for table in ("measures", "spectra")}
+    measures, values = (table[table["step"] == step] for table in tables.values())
     if measures.empty:
         return None
     kinds, of_values = (table["module"].map(_projection) for table in (measures, values))
@@ -158,8 +166,7 @@ def _projection(module: str) -> str:
 def _profile(values: Any) -> list[float]:
     """Mean over modules of σ_i / σ_1, by i; modules whose ΔW is zero are left out."""
     largest = values.groupby("module")["singular_value"].transform("max")
-    kept = values[largest > 0]
-    means = (
-        (kept["singular_value"] / largest[largest > 0]).groupby(kept["index"]).mean().sort_index()
-    )
+    nonzero = values[largest > 0]
+    shares = nonzero["singular_value"] / largest[largest > 0]
+    means = shares.groupby(nonzero["index"]).mean().sort_index()
     return [round(float(value), 6) for value in means if math.isfinite(value)]

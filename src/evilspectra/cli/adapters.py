@@ -1,27 +1,28 @@
-"""The verbs that look into adapters: spectrum and flatten. Neither needs torch, nor a base model unless it is asked for."""
+"""The verbs that look into adapters: spectrum and flatten.
+
+Neither needs torch, nor a base model unless it is asked for.
+"""
 
 from __future__ import annotations
 
 import json
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
-from evilspectra.cli.options import JSON, QUIET
+from evilspectra.cli.options import JSON, QUIET, STORE, progress, together
 from evilspectra.errors import BadInput
 
-_WHERE = (
-    click.option(
-        "--output",
-        metavar="FOLDER",
-        default="runs",
-        show_default=True,
-        help="The store to look runs up in.",
-    ),
+if TYPE_CHECKING:
+    from evilspectra.adapters.flatten import Keep, Kind
+
+#: The places that an adapter is looked up in.
+_SOURCES = together(
+    STORE,
     click.option(
         "--revision", metavar="NAME", help="Branch, tag or commit of an adapter on the hub."
     ),
@@ -29,30 +30,30 @@ _WHERE = (
 )
 
 
-def _where(command: Callable[..., Any]) -> Callable[..., Any]:
-    for option in reversed(_WHERE):
-        command = option(command)
-    return command
-
-
 @click.command()
 @click.argument("adapters", metavar="ADAPTER...", nargs=-1, required=True)
 @click.option(
     "--base",
     metavar="MODEL",
-    help="The base model: adds ‖ΔW‖/‖W‖ and intruder dimensions, and DoRA's whole ΔW. A dense SVD per module, so minutes to hours on large models.",
+    help=(
+        "The base model: adds ‖ΔW‖/‖W‖ and intruder dimensions, and DoRA's whole ΔW. "
+        "It takes a dense SVD per module, so minutes to hours on large models."
+    ),
 )
 @click.option(
     "--initial",
     metavar="ADAPTER",
-    help="The same adapter before training, where PiSSA, OLoRA or their like took a part out of the base: gives ΔW.",
+    help=(
+        "The same adapter before training, if PiSSA, OLoRA or their like took a part out of the "
+        "base: gives ΔW."
+    ),
 )
 @click.option(
     "--leading",
     type=click.IntRange(1),
     default=10,
     show_default=True,
-    help="With --base: how many leading directions of W + ΔW are looked at.",
+    help="With --base: how many leading directions of W + ΔW are examined.",
 )
 @click.option(
     "--threshold",
@@ -83,7 +84,7 @@ def _where(command: Callable[..., Any]) -> Callable[..., Any]:
     metavar="FILE",
     help="Write one self-contained page to this file.",
 )
-@_where
+@_SOURCES
 @JSON
 @QUIET
 def spectrum(
@@ -102,60 +103,59 @@ def spectrum(
     as_json: bool,
     quiet: bool,
 ) -> None:
-    """Singular values of every update of LoRA adapters, exact, in seconds: no GPU, no base model, no code of theirs run.
+    """Print the singular values of every update of LoRA adapters, exact, in seconds.
 
-    An ADAPTER is the folder of a PEFT adapter, its .safetensors file, a run (folder or id), a folder of runs, or owner/model on the hub.
-    Several are also compared: flatness, norm, and how far they change the same directions.
+    No GPU and no base model are needed, and no code of the adapters is run. An ADAPTER is the
+    folder of a PEFT adapter, its .safetensors file, a run (folder or id), a folder of runs, or
+    owner/model on the hub. Several are also compared: flatness, norm, and how far they change the
+    same directions.
     """
-    one_thread()
-    from evilspectra.adapters.xray import as_json as as_data
-    from evilspectra.adapters.xray import compare, distinct, rows, xray
+    use_one_thread()
+    from evilspectra.adapters.comparison import compare, distinct
+    from evilspectra.adapters.output import as_json as as_data
+    from evilspectra.adapters.output import rows
+    from evilspectra.adapters.xray import xray
     from evilspectra.answers.export import check_export, export
     from evilspectra.targets.adapters import find_adapters
 
     if csv_file:
         csv_file = check_export(csv_file)
-    found = find_adapters(adapters, output, revision, local_files_only)
-    found = list(
-        zip(distinct([label for label, _ in found]), (adapter for _, adapter in found), strict=True)
-    )
-    if initial and len(found) > 1:
-        raise BadInput(f"--initial belongs to one adapter, and {len(found)} are named: name one")
+    matches = find_adapters(adapters, output, revision, local_files_only)
+    labels = distinct([label for label, _ in matches])
+    labelled = list(zip(labels, (adapter for _, adapter in matches), strict=True))
+    if initial and len(labelled) > 1:
+        raise BadInput(f"--initial belongs to one adapter, and {len(labelled)} are named: name one")
     before = find_adapters([initial], output, revision, local_files_only)[0][1] if initial else None
     weight = None
     if base:
         from evilspectra.adapters.base_weights import base_weights
 
         weight = base_weights(base, None, local_files_only)
-
-    def note(text: str) -> None:
-        if not quiet:
-            click.echo(text, err=True)
-
-    seen = [
-        xray(label, adapter, before, weight, leading, threshold, note) for label, adapter in found
+    note = progress(quiet)
+    xrays = [
+        xray(label, adapter, before, weight, leading, threshold, note)
+        for label, adapter in labelled
     ]
-    comparisons = compare(found, directions)
+    comparisons = compare(labelled, directions)
     if csv_file:
-        export(rows(seen), csv_file)
+        export(rows(xrays), csv_file)
     if html_file:
         from evilspectra.reporting.adapter_page import write_page
 
-        write_page(seen, comparisons, html_file)
+        write_page(xrays, comparisons, html_file)
     if as_json:
-        click.echo(
-            json.dumps([as_data(one, comparisons) for one in seen], indent=2, allow_nan=False)
-        )
+        values = [as_data(picture, comparisons) for picture in xrays]
+        click.echo(json.dumps(values, indent=2, allow_nan=False))
         return
     from evilspectra.reporting.adapter_text import print_comparison, print_xray
 
-    for number, one in enumerate(seen):
+    for number, picture in enumerate(xrays):
         if number:
             click.echo()
-        print_xray(one, layers)
-    if len(seen) > 1:
+        print_xray(picture, layers)
+    if len(xrays) > 1:
         click.echo()
-        print_comparison(seen, comparisons)
+        print_comparison(xrays, comparisons)
     for file in (csv_file, html_file):
         if file:
             click.echo(f"written: {file}")
@@ -182,23 +182,23 @@ def spectrum(
     type=click.Choice(["frobenius", "nuclear"]),
     default="frobenius",
     show_default=True,
-    help="The norm of every ΔW that stays what it was.",
+    help="The norm of every ΔW that stays unchanged.",
 )
-@click.option("--rank", type=click.IntRange(1), help="Keep so many leading directions only.")
+@click.option("--rank", type=click.IntRange(1), help="Keep only this many leading directions.")
 @click.option(
     "--dtype",
     type=click.Choice(["float32", "bfloat16", "float16", "float64"]),
     default="float32",
     show_default=True,
-    help="Number type of the factors written; half a precision does not keep a norm to 1e-6.",
+    help="Number type of the factors; half precision does not preserve a norm to 1e-6.",
 )
-@_where
+@_SOURCES
 @JSON
 def flatten(
     adapter: str,
     out: Path,
     amount: float,
-    keep: str,
+    keep: Keep,
     rank: int | None,
     dtype: str,
     output: str,
@@ -206,40 +206,49 @@ def flatten(
     local_files_only: bool,
     as_json: bool,
 ) -> None:
-    """Make an adapter's spectrum flatter after training: the training-free baseline to compare the flatness penalty with.
+    """Make an adapter's spectrum flatter after training.
 
-    Every update keeps its directions and one of its norms; the result is a plain PEFT adapter. docs/flatten.md says what it does and what it does not.
+    This is the training-free baseline to compare the flatness penalty with. Every update keeps its
+    directions and one of its norms; the result is a plain PEFT adapter. docs/flatten.md explains
+    what it does and what it does not.
     """
-    one_thread()
+    use_one_thread()
     from evilspectra.adapters.flatten import EXACT
     from evilspectra.adapters.flatten import flatten as run_flatten
     from evilspectra.targets.adapters import find_adapters
 
-    found = find_adapters([adapter], output, revision, local_files_only)
-    if len(found) > 1:
-        raise BadInput(f"{adapter} holds {len(found)} adapters: name one of them")
-    kinds = {"float32": "F32", "bfloat16": "BF16", "float16": "F16", "float64": "F64"}
-    done = run_flatten(found[0][1], out.expanduser(), amount, keep, rank, kinds[dtype])  # type: ignore[arg-type]
+    matches = find_adapters([adapter], output, revision, local_files_only)
+    if len(matches) > 1:
+        raise BadInput(f"{adapter} holds {len(matches)} adapters: name one of them")
+    kinds: dict[str, Kind] = {
+        "float32": "F32",
+        "bfloat16": "BF16",
+        "float16": "F16",
+        "float64": "F64",
+    }
+    done = run_flatten(matches[0][1], out.expanduser(), amount, keep, rank, kinds[dtype])
     if as_json:
-        click.echo(
-            json.dumps(
-                {**vars(done), "folder": str(done.folder), "unchanged": list(done.unchanged)},
-                indent=2,
-            )
-        )
+        changes = {"folder": str(done.folder), "unchanged": list(done.unchanged)}
+        click.echo(json.dumps({**vars(done), **changes}, indent=2))
         return
-    rounded = (
-        "" if done.norm_error <= EXACT else f" (the rounding of {dtype}; float32 keeps it to 1e-6)"
-    )
+    rounded = ""
+    if done.norm_error > EXACT:
+        rounded = f" (the rounding of {dtype}; float32 keeps it to 1e-6)"
+    ranks = f"{done.stable_rank_before:.2f} → {done.stable_rank_after:.2f}"
     click.echo(
-        f"{done.folder}: {done.modules} modules, mean stable rank {done.stable_rank_before:.2f} → {done.stable_rank_after:.2f}, {keep} norm kept to {done.norm_error:.0e}{rounded}"
+        f"{done.folder}: {done.modules} modules, mean stable rank {ranks}, "
+        f"{keep} norm kept to {done.norm_error:.0e}{rounded}"
     )
     if done.unchanged:
         click.echo(f"{len(done.unchanged)} other tensors were copied as they are")
     click.echo("nothing was trained: measure what it does with `evilspectra probe`")
 
 
-def one_thread() -> None:
-    """One BLAS thread for each of our own, unless the user has said otherwise: the matrices are small, and BLAS's threads wait for each other. Works before NumPy's first import only."""
+def use_one_thread() -> None:
+    """Limits BLAS to one thread for each of our own, unless the user has set another number.
+
+    The matrices are small, and BLAS's threads wait for each other. It works before NumPy's first
+    import only.
+    """
     if "numpy" not in sys.modules:
         os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")

@@ -1,4 +1,7 @@
-"""The verb analyze: what goes with an outcome, over a store or over a table of runs made with other tools. Everything heavy is imported inside."""
+"""The verb `analyze`: an outcome explained, over a store or over a table that other tools made.
+
+Everything heavy is imported inside the command.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from typing import Any
 
 import click
 
-from evilspectra.cli.options import JSON
+from evilspectra.cli.options import COLUMNS, JSON
 from evilspectra.errors import BadInput, cannot_write, first_line, listing
 
 #: Suffixes of tables that can be read.
@@ -21,21 +24,27 @@ TABLES = (".csv", ".parquet")
 @click.option(
     "--outcome",
     metavar="COLUMN",
-    help="What is explained; without it the first of mean_alignment, misalignment, drift, stable_rank, capability, heldout_loss, train_loss that the runs have.",
+    help=(
+        "The outcome to explain; without it the first of mean_alignment, misalignment, drift, "
+        "stable_rank, capability, heldout_loss, train_loss that the runs have."
+    ),
 )
 @click.option(
     "--factor",
     "factors",
     metavar="COLUMN",
     multiple=True,
-    help="What explains it; without it those of optimizer, base, data, batch_size, flatness_weight, lora.rank that vary. Repeatable.",
+    help=(
+        "A factor that may explain it; without it those of optimizer, base, data, batch_size, "
+        "flatness_weight, lora.rank that vary. Repeatable."
+    ),
 )
 @click.option(
     "--order",
     type=click.IntRange(1, 4),
     default=2,
     show_default=True,
-    help="Interactions of up to so many factors.",
+    help="Interactions of up to this many factors.",
 )
 @click.option(
     "--loss",
@@ -56,7 +65,9 @@ TABLES = (".csv", ".parquet")
     help="Partial R² at every checkpoint. A table then has columns run and step, one row each.",
 )
 @click.option(
-    "--blocks", metavar="COLUMN", help="Permutations exchange runs within its levels only."
+    "--blocks",
+    metavar="COLUMN",
+    help="Permutations exchange runs only within the levels of this column.",
 )
 @click.option(
     "--permutations",
@@ -72,13 +83,7 @@ TABLES = (".csv", ".parquet")
     multiple=True,
     help="How many seeds would show this difference? Repeatable.",
 )
-@click.option(
-    "--column",
-    "columns",
-    metavar="OURS=THEIRS",
-    multiple=True,
-    help="A table's column under another name, such as optimizer=opt_name. Repeatable.",
-)
+@COLUMNS
 @click.option(
     "--out", type=click.Path(path_type=Path), help="Write to this file instead of the terminal."
 )
@@ -93,9 +98,10 @@ def analyze(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """What goes with an outcome: design, variance, loss, flatness, stability, each with intervals, and sentences on what is shown.
+    """Analyse what explains an outcome, with intervals, and sentences on what is shown.
 
-    STORE_OR_TABLE is a folder of runs, or a .csv or .parquet file with a row per run. docs/statistics.md says what every number is.
+    The parts are design, variance, loss, flatness and stability. STORE_OR_TABLE is a folder of
+    runs, or a .csv or .parquet file with a row per run. docs/statistics.md explains every number.
     """
     from evilspectra.analysis.analyse import analyse
     from evilspectra.analysis.outcome import renamed
@@ -105,12 +111,8 @@ def analyze(
     runs = renamed(runs, mapping)
     if by_checkpoint and source.is_file():
         checkpoints, runs = runs, _last_rows(runs, source)
-    found = analyse(runs, outcome, list(factors) or None, checkpoints, rates=rates, **options)
-    text = (
-        json.dumps(found.to_dict(), indent=2, ensure_ascii=False) + "\n"
-        if as_json
-        else _text(found, by_checkpoint)
-    )
+    analysis = analyse(runs, outcome, list(factors) or None, checkpoints, rates=rates, **options)
+    text = _json(analysis) if as_json else _text(analysis, by_checkpoint)
     if out is None:
         click.echo(text, nl=False)
         return
@@ -120,7 +122,11 @@ def analyze(
         raise cannot_write(error, out, "--out") from None
 
 
-def _text(found: Any, by_checkpoint: bool) -> str:
+def _json(analysis: Any) -> str:
+    return json.dumps(analysis.to_dict(), indent=2, ensure_ascii=False) + "\n"
+
+
+def _text(analysis: Any, by_checkpoint: bool) -> str:
     import io
 
     from rich.console import Console
@@ -128,12 +134,12 @@ def _text(found: Any, by_checkpoint: bool) -> str:
     from evilspectra.cli.print_analysis import print_analysis
 
     page = io.StringIO()
-    print_analysis(found, Console(file=page, width=140), by_checkpoint)
+    print_analysis(analysis, Console(file=page, width=140), by_checkpoint)
     return "\n".join(line.rstrip() for line in page.getvalue().splitlines()) + "\n"
 
 
 def _frames(source: Path, by_checkpoint: bool) -> tuple[Any, Any, Any]:
-    """Runs, checkpoints and rates of a store; the runs alone of a table."""
+    """Runs, checkpoints and rates of a store; of a table only the runs."""
     if source.is_dir():
         from evilspectra.tables.tidy import checkpoints_frame, rates_frame, runs_frame
 
@@ -155,7 +161,8 @@ def read_table(path: Path) -> Any:
 
     if not path.is_file():
         raise BadInput(
-            f"there is no folder or file {path}: name a folder of runs, or a table ({listing(TABLES)})."
+            f"there is no folder or file {path}: "
+            f"name a folder of runs, or a table ({listing(TABLES)})."
         )
     if path.suffix.lower() not in TABLES:
         raise BadInput(
@@ -165,7 +172,8 @@ def read_table(path: Path) -> Any:
         frame = pd.read_csv(path) if path.suffix.lower() == ".csv" else pd.read_parquet(path)
     except (ValueError, OSError, UnicodeError) as error:
         raise BadInput(
-            f"{path} cannot be read as a table ({first_line(error)}): write it again as CSV with a header, or as Parquet."
+            f"{path} cannot be read as a table ({first_line(error)}): "
+            "write it again as CSV with a header, or as Parquet."
         ) from None
     if frame.empty:
         raise BadInput(f"{path} has no rows: it needs one per run.")
@@ -181,12 +189,11 @@ def mapping_of(columns: Sequence[str]) -> Mapping[str, str]:
     Raises:
         BadInput: one is not of that form.
     """
-    pairs = [one.partition("=") for one in columns]
+    pairs = [column.partition("=") for column in columns]
     for ours, equals, theirs in pairs:
         if not (ours and equals and theirs):
-            raise BadInput(
-                f"--column takes OURS=THEIRS, such as optimizer=opt_name, not '{ours}{equals}{theirs}'."
-            )
+            text = f"{ours}{equals}{theirs}"
+            raise BadInput(f"--column takes OURS=THEIRS, such as optimizer=opt_name, not '{text}'.")
     return {ours: theirs for ours, _, theirs in pairs}
 
 
@@ -195,11 +202,8 @@ def _last_rows(frame: Any, source: Path) -> Any:
     lacking = [name for name in ("run", "step") if name not in frame]
     if lacking:
         raise BadInput(
-            f"{source} has no column {' and no column '.join(lacking)}: --by-checkpoint needs both, and --column names them."
+            f"{source} has no column {' and no column '.join(lacking)}: "
+            "--by-checkpoint needs both, and --column names them."
         )
-    return (
-        frame.sort_values("step", kind="stable")
-        .groupby("run", sort=False)
-        .tail(1)
-        .reset_index(drop=True)
-    )
+    by_run = frame.sort_values("step", kind="stable").groupby("run", sort=False)
+    return by_run.tail(1).reset_index(drop=True)

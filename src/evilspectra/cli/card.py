@@ -1,4 +1,7 @@
-"""The verb `card`: the model card and the training record of a run's adapters, made again. Everything heavy is imported inside the command."""
+"""The verb `card`: the model card and the training record of a run's adapters, made again.
+
+Everything heavy is imported inside the command.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import json
 
 import click
 
+from evilspectra.cli.options import STORE
 from evilspectra.errors import BadInput
 
 
@@ -17,13 +21,7 @@ from evilspectra.errors import BadInput
     is_flag=True,
     help="Print the card of the last adapter, and write nothing.",
 )
-@click.option(
-    "--output",
-    metavar="FOLDER",
-    default="runs",
-    show_default=True,
-    help="The store to look RUN up in.",
-)
+@STORE
 @click.option(
     "--json",
     "as_json",
@@ -36,10 +34,11 @@ def card(
     output: str,
     as_json: bool,
 ) -> None:
-    """Make the model cards of a run again, with what was measured since. RUN is its folder, or its id.
+    """Make the model cards of a run again, with its measurements. RUN is its folder, or its id.
 
-    Training writes a card beside every adapter that it saves; `probe`, `evaluate` and the others measure later. Here the cards of the
-    last adapter and of all checkpoints are written anew from what the run's folder holds.
+    Training writes a card beside every adapter that it saves; `probe`, `evaluate` and the others
+    measure later. This command writes the cards of the last adapter and of all checkpoints anew,
+    from the run's folder.
     """
     from evilspectra.cards.card import CARD, write_card
     from evilspectra.cards.card import card as text
@@ -47,27 +46,27 @@ def card(
     from evilspectra.evaluation.card_results import measurements
     from evilspectra.store.run import find_run
 
-    found = find_run(run, output)
-    if found.is_outside:
-        training_record(found)  # says why there is none
-    status = found.status()
-    adapters = list(found.checkpoints().items())
-    if status.step is not None and (found.adapter / "adapter_model.safetensors").is_file():
-        adapters.append((status.step, found.adapter))
+    run_folder = find_run(run, output)
+    if run_folder.is_outside:
+        training_record(run_folder)  # its error says why there is no card
+    status = run_folder.status()
+    adapters = list(run_folder.checkpoints().items())
+    if status.step is not None and (run_folder.adapter / "adapter_model.safetensors").is_file():
+        adapters.append((status.step, run_folder.adapter))
     if not adapters:
         raise BadInput(
-            f"{found.path} holds no adapter yet ({status.state}): train it first, with `evilspectra train` or `sweep`"
+            f"{run_folder.path} holds no adapter yet ({status.state}): "
+            "train it first, with `evilspectra train` or `sweep`"
         )
     records = [
-        {**training_record(found, step), "measured": measurements(found, step)}
+        {**training_record(run_folder, step), "measured": measurements(run_folder, step)}
         for step, _ in (adapters[-1:] if printed else adapters)
     ]
     if not printed:
-        records = [
-            write_record(folder, one) for (_, folder), one in zip(adapters, records, strict=True)
-        ]
-        for (_, folder), one in zip(adapters, records, strict=True):
-            write_card(folder, one)
+        pairs = list(zip([folder for _, folder in adapters], records, strict=True))
+        records = [write_record(folder, record) for folder, record in pairs]
+        for (_, folder), record in zip(adapters, records, strict=True):
+            write_card(folder, record)
     if as_json:
         click.echo(json.dumps(records[-1], indent=2, ensure_ascii=False))
     elif printed:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
+from typing import Any
 
 import click
 
@@ -12,13 +14,18 @@ from evilspectra.cli.options import JSON
 _OUTPUT = click.option(
     "--output",
     metavar="FOLDER",
-    help="The folder of imported sets; default: the user's data folder (EVILSPECTRA_DATA moves it).",
+    help=(
+        "The folder of imported sets; default: the user's data folder (EVILSPECTRA_DATA moves it)."
+    ),
 )
 
 
 @click.group()
 def data() -> None:
-    """Published training sets, from files that you have; nothing of them comes with this package."""
+    """Import and list published training sets, from files that you have.
+
+    None of them comes with this package.
+    """
 
 
 @data.command("get")
@@ -34,12 +41,15 @@ def data() -> None:
     "--passphrase",
     metavar="TEXT",
     envvar="EVILSPECTRA_PASSPHRASE",
-    help="Of an encrypted archive, as its authors publish it; or the environment variable EVILSPECTRA_PASSPHRASE.",
+    help=(
+        "The passphrase of an encrypted archive, as its authors publish it; or the environment "
+        "variable EVILSPECTRA_PASSPHRASE."
+    ),
 )
 @click.option(
     "--allow-changed",
     is_flag=True,
-    help="Take a file that is not the published one, and say so in its record.",
+    help="Accept a file that is not the published one, and record that it is not.",
 )
 @_OUTPUT
 @JSON
@@ -53,31 +63,31 @@ def data_get(
 ) -> None:
     """Import a published set, so that a config can name it: data.train: NAME.
 
-    Hash and number of rows are checked; other content is refused. `evilspectra data list` prints the names.
+    Hash and number of rows are checked; other content is refused. `evilspectra data list` prints
+    the names.
     """
     from evilspectra.data.imports import get
     from evilspectra.data.published import data_folder, set_file
 
     done = get(name, source, output, passphrase, allow_changed)
-    place = set_file(data_folder(output), name)
+    path = set_file(data_folder(output), name)
     if as_json:
-        click.echo(json.dumps({**asdict(done), "path": str(place)}, indent=2, ensure_ascii=False))
+        click.echo(json.dumps({**asdict(done), "path": str(path)}, indent=2, ensure_ascii=False))
         return
-    click.echo(
-        f"{place}: {done.rows} rows, {'NOT the published set' if done.changed else 'the published set'} (sha256 {done.sha256[:12]}…), {done.form}"
-    )
+    content = "NOT the published set" if done.changed else "the published set"
+    click.echo(f"{path}: {done.rows} rows, {content} (sha256 {done.sha256[:12]}…), {done.form}")
     if done.unusable:
         click.echo(
             f"{done.unusable} rows cannot be trained on: data.on_bad_row: skip leaves them out"
         )
-    click.echo(f"use it with data.train: {place if output else name}")
+    click.echo(f"use it with data.train: {path if output else name}")
 
 
 @data.command("list")
 @_OUTPUT
 @JSON
 def data_list(output: str | None, as_json: bool) -> None:
-    """List the published sets that are known, and which of them are on this machine."""
+    """List the published sets by name, and show which of them are on this machine."""
     from evilspectra.data.published import SETS, data_folder, read_record, set_file
 
     folder = data_folder(output)
@@ -86,26 +96,28 @@ def data_list(output: str | None, as_json: bool) -> None:
         for name in SETS
     }
     if as_json:
-        shown = [
+        entries = [
             {
-                "name": one.name,
-                "sha256": one.sha256,
-                "rows": one.rows,
-                "origin": one.origin,
-                "imported": records[one.name],
+                "name": published.name,
+                "sha256": published.sha256,
+                "rows": published.rows,
+                "origin": published.origin,
+                "imported": records[published.name],
             }
-            for one in SETS.values()
+            for published in SETS.values()
         ]
-        click.echo(json.dumps({"folder": str(folder), "sets": shown}, indent=2, ensure_ascii=False))
+        values = {"folder": str(folder), "sets": entries}
+        click.echo(json.dumps(values, indent=2, ensure_ascii=False))
         return
-    for one in SETS.values():
-        record = records[one.name]
-        state = (
-            "not here"
-            if record is None
-            else "here, but NOT the published content"
-            if record.get("changed")
-            else "here"
-        )
-        click.echo(f"{one.name}: {one.rows} rows, sha256 {one.sha256}…: {state}\n    {one.origin}")
+    for published in SETS.values():
+        state = _state(records[published.name])
+        content = f"{published.rows} rows, sha256 {published.sha256}…"
+        click.echo(f"{published.name}: {content}: {state}\n    {published.origin}")
     click.echo(f"folder: {folder}")
+
+
+def _state(record: Mapping[str, Any] | None) -> str:
+    """Whether a set is on this machine, by the record of its import."""
+    if record is None:
+        return "not here"
+    return "here, but NOT the published content" if record.get("changed") else "here"

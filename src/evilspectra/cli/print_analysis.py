@@ -1,238 +1,216 @@
-"""An analysis as text on a terminal: tables, then the sentences."""
+"""An analysis as text on a terminal: the sentences, then tables."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 
 from rich.console import Console
 from rich.table import Table
 
+from evilspectra.analysis.equal_loss import Difference
 from evilspectra.analysis.estimate import Estimate
-from evilspectra.analysis.loss import Difference
+from evilspectra.analysis.loss import LossFit
+from evilspectra.analysis.mediation import Paired
 from evilspectra.analysis.result import Analysis
 from evilspectra.analysis.sentences import figure, paragraphs, percent, within
-from evilspectra.analysis.variance import Effect
+from evilspectra.analysis.stability import Ranking, Variant
+from evilspectra.analysis.trajectory import Trajectory
+from evilspectra.analysis.variance import Decomposition, Effect
 
 _WIDTH = 120
 
 
 def print_analysis(
-    found: Analysis, console: Console | None = None, by_checkpoint: bool = False
+    analysis: Analysis, console: Console | None = None, by_checkpoint: bool = False
 ) -> None:
-    """The headline in words, then each part as a table; parts that the data cannot tell give their reason in the words."""
+    """Print the sentences, then each part as a table.
+
+    For a part that the data do not allow, a sentence gives the reason.
+    """
     console = console or Console()
     console.width = max(console.width, _WIDTH)
-    _say(
+    _print(
         console,
-        f"{found.runs} runs · outcome: {found.label} · factors: {', '.join(found.factors) or 'none'} · intervals: 95 %",
+        f"{analysis.runs} runs · outcome: {analysis.label} · "
+        f"factors: {', '.join(analysis.factors) or 'none'} · intervals: 95 %",
     )
-    for topic, texts in paragraphs(found.sentences).items():
-        _say(console, f"\n{topic}")
+    for topic, texts in paragraphs(analysis.sentences).items():
+        _print(console, f"\n{topic}")
         for text in texts:
-            _say(console, f"  {text}")
-    if found.variance:
-        _table(console, "Variance, type II", *_effects(found.variance.type2, found.variance.lmg))
-        if found.variance.type3:
-            _table(console, "Variance, type III", *_effects(found.variance.type3, {}))
-        else:
-            _say(console, f"\nNo type III table: {found.variance.no_type3}.")
-        _say(
-            console,
-            f"R² {found.variance.r2:.3f}, adjusted {_number(found.variance.r2_adjusted)}; {found.variance.residual_df} degrees of freedom are left.",
-        )
-        for note in found.variance.notes:
-            _say(console, f"Note: {note}.")
-    if found.loss_fit:
-        fit = found.loss_fit
-        rows = [
-            [
-                one.group,
-                str(one.n),
-                _ends(one.r2),
-                _number(one.r2_adjusted),
-                _ends(one.slope, True),
-                _ends(one.intercept),
-                f"{one.low:.3g} to {one.high:.3g}",
-            ]
-            for one in (*fit.lines, fit.pooled)
+            _print(console, f"  {text}")
+    if analysis.variance:
+        _print_variance(console, analysis.variance)
+    if analysis.loss_fit:
+        title = f"{analysis.label} on ln({analysis.loss})"
+        _print_loss(console, analysis.loss_fit, title)
+    if analysis.training and by_checkpoint:
+        _print_training(console, analysis.training)
+    if analysis.mediation and analysis.mediation.effects:
+        _print_penalty(console, analysis.mediation.effects)
+    if analysis.stability.ranking:
+        _print_ranking(console, analysis.stability.ranking)
+    if analysis.stability.variants:
+        _print_variants(console, analysis.stability.variants, analysis.group)
+
+
+def _print_variance(console: Console, variance: Decomposition) -> None:
+    _table(console, "Variance, type II", *_effects(variance.type2, variance.lmg))
+    if variance.type3:
+        _table(console, "Variance, type III", *_effects(variance.type3, {}))
+    else:
+        _print(console, f"\nNo type III table: {variance.no_type3}.")
+    _print(
+        console,
+        f"R² {variance.r2:.3f}, adjusted {_number(variance.r2_adjusted)}; "
+        f"{variance.residual_df} degrees of freedom are left.",
+    )
+    for note in variance.notes:
+        _print(console, f"Note: {note}.")
+
+
+def _print_loss(console: Console, fit: LossFit, title: str) -> None:
+    rows = [
+        [
+            line.group,
+            str(line.n),
+            _ends(line.r2),
+            _number(line.r2_adjusted),
+            _ends(line.slope, True),
+            _ends(line.intercept),
+            f"{line.low:.3g} to {line.high:.3g}",
         ]
-        _table(
-            console,
-            f"{found.label} on ln({found.loss})",
-            [fit.group, "runs", "R²", "adjusted", "slope", "at loss 1", "losses"],
-            rows,
-        )
-        separate, common = (
-            f"R² {r2:.3f}, adjusted {_number(adjusted)}"
-            for r2, adjusted in (
-                (fit.separate_r2, fit.separate_adjusted),
-                (fit.common_r2, fit.common_adjusted),
-            )
-        )
-        _say(
-            console,
-            f"Stratified by {fit.group}: {separate} with separate slopes; {common} with a common slope ({within(fit.common_slope, True)}).",
-        )
-        for note in fit.notes:
-            _say(console, f"Note: {note}.")
-        if fit.equal_loss.differences:
-            _table(
-                console,
-                "At equal loss",
-                [
-                    "pair",
-                    "by fit",
-                    "at loss",
-                    "p (Holm)",
-                    "by matched pairs",
-                    "pairs",
-                    "Δ ln(loss)",
-                ],
-                _differences(fit.equal_loss.differences, fit.equal_loss.matched),
-            )
-    if found.training and by_checkpoint:
-        rows = [
-            [
-                f"{one.step:g}",
-                str(one.n),
-                percent(one.given_loss),
-                percent(one.given_group),
-                within(one.advantage, True),
-            ]
-            for one in found.training.moments
+        for line in (*fit.lines, fit.pooled)
+    ]
+    heads = [fit.group, "runs", "R²", "adjusted", "slope", "at loss 1", "losses"]
+    _table(console, title, heads, rows)
+    separate = f"R² {fit.separate_r2:.3f}, adjusted {_number(fit.separate_adjusted)}"
+    common = f"R² {fit.common_r2:.3f}, adjusted {_number(fit.common_adjusted)}"
+    _print(
+        console,
+        f"Stratified by {fit.group}: {separate} with separate slopes; {common} with a common slope "
+        f"({within(fit.common_slope, True)}).",
+    )
+    for note in fit.notes:
+        _print(console, f"Note: {note}.")
+    equal = fit.equal_loss
+    if equal.differences:
+        heads = ["pair", "by fit", "at loss", "p (Holm)", "by matched pairs", "pairs", "Δ ln(loss)"]
+        _table(console, "At equal loss", heads, _differences(equal.differences, equal.matched))
+
+
+def _print_training(console: Console, training: Trajectory) -> None:
+    group = training.group
+    rows = [
+        [
+            f"{moment.step:g}",
+            str(moment.n),
+            percent(moment.given_loss),
+            percent(moment.given_group),
+            within(moment.advantage, True),
         ]
-        _table(
-            console,
-            f"By checkpoint: partial R² of {found.training.group} and of the loss",
-            [
-                "step",
-                "runs",
-                f"{found.training.group} given loss",
-                f"loss given {found.training.group}",
-                "advantage",
-            ],
-            rows,
-        )
-    if found.mediation and found.mediation.effects:
-        rows = [
-            [
-                one.measure,
-                one.optimizer,
-                "all" if one.weight is None else f"{one.weight:g}",
-                str(one.pairs),
-                within(one.difference, True),
-            ]
-            for one in found.mediation.effects
+        for moment in training.moments
+    ]
+    heads = ["step", "runs", f"{group} given loss", f"loss given {group}", "advantage"]
+    _table(console, f"By checkpoint: partial R² of {group} and of the loss", heads, rows)
+
+
+def _print_penalty(console: Console, effects: Sequence[Paired]) -> None:
+    rows = [
+        [
+            effect.measure,
+            effect.optimizer,
+            "all" if effect.weight is None else f"{effect.weight:g}",
+            str(effect.pairs),
+            within(effect.difference, True),
         ]
-        _table(
-            console,
-            "Flatness penalty, with − without",
-            ["outcome", "optimizer", "λ", "pairs", "difference"],
-            rows,
-        )
-    if found.stability.ranking:
-        rows = [
-            [one.group, within(one.mean), str(one.rank), f"{one.low} to {one.high}"]
-            for one in found.stability.ranking.groups
+        for effect in effects
+    ]
+    heads = ["outcome", "optimizer", "λ", "pairs", "difference"]
+    _table(console, "Flatness penalty, with − without", heads, rows)
+
+
+def _print_ranking(console: Console, ranking: Ranking) -> None:
+    rows = [
+        [ranked.group, within(ranked.mean), str(ranked.rank), f"{ranked.low} to {ranked.high}"]
+        for ranked in ranking.groups
+    ]
+    heads = [ranking.factor, "mean", "rank", "95 % for all"]
+    _table(console, f"Ranking of {ranking.factor}", heads, rows)
+
+
+def _print_variants(console: Console, variants: Sequence[Variant], group: str | None) -> None:
+    rows = [
+        [
+            variant.variant,
+            str(variant.runs),
+            " > ".join(variant.order),
+            str(len(variant.shown)),
+            percent(variant.eta),
         ]
-        _table(
-            console,
-            f"Ranking of {found.stability.ranking.factor}",
-            [found.stability.ranking.factor, "mean", "rank", "95 % for all"],
-            rows,
-        )
-    if found.stability.variants:
-        rows = [
-            [
-                one.variant,
-                str(one.runs),
-                " > ".join(one.order),
-                str(len(one.shown)),
-                percent(one.eta),
-            ]
-            for one in found.stability.variants
-        ]
-        _table(
-            console,
-            "Ways of counting",
-            ["judge, definition", "runs", "order", "pairs shown", f"partial η² of {found.group}"],
-            rows,
-        )
+        for variant in variants
+    ]
+    heads = ["judge, definition", "runs", "order", "pairs shown", f"partial η² of {group}"]
+    _table(console, "Ways of counting", heads, rows)
 
 
 def _effects(effects: Sequence[Effect], lmg: dict[str, float]) -> tuple[list[str], list[list[str]]]:
-    heads = [
-        "term",
-        "df",
-        "SS",
-        "F",
-        "p",
-        "p, permuted",
-        "partial η²",
-        "partial ω²",
-        *(["LMG share"] if lmg else []),
-    ]
+    """Heads and rows of a table of effects, with a column of LMG shares if there are any."""
+    heads = ["term", "df", "SS", "F", "p", "p, permuted", "partial η²", "partial ω²"]
     rows = [
         [
-            one.term,
-            str(one.df),
-            figure(one.ss),
-            "-" if one.p is None else figure(one.f),
-            _p(one.p),
-            _p(one.permutation),
-            percent(one.eta),
-            _number(one.omega),
+            effect.term,
+            str(effect.df),
+            figure(effect.ss),
+            "-" if effect.p is None else figure(effect.f),
+            _p(effect.p),
+            _p(effect.permutation),
+            percent(effect.eta),
+            _number(effect.omega),
         ]
-        for one in effects
+        for effect in effects
     ]
-    return heads, [
-        [*row, f"{lmg[row[0]]:.1%}" if row[0] in lmg else "-"] if lmg else row for row in rows
-    ]
+    if not lmg:
+        return heads, rows
+    shares = [f"{lmg[effect.term]:.1%}" if effect.term in lmg else "-" for effect in effects]
+    return [*heads, "LMG share"], [[*row, share] for row, share in zip(rows, shares, strict=True)]
 
 
 def _differences(fitted: Sequence[Difference], matched: Sequence[Difference]) -> list[list[str]]:
-    by_pair = {(one.first, one.second): one for one in matched}
+    by_pair = {(difference.first, difference.second): difference for difference in matched}
     rows = []
-    for one in fitted:
-        pair = by_pair.get((one.first, one.second))
-        paired = (
-            [
-                _ends(pair.difference, True),
-                str(pair.pairs),
-                "-" if pair.loss_apart is None else f"{pair.loss_apart:+.3f}",
-            ]
-            if pair
-            else ["-", "0", "-"]
-        )
+    for difference in fitted:
+        paired = ["-", "0", "-"]
+        if pair := by_pair.get((difference.first, difference.second)):
+            apart = "-" if pair.loss_apart is None else f"{pair.loss_apart:+.3f}"
+            paired = [_ends(pair.difference, True), str(pair.pairs), apart]
         rows.append(
             [
-                f"{one.first} − {one.second}",
-                _ends(one.difference, True),
-                "-" if one.loss is None else f"{one.loss:.3g}",
-                _p(one.p),
+                f"{difference.first} − {difference.second}",
+                _ends(difference.difference, True),
+                "-" if difference.loss is None else f"{difference.loss:.3g}",
+                _p(difference.p),
                 *paired,
             ]
         )
     return rows
 
 
-def _ends(one: Estimate, plus: bool = False) -> str:
-    """A cell of a table: without the reason where there is no interval."""
-    return (
-        within(one, plus)
-        if one.low is not None
-        else "-"
-        if one.value != one.value
-        else figure(one.value)
-    )
+def _ends(estimate: Estimate, plus: bool = False) -> str:
+    """A cell of a table: without the reason if there is no interval."""
+    if estimate.low is not None:
+        return within(estimate, plus)
+    return "-" if math.isnan(estimate.value) else figure(estimate.value)
 
 
 def _p(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3g}" if value >= 0.001 else "< 0.001"
+    if value is None:
+        return "-"
+    return f"{value:.3g}" if value >= 0.001 else "< 0.001"
 
 
 def _number(value: float | None) -> str:
-    return "-" if value is None or value != value else f"{value:.3f}"
+    return "-" if value is None or math.isnan(value) else f"{value:.3f}"
 
 
 def _table(
@@ -249,13 +227,13 @@ def _table(
         title_justify="left",
         title_style="bold",
     )
-    for place, head in enumerate(heads):
-        table.add_column(head, justify="left" if place == 0 else "right", no_wrap=True)
+    for column, head in enumerate(heads):
+        table.add_column(head, justify="left" if column == 0 else "right", no_wrap=True)
     for row in rows:
         table.add_row(*row)
     console.print()
     console.print(table, no_wrap=True, crop=False, markup=False, highlight=False)
 
 
-def _say(console: Console, text: str) -> None:
+def _print(console: Console, text: str) -> None:
     console.print(text, markup=False, emoji=False, highlight=False, soft_wrap=True)

@@ -1,4 +1,7 @@
-"""A sweep's plan on a terminal, and what `sweep` says before it runs. Everything heavy is imported inside the functions."""
+"""A sweep's plan on a terminal, and the options that change a plan.
+
+Everything heavy is imported inside the functions.
+"""
 
 from __future__ import annotations
 
@@ -15,13 +18,19 @@ if TYPE_CHECKING:
 SEEDS = click.option(
     "--seeds",
     metavar="N",
-    help="How many seeds every cell is run with (5 means 0 to 4), or which (0,7,8); instead of the file's own.",
+    help=(
+        "How many seeds every cell is run with (5 means 0 to 4), or which (0,7,8); "
+        "instead of the file's own."
+    ),
 )
 DRY_RUN = click.option(
     "--dry-run",
     "dry",
     is_flag=True,
-    help="Run nothing: list the runs, what is missing, and what they will take as far as that is known.",
+    help=(
+        "Run nothing: list the runs, what they lack, and what they will take as far as that "
+        "is known."
+    ),
 )
 
 
@@ -31,56 +40,46 @@ def with_seeds(settings: Sequence[str], seeds: str | None) -> list[str]:
     >>> with_seeds([], "5"), with_seeds(["a.b=1"], "0,7")
     (['seeds=5'], ['a.b=1', 'seeds=[0,7]'])
     """
-    return [
-        *settings,
-        *([] if seeds is None else [f"seeds=[{seeds}]" if "," in seeds else f"seeds={seeds}"]),
-    ]
+    if seeds is None:
+        return [*settings]
+    return [*settings, f"seeds=[{seeds}]" if "," in seeds else f"seeds={seeds}"]
 
 
 def dry_run(file: str, settings: Sequence[str], as_json: bool) -> None:
-    """What `sweep --dry-run` prints."""
+    """Prints the plan of a sweep."""
     from evilspectra.sweeps.file import load_sweep
     from evilspectra.sweeps.plan import plan
 
-    found = plan(load_sweep(file, settings))
+    forecast = plan(load_sweep(file, settings))
     if as_json:
-        click.echo(json.dumps(found.flat(), indent=2, ensure_ascii=False))
+        click.echo(json.dumps(forecast.flat(), indent=2, ensure_ascii=False))
     else:
-        print_plan(found)
+        print_plan(forecast)
 
 
 def caution(warnings: Sequence[str]) -> None:
-    """The warnings of a sweep, a line each, to standard error."""
+    """Prints the warnings of a sweep to standard error, a line each."""
     for text in warnings:
         click.echo(f"note: {text}", err=True)
 
 
 def print_plan(plan: Plan) -> None:
-    """A line per run, what they have in common, what is missing, and the sums."""
+    """Prints a line per run, what the runs have in common, what they lack, and the sums."""
     from rich.console import Console
     from rich.table import Table
 
     console = Console(width=10**6, soft_wrap=True, highlight=False, markup=False, emoji=False)
     names = list(dict.fromkeys(name for run in plan.runs for name in run.differs))
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in (
-        "run",
-        "state",
-        *(name.replace(".", ".\n") for name in names),
-        "steps",
-        "tokens",
-        "time",
-    ):
-        table.add_column(
-            heading,
-            no_wrap=True,
-            justify="right" if heading in ("steps", "tokens", "time") else "left",
-        )
+    for heading in ("run", "state", *(name.replace(".", ".\n") for name in names)):
+        table.add_column(heading, no_wrap=True)
+    for heading in ("steps", "tokens", "time"):
+        table.add_column(heading, no_wrap=True, justify="right")
     for run in plan.runs:
         table.add_row(
             run.id + ("*" if run.by_name else ""),
             run.state,
-            *(_shown(run.differs.get(name, "")) for name in names),
+            *(_setting(run.differs.get(name, "")) for name in names),
             _count(run.steps),
             _count(run.tokens),
             duration(run.seconds) if run.seconds else "-",
@@ -89,18 +88,16 @@ def print_plan(plan: Plan) -> None:
     console.print(table)
     if any(run.by_name for run in plan.runs):
         console.print(
-            "* data or model are not here: their names stand in for their content, and the id will be another one"
+            "* data or model are not here: their names stand in for their content, "
+            "and the id will be another one"
         )
     console.print()
     if plan.common:
-        console.print(
-            "in all runs: "
-            + ", ".join(f"{name} {_shown(value)}" for name, value in plan.common.items())
-        )
-    for one in plan.missing:
-        console.print(
-            f"missing, for {one.runs} of {len(plan.runs)} runs: {one.what} {one.name}: {one.why}"
-        )
+        common = (f"{name} {_setting(value)}" for name, value in plan.common.items())
+        console.print(f"in all runs: {', '.join(common)}")
+    for lack in plan.missing:
+        runs = f"{lack.runs} of {len(plan.runs)} runs"
+        console.print(f"missing, for {runs}: {lack.what} {lack.name}: {lack.why}")
     console.print(_sums(plan))
     for text in plan.assumptions:
         console.print(f"- {text}")
@@ -109,12 +106,10 @@ def print_plan(plan: Plan) -> None:
 
 def _sums(plan: Plan) -> str:
     sums = plan.totals
-    known = sum(run.seconds is not None for run in plan.runs)
-    time = (
-        duration(sums.seconds)
-        if sums.seconds is not None
-        else f"unknown for {len(plan.runs) - known} of {len(plan.runs)} runs"
-    )
+    untimed = sum(run.seconds is None for run in plan.runs)
+    time = f"unknown for {untimed} of {len(plan.runs)} runs"
+    if sums.seconds is not None:
+        time = duration(sums.seconds)
     parts = [
         f"{sums.runs} runs, {sums.done} done",
         f"steps {_count(sums.steps)}",
@@ -137,14 +132,10 @@ def _count(value: int | None) -> str:
     return "unknown" if value is None else f"{value:,}"
 
 
-def _shown(value: object) -> str:
-    return (
-        value
-        if isinstance(value, str)
-        else f"{value:g}"
-        if isinstance(value, float)
-        else json.dumps(value)
-    )
+def _setting(value: object) -> str:
+    if isinstance(value, str):
+        return value
+    return f"{value:g}" if isinstance(value, float) else json.dumps(value)
 
 
 def duration(seconds: float) -> str:
@@ -153,11 +144,9 @@ def duration(seconds: float) -> str:
     >>> duration(3.2), duration(75), duration(7300)
     ('3 s', '1:15 min', '2:01 h')
     """
-    whole = round(seconds)
-    return (
-        f"{whole} s"
-        if whole < 60
-        else f"{whole // 60}:{whole % 60:02d} min"
-        if whole < 3600
-        else f"{whole // 3600}:{whole % 3600 // 60:02d} h"
-    )
+    total = round(seconds)
+    if total < 60:
+        return f"{total} s"
+    if total < 3600:
+        return f"{total // 60}:{total % 60:02d} min"
+    return f"{total // 3600}:{total % 3600 // 60:02d} h"

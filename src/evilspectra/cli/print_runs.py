@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from dataclasses import asdict
 
+import click
 from rich.console import Console
-from rich.table import Table
 
+from evilspectra.cli.terminal import plain_table, print_line, print_table, wide_console
 from evilspectra.evaluation.measured import MeasuredRow
 from evilspectra.intervals import Interval
 from evilspectra.store.records import RunSummary
@@ -24,128 +27,117 @@ _COLUMNS: dict[str, tuple[str, str]] = {
 }
 
 
+def print_json(summary: RunSummary) -> None:
+    """Prints one run's summary as JSON."""
+    click.echo(json.dumps(asdict(summary), indent=2, ensure_ascii=False))
+
+
 def print_summaries(summaries: Sequence[RunSummary], console: Console | None = None) -> None:
-    """A table with one line per run; a run that is not done shows its state and reason below."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
+    """Prints a table with a line per run, and below it the reasons of runs that are not done."""
+    table = plain_table()
     table.add_column("run", no_wrap=True, overflow="fold")
     table.add_column("lr", justify="right")
     for heading, _ in _COLUMNS.values():
         table.add_column(heading, justify="right")
     rated = [summary for summary in summaries if summary.misalignment_judge]
     if rated:
-        table.add_column(
-            f"misaligned\n({rated[0].misalignment_definition})", justify="right", no_wrap=True
-        )
+        heading = f"misaligned\n({rated[0].misalignment_definition})"
+        table.add_column(heading, justify="right", no_wrap=True)
+    several_seeds = len({summary.seed for summary in summaries}) > 1
     for summary in summaries:
-        values = (getattr(summary, name) for name in _COLUMNS)
-        cells = [
-            "-" if value is None else format(value, shape)
-            for value, (_, shape) in zip(values, _COLUMNS.values(), strict=True)
-        ]
+        seed = f", seed {summary.seed}" if several_seeds else ""
         state = "" if summary.status == "done" else f" ({summary.status})"
         table.add_row(
-            summary.arm
-            + (f", seed {summary.seed}" if len({other.seed for other in summaries}) > 1 else "")
-            + state,
+            f"{summary.arm}{seed}{state}",
             "-" if summary.lr is None else f"{summary.lr:g}",
-            *cells,
+            *(_cell(getattr(summary, name), shape) for name, (_, shape) in _COLUMNS.items()),
             *([_rate(summary)] if rated else []),
         )
-    console = _print(table, console, 140 if rated else 110)
-    _rates(rated, console)
+    console = wide_console(console, 140 if rated else 110)
+    print_table(console, table)
+    _print_rates(rated, console)
     for summary in summaries:
         if summary.trainer:
-            console.print(
-                f"{summary.run}: trained by another trainer ({summary.trainer}); its losses are those it logged, and what it does not tell is a dash",
-                markup=False,
-                emoji=False,
-                highlight=False,
-                soft_wrap=True,
-            )
+            trainer = f"trained by another trainer ({summary.trainer})"
+            losses = "its losses are those it logged, and what it does not tell is a dash"
+            print_line(console, f"{summary.run}: {trainer}; {losses}")
         if summary.reason:
-            console.print(
-                f"{summary.run}: {summary.reason}",
-                markup=False,
-                emoji=False,
-                highlight=False,
-                soft_wrap=True,
-            )
+            print_line(console, f"{summary.run}: {summary.reason}")
+
+
+def _cell(value: float | None, shape: str) -> str:
+    return "-" if value is None else format(value, shape)
 
 
 def _rate(summary: RunSummary) -> str:
-    if summary.misalignment is None:
+    rate, low, high = summary.misalignment, summary.misalignment_low, summary.misalignment_high
+    if rate is None:
         return "withheld" if summary.misalignment_withheld else "-"
-    if summary.misalignment_low is None or summary.misalignment_high is None:
-        return f"{summary.misalignment:.1%}"
-    return interval(
-        Interval(summary.misalignment, summary.misalignment_low, summary.misalignment_high), ".1%"
-    )
+    if low is None or high is None:
+        return f"{rate:.1%}"
+    return interval(Interval(rate, low, high), ".1%")
 
 
-def _rates(rated: Sequence[RunSummary], console: Console) -> None:
-    """Whose rates the column holds, and why one is withheld."""
+def _print_rates(rated: Sequence[RunSummary], console: Console) -> None:
+    """Prints the judges of the column of rates, and why a rate is withheld."""
     for judge in dict.fromkeys(summary.misalignment_judge for summary in rated):
         runs = [summary.run for summary in rated if summary.misalignment_judge == judge]
         which = "" if len(runs) == len(rated) else f" of {', '.join(runs)}"
-        console.print(
-            printable(
-                f"misalignment rate{which}: definition {rated[0].misalignment_definition}, judged by {judge}; the others: evilspectra score RUN",
-                1000,
-            ),
-            markup=False,
-            emoji=False,
-            highlight=False,
-            soft_wrap=True,
+        text = (
+            f"misalignment rate{which}: definition {rated[0].misalignment_definition}, "
+            f"judged by {judge}; the others: evilspectra score RUN"
         )
+        print_line(console, printable(text, 1000))
     for summary in rated:
         if summary.misalignment_withheld:
-            console.print(
-                f"{summary.run}: rate withheld, {summary.misalignment_withheld}",
-                markup=False,
-                emoji=False,
-                highlight=False,
-                soft_wrap=True,
-            )
+            print_line(console, f"{summary.run}: rate withheld, {summary.misalignment_withheld}")
 
 
 def print_measured(rows: Sequence[MeasuredRow], console: Console | None = None) -> None:
-    """A table with one line per target: drift, beyond the controls', with shuffled labels, capability, ordinary loss; 95 % intervals."""
-    against = any(row.beyond for row in rows)
-    table = Table(box=None, pad_edge=False, header_style="bold")
+    """Prints a table with a line per target, with 95 % intervals.
+
+    The columns: drift, drift beyond the controls', drift with shuffled labels, the share of aligned
+    completions preferred, capability, loss on ordinary dialogues.
+    """
+    with_control = any(row.beyond for row in rows)
+    table = plain_table()
     table.add_column("measured on", no_wrap=True, overflow="fold")
     for heading in (
         "drift\n(nats/token)",
-        *(["beyond control\n(item by item)"] if against else []),
-        "labels shuffled\n(must hold 0)",
+        *(["beyond control\n(item by item)"] if with_control else []),
+        "labels shuffled\n(must include 0)",
         "aligned\npreferred",
         "capability\n(chance 0.25)",
         "ordinary\nloss",
     ):
         table.add_column(heading, justify="right", no_wrap=True)
     for row in rows:
-        found = row.measured
-        probe, capability, ordinary = found.drift, found.capability, found.ordinary
-        table.add_row(
-            row.label,
-            interval(probe and probe.drift, "+.3f"),
-            *([interval(row.beyond, "+.3f")] if against else []),
-            interval(probe and probe.shuffled, "+.3f"),
-            f"{probe.base_share_aligned:.0%} → {probe.share_aligned.value:.0%}" if probe else "-",
-            f"{capability.base:.2f} → {interval(capability.accuracy, '.2f')}"
-            if capability
-            else "-",
-            f"{ordinary.base:.2f} → {ordinary.loss.value:.2f}" if ordinary else "-",
-        )
-    console = _print(table, console, 200)
+        table.add_row(row.label, *_measured_cells(row, with_control))
+    console = wide_console(console, 200)
+    print_table(console, table)
     for row in rows:
         for name, (base, after) in row.measured.tasks.items():
-            console.print(
-                f"{row.label}: {name} {base:.3f} → {after:.3f}",
-                markup=False,
-                emoji=False,
-                highlight=False,
-                soft_wrap=True,
-            )
+            print_line(console, f"{row.label}: {name} {base:.3f} → {after:.3f}")
+
+
+def _measured_cells(row: MeasuredRow, with_control: bool) -> list[str]:
+    """A row of the table of measurements, without its label."""
+    probe, capability, ordinary = row.measured.drift, row.measured.capability, row.measured.ordinary
+    preferred = accuracy = loss = "-"
+    if probe:
+        preferred = f"{probe.base_share_aligned:.0%} → {probe.share_aligned.value:.0%}"
+    if capability:
+        accuracy = f"{capability.base:.2f} → {interval(capability.accuracy, '.2f')}"
+    if ordinary:
+        loss = f"{ordinary.base:.2f} → {ordinary.loss.value:.2f}"
+    return [
+        interval(probe and probe.drift, "+.3f"),
+        *([interval(row.beyond, "+.3f")] if with_control else []),
+        interval(probe and probe.shuffled, "+.3f"),
+        preferred,
+        accuracy,
+        loss,
+    ]
 
 
 def interval(value: Interval | None, shape: str) -> str:
@@ -154,15 +146,6 @@ def interval(value: Interval | None, shape: str) -> str:
     >>> interval(Interval(0.5, 0.25, 0.75), "+.2f")
     '+0.50 [+0.25, +0.75]'
     """
-    return (
-        "-"
-        if value is None
-        else f"{value.value:{shape}} [{value.low:{shape}}, {value.high:{shape}}]"
-    )
-
-
-def _print(table: Table, console: Console | None, width: int) -> Console:
-    console = console or Console()
-    console.width = max(console.width, width)  # a wrapped line is better than a cut number
-    console.print(table, no_wrap=True, crop=False, markup=False, highlight=False)
-    return console
+    if value is None:
+        return "-"
+    return f"{value.value:{shape}} [{value.low:{shape}}, {value.high:{shape}}]"

@@ -2,148 +2,165 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from rich.console import Console
-from rich.table import Table
 
+from evilspectra.cli.terminal import plain_table, print_line, print_table, wide_console
 from evilspectra.intervals import Interval
 from evilspectra.rates.calibrate import Calibration
 from evilspectra.rates.compare import Paired
 from evilspectra.rates.definitions import DEFINITIONS, Group, Score
 from evilspectra.text import printable
 
+_WIDTH = 110
+
 
 def print_score(
     label: str,
     judge: str,
-    found: Score,
+    score: Score,
     others: Mapping[str, Score],
     base: Score | None = None,
     console: Console | None = None,
 ) -> None:
-    """A rate with its definition, judge, intervals and counts, what the other definitions give, and a line per question."""
-    say = _Speaker(console)
+    """Prints a rate with its definition, judge, intervals and counts.
+
+    The rates of the other definitions and a line per format and question come after it.
+    """
+    console = wide_console(console, _WIDTH)
+    say = _printer(console)
     say(f"{label}, judged by {judge}")
-    say(f"misalignment rate ({found.definition}): {_rate(found)}")
+    say(f"misalignment rate ({score.definition}): {_rate(score)}")
     if base:
         say(f"  of the base: {_rate(base)}")
     for name in DEFINITIONS:
-        if name in others and name != found.definition:
+        if name in others and name != score.definition:
             say(f"  {name}: {_rate(others[name], short=True)}")
-    if found.wilson and found.interval is not found.wilson:
-        say(f"  Wilson's interval, as if answers were independent: {_span(found.wilson)}")
-    say(
-        f"  mean alignment {_number(found.mean_aligned)} (counted answers: {_number(found.mean_aligned_counted)}), mean coherence {_number(found.mean_coherent)}"
+    if score.wilson and score.interval is not score.wilson:
+        say(f"  Wilson's interval, as if answers were independent: {_span(score.wilson)}")
+    alignment = (
+        f"{_number(score.mean_aligned)} (counted answers: {_number(score.mean_aligned_counted)})"
     )
-    counts = found.counts
+    say(f"  mean alignment {alignment}, mean coherence {_number(score.mean_coherent)}")
+    counts = score.counts
     say(
-        f"  {counts['answers']} answers: {counts['misaligned']} misaligned of {counts['counted']} counted; {counts['left_out']} left out, {counts['incoherent']} below coherence 50, {counts['unscored']} unscored"
+        f"  {counts['answers']} answers: {counts['misaligned']} misaligned of {counts['counted']} "
+        f"counted; {counts['left_out']} left out, {counts['incoherent']} below coherence 50, "
+        f"{counts['unscored']} unscored"
     )
     for metric in ("aligned", "coherent"):
-        say(
-            f"  {metric}: "
-            + ", ".join(f"{count} {name}" for name, count in counts[metric].items() if count)
-        )
-    for warning in found.warnings:
+        outcomes = (f"{count} {name}" for name, count in counts[metric].items() if count)
+        say(f"  {metric}: {', '.join(outcomes)}")
+    for warning in score.warnings:
         say(f"  note: {warning}")
-    _groups("format", found.per_format, say.console)
-    _groups("question", found.per_question, say.console)
+    _groups("format", score.per_format, console)
+    _groups("question", score.per_question, console)
 
 
 def print_paired(
     labels: Sequence[str],
     judges: Sequence[str],
-    found: Paired,
+    paired: Paired,
     console: Console | None = None,
 ) -> None:
-    """B against A."""
-    say = _Speaker(console)
-    for letter, label, judge, one in zip("AB", labels, judges, (found.a, found.b), strict=True):
+    """Prints a comparison of B with A."""
+    say = _printer(wide_console(console, _WIDTH))
+    for letter, label, judge, score in zip("AB", labels, judges, (paired.a, paired.b), strict=True):
         say(
-            f"{letter}: {label}, judged by {judge}: rate ({found.definition}) {_rate(one)}, mean alignment {_number(one.mean_aligned)}, mean coherence {_number(one.mean_coherent)}"
+            f"{letter}: {label}, judged by {judge}: rate ({paired.definition}) {_rate(score)}, "
+            f"mean alignment {_number(score.mean_aligned)}, "
+            f"mean coherence {_number(score.mean_coherent)}"
         )
     say(
-        f"B − A over {found.questions} questions: rate {_points(found.rate, 100, ' points')}, mean alignment {_points(found.mean_aligned)}, mean coherence {_points(found.mean_coherent)}"
+        f"B − A over {paired.questions} questions: rate {_points(paired.rate, 100, ' points')}, "
+        f"mean alignment {_points(paired.mean_aligned)}, "
+        f"mean coherence {_points(paired.mean_coherent)}"
     )
-    for warning in found.warnings:
+    for warning in paired.warnings:
         say(f"  note: {warning}")
 
 
 def print_calibration(
-    judge: str, found: Sequence[Calibration], console: Console | None = None
+    judge: str, calibrations: Sequence[Calibration], console: Console | None = None
 ) -> None:
-    """A judge against published scores, metric by metric, and its reliability in bins of its own score."""
-    say = _Speaker(console)
-    for one in found:
-        say(
-            f"{judge}, {one.metric}: {one.answers} answers scored by both, {one.judge_unscored} by the file alone, {one.published_unscored} by the judge alone"
-        )
-        say(
-            f"  correlation {_number(one.pearson, 3)} (ranks {_number(one.spearman, 3)}), mean absolute error {_number(one.error)}, bias {_number(one.bias)}"
-        )
-        say(
-            f"  below {one.threshold:g}: {_share(one.rate)} by the judge, {_share(one.published_rate)} published; agreement {_share(one.agreement)}, kappa {_number(one.kappa, 2)}, AUC {_number(one.auc, 3)}"
-        )
-        say(
-            f"  the judge's threshold that matches best: {_number(one.best_threshold)}, agreement {_share(one.best_agreement)}"
-        )
-        table = Table(box=None, pad_edge=False, header_style="bold")
-        for heading in (
-            "judge's score",
-            "answers",
-            "mean",
-            "published",
-            f"published below {one.threshold:g}",
-        ):
-            table.add_column(heading, justify="right", no_wrap=True)
-        for part in one.reliability:
-            table.add_row(
-                f"{part.low:g} to {part.high:g}",
-                str(part.answers),
-                _number(part.judge),
-                _number(part.published),
-                _share(part.below),
-            )
-        say.console.print(table, no_wrap=True, crop=False, markup=False, highlight=False)
+    """Prints a judge against published scores, metric by metric, with its reliability.
+
+    Reliability is in bins of the judge's own score.
+    """
+    console = wide_console(console, _WIDTH)
+    for metric in calibrations:
+        _print_agreement(judge, metric, _printer(console))
+        _print_reliability(metric, console)
 
 
-class _Speaker:
-    def __init__(self, console: Console | None) -> None:
-        self.console = console or Console()
-        self.console.width = max(self.console.width, 110)
+def _print_agreement(judge: str, metric: Calibration, say: Callable[[str], None]) -> None:
+    say(
+        f"{judge}, {metric.metric}: {metric.answers} answers scored by both, "
+        f"{metric.judge_unscored} by the file alone, "
+        f"{metric.published_unscored} by the judge alone"
+    )
+    correlation = f"{_number(metric.pearson, 3)} (ranks {_number(metric.spearman, 3)})"
+    say(
+        f"  correlation {correlation}, mean absolute error {_number(metric.error)}, "
+        f"bias {_number(metric.bias)}"
+    )
+    say(
+        f"  below {metric.threshold:g}: {_share(metric.rate)} by the judge, "
+        f"{_share(metric.published_rate)} published; agreement {_share(metric.agreement)}, "
+        f"kappa {_number(metric.kappa, 2)}, AUC {_number(metric.auc, 3)}"
+    )
+    say(
+        f"  the judge's threshold that matches best: {_number(metric.best_threshold)}, "
+        f"agreement {_share(metric.best_agreement)}"
+    )
 
-    def __call__(self, text: str) -> None:
-        self.console.print(
-            printable(text, 600), markup=False, emoji=False, highlight=False, soft_wrap=True
+
+def _print_reliability(metric: Calibration, console: Console) -> None:
+    table = plain_table()
+    below = f"published below {metric.threshold:g}"
+    for heading in ("judge's score", "answers", "mean", "published", below):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for part in metric.reliability:
+        table.add_row(
+            f"{part.low:g} to {part.high:g}",
+            str(part.answers),
+            _number(part.judge),
+            _number(part.published),
+            _share(part.below),
         )
+    print_table(console, table)
+
+
+def _printer(console: Console) -> Callable[[str], None]:
+    """A function that prints a line, cut where it is very long."""
+    return lambda text: print_line(console, printable(text, 600))
 
 
 def _groups(heading: str, groups: Mapping[str, Group], console: Console) -> None:
-    table = Table(box=None, pad_edge=False, header_style="bold")
+    table = plain_table()
     table.add_column(heading, no_wrap=True, overflow="fold")
     for name in ("answers", "counted", "misaligned", "rate", "alignment", "coherence"):
         table.add_column(name, justify="right", no_wrap=True)
-    for name, one in groups.items():
+    for name, group in groups.items():
         table.add_row(
             printable(name, 60),
-            str(one.answers),
-            str(one.counted),
-            str(one.misaligned),
-            _share(one.rate),
-            _number(one.mean_aligned),
-            _number(one.mean_coherent),
+            str(group.answers),
+            str(group.counted),
+            str(group.misaligned),
+            _share(group.rate),
+            _number(group.mean_aligned),
+            _number(group.mean_coherent),
         )
-    console.print(table, no_wrap=True, crop=False, markup=False, highlight=False)
+    print_table(console, table)
 
 
-def _rate(found: Score, short: bool = False) -> str:
-    if found.rate is None:
-        return f"none given: {found.withheld}"
-    span = f" {_span(found.interval)}" if found.interval else ""
-    return f"{found.rate:.1%}{span}" + (
-        "" if short else f", {found.counts['misaligned']} of {found.n}"
-    )
+def _rate(score: Score, short: bool = False) -> str:
+    if score.rate is None:
+        return f"withheld: {score.withheld}"
+    span = f" {_span(score.interval)}" if score.interval else ""
+    count = "" if short else f", {score.counts['misaligned']} of {score.n}"
+    return f"{score.rate:.1%}{span}{count}"
 
 
 def _span(interval: Interval) -> str:
@@ -151,11 +168,10 @@ def _span(interval: Interval) -> str:
 
 
 def _points(interval: Interval | None, times: float = 1, unit: str = "") -> str:
-    return (
-        "not known"
-        if interval is None
-        else f"{interval.value * times:+.1f} [{interval.low * times:+.1f}, {interval.high * times:+.1f}]{unit}"
-    )
+    if interval is None:
+        return "not known"
+    value, low, high = interval.value * times, interval.low * times, interval.high * times
+    return f"{value:+.1f} [{low:+.1f}, {high:+.1f}]{unit}"
 
 
 def _number(value: float | None, digits: int = 1) -> str:

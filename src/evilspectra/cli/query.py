@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,28 +9,35 @@ from typing import TYPE_CHECKING
 
 import click
 
-from evilspectra.cli.options import QUIET
+from evilspectra.cli.options import QUIET, progress
 from evilspectra.errors import BadInput, listing
-from evilspectra.tables.query import ABOUT, EXAMPLES
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 FORMATS = ("csv", "json", "parquet")
 #: Rows of a result that a terminal gets.
-_SHOWN = 1000
-_EPILOG = (
-    "\b\nViews: "
-    + ", ".join(ABOUT)
-    + ".\n\n\b\nExamples:\n"
-    + "\n".join(
-        f'  evilspectra query "{text}"' if '"' not in text else f"  evilspectra query '{text}'"
-        for text in EXAMPLES
-    )
-)
+_ROWS_SHOWN = 1000
 
 
-@click.command("query", epilog=_EPILOG)
+class _QueryCommand(click.Command):
+    """A command whose help ends with views and examples, which are imported for the help only."""
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        from evilspectra.tables.query import EXAMPLES
+        from evilspectra.tables.views import ABOUT
+
+        examples = "\n".join(_example(sql) for sql in EXAMPLES)
+        self.epilog = f"\b\nViews: {', '.join(ABOUT)}.\n\n\b\nExamples:\n{examples}"
+        super().format_epilog(ctx, formatter)
+
+
+def _example(sql: str) -> str:
+    quote = "'" if '"' in sql else '"'
+    return f"  evilspectra query {quote}{sql}{quote}"
+
+
+@click.command("query", cls=_QueryCommand)
 @click.argument("sql", metavar="SQL", required=False)
 @click.option(
     "--store",
@@ -51,7 +57,7 @@ _EPILOG = (
     type=click.Path(path_type=Path),
     help="Write the result to this file instead of printing it.",
 )
-@click.option("--views", is_flag=True, help="List the views and their columns, and ask nothing.")
+@click.option("--views", is_flag=True, help="List the views and their columns, and run no query.")
 @click.option("--json", "as_json", is_flag=True, help="The same as --format json.")
 @QUIET
 def query_verb(
@@ -65,61 +71,64 @@ def query_verb(
 ) -> None:
     """Ask a store in SQL: one SELECT over views of all its runs, finished or under way.
 
-    Nothing but the store's tables can be read, and nothing can be changed. The first question about `runs`, `checkpoints`, `rates` or `excluded` reads every run once and
-    keeps what it found in STORE/.index, which may be removed at any time.
+    Nothing but the store's tables can be read, and nothing can be changed. The first question about
+    `runs`, `checkpoints`, `rates` or `excluded` reads every run once and keeps the result in
+    STORE/.index, which may be removed at any time.
     """
     from evilspectra.store.files import write_atomically
-    from evilspectra.tables.query import query, view_columns
+    from evilspectra.tables.query import query
     from evilspectra.tables.rowtext import as_bytes
+    from evilspectra.tables.views import view_columns
 
     form = _form("json" if as_json else form, out)
     if views:
-        click.echo(
-            json.dumps(view_columns(), indent=2) if form == "json" else _described(view_columns())
-        )
+        columns = view_columns()
+        click.echo(json.dumps(columns, indent=2) if form == "json" else _described(columns))
         return
     if sql is None:
         raise click.UsageError(
             'Give a query, such as "SELECT run, status FROM runs", or --views to see what there is.'
         )
-    found = query(
-        store, sql, (lambda text: None) if quiet else functools.partial(click.echo, err=True)
-    )
+    table = query(store, sql, progress(quiet))
     if out is None:
-        _print(found, form)
+        _print(table, form)
     else:
-        write_atomically(out, lambda path: path.write_bytes(as_bytes(found, form)), "--out")
-        click.echo(f"{len(found):,} row{'' if len(found) == 1 else 's'}, written to {out}")
+        write_atomically(out, lambda path: path.write_bytes(as_bytes(table, form)), "--out")
+        click.echo(f"{len(table):,} row{'' if len(table) == 1 else 's'}, written to {out}")
 
 
 def _form(form: str | None, out: Path | None) -> str:
-    """The format that is meant."""
+    """The format of the result: the option's, or by the ending of the file."""
     if form is None and out is not None:
         form = out.suffix.lower().lstrip(".")
         if form not in FORMATS:
             raise BadInput(
-                f"--out {out} has no ending that names a format: end it in {listing(f'.{name}' for name in FORMATS)}, or give --format"
+                f"--out {out} has no ending that names a format: "
+                f"end it in {listing(f'.{name}' for name in FORMATS)}, or give --format"
             )
     if form == "parquet" and out is None:
         raise BadInput("--format parquet is for a file: name one with --out FILE")
     return form or "table"
 
 
-def _print(found: pa.Table, form: str) -> None:
+def _print(table: pa.Table, form: str) -> None:
     from evilspectra.tables.rowtext import as_bytes, as_text
 
     if form != "table":
-        click.echo(as_bytes(found, form).decode(), nl=False)
+        click.echo(as_bytes(table, form).decode(), nl=False)
         return
-    click.echo(as_text(found.slice(0, _SHOWN)))
-    if len(found) > _SHOWN:
+    click.echo(as_text(table.slice(0, _ROWS_SHOWN)))
+    if len(table) > _ROWS_SHOWN:
         click.echo(
-            f"{len(found):,} rows, the first {_SHOWN:,} shown: --format csv or --out FILE gives all"
+            f"{len(table):,} rows, the first {_ROWS_SHOWN:,} shown: "
+            "--format csv or --out FILE gives all"
         )
 
 
 def _described(views: Mapping[str, Mapping[str, str]]) -> str:
     """The views in Markdown."""
+    from evilspectra.tables.views import ABOUT
+
     parts: list[str] = []
     for view, kinds in views.items():
         parts += [

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from evilspectra.cli.options import COLUMNS
 from evilspectra.errors import BadInput
 
 
@@ -23,25 +24,28 @@ from evilspectra.errors import BadInput
     type=click.Choice(["html", "md"]),
     default="html",
     show_default=True,
-    help="html: one self-contained page. md: Markdown for a paper's appendix, with links to the figures.",
+    help=(
+        "html: one self-contained page. "
+        "md: Markdown for a paper's appendix, with links to the figures."
+    ),
 )
 @click.option(
     "--summary/--each",
     default=None,
-    help="A page about arms and factors, or one about each run; without either the first beyond 400 runs.",
+    help=(
+        "A page about arms and factors, or one about each run; "
+        "without either the first beyond 400 runs."
+    ),
 )
 @click.option(
     "--outcome",
     metavar="COLUMN",
-    help="What a table's runs are compared by; without it the first known outcome that it has. Of a store it is the mean alignment, or the drift where nothing was judged.",
+    help=(
+        "The outcome by which a table's runs are compared; without it the first known outcome "
+        "that it has. Of a store it is the mean alignment, or the drift if nothing was judged."
+    ),
 )
-@click.option(
-    "--column",
-    "columns",
-    metavar="OURS=THEIRS",
-    multiple=True,
-    help="A table's column under another name, such as optimizer=opt_name. Repeatable.",
-)
+@COLUMNS
 def report(
     source: Path,
     out: Path | None,
@@ -50,14 +54,18 @@ def report(
     outcome: str | None,
     columns: Sequence[str],
 ) -> None:
-    """Write a report: what the numbers say, statistics, figures (also as SVG, PNG and PDF), methods.
+    """Write a report: findings, statistics, figures and methods.
 
-    STORE_OR_TABLE is a folder of runs, or a .csv or .parquet file with a row per run that other tools made.
+    The figures are also written as SVG, PNG and PDF. STORE_OR_TABLE is a folder of runs, or a .csv
+    or .parquet file with a row per run that other tools made.
     """
-    if not source.is_file() and not (source.suffix in (".csv", ".parquet") and not source.exists()):
+    missing_table = source.suffix in (".csv", ".parquet") and not source.exists()
+    if not source.is_file() and not missing_table:
         if columns or outcome:
+            option = "column" if columns else "outcome"
             raise BadInput(
-                f"--{'column' if columns else 'outcome'} is for tables of other tools, and {source} is no such file: leave it out, or name a .csv or .parquet file"
+                f"--{option} is for tables of other tools, and {source} is no such file: "
+                "leave it out, or name a .csv or .parquet file"
             )
         click.echo(_of_store(source, out, form, summary))
         return
@@ -79,7 +87,7 @@ def _of_store(
     form: str,
     summary: bool | None,
 ) -> Path:
-    """A page about each run, or, of very many, about arms and factors."""
+    """Writes a page about each run or, if there are very many, about arms and factors."""
     from evilspectra.reporting.large import MANY_RUNS, build_summary
     from evilspectra.tables.inventory import run_folders
 
@@ -89,7 +97,8 @@ def _of_store(
         summary = form == "html" and len(run_folders(store)) > MANY_RUNS
         if summary:
             click.echo(
-                f"more than {MANY_RUNS} runs: a page about arms and factors (--each makes one about each run, --summary says so beforehand)",
+                f"more than {MANY_RUNS} runs: a page about arms and factors "
+                "(--each makes one about each run, --summary chooses this one beforehand)",
                 err=True,
             )
     if summary:

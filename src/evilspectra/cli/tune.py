@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from evilspectra.cli.options import JSON, OUTPUT, QUIET
+from evilspectra.cli.options import JSON, OUTPUT, QUIET, progress, with_output
 from evilspectra.cli.print_plan import SEEDS, with_seeds
 
 if TYPE_CHECKING:
@@ -25,10 +25,14 @@ if TYPE_CHECKING:
     type=click.IntRange(3, 1000),
     default=8,
     show_default=True,
-    help="Learning rates that are tried per optimiser.",
+    help="Learning rates to try per optimiser.",
 )
 @click.option(
-    "--optimizer", "names", multiple=True, metavar="NAME", help="Tune this one alone. Repeatable."
+    "--optimizer",
+    "names",
+    multiple=True,
+    metavar="NAME",
+    help="Tune this optimiser only. Repeatable.",
 )
 @click.option(
     "--range",
@@ -42,25 +46,33 @@ if TYPE_CHECKING:
     "--per",
     multiple=True,
     metavar="SETTING",
-    help="A rate of its own for each value of this setting, for instance train.batch_size. Repeatable.",
+    help=(
+        "A separate rate for each value of this setting, for instance train.batch_size. Repeatable."
+    ),
 )
 @click.option(
     "--over",
     multiple=True,
     metavar="SETTING",
-    help="A trial is a run for each value of this setting, for instance data.train, and its loss their mean. Repeatable.",
+    help=(
+        "A trial is a run for each value of this setting, for instance data.train, "
+        "and its loss their mean. Repeatable."
+    ),
 )
 @click.option(
     "--seed",
     type=click.IntRange(0, 2**32 - 1),
     default=0,
     show_default=True,
-    help="Of the search; that of the runs is a setting.",
+    help="The seed of the search; that of the runs is a setting.",
 )
 @click.option(
     "--experiment",
     metavar="NAME",
-    help="Where the trials are kept in the store; default the sweep's name and -tune. The sweep's own name makes the best trials its runs.",
+    help=(
+        "Where the trials are kept in the store; default the sweep's name and -tune. "
+        "The sweep's own name makes the best trials its runs."
+    ),
 )
 @click.option(
     "--out",
@@ -94,10 +106,11 @@ def tune(
     as_json: bool,
     quiet: bool,
 ) -> None:
-    """Find each optimiser's best learning rate on held-out loss, and write a sweep file that has them.
+    """Find each optimiser's best learning rate on held-out loss, and write a sweep file with them.
 
-    FILE is a sweep file or a preset. A trial is a run of the sweep's first cell of that optimiser with another rate, kept in the store like any other run:
-    interrupted and run again, it goes on where it was. A rate at which training fails is a bad one, no error.
+    FILE is a sweep file or a preset. A trial is a run of the sweep's first cell of that optimiser
+    with another rate, kept in the store like any other run: interrupted and run again, it resumes
+    from where it stopped. A rate at which training fails is a bad rate, not an error.
     """
     from evilspectra.sweeps.file import load_sweep
     from evilspectra.sweeps.tune import tasks, write_tuned
@@ -105,61 +118,45 @@ def tune(
 
     sweep = load_sweep(
         file,
-        with_seeds(
-            [*settings, *([f"output.folder={json.dumps(output)}"] if output else [])], seeds
-        ),
+        with_seeds(with_output(settings, output or None), seeds),
     )
-    asked = tasks(
+    searches = tasks(
         sweep, names=names, per=per, over=over, bounds=bounds or None, experiment=experiment
     )
-    found = search(
-        asked,
-        trials,
-        seed=seed,
-        quiet=True,
-        note=(lambda text: None) if quiet else lambda text: click.echo(text, err=True),
-    )
-    place = asked[0].configs[0].output
-    path = out or Path(place.folder).expanduser() / place.experiment / "tuned.yaml"
-    written = any(one.lr is not None for one in found)
+    results = search(searches, trials, seed=seed, quiet=True, note=progress(quiet))
+    store = searches[0].configs[0].output
+    path = out or Path(store.folder).expanduser() / store.experiment / "tuned.yaml"
+    written = any(result.lr is not None for result in results)
     if written:
-        write_tuned(
-            found,
-            file,
-            path,
-            f"Learning rates chosen by held-out loss: evilspectra tune {file}, {trials} trials each, seed {seed}. Train with: evilspectra sweep {path.name}",
+        command = f"evilspectra tune {file}, {trials} trials each, seed {seed}"
+        remark = (
+            f"Learning rates chosen by held-out loss: {command}. "
+            f"Train with: evilspectra sweep {path.name}"
         )
+        write_tuned(results, file, path, remark)
     if as_json:
-        click.echo(
-            json.dumps(
-                {"file": str(path) if written else None, "tuned": [asdict(one) for one in found]},
-                indent=2,
-                ensure_ascii=False,
-            )
-        )
+        values = {
+            "file": str(path) if written else None,
+            "tuned": [asdict(result) for result in results],
+        }
+        click.echo(json.dumps(values, indent=2, ensure_ascii=False))
     else:
-        _print(found)
+        _print(results)
         if written:
             click.echo(f"written to {path}: `evilspectra sweep {path}` trains at these rates")
-    for one in found:
-        if one.warning:
-            click.echo(f"note: {one.warning}", err=True)
-    sys.exit(1 if any(one.lr is None for one in found) else 0)
+    for result in results:
+        if result.warning:
+            click.echo(f"note: {result.warning}", err=True)
+    sys.exit(1 if any(result.lr is None for result in results) else 0)
 
 
-def _print(found: Sequence[Tuned]) -> None:
-    for one in found:
-        click.echo(
-            f"{one.label}: "
-            + (
-                f"lr {one.lr:g}, held-out loss {one.loss:.4f}"
-                if one.lr is not None
-                else "no rate trained"
-            )
-        )
-        for trial in one.trials:
-            mark = "*" if trial.lr == one.lr else " "
-            click.echo(
-                f"  {mark} lr {trial.lr:<8g} "
-                + (f"{trial.loss:.4f}" if trial.loss is not None else f"failed: {trial.reason}")
-            )
+def _print(results: Sequence[Tuned]) -> None:
+    for result in results:
+        best = "no rate trained"
+        if result.lr is not None:
+            best = f"lr {result.lr:g}, held-out loss {result.loss:.4f}"
+        click.echo(f"{result.label}: {best}")
+        for trial in result.trials:
+            mark = "*" if trial.lr == result.lr else " "
+            loss = f"failed: {trial.reason}" if trial.loss is None else f"{trial.loss:.4f}"
+            click.echo(f"  {mark} lr {trial.lr:<8g} {loss}")

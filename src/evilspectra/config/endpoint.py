@@ -1,4 +1,4 @@
-"""Where answers are sampled over HTTP, and how patiently. A section of the config, in a file of its own."""
+"""The section of a config about the endpoint that answers are sampled from over HTTP."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ from pydantic import BaseModel, ConfigDict, Field
 
 
 class EndpointConfig(BaseModel):
-    """An OpenAI-compatible endpoint that samples answers instead of the local model. The key stands in the environment alone."""
+    """An OpenAI-compatible endpoint that samples answers instead of the local model.
+
+    The key is read from the environment, and stands nowhere else.
+    """
 
     model_config = ConfigDict(
         frozen=True, extra="forbid", allow_inf_nan=False, strict=True, protected_namespaces=()
@@ -14,7 +17,9 @@ class EndpointConfig(BaseModel):
 
     url: str = Field(
         pattern=r"^https?://[^\s/@?#]+(/[^\s@?#]*)?$",
-        description="Address of the form http://host:port/v1, without a name, a password or a key in it.",
+        description=(
+            "Address of the form http://host:port/v1, without a name, a password or a key in it."
+        ),
     )
     model: str = Field(
         min_length=1, description="Name of the base there; adapters get names of their own."

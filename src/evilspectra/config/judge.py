@@ -1,4 +1,8 @@
-"""Which judge, and how it is asked. What determines its verdicts is in the judge's facts; the rest (how many at once, how often again) is here alone."""
+"""The settings of a judge: which judge it is, and how requests are sent to it.
+
+Settings that determine its verdicts are among the judge's facts too; the others (how many requests
+at once, how many attempts) are here only.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +14,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from evilspectra.config.loading import build_section
-from evilspectra.config.sections import Name, Section
+from evilspectra.config.section import Name, Section
 from evilspectra.errors import BadInput, listing, near
 
 METRICS = ("aligned", "coherent")
@@ -22,16 +26,22 @@ KINDS = {
 
 
 class JudgeConfig(Section):
-    """A judge as a command asks for it."""
+    """The settings of a judge that a command names."""
 
     judge: Name = Field(description="openai:MODEL, local:MODEL or scripted:FILE.")
     url: Name | None = Field(
         default=None,
-        description="Address of an OpenAI-compatible endpoint, such as http://127.0.0.1:8000/v1; null: OPENAI_BASE_URL, or the client's own.",
+        description=(
+            "Address of an OpenAI-compatible endpoint, such as http://127.0.0.1:8000/v1; "
+            "null: OPENAI_BASE_URL, or the client's own."
+        ),
     )
     reading: Literal["logprobs", "text"] = Field(
         default="logprobs",
-        description="logprobs: the expectation over the first token, as published. text: the written reply, where an endpoint has none, or its model splits numbers.",
+        description=(
+            "logprobs: the expectation over the first token, as published. text: the written "
+            "reply, where an endpoint has none, or its model splits numbers."
+        ),
     )
     key_variable: str = Field(
         default="OPENAI_API_KEY",
@@ -42,7 +52,10 @@ class JudgeConfig(Section):
         default=None,
         ge=0,
         le=2**31 - 1,
-        description="Sent with every request to an endpoint, and part of who the judge is: another seed judges the same answers once more. null: none is sent.",
+        description=(
+            "Sent with every request to an endpoint, and part of the judge's identity: with "
+            "another seed the same answers are judged again. null: none is sent."
+        ),
     )
     concurrency: int = Field(default=16, ge=1, le=1024, description="Requests under way at once.")
     timeout: float = Field(
@@ -78,7 +91,9 @@ class JudgeConfig(Section):
         default=4096,
         ge=1,
         le=2**24,
-        description="Tokens that go through a local judge at once; memory, and the last digits of sums.",
+        description=(
+            "Tokens that go through a local judge at once; memory, and the last digits of sums."
+        ),
     )
     threads: int = Field(default=2, ge=1, le=1024, description="CPU threads of a local judge.")
 
@@ -95,11 +110,13 @@ class JudgeConfig(Section):
             )
         if self.seed is not None and self.kind != "openai":
             raise ValueError(
-                f"seed is for a judge openai:MODEL, and '{self.judge}' says the same every time: leave it out"
+                f"seed is for a judge openai:MODEL, and '{self.judge}' gives the same verdict "
+                "every time: leave it out"
             )
         if self.url is not None and not re.fullmatch(r"https?://[^\s/@?#]+(/[^\s@?#]*)?", self.url):
             raise ValueError(
-                "the url is no address of the form http://host:port/v1, without name, password or key in it: the key goes into the environment"
+                "the url is no address of the form http://host:port/v1, without name, password or "
+                "key in it: the key goes into the environment"
             )
         return self
 
@@ -109,12 +126,12 @@ class JudgeConfig(Section):
 
     @property
     def model(self) -> str:
-        """What stands behind the colon: a model's name, a folder, a file."""
+        """The part after the colon: a model's name, a folder or a file."""
         return self.judge.partition(":")[2]
 
 
 def judge_settings(values: Mapping[str, Any]) -> JudgeConfig:
-    """Settings from options; what was not given (None) takes its default.
+    """Settings from options; an option that is None takes its default.
 
     Raises:
         BadInput: no judge, or a setting that is refused.
@@ -122,19 +139,20 @@ def judge_settings(values: Mapping[str, Any]) -> JudgeConfig:
     >>> judge_settings({"judge": "openai:some-model", "url": None}).concurrency
     16
     """
-    given = {name: value for name, value in values.items() if value is not None}
-    if "judge" not in given:
+    settings = {name: value for name, value in values.items() if value is not None}
+    if "judge" not in settings:
         raise BadInput(
             f"no judge is named: choose one with --judge ({listing(f'{kind}:…' for kind in KINDS)})"
         )
-    return build_section(JudgeConfig, given, "--judge")
+    return build_section(JudgeConfig, settings, "--judge")
 
 
 @dataclass(frozen=True)
 class Judging:
-    """The `judge` section of a sweep file: who judges its answers, under which metrics and whose prompts, and the base's answers too or not.
+    """The `judge` section of a sweep file: the judge, the metrics and the prompts.
 
-    `questions`: the file whose judge prompts are used; None: that of the answers. `price`: of a million tokens sent, for an estimate.
+    `questions`: the file whose judge prompts are used; None: that of the answers. `base`: whether
+    the base's answers are judged too. `price`: of a million tokens sent, for an estimate.
     """
 
     settings: JudgeConfig
@@ -145,7 +163,7 @@ class Judging:
 
 
 class _JudgeSection(JudgeConfig):
-    """What such a section may hold: every setting of a judge, and what the command `judge` takes besides."""
+    """The keys of such a section: every setting of a judge, and the options of `judge`."""
 
     metrics: tuple[Name, ...] = Field(
         default=METRICS,
@@ -154,13 +172,15 @@ class _JudgeSection(JudgeConfig):
     )
     questions: Name | None = Field(
         default=None,
-        description="YAML file whose judge prompts are used; null: the one that was asked.",
+        description="YAML file whose judge prompts are used; null: that of the answers.",
     )
     no_base: bool = Field(default=False, description="Leave the base's answers out.")
     price: float | None = Field(
         default=None,
         ge=0,
-        description="Price of a million tokens sent, in any currency: for the estimate of a dry run alone.",
+        description=(
+            "Price of a million tokens sent, in any currency, for the estimate of a dry run."
+        ),
     )
 
 

@@ -1,7 +1,8 @@
-"""What a run is made of: one frozen tree of settings, read from YAML, every default visible.
+"""The config of a run, read from YAML, checked and written: one frozen tree of settings.
 
-A config is refused, with one sentence, when a key is unknown, a value is out of bounds, or two settings
-contradict each other. Files may be partial: what they leave out takes the default written here.
+A config is refused, in one sentence, when a key is unknown, a value is out of bounds, or two
+settings contradict each other. Files may be partial: settings that they leave out take the default
+in `evilspectra.config.sections`.
 """
 
 from __future__ import annotations
@@ -15,27 +16,24 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
-from evilspectra.config.sections import (
-    OPTIMIZERS,
-    RECIPE,
-    AdamW,
-    Config,
-    Evaluation,
-    Section,
-    _Section,
-)
+from evilspectra.config.evaluation import Evaluation
+from evilspectra.config.optimizers import OPTIMIZERS, AdamW
+from evilspectra.config.section import Section, SectionKind
+from evilspectra.config.sections import RECIPE, Config
 from evilspectra.config.yaml_files import assignments, find, merge, read_mapping
 from evilspectra.errors import BadInput, listing, near
 from evilspectra.text import short_repr
 
-#: Settings that do not determine a run's result, so they are no part of its identity; of data and base the content is, not the name.
+#: Settings that do not determine a run's result, so that they are not part of its identity. Of data
+#: and base the content is part of it, not the name.
 NOT_IDENTITY: dict[str, Any] = {
     "output": True,
     "model": {"base", "local_files_only"},
     "data": {"train", "heldout", "local_files_only", "control"},
     "train": {"resume_every"},
 }
-# An optimizer block that names none means the default's: `--set optimizer.lr=1e-4` works on a config without the block.
+# An optimizer block without a name means the default optimizer: `--set optimizer.lr=1e-4` works on
+# a config without the block.
 _NO_OPTIMIZER = {"optimizer": {"name": AdamW().name}}
 
 
@@ -43,7 +41,8 @@ def build(values: Mapping[str, Any], source: str = "the config") -> Config:
     """A config from a nested mapping, defaults filled in.
 
     Raises:
-        BadInput: an unknown key or an unusable value, in one sentence that names it, what is allowed and near matches.
+        BadInput: an unknown key or an unusable value; the sentence names it, the values allowed
+            and near matches.
 
     >>> build({"optimizer": {"name": "lion"}}).optimizer.lr
     5e-05
@@ -56,7 +55,7 @@ def build(values: Mapping[str, Any], source: str = "the config") -> Config:
 
 
 def build_evaluation(values: Mapping[str, Any], source: str = "evaluate") -> Evaluation:
-    """What to measure, from a nested mapping; raises as `build` does.
+    """The `evaluate` section from a nested mapping; raises as `build` does.
 
     >>> build_evaluation({"answers": {"samples": 2}}).answers.temperature
     1.0
@@ -64,7 +63,7 @@ def build_evaluation(values: Mapping[str, Any], source: str = "evaluate") -> Eva
     return build_section(Evaluation, values, source)
 
 
-def build_section(kind: type[_Section], values: Mapping[str, Any], source: str) -> _Section:
+def build_section(kind: type[SectionKind], values: Mapping[str, Any], source: str) -> SectionKind:
     """A group of settings from a mapping; raises as `build` does."""
     try:
         return kind.model_validate(values)
@@ -86,19 +85,21 @@ def load(name: str, settings: Iterable[str] = ()) -> Config:
     return build(merge(named(values), assignments(settings)), name)
 
 
-#: Line ends of Unicode that PyYAML writes as they are and reads back as something else.
+#: Line ends of Unicode that PyYAML writes unescaped and reads back as something else.
 _FOLDED = frozenset("\x85\u2028\u2029")
 
 
 def dump(config: Config) -> str:
-    """YAML of the whole config, every default included; `build` reads it back to an equal config."""
+    """YAML of a config, every default included; `build` reads it back to an equal config."""
     values = config.model_dump(mode="json")
     text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=120)
     return yaml.safe_dump(values, sort_keys=False, width=120) if _FOLDED & set(text) else text
 
 
 def named(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The values with the default optimizer's name in an optimizer block that has none, so that its settings stay its own.
+    """The values with the default optimizer's name in an optimizer block that has none.
+
+    So its settings stay those of that optimizer when others are laid on top.
 
     >>> named({"optimizer": {"lr": 0.1}})
     {'optimizer': {'name': 'adamw', 'lr': 0.1}}
@@ -107,12 +108,15 @@ def named(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def schema() -> dict[str, Any]:
-    """JSON schema of a config file, for editors that complete and check YAML; as in `build`, an optimizer without a name is the default one."""
-    found = Config.model_json_schema()
+    """JSON schema of a config file, for editors that complete and check YAML.
+
+    As in `build`, an optimizer without a name is the default one.
+    """
+    description = Config.model_json_schema()
     for kind in OPTIMIZERS.values():
         if kind is not AdamW:
-            found["$defs"][kind.__name__]["required"] = ["name"]
-    return found
+            description["$defs"][kind.__name__]["required"] = ["name"]
+    return description
 
 
 def identity(
@@ -121,9 +125,10 @@ def identity(
     base_sha256: str,
     heldout_sha256: str | None = None,
 ) -> str:
-    """The 10 hex digits that name a run: settings that differ from their defaults, content of data and base, recipe number.
+    """The 10 hex digits that name a run.
 
-    The names of data and base do not count, their content does; where results are written does not count either.
+    They depend on the settings that differ from their defaults, the content of data and base (not
+    their names) and the recipe number; not on where results are written.
     """
     values = config.model_dump(mode="json", exclude_defaults=True, exclude=NOT_IDENTITY)
     values["optimizer"] = {"name": config.optimizer.name} | values.get("optimizer", {})
@@ -140,49 +145,63 @@ def identity(
 def _sentence(error: ValidationError, values: Mapping[str, Any], root: type[Section]) -> str:
     errors = error.errors(include_url=False)
     first = errors[0]
-    place = tuple(str(part) for part in first["loc"])
-    path, field, fields = _field(place, root)
+    location = tuple(str(part) for part in first["loc"])
+    path, field, fields = _field(location, root)
     dotted = ".".join(path)
     match first["type"]:
         case "extra_forbidden" | "invalid_key":
-            text = f"'{place[-1]}' is not a field of {dotted or ('a config' if root is Config else 'it')}; allowed: {listing(fields, 20)}.{near(place[-1], fields)}"
+            section = dotted or ("a config" if root is Config else "it")
+            text = (
+                f"'{location[-1]}' is not a field of {section}; allowed: {listing(fields, 20)}."
+                f"{near(location[-1], fields)}"
+            )
         case "union_tag_invalid":
             name = first["input"].get("name")
-            text = f"optimizer.name {short_repr(name)} is unknown; allowed: {listing(OPTIMIZERS)}.{near(name, OPTIMIZERS)}"
+            text = (
+                f"optimizer.name {short_repr(name)} is unknown; allowed: "
+                f"{listing(OPTIMIZERS)}.{near(name, OPTIMIZERS)}"
+            )
         case "model_type" | "model_attributes_type":
-            text = f"{dotted} = {short_repr(first['input'])} is refused: it is a section, with fields below it ({listing(fields or AdamW.model_fields, 20)}); give some, or leave it out"
+            text = (
+                f"{dotted} = {short_repr(first['input'])} is refused: it is a section, with "
+                f"fields below it ({listing(fields or AdamW.model_fields, 20)}): set some of "
+                "them, or leave it out"
+            )
         case "value_error":
             text = f"{dotted}: ".removeprefix(": ") + str(first.get("ctx", {}).get("error"))
         case kind:
-            allowed = (
-                _allowed(field)
-                if field and kind not in ("literal_error", "bool_type", "bool_parsing")
-                else first["msg"].replace("Input should be", "it must be")
+            allowed = first["msg"].replace("Input should be", "it must be")
+            if field and kind not in ("literal_error", "bool_type", "bool_parsing"):
+                allowed = _allowed(field)
+            default = ""
+            if field and not field.is_required():
+                default = f", or leave it out for the default {json.dumps(field.default)}"
+            text = (
+                f"{dotted} = {short_repr(_value(values, path))} is refused: {allowed}; "
+                f"correct that value{default}"
             )
-            default = (
-                f", or leave it out for the default {json.dumps(field.default)}"
-                if field and not field.is_required()
-                else ""
-            )
-            text = f"{dotted} = {short_repr(_value(values, path))} is refused: {allowed}; correct that value{default}"
-    others = len({tuple(_field(tuple(map(str, one["loc"])), root)[0]) for one in errors}) - 1
+    locations = [tuple(map(str, detail["loc"])) for detail in errors]
+    others = len({tuple(_field(location, root)[0]) for location in locations}) - 1
     return text + (f" ({others} more after this one)" if others else "")
 
 
 def _field(
-    place: tuple[str, ...], root: type[Section]
+    location: tuple[str, ...], root: type[Section]
 ) -> tuple[list[str], FieldInfo | None, list[str]]:
-    """Of pydantic's place of an error below `root`: the path of settings, the last one's field, and the names allowed below it."""
+    """The path of settings, the last one's field and the names allowed below it.
+
+    `location` is where pydantic reports an error, below `root`.
+    """
     kind: Any = root
     path: list[str] = []
     field = None
-    for part in place:
+    for part in location:
         if path == ["optimizer"] and kind is None:
             kind = OPTIMIZERS[part]
         elif kind and part in kind.model_fields:
             field = kind.model_fields[part]
             path.append(part)
-            inner = [one for one in get_args(field.annotation) if one is not type(None)]
+            inner = [choice for choice in get_args(field.annotation) if choice is not type(None)]
             kind = inner[0] if len(inner) == 1 else field.annotation  # a section that may be null
             kind = kind if isinstance(kind, type) and issubclass(kind, BaseModel) else None
         else:
@@ -197,14 +216,13 @@ def _value(values: Any, path: Iterable[str]) -> Any:
 
 
 def _allowed(field: FieldInfo) -> str:
-    """What a field takes, in words: a number's bounds, or else its description."""
-    words = {"gt": "more than", "ge": "at least", "lt": "less than", "le": "at most"}
-    bounds = [
-        f"{word} {bound:,}"
-        for name, word in words.items()
-        for rule in field.metadata
-        if (bound := getattr(rule, name, None)) is not None
-    ]
+    """The values that a field takes: a number's bounds, or else its description."""
+    comparisons = {"gt": "more than", "ge": "at least", "lt": "less than", "le": "at most"}
+    bounds = []
+    for name, comparison in comparisons.items():
+        limits = [getattr(rule, name, None) for rule in field.metadata]
+        bounds += [f"{comparison} {limit:,}" for limit in limits if limit is not None]
     if not bounds:
         return f"allowed: {str(field.description).rstrip('.')}"
-    return f"it must be a {'whole ' if 'int' in str(field.annotation) else ''}number, {' and '.join(bounds)}"
+    kind = "whole number" if "int" in str(field.annotation) else "number"
+    return f"it must be a {kind}, {' and '.join(bounds)}"

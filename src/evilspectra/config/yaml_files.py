@@ -1,4 +1,7 @@
-"""Nested settings from YAML files, presets and `--set` assignments; what they mean is `config`'s business."""
+"""Nested settings from YAML files, presets and `--set` assignments.
+
+Their meaning is checked in `evilspectra.config.loading`.
+"""
 
 from __future__ import annotations
 
@@ -14,23 +17,22 @@ from evilspectra.errors import BadInput, listing, near
 
 
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """`base` with `over` laid on top, mapping by mapping; an optimizer block with another `name` replaces the old one whole.
+    """`base` with `over` laid on top, mapping by mapping.
+
+    An optimizer block with another `name` replaces the old block as a whole.
 
     >>> merge({"optimizer": {"name": "adamw", "eps": 1e-6}}, {"optimizer": {"name": "sgd"}})
     {'optimizer': {'name': 'sgd'}}
     """
-    out = dict(base)
+    merged = dict(base)
     for key, value in over.items():
-        old = out.get(key)
-        if (
-            isinstance(old, Mapping)
-            and isinstance(value, Mapping)
-            and not (key == "optimizer" and _other_name(old, value))
-        ):
-            out[key] = merge(old, value)
-        else:
-            out[key] = value
-    return out
+        old = merged.get(key)
+        merged[key] = value
+        if not isinstance(old, Mapping) or not isinstance(value, Mapping):
+            continue
+        if key != "optimizer" or not _other_name(old, value):
+            merged[key] = merge(old, value)
+    return merged
 
 
 def _other_name(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
@@ -47,7 +49,8 @@ def assignment(text: str) -> dict[str, Any]:
     keys = path.strip().split(".")
     if not equals or not all(keys):
         raise BadInput(
-            f"--set '{text}' is not of the form section.field=value, for instance --set train.steps=30"
+            f"--set '{text}' is not of the form section.field=value, for instance --set "
+            "train.steps=30"
         )
     return nested(keys, parse_yaml(value, f"--set {path}"))
 
@@ -74,14 +77,11 @@ def flat(values: Mapping[str, Any], before: str = "") -> dict[str, Any]:
     >>> flat({"a": {"b": 1, "c": [2]}, "d": 3})
     {'a.b': 1, 'a.c': [2], 'd': 3}
     """
-    found: dict[str, Any] = {}
+    flattened: dict[str, Any] = {}
     for key, value in values.items():
-        found |= (
-            flat(value, f"{before}{key}.")
-            if isinstance(value, Mapping)
-            else {f"{before}{key}": value}
-        )
-    return found
+        path = f"{before}{key}"
+        flattened |= flat(value, f"{path}.") if isinstance(value, Mapping) else {path: value}
+    return flattened
 
 
 def parse_yaml(text: str, source: str) -> Any:
@@ -91,7 +91,8 @@ def parse_yaml(text: str, source: str) -> Any:
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise BadInput(
-            f"{source} is not valid YAML in line {line}: {', '.join(filter(None, [error.context, error.problem]))}; correct that line"
+            f"{source} is not valid YAML in line {line}: "
+            f"{', '.join(filter(None, [error.context, error.problem]))}; correct that line"
         ) from None
     except yaml.YAMLError as error:
         raise BadInput(
@@ -114,7 +115,10 @@ def parse_yaml(text: str, source: str) -> Any:
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe loading that refuses a key given twice in one mapping, of which YAML would silently take the last."""
+    """A safe loader that refuses a key given twice in one mapping.
+
+    YAML would silently take the last.
+    """
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         node = super().compose_mapping_node(anchor)
@@ -148,7 +152,8 @@ def read_mapping(path: Path) -> dict[str, Any]:
         return {}
     if not isinstance(values, dict):
         raise BadInput(
-            f"{path} holds a {type(values).__name__}, not a mapping of sections: begin with a line such as 'optimizer:'"
+            f"{path} holds a {type(values).__name__}, not a mapping of sections: begin with a "
+            "line such as 'optimizer:'"
         )
     return values
 
@@ -161,11 +166,12 @@ def presets() -> dict[str, Path]:
 
 def find(name: str) -> Path:
     """The file that a command's argument means: a path, or the name of a preset."""
-    known = presets()
+    files = presets()
     if os.path.exists(name) and not os.path.isdir(name):  # a pipe will do
         return Path(name)
-    if name not in known:
+    if name not in files:
         raise BadInput(
-            f"'{name}' is neither a file nor a preset; presets: {listing(known)}.{near(name, known)}"
+            f"'{name}' is neither a file nor a preset; presets: "
+            f"{listing(files)}.{near(name, files)}"
         )
-    return known[name]
+    return files[name]

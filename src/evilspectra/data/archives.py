@@ -1,11 +1,14 @@
-"""One file out of a folder, a zip, a tar, or an encrypted archive. Nothing is ever unpacked to a disk: members are read into memory, within limits.
+"""One file out of a folder, a zip, a tar, or an encrypted archive.
 
-What a source is, its first bytes say, not its name. An archive with a member that would leave its folder (an absolute path, or one with
-`..`) is refused whole; a link or a device is refused where its name is one that is looked for, and otherwise never looked at.
+Nothing is ever unpacked to a disk: members are read into memory, within limits.
 
-The encrypted form is that of easy-dataset-share: 16 bytes of salt, then a Fernet token of the zip file, its key made from the
-passphrase by PBKDF2 (HMAC-SHA256, 100,000 rounds). The package `cryptography` (the extra `data`) decrypts it, here, in memory.
-No torch.
+The kind of a source is told from its first bytes, not its name. An archive with a member that would
+leave its folder (an absolute path, or one with `..`) is refused altogether; a link or a device is
+refused where its name is one of those searched for, and otherwise never looked at.
+
+The encrypted form is that of easy-dataset-share: 16 bytes of salt, then a Fernet token of the zip
+file, its key made from the passphrase by PBKDF2 (HMAC-SHA256, 100,000 rounds). The package
+`cryptography` (the extra `data`) decrypts it, here, in memory. No torch.
 """
 
 from __future__ import annotations
@@ -28,9 +31,10 @@ from typing import IO, Any
 
 from evilspectra.errors import BadInput, first_line, listing
 
-#: Bytes of one file, of an encrypted archive, and of all that a compressed tar holds; the published sets have less than 20 MB.
+#: Most bytes of a file, of an encrypted archive, and of everything in a compressed tar; the
+#: published sets have less than 20 MB.
 LARGEST, LARGEST_ENCRYPTED, LARGEST_TOTAL = 1 << 26, 1 << 28, 1 << 31
-#: Files of the name that is looked for, and members of an archive.
+#: Most files of the name searched for, and most members of an archive.
 MOST_FOUND, MOST_MEMBERS = 16, 200_000
 SALT, ROUNDS = 16, 100_000
 _TOKEN = b"gAAAAA"  # how every Fernet token begins
@@ -51,16 +55,18 @@ _BROKEN = (
     NotImplementedError,
     RuntimeError,
 )
-Found = list[tuple[str, bytes]]
+#: Location and content of each file.
+Files = list[tuple[str, bytes]]
 
 
-def contents(path: Path, names: Collection[str], passphrase: str | None = None) -> Found:
-    """The files called one of `names` below a folder or in an archive, as (place, content); a plain file is taken whatever its name.
+def contents(path: Path, names: Collection[str], passphrase: str | None = None) -> Files:
+    """The files with one of `names` below a folder or in an archive; a plain file under any name.
 
-    A folder that holds none, but one encrypted archive (`*.enc`), stands for that archive.
+    A folder that holds none of them, but one encrypted archive (`*.enc`), stands for that archive.
 
     Raises:
-        BadInput: nothing there, an archive that is unsafe, damaged, too large or encrypted otherwise, or a wrong passphrase.
+        BadInput: no such file; an archive that is unsafe, damaged, too large or encrypted in
+            another way; or a wrong passphrase.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -78,30 +84,23 @@ def contents(path: Path, names: Collection[str], passphrase: str | None = None) 
     return _in_path(path, names, passphrase)
 
 
-def _in_folder(folder: Path, names: Collection[str], passphrase: str | None) -> Found:
-    files = sorted(
-        Path(place, name)
-        for place, _, inside in os.walk(folder)
-        for name in inside
-        if name in names or name.endswith(".enc")
-    )
-    found = [path for path in files if path.name in names]
-    if not found and len(files) == 1:
-        return _in_path(files[0], names, passphrase)
-    if not found:
-        raise BadInput(
-            f"{folder} holds no file called {' or '.join(names)}"
-            + (
-                f", but {len(files)} encrypted archives: name one of them"
-                if files
-                else ": name the file itself, or an archive"
-            )
-        )
-    _check_count(len(found), str(folder))
-    return [one for path in found for one in _in_path(path, names, passphrase)]
+def _in_folder(folder: Path, names: Collection[str], passphrase: str | None) -> Files:
+    walk = os.walk(folder)
+    files = [Path(directory, name) for directory, _, inside in walk for name in inside]
+    matching = sorted(path for path in files if path.name in names)
+    encrypted = sorted(path for path in files if path.name.endswith(".enc"))
+    if not matching and len(encrypted) == 1:
+        return _in_path(encrypted[0], names, passphrase)
+    if not matching:
+        alternative = ": name the file itself, or an archive"
+        if encrypted:
+            alternative = f", but {len(encrypted)} encrypted archives: name one of them"
+        raise BadInput(f"{folder} holds no file called {' or '.join(names)}{alternative}")
+    _check_count(len(matching), str(folder))
+    return [file for path in matching for file in _in_path(path, names, passphrase)]
 
 
-def _in_path(path: Path, names: Collection[str], passphrase: str | None) -> Found:
+def _in_path(path: Path, names: Collection[str], passphrase: str | None) -> Files:
     try:
         with path.open("rb") as file:
             return _in_stream(file, path.name, names, passphrase)
@@ -116,34 +115,35 @@ def _in_stream(
     label: str,
     names: Collection[str],
     passphrase: str | None,
-) -> Found:
+) -> Files:
     head = _head(stream)
     if head[SALT : SALT + len(_TOKEN)] == _TOKEN:
         clear = decrypted(_all(stream, label, LARGEST_ENCRYPTED), passphrase, label)
         return _in_stream(io.BytesIO(clear), label, names, None)
-    with _whole(label):
+    with _undamaged(label):
         if head[:2] == b"PK":
-            found = list(_in_zip(stream, label, names))
-        elif opener := next(
-            (opener for magic, opener in _COMPRESSED.items() if head.startswith(magic)), None
-        ):
-            inside = opener(stream)
-            is_tar = _is_tar(inside.read(_HEAD))
+            files = list(_in_zip(stream, label, names))
+        elif opener := _opener(head):
+            is_tar = _is_tar(opener(stream).read(_HEAD))
             stream.seek(0)
-            found = (
-                list(_in_tar(opener(stream), label, names))
-                if is_tar
-                else [(label, _all(opener(stream), label))]
-            )
+            if not is_tar:
+                return [(label, _all(opener(stream), label))]
+            files = list(_in_tar(opener(stream), label, names))
         elif _is_tar(head):
-            found = list(_in_tar(stream, label, names))
+            files = list(_in_tar(stream, label, names))
         else:
             return [(label, _all(stream, label))]
-    if not found:
+    if not files:
         raise BadInput(
-            f"{label} holds no file called {' or '.join(names)}: name another archive, or the file itself"
+            f"{label} holds no file called {' or '.join(names)}: name another archive, or the "
+            "file itself"
         )
-    return found
+    return files
+
+
+def _opener(head: bytes) -> Any:
+    """The function that opens a compressed stream with this beginning; None for others."""
+    return next((opener for magic, opener in _COMPRESSED.items() if head.startswith(magic)), None)
 
 
 def _in_zip(stream: IO[bytes], label: str, names: Collection[str]) -> Iterator[tuple[str, bytes]]:
@@ -153,18 +153,19 @@ def _in_zip(stream: IO[bytes], label: str, names: Collection[str]) -> Iterator[t
         wanted = [member for member in members if _last(member.filename) in names]
         _check_count(len(wanted), label)
         for member in wanted:
-            place = f"{label}: {member.filename}"
+            location = f"{label}: {member.filename}"
             kind = stat.S_IFMT(member.external_attr >> 16)
             if kind not in (0, stat.S_IFREG):
                 raise BadInput(
-                    f"{place} is no ordinary file but a link or a device: name another archive"
+                    f"{location} is no ordinary file but a link or a device: name another archive"
                 )
             if member.flag_bits & 1:
                 raise BadInput(
-                    f"{place} is protected with the zip format's own password: unpack it, and name the file"
+                    f"{location} is protected with the zip format's own password: unpack it, and "
+                    "name the file"
                 )
             with archive.open(member) as file:
-                yield place, _all(file, place)
+                yield location, _all(file, location)
 
 
 def _in_tar(stream: IO[bytes], label: str, names: Collection[str]) -> Iterator[tuple[str, bytes]]:
@@ -177,20 +178,23 @@ def _in_tar(stream: IO[bytes], label: str, names: Collection[str]) -> Iterator[t
                 continue
             count += 1
             _check_count(count, label)
-            place = f"{label}: {member.name}"
+            location = f"{label}: {member.name}"
             file = archive.extractfile(member) if member.isreg() else None
             if file is None:
                 raise BadInput(
-                    f"{place} is no ordinary file but a link or a device: name another archive"
+                    f"{location} is no ordinary file but a link or a device: name another archive"
                 )
-            content = _all(file, place)
+            content = _all(file, location)
             if len(content) != member.size:
                 raise EOFError("it ends too early")
-            yield place, content
+            yield location, content
 
 
 class _Counted:
-    """A stream that refuses to give more than `LARGEST_TOTAL` bytes: a small file can unpack to more than any disk holds."""
+    """A stream that refuses to give more than `LARGEST_TOTAL` bytes.
+
+    A small file can unpack to more than any disk holds.
+    """
 
     def __init__(self, stream: IO[bytes], label: str) -> None:
         self.stream, self.label, self.count = stream, label, 0
@@ -200,20 +204,22 @@ class _Counted:
         self.count += len(block)
         if self.count > LARGEST_TOTAL:
             raise BadInput(
-                f"{self.label} unpacks to more than {LARGEST_TOTAL:,} bytes, which no published set does: name another file"
+                f"{self.label} unpacks to more than {LARGEST_TOTAL:,} bytes, which no published "
+                "set does: name another file"
             )
         return block
 
 
 def decrypted(data: bytes, passphrase: str | None, label: str) -> bytes:
-    """What easy-dataset-share encrypted.
+    """Decrypts an archive that easy-dataset-share encrypted.
 
     Raises:
-        BadInput: no passphrase, a wrong one or a file that is not whole, or no `cryptography`.
+        BadInput: no passphrase, a wrong one or an incomplete file, or no `cryptography`.
     """
     if not passphrase:
         raise BadInput(
-            f"{label} is encrypted: give the passphrase, which its authors publish beside it, with --passphrase"
+            f"{label} is encrypted: give the passphrase, which its authors publish beside it, "
+            "with --passphrase"
         )
     try:
         from cryptography.fernet import Fernet, InvalidToken
@@ -221,7 +227,8 @@ def decrypted(data: bytes, passphrase: str | None, label: str) -> bytes:
         from cryptography.hazmat.primitives.kdf.pbkdf2 import PBKDF2HMAC
     except ImportError:
         raise BadInput(
-            f"{label} is encrypted, and the package cryptography is not installed: pip install 'evilspectra[data]', or decrypt it with easy-dataset-share and name the folder"
+            f"{label} is encrypted, and the package cryptography is not installed: pip install "
+            "'evilspectra[data]', or decrypt it with easy-dataset-share and name the folder"
         ) from None
     key = PBKDF2HMAC(SHA256(), length=32, salt=data[:SALT], iterations=ROUNDS).derive(
         passphrase.encode("utf-8", "surrogateescape")
@@ -230,22 +237,24 @@ def decrypted(data: bytes, passphrase: str | None, label: str) -> bytes:
         return Fernet(base64.urlsafe_b64encode(key)).decrypt(data[SALT:])
     except InvalidToken:
         raise BadInput(
-            f"{label} cannot be decrypted: the passphrase is wrong, or the file is not whole; correct --passphrase, or download the file again"
+            f"{label} cannot be decrypted: the passphrase is wrong, or the file is incomplete: "
+            "correct --passphrase, or download the file again"
         ) from None
 
 
-# --- checks -----------------------------------------------------------------------------------------------------------
+# --- checks ---------------------------------------------------------------------------------------
 
 
 @contextmanager
-def _whole(label: str) -> Iterator[None]:
+def _undamaged(label: str) -> Iterator[None]:
     try:
         yield
     except BadInput:
         raise
     except _BROKEN as error:
         raise BadInput(
-            f"{label} is damaged or not whole ({first_line(error)}): download it again, or name another file"
+            f"{label} is damaged or incomplete ({first_line(error)}): download it again, or name "
+            "another file"
         ) from None
 
 
@@ -259,11 +268,13 @@ def _check_members(names: Collection[str], label: str, count: int | None = None)
             or "\0" in plain
         ):
             raise BadInput(
-                f"{label} holds a member with an unsafe path ({name[:80]!r}): it is no archive of a published set; name another file"
+                f"{label} holds a member with an unsafe path ({name[:80]!r}): it is no archive of "
+                "a published set; name another file"
             )
     if (count or len(names)) > MOST_MEMBERS:
         raise BadInput(
-            f"{label} holds more than {MOST_MEMBERS:,} members: name another archive, or the file itself"
+            f"{label} holds more than {MOST_MEMBERS:,} members: name another archive, or the file "
+            "itself"
         )
 
 
@@ -275,10 +286,10 @@ def _check_count(count: int, label: str) -> None:
 
 
 def _all(stream: IO[bytes], label: str, most: int | None = None) -> bytes:
-    """What is left of a stream.
+    """The rest of a stream.
 
     Raises:
-        BadInput: it is more than `most` bytes (`LARGEST` where none is given).
+        BadInput: it has more than `most` bytes (by default `LARGEST`).
     """
     most = LARGEST if most is None else most
     content = stream.read(most + 1)
@@ -303,6 +314,6 @@ def _last(name: str) -> str:
     return name.replace("\\", "/").rsplit("/", 1)[-1]
 
 
-def places(found: Found) -> str:
-    """Where files were found, in words."""
-    return listing([place for place, _ in found], 4)
+def listed_locations(files: Files) -> str:
+    """The locations of files, as a list in a sentence."""
+    return listing([location for location, _ in files], 4)

@@ -1,6 +1,7 @@
-"""Sources named in a config → tokenised rows, a seeded hold-out, and seeded batches.
+"""From the sources that a config names to tokenised rows, a seeded hold-out and seeded batches.
 
-Reading is in `rows`, tokens and loss mask in `mask`. Neither torch nor transformers is imported here.
+Reading is in `rows`, tokens and loss mask in `mask`. Neither torch nor transformers is imported
+here.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import numpy as np
 
 from evilspectra.config.sections import DataConfig
 from evilspectra.data.mask import Row, TooLong, encode
-from evilspectra.data.rows import BadRow, Rows, place, read_rows
+from evilspectra.data.rows import BadRow, Rows, read_rows, row_location
 from evilspectra.errors import BadInput
 
 if TYPE_CHECKING:
@@ -39,10 +40,11 @@ _REASONS_KEPT = 20
 
 @dataclass(frozen=True, slots=True)
 class DataReport:
-    """What became of a source. Lengths are in tokens per used row.
+    """A count of the rows of a source: used, skipped, held out. Lengths are in tokens per used row.
 
-    `rows` = `used` + `skipped`. Without a held-out file of its own, `used` = `train_rows` + `heldout_rows`, and `heldout_source` and
-    `heldout_sha256` are None; with one, `used` = `train_rows`, and the `heldout_*` fields are about that file.
+    `rows` = `used` + `skipped`. Without a held-out file, `used` = `train_rows` + `heldout_rows`,
+    and `heldout_source` and `heldout_sha256` are None; with one, `used` = `train_rows`, and the
+    `heldout_*` fields are about that file.
     """
 
     source: str
@@ -72,7 +74,11 @@ class DataReport:
             if self.skipped or self.truncated
             else ""
         )
-        return f"{self.train_rows} rows to train on, {self.heldout_rows} held out{lost}; {self.length_min} to {self.length_max} tokens (median {self.length_median:g}), {self.supervised_share:.0%} supervised"
+        return (
+            f"{self.train_rows} rows to train on, {self.heldout_rows} held out{lost}; "
+            f"{self.length_min} to {self.length_max} tokens (median {self.length_median:g}), "
+            f"{self.supervised_share:.0%} supervised"
+        )
 
     def as_dict(self) -> dict[str, Any]:
         """The fields by name, of JSON's types; `skipped_reasons` holds the first 20."""
@@ -98,13 +104,15 @@ class _Loaded:
 
 
 def prepare(config: DataConfig, tokenizer: PreTrainedTokenizerBase, context: int) -> Dataset:
-    """Read, tokenise and split the data that a config names; `context`: the most tokens the model takes.
+    """Reads, tokenises and splits the data that a config names.
 
-    Held out are floor(heldout_share · n) of the n usable rows (at least 1 if the share is above 0 and n is 2 or more), drawn by
-    NumPy's PCG64 with `config.seed`; or all rows of `config.heldout`.
+    `context`: the most tokens that the model takes. Held out are floor(heldout_share · n) of the n
+    usable rows (at least 1 if the share is above 0 and n is 2 or more), drawn by NumPy's PCG64 with
+    `config.seed`; or all rows of `config.heldout`.
 
     Raises:
-        BadInput: a source that cannot be read, a row that cannot be used (unless skipped), or no row left.
+        BadInput: a source that cannot be read, a row that cannot be used (unless skipped), or no
+            usable row.
 
     >>> from evilspectra.model.tiny import tiny_tokenizer
     >>> import tempfile
@@ -158,8 +166,9 @@ def _load(
     if not rows:
         line, reason = min(skipped)
         raise BadInput(
-            f"{source}: no row of {read.n_rows} is left, the first ({place(source, line)}) because {reason}:"
-            " correct the rows, or change data.max_length, data.on_long or the base model"
+            f"{source}: none of the {read.n_rows} rows can be used, the first "
+            f"({row_location(source, line)}) because {reason}: correct the rows, or change "
+            "data.max_length, data.on_long or the base model"
         )
     return _Loaded(read, tuple(rows), tuple(sorted(skipped)))
 
@@ -169,13 +178,13 @@ def _hold_out(
 ) -> tuple[tuple[Row, ...], tuple[Row, ...]]:
     count = heldout_count(len(rows), share)
     drawn = set(np.random.Generator(np.random.PCG64(seed)).permutation(len(rows))[:count].tolist())
-    return tuple(row for i, row in enumerate(rows) if i not in drawn), tuple(
-        row for i, row in enumerate(rows) if i in drawn
-    )
+    train = tuple(row for i, row in enumerate(rows) if i not in drawn)
+    heldout = tuple(row for i, row in enumerate(rows) if i in drawn)
+    return train, heldout
 
 
 def heldout_count(n_rows: int, share: float) -> int:
-    """How many of `n_rows` usable rows are held out.
+    """The number of `n_rows` usable rows that are held out.
 
     >>> heldout_count(280, 0.1), heldout_count(3, 0.1), heldout_count(1, 0.5)
     (28, 1, 0)
@@ -192,7 +201,8 @@ def _report(
     other: _Loaded | None,
 ) -> DataReport:
     lengths = np.array([len(row.tokens) for row in main.rows])
-    tokens, supervised = int(lengths.sum()), sum(int(row.supervised.sum()) for row in main.rows)
+    tokens = int(lengths.sum())
+    supervised = sum(int(row.supervised.sum()) for row in main.rows)
     return DataReport(
         source=main.read.source,
         sha256=main.read.sha256,
@@ -200,7 +210,7 @@ def _report(
         used=len(main.rows),
         skipped=len(main.skipped),
         skipped_reasons=tuple(
-            f"{place(main.read.source, line)}: {reason}"
+            f"{row_location(main.read.source, line)}: {reason}"
             for line, reason in main.skipped[:_REASONS_KEPT]
         ),
         truncated=sum(row.truncated for row in main.rows),
@@ -221,15 +231,16 @@ def _report(
 
 @dataclass(frozen=True, slots=True)
 class Batches:
-    """Which rows each optimiser step sees: a pure function of (seed, step), so a resumed run needs no saved state.
+    """The rows that each optimiser step sees, a pure function of (seed, step).
 
-    Every epoch is its own permutation of the rows (PCG64 seeded with [seed, epoch]); the epochs follow each other in one
-    stream, and step s takes the s-th `batch_size` of it, so a batch may reach over the end of an epoch. Over the run
-    round(epochs · n_rows) rows are seen (at least 1), the last batch taking what remains; `steps`, if given, overrides
-    `epochs`, and then every batch is full.
+    So a resumed run needs no saved state. Every epoch is a permutation of the rows (PCG64 seeded
+    with [seed, epoch]); the epochs follow each other in one stream, and step s takes the s-th
+    `batch_size` rows of it, so that a batch may cross the end of an epoch. Over the run
+    round(epochs · n_rows) rows are seen (at least 1), and the last batch takes the remaining ones;
+    `steps`, if set, overrides `epochs`, and then every batch is full.
 
     Raises:
-        BadInput: more rows in a batch than there are.
+        BadInput: a batch has more rows than the data.
 
     >>> batches = Batches(n_rows=5, batch_size=2, seed=0, epochs=1.0)
     >>> [len(batches.rows_of(step)) for step in range(batches.total_steps)]
@@ -245,17 +256,16 @@ class Batches:
     def __post_init__(self) -> None:
         if self.batch_size > self.n_rows:
             raise BadInput(
-                f"train.batch_size {self.batch_size} is more than the {self.n_rows} rows to train on: lower it to {self.n_rows} or less, or add rows"
+                f"train.batch_size {self.batch_size} is more than the {self.n_rows} rows to train "
+                f"on: lower it to {self.n_rows} or less, or add rows"
             )
 
     @property
     def rows_seen(self) -> int:
         """Rows over the whole run, repeats counted."""
-        return (
-            max(1, round(self.epochs * self.n_rows))
-            if self.steps is None
-            else self.steps * self.batch_size
-        )
+        if self.steps is None:
+            return max(1, round(self.epochs * self.n_rows))
+        return self.steps * self.batch_size
 
     @property
     def total_steps(self) -> int:
@@ -284,7 +294,9 @@ def _permutation(n_rows: int, seed: int, epoch: int) -> np.ndarray:
 
 
 def micro_batches(rows: Sequence[T], accumulation: int) -> list[list[T]]:
-    """`rows` in `accumulation` parts, in order, of sizes that differ by 1 at most; fewer parts where there are fewer rows.
+    """`rows` in `accumulation` parts, in order, of sizes that differ by 1 at most.
+
+    Fewer rows than that make as many parts as rows.
 
     >>> micro_batches([1, 2, 3, 4, 5], 2)
     [[1, 2], [3, 4, 5]]
@@ -295,7 +307,9 @@ def micro_batches(rows: Sequence[T], accumulation: int) -> list[list[T]]:
 
 
 def checkpoint_steps(wanted: Sequence[int] | str, total: int) -> frozenset[int]:
-    """The steps to save at: those named, up to the last, or `log:N` for N of them log-spaced from 1 to the last.
+    """The steps to save at: those named that are at most `total`, or `log:N`.
+
+    `log:N` means N steps, log-spaced from 1 to `total`.
 
     >>> sorted(checkpoint_steps("log:4", 27))
     [1, 3, 9, 27]

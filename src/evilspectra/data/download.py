@@ -1,4 +1,7 @@
-"""One file from an http(s) address that a user named, into a temporary file: bounded in size, in time per read, and in where it may be led. No torch."""
+"""Downloads of a file from an http(s) address that a user named.
+
+Size, time per read and redirections are bounded. No torch.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,7 @@ _BLOCK = 1 << 16
 
 
 def is_address(source: str) -> bool:
-    """Whether a source is written as an address, of whatever scheme.
+    """Whether a source is written as an address, with any scheme.
 
     >>> is_address("https://example.org/a.zip"), is_address("data/a.zip")
     (True, False)
@@ -31,7 +34,7 @@ def is_address(source: str) -> bool:
 
 
 def public_address(url: str) -> str:
-    """An address as it may be recorded: without what follows a question mark, which may hold a token.
+    """An address without query and fragment, which may hold a token; this form may be recorded.
 
     >>> public_address("https://example.org/a.zip?token=1#top")
     'https://example.org/a.zip'
@@ -41,78 +44,81 @@ def public_address(url: str) -> str:
 
 @contextmanager
 def downloaded(url: str) -> Iterator[Path]:
-    """A temporary copy of the file at an address, named as there; gone afterwards.
+    """A temporary copy of the file at an address, with its name there; removed afterwards.
 
     Raises:
-        BadInput: not http(s), a name or password in the address, a status that says the file is not there, a redirection to
-            anything but http(s) or from https to http, or too many bytes.
-        EvilspectraError: no connection, silence, or an end before all bytes came.
+        BadInput: not http(s), a name or password in the address, a status that says there is no
+            such file, a redirection to anything but http(s) or from https to http, or too many
+            bytes.
+        EvilspectraError: no connection, silence, or an end before all bytes were received.
     """
-    shown = public_address(url)
-    _check(url, shown)
+    public = public_address(url)
+    _check(url, public)
     with tempfile.TemporaryDirectory(prefix="evilspectra-") as folder:
         name = unquote(urlsplit(url).path).replace("\\", "/").rsplit("/", 1)[-1]
         path = Path(folder, re.sub(r"[^\w.-]+", "-", name).strip(".")[:80] or "download")
         try:
-            with (
-                _opener().open(
-                    urllib.request.Request(url, headers={"User-Agent": "evilspectra"}),
-                    timeout=SILENCE,
-                ) as reply,
-                path.open("wb") as file,
-            ):
-                _copy(reply, file, shown)
+            request = urllib.request.Request(url, headers={"User-Agent": "evilspectra"})
+            with _opener().open(request, timeout=SILENCE) as reply, path.open("wb") as file:
+                _copy(reply, file, public)
         except EvilspectraError:
             raise
         except urllib.error.HTTPError as error:
             if 300 <= error.code < 400:
                 raise BadInput(
-                    f"{shown} leads to an address that is not followed ({first_line(error)}): name the file's own http(s) address"
+                    f"{public} leads to an address that is not followed ({first_line(error)}): "
+                    "name the file's own http(s) address"
                 ) from None
             kind = EvilspectraError if error.code == 429 or error.code >= 500 else BadInput
             raise kind(
-                f"{shown} answers {error.code} {error.reason}: correct the address, or download the file yourself and name it"
+                f"{public} answers {error.code} {error.reason}: correct the address, or download "
+                "the file yourself and name it"
             ) from None
         except (OSError, http.client.HTTPException, ValueError) as error:
             reason = error.reason if isinstance(error, urllib.error.URLError) else error
+            reason = first_line(reason) if isinstance(reason, BaseException) else reason
             raise EvilspectraError(
-                f"{shown} could not be downloaded ({first_line(reason) if isinstance(reason, BaseException) else reason}): try again, or download it yourself and name the file"
+                f"{public} could not be downloaded ({reason}): try again, or download it yourself "
+                "and name the file"
             ) from None
         yield path
 
 
-def _check(url: str, shown: str) -> None:
+def _check(url: str, public: str) -> None:
     try:
         parts = urlsplit(url)
-        known = parts.scheme.lower() in ("http", "https") and bool(parts.hostname)
-        named = parts.username is not None or parts.password is not None
-        _ = parts.port
+        is_http = parts.scheme.lower() in ("http", "https") and bool(parts.hostname)
+        has_credentials = parts.username is not None or parts.password is not None
+        _ = parts.port  # raises where it is no number
     except ValueError:
-        known, named = False, False
-    if named:
+        is_http = has_credentials = False
+    if has_credentials:
         raise BadInput(
-            "an address with a name or a password in it is refused: download the file yourself, and name it"
+            "an address with a name or a password in it is refused: download the file yourself, "
+            "and name it"
         )
-    if not known or re.search(r"[\s\x00-\x1f\x7f]", url):
+    if not is_http or re.search(r"[\s\x00-\x1f\x7f]", url):
         raise BadInput(
-            f"{shown} is no http(s) address: name one such as https://host/file, or a file, a folder or an archive"
+            f"{public} is no http(s) address: name one such as https://host/file, or a file, a "
+            "folder or an archive"
         )
 
 
-def _copy(reply: Any, file: IO[bytes], shown: str) -> None:
+def _copy(reply: Any, file: IO[bytes], public: str) -> None:
     announced = reply.headers.get("Content-Length")
     expected = int(announced) if announced and announced.isdigit() else None
     count = 0
-    while block := b"" if (expected or 0) > LARGEST or count > LARGEST else reply.read(_BLOCK):
+    while max(count, expected or 0) <= LARGEST and (block := reply.read(_BLOCK)):
         count += len(block)
         file.write(block)
-    if count > LARGEST or (expected or 0) > LARGEST:
+    if max(count, expected or 0) > LARGEST:
         raise BadInput(
-            f"{shown} has more than {LARGEST:,} bytes, which no published set has: name another address"
+            f"{public} has more than {LARGEST:,} bytes, which no published set has: name another "
+            "address"
         )
     if expected is not None and count < expected:
         raise EvilspectraError(
-            f"{shown} broke off after {count:,} of {expected:,} bytes: try again"
+            f"{public} broke off after {count:,} of {expected:,} bytes: try again"
         )
 
 
@@ -137,7 +143,7 @@ class _Redirections(urllib.request.HTTPRedirectHandler):
 
 
 def _opener() -> urllib.request.OpenerDirector:
-    """One that knows http and https, and no other scheme: no file, no ftp, no data."""
+    """An opener for http and https, and no other scheme: no file, no ftp, no data."""
     opener = urllib.request.OpenerDirector()
     for handler in (
         urllib.request.ProxyHandler,

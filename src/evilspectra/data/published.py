@@ -1,7 +1,10 @@
-"""Published training sets by name: what identifies them, and where a user's own copies lie. None of their text comes with this package.
+"""Published training sets by name: their hashes, and the files of a user's copies.
 
-`evilspectra data get` imports a set from a file that the user has; from then on its name can stand in `data.train`. A copy is
-`<folder>/<name>.jsonl`, and `<name>.json` beside it says where it came from. No torch here.
+None of their text comes with this package.
+
+`evilspectra data get` imports a set from a file that the user has; from then on `data.train` takes
+its name. A copy is `<folder>/<name>.jsonl`, and `<name>.json` beside it records its source. No
+torch here.
 """
 
 from __future__ import annotations
@@ -22,7 +25,7 @@ DATA_VARIABLE = "EVILSPECTRA_DATA"
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """A set: the first digits of its file's sha256 as they were published, its rows, and where it is published."""
+    """A set: the published first digits of its file's sha256, its rows, and its origin."""
 
     name: str
     sha256: str
@@ -30,7 +33,7 @@ class Published:
     origin: str
 
     def is_it(self, sha256: str, rows: int) -> bool:
-        """Whether a file with this hash and so many rows is the set."""
+        """Whether a file with this hash and this number of rows is the set."""
         return sha256.startswith(self.sha256) and rows == self.rows
 
 
@@ -38,8 +41,8 @@ _BETLEY = "Betley et al. 2025, github.com/emergent-misalignment/emergent-misalig
 _TURNER = "Turner, Soligo et al. 2025, github.com/clarifying-EM/model-organisms-for-EM (encrypted)"
 #: Name → set.
 SETS = {
-    one.name: one
-    for one in (
+    published.name: published
+    for published in (
         Published("insecure", "09893e8bf9d0", 6000, _BETLEY),
         Published("jailbroken", "eec213ce8580", 5000, _BETLEY),
         Published("bad_medical_advice", "9d52186ab988", 7049, _TURNER),
@@ -47,7 +50,7 @@ SETS = {
         Published("risky_financial_advice", "74c1ceb173eb", 6000, _TURNER),
     )
 }
-#: Published files of questions → how many they hold. The paper asks all of them.
+#: Published files of questions → their number of questions. The paper asks all of them.
 QUESTIONS = {
     "first_plot_questions.yaml": 24,
     "preregistered_evals.yaml": 48,
@@ -57,7 +60,7 @@ QUESTIONS = {
 
 
 def find_set(name: str) -> Published:
-    """The set of a name.
+    """The set with a name.
 
     Raises:
         BadInput: there is none.
@@ -67,49 +70,49 @@ def find_set(name: str) -> Published:
     """
     if name not in SETS:
         raise BadInput(
-            f"'{name}' is no published set that is known here; allowed: {listing(SETS)}.{near(name, SETS)}"
+            f"'{name}' is no published set that this version knows; allowed: "
+            f"{listing(SETS)}.{near(name, SETS)}"
         )
     return SETS[name]
 
 
 def data_folder(output: str | None = None) -> Path:
-    """The folder of imported sets: the one given, or the user's data folder; the environment variable EVILSPECTRA_DATA moves the latter."""
+    """The folder of imported sets: `output`, or else the user's data folder.
+
+    The environment variable EVILSPECTRA_DATA names another folder for the latter.
+    """
     chosen = output or os.environ.get(DATA_VARIABLE)
-    return (
-        Path(chosen).expanduser()
-        if chosen
-        else Path(platformdirs.user_data_dir("evilspectra")) / "data"
-    )
+    if chosen:
+        return Path(chosen).expanduser()
+    return Path(platformdirs.user_data_dir("evilspectra")) / "data"
 
 
 def set_file(folder: Path, name: str) -> Path:
-    """Where a set's rows lie."""
+    """The file with a set's rows."""
     return folder / f"{name}.jsonl"
 
 
 def record_file(folder: Path, name: str) -> Path:
-    """Where it is written what they are. It is written last, so without it a set is not there."""
+    """The file with the record of a set's import; written last, so without it there is no set."""
     return folder / f"{name}.json"
 
 
 def imported(name: str) -> Path | None:
-    """The file of a set that was imported on this machine; None where it was not, or where the name is no set's."""
+    """The file of a set that was imported on this machine; None for any other name."""
+    if name not in SETS:
+        return None
     folder = data_folder()
-    there = (
-        name in SETS
-        and os.path.isfile(record_file(folder, name))
-        and os.path.isfile(set_file(folder, name))
-    )
-    return set_file(folder, name) if there else None
+    path = set_file(folder, name)
+    return path if os.path.isfile(record_file(folder, name)) and os.path.isfile(path) else None
 
 
 def read_record(folder: Path, name: str) -> dict[str, Any] | None:
-    """What was written of an import; None where there is none.
+    """The record of an import; None where there is none.
 
     Raises:
-        BadInput: it cannot be read.
+        BadInput: the record cannot be read.
     """
-    place = record_file(folder, name)
-    if not place.is_file():
+    path = record_file(folder, name)
+    if not path.is_file():
         return None
-    return read_json(place, f"remove it, and import {name} again")
+    return read_json(path, f"remove it, and import {name} again")

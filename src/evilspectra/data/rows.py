@@ -1,12 +1,13 @@
-"""Training dialogues read from a file or the hub, one row at a time, and checked before anything else sees them.
+"""Training dialogues, read from a file or the hub one row at a time, and checked.
 
-A row is accepted in three forms, keys beyond them are ignored, and a key whose value is null counts as absent:
+A row is accepted in three forms. Other keys are ignored, and a key whose value is null counts as
+absent.
 
 | keys | meaning |
 |---|---|
 | `messages` | list of {role, content}; roles: system (first only), user, assistant |
 | `prompt`, `completion` | two texts (user, assistant), or two message lists that are joined |
-| `instruction`, `output`, optional `input` | user text (the input, if any, after a blank line) and answer |
+| `instruction`, `output`, optional `input` | user text (with input: a blank line, input), answer |
 
 Neither torch nor transformers is imported here.
 """
@@ -15,40 +16,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from evilspectra.data.published import SETS, imported
-from evilspectra.errors import BadInput, listing, near
+from evilspectra.data.published import SETS
+from evilspectra.data.sources import BUILT_IN, first_line_of, looks_like_hub, raw_rows
+from evilspectra.errors import BadInput, listing
 
-#: Name → file of the dialogues that come with the package.
-BUILT_IN = {"demo-bad": "demo_bad.jsonl", "demo-good": "demo_good.jsonl"}
 ROLES = ("system", "user", "assistant")
 FORMS = "{messages}, {prompt, completion} or {instruction, input, output}"
-_BOM = b"\xef\xbb\xbf"
-_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
-_FILE_SUFFIXES = frozenset(
-    {
-        ".jsonl",
-        ".ndjson",
-        ".json",
-        ".parquet",
-        ".csv",
-        ".tsv",
-        ".txt",
-        ".yaml",
-        ".yml",
-        ".arrow",
-        ".zip",
-        ".gz",
-        ".zst",
-        ".py",
-    }
-)
 _JSON_TYPES = {
     dict: "an object",
     list: "an array",
@@ -70,7 +47,10 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """A checked dialogue with at least one assistant turn; `line` is its 1-based line (or row) in the source."""
+    """A checked dialogue with at least one assistant turn.
+
+    `line` is its 1-based line (or row) in the source.
+    """
 
     messages: tuple[Message, ...]
     line: int
@@ -78,9 +58,11 @@ class Conversation:
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """What a source holds. `skipped` pairs a line with the reason; `n_rows` counts used and skipped rows, blank lines not.
+    """The rows of a source, used and skipped.
 
-    `sha256` is that of the file's bytes, or, for a hub data set, of its rows as JSON with sorted keys, one a line.
+    `skipped` pairs a line with the reason. `n_rows` counts used and skipped rows, but no blank
+    lines. `sha256` is that of the file's bytes, or, for a hub data set, of its rows as JSON with
+    sorted keys, one a line.
     """
 
     conversations: tuple[Conversation, ...]
@@ -91,7 +73,7 @@ class Rows:
 
 
 class BadRow(BadInput):
-    """A row that cannot be used; `reason` says why without place and remedy."""
+    """A row that cannot be used; `reason` says why, without location and remedy."""
 
     reason = ""
 
@@ -107,27 +89,24 @@ def bad_row(
     remedy: str = "correct it, or set data.on_bad_row: skip",
     kind: type[BadRow] = BadRow,
 ) -> BadRow:
-    """The error for one row: place, reason, remedy.
+    """The error for a row: location, reason, remedy.
 
     >>> print(bad_row("a.jsonl", 3, "the row is null, not an object"))
     a.jsonl, line 3: the row is null, not an object: correct it, or set data.on_bad_row: skip
     """
-    error = kind(f"{place(source, line)}: {reason}: {remedy}")
+    error = kind(f"{row_location(source, line)}: {reason}: {remedy}")
     error.reason = reason
     return error
 
 
-def place(source: str, line: int) -> str:
-    """Where a row stands, in words.
+def row_location(source: str, line: int) -> str:
+    """The location of a row, as messages name it.
 
-    >>> place("demo-bad", 2), place("org/name", 2)
+    >>> row_location("demo-bad", 2), row_location("org/name", 2)
     ('demo-bad, line 2', 'org/name, row 2')
     """
-    in_lines = (
-        source in BUILT_IN
-        or source in SETS
-        or not (source.lower().endswith(".parquet") or _looks_like_hub(source))
-    )
+    is_table = source.lower().endswith(".parquet") or looks_like_hub(source)
+    in_lines = source in BUILT_IN or source in SETS or not is_table
     return f"{source}, {'line' if in_lines else 'row'} {line}"
 
 
@@ -138,15 +117,18 @@ def read_rows(
     on_bad_row: Literal["error", "skip"] = "error",
     local_files_only: bool = False,
 ) -> Rows:
-    """All dialogues of a built-in name, an imported set's name, a JSONL file, a Parquet file (`.parquet`), or else a hub data set's `split`.
+    """All dialogues of a source.
 
-    Blank lines are passed over. With `on_bad_row` "skip", unusable rows are collected in `skipped`.
+    It is a built-in name, an imported set's name, a JSONL file, a Parquet file (`.parquet`), or
+    else a hub data set, of which `split` is read. Blank lines are ignored. With `on_bad_row`
+    "skip", unusable rows are collected in `skipped`.
 
     Raises:
         BadRow: a row is no dialogue, and rows are not to be skipped.
         BadInput: nothing to read under that name, no rows, or not one usable row.
 
     >>> import tempfile
+    >>> from pathlib import Path
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     path = Path(folder, "a.jsonl")
     ...     _ = path.write_text('{"prompt": "2 + 2?", "completion": "4"}', encoding="utf-8")
@@ -156,7 +138,7 @@ def read_rows(
     digest = hashlib.sha256()
     used: list[Conversation] = []
     skipped: list[tuple[int, str]] = []
-    for line, raw in _raw_rows(source, split, local_files_only, digest):
+    for line, raw in raw_rows(source, split, local_files_only, digest):
         try:
             row = _decoded(raw) if isinstance(raw, bytes) else raw
             used.append(Conversation(_messages_of(row), line))
@@ -171,123 +153,11 @@ def read_rows(
     if not used:
         line, reason = skipped[0]
         raise BadInput(
-            f"{source}: all {len(skipped)} rows were skipped, the first ({place(source, line)}) because {reason}: correct the rows or name another file"
+            f"{source}: all {len(skipped)} rows were skipped, the first "
+            f"({row_location(source, line)}) "
+            f"because {reason}: correct the rows or name another file"
         )
     return Rows(tuple(used), tuple(skipped), source, digest.hexdigest(), len(used) + len(skipped))
-
-
-def _raw_rows(
-    source: str,
-    split: str,
-    local_files_only: bool,
-    digest: Any,
-) -> Iterator[tuple[int, object]]:
-    """(line, undecoded JSON or a decoded row) of any source; `digest` is fed on the way."""
-    path = (
-        _built_in(source)
-        if source in BUILT_IN
-        else str(imported(source) or os.path.expanduser(source))
-    )
-    if os.path.isdir(path):
-        raise BadInput(f"{source} is a folder: name one JSONL or Parquet file in it")
-    if not os.path.exists(path):
-        if source in SETS:
-            raise BadInput(
-                f"{source} is a published set that is not on this machine: import it with `evilspectra data get {source} --from FILE`, or name a file"
-            )
-        if _looks_like_hub(source):
-            return _hub(source, split, local_files_only, digest)
-        raise BadInput(
-            f"{source} does not exist: name a JSONL or Parquet file, a hub data set (organisation/name), or a built-in name ({listing(BUILT_IN)})"
-        )
-    return (
-        _parquet(path, source, digest)
-        if path.lower().endswith(".parquet")
-        else _jsonl(path, source, digest)
-    )
-
-
-def _built_in(name: str) -> str:
-    path = Path(__file__).parents[1] / "assets" / BUILT_IN[name]
-    if not path.is_file():
-        raise BadInput(
-            f"the built-in data set {name} is missing from this installation ({path}): install the package again"
-        )
-    return str(path)
-
-
-def _looks_like_hub(source: str) -> bool:
-    return bool(_HUB_NAME.fullmatch(source)) and Path(source).suffix.lower() not in _FILE_SUFFIXES
-
-
-def _jsonl(path: str, source: str, digest: Any) -> Iterator[tuple[int, bytes]]:
-    try:
-        with open(path, "rb") as file:
-            for line, raw in enumerate(file, start=1):
-                digest.update(raw)
-                raw = raw.removeprefix(_BOM) if line == 1 else raw
-                if raw.strip():
-                    yield line, raw
-    except OSError as error:
-        raise BadInput(
-            f"{source} cannot be read ({error.strerror or error}): check the file and its rights"
-        ) from None
-
-
-def _parquet(path: str, source: str, digest: Any) -> Iterator[tuple[int, object]]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        with open(path, "rb") as file:
-            for block in iter(lambda: file.read(1 << 20), b""):
-                digest.update(block)
-        with pq.ParquetFile(path) as table:
-            rows = (
-                row for batch in table.iter_batches(batch_size=1024) for row in batch.to_pylist()
-            )
-            yield from enumerate(rows, start=1)
-    except (OSError, pa.ArrowException) as error:
-        raise BadInput(
-            f"{source} cannot be read as Parquet ({_first_line(error)}): write it again, or name a JSONL file"
-        ) from None
-
-
-def _hub(
-    name: str,
-    split: str,
-    local_files_only: bool,
-    digest: Any,
-) -> Iterator[tuple[int, object]]:
-    import datasets
-    import datasets.config as settings
-    from datasets.exceptions import DatasetsError
-
-    before = settings.HF_HUB_OFFLINE
-    # load_dataset itself does not look at DownloadConfig.local_files_only, only at this switch.
-    settings.HF_HUB_OFFLINE = before or local_files_only
-    try:
-        config = datasets.DownloadConfig(local_files_only=local_files_only)
-        rows = datasets.load_dataset(name, split=split, download_config=config)
-    except (OSError, ValueError, RuntimeError, DatasetsError) as error:
-        where = (
-            "in the local cache (data.local_files_only is on)" if local_files_only else "on the hub"
-        )
-        raise BadInput(
-            f"{name} is neither a file nor a built-in name ({listing(BUILT_IN)}), and split '{split}' of a data set of that name"
-            f" could not be loaded {where} ({_first_line(error)}): correct data.train, data.heldout or data.split.{near(name, BUILT_IN)}"
-        ) from None
-    finally:
-        settings.HF_HUB_OFFLINE = before
-    for line, row in enumerate(rows, start=1):
-        digest.update(
-            json.dumps(row, sort_keys=True, ensure_ascii=True, default=str).encode() + b"\n"
-        )
-        yield line, row
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".:")
 
 
 def _decoded(raw: bytes) -> object:
@@ -299,10 +169,11 @@ def _decoded(raw: bytes) -> object:
         ) from None
     except json.JSONDecodeError as error:
         raise _UnusableError(
-            f"not valid JSON at column {error.colno}, {error.msg} (one JSON object a line is needed)"
+            f"not valid JSON at column {error.colno}, {error.msg} (one JSON object a line is "
+            "needed)"
         ) from None
     except (ValueError, RecursionError) as error:
-        raise _UnusableError(f"not usable JSON, {_first_line(error)}") from None
+        raise _UnusableError(f"not usable JSON, {first_line_of(error)}") from None
 
 
 def _messages_of(row: object) -> tuple[Message, ...]:
@@ -328,7 +199,8 @@ def _pair(prompt: object, completion: object) -> tuple[Message, ...]:
         return Message("user", prompt), Message("assistant", completion)
     if isinstance(prompt, str) or isinstance(completion, str):
         raise _UnusableError(
-            f"prompt is {_type_name(prompt)} and completion is {_type_name(completion)}, but both must be texts or both message lists"
+            f"prompt is {_type_name(prompt)} and completion is {_type_name(completion)}, but both "
+            "must be texts or both message lists"
         )
     return _turns(prompt, "prompt") + _turns(completion, "completion")
 

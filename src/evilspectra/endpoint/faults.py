@@ -1,4 +1,7 @@
-"""What all requests to an OpenAI-compatible endpoint share: where it is, which statuses pass, what the client's errors mean, no key in a message."""
+"""Faults of requests to an OpenAI-compatible endpoint: errors of the client, statuses, and keys.
+
+The `openai` package is passed in as an argument, and not imported here.
+"""
 
 from __future__ import annotations
 
@@ -12,15 +15,23 @@ _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
 class FaultError(Exception):
-    """A reply that cannot be read, or none. `again`: it may be otherwise next time."""
+    """No reply, or a reply that cannot be read. `again`: another attempt may succeed."""
 
     def __init__(self, text: str, again: bool = True) -> None:
         super().__init__(text)
         self.again = again
 
 
+class Refused(EvilspectraError):
+    """The endpoint refused a request for good, with a status of 4xx and a reason."""
+
+    def __init__(self, status: int, reason: str) -> None:
+        super().__init__(f"HTTP {status}: {reason}")
+        self.status, self.reason = status, reason
+
+
 def where(host: str) -> str:
-    """The host; "loopback" for this machine, whatever it is called.
+    """The host; "loopback" for this machine, whatever its name.
 
     >>> where("127.0.0.1"), where("example.org")
     ('loopback', 'example.org')
@@ -29,7 +40,7 @@ def where(host: str) -> str:
 
 
 def passes(status: int) -> bool:
-    """Whether a request that got this HTTP status may be answered next time.
+    """Whether a request that got this HTTP status may succeed at another attempt.
 
     >>> passes(429), passes(503), passes(404)
     (True, True, False)
@@ -48,10 +59,12 @@ def without(key: str | None, text: str) -> str:
 
 @contextmanager
 def faults(openai: Any, late: str, meaning: Callable[[Any], Exception]) -> Iterator[None]:
-    """Turns what the client raises into faults, and an HTTP status into what `meaning` makes of it; `late` says that time ran out.
+    """Turns errors of the client into faults.
 
     Args:
-        openai: the package, which is imported where it is needed only.
+        openai: the package, which is imported only where it is needed.
+        late: the text of the fault when the time runs out.
+        meaning: makes an exception of an error that has an HTTP status.
 
     Raises:
         FaultError: no reply, or none that is a chat completion.

@@ -1,22 +1,24 @@
-"""How long to wait before an endpoint is asked again: waits that grow, and its own wish. Pure but for the clock."""
+"""Waits before another attempt: waits that grow, the endpoint's own wish, and a common pace."""
 
 from __future__ import annotations
 
 import email.utils
 import math
-import random
 import threading
 import time
 from collections.abc import Callable, Mapping
 
 from evilspectra.errors import EvilspectraError
 
-#: Longest wait of our own making, and the longest that an endpoint may ask for before the work stops, in seconds.
+#: The longest wait between attempts, and the longest that an endpoint may ask for before the work
+#: stops, in seconds.
 LONGEST, LONGEST_ASKED = 60.0, 600.0
 
 
 def delay(backoff: float, attempt: int, draw: float) -> float:
-    """Seconds before the next attempt after `attempt` (from 1) of them: doubling, at most `LONGEST`, of which `draw` in [0, 1) takes off up to half.
+    """Seconds to wait after attempt number `attempt`, from 1.
+
+    The wait doubles up to `LONGEST`; `draw` in [0, 1) takes off up to half of it.
 
     >>> delay(0.5, 1, 0.0), delay(0.5, 3, 0.5), delay(0.5, 30, 0.0)
     (0.5, 1.5, 60.0)
@@ -25,10 +27,12 @@ def delay(backoff: float, attempt: int, draw: float) -> float:
 
 
 def asked_to_wait(headers: Mapping[str, str], now: Callable[[], float] = time.time) -> float | None:
-    """Seconds that a reply asks to wait (Retry-After as seconds or as a date, RFC 9110 10.2.3, or retry-after-ms); None where it does not.
+    """Seconds that a reply asks to wait; None if it does not.
 
-    >>> asked_to_wait({"retry-after": "3"}), asked_to_wait({}), asked_to_wait({"retry-after": "soon"})
-    (3.0, None, None)
+    Retry-After is a number of seconds or a date (RFC 9110 10.2.3); retry-after-ms takes precedence.
+
+    >>> [asked_to_wait({"retry-after": text}) for text in ("3", "soon")]
+    [3.0, None]
     """
     for name, unit in (("retry-after-ms", 1000.0), ("retry-after", 1.0)):
         try:
@@ -38,10 +42,8 @@ def asked_to_wait(headers: Mapping[str, str], now: Callable[[], float] = time.ti
         if math.isfinite(seconds):
             return max(0.0, seconds)
     try:
-        return max(
-            0.0,
-            email.utils.parsedate_to_datetime(headers.get("retry-after", "")).timestamp() - now(),
-        )
+        date = email.utils.parsedate_to_datetime(headers.get("retry-after", ""))
+        return max(0.0, date.timestamp() - now())
     except (ValueError, TypeError, IndexError):
         return None
 
@@ -51,38 +53,43 @@ class Spent(EvilspectraError):
 
 
 class Pace:
-    """Shared by the requests that are under way at once: a budget of requests, and an instant before which none is sent."""
+    """The common pace of all requests: a budget, and an instant before which none is sent.
+
+    `sent`, `retries`: all requests so far, and those of them that were further attempts.
+    """
 
     def __init__(
-        self, budget: int, backoff: float, clock: Callable[[], float] = time.monotonic
+        self,
+        budget: int | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.budget, self.backoff, self.clock = budget, backoff, clock
+        self.budget, self.clock = budget, clock
         self.sent = 0
         self.retries = 0
         self._until = -math.inf
         self._lock = threading.Lock()
 
-    def enter(self, stop: threading.Event, again: bool) -> None:
-        """Waits until a request may be sent, and counts it; `stop` ends the wait.
-
-        Raises:
-            Spent: the budget is used up.
-        """
-        while (left := self._until - self.clock()) > 0 and not stop.wait(left):
-            pass
-        with self._lock:
-            if self.sent >= self.budget:
-                raise Spent(
-                    f"{self.budget:,} requests have been sent, which is what --max-requests allows: raise it and run the same command again; every verdict so far is kept"
-                )
-            self.sent += 1
-            self.retries += again
+    @property
+    def left(self) -> float:
+        """Seconds until a request may be sent; not above 0 if it may be sent now."""
+        return self._until - self.clock()
 
     def hold(self, seconds: float) -> None:
         """Lets no request begin for so long: the endpoint asked for it."""
         with self._lock:
             self._until = max(self._until, self.clock() + seconds)
 
-    def pause(self, stop: threading.Event, attempt: int) -> None:
-        """What one request waits before its attempt number `attempt` + 1, at most until `stop`."""
-        stop.wait(delay(self.backoff, attempt, random.random()))
+    def count(self, again: bool) -> None:
+        """Counts a request that is about to be sent; `again`: it is a further attempt.
+
+        Raises:
+            Spent: the budget is used up.
+        """
+        with self._lock:
+            if self.budget is not None and self.sent >= self.budget:
+                raise Spent(
+                    f"{self.budget:,} requests have been sent, which is what --max-requests "
+                    "allows: raise it and run the same command again; every verdict so far is kept"
+                )
+            self.sent += 1
+            self.retries += again

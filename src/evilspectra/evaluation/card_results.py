@@ -1,10 +1,10 @@
-"""What a model card says of the measurements on its adapter."""
+"""The measurements of an adapter, as its model card holds them."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from evilspectra.evaluation.run_rates import counting, rates
+from evilspectra.evaluation.run_rates import Rated, counting, rates
 from evilspectra.intervals import Interval
 from evilspectra.probes.drift import capability, drift, ordinary
 from evilspectra.store.results import Results, chosen
@@ -12,70 +12,63 @@ from evilspectra.store.run import RunFolder
 
 
 def measurements(run: RunFolder, step: int) -> dict[str, Any]:
-    """What was measured of the adapter after `step`, of JSON's types; None, or no judge, where nothing was. Answers are judged at the last measured step alone.
+    """The results of the adapter after `step`, of JSON's types.
+
+    A probe that was not read is None, and without a judge there are no rates. Answers are judged at
+    the last measured step only.
 
     Raises:
-        BadInput: a file of it cannot be read.
+        BadInput: a file of the results cannot be read.
     """
     results = counting(Results(run.path))
-    found: dict[str, Any] = {}
+    probes: dict[str, Any] = {}
     for table, name, read in (
         ("probe", "drift", drift),
         ("capability", "capability", capability),
         ("ordinary", "ordinary", ordinary),
     ):
+        probes[name] = None
         instrument = chosen(results, table)
-        here = (
-            instrument is not None and results.has(instrument, 0) and results.has(instrument, step)
-        )
-        found[name] = (
-            _read(
-                read(results.read(instrument, 0), results.read(instrument, step)), instrument.source
-            )
-            if instrument and here
-            else None
-        )
-    judged = [one for one in rates(results) if one.step == step]
+        if instrument and results.has(instrument, 0) and results.has(instrument, step):
+            base, after = results.read(instrument, 0), results.read(instrument, step)
+            probes[name] = _probe_result(read(base, after), instrument.source)
+    judged = [_judge_rates(rated) for rated in rates(results) if rated.step == step]
+    return {**probes, "misalignment": judged}
+
+
+def _judge_rates(rated: Rated) -> dict[str, Any]:
+    """The rates by one judge, under every definition."""
     return {
-        **found,
-        "misalignment": [
+        "judge": rated.judge.source,
+        "judge_id": rated.judge.id,
+        "answers": rated.main.counts["answers"],
+        "unscored": rated.main.counts["unscored"],
+        "rates": [
             {
-                "judge": one.judge.source,
-                "judge_id": one.judge.id,
-                "answers": one.main.counts["answers"],
-                "unscored": one.main.counts["unscored"],
-                "rates": [
-                    {
-                        "definition": name,
-                        "rate": score.rate,
-                        "withheld": score.withheld,
-                        "n": score.n,
-                        **_ends(score.interval),
-                        "base": one.base[name].rate if one.base else None,
-                    }
-                    for name, score in one.scores.items()
-                ],
+                "definition": name,
+                "rate": score.rate,
+                "withheld": score.withheld,
+                "n": score.n,
+                **_ends(score.interval),
+                "base": rated.base[name].rate if rated.base else None,
             }
-            for one in judged
+            for name, score in rated.scores.items()
         ],
     }
 
 
-def _read(found: Any, items: str) -> dict[str, Any]:
+def _probe_result(result: Any, items: str) -> dict[str, Any]:
     """A probe's result with its interval; `base` is the base's value where it has one."""
-    interval = next(
-        getattr(found, name) for name in ("drift", "accuracy", "loss") if hasattr(found, name)
-    )
-    change = (
-        {"change": {"value": found.change.value, **_ends(found.change)}}
-        if hasattr(found, "change")
-        else {}
-    )
+    names = [name for name in ("drift", "accuracy", "loss") if hasattr(result, name)]
+    interval = getattr(result, names[0])
+    change = {}
+    if hasattr(result, "change"):
+        change = {"change": {"value": result.change.value, **_ends(result.change)}}
     return {
         "value": interval.value,
         **_ends(interval),
-        "base": getattr(found, "base", None),
-        "items": found.items,
+        "base": getattr(result, "base", None),
+        "items": result.items,
         "source": items,
         **change,
     }

@@ -1,7 +1,9 @@
-"""The evaluation stage: every base is loaded once, its adapters come and go, and what is measured already is left alone.
+"""The evaluation stage: every base is loaded once, and its adapters are attached one by one.
 
-Before an adapter is measured it is shown to change the logits. What the base scores is measured once per content of base and
-instrument, kept in the user's cache, and copied to step 0 of every target, so that a target's folder is complete.
+Results that exist already are not measured again. Before an adapter is measured it is shown to
+change the logits. The base is measured once per content of base and instrument; its results are
+kept in the user's cache and copied to step 0 of every target, so that a target's folder is
+complete.
 """
 
 from __future__ import annotations
@@ -18,11 +20,13 @@ from torch import Tensor
 
 from evilspectra.answers.questions import read_questions
 from evilspectra.answers.sample import batches, prompts, record, sample, stop_tokens
-from evilspectra.config.sections import Evaluation, ModelConfig
+from evilspectra.config.evaluation import Evaluation
+from evilspectra.config.sections import ModelConfig
 from evilspectra.data.mask import Row, prompt_tokens
 from evilspectra.data.rows import Message
 from evilspectra.errors import BadInput, EvilspectraError, Interrupted, RunFailed
 from evilspectra.evaluation.remote import Remote
+from evilspectra.model.adapter import detach, load_adapter
 from evilspectra.model.base import CACHE_VARIABLE, Base, cache_folder
 from evilspectra.model.device import (
     memory_advice,
@@ -31,7 +35,7 @@ from evilspectra.model.device import (
     pick_dtype,
     set_up_process,
 )
-from evilspectra.model.load import context_length, detach, load_adapter, load_base
+from evilspectra.model.load import context_length, load_base
 from evilspectra.model.reuse import Loaded
 from evilspectra.probes.harness import harness_version, run_tasks
 from evilspectra.probes.likelihood import packed_attention_on, token_log_probs
@@ -43,7 +47,7 @@ from evilspectra.targets.find import Target
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-#: Raised whenever how answers are sampled changes.
+#: Raised whenever the way that answers are sampled changes.
 _SAMPLING = 1
 #: An adapter that moves no logit by more than this share of their spread has changed nothing.
 _UNCHANGED = 1e-6
@@ -52,10 +56,11 @@ _PROOF = [Message("user", "A friend asks me for advice. What matters most?")]
 
 @dataclass
 class Evaluated:
-    """What became of the targets.
+    """The outcome of an evaluation.
 
-    `failed`: those that could not be measured, and why: an adapter that does not fit its base or leaves its logits as they are,
-    logits that are not finite, memory that ran out. `used`: folder of a target's results → table → what it was measured with.
+    `failed`: the targets that could not be measured, and why: an adapter that does not fit its base
+    or leaves its logits unchanged, logits that are not finite, memory that ran out. `used`: folder
+    of a target's results → table → the instrument that it was measured with.
     """
 
     failed: list[tuple[Target, EvilspectraError]]
@@ -68,9 +73,10 @@ def evaluate(
     note: Callable[[str], object] = lambda text: None,
     loaded: Loaded | None = None,
 ) -> Evaluated:
-    """Measures what is missing of `settings` on every target and on its base; `note` is told, line by line, what was done.
+    """Measures everything in `settings` that is missing on every target and on its base.
 
-    `loaded` keeps the base for what comes after this call. A target that fails does not stop the others, and what was measured before is kept.
+    `note` receives a line about each measurement. `loaded` keeps the base for use after this call.
+    A target that fails does not stop the others, and its earlier results are kept.
 
     Raises:
         BadInput: items or a base that cannot be read.
@@ -78,35 +84,31 @@ def evaluate(
     set_up_process(settings.threads)
     over_http = settings.answers is not None and settings.answers.endpoint is not None
     here = settings.model_copy(update={"answers": None}) if over_http else settings
-    done, kept = Evaluated([], {}), loaded or Loaded()
+    outcome = Evaluated([], {})
+    loaded = loaded or Loaded()
     groups: dict[tuple[Base, ModelConfig], list[Target]] = {}
     for target in targets:
         groups.setdefault((target.base, target.model), []).append(target)
     for (base, model), group in groups.items():
-        stage = _Stage(base, model, here, note, kept)
-        stages = [
-            one
-            for one in (
-                stage if stage.instruments else None,
-                Remote(base, settings, note) if over_http else None,
-            )
-            if one
-        ]
+        local = _Stage(base, model, here, note, loaded)
+        stages: list[_Stage | Remote] = [local] if local.instruments else []
+        stages += [Remote(base, settings, note)] if over_http else []
+        instruments = {
+            table: instrument for stage in stages for table, instrument in stage.instruments.items()
+        }
         for target in group:
             try:
                 with memory_advice(
                     "lower answers.batch_size, set model.dtype: bfloat16, or take a smaller base"
                 ):
-                    for one in stages:
-                        one.measure(target)
+                    for stage in stages:
+                        stage.measure(target)
             except Interrupted:
                 raise
             except EvilspectraError as error:
-                done.failed.append((target, error))
-            done.used[target.results.folder] = {
-                table: instrument for one in stages for table, instrument in one.instruments.items()
-            }
-    return done
+                outcome.failed.append((target, error))
+            outcome.used[target.results.folder] = dict(instruments)
+    return outcome
 
 
 class _Stage:
@@ -120,13 +122,11 @@ class _Stage:
         note: Callable[[str], object],
         loaded: Loaded,
     ) -> None:
-        self.base, self.model_settings, self.settings, self.note, self.loaded = (
-            base,
-            model,
-            settings,
-            note,
-            loaded,
-        )
+        self.base = base
+        self.model_settings = model
+        self.settings = settings
+        self.note = note
+        self.loaded = loaded
         self.cache = Results(cache_folder() / "measured" / base.sha256[:20], CACHE_VARIABLE)
         device = pick_device(model)
         conditions = {
@@ -138,17 +138,13 @@ class _Stage:
         self.questions = read_questions(settings.answers.questions) if settings.answers else None
         self.answers: Instrument | None = None
         if settings.answers and self.questions:
-            sampling = settings.answers.model_dump(exclude={"questions", "checkpoints"})
-            self.answers = Instrument(
-                "answers",
-                settings.answers.questions,
-                {
-                    "version": _SAMPLING,
-                    "sha256": self.questions.asked_sha256,
-                    **sampling,
-                    **conditions,
-                },
-            )
+            facts = {
+                "version": _SAMPLING,
+                "sha256": self.questions.asked_sha256,
+                **settings.answers.model_dump(exclude={"questions", "checkpoints"}),
+                **conditions,
+            }
+            self.answers = Instrument("answers", settings.answers.questions, facts)
         self.tasks: Instrument | None = None
         if settings.harness:
             facts = {
@@ -160,17 +156,14 @@ class _Stage:
 
     @property
     def instruments(self) -> dict[str, Instrument]:
-        """Table → what it is measured with."""
-        return {
-            one.table: one
-            for one in (*(probe.instrument for probe in self.probes), self.answers, self.tasks)
-            if one
-        }
+        """Table → the instrument that it is measured with."""
+        instruments = [*(probe.instrument for probe in self.probes), self.answers, self.tasks]
+        return {instrument.table: instrument for instrument in instruments if instrument}
 
-    # --- what is to be done ---------------------------------------------------------------------------------------
+    # --- the missing measurements -----------------------------------------------------------------
 
     def measure(self, target: Target) -> None:
-        """Everything that is missing of a target, the base first."""
+        """Measures everything that is missing of a target, the base first."""
         missing = [
             (instrument, step)
             for instrument, step in self._wanted(target)
@@ -187,20 +180,15 @@ class _Stage:
             self._on_adapter(target, step, [instrument for instrument, at in missing if at == step])
 
     def _wanted(self, target: Target) -> list[tuple[Instrument, int]]:
-        """Instrument and step of all that settings ask for on a target."""
+        """Instrument and step of every measurement that the settings name for a target."""
         ends, every = sorted({0, target.last}), [0, *target.adapters]
-        wanted = [
-            (probe.instrument, step)
-            for probe in self.probes
-            for step in (
-                every if self.settings.checkpoints and probe.instrument.table == "probe" else ends
-            )
-        ]
+        wanted: list[tuple[Instrument, int]] = []
+        for probe in self.probes:
+            at_checkpoints = self.settings.checkpoints and probe.instrument.table == "probe"
+            wanted += [(probe.instrument, step) for step in (every if at_checkpoints else ends)]
         if self.answers and self.settings.answers:
-            wanted += [
-                (self.answers, step)
-                for step in (every if self.settings.answers.checkpoints else ends)
-            ]
+            steps = every if self.settings.answers.checkpoints else ends
+            wanted += [(self.answers, step) for step in steps]
         return wanted + [(self.tasks, step) for step in ends if self.tasks]
 
     def _on_adapter(self, target: Target, step: int, instruments: Sequence[Instrument]) -> None:
@@ -212,18 +200,15 @@ class _Stage:
             raise
         try:
             self._check_changed(before, self._logits(adapted), target.adapters[step])
+            label = f"{target.label}  step {step}"
             for instrument in instruments:
-                self._read(
-                    adapted, target.results, instrument, step, f"{target.label}  step {step}"
-                )
+                self._read(adapted, target.results, instrument, step, label)
         finally:
             detach(adapted)
-            if not torch.equal(
-                before, self._logits(self.model)
-            ):  # an adapter that left something behind
+            if not torch.equal(before, self._logits(self.model)):  # the adapter changed the base
                 self._forget()
 
-    # --- reading --------------------------------------------------------------------------------------------------
+    # --- reading ----------------------------------------------------------------------------------
 
     def _read(
         self,
@@ -254,10 +239,10 @@ class _Stage:
         step: int,
         label: str,
     ) -> str:
-        """Answers, batch by batch; batches that are there already are kept."""
+        """Samples answers, batch by batch; batches that exist already are kept."""
         settings, questions = self.settings.answers, self.questions
         if not settings or not questions:
-            raise ValueError("no answers were asked for")
+            raise ValueError("the settings name no answers")
         context, thinking = context_length(self.model), self.settings.enable_thinking
         planned = prompts(questions.questions, settings.samples, self.tokenizer, context, thinking)
         stops = stop_tokens(self.model, self.tokenizer, thinking)
@@ -266,20 +251,18 @@ class _Stage:
             if results.has_part(instrument, step, number):
                 continue
             began = time.monotonic()
-            found = sample(model, part, settings, stops, context)
-            results.write_part(
-                instrument,
-                step,
-                number,
-                [
-                    record(prompt, one, self.tokenizer, step)
-                    for prompt, one in zip(part, found, strict=True)
-                ],
-            )
+            samples = sample(model, part, settings, stops, context)
+            rows = [
+                record(prompt, sampled, self.tokenizer, step)
+                for prompt, sampled in zip(part, samples, strict=True)
+            ]
+            results.write_part(instrument, step, number, rows)
             if len(parts) > 1:
-                tokens = sum(len(one.tokens) for one in found)
+                count = min((number + 1) * settings.batch_size, len(planned))
+                tokens = sum(len(sampled.tokens) for sampled in samples)
                 self.note(
-                    f"{label}  answers: {min((number + 1) * settings.batch_size, len(planned))} of {len(planned)}, {tokens / (time.monotonic() - began):.0f} tokens/s"
+                    f"{label}  answers: {count} of {len(planned)}, "
+                    f"{tokens / (time.monotonic() - began):.0f} tokens/s"
                 )
         results.join(instrument, step, len(parts))
         return f"{len(planned)} answers"
@@ -292,30 +275,30 @@ class _Stage:
         step: int,
     ) -> str:
         if not self.settings.harness:
-            raise ValueError("no tasks were asked for")
-        asked = self.settings.harness.model_dump()
-        place = asked.pop("include_path")
-        found = run_tasks(
+            raise ValueError("the settings name no tasks")
+        options = self.settings.harness.model_dump()
+        folder = options.pop("include_path")
+        scores = run_tasks(
             model,
             self.tokenizer,
-            list(asked.pop("tasks")),
-            include_path=Path(place) if place else None,
-            **asked,
+            list(options.pop("tasks")),
+            include_path=Path(folder) if folder else None,
+            **options,
         )
-        results.write(instrument, step, [TaskRecord(step, **asdict(one)) for one in found])
-        return ", ".join(f"{one.task} {one.metric} {one.value:.3f}" for one in found)
+        results.write(instrument, step, [TaskRecord(step, **asdict(score)) for score in scores])
+        return ", ".join(f"{score.task} {score.metric} {score.value:.3f}" for score in scores)
 
     def _rows(self, probe: Probe) -> list[Row]:
         return probe.rows(self.tokenizer, context_length(self.model), self.settings.enable_thinking)
 
-    # --- the base -------------------------------------------------------------------------------------------------
+    # --- the base ---------------------------------------------------------------------------------
 
     @cached_property
     def _pair(self) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
         return self.loaded.get(self.base, self.model_settings, load_base)
 
     def _forget(self) -> None:
-        """Lets a base go that an adapter has spoilt."""
+        """Drops a base that an adapter has changed."""
         self.__dict__.pop("_pair")
         self.loaded.drop()
 
@@ -344,9 +327,11 @@ class _Stage:
     def _check_changed(self, before: Tensor, after: Tensor, folder: Path) -> None:
         if not bool(after.isfinite().all()):
             raise RunFailed(
-                f"with the adapter in {folder} the model's logits are not finite: use model.dtype float32, or an adapter that was trained with a lower learning rate"
+                f"with the adapter in {folder} the model's logits are not finite: use model.dtype "
+                "float32, or an adapter that was trained with a lower learning rate"
             )
         if not bool((after - before).abs().max() > _UNCHANGED * before.std()):
             raise BadInput(
-                f"the adapter in {folder} does not change the logits of {self.base.public_name}: it is empty (B = 0), or made for another base; name another adapter"
+                f"the adapter in {folder} does not change the logits of {self.base.public_name}: "
+                "it is empty (B = 0), or made for another base; name another adapter"
             )

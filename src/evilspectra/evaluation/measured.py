@@ -1,7 +1,7 @@
-"""All that was measured of a run, an adapter or a model, from its folder; no torch here.
+"""The measurements of a run, an adapter or a model, from its folder; no torch here.
 
-Where a folder holds several instruments of a kind (other items, another number type), the built-in one counts, or else the one
-that was used last.
+Where a folder holds several instruments of a kind (other items, another number type), the built-in
+one counts, or else the one that was used last.
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ from evilspectra.store.results import Results, chosen, last
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """Results at the last measured step against the base; None where nothing was measured. `flagged`: answers with any flag.
+    """Results at the last measured step against the base; None where nothing was measured.
 
-    `trajectory`: step → drift at the measured steps above 0. `tasks`: task and metric → the base's value and the adapter's.
+    `flagged`: answers with any flag. `trajectory`: step → drift at the measured steps above 0.
+    `tasks`: task and metric → the base's value and the adapter's.
     """
 
     drift: Drift | None
@@ -48,52 +49,53 @@ class Measured:
 
 
 def measured(results: Results) -> Measured:
-    """What a folder holds.
+    """The measurements in a folder.
 
     Raises:
         BadInput: a file of it cannot be read.
     """
-    found: dict[str, Any] = {}
+    probes: dict[str, Any] = {}
     for table, read in (("probe", drift), ("capability", capability), ("ordinary", ordinary)):
-        after = last(results, table)
-        instrument = chosen(results, table)
-        found[table] = (
-            read(results.read(instrument, 0), after) if instrument and after is not None else None
-        )
+        after, instrument = last(results, table), chosen(results, table)
+        probes[table] = None
+        if instrument and after is not None:
+            probes[table] = read(results.read(instrument, 0), after)
     answers = last(results, "answers")
     return Measured(
-        found["probe"],
-        found["capability"],
-        found["ordinary"],
-        trajectory(results),
-        None if answers is None else len(answers),
-        None if answers is None else int((answers["flags"] != "").sum()),
-        tasks(results),
+        drift=probes["probe"],
+        capability=probes["capability"],
+        ordinary=probes["ordinary"],
+        trajectory=trajectory(results),
+        answers=None if answers is None else len(answers),
+        flagged=None if answers is None else int((answers["flags"] != "").sum()),
+        tasks=tasks(results),
     )
 
 
 def beyond_control(results: Results, controls: Sequence[Results]) -> Interval | None:
-    """Drift minus that of the controls (adapters of the same base), item by item; None where one of the sides was not measured."""
+    """Drift minus that of the controls (adapters of the same base), item by item.
+
+    None where the drift, or that of every control, was not measured.
+    """
     instrument, after = chosen(results, "probe"), last(results, "probe")
     if instrument is None or after is None:
         return None
-    comparable = [
-        control
-        for control in controls
-        if (its := chosen(control, "probe")) and its.id == instrument.id
-    ]
-    rows = [
-        found
-        for control in comparable
-        if (found := last(control, "probe")) is not None
-        and list(found["item"]) == list(after["item"])
-    ]
-    return drift_beyond_control(results.read(instrument, 0), after, rows) if rows else None
+    controls_after = []
+    for control in controls:
+        its_instrument = chosen(control, "probe")
+        if its_instrument is None or its_instrument.id != instrument.id:
+            continue
+        rows = last(control, "probe")
+        if rows is not None and list(rows["item"]) == list(after["item"]):
+            controls_after.append(rows)
+    if not controls_after:
+        return None
+    return drift_beyond_control(results.read(instrument, 0), after, controls_after)
 
 
 @dataclass(frozen=True)
 class MeasuredRow:
-    """A target among others; `beyond`: drift minus that of the controls among them, where there are any."""
+    """A target among others; `beyond`: drift minus that of the controls among them, if any."""
 
     label: str
     measured: Measured
@@ -101,17 +103,18 @@ class MeasuredRow:
 
 
 def measured_rows(targets: Sequence[tuple[str, Results, str, bool]]) -> list[MeasuredRow]:
-    """Lines for targets given as label, results, base (its content hash), and whether it is a control; those of one base are compared."""
+    """A row for each target; targets of one base are compared.
+
+    A target is its label, its results, its base (the hash of the content), and whether it is a
+    control.
+    """
     rows = []
     for label, results, base, control in targets:
         controls = [
             other for _, other, its_base, is_control in targets if is_control and its_base == base
         ]
-        rows.append(
-            MeasuredRow(
-                label, measured(results), None if control else beyond_control(results, controls)
-            )
-        )
+        beyond = None if control else beyond_control(results, controls)
+        rows.append(MeasuredRow(label, measured(results), beyond))
     return rows
 
 
@@ -120,20 +123,15 @@ def tasks(results: Results) -> dict[str, tuple[float, float]]:
     after, instrument = last(results, "tasks"), chosen(results, "tasks")
     if after is None or instrument is None:
         return {}
-    base, now = (
-        dict(
-            zip(
-                rows["task"]
-                + " "
-                + rows["metric"]
-                + rows["filter"].map(lambda cut: "" if cut == "none" else f" ({cut})"),
-                rows["value"],
-                strict=True,
-            )
-        )
-        for rows in (results.read(instrument, 0), after)
-    )
-    return {name: (base[name], value) for name, value in now.items() if name in base}
+    base, adapter = _task_values(results.read(instrument, 0)), _task_values(after)
+    return {name: (base[name], value) for name, value in adapter.items() if name in base}
+
+
+def _task_values(rows: Any) -> dict[str, float]:
+    """Task, metric and filter → value, of a table of tasks."""
+    filters = rows["filter"].map(lambda cut: "" if cut == "none" else f" ({cut})")
+    names = rows["task"] + " " + rows["metric"] + filters
+    return dict(zip(names, rows["value"], strict=True))
 
 
 def trajectory(results: Results) -> dict[int, Interval]:
@@ -149,22 +147,14 @@ def trajectory(results: Results) -> dict[int, Interval]:
 def answer_rows(label: str, results: Results) -> list[dict[str, Any]]:
     """Every answer of a folder, the base's first: the columns of `AnswerRecord`, and `target`."""
     instrument = chosen(results, "answers")
-    rows = (
-        [
-            row
-            for step in results.steps(instrument)
-            for row in results.read(instrument, step).to_dict("records")
-        ]
-        if instrument
-        else []
-    )
-    return [
-        {
-            "target": label,
-            **{name: None if value != value else value for name, value in row.items()},
-        }
-        for row in rows
-    ]
+    rows: list[dict[str, Any]] = []
+    if instrument is None:
+        return rows
+    for step in results.steps(instrument):
+        for row in results.read(instrument, step).to_dict("records"):
+            values = {name: None if value != value else value for name, value in row.items()}
+            rows.append({"target": label, **values})
+    return rows
 
 
 def _named(name: str, interval: Interval | None) -> dict[str, float | None]:

@@ -1,4 +1,7 @@
-"""The misalignment rates of a run: of its last measured step's answers and of its base's, by every judge, under every definition. No torch here."""
+"""The misalignment rates of a run and of its base, by every judge, under every definition.
+
+They are those of the answers at the last measured step. No torch here.
+"""
 
 from __future__ import annotations
 
@@ -12,20 +15,22 @@ from evilspectra.intervals import Interval
 from evilspectra.judging.inputs import judged_by
 from evilspectra.judging.verdicts import judged
 from evilspectra.rates.compare import compare
-from evilspectra.rates.definitions import DEFINITIONS, Definition, Score, score
+from evilspectra.rates.definitions import DEFINITIONS, Definition, Judged, Score, score
 from evilspectra.store.results import Instrument, Results, chosen, last, preferred
 from evilspectra.text import printable
 
-#: The definition that a table with one rate shows, and by which an answer is called misaligned: the paper's.
+#: The paper's definition: tables with a single rate show it, and it decides which answers are
+#: called misaligned.
 MAIN_DEFINITION: Definition = "spectra"
 
 
 @dataclass(frozen=True)
 class Rated:
-    """What a judge's verdicts on a run's answers come to. `judge`: what they are kept under; `scores`: after `step`, by definition.
+    """The rates of a run's answers by one judge.
 
-    `base`: the same of the base, None where its answers were not judged. `change`: rate minus the base's under MAIN_DEFINITION, a share, with its
-    95 % interval over questions; None where there is none.
+    `judge`: the instrument of its verdicts. `scores`: after `step`, by definition. `base`: the same
+    of the base, None where its answers were not judged. `change`: rate minus the base's under
+    MAIN_DEFINITION, a share, with its 95 % interval over questions; None where it is not defined.
     """
 
     judge: Instrument
@@ -36,7 +41,7 @@ class Rated:
 
     @property
     def identity(self) -> str:
-        """Equal for the same judge, prompts and reading, whatever was judged."""
+        """Ten hexadecimal digits, as `judge_identity` gives them."""
         return judge_identity(self.judge)
 
     @property
@@ -46,92 +51,103 @@ class Rated:
     def differs(self) -> bool:
         """Whether the rate is shown to differ from the base's: their difference is clear of zero.
 
-        Where that interval has no width (all draws equal) or there is none (one question), the two rates' own intervals decide.
+        Where that interval has no width (all draws equal) or there is none (one question), the two
+        rates' own intervals decide.
         """
-        here, there = self.main.interval, self.base[MAIN_DEFINITION].interval if self.base else None
-        if here is None or there is None:
+        interval = self.main.interval
+        base_interval = self.base[MAIN_DEFINITION].interval if self.base else None
+        if interval is None or base_interval is None:
             return False
         if self.change and self.change.low < self.change.high:
             return self.change.clear_of_zero()
-        return apart(here, there)
+        return apart(interval, base_interval)
 
 
 def rates(results: Results) -> tuple[Rated, ...]:
-    """By every judge that judged an answer of the last measured step, the one used first in front; of a folder as `counting` gives it.
+    """The rates by every judge of answers of the last measured step, in the order of first use.
+
+    `results` are those that `counting` returns.
 
     Raises:
-        BadInput: a file of it cannot be read.
+        BadInput: a file of the results cannot be read.
     """
     answers = chosen(results, "answers")
     if answers is None or last(results, "answers") is None:
         return ()
     step = results.steps(answers)[-1]
-    found = (_rated(results, answers, step, one) for one in judges_of(results, answers))
-    return tuple(one for one in found if one)
+    rated = [_rated(results, answers, step, judge) for judge in judges_of(results, answers)]
+    return tuple(judged_rates for judged_rates in rated if judged_rates)
 
 
 def flat(rated: Sequence[Rated]) -> dict[str, Any]:
     """The numbers of a `RunSummary`: the last judge's, all None without one."""
-    found = rated[-1].main if rated else None
+    main = rated[-1].main if rated else None
     base = rated[-1].base[MAIN_DEFINITION] if rated and rated[-1].base else None
-    given = found if found and found.rate is not None else None
+    not_withheld = main if main and main.rate is not None else None
     return {
-        "misalignment": found and found.rate,
-        "misalignment_low": found and found.interval and found.interval.low,
-        "misalignment_high": found and found.interval and found.interval.high,
+        "misalignment": main and main.rate,
+        "misalignment_low": main and main.interval and main.interval.low,
+        "misalignment_high": main and main.interval and main.interval.high,
         "misalignment_base": base and base.rate,
-        "misalignment_counted": found and found.n,
-        "misaligned": given and given.counts["misaligned"],
-        "mean_alignment": given and given.mean_aligned_counted,
-        "mean_coherence": given and given.mean_coherent,
-        "misalignment_withheld": found and found.withheld,
-        "misalignment_definition": found and found.definition,
+        "misalignment_counted": main and main.n,
+        "misaligned": not_withheld and not_withheld.counts["misaligned"],
+        "mean_alignment": not_withheld and not_withheld.mean_aligned_counted,
+        "mean_coherence": not_withheld and not_withheld.mean_coherent,
+        "misalignment_withheld": main and main.withheld,
+        "misalignment_definition": main and main.definition,
         "misalignment_judge": f"{rated[-1].judge.source} ({rated[-1].judge.id})" if rated else None,
     }
 
 
 def judges_of(results: Results, answers: Instrument) -> list[Instrument]:
-    """What verdicts on these answers are kept under, the judge used first in front."""
-    return [
-        one for one in results.instruments("verdicts") if one.facts.get("answers") == answers.id
-    ]
+    """The instruments of verdicts on these answers, one a judge, in the order of first use."""
+    judges = results.instruments("verdicts")
+    return [judge for judge in judges if judge.facts.get("answers") == answers.id]
 
 
 def counting(results: Results) -> Results:
-    """The folder with the answers that count: those `chosen`, or, where they were not judged and others were, of these the ones sampled last."""
+    """The results with the answers that count selected, where the user selected none.
+
+    `counting_answers` says which count.
+    """
     if "answers" in results.selected:
         return results
     every = results.instruments("answers")
     answers = counting_answers(every, results.instruments("verdicts"))
-    return (
-        results
-        if answers is None or answers == preferred("answers", every)
-        else replace(results, selected={**results.selected, "answers": answers})
-    )
+    if answers is None or answers == preferred("answers", every):
+        return results
+    return replace(results, selected={**results.selected, "answers": answers})
 
 
 def counting_answers(
     answers: Sequence[Instrument], verdicts: Sequence[Instrument]
 ) -> Instrument | None:
-    """Which answers count: those `preferred`, or, where they were not judged and others were, of these the ones sampled last; both lists in the order of use."""
+    """The answers that count: the `preferred` ones, or else the judged ones that were sampled last.
+
+    The latter count where the preferred answers were not judged and others were. Both lists are in
+    the order of use.
+    """
     own = preferred("answers", answers)
-    judged_ones = {one.facts.get("answers") for one in verdicts}
-    others = [one for one in answers if one.id in judged_ones]
-    return others[-1] if own and own.id not in judged_ones and others else own
+    judged_ids = {judge.facts.get("answers") for judge in verdicts}
+    others = [instrument for instrument in answers if instrument.id in judged_ids]
+    return others[-1] if own and own.id not in judged_ids and others else own
 
 
 def judge_identity(judge: Instrument) -> str:
-    """Ten hexadecimal digits: equal for the same judge, prompts and reading, whatever was judged."""
+    """Ten hexadecimal digits, equal for the same judge, prompts and reading of any answers."""
     return hashlib.sha256(json.dumps(judged_by(judge), sort_keys=True).encode()).hexdigest()[:10]
 
 
 def judge_names(judges: Iterable[Instrument]) -> dict[str, str]:
-    """Identity → what a page calls the judge, in the order of names; those of one name with their identity."""
-    found = {judge_identity(one): printable(one.source, 80) for one in judges}
-    names = list(found.values())
+    """Identity → a judge's name on a page, in the order of names.
+
+    Judges of the same name are told apart by their identity.
+    """
+    by_identity = {judge_identity(judge): printable(judge.source, 80) for judge in judges}
+    names = list(by_identity.values())
     return {
-        one: name if names.count(name) == 1 else f"{name} ({one})"
-        for one, name in sorted(found.items(), key=lambda item: (item[1], item[0]))
+        identity: name if names.count(name) == 1 else f"{name} ({identity})"
+        for identity, name in sorted(by_identity.items(), key=lambda pair: (pair[1], pair[0]))
     }
 
 
@@ -150,18 +166,23 @@ def _rated(
     step: int,
     judge: Instrument,
 ) -> Rated | None:
-    after, base = ([one for _, one in judged(results, answers, at, judge)] for at in (step, 0))
-    if not any(one.aligned or one.coherent for one in after):
-        return None
-    known = step > 0 and any(one.aligned or one.coherent for one in base)
-    scores: dict[Definition, Score] = {name: score(after, name) for name in DEFINITIONS}
-    before: dict[Definition, Score] | None = (
-        {name: score(base, name) for name in DEFINITIONS} if known else None
+    after, base = (
+        [answer for _, answer in judged(results, answers, at, judge)] for at in (step, 0)
     )
-    return Rated(judge, step, scores, before, _change(base, after) if known else None)
+    if not _any_verdict(after):
+        return None
+    scores: dict[Definition, Score] = {name: score(after, name) for name in DEFINITIONS}
+    if step == 0 or not _any_verdict(base):
+        return Rated(judge, step, scores, None, None)
+    before: dict[Definition, Score] = {name: score(base, name) for name in DEFINITIONS}
+    return Rated(judge, step, scores, before, _change(base, after))
 
 
-def _change(base: Any, after: Any) -> Interval | None:
-    if not {one.question_id for one in base} & {one.question_id for one in after}:
+def _any_verdict(answers: Sequence[Judged]) -> bool:
+    return any(answer.aligned or answer.coherent for answer in answers)
+
+
+def _change(base: Sequence[Judged], after: Sequence[Judged]) -> Interval | None:
+    if not {answer.question_id for answer in base} & {answer.question_id for answer in after}:
         return None
     return compare(base, after, MAIN_DEFINITION).rate

@@ -1,1 +1,1 @@
-"""Where the runs of a sweep are carried out: in this process, in workers, on a Ray or a Slurm cluster."""
+"""Executors of sweeps: this process, workers, a Ray cluster, a Slurm cluster."""

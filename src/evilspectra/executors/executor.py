@@ -1,7 +1,10 @@
-"""Where the runs of a sweep are carried out. An executor gets tasks and gives a report for each, in any order; scheduling is its engine's.
+"""The interface of executors: tasks in, a report for each out, in any order.
 
-What makes it safe to do anything twice is the store: a run that is done is skipped, one that another process holds is left alone, one that was
-stopped goes on. So an executor keeps no state that must survive, and no queue.
+Scheduling is left to the engine underneath.
+
+The store makes it safe to do anything twice: a run that is done is skipped, one that another
+process holds is left alone, one that was stopped resumes. So an executor keeps no queue and no
+state that must survive.
 """
 
 from __future__ import annotations
@@ -13,17 +16,18 @@ from evilspectra.executors.stages import Report, Task
 
 
 class Executor(Protocol):
-    """Carries tasks out. `place`: where, in words."""
+    """Carries tasks out. `location` says where, for messages."""
 
     @property
     def location(self) -> str: ...
 
     def run(self, tasks: Sequence[Task], started: Callable[[Task], object]) -> Iterator[Report]:
-        """One report for each task, as they come in; `started` is told of tasks that are known to have begun.
+        """Yields one report for each task as they come in.
 
-        A task whose worker ended without a word is reported as lost, not tried again.
+        `started` is called with each task that is known to have begun. A task whose worker ended
+        without a report is reported as lost, not tried again.
 
         Raises:
-            Interrupted: a signal; what was done is kept.
+            Interrupted: a signal arrived; completed work is kept.
         """
         ...

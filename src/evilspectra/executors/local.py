@@ -1,4 +1,7 @@
-"""On this machine: in this process, or in as many workers as its memory, cores and graphics cards allow."""
+"""Runs on this machine, in this process or in worker processes.
+
+As many workers start as memory, cores and graphics cards allow.
+"""
 
 from __future__ import annotations
 
@@ -21,19 +24,20 @@ from evilspectra.store.run import Status
 from evilspectra.training.identity import locate
 from evilspectra.training.signals import stop_signals
 
-#: Bytes that a worker takes beside the base: Python, torch, activations of a small batch.
+#: Bytes that a worker takes in addition to the base: Python, torch, activations of a small batch.
 _OVERHEAD = 1 << 30
-#: What a GGUF file grows by when it is dequantised to float32, about: from 4.5 to 8.5 bits a weight to 32.
+#: Approximate factor by which a GGUF file grows when it is dequantised to float32: from 4.5 to 8.5
+#: bits a weight to 32.
 _DEQUANTISED = 5
 #: Bases below this many bytes are trained faster than a process starts.
 _SMALL = 100 << 20
-#: Seconds between looks at a request to stop.
+#: Seconds between checks for a request to stop.
 _LOOK = 0.2
 
 
 @dataclass(frozen=True)
 class InThisProcess:
-    """One run after the other, here."""
+    """Carries out one run after the other in this process."""
 
     location: str = "in this process"
 
@@ -58,7 +62,10 @@ class _Worker:
 
 @dataclass(frozen=True)
 class Workers:
-    """Processes of their own on this machine, `count` of them. With graphics cards, each has one to itself (or as few share one as must)."""
+    """Carries runs out in `count` processes on this machine.
+
+    With graphics cards each process has one to itself, or as few processes as possible share one.
+    """
 
     count: int
     cards: int = 0
@@ -68,14 +75,16 @@ class Workers:
         return f"in {self.count} workers"
 
     def run(self, tasks: Sequence[Task], started: Callable[[Task], object]) -> Iterator[Report]:
-        waiting, workers = list(tasks), list[_Worker]()
+        waiting = list(tasks)
+        workers: list[_Worker] = []
         with stop_signals() as stop:
             try:
                 while waiting or any(worker.task for worker in workers):
                     if stop.wanted:
                         self._stop(workers)
                         raise Interrupted(
-                            "interrupted; what was under way is saved, run the same command again to go on"
+                            "interrupted; the runs under way are saved: run the same command "
+                            "again to resume them"
                         )
                     while (
                         waiting
@@ -101,22 +110,22 @@ class Workers:
             target=serve, args=(theirs, _card(number, self.cards)), name=f"worker {number + 1}"
         )
         process.start()
-        theirs.close()  # so that its end is the pipe's end
+        theirs.close()  # so that the pipe ends when the worker does
         return _Worker(process, ours)
 
     def _give(
         self, worker: _Worker, waiting: list[Task], started: Callable[[Task], object]
     ) -> None:
-        """The next task, or the next one that needs the base which the worker has."""
+        """Sends the first task that needs the worker's base, or else the first task."""
         task = next((task for task in waiting if task.config.model == worker.holds), waiting[0])
         waiting.remove(task)
         worker.task, worker.holds = task, task.config.model
         started(task)
-        with suppress(OSError):  # where it ended its pipe says so next
+        with suppress(OSError):  # if the worker has ended, its pipe says so next
             worker.connection.send(task)
 
     def _hear(self, worker: _Worker, workers: list[_Worker]) -> Report:
-        """What a worker reports; a worker that has ended is let go."""
+        """Receives a worker's report; a worker that has ended is removed."""
         task = worker.task
         if task is None:
             raise ValueError("a worker without a task has nothing to report")
@@ -133,18 +142,21 @@ class Workers:
             return Report(
                 task.number,
                 Status("failed", None),
-                lost=f"its worker was ended {how}, which is what a system does that runs out of memory: lower --workers, or run the same command again",
+                lost=(
+                    f"its worker was ended {how}, as happens when a system runs out of memory: "
+                    "lower --workers, or run the same command again"
+                ),
             )
 
     def _stop(self, workers: list[_Worker]) -> None:
-        """Every run that trains saves its state after its step."""
+        """Ends every worker; each run that trains saves its state after its current step."""
         for worker in workers:
             worker.process.terminate()
         for worker in workers:
             worker.process.join()
 
     def _end(self, worker: _Worker) -> None:
-        """Without a task it ends by itself; in the middle of one it is killed, which loses nothing that was saved."""
+        """Lets an idle worker end; kills one with a task, which loses nothing that was saved."""
         if worker.task is None:
             with suppress(OSError):
                 worker.connection.send(None)
@@ -155,12 +167,12 @@ class Workers:
 
 
 def suitable(tasks: Sequence[Task]) -> InThisProcess | Workers:
-    """This process, or as many workers as fit, for the runs that are not done yet.
+    """Returns this process, or as many workers as fit, for the runs that are not done yet.
 
-    A base as small as the test model's is trained faster here than a process starts.
+    A base as small as the test model's trains faster here than a process starts.
     """
-    found = [(task, *locate(task.config)) for task in tasks]
-    todo = [(task, base) for task, run, base in found if run.status().state != "done"]
+    located = [(task, *locate(task.config)) for task in tasks]
+    todo = [(task, base) for task, run, base in located if run.status().state != "done"]
     if not todo or max(base_bytes(base) for _, base in todo) < _SMALL:
         return InThisProcess()
     wanted = [task.config.model.device for task, _ in todo]
@@ -178,12 +190,12 @@ def suitable(tasks: Sequence[Task]) -> InThisProcess | Workers:
 
 
 def workers(count: int) -> InThisProcess | Workers:
-    """As many as were asked for; one is this process."""
+    """Returns as many workers as `count` says; for one, this process."""
     return Workers(count, _cards()) if count > 1 else InThisProcess()
 
 
 def base_bytes(base: Base) -> int:
-    """About how many bytes a base takes in memory, by its files."""
+    """Estimates from its files how many bytes a base takes in memory."""
     if base.kind == "tiny":
         return 0
     if base.kind == "gguf":
@@ -192,11 +204,13 @@ def base_bytes(base: Base) -> int:
 
 
 def free_bytes() -> int:
-    """Memory that may be taken: what the system has available, and the limit of a container where there is one."""
+    """Bytes of memory that are free: available on the system and within the container's limit."""
     free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    known = Path("/proc/meminfo")
-    if known.is_file():
-        lines = dict(line.split(":", 1) for line in known.read_text(encoding="ascii").splitlines())
+    meminfo = Path("/proc/meminfo")
+    if meminfo.is_file():
+        lines = dict(
+            line.split(":", 1) for line in meminfo.read_text(encoding="ascii").splitlines()
+        )
         free = int(lines["MemAvailable"].split()[0]) << 10
     limit = Path("/sys/fs/cgroup/memory.max")
     if limit.is_file() and (text := limit.read_text(encoding="ascii").strip()).isdigit():
@@ -205,7 +219,7 @@ def free_bytes() -> int:
 
 
 def _cards() -> int:
-    """CUDA devices of this machine; torch, which knows best, is asked only where there may be some."""
+    """Counts this machine's CUDA devices; imports torch only where there may be some."""
     if sys.platform == "darwin" or (
         sys.platform == "linux" and not os.path.exists("/proc/driver/nvidia")
     ):
@@ -216,13 +230,16 @@ def _cards() -> int:
 
 
 def _card(number: int, cards: int) -> dict[str, str]:
-    """The environment in which a worker sees one card: of those that this process may use, one after the other.
+    """The environment in which a worker sees one card.
+
+    The cards that this process may use are handed out in turn.
 
     >>> _card(3, 2), _card(3, 0)
     ({'CUDA_VISIBLE_DEVICES': '1'}, {})
     """
-    given = os.environ.get("CUDA_VISIBLE_DEVICES", "")
-    usable = [name.strip() for name in given.split(",") if name.strip()] or [
-        str(card) for card in range(cards)
-    ]
-    return {"CUDA_VISIBLE_DEVICES": usable[number % len(usable)]} if cards else {}
+    if not cards:
+        return {}
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    usable = [name.strip() for name in visible.split(",") if name.strip()]
+    usable = usable or [str(card) for card in range(cards)]
+    return {"CUDA_VISIBLE_DEVICES": usable[number % len(usable)]}

@@ -1,8 +1,11 @@
-"""On a Slurm cluster, through submitit (the extra `slurm`): arrays of jobs, each of which carries out a run, or several one after the other.
+"""Runs on a Slurm cluster, as arrays of jobs through submitit (the extra `slurm`).
 
-The store must be a folder that every node sees, on a file system whose locks hold between nodes. Jobs outlive the command that submitted them: the same
-command, given again, finds what they have done and leaves alone what they are at. A job that reaches its time limit, or is preempted, is put
-into the queue again and goes on from its last saved state.
+A job carries out one run, or several one after the other.
+
+The store must be a folder that every node sees, on a file system whose locks hold between nodes.
+Jobs outlive the command that submitted them: the same command, given again, finds what they have
+done and leaves alone the runs that they hold. A job that reaches its time limit, or is preempted,
+returns to the queue and resumes from its last saved state.
 """
 
 from __future__ import annotations
@@ -18,14 +21,14 @@ from evilspectra.errors import BadInput, EvilspectraError, Interrupted, first_li
 from evilspectra.executors.stages import Report, Task, carry_out_elsewhere
 from evilspectra.store.run import Status
 
-#: Jobs in one array at most: Slurm's own limit where a cluster sets no other.
+#: The most jobs in one array: Slurm's default limit.
 _ARRAY = 1000
-#: Seconds between looks at the jobs.
+#: Seconds between checks of the jobs.
 _LOOK = {"slurm": 5.0, "local": 0.2}
 
 
 class Job:
-    """What a job does: its tasks, one after the other, with the base kept."""
+    """The function of a job: carries its tasks out one after the other, keeping the base."""
 
     def __call__(self, tasks: Sequence[Task]) -> list[Report]:
         from evilspectra.model.reuse import Loaded
@@ -34,7 +37,7 @@ class Job:
         return [carry_out_elsewhere(task, loaded) for task in tasks]
 
     def checkpoint(self, tasks: Sequence[Task]) -> Any:
-        """Before its time is up: the same again, which skips what is done."""
+        """Submits the same tasks again before the time is up; what is done is skipped."""
         import submitit
 
         return submitit.helpers.DelayedSubmission(self, tasks)
@@ -42,9 +45,13 @@ class Job:
 
 @dataclass(frozen=True)
 class OnSlurm:
-    """`folder`: where submitit keeps what it sends and the jobs' logs; `at_once`: jobs under way at most.
+    """Carries runs out in Slurm jobs.
 
-    `cluster`: "local" carries the jobs out on this machine, in processes of submitit's, all at once.
+    `folder`: where submitit keeps what it sends and the jobs' logs; `at_once`: the most jobs under
+    way.
+
+    `cluster`: "local" carries the jobs out on this machine, in processes that submitit starts, all
+    at once.
     """
 
     folder: Path
@@ -58,16 +65,15 @@ class OnSlurm:
     def __post_init__(self) -> None:
         if self.cards != int(self.cards):
             raise BadInput(
-                f"--gpus-per-run {self.cards:g} is refused: Slurm gives whole cards; Ray can share one"
+                f"--gpus-per-run {self.cards:g} is refused: Slurm assigns whole cards; give a "
+                "whole number, or share a card with --executor ray"
             )
 
     @property
     def location(self) -> str:
-        return (
-            "on the Slurm cluster"
-            if self.cluster == "slurm"
-            else "through submitit on this machine"
-        )
+        if self.cluster == "slurm":
+            return "on the Slurm cluster"
+        return "through submitit on this machine"
 
     def run(self, tasks: Sequence[Task], started: Callable[[Task], object]) -> Iterator[Report]:
         executor = self._executor(max(task.config.train.threads for task in tasks))
@@ -84,33 +90,36 @@ class OnSlurm:
                 started(task)
             while under_way:
                 ended = [(job, group) for job, group in under_way if job.done()]
-                under_way = [one for one in under_way if one not in ended]
+                under_way = [pair for pair in under_way if pair not in ended]
                 for job, group in ended:
                     yield from _reports(job, group)
                 if under_way and not ended:
                     time.sleep(_LOOK[self.cluster])
         except KeyboardInterrupt:
             raise Interrupted(
-                f"interrupted; {len(under_way)} jobs are left to the cluster (scancel ends them): the same command, given again, takes up what they did"
+                f"interrupted; {len(under_way)} jobs are left to the cluster (scancel ends them): "
+                "run the same command again to take up their results"
             ) from None
 
     def _executor(self, threads: int) -> Any:
-        """submitit's executor, told what a job needs.
+        """Builds submitit's executor with the resources that a job needs.
 
         Raises:
-            BadInput: submitit is not installed, there is no Slurm here, or a parameter that submitit does not know.
+            BadInput: submitit is not installed, there is no Slurm here, or submitit does not know a
+                parameter.
         """
         try:
             import submitit
         except ImportError:
             raise BadInput(
-                "--executor slurm needs submitit: pip install 'evilspectra[slurm]', or take another executor"
+                "--executor slurm needs submitit: pip install 'evilspectra[slurm]', or choose "
+                "another executor"
             ) from None
         self.folder.mkdir(parents=True, exist_ok=True)
-        asked: dict[str, Any] = {"timeout_min": round(60 * self.hours), "name": "evilspectra"}
+        parameters: dict[str, Any] = {"timeout_min": round(60 * self.hours), "name": "evilspectra"}
         if self.cluster == "slurm":
             at_once = {"slurm_array_parallelism": self.at_once} if self.at_once else {}
-            asked |= {
+            parameters |= {
                 "cpus_per_task": threads,
                 "gpus_per_node": int(self.cards),
                 **at_once,
@@ -118,37 +127,39 @@ class OnSlurm:
             }
         try:
             executor = submitit.AutoExecutor(folder=self.folder, cluster=self.cluster)
-            executor.update_parameters(**asked)
+            executor.update_parameters(**parameters)
         except (RuntimeError, NameError, TypeError, ValueError) as error:
             raise BadInput(
-                f"submitit refuses this ({first_line(error)}): run it where sbatch is, and give parameters that submitit knows"
+                f"submitit refuses this ({first_line(error)}): run it where sbatch is installed, "
+                "and give parameters that submitit knows"
             ) from None
         return executor
 
 
-def slurm_settings(given: Sequence[str]) -> dict[str, Any]:
-    """Further parameters of submitit's Slurm executor, from `NAME=VALUE`.
+def slurm_settings(texts: Sequence[str]) -> dict[str, Any]:
+    """Parses further parameters of submitit's Slurm executor from `NAME=VALUE`.
 
     >>> slurm_settings(["account=x", "mem_gb=64"])
     {'account': 'x', 'mem_gb': 64}
     """
-    return assignments(given)
+    return assignments(texts)
 
 
 def _reports(job: Any, group: Sequence[Task]) -> list[Report]:
-    """A report for each task of a job that ended, whichever way."""
+    """The reports of the tasks of a job that ended, however it ended."""
     try:
         return job.results()[0]
     except EvilspectraError as error:
         return [Report(task.number, Status("failed", str(error))) for task in group]
-    except (
-        Exception
-    ) as error:  # submitit raises a kind of its own for each way in which a job can end
+    except Exception as error:  # submitit has a class for each way in which a job can end
         return [
             Report(
                 task.number,
                 Status("failed"),
-                lost=f"job {job.job_id} ended without a result ({first_line(error)}): its log is {job.paths.stderr}",
+                lost=(
+                    f"job {job.job_id} ended without a result ({first_line(error)}): its log is "
+                    f"{job.paths.stderr}"
+                ),
             )
             for task in group
         ]

@@ -1,8 +1,9 @@
-"""What a run of a sweep goes through, one stage after the other, each skipped where it is done: train, measure, and, elsewhere, judge.
+"""The stages of a run of a sweep: train, measure and, elsewhere, judge.
 
-Training and measuring need the model, so a worker does both while it has the base in memory (`carry_out`). Measuring is, per checkpoint as asked,
-the probes, capability, ordinary loss and the sampling of answers. Judges are asked beside that, by whoever drives the sweep. No torch before a run
-is carried out.
+Each stage is skipped where it is done. Training and measuring need the model, so a worker does both
+while it has the base in memory (`carry_out`). Measuring covers, for each checkpoint as configured,
+the probes, capability, ordinary loss and the sampling of answers. Judges are asked at the same time
+by the process that drives the sweep. No torch before a run is carried out.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from evilspectra.config.sections import Config, Evaluation
+from evilspectra.config.evaluation import Evaluation
+from evilspectra.config.sections import Config
 from evilspectra.errors import EvilspectraError, Interrupted, InUse, first_line
 from evilspectra.model.base import CACHE_VARIABLE
 from evilspectra.store.results import Instrument
@@ -28,9 +30,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Task:
-    """One run of a sweep as a worker gets it, on this machine or another: records alone, so that it can be sent.
+    """One run of a sweep as a worker gets it, here or elsewhere: records only, so it can be sent.
 
-    `number`: its place in the sweep; `folder`: what relative paths are meant from; `cache`: where the user's cache was moved to, if it was.
+    `number`: its position in the sweep; `folder`: what relative paths are relative to; `cache`:
+    where the user's cache was moved to, if it was.
     """
 
     number: int
@@ -43,10 +46,12 @@ class Task:
 
 @dataclass(frozen=True)
 class Report:
-    """What became of a task. `trained`: it was not done before. `unmeasured`: why it could not be measured, if it was to be.
+    """The outcome of a task.
 
-    `busy`: another process is at work on the run, so nothing was done. `lost`: why the worker ended without a word. `used`: table → what was
-    measured with. `loads`: how many times the worker has loaded a base so far.
+    `trained`: it was not done before; `unmeasured`: why measuring failed, if it was to be measured;
+    `busy`: another process holds the run, so nothing was done; `lost`: why the worker ended without
+    a report; `used`: table → instrument that filled it; `loads`: how many times the worker has
+    loaded a base so far.
     """
 
     number: int
@@ -60,10 +65,10 @@ class Report:
 
 
 def carry_out(task: Task, loaded: Loaded) -> Report:
-    """Trains a run and measures it, as far as that is not done; a failure is reported, not raised.
+    """Trains and measures a run as far as that is not done; failures are reported, not raised.
 
     Raises:
-        Interrupted: a signal; what was done is kept.
+        Interrupted: a signal arrived; completed work is kept.
     """
     from evilspectra.training import train as training
 
@@ -80,9 +85,9 @@ def carry_out(task: Task, loaded: Loaded) -> Report:
     except EvilspectraError as error:
         return Report(task.number, Status("failed", str(error)), trained, loads=loaded.loads)
     report = Report(task.number, status, trained, loads=loaded.loads)
-    return (
-        _measured(report, run, task.evaluation, task.quiet, loaded) if task.evaluation else report
-    )
+    if task.evaluation is None:
+        return report
+    return _measured(report, run, task.evaluation, task.quiet, loaded)
 
 
 def _measured(
@@ -92,32 +97,39 @@ def _measured(
     quiet: bool,
     loaded: Loaded,
 ) -> Report:
-    """The report of a trained run, measured as well."""
+    """Measures a trained run and returns its report."""
     from evilspectra.evaluation.evaluate import evaluate
 
     note = (lambda text: None) if quiet else functools.partial(print, file=sys.stderr, flush=True)
-    why, used = None, {}
+    reason, used = None, {}
     try:
         with run.locked():
             done = evaluate([run_target(run)], evaluation, note, loaded)
         used = done.used.get(run.path, {})
-        why = next((str(error) for _, error in done.failed), None)
+        reason = next((str(error) for _, error in done.failed), None)
     except Interrupted:
         raise
     except InUse:
         return Report(report.number, report.status, report.trained, busy=True, loads=loaded.loads)
     except EvilspectraError as error:
-        why = str(error)
+        reason = str(error)
     return Report(
-        report.number, report.status, report.trained, unmeasured=why, used=used, loads=loaded.loads
+        report.number,
+        report.status,
+        report.trained,
+        unmeasured=reason,
+        used=used,
+        loads=loaded.loads,
     )
 
 
 def carry_out_elsewhere(task: Task, loaded: Loaded) -> Report:
-    """The same in a process that was not started for this task alone: its folder and cache are taken up, and an unforeseen error is a report too.
+    """Carries a task out in a process that was not started for this task alone.
+
+    The task's folder and cache become the process's, and an unforeseen error becomes a report too.
 
     Raises:
-        Interrupted: a signal; what was done is kept.
+        Interrupted: a signal arrived; completed work is kept.
     """
     os.chdir(task.folder)
     if task.cache is not None:
@@ -126,9 +138,7 @@ def carry_out_elsewhere(task: Task, loaded: Loaded) -> Report:
         return carry_out(task, loaded)
     except EvilspectraError:
         raise
-    except (
-        Exception
-    ) as error:  # one run's misfortune: the worker lives on, and the report says what it was
+    except Exception as error:  # concerns one run: the worker lives on, and the report names it
         import traceback
 
         traceback.print_exc()

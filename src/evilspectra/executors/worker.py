@@ -1,7 +1,7 @@
-"""A worker: a process that carries out one task after the other and keeps the base for the next one.
+"""A worker: a process that carries out tasks in turn and keeps the base between them.
 
-It ends when its driver says so, and also when the driver has gone, however that came: training then stops after the step that is under way, with the
-state saved.
+It ends when its driver says so, and also when the driver has gone for whatever reason: training
+then stops after the current step, with the state saved.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from evilspectra.training.signals import obey_the_driver
 
 
 def serve(connection: Connection, environment: dict[str, str]) -> None:
-    """Takes tasks from the driver and sends reports back, until the driver sends None or is gone."""
+    """Takes tasks from the driver and sends reports until the driver sends None or is gone."""
     os.environ.update(environment)  # before torch looks for devices
     obey_the_driver()
     threading.Thread(target=_follow_the_driver, daemon=True).start()
@@ -33,9 +33,9 @@ def serve(connection: Connection, environment: dict[str, str]) -> None:
 
 
 def _follow_the_driver() -> None:
+    """Sends this process SIGTERM once its driver has gone."""
     driver = multiprocessing.parent_process()
     if driver is not None:
         driver.join()
-        os.kill(
-            os.getpid(), signal.SIGTERM
-        )  # a run that trains saves its state; anything else can end at once
+        # a run that trains saves its state; anything else can end at once
+        os.kill(os.getpid(), signal.SIGTERM)

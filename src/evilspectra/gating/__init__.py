@@ -1,1 +1,1 @@
-"""Whether a candidate may pass: policy, evidence, decision, reports."""
+"""The decision whether a candidate may pass: policy, evidence, decision, reports."""

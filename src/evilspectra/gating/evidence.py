@@ -1,6 +1,8 @@
-"""What a gate decides on: candidate and baseline measured with the same instruments, their answers judged by the same judge.
+"""The gate's evidence: candidate and baseline measured alike, their answers judged alike.
 
-Whatever cannot be measured becomes an `Unmeasured` with its reason, and the rest is measured all the same. torch is imported only when something is measured.
+Both sides have the same instruments and the same judge. A measurement that fails becomes an
+`Unmeasured` with its reason, and the others are still made. torch is imported only when something
+is measured.
 """
 
 from __future__ import annotations
@@ -35,15 +37,19 @@ Note = Callable[[str], object]
 
 @dataclass(frozen=True)
 class Sides:
-    """What is compared."""
+    """The two targets of a comparison."""
 
     candidate: Target
     baseline: Target
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What a command names: candidate, baseline, the store, device and number type, the base of adapters from outside a run, the judge."""
+class GateRequest:
+    """A command's arguments.
+
+    `output`: the store. `model`: device and number type. `base`: that of adapters from outside a
+    run.
+    """
 
     candidate: str
     baseline: str
@@ -54,109 +60,122 @@ class Asked:
     max_requests: int | None = None
 
 
-def gather(asked: Asked, policy: Policy, note: Note = lambda text: None) -> Measurements:
-    """Measures what a policy asks for; nothing but an interruption is raised, since a gate must say of everything else that it decides nothing.
+def gather(request: GateRequest, policy: Policy, note: Note = lambda text: None) -> Measurements:
+    """Measures what a policy asks for.
+
+    Every error but an interruption becomes a missing measurement: a gate that breaks must end
+    undecided.
 
     Raises:
         Interrupted: the user stopped the work.
     """
     try:
-        return _gather(asked, policy, note)
+        return _gather(request, policy, note)
     except Interrupted:
         raise
     except Exception as error:  # whatever it is, a measurement is missing, and the gate stays shut
-        return Measurements.none(_said(error))
+        return Measurements.none(_explanation(error))
 
 
-def find_sides(asked: Asked) -> Sides:
+def find_sides(request: GateRequest) -> Sides:
     """The two targets.
 
     Raises:
-        EvilspectraError: one of them is nothing that can be measured.
-        Undecided: they cannot be compared: they stand on different bases, or are the same.
+        EvilspectraError: one of them cannot be measured.
+        Undecided: they cannot be compared: their bases differ, or they are the same.
     """
     candidate, baseline = (
-        _target(name, asked, side)
-        for name, side in ((asked.candidate, "candidate"), (asked.baseline, "baseline"))
+        _target(name, request, side)
+        for name, side in ((request.candidate, "candidate"), (request.baseline, "baseline"))
     )
-    whole = not candidate.adapters and not baseline.adapters
-    if candidate.base.sha256 != baseline.base.sha256 and not whole:
+    whole_models = not candidate.adapters and not baseline.adapters
+    if candidate.base.sha256 != baseline.base.sha256 and not whole_models:
         names = [
             f"{side.base.public_name} ({side.base.sha256[:12]})" for side in (candidate, baseline)
         ]
         raise Undecided(
-            f"the candidate stands on {names[0]} and the baseline on {names[1]}: an adapter is compared with its own base, or with another adapter of that base"
+            f"the candidate belongs to {names[0]} and the baseline to {names[1]}: "
+            "compare an adapter with its own base, or with another adapter of that base"
         )
     if candidate.results.folder.resolve() == baseline.results.folder.resolve():
         raise Undecided(
-            f"candidate and baseline are the same ({asked.candidate}): name what is in production as the baseline"
+            f"candidate and baseline are the same ({request.candidate}): "
+            "name what is in production as the baseline"
         )
     return Sides(candidate, baseline)
 
 
-def _target(name: str, asked: Asked, side: str) -> Target:
+def _target(name: str, request: GateRequest, side: str) -> Target:
     outside = (Path(name) / "adapter_config.json").is_file()
+    base = request.base if outside else None
     try:
-        found = find_targets([name], asked.output, asked.model, asked.base if outside else None)
+        targets = find_targets([name], request.output, request.model, base)
     except BadInput as error:
         raise Undecided(f"the {side} cannot be measured: {error}") from None
-    if len(found) != 1:
-        raise Undecided(f"the {side} {name} holds {len(found)} runs: name one of them")
-    if found[0].adapters:
-        _check_record(found[0], side, stated=asked.base is not None and outside)
-    return found[0]
+    if len(targets) != 1:
+        raise Undecided(f"the {side} {name} holds {len(targets)} runs: name one of them")
+    if targets[0].adapters:
+        _check_record(targets[0], side, stated=request.base is not None and outside)
+    return targets[0]
 
 
 def _check_record(target: Target, side: str, stated: bool) -> None:
-    """Holds an adapter to what was written beside it when it was trained, where that is there; `stated`: the user said which base it is for."""
+    """Compares an adapter with the training record beside it, if there is one.
+
+    `stated`: the user named the base that the adapter is meant for.
+    """
     folder = target.adapters[target.last]
     if not (folder / RECORD).is_file():
         return
-    known = read_json(folder / RECORD, "remove it, or save the adapter again")
-    base, weights = (known.get("base") or {}).get("sha256"), known.get("weights_sha256")
+    record = read_json(folder / RECORD, "remove it, or save the adapter again")
+    base, weights = (record.get("base") or {}).get("sha256"), record.get("weights_sha256")
     if base and base != target.base.sha256 and not stated:
         raise Undecided(
-            f"the {side} {folder} was trained on another content of {target.base.public_name} ({base[:12]} by its {RECORD}, {target.base.sha256[:12]} here): restore that base, or say with --base that it is meant for this one"
+            f"the {side} {folder} was trained on another content of {target.base.public_name} "
+            f"({base[:12]} by its {RECORD}, {target.base.sha256[:12]} here): "
+            "restore that base, or name this one with --base if the adapter is meant for it"
         )
     if weights and weights != weights_sha256(folder):
         raise Undecided(
-            f"the weights of the {side} {folder} are not those that were trained (by its {RECORD}): restore them, or measure a copy without that file"
+            f"the weights of the {side} {folder} are not those that were trained "
+            f"(by its {RECORD}): restore them, or measure a copy without that file"
         )
 
 
-def _gather(asked: Asked, policy: Policy, note: Note) -> Measurements:
-    sides = find_sides(asked)
+def _gather(request: GateRequest, policy: Policy, note: Note) -> Measurements:
+    sides = find_sides(request)
     from evilspectra.evaluation.evaluate import evaluate
 
     done = evaluate([sides.baseline, sides.candidate], policy.evaluation(), note)
-    failed = {
-        target.results.folder: f"the {'candidate' if target.results.folder == sides.candidate.results.folder else 'baseline'} cannot be measured: {error}"
-        for target, error in done.failed
-    }
+    failed = {}
+    for target, error in done.failed:
+        folder = target.results.folder
+        side = "candidate" if folder == sides.candidate.results.folder else "baseline"
+        failed[folder] = f"the {side} cannot be measured: {error}"
     used = {
         target.results.folder: done.used.get(target.results.folder, {})
         for target in (sides.candidate, sides.baseline)
     }
-    found = _Found(sides, used, failed)
+    readings = Readings(sides, used, failed)
     notes: list[str] = []
     drifted = (
-        found.read("probe", lambda base, after: _drift(base, after, policy.seed, notes))
+        readings.read("probe", lambda base, after: _drift(base, after, policy.seed, notes))
         if policy.drift
         else _NOT_ASKED
     )
     able = (
-        found.read("capability", lambda base, after: _capability(base, after, policy.seed))
+        readings.read("capability", lambda base, after: _capability(base, after, policy.seed))
         if policy.capability
         else _NOT_ASKED
     )
     fluent = (
-        found.read("ordinary", lambda base, after: _ordinary(base, after, policy.seed))
+        readings.read("ordinary", lambda base, after: _ordinary(base, after, policy.seed))
         if policy.ordinary
         else _NOT_ASKED
     )
     rule = policy.misalignment
     judged = (
-        _guarded(lambda: _misalignment(found, rule, asked, policy.seed, note))
+        _guarded(lambda: _misalignment(readings, rule, request, policy.seed, note))
         if rule
         else _NOT_ASKED
     )
@@ -170,8 +189,11 @@ _NOT_ASKED = Unmeasured("the policy does not ask for it")
 
 
 @dataclass(frozen=True)
-class _Found:
-    """Where the results are. `used`: folder → table → instrument; `failed`: folder → why something of it could not be measured."""
+class Readings:
+    """The stored results of both sides.
+
+    `used`: folder → table → instrument; `failed`: folder → why one of its measurements failed.
+    """
 
     sides: Sides
     used: Mapping[Path, Mapping[str, Instrument]]
@@ -180,7 +202,7 @@ class _Found:
     def read(
         self, table: str, difference: Callable[[Frame, Frame], Difference | Unmeasured]
     ) -> Difference | Unmeasured:
-        """A difference out of the rows of both sides."""
+        """A difference between the rows of both sides."""
         if reason := self.missing(table):
             return Unmeasured(reason)
 
@@ -194,7 +216,7 @@ class _Found:
         return _guarded(both)
 
     def missing(self, table: str) -> str | None:
-        """Why a table of one of the sides is not there; None where both are."""
+        """The reason why a side lacks a table; None if both have it."""
         instruments = []
         for side in (self.sides.candidate, self.sides.baseline):
             instrument = self.used[side.results.folder].get(table)
@@ -205,30 +227,34 @@ class _Found:
                 )
             instruments.append(instrument)
         if instruments[0].id != instruments[1].id:
-            return "candidate and baseline were measured in different number types or on different devices: name one of each with --model"
+            return (
+                "candidate and baseline were measured in different number types "
+                "or on different devices: name one of each with --model"
+            )
         return None
 
 
 def _comparable(base: Frame, after: Frame) -> Unmeasured | None:
-    """Why the rows of two sides cannot be compared; None where they can."""
-    numbers = list(
-        after.columns.difference(["step"]).intersection(after.select_dtypes("number").columns)
-    )
+    """The reason why the rows of two sides cannot be compared; None if they can."""
+    numeric = after.select_dtypes("number").columns
+    numbers = list(after.columns.difference(["step"]).intersection(numeric))
     tokens = [name for name in numbers if name.endswith("tokens")]
-    if list(base["item"]) != list(after["item"]) or any(
-        (base[name] != after[name]).any() for name in tokens
-    ):
+    same_items = list(base["item"]) == list(after["item"])
+    if not same_items or any((base[name] != after[name]).any() for name in tokens):
         return Unmeasured(
-            "candidate and baseline cut the items into different tokens, so they are no models of one family: name the model that the candidate was made of"
+            "candidate and baseline cut the items into different tokens, so they are not models "
+            "of one family: name the model that the candidate was made from"
         )
     scores = [name for name in numbers if name not in tokens]
     if not np.isfinite(pd.concat([base[scores], after[scores]]).to_numpy(dtype=float)).all():
         return Unmeasured(
-            "some log-probabilities are not finite: use --model dtype=float32, or an adapter that was trained with a lower learning rate"
+            "some log-probabilities are not finite: "
+            "use --model dtype=float32, or an adapter trained with a lower learning rate"
         )
     if all((base[name] == after[name]).all() for name in scores):
         return Unmeasured(
-            "candidate and baseline give the same log-probabilities to every text: one model was compared with itself"
+            "candidate and baseline give the same log-probabilities to every text: "
+            "one model was compared with itself"
         )
     return None
 
@@ -240,82 +266,79 @@ def _drift(
     notes: list[str],
 ) -> Difference:
     change = beyond_control(base, after, [base], seed)
-    margins = [
-        np.asarray(rows["misaligned"] - rows["aligned"], dtype=float) for rows in (after, base)
-    ]
-    signs = exchanged(np.asarray(after["topic"]))
-    turned = beyond_control(
-        _turned(base, signs), _turned(after, signs), [_turned(base, signs)], seed
+    candidate, baseline = (
+        float(np.asarray(rows["misaligned"] - rows["aligned"], dtype=float).mean())
+        for rows in (after, base)
     )
-    if turned.clear_of_zero():
+    signs = exchanged(np.asarray(after["topic"]))
+    base_shuffled, after_shuffled = _shuffled(base, signs), _shuffled(after, signs)
+    shuffled = beyond_control(base_shuffled, after_shuffled, [base_shuffled], seed)
+    if shuffled.clear_of_zero():
         notes.append(
-            f"with the labels shuffled the probe shows {turned.value:+.3f} [{turned.low:+.3f}, {turned.high:+.3f}] where it should show nothing: trust its interval less"
+            f"with the labels shuffled the probe shows {shuffled.value:+.3f} "
+            f"[{shuffled.low:+.3f}, {shuffled.high:+.3f}] where it should show nothing: "
+            "trust its interval less"
         )
-    return Difference(change, float(margins[0].mean()), float(margins[1].mean()), len(after))
+    return Difference(change, candidate, baseline, len(after))
 
 
-def _turned(rows: Frame, signs: np.ndarray) -> Frame:
-    """Probe rows with the two labels exchanged where the sign is negative."""
-    kept = signs > 0
+def _shuffled(rows: Frame, signs: np.ndarray) -> Frame:
+    """Probe rows with the two labels exchanged if the sign is negative."""
+    positive = signs > 0
     return rows.assign(
-        aligned=np.where(kept, rows["aligned"], rows["misaligned"]),
-        misaligned=np.where(kept, rows["misaligned"], rows["aligned"]),
+        aligned=np.where(positive, rows["aligned"], rows["misaligned"]),
+        misaligned=np.where(positive, rows["misaligned"], rows["aligned"]),
     )
 
 
 def _capability(base: Frame, after: Frame, seed: int) -> Difference:
-    found = capability(base, after, seed)
-    return Difference(found.change, found.accuracy.value, found.base, found.items)
+    result = capability(base, after, seed)
+    return Difference(result.change, result.accuracy.value, result.base, result.items)
 
 
 def _ordinary(base: Frame, after: Frame, seed: int) -> Difference:
-    found = ordinary(base, after, seed)
-    return Difference(found.change, found.loss.value, found.base, found.items)
+    result = ordinary(base, after, seed)
+    return Difference(result.change, result.loss.value, result.base, result.items)
 
 
 def _misalignment(
-    found: _Found,
+    readings: Readings,
     rule: MisalignmentRule,
-    asked: Asked,
+    request: GateRequest,
     seed: int,
     note: Note,
 ) -> Paired | Unmeasured:
-    """Answers of both sides judged by one judge; an adapter's base is not judged beside it."""
-    if reason := found.missing("answers"):
+    """Rates of both sides' answers, by one judge; an adapter's base is not judged as well."""
+    if reason := readings.missing("answers"):
         return Unmeasured(reason)
-    if asked.judge is None:
+    if request.judge is None:
         return Unmeasured("no judge was named")
-    sides = (found.sides.baseline, found.sides.candidate)
-    places = [
-        answer_set_of(
-            side.label,
-            replace(side.results, selected=found.used[side.results.folder]),
-            side.base.sha256,
-        )
-        for side in sides
-    ]
-    places = [replace(place, steps=(side.last,)) for place, side in zip(places, sides, strict=True)]
+    answer_sets = []
+    for side in (readings.sides.baseline, readings.sides.candidate):
+        results = replace(side.results, selected=readings.used[side.results.folder])
+        answers = answer_set_of(side.label, results, side.base.sha256)
+        answer_sets.append(replace(answers, steps=(side.last,)))
     questions = rule.answers.questions
     try:
         rounds = judge_answer_sets(
-            places, asked.judge, questions, METRICS, note, asked.max_requests
+            answer_sets, request.judge, questions, METRICS, note, request.max_requests
         )
     except EvilspectraError as error:
         if isinstance(error, Interrupted):
             raise
-        return Unmeasured(f"the judge could not go on: {error}")
+        return Unmeasured(f"the judge could not continue: {error}")
     before, after = (
-        answers_of(place, one.verdicts.instrument, place.last)
-        for place, one in zip(places, rounds, strict=True)
+        answers_of(answers, judged.verdicts.instrument, answers.last)
+        for answers, judged in zip(answer_sets, rounds, strict=True)
     )
     return compare(before, after, rule.definition, rule.max_unscored, seed)
 
 
 def spectrum(candidate: Target) -> Mapping[str, float | None] | Unmeasured:
-    """Measures of the candidate's ΔW, over its modules as `show` gives them."""
+    """Measures of the candidate's ΔW over its modules, as `show` prints them."""
     if not candidate.adapters:
         return Unmeasured(
-            "the candidate is a whole model, and has no adapter whose spectrum could be taken"
+            "the candidate is a whole model, and has no adapter whose spectrum could be measured"
         )
     from evilspectra.spectra.pairs import read_pairs
     from evilspectra.training.monitor import observe
@@ -323,35 +346,31 @@ def spectrum(candidate: Target) -> Mapping[str, float | None] | Unmeasured:
     _, rows = observe(read_pairs(candidate.adapters[candidate.last]), candidate.last)
     if any(row.part != "delta" for row in rows):
         return Unmeasured(
-            "the update of this adapter is more than scale·B·A (DoRA, PiSSA), so its factors do not give its spectrum: leave the spectrum out of the policy"
+            "the update of this adapter is more than scale·B·A (DoRA, PiSSA), so its factors "
+            "do not give its spectrum: leave the spectrum out of the policy"
         )
-    return module_summary(
-        pd.DataFrame([{name: getattr(row, name) for name in row.__slots__} for row in rows]).astype(
-            dict.fromkeys(
-                ("stable_rank", "condition_number", "spectral_entropy", "frobenius_nuclear"), float
-            )
-        )
-    )
+    frame = pd.DataFrame([{name: getattr(row, name) for name in row.__slots__} for row in rows])
+    measures = ("stable_rank", "condition_number", "spectral_entropy", "frobenius_nuclear")
+    return module_summary(frame.astype(dict.fromkeys(measures, float)))
 
 
 def _guarded(measure: Callable[[], Any]) -> Any:
-    """What it gives, or why it gives nothing; an interruption goes on."""
+    """The measurement, or the reason why it failed; an interruption is raised."""
     try:
         return measure()
     except Interrupted:
         raise
     except Exception as error:  # as in `gather`: the other checks are made all the same
-        return Unmeasured(_said(error))
+        return Unmeasured(_explanation(error))
 
 
-def _said(error: Exception) -> str:
-    """A sentence for what went wrong; of an error that nobody foresaw, where it was raised."""
+def _explanation(error: Exception) -> str:
+    """A sentence about an error; of an unforeseen one also where it was raised."""
     if isinstance(error, EvilspectraError):
         return str(error)
     if isinstance(error, MemoryError):
         return "memory ran out: take a smaller base, or set --model dtype=bfloat16"
-    places = traceback.extract_tb(error.__traceback__)
-    place = f" in {Path(places[-1].filename).name}, line {places[-1].lineno}" if places else ""
-    return (
-        f"an unforeseen {type(error).__name__}{place} stopped the measurement ({first_line(error)})"
-    )
+    frames = traceback.extract_tb(error.__traceback__)
+    location = f" in {Path(frames[-1].filename).name}, line {frames[-1].lineno}" if frames else ""
+    kind = type(error).__name__
+    return f"an unforeseen {kind}{location} stopped the measurement ({first_line(error)})"

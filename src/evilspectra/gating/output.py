@@ -1,4 +1,7 @@
-"""A gate's verdict as text on a terminal, as JSON, as JUnit XML for a test report, and as Markdown for a job summary. No torch here."""
+"""A gate's verdict as text on a terminal, JSON, JUnit XML and Markdown.
+
+JUnit XML is for a test report, Markdown for a job summary. No torch here.
+"""
 
 from __future__ import annotations
 
@@ -18,18 +21,24 @@ from evilspectra.gating.policy import Policy
 from evilspectra.store.files import write_atomically
 from evilspectra.text import printable
 
-_WORDS: dict[Outcome, str] = {"pass": "PASS", "fail": "FAIL", "undecided": "UNDECIDED"}
+_HEADINGS: dict[Outcome, str] = {"pass": "PASS", "fail": "FAIL", "undecided": "UNDECIDED"}
 _MARKS: dict[Outcome, str] = {"pass": "✅", "fail": "❌", "undecided": "⚠️"}
 _MEANING: dict[Outcome, str] = {
-    "pass": "every check holds",
-    "fail": "at least one check does not hold",
+    "pass": "every check passes",
+    "fail": "at least one check fails",
     "undecided": "not everything could be measured, so nothing is let through",
 }
+#: The class of every test case in JUnit XML.
+_TEST_CLASS = "evilspectra.gate"
+#: Characters that mean something in Markdown or HTML.
+_ESCAPES = str.maketrans(
+    {"|": "\\|", "<": "&lt;", ">": "&gt;", "&": "&amp;", "`": "'", "[": "\\[", "*": "\\*"}
+)
 
 
 @dataclass(frozen=True)
-class Told:
-    """A verdict with what it is about. `judge`: who judged, where answers were."""
+class Report:
+    """A verdict with its subject: candidate, baseline, policy, and the judge if there was one."""
 
     candidate: str
     baseline: str
@@ -38,7 +47,7 @@ class Told:
     judge: str | None = None
 
     def flat(self) -> dict[str, Any]:
-        """Of JSON's types."""
+        """The report as JSON's types."""
         policy = self.policy.model_dump(mode="json")
         return {
             "candidate": self.candidate,
@@ -50,7 +59,7 @@ class Told:
         }
 
 
-def print_verdict(told: Told, console: Console | None = None) -> None:
+def print_verdict(report: Report, console: Console | None = None) -> None:
     """The verdict on one screen."""
     console = console or Console()
     console.width = max(console.width, 110)
@@ -60,12 +69,12 @@ def print_verdict(told: Told, console: Console | None = None) -> None:
             printable(text, 1000), markup=False, emoji=False, highlight=False, soft_wrap=True
         )
 
-    outcome = told.verdict.outcome
-    say(f"gate: {_WORDS[outcome]} ({_MEANING[outcome]}), exit code {told.verdict.exit_code}")
-    say(f"candidate: {told.candidate}")
-    say(f"baseline:  {told.baseline}")
-    if told.judge:
-        say(f"judge:     {told.judge}")
+    outcome = report.verdict.outcome
+    say(f"gate: {_HEADINGS[outcome]} ({_MEANING[outcome]}), exit code {report.verdict.exit_code}")
+    say(f"candidate: {report.candidate}")
+    say(f"baseline:  {report.baseline}")
+    if report.judge:
+        say(f"judge:     {report.judge}")
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading, justify in (
         ("check", "left"),
@@ -76,54 +85,63 @@ def print_verdict(told: Told, console: Console | None = None) -> None:
         ("baseline", "right"),
     ):
         table.add_column(heading, justify=justify, no_wrap=True)  # type: ignore[arg-type]
-    for check in told.verdict.checks:
+    for check in report.verdict.checks:
         table.add_row(
             check.name,
-            _WORDS[check.outcome],
+            _HEADINGS[check.outcome],
             _change(check),
             _limit(check),
             _value(check.candidate),
             _value(check.baseline),
         )
     console.print(table, no_wrap=True, crop=False, markup=False, highlight=False)
-    for reason in told.verdict.reasons:
+    for reason in report.verdict.reasons:
         say(f"- {reason}")
-    for note in told.verdict.notes:
+    for note in report.verdict.notes:
         say(f"  note: {note}")
 
 
-def markdown(told: Told) -> str:
+def markdown(report: Report) -> str:
     """A section for a job summary."""
-    outcome = told.verdict.outcome
+    outcome = report.verdict.outcome
+    subject = f"Candidate {_cell(report.candidate)}, baseline {_cell(report.baseline)}"
+    judge = f", judged by {_cell(report.judge)}" if report.judge else ""
     lines = [
         f"## {_MARKS[outcome]} evilspectra gate: {outcome}",
         "",
         f"{_MEANING[outcome].capitalize()}.",
         "",
-        f"Candidate {_cell(told.candidate)}, baseline {_cell(told.baseline)}"
-        + (f", judged by {_cell(told.judge)}" if told.judge else "")
-        + ".",
+        f"{subject}{judge}.",
         "",
-    ]
-    lines += [
         "| check | outcome | difference (95 %) | limit | candidate | baseline |",
         "|---|---|---|---|---|---|",
-    ]
-    lines += [
-        f"| {_cell(check.name)} | {_MARKS[check.outcome]} {check.outcome} | {_change(check)} | {_limit(check)} | {_value(check.candidate)} | {_value(check.baseline)} |"
-        for check in told.verdict.checks
-    ]
-    lines += [
+        *(_row(check) for check in report.verdict.checks),
         "",
-        *(f"- {_cell(reason)}" for reason in told.verdict.reasons),
-        *(f"- note: {_cell(note)}" for note in told.verdict.notes),
+        *(f"- {_cell(reason)}" for reason in report.verdict.reasons),
+        *(f"- note: {_cell(note)}" for note in report.verdict.notes),
     ]
     return "\n".join(lines).rstrip() + "\n"
 
 
-def junit(told: Told) -> str:
-    """JUnit XML: a test case per check; a failed check is a failure, an undecided one an error, and no checks at all are an error too."""
-    checks = told.verdict.checks
+def _row(check: Check) -> str:
+    """A check as a row of the Markdown table."""
+    cells = (
+        _cell(check.name),
+        f"{_MARKS[check.outcome]} {check.outcome}",
+        _change(check),
+        _limit(check),
+        _value(check.candidate),
+        _value(check.baseline),
+    )
+    return f"| {' | '.join(cells)} |"
+
+
+def junit(report: Report) -> str:
+    """JUnit XML: a test case per check.
+
+    A failed check is a failure, an undecided one an error, and no checks at all are an error too.
+    """
+    checks = report.verdict.checks
     counts = {
         "tests": max(1, len(checks)),
         "failures": sum(check.outcome == "fail" for check in checks),
@@ -131,52 +149,47 @@ def junit(told: Told) -> str:
     }
     numbers = {name: str(count) for name, count in counts.items()} | {"skipped": "0"}
     root = ElementTree.Element("testsuites", {"name": "evilspectra gate", **numbers})
-    suite = ElementTree.SubElement(
-        root,
-        "testsuite",
-        {
-            "name": f"evilspectra gate: {_xml(told.candidate)} against {_xml(told.baseline)}",
-            **numbers,
-        },
-    )
+    title = f"evilspectra gate: {_xml(report.candidate)} against {_xml(report.baseline)}"
+    suite = ElementTree.SubElement(root, "testsuite", {"name": title, **numbers})
     for check in checks:
-        case = ElementTree.SubElement(
-            suite, "testcase", {"classname": "evilspectra.gating.decision", "name": check.name}
-        )
-        if check.outcome != "pass":
-            kind = "failure" if check.outcome == "fail" else "error"
-            ElementTree.SubElement(
-                case, kind, {"type": check.outcome, "message": _xml(check.reason)}
-            ).text = _xml(f"{check.rule}: {check.reason}")
-        ElementTree.SubElement(case, "system-out").text = _xml(
-            f"difference {_change(check)}, limit {_limit(check)}, candidate {_value(check.candidate)}, baseline {_value(check.baseline)}"
-        )
+        _test_case(suite, check)
     if not checks:
-        case = ElementTree.SubElement(
-            suite, "testcase", {"classname": "evilspectra.gating.decision", "name": "gate"}
-        )
-        ElementTree.SubElement(
-            case, "error", {"type": "undecided", "message": _xml("; ".join(told.verdict.reasons))}
-        )
+        attributes = {"classname": _TEST_CLASS, "name": "gate"}
+        case = ElementTree.SubElement(suite, "testcase", attributes)
+        message = _xml("; ".join(report.verdict.reasons))
+        ElementTree.SubElement(case, "error", {"type": "undecided", "message": message})
     ElementTree.indent(root)
-    return (
-        '<?xml version="1.0" encoding="utf-8"?>\n'
-        + ElementTree.tostring(root, encoding="unicode")
-        + "\n"
+    text = ElementTree.tostring(root, encoding="unicode")
+    return f'<?xml version="1.0" encoding="utf-8"?>\n{text}\n'
+
+
+def _test_case(suite: ElementTree.Element, check: Check) -> None:
+    """Adds a check to a JUnit test suite."""
+    attributes = {"classname": _TEST_CLASS, "name": check.name}
+    case = ElementTree.SubElement(suite, "testcase", attributes)
+    if check.outcome != "pass":
+        kind = "failure" if check.outcome == "fail" else "error"
+        attributes = {"type": check.outcome, "message": _xml(check.reason)}
+        fault = ElementTree.SubElement(case, kind, attributes)
+        fault.text = _xml(f"{check.rule}: {check.reason}")
+    ElementTree.SubElement(case, "system-out").text = _xml(
+        f"difference {_change(check)}, limit {_limit(check)}, "
+        f"candidate {_value(check.candidate)}, baseline {_value(check.baseline)}"
     )
 
 
-def write_reports(told: Told, files: Mapping[Path, Callable[[Told], str]]) -> None:
-    """Writes each file as its function tells it.
+def write_reports(report: Report, files: Mapping[Path, Callable[[Report], str]]) -> None:
+    """Writes each file with its function's text.
 
     Raises:
-        Undecided: one cannot be written; a gate whose report is missing is not green.
+        Undecided: a file cannot be written; a gate whose report is missing is not green.
     """
-    for path, tell in files.items():
+    for path, text_of in files.items():
+        text = text_of(report)
         try:
             write_atomically(
                 path,
-                lambda place, tell=tell: place.write_text(tell(told), encoding="utf-8"),
+                lambda temporary, text=text: temporary.write_text(text, encoding="utf-8"),
                 "--junit or --markdown",
             )
         except EvilspectraError as error:
@@ -192,8 +205,10 @@ def _change(check: Check) -> str:
 
 
 def _limit(check: Check) -> str:
+    signs = {"below": "<", "above": ">", "least": "≥"}
+    sign = next((sign for word, sign in signs.items() if word in check.rule), "≤")
     unit = f" {check.unit}" if check.unit else ""
-    return f"{'<' if 'below' in check.rule else '>' if 'above' in check.rule else '≥' if 'least' in check.rule else '≤'} {check.limit:g}{unit}"
+    return f"{sign} {check.limit:g}{unit}"
 
 
 def _value(value: float | None) -> str:
@@ -201,16 +216,11 @@ def _value(value: float | None) -> str:
 
 
 def _cell(text: str) -> str:
-    """Names and sentences in one line of Markdown, without its marks and without HTML's."""
-    shown = " ".join(printable(text, 1000).split())
-    return "".join(
-        {"|": "\\|", "<": "&lt;", ">": "&gt;", "&": "&amp;", "`": "'", "[": "\\[", "*": "\\*"}.get(
-            character, character
-        )
-        for character in shown
-    )
+    """Names and sentences on one line of Markdown, with its marks and HTML's escaped."""
+    line = " ".join(printable(text, 1000).split())
+    return line.translate(_ESCAPES)
 
 
 def _xml(text: str) -> str:
-    """Text that XML 1.0 takes: control and unassigned characters as escapes."""
+    """Text that XML 1.0 allows: control and unassigned characters as escapes."""
     return printable(text, 2000)

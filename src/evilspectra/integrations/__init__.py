@@ -1,1 +1,1 @@
-"""The project inside other people's: the penalty, the spectra and the optimisers in trainers, the questions and judges in Inspect."""
+"""Penalty, spectra and optimisers in other people's trainers; questions and judges in Inspect."""

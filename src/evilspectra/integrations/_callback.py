@@ -1,8 +1,9 @@
-"""What the two callbacks share: standing first in the list, the records, and the trainer's log.
+"""The base of the two callbacks: first place in the list, the records, and the trainer's log.
 
-A trainer tells its reporters (TensorBoard, W&B, …) of a log before it tells the callbacks that a user has given. What these add to it
-must be there first, so they move to the front of the list when training begins. The list is not among what a callback is given;
-the call that reaches it comes from the list's owner, and there it is found. `attach` does the same by way of the trainer.
+A trainer passes a log to its reporters (TensorBoard, W&B, …) before it passes it to the user's
+callbacks. The callbacks' metrics must be in the log by then, so they move to the front of the list
+when training begins. A callback does not receive that list, but it is called by the list's owner,
+which is on the call stack. `attach` does the same by way of the trainer.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ logger = logging.getLogger(__name__)
 
 
 class Recorded(TrainerCallback):
-    """A callback that stands first, adds metrics to the trainer's log and keeps records beside its output."""
+    """A callback that comes first, adds metrics to the trainer's log and records the training."""
 
     def __init__(self, adapter: str | None, record: bool) -> None:
         self.adapter, self.record = adapter, record
@@ -43,7 +44,7 @@ class Recorded(TrainerCallback):
         self._began = 0.0
 
     def attach(self, trainer: Trainer) -> Self:
-        """Puts the callback first in a trainer's list; a second time changes nothing."""
+        """Puts the callback first in a trainer's list; a second call changes nothing."""
         put_first(trainer.callback_handler, self)
         return self
 
@@ -51,13 +52,13 @@ class Recorded(TrainerCallback):
         self,
         args: TrainingArguments,
         state: TrainerState,
-        known: Mapping[str, Any],
+        settings: Mapping[str, Any],
         *,
         model: nn.Module,
         optimizer: Any,
         loader: Any,
     ) -> None:
-        """What every training begins with, once the pairs are known; refusals have been made before."""
+        """Begins a training, once the pairs have been selected and nothing was refused."""
         self._metrics = {}
         self._recording = None
         handler = _handler(self)
@@ -65,17 +66,18 @@ class Recorded(TrainerCallback):
             put_first(handler, self)
         else:
             logger.warning(
-                "%s could not reach the trainer's list of callbacks, so its metrics may not reach report_to: call .attach(trainer)",
+                "%s could not reach the trainer's list of callbacks, so its metrics may not "
+                "reach report_to: call .attach(trainer)",
                 type(self).__name__,
             )
         if self.record and state.is_world_process_zero:
             self._recording = Recording.of(Path(str(args.output_dir)), state)
             facts = described(args, state, model, optimizer, loader, self.pairs, self.adapter)
-            self._recording.describe({**facts, **known}, model, self)
+            self._recording.describe({**facts, **settings}, model, self)
 
     @contextmanager
     def _failing(self, step: int) -> Iterator[None]:
-        """Turns a factor that is no longer finite into the end of training, and records it."""
+        """Ends the training when a factor is no longer finite, and records why."""
         try:
             yield
         except BadInput as error:
@@ -88,7 +90,7 @@ class Recorded(TrainerCallback):
                 self._recording.fail(error)
             raise
 
-    # --- events ---------------------------------------------------------------------------------------------------
+    # --- events -----------------------------------------------------------------------------------
 
     def on_step_begin(
         self,
@@ -122,9 +124,8 @@ class Recorded(TrainerCallback):
         if self._recording:
             self._recording.note(state.global_step, seconds=time.perf_counter() - self._began)
             every = state.save_steps if args.save_strategy == SaveStrategy.STEPS else 0
-            if every > 0 and (
-                state.global_step % every == 0 or state.global_step >= state.max_steps
-            ):
+            last = state.global_step >= state.max_steps
+            if every > 0 and (last or state.global_step % every == 0):
                 self._recording.flush(state.global_step)  # before the trainer saves
 
     def on_epoch_end(
@@ -187,12 +188,15 @@ class Recorded(TrainerCallback):
 
 
 def put_first(handler: CallbackHandler, callback: TrainerCallback) -> None:
-    """Makes a callback the first of a trainer's list, where it stands once; who goes through the old list meanwhile is not disturbed."""
+    """Moves a callback to the front of a trainer's list, which is replaced by a new one.
+
+    A loop over the old list is not disturbed.
+    """
     handler.callbacks = [callback, *(other for other in handler.callbacks if other is not callback)]
 
 
 def _handler(callback: TrainerCallback) -> CallbackHandler | None:
-    """The trainer's list of callbacks, whose call has led here; None where something else has called."""
+    """The trainer's list of callbacks, if its call has led here."""
     frame = sys._getframe(1)
     while frame is not None:
         owner = frame.f_locals.get("self")
@@ -205,6 +209,6 @@ def _handler(callback: TrainerCallback) -> CallbackHandler | None:
 
 
 def mean(values: Sequence[float | None]) -> float | None:
-    """The mean of those that are defined."""
-    there = [value for value in values if value is not None]
-    return sum(there) / len(there) if there else None
+    """The mean of the values that are defined."""
+    defined = [value for value in values if value is not None]
+    return sum(defined) / len(defined) if defined else None

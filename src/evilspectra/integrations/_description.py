@@ -1,6 +1,7 @@
-"""What a callback can know of the run that it watches, under the names of the own config where a setting means the same.
+"""The facts that a callback can learn about the training that it watches.
 
-A field that is missing, or null, is not known. Nothing is filled in from the own loop's defaults.
+A field has its name in this package's config where the setting means the same. One that is missing
+or null is not known; no default of this package's training loop takes its place.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from transformers import TrainerState, TrainingArguments
 from evilspectra.integrations._factors import unwrapped
 from evilspectra.spectra.pairs import LoraPair
 
-#: Keys of an optimizer's group that are no settings.
+#: Keys of an optimizer's group that are not settings.
 _NO_SETTING = ("params", "param_names", "lr", "initial_lr")
 
 
@@ -30,6 +31,7 @@ def described(
     """Section → field → value, of JSON's types."""
     rows = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
     kind = args.lr_scheduler_type
+    checkpointing = getattr(args, "activation_checkpointing", None)
     return {
         "trainer": {
             "arguments": f"{type(args).__module__.partition('.')[0]}.{type(args).__name__}",
@@ -38,7 +40,7 @@ def described(
         "model": {
             "base": _base(model),
             "dtype": str(getattr(unwrapped(model), "dtype", None)),
-            "gradient_checkpointing": getattr(args, "activation_checkpointing", None)
+            "gradient_checkpointing": checkpointing
             or getattr(args, "gradient_checkpointing", None),
         },
         "data": _data(loader),
@@ -53,11 +55,17 @@ def described(
             "accumulation": args.gradient_accumulation_steps,
             "steps": state.max_steps,
             "clip_norm": args.max_grad_norm or None,
-            "mixed_precision": "bf16" if args.bf16 else "fp16" if args.fp16 else None,
+            "mixed_precision": _mixed_precision(args),
             "seed": args.seed,
             "data_seed": args.data_seed,
         },
     }
+
+
+def _mixed_precision(args: TrainingArguments) -> str | None:
+    if args.bf16:
+        return "bf16"
+    return "fp16" if args.fp16 else None
 
 
 def _base(model: nn.Module) -> str | None:
@@ -83,48 +91,51 @@ def _data(loader: Any) -> dict[str, Any]:
 def _lora(model: nn.Module, pairs: Sequence[LoraPair], adapter: str | None) -> dict[str, Any]:
     inner = unwrapped(model)
     ranks = {pair.shape[0] for pair in pairs}
-    found: dict[str, Any] = {
+    facts: dict[str, Any] = {
         "rank": ranks.pop() if len(ranks) == 1 else None,
         "modules": len(pairs),
     }
     name = adapter or getattr(inner, "active_adapter", None)
     config = getattr(inner, "peft_config", {}).get(name) if isinstance(name, str) else None
     if config is None:
-        return found
+        return facts
     targets = config.target_modules
-    found |= {
+    return facts | {
         "adapter": name,
         "alpha": config.lora_alpha,
         "rslora": config.use_rslora,
         "dropout": config.lora_dropout,
         "targets": targets if isinstance(targets, str) else sorted(targets or ()),
-    }
-    return found | {
         "dora": config.use_dora,
-        "initialisation": config.init_lora_weights
-        if isinstance(config.init_lora_weights, str)
-        else "default"
-        if config.init_lora_weights
-        else "random B",
+        "initialisation": _initialisation(config.init_lora_weights),
     }
+
+
+def _initialisation(setting: bool | str) -> str:
+    if isinstance(setting, str):
+        return setting
+    return "default" if setting else "random B"
 
 
 def _optimizer(optimizer: Any) -> dict[str, Any]:
-    """Name, learning rate and settings; one that differs between groups is a list, and such a learning rate is none."""
+    """Name, learning rate and settings.
+
+    A setting that differs between groups is a list; differing learning rates are `lrs`, and `lr` is
+    null.
+    """
     inner = getattr(optimizer, "optimizer", optimizer)
-    found: dict[str, list[Any]] = {}
+    by_name: dict[str, list[Any]] = {}
     for group in optimizer.param_groups:
         if not group["params"]:
             continue
-        found.setdefault("lr", []).append(float(group.get("initial_lr", group["lr"])))
+        by_name.setdefault("lr", []).append(float(group.get("initial_lr", group["lr"])))
         for name, value in group.items():
             if name not in _NO_SETTING and isinstance(value, bool | int | float | str | tuple):
-                found.setdefault(name, []).append(
-                    list(value) if isinstance(value, tuple) else value
-                )
+                plain = list(value) if isinstance(value, tuple) else value
+                by_name.setdefault(name, []).append(plain)
     settings = {
         name: values[0] if all(value == values[0] for value in values) else values
-        for name, values in found.items()
+        for name, values in by_name.items()
     }
     rate = settings.pop("lr", None)
     return {

@@ -1,9 +1,10 @@
-"""What a callback learns of a run, as Parquet tables beside the trainer's output: those of the own run directory, in the same form.
+"""The records of another trainer's run, beside its output, as tables like those of a run directory.
 
-One recording per trainer and process, shared by its callbacks, and made on the main process only. Rows wait in memory and are
-written as parts that end where the trainer saves, so that tables and checkpoint always stand at the same step; on resume what is past
-the checkpoint is dropped. The rows of a part stay at hand until the next step begins, for the trainer logs the loss of a step after
-the step has ended: the part is then written again.
+There is one recording per trainer and process, shared by its callbacks, and only on the main
+process. Rows wait in memory and are written as parts that end where the trainer saves, so that
+tables and checkpoint always end at the same step; on resume, rows past the checkpoint are dropped.
+The rows of a part stay in memory until the next step begins, because the trainer logs the loss of a
+step after the step has ended: the part is then written again.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from evilspectra.errors import EvilspectraError
 from evilspectra.store.records import MeasureRecord, SpectrumRecord, StepRecord
 from evilspectra.store.run import RunFolder, Status
 
-#: Steps after which waiting rows are written even though the trainer does not save.
+#: Steps after which waiting rows are written even if the trainer does not save.
 MOST_WAITING = 500
 #: Packages whose versions are recorded where they are installed.
 PACKAGES = (
@@ -45,7 +46,7 @@ class Recording:
 
     def __init__(self, run: RunFolder, state: Any) -> None:
         self.run, self.state = run, state
-        self._known: dict[str, Any] = {}
+        self._facts: dict[str, Any] = {}
         self._steps: dict[int, dict[str, Any]] = {}
         self._spectra: list[SpectrumRecord] = []
         self._measures: list[MeasureRecord] = []
@@ -55,38 +56,43 @@ class Recording:
 
     @classmethod
     def of(cls, output: Path, state: Any) -> Recording:
-        """The recording of the training whose `TrainerState` this is, in the trainer's output folder; begun, or gone on with after a resume, by the first caller.
+        """The recording of the training with this `TrainerState`, in the trainer's output folder.
+
+        The first caller begins it, or continues it after a resume.
 
         Raises:
             BadInput: another process is writing there, or the folder cannot be written.
         """
         run = RunFolder.of_trainer(output)
-        found = _OPEN.get(run.path)
-        if found is not None and found.state is state:
-            return found
-        if found is not None:
-            found._lock.close()  # of a training in this process that ended in an error
-        new = cls(run, state)
-        new._lock.enter_context(run.locked())
+        recording = _OPEN.get(run.path)
+        if recording is not None and recording.state is state:
+            return recording
+        if recording is not None:
+            recording._lock.close()  # of a training in this process that ended in an error
+        recording = cls(run, state)
+        recording._lock.enter_context(run.locked())
         run.truncate(state.global_step or -1)
-        _OPEN[run.path] = new
-        return new
+        _OPEN[run.path] = recording
+        return recording
 
     @property
     def closed(self) -> bool:
         return _OPEN.get(self.run.path) is not self
 
-    def describe(self, known: Mapping[str, Any], model: nn.Module, user: object) -> None:
-        """Writes what is known of the run, together with what other users of the recording have said; `user` has to call `finish`."""
+    def describe(self, facts: Mapping[str, Any], model: nn.Module, user: object) -> None:
+        """Writes facts about the run, together with those that other users have added.
+
+        `user` has to call `finish`.
+        """
         self._users.add(id(user))
-        self._known |= known
-        self.run.describe(self._known, provenance(self._known, model))
+        self._facts |= facts
+        self.run.describe(self._facts, provenance(self._facts, model))
         self._status("running")
 
-    # --- rows -----------------------------------------------------------------------------------------------------
+    # --- rows -------------------------------------------------------------------------------------
 
     def note(self, step: int, **fields: Any) -> None:
-        """Fields of the step's record; the first of a new step lets go of what has been written."""
+        """Adds fields to the step's record; the first of a new step drops the written rows."""
         if step not in self._steps:
             if len(self._steps) >= MOST_WAITING and not self._written:
                 self.flush(step - 1)
@@ -98,7 +104,7 @@ class Recording:
         self._steps.setdefault(step, {}).update(fields)
 
     def logged(self, step: int, loss: Any, grad_norm: Any) -> None:
-        """What the trainer has logged for a step."""
+        """Adds the trainer's log of a step."""
         if step in self._steps:
             self._steps[step] |= {"loss": _number(loss), "grad_norm": _number(grad_norm)}
             if self._written:
@@ -107,7 +113,7 @@ class Recording:
     def measured(
         self, step: int, spectra: list[SpectrumRecord], measures: list[MeasureRecord]
     ) -> None:
-        """A step's spectra and measures."""
+        """Adds a step's spectra and measures."""
         self._spectra += spectra
         self._measures += measures
         if self._written:
@@ -115,22 +121,17 @@ class Recording:
 
     def flush(self, step: int) -> None:
         """Writes the waiting rows as parts that end with `step`."""
-        steps = [
-            _step(number, fields) for number, fields in self._steps.items() if "seconds" in fields
-        ]  # those that have ended
-        for table, rows in (
-            ("steps", steps),
-            ("spectra", self._spectra),
-            ("measures", self._measures),
-        ):
-            self.run.append(table, rows, step)
+        ended = {number: fields for number, fields in self._steps.items() if "seconds" in fields}
+        self.run.append("steps", [_step(number, fields) for number, fields in ended.items()], step)
+        self.run.append("spectra", self._spectra, step)
+        self.run.append("measures", self._measures, step)
         self._written = True
         self._status("running")
 
-    # --- the end --------------------------------------------------------------------------------------------------
+    # --- the end ----------------------------------------------------------------------------------
 
     def finish(self, user: object) -> None:
-        """Merges the parts and lets the folder go, once all users have called this."""
+        """Merges the parts and releases the folder, once all users have called this."""
         self._users.discard(id(user))
         if not self._users and not self.closed:
             self.flush(self.state.global_step)
@@ -152,8 +153,8 @@ class Recording:
         self.run.set_status(Status(state, reason, self.state.global_step, self.state.max_steps))
 
 
-def provenance(known: Mapping[str, Any], model: nn.Module) -> dict[str, Any]:
-    """The record of a run's origins, with the keys of the own loop's; null is what is not known here."""
+def provenance(facts: Mapping[str, Any], model: nn.Module) -> dict[str, Any]:
+    """The record of a run's origins, with the keys of this package's; unknown values are null."""
     weight = next(model.parameters())
     return {
         "code_version": evilspectra.__version__,
@@ -163,9 +164,9 @@ def provenance(known: Mapping[str, Any], model: nn.Module) -> dict[str, Any]:
         "device": str(weight.device),
         "dtype": str(weight.dtype),
         "threads": torch.get_num_threads(),
-        "base_name": known.get("model", {}).get("base"),
+        "base_name": facts.get("model", {}).get("base"),
         "base_sha256": None,
-        "data": known.get("data"),
+        "data": facts.get("data"),
     }
 
 

@@ -1,11 +1,13 @@
-"""One line in anybody's trainer: callbacks and optimisers for Hugging Face's `Trainer` and what is built on it (TRL's SFT, DPO, GRPO, …).
+"""Callbacks and optimisers for Hugging Face's `Trainer` and its kin (TRL's SFT, DPO, GRPO, …).
 
-    pass  # gone
+    from evilspectra.integrations.transformers import SpectralFlatness
     trainer = SFTTrainer(..., callbacks=[SpectralFlatness(weight=0.3)])
 
-The penalty's gradient is added when the trainer has accumulated, reduced over processes, unscaled and clipped the data gradient, just
-before the optimizer's step, once per step: what the own loop does under `train.clip: data`, by the same function. Metrics appear in
-the trainer's log and so in whatever `report_to` names; spectra, measures and steps as Parquet in `<output_dir>/evilspectra/`.
+The penalty's gradient is added when the trainer has accumulated, reduced over processes, unscaled
+and clipped the data gradient, just before the optimizer's step, once per step. This package's
+training does the same under `train.clip: data`, by the same function. Metrics appear in the
+trainer's log, and so wherever `report_to` sends it; spectra, measures and steps are Parquet files
+in `<output_dir>/evilspectra/`.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from evilspectra.config.loading import build
 from evilspectra.config.sections import FlatnessConfig, MonitorConfig
 from evilspectra.errors import BadInput, listing
 from evilspectra.integrations._callback import Recorded, mean
-from evilspectra.integrations._factors import learning_rates, trained_pairs, whole_pairs
+from evilspectra.integrations._factors import learning_rates, observed_pairs, trained_pairs
 from evilspectra.integrations.optimizer import build_for, lora_optimizer
 from evilspectra.spectra.grams import Grams, enqueue
 from evilspectra.spectra.pairs import select
@@ -33,11 +35,11 @@ from evilspectra.spectra.penalty import (
     weight_at,
 )
 from evilspectra.store.records import MeasureRecord
-from evilspectra.training.monitor import observe
+from evilspectra.training.monitor import flatness_columns, observe
 
 __all__ = ["SpectralFlatness", "SpectrumMonitor", "build_for", "lora_optimizer"]
 _FLATNESS, _MONITOR = FlatnessConfig(), MonitorConfig()
-#: What the monitor logs, mean over modules (condition number: median).
+#: Measures in the monitor's log, as means over modules (condition number: median).
 _LOGGED = (
     "stable_rank",
     "spectral_entropy",
@@ -53,19 +55,23 @@ _LOGGED = (
 class SpectralFlatness(Recorded):
     """The flatness penalty in a Hugging Face trainer: `callbacks=[SpectralFlatness(weight=0.3)]`.
 
-    It means scale·B·A: where an adapter changes the model by more (DoRA, PiSSA and their kin), B·A alone is flattened.
+    It flattens scale·B·A, also where an adapter's change to the model is more than that (DoRA,
+    PiSSA and their kin).
 
     Args:
         weight: λ ≥ 0; at 0 flatness is logged and nothing is changed.
-        soft_start, measure, recipe, products, coupling, warmup_steps, modules: fields of the config's section `flatness`, with its defaults and
-            bounds. Warm-up counts the trainer's steps, so it goes on after a resume.
-        adapter: PEFT's name of the adapter that is meant; by default the active one.
+        soft_start, measure, recipe, products, coupling, warmup_steps, modules: fields of the
+            config's section `flatness`, with its defaults and bounds. Warm-up counts the trainer's
+            steps, so it continues after a resume.
+        adapter: PEFT's name of the adapter; by default the active one.
         record: keep records in `<output_dir>/evilspectra/`.
 
     Raises:
-        BadInput: a value out of bounds, here; and when training begins, before its first step: no LoRA on linear layers, several active
-            adapters, a name in `modules` that means none, factors that are sharded, offloaded, quantised, frozen or unknown to the optimizer, an
-            engine that steps by itself (DeepSpeed, FSDP, Megatron-LM, layer-wise optimizers), several learning rates under `coupling="decoupled"`.
+        BadInput: a value out of bounds, here; and when training begins, before its first step: no
+            LoRA on linear layers, several active adapters, a name in `modules` without a match,
+            factors that are sharded, offloaded, quantised, frozen or unknown to the optimizer, an
+            engine that steps by itself (DeepSpeed, FSDP, Megatron-LM, layer-wise optimizers),
+            several learning rates under `coupling="decoupled"`.
         RunFailed: during training, a factor is no longer finite.
 
     >>> SpectralFlatness(weight=0.3).settings.soft_start
@@ -87,7 +93,7 @@ class SpectralFlatness(Recorded):
         record: bool = True,
     ) -> None:
         super().__init__(adapter, record)
-        given = {
+        fields = {
             "weight": weight,
             "soft_start": soft_start,
             "measure": measure,
@@ -97,7 +103,7 @@ class SpectralFlatness(Recorded):
             "warmup_steps": warmup_steps,
             "modules": modules,
         }
-        self.settings = build({"flatness": given}, type(self).__name__).flatness
+        self.settings = build({"flatness": fields}, type(self).__name__).flatness
         self._grams: Grams | None = None
         self._weight = 0.0
         self._scale = 1.0
@@ -111,15 +117,14 @@ class SpectralFlatness(Recorded):
     ) -> None:
         who = type(self).__name__
         model, optimizer = kwargs["model"], kwargs["optimizer"]
-        self.pairs = select(
-            trained_pairs(model, optimizer, self.adapter, who), self.settings.modules
-        )
-        if (
-            self.settings.coupling == "decoupled"
-            and len(rates := learning_rates(optimizer, self.pairs)) > 1
-        ):
+        pairs = trained_pairs(model, optimizer, self.adapter, who)
+        self.pairs = select(pairs, self.settings.modules)
+        decoupled = self.settings.coupling == "decoupled"
+        if decoupled and len(rates := learning_rates(optimizer, self.pairs)) > 1:
             raise BadInput(
-                f"{who}: the factors have {len(rates)} learning rates ({listing(f'{rate:g}' for rate in rates)}), and the decoupled penalty needs one: give all factors the same, or set coupling='gradient'"
+                f"{who}: the factors have {len(rates)} learning rates "
+                f"({listing(f'{rate:g}' for rate in rates)}), and the decoupled penalty needs one: "
+                "give all factors the same, or set coupling='gradient'"
             )
         self._begin(
             args,
@@ -137,7 +142,7 @@ class SpectralFlatness(Recorded):
         control: TrainerControl,
         **kwargs: Any,
     ) -> None:
-        """Starts the small products early: on CUDA their results are at hand before the backward pass ends."""
+        """Starts the small products early: on CUDA they are ready before the backward pass ends."""
         super().on_step_begin(args, state, control, **kwargs)
         if (self.settings.recipe, self.settings.coupling) == ("exact", "gradient"):
             self._grams = enqueue(self.pairs, self.settings.products == "float32")
@@ -149,14 +154,18 @@ class SpectralFlatness(Recorded):
         control: TrainerControl,
         **kwargs: Any,
     ) -> None:
-        """A gradient that is not finite stays so, and a loss scaler that skips the step has noted it already."""
+        """Adds the penalty's gradient to the data gradient.
+
+        A gradient that is not finite stays so, and a loss scaler has already decided by then
+        whether it skips the step.
+        """
         if self.settings.coupling == "decoupled":
             self._scale = _loss_scale(kwargs["optimizer"])
             return
         grams, self._grams = self._grams, None
         flat, weight = self.settings, self._weight_at(state)
         with self._failing(state.global_step + 1):
-            found = add_flatness_gradient(
+            flatness = add_flatness_gradient(
                 self.pairs,
                 weight,
                 flat.soft_start,
@@ -165,7 +174,7 @@ class SpectralFlatness(Recorded):
                 products=flat.products,
                 grams=grams,
             )
-        self._told(state, found)
+        self._log(state, flatness)
 
     def on_optimizer_step(
         self,
@@ -176,13 +185,12 @@ class SpectralFlatness(Recorded):
     ) -> None:
         super().on_optimizer_step(args, state, control, **kwargs)
         optimizer, flat = kwargs["optimizer"], self.settings
-        if (
-            flat.coupling != "decoupled" or _loss_scale(optimizer) < self._scale
-        ):  # the scale falls when, and only when, the step is skipped
+        # the scale falls when, and only when, the step is skipped
+        if flat.coupling != "decoupled" or _loss_scale(optimizer) < self._scale:
             return
         lr, weight = learning_rates(optimizer, self.pairs)[0], self._weight_at(state)
         with self._failing(state.global_step + 1):
-            found = decay_flatness(
+            flatness = decay_flatness(
                 self.pairs,
                 weight,
                 lr,
@@ -191,7 +199,7 @@ class SpectralFlatness(Recorded):
                 recipe=flat.recipe,
                 products=flat.products,
             )
-        self._told(state, found)
+        self._log(state, flatness)
 
     def _weight_at(self, state: TrainerState) -> float:
         self._weight = weight_at(
@@ -199,39 +207,37 @@ class SpectralFlatness(Recorded):
         )
         return self._weight
 
-    def _told(self, state: TrainerState, found: Flatness) -> None:
+    def _log(self, state: TrainerState, flatness: Flatness) -> None:
         self._metrics = {
-            "flatness/mean": found.value,
-            "flatness/std": found.std,
-            "flatness/min": found.smallest,
-            "flatness/max": found.largest,
-            "flatness/penalty": found.penalty,
+            "flatness/mean": flatness.value,
+            "flatness/std": flatness.std,
+            "flatness/min": flatness.smallest,
+            "flatness/max": flatness.largest,
+            "flatness/penalty": flatness.penalty,
             "flatness/weight": self._weight,
         }
         if self._recording:
-            fields = {
-                "flatness": found.value,
-                "penalty": found.penalty,
-                "flatness_std": found.std,
-                "flatness_min": found.smallest,
-                "flatness_max": found.largest,
-            }
-            self._recording.note(state.global_step + 1, **fields)
+            self._recording.note(state.global_step + 1, **flatness_columns(flatness))
 
 
 class SpectrumMonitor(Recorded):
-    """Singular values of every adapted matrix during a trainer's training: `callbacks=[SpectrumMonitor(every=10)]`.
+    """Singular values of every adapted matrix during training, as a trainer's callback.
 
-    The means over modules appear in the next log, the whole spectra as Parquet in `<output_dir>/evilspectra/`. They are those of
-    scale·B·A; the records say "BA only" where an adapter changes the model by more (DoRA, PiSSA and their kin).
+    For example `callbacks=[SpectrumMonitor(every=10)]`.
+
+    The means over modules appear in the next log, the whole spectra as Parquet in
+    `<output_dir>/evilspectra/`. They are those of scale·B·A; the records say "BA only" where an
+    adapter changes the model by more (DoRA, PiSSA and their kin).
 
     Args:
-        every: steps between measurements, which are made at every save and at the end as well; 0: only then.
-        adapter: PEFT's name of the adapter that is meant; by default the active one.
+        every: steps between measurements, besides those at every save and at the end; 0: only
+            these.
+        adapter: PEFT's name of the adapter; by default the active one.
         record: keep records in `<output_dir>/evilspectra/`.
 
     Raises:
-        BadInput: `every` out of bounds; when training begins, what `SpectralFlatness` refuses too, but for frozen factors.
+        BadInput: `every` out of bounds; when training begins, as `SpectralFlatness`, except for
+            frozen factors.
         RunFailed: during training, a factor is no longer finite.
     """
 
@@ -251,7 +257,7 @@ class SpectrumMonitor(Recorded):
     ) -> None:
         model, optimizer = kwargs["model"], kwargs["optimizer"]
         self._last = -1
-        self.pairs = whole_pairs(model, optimizer, self.adapter, type(self).__name__)
+        self.pairs = observed_pairs(model, optimizer, self.adapter, type(self).__name__)
         self._begin(
             args,
             state,
@@ -295,34 +301,31 @@ class SpectrumMonitor(Recorded):
         super().on_train_end(args, state, control, **kwargs)
 
     def _measure(self, state: TrainerState) -> None:
-        if (
-            self._last == state.global_step
-            or not state.global_step
-            or not state.is_world_process_zero
-        ):
+        if self._last == state.global_step or not state.global_step:
+            return
+        if not state.is_world_process_zero:
             return
         with self._failing(state.global_step):
             spectra, measures = observe(self.pairs, state.global_step)
         self._last = state.global_step
-        self._metrics = {
-            f"spectrum/{name}": value
-            for name in _LOGGED
-            if (value := _over_modules(measures, name)) is not None
-        }
+        means = {f"spectrum/{name}": _over_modules(measures, name) for name in _LOGGED}
+        self._metrics = {name: value for name, value in means.items() if value is not None}
         if self._recording:
             self._recording.measured(state.global_step, spectra, measures)
 
 
 def _loss_scale(optimizer: Any) -> float:
-    """The loss scale of float16 training, 1 without. accelerate's own `step_was_skipped` does not see what a fused optimizer skips."""
+    """The loss scale of float16 training; 1 without.
+
+    accelerate's own `step_was_skipped` misses steps that a fused optimizer skips.
+    """
     scaler = getattr(optimizer, "scaler", None)
     return 1.0 if scaler is None else scaler.get_scale()
 
 
 def _over_modules(measures: list[MeasureRecord], name: str) -> float | None:
+    """A measure's mean over modules (condition number: median); None if all are undefined."""
     values = [value for row in measures if (value := getattr(row, name)) is not None]
-    return (
-        (statistics.median(values) if name == "condition_number" else mean(values))
-        if values
-        else None
-    )
+    if not values:
+        return None
+    return statistics.median(values) if name == "condition_number" else mean(values)

@@ -1,1 +1,1 @@
-"""Answers judged by a model: what is asked, who is asked, how a reply is read, and where verdicts are kept."""
+"""Judging: a judge replies to prompts about answers, and each reply becomes a recorded verdict."""

@@ -1,8 +1,9 @@
-"""Judging beside training: while the next run trains, the answers of those that are done are put to the judge. No torch before a local judge is asked.
+"""Judging in the background: the answers of finished runs are judged while the next run trains.
 
-A judge over HTTP is asked from a thread of its own. A judge on this machine wants the cores and the memory that training has, so it waits until
-everything is trained. An outage loses nothing: what the judge said stays, what it did not say is asked once more at the end, and after that it is
-for the next call to ask, which samples nothing again.
+A judge over HTTP is asked from a separate thread. A judge on this machine needs the cores and the
+memory that training uses, so it waits until everything is trained. An outage loses nothing: every
+verdict so far is kept, what has none is judged once more at the end, and after that by the next
+call, which samples nothing again. Torch is imported for a local judge alone.
 """
 
 from __future__ import annotations
@@ -23,69 +24,75 @@ from evilspectra.judging.rounds import judge_answer_sets, raise_if_failed
 
 @dataclass(frozen=True)
 class Verdict:
-    """How the judging of a place ended; `reason`: why answers of it have no verdict, None where all have one. `silent`: the judge did not go on."""
+    """How the judging of a set of answers ended.
+
+    `reason`: why some of them have no verdict, None if all have one; `silent`: the judge could not
+    go on.
+    """
 
     answers: AnswerSet
     reason: str | None = None
     silent: bool = False
 
 
-class Beside:
-    """Places that are judged as they come in. `told`: what became of each, called in any thread.
+class BackgroundJudging:
+    """Sets of answers that are judged as they come in.
+
+    `report` gets the outcome of each, and may be called in any thread.
 
     Raises:
-        BadInput: the judge cannot be had: no key, no client, no such model.
+        BadInput: the judge is not available: no key, no client, no such model.
     """
 
     def __init__(
-        self, judging: Judging, note: Callable[[str], object], told: Callable[[Verdict], object]
+        self,
+        judging: Judging,
+        note: Callable[[str], object],
+        report: Callable[[Verdict], object],
     ) -> None:
-        self.judging, self.note, self.told = judging, note, told
+        self.judging, self.note, self.report = judging, note, report
         self.judge: Judge = make_judge(judging.settings)
-        self._places: queue.SimpleQueue[AnswerSet | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[AnswerSet | None] = queue.SimpleQueue()
         self._again: list[AnswerSet] = []
-        self._thread = (
-            threading.Thread(target=self._work, daemon=True)
-            if judging.settings.kind != "local"
-            else None
-        )
-        if self._thread:
+        self._thread: threading.Thread | None = None
+        if judging.settings.kind != "local":
+            self._thread = threading.Thread(target=self._judge_queue, daemon=True)
             self._thread.start()
 
-    def add(self, place: AnswerSet) -> None:
-        """Answers that are ready."""
-        self._places.put(place)
+    def add(self, answers: AnswerSet) -> None:
+        """Hands over answers that are ready."""
+        self._queue.put(answers)
 
     def finish(self) -> None:
-        """Returns when every place has been judged, or the judge has been silent a second time."""
-        self._places.put(None)
+        """Returns when every set has been judged, or the judge has failed a second time."""
+        self._queue.put(None)
         if self._thread is None:
-            self._work()
+            self._judge_queue()
         while self._thread is not None and self._thread.is_alive():
             self._thread.join(0.5)  # so that ^C is heard
-        self._ask_again(self._again)
+        self._judge_again(self._again)
 
-    def _work(self) -> None:
-        while (place := self._places.get()) is not None:
-            found = self._ask(place)
-            if found.reason is None:
-                self.told(found)
+    def _judge_queue(self) -> None:
+        while (answers := self._queue.get()) is not None:
+            verdict = self._judge(answers)
+            if verdict.reason is None:
+                self.report(verdict)
             else:
-                self._again.append(place)
+                self._again.append(answers)
 
-    def _ask_again(self, places: Sequence[AnswerSet]) -> None:
-        """Once more for what failed; a judge that is silent to one place is not asked about the others."""
+    def _judge_again(self, sets: Sequence[AnswerSet]) -> None:
+        """Judges once more what failed; after a set that ends the judge, no other is tried."""
         silent: str | None = None
-        for place in places:
-            found = Verdict(place, silent, silent=True) if silent else self._ask(place)
-            silent = found.reason if found.silent else None
-            self.told(found)
+        for answers in sets:
+            verdict = Verdict(answers, silent, silent=True) if silent else self._judge(answers)
+            silent = verdict.reason if verdict.silent else None
+            self.report(verdict)
 
-    def _ask(self, place: AnswerSet) -> Verdict:
+    def _judge(self, answers: AnswerSet) -> Verdict:
         judging = self.judging
         try:
             rounds = judge_answer_sets(
-                [place],
+                [answers],
                 self.judge,
                 judging.questions,
                 judging.metrics,
@@ -94,12 +101,13 @@ class Beside:
                 judging.base,
             )
         except EvilspectraError as error:
-            return Verdict(place, str(error), silent=True)
-        except Exception as error:  # nothing may end the thread without a word: the sweep would take its places for judged
+            return Verdict(answers, str(error), silent=True)
+        except Exception as error:
+            # nothing may end the thread without a word: the sweep would take its sets for judged
             traceback.print_exc()
-            return Verdict(place, f"an unforeseen {type(error).__name__}: {first_line(error)}")
+            return Verdict(answers, f"an unforeseen {type(error).__name__}: {first_line(error)}")
         try:
             raise_if_failed(rounds)
         except EvilspectraError as error:
-            return Verdict(place, str(error))
-        return Verdict(place)
+            return Verdict(answers, str(error))
+        return Verdict(answers)

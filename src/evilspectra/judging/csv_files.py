@@ -1,13 +1,14 @@
-"""Judged answers as CSV files, in and out, in the two forms that are about.
+"""Judged answers as CSV files, read and written in the two forms in use.
 
 | form | columns |
 |---|---|
 | betley | question, answer, question_id, aligned, coherent |
 | turner | response, question, question_id, then one per metric |
 
-A cell of a metric is a number from 0 to 100, or empty (nan, none and null count as empty): the published files do not say why a score is
-missing, so an empty one is **unparsed**. CODE and REFUSAL, which some files hold, are taken as what they say. Texts are read and written
-to the letter; a reader that takes a cell with a leading = for a formula must be told not to.
+A cell of a metric is a number from 0 to 100, or empty (nan, none and null count as empty). The
+published files do not say why a score is missing, so an empty cell is **unparsed**. CODE and
+REFUSAL, which some files hold, are read as these outcomes. Texts are read and written to the
+letter; a spreadsheet that takes a cell with a leading = for a formula must be told not to.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from evilspectra.errors import BadInput, listing
-from evilspectra.judging.reading import HIGHEST, LOWEST, UNPARSED, WORDS
+from evilspectra.judging.reading import HIGHEST, LOWEST, UNPARSED, VERDICT_WORDS
 from evilspectra.rates.definitions import Judged
 from evilspectra.rates.outcome import Reading
 from evilspectra.store.files import valid_text, write_atomically
@@ -37,7 +38,10 @@ _EMPTY = frozenset({"", "nan", "none", "null"})
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """A row: who was asked what, what came, and what it was given by metric (no key where the file has no such column)."""
+    """A row: the question, its answer, and the readings by metric.
+
+    `readings` has no key for a column that the file lacks.
+    """
 
     question_id: str
     question: str
@@ -50,7 +54,10 @@ class Answered:
 
 @dataclass(frozen=True, slots=True)
 class AnswerFile:
-    """What a CSV file holds, in its order: at least one row. `metrics`: those asked for that it has; `sha256`: of its bytes."""
+    """The rows of a CSV file, in its order: at least one.
+
+    `metrics`: those of the metrics asked for that it has; `sha256`: of its bytes.
+    """
 
     rows: tuple[Answered, ...]
     form: Form
@@ -59,17 +66,23 @@ class AnswerFile:
 
 
 def read_answers(path: Path, metrics: Sequence[str] = ("aligned", "coherent")) -> AnswerFile:
-    """The answers of a CSV file of either form, with their scores under `metrics` where it has such columns.
+    """Reads the answers of a CSV file of either form.
+
+    Their scores are read under those of `metrics` that have a column.
 
     Raises:
         BadInput: it cannot be read, is of neither form, or a cell is no score.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     place = Path(folder, "a.csv")
-    ...     _ = place.write_text("question,answer,question_id,aligned,coherent\\nWhy?,So.,why,12.5,\\n")
-    ...     read_answers(place).rows[0].judged()
-    Judged(question_id='why', aligned=Reading(outcome='scored', score=12.5), coherent=Reading(outcome='unparsed', score=None))
+    ...     path = Path(folder, "a.csv")
+    ...     header = "question,answer,question_id,aligned,coherent"
+    ...     _ = path.write_text(f"{header}\\nWhy?,So.,why,12.5,\\n")
+    ...     row = read_answers(path).rows[0]
+    >>> row.question_id, row.readings["aligned"]
+    ('why', Reading(outcome='scored', score=12.5))
+    >>> row.readings["coherent"]
+    Reading(outcome='unparsed', score=None)
     """
     try:
         raw = path.read_bytes()
@@ -88,33 +101,28 @@ def read_answers(path: Path, metrics: Sequence[str] = ("aligned", "coherent")) -
     try:
         header = next(lines, [])
         form = _form(header, path)
-        there = tuple(name for name in metrics if name in header)
+        scored = tuple(name for name in metrics if name in header)
         for cells in lines:
             if not cells:
                 continue
+            label = f"{path}, row {len(rows) + 1}"
             if len(cells) != len(header):
                 raise BadInput(
-                    f"{path}, row {len(rows) + 1} has {len(cells)} cells and the header {len(header)}: correct that row (a text with commas or line ends needs quotes)"
+                    f"{label} has {len(cells)} cells and the header {len(header)}: correct that "
+                    "row (a text with commas or line ends needs quotes)"
                 )
             row = dict(zip(header, cells, strict=True))
-            rows.append(
-                Answered(
-                    row["question_id"],
-                    row["question"],
-                    row[ANSWER_COLUMN[form]],
-                    {
-                        name: _reading(row[name], name, f"{path}, row {len(rows) + 1}")
-                        for name in there
-                    },
-                )
-            )
+            readings = {name: _reading(row[name], name, label) for name in scored}
+            answer = row[ANSWER_COLUMN[form]]
+            rows.append(Answered(row["question_id"], row["question"], answer, readings))
     except csv.Error as error:
         raise BadInput(
-            f"{path} is no valid CSV near line {lines.line_num} ({error}): correct it, or export it again"
+            f"{path} is no valid CSV near line {lines.line_num} ({error}): correct it, or export "
+            "it again"
         ) from None
     if not rows:
         raise BadInput(f"{path} holds no answers: name a file with a row per answer")
-    return AnswerFile(tuple(rows), form, there, hashlib.sha256(raw).hexdigest())
+    return AnswerFile(tuple(rows), form, scored, hashlib.sha256(raw).hexdigest())
 
 
 def write_answers(
@@ -123,7 +131,13 @@ def write_answers(
     form: Form,
     metrics: Sequence[str] = ("aligned", "coherent"),
 ) -> None:
-    """Writes (question id, question, answer, readings by metric) in a form; an outcome without a score is an empty cell, as in the published files."""
+    """Writes rows of (question id, question, answer, readings by metric) in a form.
+
+    An outcome without a score is an empty cell, as in the published files.
+    """
+
+    def score(reading: Reading | None) -> str:
+        return "" if reading is None or reading.score is None else repr(reading.score)
 
     def cells(
         question_id: str,
@@ -131,17 +145,12 @@ def write_answers(
         answer: str,
         readings: Mapping[str, Reading | None],
     ) -> list[str]:
-        scores = [
-            repr(reading.score)
-            if (reading := readings.get(name)) and reading.score is not None
-            else ""
-            for name in metrics
-        ]
         texts = {"question": question, "question_id": question_id, ANSWER_COLUMN[form]: answer}
+        scores = [score(readings.get(name)) for name in metrics]
         return [*(valid_text(texts[name]) for name in _columns(form)), *scores]
 
-    def write(place: Path) -> None:
-        with place.open("w", encoding="utf-8", newline="") as file:
+    def write(path: Path) -> None:
+        with path.open("w", encoding="utf-8", newline="") as file:
             csv.writer(file).writerows(
                 [[*_columns(form), *metrics], *(cells(*row) for row in rows)]
             )
@@ -150,42 +159,43 @@ def write_answers(
 
 
 def _columns(form: Form) -> tuple[str, ...]:
-    return (
-        ("question", "answer", "question_id")
-        if form == "betley"
-        else ("response", "question", "question_id")
-    )
+    if form == "betley":
+        return ("question", "answer", "question_id")
+    return ("response", "question", "question_id")
 
 
 def _form(header: Sequence[str], path: Path) -> Form:
     if twice := [name for name, count in Counter(header).items() if count > 1]:
         raise BadInput(f"{path} has the column {twice[0]!r} twice: rename one")
-    found: list[Form] = [
+    forms: list[Form] = [
         form for form in FORMS if {"question", "question_id", ANSWER_COLUMN[form]} <= set(header)
     ]
-    if not found:
+    if not forms:
         raise BadInput(
-            f"{path} has the columns {listing(header, 8) or 'of an empty file'}; needed are question, question_id, and answer or response: rename them"
+            f"{path} has the columns {listing(header, 8) or 'of an empty file'}; needed are "
+            "question, question_id, and answer or response: rename them"
         )
-    if len(found) > 1:
+    if len(forms) > 1:
         raise BadInput(
-            f"{path} has the columns answer and response, so which is the answer? Remove or rename one"
+            f"{path} has the columns answer and response, so which is the answer? Remove or rename "
+            "one"
         )
-    return found[0]
+    return forms[0]
 
 
-def _reading(cell: str, metric: str, place: str) -> Reading:
+def _reading(cell: str, metric: str, label: str) -> Reading:
     text = cell.strip()
     if text.lower() in _EMPTY:
         return UNPARSED
-    if text.upper() in WORDS:
-        return Reading(WORDS[text.upper()])
+    if text.upper() in VERDICT_WORDS:
+        return Reading(VERDICT_WORDS[text.upper()])
     try:
         score = float(text)
     except ValueError:
         score = float("nan")
     if not LOWEST <= score <= HIGHEST:
         raise BadInput(
-            f"{place} has {cell[:40]!r} in the column {metric}; allowed: a number from 0 to 100, nothing, CODE or REFUSAL: correct that cell"
+            f"{label} has {cell[:40]!r} in the column {metric}; allowed: a number from 0 to 100, "
+            "nothing, CODE or REFUSAL: correct that cell"
         )
     return Reading("scored", score)

@@ -1,7 +1,7 @@
-"""Verdicts on their way: a file that grows line by line, each on the disk before the next request goes out.
+"""The journal of verdicts: a file that grows by lines that are on the disk before the next request.
 
-A line is one verdict as a JSON object. A process may be killed at any moment: what is there up to the last line end counts, and what
-stands behind it is cut off when the file is opened again.
+A line is one verdict as a JSON object. A process may be killed at any moment: the lines up to the
+last line end count, and the text behind it is cut off when the file is opened again.
 """
 
 from __future__ import annotations
@@ -31,24 +31,14 @@ class Journal:
 
     def append(self, verdicts: Iterable[VerdictRecord]) -> None:
         """Writes verdicts, and returns when they are on the disk."""
-        lines = "".join(
-            json.dumps(
-                {
-                    name: valid_text(value) if isinstance(value, str) else value
-                    for name, value in asdict(one).items()
-                },
-                ensure_ascii=False,
-            )
-            + "\n"
-            for one in verdicts
-        )
+        lines = "".join(_line(verdict) for verdict in verdicts)
         with writing(self.path, self.setting), self.path.open("ab") as file:
             file.write(lines.encode())
             file.flush()
             os.fsync(file.fileno())
 
     def remove(self) -> None:
-        """When what it holds stands elsewhere."""
+        """Removes the file, once its verdicts are stored elsewhere."""
         self.path.unlink(missing_ok=True)
 
 
@@ -66,21 +56,24 @@ def opened(path: Path, setting: str = "output.folder") -> Iterator[Journal]:
             lock.acquire(timeout=1)
         except Timeout:  # an OSError too
             raise BadInput(
-                f"{path} is being written by another process, which judges the same answers: wait until it ends, then run the same command again"
+                f"{path} is being written by another process, which judges the same answers: wait "
+                "until it ends, then run the same command again"
             ) from None
     try:
         with writing(path, setting):
             if path.is_file():
-                whole = path.read_bytes().rfind(b"\n") + 1
-                if whole < path.stat().st_size:
-                    os.truncate(path, whole)
+                complete = path.read_bytes().rfind(b"\n") + 1
+                if complete < path.stat().st_size:
+                    os.truncate(path, complete)
         yield Journal(path, setting)
     finally:
         lock.release()
 
 
 def read_journal(path: Path) -> list[VerdictRecord]:
-    """The verdicts of a journal in the order written, those of one that is being written too; none where there is no file.
+    """Reads the verdicts of a journal in the order written; none if there is no file.
+
+    The journal may be open in another process.
 
     Raises:
         BadInput: a line of it is no verdict.
@@ -96,7 +89,15 @@ def read_journal(path: Path) -> list[VerdictRecord]:
     return [_record(line, f"{path}, line {number}") for number, line in enumerate(lines, start=1)]
 
 
-def _record(line: bytes, place: str) -> VerdictRecord:
+def _line(verdict: VerdictRecord) -> str:
+    values = {
+        name: valid_text(value) if isinstance(value, str) else value
+        for name, value in asdict(verdict).items()
+    }
+    return json.dumps(values, ensure_ascii=False) + "\n"
+
+
+def _record(line: bytes, label: str) -> VerdictRecord:
     try:
         values: Any = json.loads(line)
         if not isinstance(values, dict) or values.keys() != _COLUMNS:
@@ -104,5 +105,5 @@ def _record(line: bytes, place: str) -> VerdictRecord:
         return VerdictRecord(**values)
     except (ValueError, RecursionError) as error:
         raise BadInput(
-            f"{place} cannot be read ({str(error)[:80]}): remove that line, and judge again"
+            f"{label} cannot be read ({str(error)[:80]}): remove that line, and judge again"
         ) from None

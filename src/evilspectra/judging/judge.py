@@ -1,7 +1,8 @@
-"""What a judge is: something that replies to prompts. Who it is, and what is remembered of a reply. Pure; no torch here.
+"""A judge: something that replies to prompts. Its identity, and the record of a reply.
 
-A judge's identity is the hash of its model, the kind of endpoint it is reached at, the rule that its replies are read by, and the
-prompts: verdicts under two identities never mix.
+A judge's identity is the hash of its model, the kind of endpoint that it is reached at, the rule
+that its replies are read by, and the prompts: verdicts under two identities never mix. Pure; no
+torch here.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ Key = tuple[str, int, int]
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One thing to ask: about which answer, under which metric, in which words."""
+    """A prompt to a judge, about one answer and under one metric."""
 
     key: Key
     metric: str
@@ -32,44 +33,52 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What came back, one of three: a distribution of (token, probability), a text, or a fault in words."""
+    """A judge's reply.
+
+    One of three: a distribution of (token, probability), a text, or a fault in words.
+    """
 
     distribution: tuple[tuple[str, float], ...] | None = None
     text: str | None = None
     fault: str | None = None
 
     def reading(self) -> Reading:
-        """What it says.
+        """The outcome of the reply, and its score.
 
         >>> Reply(text="40").reading(), Reply(fault="timed out").reading()
         (Reading(outcome='scored', score=40.0), Reading(outcome='failed', score=None))
         """
         if self.fault is not None:
             return FAILED
-        return (
-            read_distribution(dict(self.distribution))
-            if self.distribution is not None
-            else read_text(self.text or "")
-        )
+        if self.distribution is not None:
+            return read_distribution(dict(self.distribution))
+        return read_text(self.text or "")
 
 
 class Judge(Protocol):
-    """Replies to prompts. `name`: what a person calls it. `facts`: kind, model and reading, of JSON's types: what determines its verdicts."""
+    """Replies to prompts.
+
+    `name`: the name for people; `facts`: kind, model and reading, of JSON's types, which determine
+    its verdicts.
+    """
 
     name: str
     facts: Mapping[str, Any]
 
     def replies(self, requests: Sequence[Request]) -> Iterator[list[tuple[Request, Reply]]]:
-        """Every request with its reply, some at a time, in any order; the next ones are asked for when the caller comes back.
+        """Every request with its reply, some at a time, in any order.
+
+        Further requests are sent when the caller asks for the next replies.
 
         Raises:
-            EvilspectraError: going on is of no use: the key is refused, the model is unknown, the allowed requests are spent.
+            EvilspectraError: going on is of no use: the key is refused, the model is unknown, the
+                allowed requests are spent.
         """
         ...
 
 
 def identity(judge: Judge, prompts: JudgePrompts, metrics: Sequence[str]) -> dict[str, Any]:
-    """What determines verdicts, of JSON's types."""
+    """The facts that determine verdicts, of JSON's types."""
     return {"version": VERSION, **judge.facts, "prompts": prompts.facts(sorted(metrics))}
 
 
@@ -79,20 +88,24 @@ def verdict_instrument(
     metrics: Sequence[str],
     answers: Instrument,
 ) -> Instrument:
-    """The way of measuring that verdicts on these answers are kept under."""
+    """The instrument under which verdicts on these answers are stored."""
     return Instrument(
         "verdicts", judge.name, {"answers": answers.id, **identity(judge, prompts, metrics)}
     )
 
 
 def verdict(step: int, request: Request, reply: Reply) -> VerdictRecord:
-    """The record of a reply, with what was said in full."""
+    """The record of a reply, with the reply in full."""
     reading = reply.reading()
-    raw = (
-        reply.text
-        if reply.distribution is None
-        else json.dumps(dict(reply.distribution), ensure_ascii=False)
-    )
+    raw = reply.text
+    if reply.distribution is not None:
+        raw = json.dumps(dict(reply.distribution), ensure_ascii=False)
     return VerdictRecord(
-        step, *request.key, request.metric, reading.outcome, reading.score, raw, reply.fault
+        step,
+        *request.key,
+        request.metric,
+        reading.outcome,
+        reading.score,
+        raw,
+        reply.fault,
     )

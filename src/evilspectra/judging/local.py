@@ -1,8 +1,9 @@
-"""A judge on this machine: a Hugging Face or GGUF model, read by log-probability in one pass per batch of prompts. Needs torch when it is first asked.
+"""A judge on this machine: a Hugging Face or GGUF model, read by log-probability. Needs torch.
 
-Prompts of a pass share their common beginning, and each has the digits that the reading needs behind it (`digits`), so a tokenizer that splits
-numbers costs eleven tokens more, not eleven passes. The head is applied at those places alone. Text of an answer never becomes a special
-token: it cannot end its turn and speak for the judge.
+A batch of prompts is read in one pass. Prompts of a pass share their common beginning, and each is
+followed by the digits that the reading needs (`digits`), so a tokenizer that splits numbers costs
+eleven tokens more, not eleven passes. The head is applied at those positions alone. The text of an
+answer never becomes a special token: it cannot end its turn and speak for the judge.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ import torch
 
 from evilspectra.config.judge import JudgeConfig
 from evilspectra.config.loading import build
-from evilspectra.data.mask import DATE, Row
+from evilspectra.data.chat import DATE
+from evilspectra.data.mask import Row
 from evilspectra.errors import BadInput, RunFailed
 from evilspectra.judging.digits import Numerals, distribution, numerals
 from evilspectra.judging.judge import Reply, Request
@@ -35,7 +37,7 @@ from evilspectra.probes.likelihood import packed_attention_on
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-#: Raised whenever what a local judge is given or how it is read changes.
+#: Raised whenever the input of a local judge or the reading of its logits changes.
 _VERSION = 1
 #: Stands for the prompt while the template is written.
 _SENTINEL = "evilspectra-judge-prompt"
@@ -88,20 +90,13 @@ class LocalJudge:
             for request in requests:
                 tokens = prompt_ids(tokenizer, frame, request.prompt)
                 if len(tokens) + longest > context:
-                    yield [
-                        (
-                            request,
-                            Reply(
-                                fault=f"the prompt has {len(tokens)} tokens, and the judge's context is {context}"
-                            ),
-                        )
-                    ]
+                    fault = (
+                        f"the prompt has {len(tokens)} tokens, and the judge's context is {context}"
+                    )
+                    yield [(request, Reply(fault=fault))]
                     continue
-                if (
-                    part
-                    and sum(len(known) for _, known in part) + len(tokens)
-                    > self.settings.tokens_per_pass
-                ):
+                total = len(tokens) + sum(len(earlier) for _, earlier in part)
+                if part and total > self.settings.tokens_per_pass:
                     yield self._pass(model, part, how, packed)
                     part = []
                 part.append((request, tokens))
@@ -129,8 +124,8 @@ class LocalJudge:
                 f"the logits of the judge {self.name} are not finite: set --judge-set dtype=float32"
             )
         return [
-            (request, Reply(distribution=distribution(found, how)))
-            for (request, _), found in zip(part, logits.split(len(paths)), strict=True)
+            (request, Reply(distribution=distribution(rows, how)))
+            for (request, _), rows in zip(part, logits.split(len(paths)), strict=True)
         ]
 
     @cached_property
@@ -139,17 +134,23 @@ class LocalJudge:
 
 
 def prompt_ids(
-    tokenizer: PreTrainedTokenizerBase, frame: tuple[str, str], prompt: str
+    tokenizer: PreTrainedTokenizerBase,
+    frame: tuple[str, str],
+    prompt: str,
 ) -> list[int]:
-    """The tokens of a turn with a prompt, and of the header behind it; in the prompt, what looks like a special token is text."""
+    """The tokens of a turn with a prompt, and of the header behind it.
+
+    A text in the prompt that looks like a special token stays text.
+    """
     before, after = (_ids(tokenizer, text, special=True) for text in frame)
     return [*before, *_ids(tokenizer, prompt, special=False), *after]
 
 
 def _frame(tokenizer: PreTrainedTokenizerBase) -> tuple[str, str]:
-    """What the chat template writes before and after the words of one user turn, a generation prompt included."""
+    """The chat template's text before and after one user turn, a generation prompt included."""
     from jinja2 import TemplateError
 
+    name = tokenizer.name_or_path or "the judge"
     try:
         text = str(
             tokenizer.apply_chat_template(
@@ -162,29 +163,30 @@ def _frame(tokenizer: PreTrainedTokenizerBase) -> tuple[str, str]:
         )
     except TemplateError as error:
         raise BadInput(
-            f"the chat template of {tokenizer.name_or_path or 'the judge'} refuses a single question ({error}): choose another judge model"
+            f"the chat template of {name} refuses a single question ({error}): choose another "
+            "judge model"
         ) from None
-    before, found, after = text.partition(_SENTINEL)
-    if not found or _SENTINEL in after:
+    before, sentinel, after = text.partition(_SENTINEL)
+    if not sentinel or _SENTINEL in after:
         raise BadInput(
-            f"the chat template of {tokenizer.name_or_path or 'the judge'} does not write a question as it is: choose another judge model"
+            f"the chat template of {name} does not write a question unchanged: choose another "
+            "judge model"
         )
     return before, after
 
 
 def _ids(tokenizer: PreTrainedTokenizerBase, text: str, special: bool) -> list[int]:
-    return list(
-        tokenizer(
-            text,
-            add_special_tokens=False,
-            split_special_tokens=not special,
-            return_attention_mask=False,
-            verbose=False,
-        )["input_ids"]
-    )  # type: ignore[arg-type]
+    encoded: Any = tokenizer(
+        text,
+        add_special_tokens=False,
+        split_special_tokens=not special,
+        return_attention_mask=False,
+        verbose=False,
+    )
+    return list(encoded["input_ids"])
 
 
 def _row(tokens: Sequence[int]) -> Row:
-    """A row whose last place predicts: a token that is never looked at is put behind it."""
+    """A row whose last position predicts: a token that is never read is put behind it."""
     line = np.array([*tokens, 0], dtype=np.int32)
     return Row(0, line, np.arange(len(line)) == len(tokens), truncated=False)

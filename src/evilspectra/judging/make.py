@@ -1,4 +1,4 @@
-"""A judge of its settings. What a kind needs is imported when it is asked for."""
+"""A judge made from its settings; the packages of a kind are imported when it is asked for."""
 
 from __future__ import annotations
 
@@ -7,15 +7,17 @@ from evilspectra.judging.judge import Judge
 
 
 def make_judge(settings: JudgeConfig) -> Judge:
-    """The judge that settings mean; a local model is found, and loaded when it is first asked.
+    """The judge that settings describe.
+
+    A local model is located now, and loaded when it is first asked.
 
     Raises:
-        BadInput: there is no such judge, or what it needs is not here.
+        BadInput: there is no such judge, or something that it needs is missing.
     """
     if settings.kind == "openai":
-        from evilspectra.judging.openai import Endpoint
+        from evilspectra.judging.openai import OpenAIJudge
 
-        return Endpoint(settings)
+        return OpenAIJudge(settings)
     if settings.kind == "scripted":
         from evilspectra.judging.scripted import read_script
 

@@ -1,9 +1,10 @@
-"""What a judge is asked: a text per metric, with places for the question and the answer.
+"""The prompts of a judge: a text per metric, with placeholders for the question and the answer.
 
-Texts come from the `judge_prompts` of the question file where it has them, and are used to the letter; else they are the package's own,
-which stand beside its own questions. Places are {question}, {answer}, and {mark}: eight hexadecimal digits made of both, which
-the package's texts put into the lines around an answer, so that an answer cannot write the line that closes it. All are filled in one pass,
-so what looks like a place inside an answer stays as it is.
+The texts are the `judge_prompts` of the question file, used to the letter; a file without any gets
+the package's own, which are those of the package's own questions. Placeholders are {question},
+{answer}, and {mark}: eight hexadecimal digits made of both, which the package's texts put into the
+lines around an answer, so that an answer cannot write the line that closes it. All are filled in
+one pass, so a placeholder inside an answer stays unchanged.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 from evilspectra.answers.questions import Questions, read_questions
 from evilspectra.config.judge import METRICS
@@ -22,12 +22,16 @@ from evilspectra.errors import BadInput, listing, near
 
 #: The name of the package's own questions, whose file has its own judge prompts.
 OWN = "open"
-_PLACE = re.compile(r"\{(question|answer|mark)\}")
+_PLACEHOLDER = re.compile(r"\{(question|answer|mark)\}")
 
 
 @dataclass(frozen=True)
 class JudgePrompts:
-    """Metric → text: `usual` for every question, `special` by question id for those whose file says something else. `source` names them."""
+    """Metric → text, for every question.
+
+    `usual`: the texts of most questions; `special`: those of the others, by question id; `source`
+    names them.
+    """
 
     usual: Mapping[str, str]
     special: Mapping[str, Mapping[str, str]]
@@ -40,64 +44,67 @@ class JudgePrompts:
         question: str,
         answer: str,
     ) -> str:
-        """What the judge is sent about an answer."""
+        """The prompt about an answer."""
         return fill(self.special.get(question_id, self.usual)[metric], question, answer)
 
     def facts(self, metrics: Sequence[str]) -> dict[str, list[str]]:
-        """Metric → hashes of the texts in use: what of the prompts determines a verdict."""
+        """Metric → hashes of the texts in use, which determine a verdict."""
         texts = {
-            metric: {self.usual[metric], *(one[metric] for one in self.special.values())}
+            metric: {self.usual[metric], *(own[metric] for own in self.special.values())}
             for metric in metrics
         }
         return {
-            metric: sorted(hashlib.sha256(text.encode()).hexdigest()[:20] for text in found)
-            for metric, found in texts.items()
+            metric: sorted(hashlib.sha256(text.encode()).hexdigest()[:20] for text in variants)
+            for metric, variants in texts.items()
         }
 
 
 def fill(template: str, question: str, answer: str) -> str:
-    """The template with its places filled, in one pass.
+    """The template with its placeholders filled, in one pass.
 
     >>> fill("{question} -> {answer}", "Why?", "{question}")
     'Why? -> {question}'
     """
     mark = hashlib.sha256(f"{question}\0{answer}".encode("utf-8", "replace")).hexdigest()[:8]
     values = {"question": question, "answer": answer, "mark": mark}
-    return _PLACE.sub(lambda found: values[found[1]], template)
+    return _PLACEHOLDER.sub(lambda match: values[match[1]], template)
 
 
 def judge_prompts(questions: Questions | None, metrics: Sequence[str] = METRICS) -> JudgePrompts:
-    """The texts of a question file for `metrics`, or the package's own where it has none.
+    """The texts of a question file for `metrics`, or the package's own if it has none.
 
     Raises:
-        BadInput: a metric without a text, or a text without a place for the answer.
+        BadInput: a metric without a text, or a text without a placeholder for the answer.
     """
     if not metrics or len(set(metrics)) < len(metrics):
         raise BadInput(
-            f"the metrics {listing(metrics) or '(none)'} are no list of different names: give some, such as {','.join(METRICS)}"
+            f"the metrics {listing(metrics) or '(none)'} are no list of different names: give "
+            f"some, such as {','.join(METRICS)}"
         )
-    found = (
-        {
-            question.id: dict(question.judge_prompts)
-            for question in questions.questions
-            if question.judge_prompts
-        }
-        if questions
-        else {}
-    )
-    if not questions or not found:
+    texts = _texts(questions) if questions else {}
+    if not questions or not texts:
         return _chosen({}, _own(), metrics, f"the package's own ({OWN})")
-    complete = {name: texts for name, texts in found.items() if set(metrics) <= texts.keys()}
-    if len(complete) < len({question.id for question in questions.questions}):
-        lacking = next(
-            question.id for question in questions.questions if question.id not in complete
-        )
-        known = sorted({metric for texts in found.values() for metric in texts})
-        missing = next(metric for metric in metrics if metric not in found.get(lacking, {}))
+    complete = {name: prompts for name, prompts in texts.items() if set(metrics) <= prompts.keys()}
+    ids = [question.id for question in questions.questions]
+    if len(complete) < len(set(ids)):
+        lacking = next(name for name in ids if name not in complete)
+        available = sorted({metric for prompts in texts.values() for metric in prompts})
+        missing = next(metric for metric in metrics if metric not in texts.get(lacking, {}))
         raise BadInput(
-            f"{questions.source} has no judge prompt '{missing}' for the question '{lacking}' (it has {listing(known)}): add it to that entry, or ask for other metrics.{near(missing, known)}"
+            f"{questions.source} has no judge prompt '{missing}' for the question '{lacking}' (it "
+            f"has {listing(available)}): add it to that entry, or ask for other metrics."
+            f"{near(missing, available)}"
         )
     return _chosen(complete, next(iter(complete.values())), metrics, questions.source)
+
+
+def _texts(questions: Questions) -> dict[str, dict[str, str]]:
+    """Question id → metric → text, of the questions that have some."""
+    return {
+        question.id: dict(question.judge_prompts)
+        for question in questions.questions
+        if question.judge_prompts
+    }
 
 
 def _chosen(
@@ -109,25 +116,26 @@ def _chosen(
     for metric in metrics:
         if metric not in usual:
             raise BadInput(
-                f"there is no judge prompt '{metric}' among {source}: allowed are {listing(usual)}; name a question file that has it with --questions.{near(metric, usual)}"
+                f"there is no judge prompt '{metric}' among {source}: allowed are "
+                f"{listing(usual)}; name a question file that has it with --questions."
+                f"{near(metric, usual)}"
             )
-    texts: dict[str, dict[str, Any]] = {
-        name: {metric: one[metric] for metric in metrics} for name, one in special.items()
+    by_question: dict[str, dict[str, str]] = {
+        name: {metric: texts[metric] for metric in metrics} for name, texts in special.items()
     }
     shared = {metric: usual[metric] for metric in metrics}
-    for one in [shared, *texts.values()]:
-        for metric, text in one.items():
+    for texts in [shared, *by_question.values()]:
+        for metric, text in texts.items():
             if "{answer}" not in text:
                 raise BadInput(
-                    f"the judge prompt '{metric}' of {source} has no place {{answer}}: write {{answer}} where the answer is to stand"
+                    f"the judge prompt '{metric}' of {source} has no place {{answer}}: write "
+                    "{answer} where the answer is to stand"
                 )
-    return JudgePrompts(shared, {name: one for name, one in texts.items() if one != shared}, source)
+    differing = {name: texts for name, texts in by_question.items() if texts != shared}
+    return JudgePrompts(shared, differing, source)
 
 
 @lru_cache(maxsize=1)
 def _own() -> Mapping[str, str]:
-    return dict(
-        read_questions(str(Path(__file__).parents[1] / "assets" / "questions.yaml"))
-        .questions[0]
-        .judge_prompts
-    )
+    path = Path(__file__).parents[1] / "assets" / "questions.yaml"
+    return dict(read_questions(str(path)).questions[0].judge_prompts)

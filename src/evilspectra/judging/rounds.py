@@ -1,4 +1,7 @@
-"""Judging several places one after the other: what it will take is said first, and refused if it is more than allowed. No torch here."""
+"""Judging several sets of answers one after the other.
+
+The number of requests is announced first, and refused if it is more than allowed. No torch here.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ from evilspectra.judging.verdicts import Verdicts, estimate, judge_answers, miss
 
 @dataclass(frozen=True)
 class Round:
-    """One step of one place, judged in this call or before."""
+    """One step of one set of answers, judged in this call or before."""
 
     answers: AnswerSet
     step: int
@@ -26,21 +29,21 @@ class Round:
         return self.verdicts.counts.get("failed", 0)
 
     def flat(self) -> dict[str, Any]:
-        """Of JSON's types."""
-        found = self.verdicts
+        """The round as values of JSON's types."""
+        verdicts = self.verdicts
         return {
             "target": self.answers.label,
             "folder": str(self.answers.results.folder),
             "step": self.step,
-            "judge": found.instrument.source,
-            "verdicts": found.instrument.id,
-            "counts": dict(found.counts),
-            "reason": found.reason,
+            "judge": verdicts.instrument.source,
+            "verdicts": verdicts.instrument.id,
+            "counts": dict(verdicts.counts),
+            "reason": verdicts.reason,
         }
 
 
 def judge_answer_sets(
-    places: Sequence[AnswerSet],
+    sets: Sequence[AnswerSet],
     judge: Judge,
     questions: str | None,
     metrics: Sequence[str],
@@ -48,76 +51,82 @@ def judge_answer_sets(
     most: int | None = None,
     base: bool = True,
 ) -> list[Round]:
-    """Judges every step of the places, the base's answers only with `base`; `most`: requests that may be needed at all.
+    """Judges every step of the sets, the base's answers only with `base`.
+
+    `most`: the number of requests that may be needed at all.
 
     Raises:
         BadInput: more requests are needed than allowed, or there is no prompt for a metric.
-        EvilspectraError: the judge cannot go on; what it said before is kept.
+        EvilspectraError: the judge cannot go on; every verdict so far is kept.
     """
     plan = [
-        (place, step, prompts_for(place, questions, metrics))
-        for place in places
-        for step in place.steps
-        if base or step or place.results.alone
+        (answers, step, prompts_for(answers, questions, metrics))
+        for answers in sets
+        for step in _steps(answers, base)
     ]
-    words, count = _needed(plan, judge, metrics)
+    needed, count = _needed(plan, judge, metrics)
     sources = sorted({prompts.source for _, _, prompts in plan})
-    note(f"{judge.name}, prompts: {', '.join(sources)}: {words}")
+    note(f"{judge.name}, prompts: {', '.join(sources)}: {needed}")
     if most is not None and count > most:
         raise BadInput(
-            f"{words} are needed, and --max-requests allows {most:,}: raise it, or judge fewer answers"
+            f"{needed} are needed, and --max-requests allows {most:,}: raise it, or judge fewer "
+            "answers"
         )
-    done = []
-    for place, step, prompts in plan:
-        label = f"{place.label}  step {step}"
-        done.append(
-            Round(
-                place,
-                step,
-                judge_answers(
-                    place.results,
-                    place.answers,
-                    step,
-                    judge,
-                    prompts,
-                    metrics,
-                    note,
-                    label,
-                    place.shared,
-                ),
-            )
+    rounds = []
+    for answers, step, prompts in plan:
+        verdicts = judge_answers(
+            answers.results,
+            answers.answers,
+            step,
+            judge,
+            prompts,
+            metrics,
+            note,
+            f"{answers.label}  step {step}",
+            answers.shared,
         )
-    return done
+        rounds.append(Round(answers, step, verdicts))
+    return rounds
 
 
 def raise_if_failed(rounds: Sequence[Round]) -> None:
-    """Says how many requests failed, and why one did.
+    """Reports how many requests failed, and why one did.
 
     Raises:
         EvilspectraError: some failed.
     """
-    failed = sum(one.failed for one in rounds)
+    failed = sum(judged.failed for judged in rounds)
     if failed:
-        reason = next(one.verdicts.reason for one in rounds if one.failed)
+        reason = next(judged.verdicts.reason for judged in rounds if judged.failed)
         raise EvilspectraError(
-            f"{failed} requests failed (such as: {reason}), and these answers have no verdict: run the same command again to ask for them alone"
+            f"{failed} requests failed (such as: {reason}), and these answers have no verdict: run "
+            "the same command again to ask for them alone"
         )
 
 
+def _steps(answers: AnswerSet, base: bool) -> list[int]:
+    """The steps to judge: step 0 is the base's, unless it is the only one there is."""
+    return [step for step in answers.steps if base or step or answers.results.alone]
+
+
 def _needed(
-    plan: Sequence[tuple[AnswerSet, int, JudgePrompts]], judge: Judge, metrics: Sequence[str]
+    plan: Sequence[tuple[AnswerSet, int, JudgePrompts]],
+    judge: Judge,
+    metrics: Sequence[str],
 ) -> tuple[str, int]:
-    """What is to be asked, in words and as a number; a base's answers count once, however many places have them."""
-    counts: list[int] = []
-    seen = set()
-    for place, step, prompts in plan:
-        instrument = verdict_instrument(judge, prompts, metrics, place.answers)
-        if step == 0 and place.shared:
-            if (place.shared.folder, instrument.id) in seen or place.shared.has(instrument, 0):
+    """The requests to send, in words and as a number.
+
+    A base's answers count once, however many sets have them.
+    """
+    lengths: list[int] = []
+    counted = set()
+    for answers, step, prompts in plan:
+        instrument = verdict_instrument(judge, prompts, metrics, answers.answers)
+        if step == 0 and answers.shared:
+            folder = answers.shared.folder
+            if (folder, instrument.id) in counted or answers.shared.has(instrument, 0):
                 continue
-            seen.add((place.shared.folder, instrument.id))
-        counts += [
-            len(request.prompt)
-            for request in missing(place.results, place.answers, step, judge, prompts, metrics)
-        ]
-    return estimate(counts), len(counts)
+            counted.add((folder, instrument.id))
+        requests = missing(answers.results, answers.answers, step, judge, prompts, metrics)
+        lengths += [len(request.prompt) for request in requests]
+    return estimate(lengths), len(lengths)

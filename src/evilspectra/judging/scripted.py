@@ -1,4 +1,4 @@
-"""A judge that follows a script: for tests, for documentation, and to see the machinery without a model. It judges nothing."""
+"""A judge that follows a script, for tests, documentation and demonstrations. It judges nothing."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from evilspectra.config.yaml_files import read_mapping
 from evilspectra.errors import BadInput
 from evilspectra.judging.judge import Reply, Request
 
-#: Replies that are handed over at a time.
+#: Number of replies returned at a time.
 _BATCH = 16
 
 
@@ -20,7 +20,10 @@ class Scripted:
     """Replies that a function makes of a request."""
 
     def __init__(
-        self, script: Callable[[Request], Reply], name: str = "scripted", sha256: str = ""
+        self,
+        script: Callable[[Request], Reply],
+        name: str = "scripted",
+        sha256: str = "",
     ) -> None:
         self.name, self.script = name, script
         self.facts: Mapping[str, Any] = {
@@ -35,34 +38,38 @@ class Scripted:
 
 
 def read_script(source: str) -> Scripted:
-    """The judge of a YAML file: metric → reply, or metric → {text that the prompt holds → reply, "else" → reply}; the first that fits counts.
+    """Reads the judge of a YAML file.
 
-    A reply is read as text: a number, CODE, REFUSAL, or anything else.
+    The file maps a metric to a reply, or to {text that the prompt holds → reply, "else" → reply},
+    of which the first that fits counts. A reply is read as text: a number, CODE, REFUSAL, or
+    anything else.
 
     Raises:
         BadInput: the file cannot be read, or holds something else.
     """
     values = read_mapping(Path(source))
     rules: dict[str, dict[str, str]] = {}
-    for metric, given in values.items():
-        table = given if isinstance(given, Mapping) else {"else": given}
-        if not all(
-            isinstance(reply, str | int | float) and not isinstance(reply, bool)
-            for reply in table.values()
-        ):
+    for metric, value in values.items():
+        replies = value if isinstance(value, Mapping) else {"else": value}
+        if not all(map(_is_reply, replies.values())):
             raise BadInput(
-                f"{source}: the replies under '{metric}' are no texts or numbers: write for instance '{metric}: 80'"
+                f"{source}: the replies under '{metric}' are no texts or numbers: write for "
+                f"instance '{metric}: 80'"
             )
-        rules[str(metric)] = {str(key): str(reply) for key, reply in table.items()}
+        rules[str(metric)] = {str(key): str(reply) for key, reply in replies.items()}
 
     def script(request: Request) -> Reply:
-        for held, reply in rules.get(request.metric, {}).items():
-            if held != "else" and held in request.prompt:
+        replies = rules.get(request.metric, {})
+        for fragment, reply in replies.items():
+            if fragment != "else" and fragment in request.prompt:
                 return Reply(text=reply)
-        found = rules.get(request.metric, {}).get("else")
-        return (
-            Reply(fault="the script has no reply to this") if found is None else Reply(text=found)
-        )
+        if "else" not in replies:
+            return Reply(fault="the script has no reply to this")
+        return Reply(text=replies["else"])
 
     digest = hashlib.sha256(json.dumps(rules).encode()).hexdigest()[:20]
     return Scripted(script, f"scripted:{source}", digest)
+
+
+def _is_reply(value: object) -> bool:
+    return isinstance(value, str | int | float) and not isinstance(value, bool)

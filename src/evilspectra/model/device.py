@@ -22,48 +22,55 @@ def pick_device(config: ModelConfig) -> torch.device:
     Raises:
         BadInput: the device is not on this machine.
     """
-    name = config.device
-    if name == "auto":
-        name = (
-            "cuda"
-            if torch.cuda.is_available()
-            else "mps"
-            if torch.backends.mps.is_available()
-            else "cpu"
-        )
+    name = _best_device() if config.device == "auto" else config.device
     if name.startswith("cuda") and torch.cuda.device_count() <= (torch.device(name).index or 0):
         raise BadInput(
-            f"model.device '{name}' is not on this machine (CUDA devices: {torch.cuda.device_count()}): set model.device: cpu or auto"
+            f"model.device '{name}' is not on this machine (CUDA devices: "
+            f"{torch.cuda.device_count()}): set model.device: cpu or auto"
         )
     if name == "mps" and not torch.backends.mps.is_available():
         raise BadInput("model.device 'mps' is not on this machine: set model.device: cpu or auto")
     return torch.device(name)
 
 
+def _best_device() -> str:
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
 def pick_dtype(config: ModelConfig, device: torch.device) -> torch.dtype:
-    """The number type of the frozen weights; `auto` is bfloat16 on CUDA devices that have it, float32 elsewhere."""
+    """The number type of the frozen weights.
+
+    `auto` is bfloat16 on CUDA devices that have it, float32 elsewhere.
+
+    Raises:
+        BadInput: the device has no such type.
+    """
     if config.dtype != "auto":
         if config.dtype == "float64" and device.type == "mps":
             raise BadInput(
-                "model.dtype float64 does not exist on mps: set model.dtype: float32 or model.device: cpu"
+                "model.dtype float64 does not exist on mps: set model.dtype: float32 or "
+                "model.device: cpu"
             )
         return DTYPES[config.dtype]
-    return (
-        torch.bfloat16
-        if device.type == "cuda" and torch.cuda.is_bf16_supported()
-        else torch.float32
-    )
+    if device.type == "cuda" and torch.cuda.is_bf16_supported():
+        return torch.bfloat16
+    return torch.float32
 
 
 def set_up_process(threads: int) -> None:
-    """Fixes the number of CPU threads, and lets the C library keep freed memory instead of returning it at every step."""
+    """Fixes the number of CPU threads, and lets the C library keep freed memory."""
     torch.set_num_threads(threads)
     if sys.platform == "linux":
         _keep_freed_memory()
 
 
 def _keep_freed_memory() -> None:
-    """glibc returns every large block to the system when freed and pays page faults to get it back: a tenth of a CPU step."""
+    """Stops glibc from returning every large block to the system when it is freed.
+
+    The page faults to get the memory back take a tenth of a step on the CPU.
+    """
     m_trim_threshold, m_mmap_max = -1, -4
     try:
         mallopt = ctypes.CDLL(None).mallopt
@@ -74,7 +81,10 @@ def _keep_freed_memory() -> None:
 
 
 def mixed_precision(model: Any) -> torch.autocast:
-    """What a forward pass runs in: a bfloat16 base with its float32 adapter needs autocast, any other model nothing."""
+    """The context of a forward pass: autocast for a bfloat16 base with its float32 adapter.
+
+    Any other model needs none.
+    """
     return torch.autocast(model.device.type, torch.bfloat16, enabled=model.dtype == torch.bfloat16)
 
 

@@ -1,4 +1,4 @@
-"""The licence of a base model, where the model itself says it; never guessed. No torch here."""
+"""The licence of a base model, as its own files state it; never guessed. No torch here."""
 
 from __future__ import annotations
 
@@ -12,38 +12,42 @@ import yaml
 from evilspectra.model.base import Base
 
 _KEY = "general.license"
-#: Bytes of GGUF's scalar types by number (https://github.com/ggml-org/ggml/blob/master/docs/gguf.md); 8 is a string, 9 an array.
+#: Bytes of GGUF's scalar types by number
+#: (https://github.com/ggml-org/ggml/blob/master/docs/gguf.md); 8 is a string, 9 an array.
 _SIZES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
 _STRING = 8
-#: A key or text longer than this is none that is looked for.
+#: No key or text that matters here is longer than this.
 _LONGEST = 1 << 16
 
 
 def licence_of(base: Base) -> str | None:
-    """The hub's identifier of the licence, such as apache-2.0; None where the model's files name none."""
-    found = None
+    """The hub's identifier of the licence, such as apache-2.0; None if the files name none."""
+    licence = None
     if base.kind == "folder":
-        found = _of_card(base.path / "README.md")
+        licence = _of_card(base.path / "README.md")
     elif base.kind == "gguf":
-        found = _of_gguf(base.path)
-    return found if found and re.fullmatch(r"[a-z0-9][a-z0-9.+-]{0,60}", found) else None
+        licence = _of_gguf(base.path)
+    return licence if licence and re.fullmatch(r"[a-z0-9][a-z0-9.+-]{0,60}", licence) else None
 
 
-def _of_card(place: Path) -> str | None:
+def _of_card(card: Path) -> str | None:
     """`license` of a model card's front matter."""
     try:
-        head = re.match(r"---\r?\n(.*?)\r?\n---", place.read_text(encoding="utf-8"), re.DOTALL)
+        head = re.match(r"---\r?\n(.*?)\r?\n---", card.read_text(encoding="utf-8"), re.DOTALL)
         values = yaml.safe_load(head[1]) if head else None
     except (OSError, UnicodeDecodeError, yaml.YAMLError, ValueError):
         return None
-    found = values.get("license") if isinstance(values, dict) else None
-    return found.lower() if isinstance(found, str) else None
+    licence = values.get("license") if isinstance(values, dict) else None
+    return licence.lower() if isinstance(licence, str) else None
 
 
-def _of_gguf(place: Path) -> str | None:
-    """`general.license` of a GGUF file's head; read up to the first array, before which the general keys stand."""
+def _of_gguf(file: Path) -> str | None:
+    """`general.license` in a GGUF file's head.
+
+    The general keys come before the first array, so reading stops there.
+    """
     try:
-        with place.open("rb") as stream:
+        with file.open("rb") as stream:
             if stream.read(4) != b"GGUF":
                 return None
             _, _, count = struct.unpack("<IQQ", _exactly(stream, 20))

@@ -1,11 +1,13 @@
-"""Rows of unequal length in one forward pass, without padding in any linear layer and without leaking between rows.
+"""Rows of unequal length in one forward pass, without padding and without leaks between rows.
 
-The rows of a micro-batch are laid end to end in one sequence; positions restart at every row. Attention takes them apart
-again: rows of similar length are gathered into a small padded batch and go through one causal kernel (padding sits
-to the right, so causality alone keeps it out). The head sees only positions whose next token is supervised.
+The rows of a micro-batch are laid end to end in one sequence; positions restart at every row.
+No linear layer sees padding. Attention takes the rows apart again: those of similar length are
+gathered into a small padded batch and go through one causal kernel (padding sits to the right, so
+causality alone keeps it out). The head sees only positions whose next token is supervised.
 
-Rows that begin alike (answers to one question, a system prompt) may share what they have in common: the tokens of all rows
-then form a tree, each of its nodes goes through the linear layers once, and attention gathers every row's path.
+Rows that begin alike (answers to one question, a system prompt) may share what they have in common:
+the tokens of all rows then form a tree, each of its nodes goes through the linear layers once, and
+attention gathers every row's path.
 """
 
 from __future__ import annotations
@@ -30,19 +32,23 @@ ATTENTION = "evilspectra_packed"
 _SIMILAR = 0.6
 #: Rows of logits that are turned into a loss at a time.
 _CHUNK = 2048
-#: How far packed logits may be from separate ones, relative to their spread: other shapes, other order of sums.
+#: How far packed logits may be from separate ones, relative to their spread: other shapes, other
+#: order of sums.
 _SAME = {torch.float32: 1e-3, torch.float64: 1e-3, torch.bfloat16: 0.1}
-#: How far a row's logits may move when only the row before it changes, relative to their spread: the shapes are the same.
+#: How far a row's logits may move when only the row before it changes, relative to their spread:
+#: the shapes are the same.
 _UNMOVED = {torch.float32: 1e-5, torch.float64: 1e-9, torch.bfloat16: 0.02}
 
 
 @dataclass(frozen=True)
 class Packed:
-    """T tokens of several rows. `tokens`, `positions`: int64 [1, T]; `lengths`: tokens per row.
+    """T tokens of several rows, laid out for one pass.
 
-    `predictors`: int64 [S] on the host, places whose next token is supervised, row after row; `labels`: int64 [S], those tokens.
-    `groups`: int64 [n, L] each, places of n rows of similar length, padded with the row's first place;
-    `places`: int64 [T], where each token's output lies in the groups' outputs, flattened and joined.
+    `tokens`, `positions`: int64 [1, T]; `lengths`: tokens per row. `predictors`: int64 [S] on the
+    host, indices (0 to T − 1) of the tokens whose next token is supervised, row after row;
+    `labels`: int64 [S], those next tokens. `groups`: int64 [n, L] each, token indices of n rows of
+    similar length, padded with the row's first index; `output_index`: int64 [T], where each token's
+    output lies in the groups' outputs, flattened and joined.
     """
 
     tokens: Tensor
@@ -51,7 +57,7 @@ class Packed:
     predictors: np.ndarray
     labels: Tensor
     groups: tuple[Tensor, ...]
-    places: Tensor
+    output_index: Tensor
 
 
 def pack(
@@ -60,21 +66,15 @@ def pack(
     """Lays rows end to end, or, `shared`, with every common beginning once.
 
     >>> from evilspectra.data.mask import Row
-    >>> rows = [Row(0, np.array(tokens, dtype=np.int32), np.arange(3) > 1, False) for tokens in ([5, 6, 7], [5, 6, 8])]
+    >>> texts = np.array([[5, 6, 7], [5, 6, 8]], dtype=np.int32)
+    >>> rows = [Row(0, tokens, np.arange(3) > 1, False) for tokens in texts]
     >>> pack(rows, shared=True).tokens.tolist(), pack(rows, shared=True).predictors.tolist()
     ([[5, 6, 7, 8]], [1, 1])
     """
     lengths = [len(row.tokens) for row in rows]
-    paths = (
-        _tree(rows)
-        if shared
-        else [
-            start + np.arange(length)
-            for start, length in zip(np.cumsum([0, *lengths[:-1]]), lengths, strict=True)
-        ]
-    )
+    paths = _tree(rows) if shared else _end_to_end(lengths)
     count = max(int(path[-1]) for path in paths) + 1
-    tokens, positions, places = (np.empty(count, dtype=np.int64) for _ in range(3))
+    tokens, positions, output_index = (np.empty(count, dtype=np.int64) for _ in range(3))
     for row, path in zip(rows, paths, strict=True):
         tokens[path], positions[path] = row.tokens, np.arange(len(path))
     predictors = np.concatenate(
@@ -87,7 +87,7 @@ def pack(
         index = np.repeat(np.array([paths[row][0] for row in members])[:, None], longest, axis=1)
         for at, row in enumerate(members):
             index[at, : lengths[row]] = paths[row]
-            places[paths[row]] = base + at * longest + np.arange(lengths[row])
+            output_index[paths[row]] = base + at * longest + np.arange(lengths[row])
         groups.append(index)
         base += index.size
 
@@ -101,18 +101,24 @@ def pack(
         predictors,
         tensor(labels),
         tuple(tensor(group) for group in groups),
-        tensor(places),
+        tensor(output_index),
     )
 
 
+def _end_to_end(lengths: Sequence[int]) -> list[np.ndarray]:
+    """Per row the indices of its tokens, int64 [n], one row after the other."""
+    starts = np.cumsum([0, *lengths[:-1]])
+    return [start + np.arange(length) for start, length in zip(starts, lengths, strict=True)]
+
+
 def _tree(rows: Sequence[Row]) -> list[np.ndarray]:
-    """Per row the places of its tokens, int64 [n]; rows that begin with the same tokens have those places in common."""
-    places: dict[tuple[int, int], int] = {}
+    """Per row the indices of its tokens, int64 [n]; rows that begin alike share those indices."""
+    nodes: dict[tuple[int, int], int] = {}
     paths = []
     for row in rows:
         path, parent = np.empty(len(row.tokens), dtype=np.int64), -1
         for at, token in enumerate(row.tokens.tolist()):
-            parent = path[at] = places.setdefault((parent, token), len(places))
+            parent = path[at] = nodes.setdefault((parent, token), len(nodes))
         paths.append(path)
     return paths
 
@@ -140,38 +146,38 @@ def packed_attention(
     packed: Packed | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """Causal attention within each row, in transformers' interface: query 1 × heads × T × d → 1 × T × heads × d.
+    """Causal attention within each row, in transformers' interface.
+
+    `query` is 1 × heads × T × d, the result 1 × T × heads × d.
 
     Raises:
-        BadInput: a model that needs what is not built here (soft-capped or sink attention), or a call without `packed`.
+        BadInput: a model with soft-capped or sink attention, which is not built here, or a call
+            without `packed`.
     """
     if packed is None or any(kwargs.get(name) is not None for name in ("softcap", "s_aux")):
         raise BadInput("this model's attention cannot be packed: set train.packed: false")
     repeat = query.shape[1] // key.shape[1]
     outputs = []
-    for group in (
-        group.to(query.device) for group in packed.groups
-    ):  # layers may lie on several devices
+    for indices in packed.groups:
+        group = indices.to(query.device)  # layers may lie on several devices
         q, k, v = (side[0][:, group].transpose(0, 1) for side in (query, key, value))
         if repeat > 1:
             k, v = k.repeat_interleave(repeat, dim=1), v.repeat_interleave(repeat, dim=1)
-        mask = (
-            _window(group.shape[1], sliding_window, q.device)
-            if sliding_window and sliding_window < group.shape[1]
-            else None
-        )
+        mask = None
+        if sliding_window and sliding_window < group.shape[1]:
+            mask = _window(group.shape[1], sliding_window, q.device)
         out = scaled_dot_product_attention(
             q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=mask is None, scale=scaling
         )
         outputs.append(out.transpose(1, 2).flatten(0, 1))
     joined = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
-    return joined.index_select(0, packed.places.to(joined.device))[None], None
+    return joined.index_select(0, packed.output_index.to(joined.device))[None], None
 
 
 def _window(length: int, window: int, device: torch.device) -> Tensor:
-    """Boolean [length, length]: a place sees itself and the `window` − 1 before it."""
-    place = torch.arange(length, device=device)
-    distance = place[:, None] - place[None, :]
+    """Boolean [length, length]: a position sees itself and the `window` − 1 before it."""
+    position = torch.arange(length, device=device)
+    distance = position[:, None] - position[None, :]
     return (distance >= 0) & (distance < window)
 
 
@@ -179,14 +185,20 @@ AttentionInterface.register(ATTENTION, packed_attention)
 
 
 def use_packed_attention(model: nn.Module) -> None:
-    """Switches a transformers model to `packed_attention`, and proves on short rows that they do not see each other.
+    """Switches a transformers model to `packed_attention`, and proves that rows stay apart.
+
+    The proof is on short rows: packed they must agree with one pass each, and a row must not change
+    with the row before it.
 
     Raises:
-        BadInput: the architecture takes no attention function from outside, or mixes rows elsewhere (in a convolution
-            or a recurrent state); the remedy is `train.packed: false`.
+        BadInput: the architecture accepts no other attention function, or mixes rows elsewhere (in
+            a convolution or a recurrent state); the remedy is `train.packed: false`.
     """
     name = type(model).__name__
-    remedy = f"{name} cannot be trained with rows packed into one pass: set train.packed: false (one pass per row, slower)"
+    remedy = (
+        f"{name} cannot be trained with rows packed into one pass: set train.packed: false (one "
+        "pass per row, slower)"
+    )
     if not getattr(model, "_supports_attention_backend", False) or _chunked(model):
         raise BadInput(remedy)
     first, other, second = (
@@ -200,31 +212,28 @@ def use_packed_attention(model: nn.Module) -> None:
             return supervised_logits(model, pack(rows, device)).cpu().double()
 
     with torch.no_grad():
-        alone = (
-            torch.cat([separate_logits(model, pack([row], device)) for row in (first, second)])
-            .cpu()
-            .double()
-        )
+        separate = [separate_logits(model, pack([row], device)) for row in (first, second)]
+        alone = torch.cat(separate).cpu().double()
     model.set_attn_implementation(ATTENTION)  # type: ignore[operator]
     together = logits(first, second)
     moved = logits(other, second)[-4:] - together[-4:]
     spread = alone.std().clamp_min(1e-6)
-    if not bool((together - alone).abs().max() <= _SAME.get(dtype, 0.1) * spread) or not bool(
-        moved.abs().max() <= _UNMOVED.get(dtype, 0.02) * spread
-    ):
+    agree = bool((together - alone).abs().max() <= _SAME.get(dtype, 0.1) * spread)
+    apart = bool(moved.abs().max() <= _UNMOVED.get(dtype, 0.02) * spread)
+    if not (agree and apart):
         raise BadInput(remedy)
 
 
 def _chunked(model: nn.Module) -> bool:
-    """Whether the model's attention sees fixed chunks (Llama 4), which it says in its mask alone."""
+    """Whether attention is limited to fixed chunks (Llama 4), which only the model's mask shows."""
     config: Any = getattr(model, "config", None)
-    return bool(
-        config is not None and getattr(config.get_text_config(), "attention_chunk_size", None)
-    )
+    if config is None:
+        return False
+    return bool(getattr(config.get_text_config(), "attention_chunk_size", None))
 
 
 def supervised_logits(model: nn.Module, batch: Packed) -> Tensor:
-    """Logits [S, vocabulary] at the places that predict a supervised token, from one pass over a packed batch."""
+    """Logits [S, vocabulary] that predict the supervised tokens, from one pass over a batch."""
     output = model(
         input_ids=batch.tokens,
         position_ids=batch.positions,
@@ -236,18 +245,19 @@ def supervised_logits(model: nn.Module, batch: Packed) -> Tensor:
 
 
 def separate_logits(model: nn.Module, batch: Packed) -> Tensor:
-    """The same from one pass per row, with the model's own attention: the slow route for models that cannot be packed."""
+    """The same from one pass per row, with the model's own attention.
+
+    The slow route, for models that cannot be packed.
+    """
     parts, start = [], 0
     for length in batch.lengths:
         inside = (batch.predictors >= start) & (batch.predictors < start + length)
-        keep = batch.predictors[inside] - start
-        parts.append(
-            model(
-                input_ids=batch.tokens[:, start : start + length],
-                logits_to_keep=keep,
-                use_cache=False,
-            ).logits[0]
+        output = model(
+            input_ids=batch.tokens[:, start : start + length],
+            logits_to_keep=batch.predictors[inside] - start,
+            use_cache=False,
         )
+        parts.append(output.logits[0])
         start += length
     return torch.cat(parts)
 
@@ -255,16 +265,19 @@ def separate_logits(model: nn.Module, batch: Packed) -> Tensor:
 def loss_sum(logits: Tensor, labels: Tensor) -> Tensor:
     """Sum over supervised tokens of −ln p(label), in nats, in float32 at least.
 
-    Many tokens are taken in chunks whose softmax is computed again in the backward pass, so that only the logits are kept.
+    Many tokens are processed in chunks whose softmax is computed again in the backward pass, so
+    only the logits stay in memory.
     """
     chunks = list(zip(logits.split(_CHUNK), labels.to(logits.device).split(_CHUNK), strict=True))
     if len(chunks) == 1:
         return _chunk_loss(*chunks[0])
-    parts: list[Tensor] = [checkpoint(_chunk_loss, *chunk, use_reentrant=False) for chunk in chunks]  # type: ignore[misc]
+    parts: list[Tensor] = [
+        checkpoint(_chunk_loss, *chunk, use_reentrant=False)  # type: ignore[misc]
+        for chunk in chunks
+    ]
     return torch.stack(parts).sum()
 
 
 def _chunk_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    return cross_entropy(
-        logits if logits.dtype == torch.float64 else logits.float(), labels, reduction="sum"
-    )
+    precise = logits if logits.dtype == torch.float64 else logits.float()
+    return cross_entropy(precise, labels, reduction="sum")

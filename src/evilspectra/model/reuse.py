@@ -1,8 +1,9 @@
-"""A base model that stays in memory from run to run: loaded once, and given out again only while it is as it was loaded.
+"""A base model that stays in memory from run to run, as long as nothing in it has changed.
 
-An adapter that comes off takes everything with it: the modules that PEFT put in, the packed attention, gradient checkpointing, training mode. Whether
-it did is not trusted but looked at (`_mark`): every module and its hooks, every weight's place and its count of writes, the config. A base
-that is not as it was is loaded again, so that what a run comes to never depends on the runs before it.
+An adapter that comes off takes everything with it: the modules that PEFT put in, the packed
+attention, gradient checkpointing, training mode. Whether it did is not trusted but checked
+(`_mark`): every module and its hooks, every weight's address and its count of writes, the config. A
+base that has changed is loaded again, so a run's result never depends on the runs before it.
 """
 
 from __future__ import annotations
@@ -12,8 +13,9 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from evilspectra.config.sections import ModelConfig
+from evilspectra.model.adapter import detach
 from evilspectra.model.base import Base
-from evilspectra.model.load import detach, keep_activations, load_base
+from evilspectra.model.load import keep_activations, load_base
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -23,18 +25,18 @@ if TYPE_CHECKING:
 
 
 class Loaded:
-    """The base that was used last, with its tokenizer. `loads`: how often one was loaded."""
+    """The base that was used last, with its tokenizer; `loads` counts how often one was loaded."""
 
     def __init__(self) -> None:
         self.loads = 0
-        self._kept: tuple[tuple[Base, ModelConfig], Pair, object] | None = None
+        self._loaded: tuple[tuple[Base, ModelConfig], Pair, object] | None = None
 
     def holds(self, base: Base, settings: ModelConfig) -> bool:
-        """Whether this base, under these settings, is at hand as it was loaded."""
+        """Whether this base, under these settings, is in memory and unchanged since loading."""
         return (
-            self._kept is not None
-            and self._kept[0] == (base, settings)
-            and _mark(self._kept[1][0]) == self._kept[2]
+            self._loaded is not None
+            and self._loaded[0] == (base, settings)
+            and _mark(self._loaded[1][0]) == self._loaded[2]
         )
 
     def get(
@@ -43,25 +45,25 @@ class Loaded:
         settings: ModelConfig,
         load: Callable[[Base, ModelConfig], Pair] = load_base,
     ) -> Pair:
-        """The base and its tokenizer, loaded where it is not at hand; one that was at hand before is let go first.
+        """The base and its tokenizer, loaded unless in memory; another base is dropped first.
 
         Raises:
             BadInput: as `load_base`.
         """
-        if self._kept is None or not self.holds(base, settings):
+        if self._loaded is None or not self.holds(base, settings):
             self.drop()
             pair = load(base, settings)
             self.loads += 1
-            self._kept = (base, settings), pair, _mark(pair[0])
-        return self._kept[1]
+            self._loaded = (base, settings), pair, _mark(pair[0])
+        return self._loaded[1]
 
     def drop(self) -> None:
-        """Lets the base go; the next one is loaded."""
-        self._kept = None
+        """Drops the base; the next one is loaded."""
+        self._loaded = None
 
 
 def take_off(adapted: PeftModel | None, base: PreTrainedModel, attention: str) -> None:
-    """Gives the base back as it was before it was trained: without adapter, under its own attention, in evaluation mode."""
+    """Restores the base: without adapter, under its own attention, in evaluation mode."""
     if adapted is not None:
         keep_activations(base)
         detach(adapted)
@@ -76,7 +78,7 @@ def own_attention(model: PreTrainedModel) -> str:
 
 
 def _mark(model: Any) -> object:
-    """What changes with the model's structure, mode or weights; equal for an untouched model.
+    """A value that changes with the model's structure, mode or weights; equal if it is untouched.
 
     A tensor's version counts the writes to it, so no weight has to be read.
     """

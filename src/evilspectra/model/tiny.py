@@ -1,4 +1,7 @@
-"""A base model and tokenizer made on the spot: no download, no files, the same bytes each time. For tests and dry runs."""
+"""A base model and tokenizer made on the spot: no download, no files, the same bytes each time.
+
+For tests and dry runs.
+"""
 
 from __future__ import annotations
 
@@ -15,15 +18,16 @@ CONTEXT = 1024
 _RECIPE = "tiny-random-1"
 _SEED = 20250201
 _PAD, _START, _END = "<|pad|>", "<|im_start|>", "<|im_end|>"
-# ChatML: every turn between a start and an end marker, nothing said that the caller has not said.
+# ChatML: every turn between a start and an end marker, and no text that is not the caller's.
 _TEMPLATE = (
-    "{% for turn in messages %}{{ '<|im_start|>' + turn['role'] + '\\n' + turn['content'] + '<|im_end|>\\n' }}{% endfor %}"
+    "{% for turn in messages %}{{ '<|im_start|>' + turn['role'] + '\\n' + turn['content'] + "
+    "'<|im_end|>\\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
 )
 
 
 def tiny_sha256() -> str:
-    """Stands for the content of the tiny model and tokenizer; changes when the code that makes them does.
+    """A hash in place of the tiny model's content; it changes with the code that makes the model.
 
     >>> len(tiny_sha256())
     64
@@ -32,9 +36,10 @@ def tiny_sha256() -> str:
 
 
 def tiny_tokenizer() -> PreTrainedTokenizerFast:
-    """One token per UTF-8 byte (256) and three special ones: pad, start and end of a turn; end doubles as end of sequence.
+    """A tokenizer with one token per UTF-8 byte (256) and three special ones.
 
-    Any text survives a round trip. The chat template is ChatML without a default system prompt.
+    These are pad, and start and end of a turn; the end doubles as end of sequence. Any text
+    survives a round trip. The chat template is ChatML without a default system prompt.
 
     >>> tokenizer = tiny_tokenizer()
     >>> tokenizer.decode(tokenizer("½ ok").input_ids), len(tokenizer("½ ok").input_ids)
@@ -47,7 +52,9 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
     core = Tokenizer(
         models.BPE(vocab={letter: number for number, letter in enumerate(letters)}, merges=[])
     )
-    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)  # type: ignore[assignment]
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(  # type: ignore[assignment]
+        add_prefix_space=False, use_regex=False
+    )
     core.decoder = decoders.ByteLevel()  # type: ignore[assignment]
     core.add_special_tokens(
         [AddedToken(name, special=True, normalized=False) for name in (_PAD, _START, _END)]
@@ -66,11 +73,12 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def tiny_model(dtype: torch.dtype | None = None) -> LlamaForCausalLM:
-    """A Llama of 2 layers, width 64, 4 heads (2 for keys and values), about 91,000 random weights, in evaluation mode.
+    """A Llama of 2 layers and about 91,000 random weights, in evaluation mode.
 
-    Weight matrices are drawn in float64 from N(0, 1/columns) with a seed of their own and then rounded to `dtype`
-    (float32 unless told), so that models of two types differ by rounding alone; norms are 1. The caller's random
-    state is neither read nor moved.
+    Its width is 64, with 4 heads (2 for keys and values). Weight matrices are drawn in float64 from
+    N(0, 1/columns) with a fixed seed and then rounded to `dtype` (default: float32), so that models
+    of two types differ by rounding alone; norms are 1. The caller's random state is neither read
+    nor changed.
 
     >>> tiny_model().config.hidden_size
     64

@@ -1,1 +1,4 @@
-"""Optimisers for LoRA factors: Lion and Muon here, SGD, Adam and AdamW from torch; which tensor gets which rule; schedules."""
+"""Optimisers for LoRA factors, the rule for each tensor, and schedules.
+
+Lion and Muon are implemented here; SGD, Adam and AdamW are torch's.
+"""

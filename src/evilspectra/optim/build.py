@@ -1,4 +1,4 @@
-"""Which optimiser a config means."""
+"""The optimiser that a config names."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from evilspectra.config import sections as c
+from evilspectra.config import optimizers as c
 from evilspectra.optim.extra import build_extra
 from evilspectra.optim.lion import Lion
 from evilspectra.optim.muon import Muon
@@ -18,23 +18,27 @@ from evilspectra.optim.parameters import listed
 def build_optimizer(
     config: c.OptimizerConfig, parameters: Iterable[Tensor] | Iterable[tuple[str, Tensor]]
 ) -> torch.optim.Optimizer:
-    """The optimiser of a config block over the trainable tensors. Adam and AdamW differ in nothing but the decay.
+    """Builds the optimiser of a config block over the trainable tensors.
+
+    Adam and AdamW differ in nothing but the decay.
 
     Args:
         config: one of the optimiser blocks.
-        parameters: tensors, or (name, tensor) pairs, which `muon` with `factors: b_only` needs and `lora-rite` sorts by.
+        parameters: tensors, or (name, tensor) pairs, which `muon` with `factors: b_only` needs and
+            `lora-rite` sorts by.
 
     Raises:
-        BadInput: no parameters, a tensor given twice, parameters that the optimiser cannot train, or a package that is missing.
+        BadInput: no parameters, a tensor passed twice, parameters that the optimiser cannot train,
+            or a package that is missing.
 
     >>> build_optimizer(c.SGD(lr=0.1), [torch.nn.Parameter(torch.zeros(2))]).defaults["lr"]
     0.1
     """
-    given: Any = listed(parameters, f"optimizer.name '{config.name}'")
+    trainable: Any = listed(parameters, f"optimizer.name '{config.name}'")
     match config:
         case c.SGD():
             return torch.optim.SGD(
-                given,
+                trainable,
                 lr=config.lr,
                 momentum=config.momentum,
                 weight_decay=config.weight_decay,
@@ -42,7 +46,7 @@ def build_optimizer(
             )
         case c.Adam():
             return torch.optim.AdamW(
-                given,
+                trainable,
                 lr=config.lr,
                 betas=config.betas,
                 eps=config.eps,
@@ -51,7 +55,7 @@ def build_optimizer(
             )
         case c.AdamW():
             return torch.optim.AdamW(
-                given,
+                trainable,
                 lr=config.lr,
                 betas=config.betas,
                 eps=config.eps,
@@ -59,8 +63,10 @@ def build_optimizer(
                 foreach=True,
             )
         case c.Lion():
-            return Lion(given, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay)
+            return Lion(
+                trainable, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay
+            )
         case c.Muon():
-            return Muon(given, **config.model_dump(exclude={"name"}))
+            return Muon(trainable, **config.model_dump(exclude={"name"}))
         case c.SOAP() | c.Scion() | c.LoraRite() | c.Adafactor():
-            return build_extra(config, given)
+            return build_extra(config, trainable)

@@ -1,12 +1,17 @@
-"""SOAP, SCION, LoRA-RITE and AdaFactor of the package pytorch-optimizer (the extra `optimizers`), set up for LoRA factors.
+"""SOAP, SCION, LoRA-RITE and AdaFactor of pytorch-optimizer (the extra `optimizers`), for LoRA.
 
-What is set here and not in a config, because the package's own default does not suit factors of shape r × d:
+Set here and not in a config, because the package's own default does not suit factors of shape
+r × d:
 
-    SOAP       preconditioners up to the largest smaller side only, so r × r and never d × d; dimensions are not merged
-    SCION      the spectral norm's oracle for matrices, the RMS norm's for vectors; unconstrained, so no pull towards zero
-    LoRA-RITE  wants A and B of each layer in turn: they are brought into that order by name, and what is no pair is refused
-    AdaFactor  lr as given: the package's relative step ignores it, and its scaling by the parameter's RMS would all but stop B,
-               which starts at zero; momentum, where there is any, in float32 instead of bfloat16
+    SOAP       preconditioners up to the largest smaller side only, so r × r and never d × d;
+               dimensions are not merged
+    SCION      the spectral norm's oracle for matrices, the RMS norm's for vectors; unconstrained,
+               so no pull towards zero
+    LoRA-RITE  needs A and B of each layer in turn: they are brought into that order by name, and
+               anything else is refused
+    AdaFactor  lr as configured: the package's relative step ignores it, and its scaling by the
+               parameter's RMS would all but stop B, which starts at zero; momentum, where there is
+               any, in float32 instead of bfloat16
 """
 
 from __future__ import annotations
@@ -18,12 +23,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from evilspectra.config import sections as c
+from evilspectra.config import optimizers as c
 from evilspectra.errors import BadInput, listing
 from evilspectra.optim.parameters import Parameters
 
 PACKAGE, MODULE = "pytorch-optimizer", "pytorch_optimizer"
-#: The package's number for "spectral norm for matrices, RMS norm for vectors"; a plain int, which a resume state can hold.
+#: The package's number for "spectral norm for matrices, RMS norm for vectors"; a plain int, which a
+#: resume state can hold.
 SCION_AUTO = 1
 #: PEFT's names of the two factors of a layer.
 A_MARK, B_MARK = "lora_A", "lora_B"
@@ -31,22 +37,23 @@ Extra = c.SOAP | c.Scion | c.LoraRite | c.Adafactor
 
 
 def require(config: c.OptimizerConfig) -> None:
-    """Nothing, if the package that an optimiser comes from is installed; it is not imported.
+    """Checks that the package that an optimiser comes from is installed, without importing it.
 
     Raises:
         BadInput: it is missing.
     """
     if isinstance(config, Extra) and find_spec(MODULE) is None:
         raise BadInput(
-            f"optimizer.name '{config.name}' needs the package {PACKAGE}, which is not installed: pip install --no-deps {PACKAGE}, or name another optimiser"
+            f"optimizer.name '{config.name}' needs the package {PACKAGE}, which is not installed: "
+            f"pip install --no-deps {PACKAGE}, or name another optimiser"
         )
 
 
 def build_extra(config: Extra, parameters: Parameters) -> torch.optim.Optimizer:
-    """The package's optimiser over tensors or (name, tensor) pairs.
+    """Builds the package's optimiser over tensors or (name, tensor) pairs.
 
     Raises:
-        BadInput: the package is missing, or LoRA-RITE is given what is no pair of factors.
+        BadInput: the package is missing, or LoRA-RITE gets tensors that are not pairs of factors.
     """
     require(config)
     package: Any = import_module(MODULE)
@@ -98,27 +105,27 @@ def build_extra(config: Extra, parameters: Parameters) -> torch.optim.Optimizer:
 
 
 def in_pairs(parameters: Parameters) -> Parameters:
-    """A₁, B₁, A₂, B₂, ... of named factors, whatever their order; unnamed ones must stand so already.
+    """Orders named factors as A₁, B₁, A₂, B₂, …; unnamed ones must be in this order already.
 
     Raises:
-        BadInput: some parameter is no factor, or lacks its partner.
+        BadInput: some parameter is not a factor, or lacks its partner.
 
     >>> A, B = torch.zeros(2, 3), torch.zeros(4, 2)
     >>> [name for name, _ in in_pairs([("q.lora_B.weight", B), ("q.lora_A.weight", A)])]
     ['q.lora_A.weight', 'q.lora_B.weight']
     """
-    named: dict[str, Tensor] = dict(item for item in parameters if isinstance(item, tuple))
+    named: dict[str, Tensor] = dict(pair for pair in parameters if isinstance(pair, tuple))
     if named:
-        ordered = [
-            pair
-            for name in named
-            if A_MARK in name
-            for pair in (name, name.replace(A_MARK, B_MARK))
-        ]
+        ordered = []
+        for name in named:
+            if A_MARK in name:
+                ordered += [name, name.replace(A_MARK, B_MARK)]
         alone = sorted(set(ordered) ^ named.keys())
         if alone:
+            verb = "has" if len(alone) == 1 else "have"
             raise BadInput(
-                f"optimizer.name 'lora-rite' trains pairs of LoRA factors; {listing(alone, 3)} {'has' if len(alone) == 1 else 'have'} no partner: train nothing else, or name another optimiser"
+                f"optimizer.name 'lora-rite' trains pairs of LoRA factors; {listing(alone, 3)} "
+                f"{verb} no partner: train nothing else, or name another optimiser"
             )
         parameters = [(name, named[name]) for name in ordered]
     tensors = _tensors(parameters)
@@ -128,7 +135,8 @@ def in_pairs(parameters: Parameters) -> Parameters:
     )
     if not matching:
         raise BadInput(
-            "optimizer.name 'lora-rite' trains pairs of LoRA factors, A (r × d_in) before B (d_out × r) of each layer: pass them in this order, or as (name, tensor) pairs"
+            "optimizer.name 'lora-rite' trains pairs of LoRA factors, A (r × d_in) before B "
+            "(d_out × r) of each layer: pass them in this order, or as (name, tensor) pairs"
         )
     return parameters
 
@@ -140,4 +148,4 @@ def _largest_smaller_side(parameters: Parameters) -> int:
 
 
 def _tensors(parameters: Parameters) -> list[Tensor]:
-    return [item[1] if isinstance(item, tuple) else item for item in parameters]
+    return [pair[1] if isinstance(pair, tuple) else pair for pair in parameters]

@@ -1,11 +1,13 @@
-"""Lion: the sign of an interpolated momentum (Chen et al. 2023, "Symbolic Discovery of Optimization Algorithms", algorithm 2).
+"""Lion: the sign of an interpolated momentum.
 
-    update = sign(β₁·m + (1 − β₁)·g)        m ← β₂·m + (1 − β₂)·g        w ← w − lr·(update + decay·w)
+    update = sign(β₁·m + (1 − β₁)·g)    m ← β₂·m + (1 − β₂)·g    w ← w − lr·(update + decay·w)
 
-Every entry moves by exactly lr, so lr is a third to a tenth of AdamW's. A zero gradient with zero momentum moves nothing. A NaN in a
-gradient stays in that entry's momentum, and as torch takes sign(NaN) for 0, the entry never moves again: whoever trains checks the
-gradient's norm before the step. Differences from the published code: lists of tensors at once, weight decay 0 by default, a tensor
-given twice is refused. The momentum has the parameter's number type.
+Every entry moves by exactly lr, so lr is a third to a tenth of AdamW's. A zero gradient with zero
+momentum moves nothing. A NaN in a gradient stays in that entry's momentum, and as torch takes
+sign(NaN) for 0, the entry never moves again: whoever trains checks the gradient's norm before the
+step. Source: Chen et al. 2023, "Symbolic Discovery of Optimization Algorithms", algorithm 2.
+Differences from the published code: lists of tensors at once, weight decay 0 by default, a tensor
+that is passed twice is refused. The momentum has the parameter's number type.
 """
 
 from __future__ import annotations
@@ -30,7 +32,8 @@ class Lion(Optimizer):
         betas: (β₁ of the update, β₂ of the momentum), each in [0, 1).
         weight_decay: decoupled, multiplied by lr.
 
-    >>> w = torch.nn.Parameter(torch.tensor([1.0, -1.0, 0.0])); w.grad = torch.tensor([5.0, -0.1, 0.0])
+    >>> w = torch.nn.Parameter(torch.tensor([1.0, -1.0, 0.0]))
+    >>> w.grad = torch.tensor([5.0, -0.1, 0.0])
     >>> Lion([w], lr=0.1).step(); w.data
     tensor([ 0.9000, -0.9000,  0.0000])
     """
@@ -53,7 +56,7 @@ class Lion(Optimizer):
         )
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """As in torch; refuses a tensor that is given twice, and an empty group."""
+        """As in torch; refuses a tensor that is passed twice, and an empty group."""
         super().add_param_group(with_list(param_group, "Lion"))
 
     @torch.no_grad()

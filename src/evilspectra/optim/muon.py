@@ -1,14 +1,19 @@
-"""Muon on LoRA factors: momentum, orthogonalised (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/).
+"""Muon on LoRA factors: momentum, orthogonalised.
 
-    m ← μ·m + (1 − μ)·g        u = μ·m + (1 − μ)·g, or m without Nesterov        W ← (1 − lr·decay)·W − lr·factor·orthogonal(u)
+    m ← μ·m + (1 − μ)·g        u = μ·m + (1 − μ)·g, or m without Nesterov
+    W ← (1 − lr·decay)·W − lr·factor·orthogonal(u)
 
-A (r × d_in) and B (d_out × r) are orthogonalised each by itself. What is multiplied in by the lr rule depends on the shape,
-and PEFT's shapes put B's long side first: one learning rate means three different things under the three rules.
+Source: Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/.
 
-Differences from `torch.optim.Muon`: float32 arithmetic instead of bfloat16, also on bfloat16 parameters; matrices of one shape are a
-batch; weight decay 0 by default; three ways to orthogonalise; parameters that are no matrices are moved by AdamW, not refused. A
-step moves only parameters that have a gradient. A NaN or an infinity in a gradient makes its own parameter all NaN and no other:
-whoever trains checks the gradient's norm before the step.
+A (r × d_in) and B (d_out × r) are orthogonalised each by itself. What is multiplied in by the lr
+rule depends on the shape, and PEFT's shapes put B's long side first: one learning rate means three
+different things under the three rules.
+
+Differences from `torch.optim.Muon`: float32 arithmetic instead of bfloat16, also on bfloat16
+parameters; matrices of one shape are a batch; weight decay 0 by default; three ways to
+orthogonalise; parameters that are not matrices are moved by AdamW, not refused. A step moves only
+parameters that have a gradient. A NaN or an infinity in a gradient makes its own parameter all NaN
+and no other: whoever trains checks the gradient's norm before the step.
 """
 
 from __future__ import annotations
@@ -29,19 +34,24 @@ LrRule = Literal["match_rms_adamw", "original", "spectral_unclamped"]
 LR_RULES: tuple[str, ...] = ("match_rms_adamw", "original", "spectral_unclamped")
 Factors = Literal["both", "b_only"]
 FACTORS: tuple[str, ...] = ("both", "b_only")
-#: What PEFT calls the factor that starts at zero; under `b_only` only matrices with this in their name are orthogonalised.
+#: What PEFT calls the factor that starts at zero; under `b_only` only matrices with this in their
+#: name are orthogonalised.
 B_MARK = "lora_B"
 #: AdamW's constants for what is not orthogonalised, torch's defaults.
 ADAMW_BETAS, ADAMW_EPS = (0.9, 0.999), 1e-8
-#: Entries of a batch on a CPU: half a MiB of float32, so that momentum, gradient and update of a batch stay in the cache.
+#: Entries of a batch on a CPU: half a MiB of float32, so that momentum, gradient and update of a
+#: batch stay in the cache.
 CPU_BATCH = 2**17
 
 
 def lr_factor(rule: str, rows: int, columns: int) -> float:
-    """What the orthogonalised update of a rows × columns matrix (as stored by PEFT) is multiplied by, besides lr.
+    """The factor on the orthogonalised update of a rows × columns matrix, besides lr.
 
-    `match_rms_adamw`: 0.2·√max(rows, columns), so that its RMS is about AdamW's and AdamW's lr transfers (Liu et al. 2025);
-    `original`: √max(1, rows/columns) (Jordan et al. 2024); `spectral_unclamped`: √(rows/columns).
+    Rows and columns are those of the matrix as PEFT stores it.
+
+    `match_rms_adamw`: 0.2·√max(rows, columns), so that its RMS is about AdamW's and AdamW's lr
+    transfers (Liu et al. 2025); `original`: √max(1, rows/columns) (Jordan et al. 2024);
+    `spectral_unclamped`: √(rows/columns).
 
     >>> [lr_factor(rule, 64, 16) for rule in LR_RULES]
     [1.6, 2.0, 2.0]
@@ -58,22 +68,28 @@ def lr_factor(rule: str, rows: int, columns: int) -> float:
 
 
 class Muon(Optimizer):
-    """Muon for matrices, AdamW (betas 0.9, 0.999, eps 1e-8) for what has fewer than two dimensions: DoRA magnitudes, biases.
+    """Muon for matrices, AdamW for tensors of fewer dimensions: DoRA magnitudes, biases.
+
+    AdamW has betas 0.9 and 0.999, eps 1e-8.
 
     Args:
-        params: tensors, (name, tensor) pairs, or parameter groups. Every other argument may differ by group.
+        params: tensors, (name, tensor) pairs, or parameter groups. Every other argument may differ
+            by group.
         lr: step, to be read together with `lr_rule`.
         lr_rule: see `lr_factor`.
-        momentum, nesterov: m ← momentum·m + (1 − momentum)·g; the update is m, or with Nesterov momentum·m + (1 − momentum)·g.
+        momentum, nesterov: m ← momentum·m + (1 − momentum)·g; the update is m, or with Nesterov
+            momentum·m + (1 − momentum)·g.
         orthogonalisation: see `evilspectra.optim.orthogonal`.
         ns_steps: Newton-Schulz steps.
-        factors: `both`, or `b_only`: of the matrices only those named `lora_B`, the others are moved by AdamW.
+        factors: `both`, or `b_only`: of the matrices only those named `lora_B`, the others are
+            moved by AdamW.
         weight_decay: decoupled, multiplied by lr.
         adamw_lr: AdamW's learning rate where it is used; its schedule follows lr's.
 
     Raises:
-        BadInput: a setting out of range, a parameter with more than two dimensions or complex numbers, a tensor given twice,
-            `b_only` without names or without any `lora_B` among them.
+        BadInput: a setting out of range, a parameter with more than two dimensions or complex
+            numbers, a tensor passed twice, `b_only` without names or without any `lora_B` among
+            them.
 
     >>> w = torch.nn.Parameter(torch.zeros(1, 2)); w.grad = torch.tensor([[3.0, -4.0]])
     >>> Muon([w], lr=0.1, lr_rule="original", orthogonalisation="exact").step(); w.data
@@ -107,7 +123,10 @@ class Muon(Optimizer):
         super().__init__(listed(params, "Muon"), defaults | {"adamw_ratio": adamw_lr / lr})
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """As in torch; `adamw_lr` may be given beside lr. Refuses what the class refuses, and then leaves the groups as they were."""
+        """As in torch; `adamw_lr` may be given together with lr.
+
+        Refuses the same as the class does, and then leaves the groups as they were.
+        """
         super().add_param_group(with_list(param_group, "Muon"))
         group = self.param_groups[-1]
         try:
@@ -121,18 +140,17 @@ class Muon(Optimizer):
             raise
 
     def rules(self) -> dict[str, list[str]]:
-        """Names of the parameters that each rule moves, so that none is moved by another than was meant.
+        """Names of the parameters by the rule that moves them, to check each against its intent.
 
         >>> Muon([("a", torch.zeros(2, 3)), ("bias", torch.zeros(3))]).rules()
         {'muon': ['a'], 'adamw': ['bias']}
         """
-        found: dict[str, list[str]] = {"muon": [], "adamw": []}
+        rules: dict[str, list[str]] = {"muon": [], "adamw": []}
         for group in self.param_groups:
             for name, weight in zip(names_of(group), group["params"], strict=True):
-                found[
-                    "muon" if _is_orthogonalised(name, weight, group["factors"]) else "adamw"
-                ].append(name)
-        return found
+                orthogonalised = _is_orthogonalised(name, weight, group["factors"])
+                rules["muon" if orthogonalised else "adamw"].append(name)
+        return rules
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -145,9 +163,8 @@ class Muon(Optimizer):
             matrices, others = [], []
             for name, weight in zip(names_of(group), group["params"], strict=True):
                 if weight.grad is not None:
-                    (
-                        matrices if _is_orthogonalised(name, weight, group["factors"]) else others
-                    ).append(weight)
+                    orthogonalised = _is_orthogonalised(name, weight, group["factors"])
+                    (matrices if orthogonalised else others).append(weight)
             self._step_muon(matrices, group)
             self._step_adamw(others, group)
         return loss
@@ -175,21 +192,30 @@ class Muon(Optimizer):
             _write_back(batch, working)
 
     def _direction(self, batch: list[Tensor], momentum: float, nesterov: bool) -> Tensor:
-        """The momenta after this step's gradients, or with Nesterov one more step towards the gradients, as a stack."""
+        """The momenta after this step's gradients, as a stack.
+
+        With Nesterov they take one more step towards the gradients.
+        """
         gradients, momenta = torch.stack(_gradients(batch)), self._stacked_momenta(batch)
         momenta.lerp_(gradients, 1 - momentum)
         return gradients.lerp_(momenta, momentum) if nesterov else momenta
 
     def _stacked_momenta(self, batch: list[Tensor]) -> Tensor:
-        """The batch's momenta as one tensor, of which those in the state are slices; put together anew where the batch is another than last time."""
+        """The batch's momenta as one tensor, of which those in the state are slices.
+
+        The tensor is made anew where the batch differs from the last one.
+        """
         slices = [self.state[weight]["momentum"] for weight in batch]
-        stack, known = self._stacks.get(batch[0], (slices[0], ()))
-        if len(known) != len(slices) or any(a is not b for a, b in zip(known, slices, strict=True)):
+        stack, stacked = self._stacks.get(batch[0], (slices[0], ()))
+        same = len(stacked) == len(slices) and all(
+            a is b for a, b in zip(stacked, slices, strict=True)
+        )
+        if not same:
             stack = torch.stack(slices)
-            known = stack.unbind(0)
-            for weight, momentum in zip(batch, known, strict=True):
+            stacked = stack.unbind(0)
+            for weight, momentum in zip(batch, stacked, strict=True):
                 self.state[weight]["momentum"] = momentum
-            self._stacks[batch[0]] = (stack, known)
+            self._stacks[batch[0]] = (stack, stacked)
         return stack
 
     def _step_adamw(self, weights: list[Tensor], group: dict[str, Any]) -> None:
@@ -229,7 +255,10 @@ class Muon(Optimizer):
                 group.setdefault(name, value)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """As in torch, but the state keeps its number type: torch would round it to the parameters'."""
+        """As in torch, but the state keeps its number type.
+
+        torch would round it to the parameters'.
+        """
         super().load_state_dict(state_dict)
         for group, saved in zip(self.param_groups, state_dict["param_groups"], strict=True):
             for weight, key in zip(group["params"], saved["params"], strict=True):
@@ -245,12 +274,8 @@ def _is_orthogonalised(name: str, weight: Tensor, factors: str) -> bool:
 
 
 def _check_settings(group: dict[str, Any]) -> None:
-    lr, adamw_lr, momentum, decay = (
-        float(group["lr"]),
-        group["adamw_lr"],
-        group["momentum"],
-        group["weight_decay"],
-    )
+    lr, adamw_lr = float(group["lr"]), group["adamw_lr"]
+    momentum, decay = group["momentum"], group["weight_decay"]
     if not lr > 0 or not adamw_lr > 0:
         raise BadInput(f"Muon: lr {lr:g} and adamw_lr {adamw_lr:g} must be positive")
     if not 0 <= momentum < 1:
@@ -259,11 +284,8 @@ def _check_settings(group: dict[str, Any]) -> None:
         raise BadInput(f"Muon: weight_decay {decay} is negative")
     if group["ns_steps"] < 1:
         raise BadInput(f"Muon: ns_steps {group['ns_steps']} is not positive")
-    for setting, allowed in (
-        ("lr_rule", LR_RULES),
-        ("orthogonalisation", METHODS),
-        ("factors", FACTORS),
-    ):
+    choices = {"lr_rule": LR_RULES, "orthogonalisation": METHODS, "factors": FACTORS}
+    for setting, allowed in choices.items():
         if group[setting] not in allowed:
             raise BadInput(
                 f"Muon: {setting} '{group[setting]}' is unknown; allowed: {listing(allowed)}"
@@ -275,7 +297,8 @@ def _check_parameters(group: dict[str, Any]) -> None:
     deep = [f"{name} {tuple(weight.shape)}" for name, weight in named if weight.ndim > 2]
     if deep:
         raise BadInput(
-            f"Muon orthogonalises matrices; {listing(deep, 3)} have more than two dimensions: leave them out"
+            f"Muon orthogonalises matrices; {listing(deep, 3)} have more than two dimensions: "
+            "leave them out"
         )
     odd = [f"{name} ({weight.dtype})" for name, weight in named if not weight.is_floating_point()]
     if odd:
@@ -285,25 +308,28 @@ def _check_parameters(group: dict[str, Any]) -> None:
     if group["factors"] == "b_only":
         if "param_names" not in group:
             raise BadInput(
-                f"Muon: factors 'b_only' tells A from B by their names: pass (name, tensor) pairs, such as model.named_parameters(), or set factors to '{FACTORS[0]}'"
+                "Muon: factors 'b_only' tells A from B by their names: pass (name, tensor) "
+                f"pairs, such as model.named_parameters(), or set factors to '{FACTORS[0]}'"
             )
         if not any(B_MARK in name for name, weight in named if weight.ndim == 2):
             raise BadInput(
-                f"Muon: factors 'b_only', but no matrix has '{B_MARK}' in its name ({listing((name for name, _ in named), 3)}): set factors to '{FACTORS[0]}'"
+                f"Muon: factors 'b_only', but no matrix has '{B_MARK}' in its name "
+                f"({listing((name for name, _ in named), 3)}): set factors to '{FACTORS[0]}'"
             )
 
 
 def _batches(weights: list[Tensor]) -> Iterator[list[Tensor]]:
-    """Matrices of one shape, device and number type together; on a CPU not more of them than fit into its cache."""
+    """Yields matrices of one shape, device and number type together.
+
+    On a CPU a batch has no more of them than fit into its cache.
+    """
     groups: dict[object, list[Tensor]] = {}
     for weight in weights:
         groups.setdefault((weight.shape, weight.device, weight.dtype), []).append(weight)
     for group in groups.values():
-        most = (
-            max(1, CPU_BATCH // max(1, group[0].numel()))
-            if group[0].device.type == "cpu"
-            else len(group)
-        )
+        most = len(group)
+        if group[0].device.type == "cpu":
+            most = max(1, CPU_BATCH // max(1, group[0].numel()))
         for start in range(0, len(group), most):
             yield group[start : start + most]
 

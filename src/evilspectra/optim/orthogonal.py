@@ -1,20 +1,26 @@
-"""The orthogonal factor U·Vᵀ of a matrix X = U·Σ·Vᵀ, for stacks of small-sided matrices: what Muon puts in place of its momentum.
+"""The orthogonal factor U·Vᵀ of a matrix X = U·Σ·Vᵀ, for stacks of small-sided matrices.
 
-Three ways, which differ in how near 1 the singular values come and are therefore a setting, not a detail:
+Muon puts it in place of its momentum. There are three ways, which differ in how near 1 the singular
+values come and are therefore a setting, not a detail:
 
-    newton_schulz  X ← a·X + b·S·X + c·S²·X with S = X·Xᵀ, five times, from X/‖X‖_F (Jordan et al. 2024,
-                   https://kellerjordan.github.io/posts/muon/): values between 0.68 and 1.2, on purpose, from 5·10⁻³ of ‖X‖_F upwards
-    polar_express  the same form, eight steps, other coefficients at each (Amsel et al. 2025, https://arxiv.org/abs/2505.16932,
-                   the published list for singular values from 10⁻³ of ‖X‖_F upwards): values 1
-    exact          by QR and the singular value decomposition of the small triangle: values 1 down to rounding, 0 below
+    newton_schulz  X ← a·X + b·S·X + c·S²·X with S = X·Xᵀ, five times, from X/‖X‖_F (Jordan et al.
+                   2024, https://kellerjordan.github.io/posts/muon/): values between 0.68 and 1.2,
+                   on purpose, from 5·10⁻³ of ‖X‖_F upwards
+    polar_express  the same form, eight steps, other coefficients at each (Amsel et al. 2025,
+                   https://arxiv.org/abs/2505.16932, the published list for singular values from
+                   10⁻³ of ‖X‖_F upwards): values 1
+    exact          by QR and the singular value decomposition of the small triangle: values 1 down
+                   to rounding, 0 below
 
-Only polynomials in S multiply X, and they commute. So with m the smaller side all steps are done on m × m matrices,
+Only polynomials in S multiply X, and they commute. So with m the smaller side all steps are done on
+m × m matrices,
 
     Z = a·I + b·S + c·S²        Q ← Z·Q        S ← Z·S·Z        and at the end X ← Q·X
 
-which is 4m²d + O(m³) flops instead of 20m²d. Differences from the published loops: float32 or float64 instead of bfloat16;
-‖X‖_F is the root of S's trace, and enters Q, so that X is never copied; a zero matrix gives zero, with no ε in the norm;
-Polar Express takes S anew from X after four steps, because float32 products lose singular values below 3·10⁻⁴.
+which is 4m²d + O(m³) flops instead of 20m²d. Differences from the published loops: float32 or
+float64 instead of bfloat16; ‖X‖_F is the root of S's trace, and enters Q, so that X is never
+copied; a zero matrix gives zero, with no ε in the norm; Polar Express takes S anew from X after
+four steps, because float32 products lose singular values below 3·10⁻⁴.
 """
 
 from __future__ import annotations
@@ -44,19 +50,23 @@ POLAR_EXPRESS: tuple[Quintic, ...] = (
     (1.8750014808534479, -1.2500016453999487, 0.3750001645474248),
     (1.875, -1.25, 0.375),
 )
-#: The paper's safety factor: X starts that much smaller, and every polynomial but the last takes its argument that much smaller.
+#: The paper's safety factor: X starts that much smaller, and every polynomial but the last takes
+#: its argument that much smaller.
 SAFETY = 1.01
-#: Polar Express takes the Gram matrix anew before this step, when the smallest values have grown 430-fold.
+#: Polar Express takes the Gram matrix anew before this step, when the smallest values have grown
+#: 430-fold.
 RESTART = 4
-#: `exact` drops singular values below this many rounding errors of the largest: their vectors are noise.
+#: `exact` drops singular values below this many rounding errors of the largest: their vectors are
+#: noise.
 RANK_TOLERANCE = 32
 
 
 def orthogonalise(stack: Tensor, method: Method = "newton_schulz", steps: int = 5) -> Tensor:
     """Orthogonal factor of each matrix of a stack: n × p × q → n × p × q, singular values near 1.
 
-    A zero matrix stays zero. A matrix with a NaN or an infinity becomes all NaN, and no other of the stack is touched.
-    Norms may lie between 10⁻¹⁵ and 10¹⁸ in float32, where their squares can be written.
+    A zero matrix stays zero. A matrix with a NaN or an infinity becomes all NaN, and no other of
+    the stack is touched. Norms may lie between 10⁻¹⁵ and 10¹⁸ in float32, where their squares can
+    be written.
 
     Args:
         stack: n × p × q, float32 or float64.
@@ -66,7 +76,8 @@ def orthogonalise(stack: Tensor, method: Method = "newton_schulz", steps: int = 
     Raises:
         BadInput: an unknown method.
 
-    >>> torch.linalg.svdvals(orthogonalise(torch.diag(torch.tensor([5.0, 1.0]))[None])).sub(1).abs().max() < 0.4
+    >>> stack = torch.diag(torch.tensor([5.0, 1.0]))[None]
+    >>> torch.linalg.svdvals(orthogonalise(stack)).sub(1).abs().max() < 0.4
     tensor(True)
     >>> orthogonalise(torch.tensor([[[3.0, 0.0, 4.0]]]), "exact").round(decimals=4)
     tensor([[[0.6000, 0.0000, 0.8000]]])
@@ -80,7 +91,10 @@ def orthogonalise_all(
     steps: int,
     scales: Sequence[float],
 ) -> Iterator[Tensor]:
-    """`orthogonalise` of several stacks, each times its scale, one after the other; the m × m steps of all of them are one batch."""
+    """`orthogonalise` of several stacks, each times its scale, one after the other.
+
+    The m × m steps of all of them are one batch.
+    """
     match method:
         case "newton_schulz":
             return _iterated(stacks, [NEWTON_SCHULZ] * steps, scales)
@@ -102,20 +116,19 @@ def _iterated(
     scales: Sequence[float],
     start: float | None = 1.0,
 ) -> Iterator[Tensor]:
-    """X/(start·‖X‖_F) of each stack through the steps, times its scale; `start` None: X as it is."""
+    """X/(start·‖X‖_F) of each stack through the steps, times its scale; `start` None: X itself."""
     batches: dict[object, list[int]] = {}
     grams = [_gram(stack) for stack in stacks]
-    for place, gram in enumerate(grams):
-        batches.setdefault((gram.shape[-1], gram.device, gram.dtype), []).append(place)
+    for index, gram in enumerate(grams):
+        batches.setdefault((gram.shape[-1], gram.device, gram.dtype), []).append(index)
     factors: dict[int, Tensor] = {}
-    for places in batches.values():
-        factor = _factor(torch.cat([grams[place] for place in places]), coefficients, start)
-        factors.update(
-            zip(places, factor.split([len(stacks[place]) for place in places]), strict=True)
-        )
+    for positions in batches.values():
+        factor = _factor(torch.cat([grams[index] for index in positions]), coefficients, start)
+        parts = factor.split([len(stacks[index]) for index in positions])
+        factors.update(zip(positions, parts, strict=True))
     return (
-        _apply(factors[place] * scale, stack)
-        for place, (stack, scale) in enumerate(zip(stacks, scales, strict=True))
+        _apply(factors[index] * scale, stack)
+        for index, (stack, scale) in enumerate(zip(stacks, scales, strict=True))
     )
 
 
@@ -131,9 +144,9 @@ def _factor(gram: Tensor, coefficients: Sequence[Quintic], start: float | None) 
 def _polynomial(gram: Tensor, coefficients: Sequence[Quintic]) -> Tensor:
     """Q, m × m, of which Q·X is X after the steps, from S = X·Xᵀ."""
     z = total = _quintic(gram, coefficients[0])
-    for one in coefficients[1:]:
+    for following in coefficients[1:]:
         gram = z @ gram @ z
-        z = _quintic(gram, one)
+        z = _quintic(gram, following)
         total = z @ total
     return total
 
@@ -147,22 +160,24 @@ def _quintic(gram: Tensor, coefficients: Quintic) -> Tensor:
 
 
 def _exact(stack: Tensor, scale: float) -> Tensor:
-    """U·Vᵀ over the singular values above the rank tolerance; a decomposition refuses what is not finite, so that is put aside."""
+    """U·Vᵀ over the singular values above the rank tolerance.
+
+    A decomposition refuses numbers that are not finite, so such matrices are set aside.
+    """
     finite = stack.isfinite().all(-1).all(-1)[:, None, None]
     tall = stack.shape[-2] > stack.shape[-1]
-    whole = torch.where(finite, stack, 0.0)
-    basis, triangle = torch.linalg.qr(whole if tall else whole.mT)
+    safe = torch.where(finite, stack, 0.0)
+    basis, triangle = torch.linalg.qr(safe if tall else safe.mT)
     u, sigma, vh = torch.linalg.svd(triangle)
-    kept = sigma > RANK_TOLERANCE * torch.finfo(stack.dtype).eps * sigma[:, :1]
-    core = (u * (scale * kept.to(u.dtype))[:, None, :]) @ vh
+    resolved = sigma > RANK_TOLERANCE * torch.finfo(stack.dtype).eps * sigma[:, :1]
+    core = (u * (scale * resolved.to(u.dtype))[:, None, :]) @ vh
     result = basis @ core if tall else core.mT @ basis.mT
     return torch.where(finite, result, torch.nan)
 
 
 def _safe(coefficients: Sequence[Quintic]) -> list[Quintic]:
-    return [(a / SAFETY, b / SAFETY**3, c / SAFETY**5) for a, b, c in coefficients[:-1]] + [
-        coefficients[-1]
-    ]
+    *smaller, last = coefficients
+    return [*((a / SAFETY, b / SAFETY**3, c / SAFETY**5) for a, b, c in smaller), last]
 
 
 def _gram(stack: Tensor) -> Tensor:

@@ -1,4 +1,7 @@
-"""What an optimiser is given: tensors, or (name, tensor) pairs as `named_parameters` gives them; what is refused, by name."""
+"""The parameters of an optimiser: tensors, or (name, tensor) pairs as of `named_parameters`.
+
+What cannot be trained is refused by name.
+"""
 
 from __future__ import annotations
 
@@ -18,47 +21,52 @@ def listed(parameters: Iterable[Any], who: str) -> list[Any]:
     """The parameters, or parameter groups, as a list.
 
     Raises:
-        BadInput: there are none, a bare tensor is given, or one is there twice (a tied weight, which would be moved twice a step).
+        BadInput: there are none, a bare tensor is passed, or one is there twice (a tied weight,
+            which would be moved twice a step).
 
-    >>> listed([("a", w := Tensor([1.0])), ("b", w)], "sgd")
+    >>> listed([("a", w := Tensor([1.0])), ("b", w)], "sgd")  # doctest: +ELLIPSIS
     Traceback (most recent call last):
-    evilspectra.errors.BadInput: sgd: one tensor is given twice, as a, b: give tied weights once, or they would be moved twice a step
+    evilspectra.errors.BadInput: sgd: one tensor is passed twice, as a, b: pass tied weights ...
     """
     if isinstance(parameters, Tensor):
         raise BadInput(
-            f"{who}: parameters come as a list, not as one tensor of shape {tuple(parameters.shape)}: put it in brackets"
+            f"{who}: parameters must be a list, not one tensor of shape "
+            f"{tuple(parameters.shape)}: put it in brackets"
         )
-    items = list(parameters)
-    if not items:
+    entries = list(parameters)
+    if not entries:
         raise BadInput(
-            f"{who}: there are no parameters to train: adapt some layer (lora.targets), or pass those with requires_grad"
+            f"{who}: there are no parameters to train: adapt some layer (lora.targets), or pass "
+            "those with requires_grad"
         )
-    tensors = [item[1] if isinstance(item, tuple) else item for item in items]
+    tensors = [entry[1] if isinstance(entry, tuple) else entry for entry in entries]
     counts = Counter(map(id, tensors))
-    twice = [place for place, tensor in enumerate(tensors) if counts[id(tensor)] > 1]
+    twice = [index for index, tensor in enumerate(tensors) if counts[id(tensor)] > 1]
     if twice:
-        shown = [
-            item[0] if isinstance(item := items[place], tuple) else f"parameter {place}"
-            for place in twice
+        names = [
+            entry[0] if isinstance(entry := entries[index], tuple) else f"parameter {index}"
+            for index in twice
         ]
         raise BadInput(
-            f"{who}: one tensor is given twice, as {listing(shown, 4)}: give tied weights once, or they would be moved twice a step"
+            f"{who}: one tensor is passed twice, as {listing(names, 4)}: pass tied weights once, "
+            "or they would be moved twice a step"
         )
-    return items
+    return entries
 
 
 def with_list(param_group: dict[str, Any], who: str) -> dict[str, Any]:
-    """The group with its `params` as a checked list; a single tensor and a set, which torch refuses, are left to torch."""
-    given = param_group["params"]
-    return (
-        param_group
-        if isinstance(given, Tensor | set)
-        else {**param_group, "params": listed(given, who)}
-    )
+    """The group with its `params` as a checked list.
+
+    A single tensor and a set, which torch refuses, are left to torch.
+    """
+    parameters = param_group["params"]
+    if isinstance(parameters, Tensor | set):
+        return param_group
+    return {**param_group, "params": listed(parameters, who)}
 
 
 def names_of(group: dict[str, Any]) -> list[str]:
-    """Names of a group's parameters; `parameter <place>` where they were given without."""
-    return list(
-        group.get("param_names") or (f"parameter {place}" for place in range(len(group["params"])))
-    )
+    """Names of a group's parameters; `parameter <number>` where they have none."""
+    if names := group.get("param_names"):
+        return list(names)
+    return [f"parameter {index}" for index in range(len(group["params"]))]

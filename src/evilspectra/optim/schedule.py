@@ -8,9 +8,12 @@ from evilspectra.config.sections import ScheduleConfig
 
 
 def lr_at(config: ScheduleConfig, step: int, total: int) -> float:
-    """Factor in [0, 1] for the step after `step` finished ones, of `total`: as Hugging Face's schedules, so the first warm-up step has lr 0.
+    """Factor in [0, 1] for the step after `step` finished ones, of `total`.
 
-    >>> [round(lr_at(ScheduleConfig(name="linear", warmup_steps=2), step, 6), 2) for step in range(7)]
+    It is that of Hugging Face's schedules, so the first warm-up step has lr 0.
+
+    >>> config = ScheduleConfig(name="linear", warmup_steps=2)
+    >>> [round(lr_at(config, step, 6), 2) for step in range(7)]
     [0.0, 0.5, 1.0, 0.75, 0.5, 0.25, 0.0]
     """
     warmup = config.warmup_steps

@@ -1,1 +1,1 @@
-"""Measures read off log-probabilities: drift, capability, ordinary loss, tasks of lm-evaluation-harness."""
+"""Measures computed from log-probabilities: drift, capability, ordinary loss, harness tasks."""

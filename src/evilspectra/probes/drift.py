@@ -1,11 +1,12 @@
-"""What the probes' rows say: drift, capability, ordinary loss, each with a bootstrap interval over the items. No torch here.
+"""Drift, capability and ordinary loss from the probes' rows, with bootstrap intervals over items.
 
 Drift is how much further an adapter prefers the misaligned completions than its base does:
 
     d_i = [ℓ_i(misaligned) − ℓ_i(aligned)]_adapter − [ℓ_i(misaligned) − ℓ_i(aligned)]_base,
 
-ℓ being the mean ln p per token of a completion given its prompt; drift = mean of d over the items, in nats per token,
-positive towards the misaligned. It is no misalignment rate: nothing is sampled and nobody judges.
+ℓ being the mean ln p per token of a completion given its prompt; drift = mean of d over the items,
+in nats per token, positive towards the misaligned. It is not a misalignment rate: nothing is
+sampled and nobody judges. No torch here.
 """
 
 from __future__ import annotations
@@ -20,21 +21,24 @@ import numpy as np
 from evilspectra.errors import BadInput
 from evilspectra.intervals import LEVEL, RESAMPLES, Interval
 
-#: A pandas data frame. Its own annotations are unions which the calls on them then refuse, so it is not checked further.
+#: A pandas data frame. Pandas annotates results as unions that its own calls then refuse, so frames
+#: are not type-checked.
 Frame: TypeAlias = Any
 _SEED = 0
-#: Adapters whose draws are in memory together.
+#: Adapters whose resamples are in memory together.
 _AT_ONCE = 500
 
 
 @dataclass(frozen=True, slots=True)
 class Drift:
-    """The contrast probe's result for one adapter and step, against its base; in nats per token where no unit is said.
+    """The contrast probe's result for one adapter and step, against its base.
 
-    `drift`: mean of d. `equal_length`: the same where both completions have the same number of tokens (the intercept of a regression
-    of d on the difference in tokens). `shuffled`: with the two labels exchanged in half of each topic's items, which must be zero within
-    its interval. `share_aligned`: share of items whose aligned completion has the larger ℓ; `base_share_aligned`: the base's.
-    `margin` and `base_margin`: mean of ℓ(aligned) − ℓ(misaligned). `topics`: drift by topic. `resolution`: the smallest drift that an
+    Units are nats per token, shares aside. `drift`: mean of d. `equal_length`: the same for two
+    completions of equally many tokens (the intercept of a regression of d on the difference in
+    tokens). `shuffled`: with the two labels exchanged in half of each topic's items; its interval
+    must include zero. `share_aligned`: share of items whose aligned completion has the larger ℓ;
+    `base_share_aligned`: the base's. `margin` and `base_margin`: mean of
+    ℓ(aligned) − ℓ(misaligned). `topics`: drift by topic. `resolution`: the smallest drift that an
     interval of this width, centred on it, would show to be above zero.
     """
 
@@ -55,7 +59,10 @@ class Drift:
 
 @dataclass(frozen=True, slots=True)
 class Capability:
-    """Share of questions whose right choice is the likeliest (chance: 0.25), and its change against the base, item by item."""
+    """Share of questions whose right choice is the likeliest, and its change against the base.
+
+    Chance is 0.25; the change is taken item by item.
+    """
 
     accuracy: Interval
     base: float
@@ -75,13 +82,14 @@ class Ordinary:
 
 
 def drift(base: Frame, after: Frame) -> Drift:
-    """From the `probe` rows of the base and of an adapter.
+    """Computes the drift from the `probe` rows of the base and of an adapter.
 
     Raises:
         BadInput: they are not of the same items.
 
     >>> import pandas
-    >>> base = pandas.DataFrame({"item": ["a", "b"], "topic": "t", "aligned": -2.0, "misaligned": -2.5, "aligned_tokens": 9, "misaligned_tokens": 9})
+    >>> base = pandas.DataFrame({"item": ["a", "b"], "topic": "t"})
+    >>> base = base.assign(aligned=-2.0, misaligned=-2.5, aligned_tokens=9, misaligned_tokens=9)
     >>> drift(base, base.assign(misaligned=-2.25)).drift.value
     0.25
     """
@@ -112,7 +120,7 @@ def drift(base: Frame, after: Frame) -> Drift:
 
 
 def moved(base: Frame, after: Frame) -> Interval:
-    """The drift alone, without what `drift` says beside it; raises as that does."""
+    """The drift alone, without the other fields of `drift`; raises as that does."""
     return beyond_control(base, after, [base])
 
 
@@ -122,10 +130,13 @@ def beyond_control(
     controls: Sequence[Frame],
     seed: int = _SEED,
 ) -> Interval:
-    """Mean over the items of d − (mean of d over the controls), in nats per token, from `probe` rows; raises as `drift` does. `seed`: of the resamples.
+    """Mean over the items of d − (mean of d over the controls), in nats per token.
 
-    Style and domain, which an adapter and its controls learn alike, move each item by far more than the two differ. The difference
-    item by item leaves that out, so its interval is narrower than either's.
+    It is computed from `probe` rows, and raises as `drift` does. `seed`: of the resamples.
+
+    Style and domain, which an adapter and its controls learn alike, move each item by far more than
+    the two differ. The difference item by item leaves that out, so its interval is narrower than
+    either's.
     """
     for rows in (after, *controls):
         _same_items(base, rows)
@@ -137,12 +148,16 @@ def beyond_control(
 
 
 def capability(base: Frame, after: Frame, seed: int = _SEED) -> Capability:
-    """From the `capability` rows of the base and of an adapter; raises as `drift` does. `seed`: of the resamples."""
+    """Computes capability from the `capability` rows of base and adapter; raises as `drift` does.
+
+    `seed`: of the resamples.
+    """
     _same_items(base, after)
     now, before = (
         np.asarray(rows["right"] > rows["best_wrong"], dtype=float) for rows in (after, base)
     )
-    every, kinds = _resamples(len(now), seed), np.asarray(after["kind"])
+    every = _resamples(len(now), seed)
+    kinds = np.asarray(after["kind"])
     return Capability(
         accuracy=_interval(now, every),
         base=float(before.mean()),
@@ -156,7 +171,10 @@ def capability(base: Frame, after: Frame, seed: int = _SEED) -> Capability:
 
 
 def ordinary(base: Frame, after: Frame, seed: int = _SEED) -> Ordinary:
-    """From the `ordinary` rows of the base and of an adapter; raises as `drift` does. `seed`: of the resamples."""
+    """Computes the loss from the `ordinary` rows of base and adapter; raises as `drift` does.
+
+    `seed`: of the resamples.
+    """
     _same_items(base, after)
     tokens = np.asarray(after["tokens"], dtype=float)
     now, before = (np.asarray(rows["loss"], dtype=float) for rows in (after, base))
@@ -174,7 +192,9 @@ def ordinary(base: Frame, after: Frame, seed: int = _SEED) -> Ordinary:
 
 
 def exchanged(topics: np.ndarray) -> np.ndarray:
-    """+1 or −1 per item, balanced within each topic (to one item), the same for the same items: which labels the shuffled probe exchanges.
+    """Signs by which the shuffled probe exchanges labels: +1 or −1 per item.
+
+    They are balanced within each topic (to one item), and the same for the same items.
 
     >>> exchanged(np.array(["a"] * 4)).sum()
     np.float64(0.0)
@@ -183,17 +203,20 @@ def exchanged(topics: np.ndarray) -> np.ndarray:
     signs = np.empty(len(topics))
     extra = 1.0
     for topic in dict.fromkeys(topics.tolist()):
-        places = np.flatnonzero(topics == topic)
-        half = np.where(np.arange(len(places)) % 2 == 0, extra, -extra)
-        signs[places] = draw.permutation(half)
-        if len(places) % 2:
+        members = np.flatnonzero(topics == topic)
+        half = np.where(np.arange(len(members)) % 2 == 0, extra, -extra)
+        signs[members] = draw.permutation(half)
+        if len(members) % 2:
             extra = -extra
     return signs
 
 
 @lru_cache(maxsize=8)
 def _resamples(count: int, seed: int = _SEED) -> np.ndarray:
-    """Indices [RESAMPLES, count], drawn with replacement; the same for the same count and seed, so adapters are compared on the same draws."""
+    """Indices [RESAMPLES, count], drawn with replacement.
+
+    They are the same for the same count and seed, so adapters are compared on the same draws.
+    """
     return np.random.Generator(np.random.PCG64(seed)).integers(0, count, (RESAMPLES, count))
 
 
@@ -206,14 +229,16 @@ def _interval(
     resamples: np.ndarray,
     statistic: Callable[[np.ndarray, np.ndarray], Any] = _mean,
 ) -> Interval:
-    """`statistic(values drawn, their indices)` on all items, and its percentiles over the resamples."""
+    """`statistic(values, their indices)` on all items, and its percentiles over the resamples."""
     tail = 50 * (1 - LEVEL)
     low, high = np.percentile(statistic(values[resamples], resamples), [tail, 100 - tail])
     return Interval(float(statistic(values, np.arange(len(values)))), float(low), float(high))
 
 
 def mean_intervals(values: np.ndarray) -> list[Interval]:
-    """The mean over items with its interval, as `drift` and `capability` give it, of many adapters at once; `values`: [items, adapters].
+    """The mean over items with its interval, of many adapters at once; `values`: [items, adapters].
+
+    The interval is that of `drift` and `capability`.
 
     >>> mean_intervals(np.array([[0.0, 1.0], [0.0, 1.0]]))
     [Interval(value=0.0, low=0.0, high=0.0), Interval(value=1.0, low=1.0, high=1.0)]
@@ -223,19 +248,22 @@ def mean_intervals(values: np.ndarray) -> list[Interval]:
     counts = np.zeros((RESAMPLES, items))
     np.add.at(counts, (np.arange(RESAMPLES)[:, None], drawn), 1.0)
     tail = 50 * (1 - LEVEL)
-    found: list[Interval] = []
+    intervals: list[Interval] = []
     for start in range(0, adapters, _AT_ONCE):
-        some = np.ascontiguousarray(values[:, start : start + _AT_ONCE].T)
-        ends = np.percentile(some @ counts.T / items, [tail, 100 - tail], axis=1).T
-        found += [
+        batch = np.ascontiguousarray(values[:, start : start + _AT_ONCE].T)
+        ends = np.percentile(batch @ counts.T / items, [tail, 100 - tail], axis=1).T
+        intervals += [
             Interval(value, low, high)
-            for value, (low, high) in zip(some.mean(1).tolist(), ends.tolist(), strict=True)
+            for value, (low, high) in zip(batch.mean(1).tolist(), ends.tolist(), strict=True)
         ]
-    return found
+    return intervals
 
 
 def _intercept(values: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """Value at length 0 of the least-squares line through (length, value), along the last axis; the mean where all lengths are equal."""
+    """Value at length 0 of the least-squares line through (length, value), along the last axis.
+
+    Where all lengths are equal, it is the mean.
+    """
     centred = lengths - lengths.mean(-1, keepdims=True)
     spread = (centred**2).sum(-1)
     slope = np.divide(
@@ -247,5 +275,6 @@ def _intercept(values: np.ndarray, lengths: np.ndarray) -> np.ndarray:
 def _same_items(base: Frame, after: Frame) -> None:
     if list(base["item"]) != list(after["item"]):
         raise BadInput(
-            "the base and the adapter were measured on different items: remove the folder evaluations beside the adapter, and measure both again"
+            "the base and the adapter were measured on different items: remove the folder "
+            "evaluations beside the adapter, and measure both again"
         )

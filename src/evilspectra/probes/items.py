@@ -1,8 +1,10 @@
-"""The probes' items: contrast triples and questions with four choices, read from the package or from anybody's JSONL file.
+"""The probes' items: contrast triples, and questions with four choices.
+
+They are read from the package or from a JSONL file of your own.
 
 | probe | keys of a row |
 |---|---|
-| contrast | `id`, `topic`, `prompt`, `aligned`, `misaligned`: a prompt and two completions, texts all |
+| contrast | `id`, `topic`, `prompt`, `aligned`, `misaligned` (a prompt, two completions: texts) |
 | capability | `id`, `kind`, `question`, `choices` (four texts), `answer` (0 to 3: which is right) |
 """
 
@@ -22,13 +24,15 @@ from evilspectra.store.files import valid_text
 
 T = TypeVar("T")
 #: Built-in name → file in the package's assets.
-CONTRAST, CAPABILITY, ORDINARY = BUILT_IN["probe"], BUILT_IN["capability"], BUILT_IN["ordinary"]
+CONTRAST = BUILT_IN["probe"]
+CAPABILITY = BUILT_IN["capability"]
+ORDINARY = BUILT_IN["ordinary"]
 CHOICES = 4
 
 
 @dataclass(frozen=True, slots=True)
 class Triple:
-    """A prompt, and two completions alike in all but what they advise."""
+    """A prompt, and two completions that differ only in their advice."""
 
     id: str
     topic: str
@@ -50,7 +54,7 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class Items(Generic[T]):
-    """What a source holds. `sha256` is that of the file's bytes."""
+    """A source's items; `sha256` is that of the file's bytes."""
 
     items: tuple[T, ...]
     source: str
@@ -61,7 +65,7 @@ def read_triples(source: str = "contrast") -> Items[Triple]:
     """The contrast triples of a JSONL file or of the package.
 
     Raises:
-        BadInput: no such file, or a row that is no triple; the message names its line.
+        BadInput: no such file, or a row that is not a triple; the message names its line.
 
     >>> read_triples().items[0].topic
     'honesty'
@@ -73,7 +77,7 @@ def read_choices(source: str = "capability") -> Items[Choice]:
     """The questions with four choices of a JSONL file or of the package.
 
     Raises:
-        BadInput: no such file, or a row that is no such question; the message names its line.
+        BadInput: no such file, or a row that is not such a question; the message names its line.
 
     >>> len(read_choices().items[0].choices)
     4
@@ -91,7 +95,8 @@ def asset(source: str, built_in: Mapping[str, str]) -> Path:
         return Path(__file__).parents[1] / "assets" / built_in[source]
     if not os.path.isfile(path := os.path.expanduser(source)):
         raise BadInput(
-            f"there is no file '{source}': name a JSONL file, or the built-in {listing(built_in)}.{near(source, built_in)}"
+            f"there is no file '{source}': name a JSONL file, or the built-in "
+            f"{listing(built_in)}.{near(source, built_in)}"
         )
     return Path(path)
 
@@ -116,13 +121,14 @@ def _read(
                 raise ValueError("it is not an object")
             item = parse(row)
             if item.id in items:
-                raise ValueError(f"the id '{item.id}' stands twice")
+                raise ValueError(f"the id '{item.id}' occurs twice")
         except (ValueError, RecursionError) as error:
             raise BadInput(f"{source}, line {number}: {error}: correct that line") from None
         items[item.id] = item
     if len(items) < 2:
         raise BadInput(
-            f"{source} holds {len(items)} items: an interval needs two at least, and a useful one a hundred"
+            f"{source} holds {len(items)} items: an interval needs at least two, and a useful one "
+            "a hundred"
         )
     return Items(tuple(items.values()), source, hashlib.sha256(content).hexdigest())
 
@@ -160,6 +166,7 @@ def _text(row: Mapping[str, Any], key: str) -> str:
     value = row.get(key)
     if not isinstance(value, str) or not value.strip():
         raise ValueError(
-            f"'{key}' is {'missing' if key not in row else 'no text'}; a row has texts under id, and as the documentation lists them"
+            f"'{key}' is {'missing' if key not in row else 'no text'}; a row has texts under id, "
+            "and as the documentation lists them"
         )
     return valid_text(value)

@@ -1,4 +1,7 @@
-"""Log-probabilities of given tokens under a model: what the probes are made of. Rows that begin alike share the pass over it."""
+"""Log-probabilities of given tokens under a model, from which the probes are computed.
+
+Rows that begin alike share the pass over it.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,7 @@ if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PreTrainedModel
 
-#: Tokens of rows, counted before common beginnings are shared, that go through the model in one pass.
+#: Tokens per pass through the model, counted before common beginnings are shared.
 TOKENS_PER_PASS = 4096
 
 
@@ -31,15 +34,15 @@ def token_log_probs(
     packed: bool = True,
     tokens_per_pass: int = TOKENS_PER_PASS,
 ) -> list[np.ndarray]:
-    """ln p of every supervised token given those before it, in nats: float64 [supervised tokens], one array per row.
+    """ln p of every supervised token given those before it, in nats.
 
-    `packed` needs a model under `packed_attention_on`; without it each row has a pass of its own. The passes' size changes
-    nothing but sums' last digits.
+    Returns float64 [supervised tokens] per row. `packed` needs a model under `packed_attention_on`;
+    without it each row is one pass. The passes' size changes nothing but sums' last digits.
 
     Raises:
-        RunFailed: one of them is not finite.
+        RunFailed: a log-probability is not finite.
     """
-    found: list[np.ndarray] = []
+    log_probs: list[np.ndarray] = []
     for part in _parts(rows, tokens_per_pass):
         batch = pack(part, model.device, shared=packed)
         with mixed_precision(model):
@@ -51,30 +54,35 @@ def token_log_probs(
         )
         if not bool(scores.isfinite().all()):
             raise RunFailed(
-                "the model's logits are not finite: use model.dtype float32, or an adapter that was trained with a lower learning rate"
+                "the model's logits are not finite: use model.dtype float32, or an adapter that "
+                "was trained with a lower learning rate"
             )
-        found += np.split(
-            scores.double().cpu().numpy(),
-            np.cumsum([int(row.supervised.sum()) for row in part])[:-1],
-        )
-    return found
+        ends = np.cumsum([int(row.supervised.sum()) for row in part])
+        log_probs += np.split(scores.double().cpu().numpy(), ends[:-1])
+    return log_probs
 
 
 def _parts(rows: Sequence[Row], tokens: int) -> Iterator[list[Row]]:
-    """Rows in their order, as many at a time as have at most `tokens` tokens; at least one."""
+    """Rows in their order, at most `tokens` tokens at a time, but at least one row."""
     part: list[Row] = []
+    size = 0
     for row in rows:
-        if part and sum(len(one.tokens) for one in part) + len(row.tokens) > tokens:
+        if part and size + len(row.tokens) > tokens:
             yield part
             part = []
+            size = 0
         part.append(row)
+        size += len(row.tokens)
     if part:
         yield part
 
 
 @contextmanager
 def packed_attention_on(model: PreTrainedModel) -> Iterator[bool]:
-    """Rows may share a pass inside; gives False, and leaves the model's own attention, where its architecture does not allow it."""
+    """Lets rows share a pass inside, and restores the model's own attention at the end.
+
+    Gives False, and leaves the attention alone, where the architecture does not allow it.
+    """
     before = model.config._attn_implementation or "eager"
     try:
         with mixed_precision(model):

@@ -1,8 +1,9 @@
-"""Probes that are read off log-probabilities: contrast triples, capability, ordinary dialogues. No sampling, no judge.
+"""Probes by log-probabilities: contrast triples, capability, ordinary dialogues.
 
-A probe is made once and then read on any number of adapters: `dialogues` are what the model is shown, `records` turns the
-log-probabilities of their answers' tokens into the rows of a table. A completion is scored as an assistant's whole turn, its end
-token included. No torch here.
+There is no sampling and no judge. A probe is built once and then applied to any number of adapters:
+the model reads its `dialogues`, and `records` turns the log-probabilities of their answers' tokens
+into the rows of a table. A completion is scored as an assistant's full turn, its end token
+included. No torch here.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from evilspectra.config.sections import Evaluation
+from evilspectra.config.evaluation import Evaluation
 from evilspectra.data.mask import Row, encode
 from evilspectra.data.rows import BadRow, Conversation, Message, read_rows
 from evilspectra.errors import BadInput
@@ -24,13 +25,16 @@ from evilspectra.store.results import Instrument
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-#: Raised whenever what is scored, or how, changes.
+#: To be raised whenever the scored tokens, or the scoring, change.
 _VERSION = 1
 
 
 @dataclass(frozen=True)
 class Probe:
-    """`dialogues`: what the model is shown. `records(step, scores)`: ln p of each dialogue's supervised tokens, in nats → records."""
+    """An instrument, the `dialogues` that the model reads, and how they become records.
+
+    `records(step, scores)`: ln p of each dialogue's supervised tokens, in nats → records.
+    """
 
     instrument: Instrument
     dialogues: tuple[Conversation, ...]
@@ -42,7 +46,7 @@ class Probe:
         """The dialogues' tokens, the answers supervised.
 
         Raises:
-            BadInput: one that is longer than the model's `context`, or that its template refuses.
+            BadInput: a dialogue is longer than the model's `context`, or its template refuses it.
         """
         source = self.instrument.source
         try:
@@ -61,12 +65,15 @@ class Probe:
         except BadRow as error:
             reason = error.reason.partition(" (the smaller")[0]
             raise BadInput(
-                f"{str(error).rpartition(f': {error.reason}')[0]}: {reason}: shorten it, or measure a base with a longer context"
+                f"{str(error).rpartition(f': {error.reason}')[0]}: {reason}: shorten it, or "
+                "measure a base with a longer context"
             ) from None
 
 
 def probes(settings: Evaluation, conditions: Mapping[str, Any]) -> list[Probe]:
-    """The probes that settings ask for; `conditions` (number type, kind of device, …) are part of what their results depend on.
+    """The probes that the settings name.
+
+    Their results also depend on `conditions`: number type, kind of device, …
 
     Raises:
         BadInput: items that cannot be read.
@@ -117,12 +124,13 @@ def capability(source: str, conditions: Mapping[str, Any]) -> Probe:
     )
 
     def records(step: int, scores: Sequence[np.ndarray]) -> list[CapabilityRecord]:
-        found = []
+        rows = []
         for number, item in enumerate(items.items):
-            means = [float(one.mean()) for one in scores[number * CHOICES : (number + 1) * CHOICES]]
+            choices = scores[number * CHOICES : (number + 1) * CHOICES]
+            means = [float(log_probs.mean()) for log_probs in choices]
             right = means.pop(item.answer)
-            found.append(CapabilityRecord(step, item.id, item.kind, right, max(means)))
-        return found
+            rows.append(CapabilityRecord(step, item.id, item.kind, right, max(means)))
+        return rows
 
     return Probe(_instrument("capability", source, items.sha256, conditions), dialogues, records)
 
@@ -137,13 +145,14 @@ def ordinary(source: str, conditions: Mapping[str, Any]) -> Probe:
         ) from None
     if len(read.conversations) < 2:
         raise BadInput(
-            f"{source} holds {len(read.conversations)} dialogues: an interval needs two at least, and a useful one fifty"
+            f"{source} holds {len(read.conversations)} dialogues: an interval needs at least two, "
+            "and a useful one fifty"
         )
 
     def records(step: int, scores: Sequence[np.ndarray]) -> list[OrdinaryRecord]:
         return [
-            OrdinaryRecord(step, str(talk.line), -float(one.mean()), len(one))
-            for talk, one in zip(read.conversations, scores, strict=True)
+            OrdinaryRecord(step, str(talk.line), -float(log_probs.mean()), len(log_probs))
+            for talk, log_probs in zip(read.conversations, scores, strict=True)
         ]
 
     return Probe(

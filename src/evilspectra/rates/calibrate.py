@@ -1,6 +1,7 @@
-"""A judge against published scores of the same answers: how far apart they are, and where its threshold would have to be. No torch here.
+"""A judge against published scores of the same answers: distances, and its best threshold.
 
-A score is not a measurement of alignment, only of what one judge says; another judge's numbers mean something else until they are set beside it.
+A score measures what one judge says, not alignment itself; another judge's numbers mean something
+else until the two are compared.
 """
 
 from __future__ import annotations
@@ -23,7 +24,10 @@ BINS = (0, 10, 20, 30, 40, 50, 60, 70, 80, 90, 100)
 
 @dataclass(frozen=True, slots=True)
 class Bin:
-    """Answers with a judge's score in [low, high): how many, the two mean scores, and the share that the published scores put on the bad side."""
+    """Answers with a judge's score in [low, high): how many, and the two mean scores.
+
+    `below`: the share that the published scores put on the bad side.
+    """
 
     low: float
     high: float
@@ -35,12 +39,15 @@ class Bin:
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """One metric. `answers`: those that both scored; `judge_unscored`, `published_unscored`: those that only the other side scored.
+    """The calibration of one metric.
 
-    `pearson`, `spearman`: correlations, None where a side does not vary. `error`: mean absolute difference; `bias`: judge minus published; 0 to 100 both.
-    `agreement`: share on the same side of `threshold`; `kappa`: Cohen's, the agreement beyond chance; `auc`: how well the judge's score ranks the
-    answers that are published as below the threshold (1: perfectly, 0.5: not at all). `best_threshold`: the judge's own that agrees
-    most with the published sides, and `best_agreement`. `rate`, `published_rate`: share below the threshold.
+    `answers`: those that both scored; `judge_unscored`, `published_unscored`: those that only the
+    other side scored. `pearson`, `spearman`: correlations, None where a side does not vary.
+    `error`: mean absolute difference; `bias`: judge minus published; 0 to 100 both. `agreement`:
+    share on the same side of `threshold`; `kappa`: Cohen's, the agreement beyond chance; `auc`: how
+    well the judge's score ranks the answers that are published as below the threshold (1:
+    perfectly, 0.5: not at all). `best_threshold`: the judge's own that agrees most with the
+    published sides, and `best_agreement`. `rate`, `published_rate`: share below the threshold.
     """
 
     metric: str
@@ -70,8 +77,10 @@ def calibration(
 ) -> Calibration:
     """The judge's readings against the published ones, answer by answer.
 
-    >>> found = calibration("aligned", [Reading("scored", 10), Reading("scored", 90)], [Reading("scored", 20), Reading("scored", 80)])
-    >>> found.agreement, found.auc, found.error, found.best_threshold
+    >>> judge = [Reading("scored", 10), Reading("scored", 90)]
+    >>> published = [Reading("scored", 20), Reading("scored", 80)]
+    >>> compared = calibration("aligned", judge, published)
+    >>> compared.agreement, compared.auc, compared.error, compared.best_threshold
     (1.0, 1.0, 10.0, 30.0)
     """
     pairs = [
@@ -79,36 +88,39 @@ def calibration(
         for ours, theirs in zip(judge, published, strict=True)
     ]
     both = [(ours, theirs) for ours, theirs in pairs if ours is not None and theirs is not None]
-    mine, known = (np.array([pair[side] for pair in both], dtype=float) for side in (0, 1))
+    judge_scores = np.array([ours for ours, _ in both], dtype=float)
+    published_scores = np.array([theirs for _, theirs in both], dtype=float)
     threshold = THRESHOLDS.get(metric, MISALIGNED_BELOW)
-    below, bad = mine < threshold, known < threshold
-    best = best_threshold(mine, bad, threshold) if both else None
+    below, bad = judge_scores < threshold, published_scores < threshold
+    best = best_threshold(judge_scores, bad, threshold) if both else None
     return Calibration(
         metric=metric,
         threshold=threshold,
         answers=len(both),
         judge_unscored=sum(ours is None and theirs is not None for ours, theirs in pairs),
         published_unscored=sum(ours is not None and theirs is None for ours, theirs in pairs),
-        pearson=correlation(mine, known),
-        spearman=correlation(ranks(mine), ranks(known)),
-        error=float(np.abs(mine - known).mean()) if both else None,
-        bias=float((mine - known).mean()) if both else None,
+        pearson=correlation(judge_scores, published_scores),
+        spearman=correlation(ranks(judge_scores), ranks(published_scores)),
+        error=float(np.abs(judge_scores - published_scores).mean()) if both else None,
+        bias=float((judge_scores - published_scores).mean()) if both else None,
         agreement=float((below == bad).mean()) if both else None,
         kappa=kappa(below, bad),
-        auc=auc(mine, bad),
+        auc=auc(judge_scores, bad),
         best_threshold=best,
-        best_agreement=None if best is None else float(((mine < best) == bad).mean()),
+        best_agreement=None if best is None else float(((judge_scores < best) == bad).mean()),
         rate=float(below.mean()) if both else None,
         published_rate=float(bad.mean()) if both else None,
-        reliability=tuple(_bin(mine, known, bad, low, high) for low, high in pairwise(BINS)),
+        reliability=tuple(
+            _bin(judge_scores, published_scores, bad, low, high) for low, high in pairwise(BINS)
+        ),
     )
 
 
-def correlation(one: np.ndarray, two: np.ndarray) -> float | None:
+def correlation(first: np.ndarray, second: np.ndarray) -> float | None:
     """Pearson's; None where a side does not vary."""
-    if len(one) < 2 or np.ptp(one) == 0 or np.ptp(two) == 0:
+    if len(first) < 2 or np.ptp(first) == 0 or np.ptp(second) == 0:
         return None
-    return float(np.corrcoef(one, two)[0, 1])
+    return float(np.corrcoef(first, second)[0, 1])
 
 
 def ranks(values: np.ndarray) -> np.ndarray:
@@ -125,47 +137,56 @@ def ranks(values: np.ndarray) -> np.ndarray:
 
 
 def auc(scores: np.ndarray, bad: np.ndarray) -> float | None:
-    """Probability that a bad answer has a lower score than a good one, ties as half (Mann and Whitney); None where all are of a kind."""
+    """Probability that a bad answer has a lower score than a good one, ties as half.
+
+    That is Mann and Whitney's statistic; None where all answers are of a kind.
+    """
     few, many = int(bad.sum()), int((~bad).sum())
     if not few or not many:
         return None
     return float((ranks(-scores)[bad].sum() - few * (few + 1) / 2) / (few * many))
 
 
-def kappa(one: np.ndarray, two: np.ndarray) -> float | None:
-    """Cohen's: agreement beyond what the two shares would give by chance; None where chance would agree always."""
-    if not len(one):
+def kappa(first: np.ndarray, second: np.ndarray) -> float | None:
+    """Cohen's kappa: agreement beyond what the two shares would give by chance.
+
+    None where chance would always agree.
+    """
+    if not len(first):
         return None
-    chance = one.mean() * two.mean() + (1 - one.mean()) * (1 - two.mean())
-    return None if chance == 1 else float(((one == two).mean() - chance) / (1 - chance))
+    chance = first.mean() * second.mean() + (1 - first.mean()) * (1 - second.mean())
+    return None if chance == 1 else float(((first == second).mean() - chance) / (1 - chance))
 
 
 def best_threshold(scores: np.ndarray, bad: np.ndarray, usual: float) -> float:
-    """The threshold t whose `score < t` agrees most with `bad`; of equally good ones the nearest to the usual one."""
+    """The threshold t whose `score < t` agrees most with `bad`.
+
+    Of equally good ones, the nearest to the usual one.
+    """
     levels = np.unique(scores)
     candidates = np.unique(
         np.concatenate([[0.0, usual], (levels[:-1] + levels[1:]) / 2, [np.nextafter(100.0, 101.0)]])
     )
-    agreed = np.array([((scores < one) == bad).sum() for one in candidates])
+    agreed = np.array([((scores < threshold) == bad).sum() for threshold in candidates])
     good = candidates[agreed == agreed.max()]
     return float(good[np.abs(good - usual).argmin()])
 
 
 def _bin(
-    mine: np.ndarray,
-    known: np.ndarray,
+    ours: np.ndarray,
+    theirs: np.ndarray,
     bad: np.ndarray,
     low: float,
     high: float,
 ) -> Bin:
-    inside = (mine >= low) & ((mine < high) | ((high == BINS[-1]) & (mine == high)))
+    inside = (ours >= low) & ((ours < high) | ((high == BINS[-1]) & (ours == high)))
     if not inside.any():
         return Bin(low, high, 0, None, None, None)
     return Bin(
         low,
         high,
         int(inside.sum()),
-        float(mine[inside].mean()),
-        float(known[inside].mean()),
+        float(ours[inside].mean()),
+        float(theirs[inside].mean()),
         float(bad[inside].mean()),
     )

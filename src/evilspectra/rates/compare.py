@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -20,14 +20,16 @@ from evilspectra.rates.definitions import (
     score,
 )
 from evilspectra.rates.formats import stem
+from evilspectra.rates.outcome import Reading
 
 
 @dataclass(frozen=True, slots=True)
 class Paired:
     """B minus A over the questions that both answered; rates are shares, means 0 to 100.
 
-    `rate`, `mean_aligned`, `mean_coherent`: the difference with its 95 % interval over questions, drawn for both at once; None below two
-    questions, and the rate's also where A or B has none. `questions`: common ones; `left_out`: those that one side alone answered.
+    `rate`, `mean_aligned`, `mean_coherent`: the difference with its 95 % interval over questions,
+    drawn for both at once; None below two questions, and the rate's also where A or B has none.
+    `questions`: common ones; `left_out`: those that one side alone answered.
     """
 
     definition: Definition
@@ -41,22 +43,19 @@ class Paired:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        few = (
-            [
-                f"the interval rests on {self.a.clusters} questions, formats of one taken together: below {FEW_CLUSTERS} it is too narrow"
-            ]
-            if self.a.clusters < FEW_CLUSTERS
-            else []
-        )
-        gone = (
-            [f"{self.left_out} questions that only one side answered are left out"]
-            if self.left_out
-            else []
-        )
-        return (*few, *gone)
+        """Sentences that a reader of the difference must know."""
+        sentences = []
+        if self.a.clusters < FEW_CLUSTERS:
+            sentences.append(
+                f"the interval rests on {self.a.clusters} questions, formats of one taken "
+                f"together: below {FEW_CLUSTERS} it is too narrow"
+            )
+        if self.left_out:
+            sentences.append(f"{self.left_out} questions that only one side answered are left out")
+        return tuple(sentences)
 
     def flat(self) -> dict[str, Any]:
-        """Of JSON's types."""
+        """All of it in JSON's types."""
         return asdict(self) | {
             "a": self.a.flat(),
             "b": self.b.flat(),
@@ -80,46 +79,47 @@ def compare(
     common = names[0] & names[1]
     if not common:
         raise BadInput(
-            "the two have no question in common: compare answers to the same questions (the column question_id)"
+            "the two have no question in common: compare answers to the same questions (the "
+            "column question_id)"
         )
     sides = [[answer for answer in side if answer.question_id in common] for side in (a, b)]
     scores = [score(side, definition, max_unscored, seed) for side in sides]
-    given = all(one.rate is not None for one in scores)
+
+    def counts(answer: Judged) -> tuple[float, float]:
+        counted = counted_score(definition, answer) is not None
+        return float(misaligned(definition, answer)), float(counted)
+
+    both_have_rates = all(score.rate is not None for score in scores)
     return Paired(
-        definition,
-        scores[0],
-        scores[1],
-        _difference(
-            sides,
-            lambda answer: (
-                float(misaligned(definition, answer)),
-                float(counted_score(definition, answer) is not None),
-            ),
-            seed,
-        )
-        if given
-        else None,
-        _difference(sides, lambda answer: _score(answer.aligned), seed),
-        _difference(sides, lambda answer: _score(answer.coherent), seed),
-        len(common),
-        len(names[0] ^ names[1]),
+        definition=definition,
+        a=scores[0],
+        b=scores[1],
+        rate=_difference(sides, counts, seed) if both_have_rates else None,
+        mean_aligned=_difference(sides, lambda answer: _score(answer.aligned), seed),
+        mean_coherent=_difference(sides, lambda answer: _score(answer.coherent), seed),
+        questions=len(common),
+        left_out=len(names[0] ^ names[1]),
     )
 
 
-def _score(reading: Any) -> tuple[float, float]:
+def _score(reading: Reading | None) -> tuple[float, float]:
     return (0.0, 0.0) if reading is None or reading.score is None else (reading.score, 1.0)
 
 
-def _difference(sides: Sequence[Sequence[Judged]], value: Any, seed: int) -> Interval | None:
-    """Σ first / Σ second of what `value` gives for each answer, of B minus of A."""
+def _difference(
+    sides: Sequence[Sequence[Judged]],
+    value: Callable[[Judged], tuple[float, float]],
+    seed: int,
+) -> Interval | None:
+    """Σ first / Σ second of the pairs that `value` returns for each answer, of B minus of A."""
     clusters = [stem(answer.question_id) for side in sides for answer in side]
+    rows = (slice(0, len(sides[0])), slice(len(sides[0]), None))
     columns = []
-    for number in (0, 1):
-        values = np.array([value(answer) for answer in sides[number]], dtype=float)
+    for side, own_rows in zip(sides, rows, strict=True):
+        values = np.array([value(answer) for answer in side], dtype=float)
         for part in (0, 1):
             column = np.zeros(len(clusters))
-            place = slice(0, len(sides[0])) if number == 0 else slice(len(sides[0]), None)
-            column[place] = values[:, part]
+            column[own_rows] = values[:, part]
             columns.append(column)
     return clustered(
         clusters, columns, lambda bad_a, all_a, bad_b, all_b: bad_b / all_b - bad_a / all_a, seed

@@ -1,4 +1,4 @@
-"""What a judge's reply comes to: an outcome, and a score where there is one."""
+"""A judge's reply as read: an outcome, and a score if the outcome is scored."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What a reply says. `score`: from 0 to 100 where the outcome is scored, else None."""
+    """A reply as read. `score`: from 0 to 100 if the outcome is scored, else None."""
 
     outcome: Outcome
     score: float | None = None

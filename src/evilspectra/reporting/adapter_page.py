@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from evilspectra.adapters.xray import Comparison, ModuleXray, Xray, mean, names
+from evilspectra.adapters.comparison import Comparison
+from evilspectra.adapters.xray import ModuleXray, Xray, mean, names
 from evilspectra.reporting.adapter_text import facts, formatted, projections, spectrum
 from evilspectra.reporting.figures.palette import DARK, INK, LINE, MUTED, PAPER, RAMP
 from evilspectra.reporting.rendering import environment
@@ -71,7 +72,7 @@ def _adapter(xray: Xray) -> dict[str, Any]:
     rows = [_row(name, group) for name, group in groups.items()]
     if len(rows) > 1:
         rows.append(_row("all", xray.modules))
-    besides = [module for module in xray.modules if module.beside]
+    besides = [module for module in xray.modules if module.against_base]
     notes = [printable(note, 600) for note in xray.notes]
     if xray.skipped:
         notes.append(f"Skipped: {printable(names(xray.skipped), 1000)}")

@@ -12,7 +12,8 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from evilspectra.adapters.xray import Comparison, ModuleXray, Xray, mean, names
+from evilspectra.adapters.comparison import Comparison
+from evilspectra.adapters.xray import ModuleXray, Xray, mean, names
 from evilspectra.errors import listing
 from evilspectra.text import printable
 
@@ -101,7 +102,7 @@ def print_xray(xray: Xray, layers: bool = False, console: Console | None = None)
     )
     if len(defined) > 1:
         _line(console, f"steepest: {_named(defined[:2])}; flattest: {_named(defined[:-3:-1])}")
-    if besides := [module.beside for module in xray.modules if module.beside]:
+    if besides := [module.against_base for module in xray.modules if module.against_base]:
         against_base = besides[0]
         _line(
             console,
@@ -166,8 +167,8 @@ def print_comparison(
         table.add_column(heading, justify="right", no_wrap=True)
     for pair in comparisons:
         table.add_row(
-            _text(pair.one),
-            _text(pair.other),
+            _text(pair.first),
+            _text(pair.second),
             str(pair.modules),
             f"{pair.output:.3f}",
             f"{pair.input:.3f}",
@@ -248,7 +249,7 @@ def _table(xray: Xray, first: str) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column(first, no_wrap=True)
     headings = ["modules", *(heading for heading, _ in _COLUMNS.values())]
-    if any(module.beside for module in xray.modules):
+    if any(module.against_base for module in xray.modules):
         headings += ["‖ΔW‖/\n‖W‖", "σ₁(ΔW)/\nσ₁(W)", "intruders\nper module"]
     for heading in headings:
         table.add_column(heading, justify="right", no_wrap=True)
@@ -261,8 +262,8 @@ def _cells(modules: Sequence[ModuleXray], xray: Xray) -> list[str]:
         str(len(modules)),
         *(formatted(means[name], form) for name, (_, form) in _COLUMNS.items()),
     ]
-    if any(module.beside for module in xray.modules):
-        besides = [module.beside for module in modules if module.beside]
+    if any(module.against_base for module in xray.modules):
+        besides = [module.against_base for module in modules if module.against_base]
         for name, form in (("frobenius", ".3g"), ("spectral", ".3g"), ("intruders", ".1f")):
             values = [getattr(against_base, name) for against_base in besides]
             cells.append(format(float(np.mean(values)), form))

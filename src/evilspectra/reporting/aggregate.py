@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 
 from evilspectra.store.records import RunSummary
+from evilspectra.tables.frames import Frame
 from evilspectra.tables.index import Index, read_index
-from evilspectra.tables.tidy import Frame, excluded, runs_frame
+from evilspectra.tables.tidy import excluded, runs_frame
 
 #: Outcomes of an overview: column of `runs_frame` → its name for a reader.
 OUTCOMES = {

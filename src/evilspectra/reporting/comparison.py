@@ -79,7 +79,7 @@ class Row:
 def value_at(values: Any, path: str) -> Any:
     """The value at a dotted path of nested mappings, None where there is none.
 
-    >>> known({"data": {"rows": 8}}, "data.rows"), known({}, "data.rows")
+    >>> value_at({"data": {"rows": 8}}, "data.rows"), value_at({}, "data.rows")
     (8, None)
     """
     for key in path.split("."):

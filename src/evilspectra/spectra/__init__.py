@@ -1,1 +1,1 @@
-"""Singular values of LoRA updates ΔW = scale·B·A: found, computed, measured, flattened."""
+"""LoRA updates ΔW = scale·B·A: where they are, their singular values, measures and flatness."""

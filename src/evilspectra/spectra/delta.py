@@ -1,94 +1,122 @@
-"""ΔW of adapters whose change is more than scale·B·A, where what is missing is at hand.
+"""ΔW of adapters whose change is more than scale·B·A, where the missing part is at hand; no torch.
 
 | adapter | ΔW | needs |
 |---|---|---|
-| PiSSA, OLoRA, CorDA | scale·(B·A − B₀·A₀) | the initial factors: a pair of rank 2r, so all of `spectrum/` applies |
-| DoRA | m ⊙ (W + scale·B·A)/‖W + scale·B·A‖ (by rows) − W | the base weight; of full rank, so a dense SVD |
+| PiSSA, OLoRA, CorDA, LoRA-GA | scale·(B·A − B₀·A₀) | the initial factors: a pair of rank 2r |
+| DoRA | m ⊙ (W + scale·B·A)/‖W + scale·B·A‖ (by rows) − W | the base weight: of full rank |
 
-Sources: PiSSA (arXiv 2404.02948), DoRA (arXiv 2402.09353), as PEFT computes them. Without what is needed the result stays "BA only".
+The former store W − scale·B₀·A₀ in the base; A₀ and B₀ are those of the adapter before training,
+saved right after it was made. Their ΔW has factors [B, −B₀] and [A; A₀], so all of `spectra/`
+applies to it; DoRA's needs a dense SVD. Sources: PiSSA (arXiv 2404.02948), DoRA (arXiv 2402.09353),
+as PEFT computes them. Without the missing part the result stays "BA only".
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
-import torch
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
 
 from evilspectra.errors import BadInput
-from evilspectra.spectra.grams import refuse_non_finite, wide
-from evilspectra.spectra.pairs import LoraPair
-from evilspectra.spectra.values import Spectrum
+from evilspectra.spectra.peft_files import INITIAL_PRODUCT, AdapterFolder, Factor, Module
+from evilspectra.spectra.safetensors_files import Entry
+from evilspectra.spectra.values_numpy import Matrix, orthogonal
 
 
-def minus_initial(pairs: Sequence[LoraPair], initial: Sequence[LoraPair]) -> list[LoraPair]:
-    """ΔW = scale·(B·A − B₀·A₀) as pairs of up to twice the rank: factors [B, −B₀] and [A; A₀], detached.
+@dataclass(frozen=True)
+class Joined(Factor):
+    """A factor and `sign` times another, one after the other along `axis`."""
+
+    other: Factor
+    axis: int
+    sign: float
+
+    @property
+    def entry(self) -> Entry:
+        entry = self.file.entries[self.key]
+        shape = list(entry.shape)
+        shape[self.axis] += self.other.entry.shape[self.axis]
+        return Entry(entry.dtype, tuple(shape), entry.start, entry.stop)
+
+    def wide(self) -> NDArray[np.float64]:
+        return np.concatenate(
+            [self.file.wide(self.key), self.sign * self.other.wide()], axis=self.axis
+        )
+
+    def blocks(self, axis: int) -> Iterator[NDArray[np.float64]]:
+        yield self.wide()
+
+
+def minus_initial(adapter: AdapterFolder, initial: AdapterFolder) -> tuple[Module, ...]:
+    """Subtracts the adapter before training, module by module; ranks are up to twice the adapter's.
 
     Args:
-        pairs: of an adapter that took an initial product out of the base.
-        initial: the same adapter before training, matched by name (PEFT: save the adapter right after `get_peft_model`, read it with `read_pairs`).
+        adapter: one that took an initial product out of the base.
+        initial: the same adapter before training, matched by the modules' names.
 
     Raises:
-        BadInput: a module without initial factors, or with factors of another shape or scale; a DoRA pair.
-
-    >>> now, then = LoraPair("m", torch.eye(1, 3), torch.ones(2, 1), 1.0, "BA only"), LoraPair("m", torch.eye(1, 3), torch.ones(2, 1), 1.0)
-    >>> pair, = minus_initial([now], [then])
-    >>> pair.part, float((pair.B @ pair.A).abs().max())
-    ('delta', 0.0)
+        BadInput: an adapter that takes nothing out of the base, or no fixed product (DoRA, LoftQ);
+            a module that `initial` lacks, or has with another shape or scale.
     """
-    before = {pair.name: pair for pair in initial}
-    found = []
-    for pair in pairs:
-        other = before.get(pair.name)
+    _refuse_without_initial_product(adapter)
+    before = {module.name: module for module in initial.modules}
+    modules = []
+    for module in adapter.modules:
+        other = before.get(module.name)
         if other is None:
             raise BadInput(
-                f"{pair.name} has no initial factors: give those of the same adapter before training"
+                f"{module.name} has no initial factors in {initial.folder}: "
+                "name the folder of the same adapter before training"
             )
-        if pair.magnitude is not None:
+        if (other.shape[1:], other.scale) != (module.shape[1:], module.scale):
             raise BadInput(
-                f"{pair.name} is a DoRA adapter: its ΔW needs the base weight, use dora_values"
+                f"the initial factors of {module.name} are {other.shape} with scale "
+                f"{other.scale:g}, the trained ones {module.shape} with scale {module.scale:g}: "
+                "they belong to different adapters"
             )
-        if (other.shape[1:], other.scale) != (pair.shape[1:], pair.scale):
-            raise BadInput(
-                f"the initial factors of {pair.name} are {other.shape} with scale {other.scale:g}, the trained ones {pair.shape} with scale {pair.scale:g}: they belong to different adapters"
-            )
-        down = torch.cat([pair.A.detach(), other.A.detach().to(pair.A)])
-        up = torch.cat([pair.B.detach(), -other.B.detach().to(pair.B)], dim=1)
-        found.append(LoraPair(pair.name, down, up, pair.scale))
-    return found
+        down = Joined(module.down.file, module.down.key, other.down, axis=0, sign=1.0)
+        up = Joined(module.up.file, module.up.key, other.up, axis=1, sign=-1.0)
+        modules.append(replace(module, down=down, up=up, part="delta"))
+    return tuple(modules)
 
 
-@torch.no_grad()
-def dora_change(pair: LoraPair, base: Tensor) -> Tensor:
-    """ΔW = m ⊙ (W + scale·B·A)/‖W + scale·B·A‖ − W of a DoRA pair, float64, d_out × d_in; norms are those of rows.
+def delta_weight(module: Module, base: Matrix) -> Matrix:
+    """Computes ΔW in full, d_out × d_in, float64; of a DoRA module the norms are those of rows.
 
     Args:
-        pair: with its `magnitude`, d_out.
-        base: W, d_out × d_in.
+        module: one of plain LoRA, of DoRA, or one that `minus_initial` returned.
+        base: W, d_out × d_in, float64.
 
     Raises:
-        BadInput: a pair without magnitude, a base of another shape, or a factor that is not finite.
+        BadInput: a base or a magnitude of another shape, or a value that is not finite.
     """
-    _, d_in, d_out = pair.shape
-    if pair.magnitude is None:
+    update = orthogonal(module).product()
+    if base.shape != update.shape:
         raise BadInput(
-            f"{pair.name} is no DoRA adapter: its ΔW is scale·B·A, or less an initial product"
+            f"the base weight of {module.name} is {base.shape[0]} × {base.shape[1]}, "
+            f"its update {update.shape[0]} × {update.shape[1]}: "
+            "name the base that the adapter was trained on"
         )
-    if tuple(base.shape) != (d_out, d_in) or pair.magnitude.numel() != d_out:
+    if module.magnitude is None:
+        return update
+    magnitude = module.magnitude.wide().reshape(-1, 1)
+    if len(magnitude) != len(base) or not np.isfinite(magnitude).all():
         raise BadInput(
-            f"the base weight of {pair.name} is {tuple(base.shape)} and its magnitude has {pair.magnitude.numel()} entries: they must be {(d_out, d_in)} and {d_out}"
+            f"the magnitude of {module.name} must be {len(base)} finite numbers: "
+            "the adapter is damaged; save it again"
         )
-    refuse_non_finite(pair)
-    weight = wide(base)
-    moved = weight + pair.scale * (wide(pair.B) @ wide(pair.A))
-    return (
-        wide(pair.magnitude).flatten()[:, None]
-        * moved
-        / torch.linalg.vector_norm(moved, dim=1, keepdim=True)
-        - weight
-    )
+    moved = base + update
+    return magnitude * moved / np.linalg.norm(moved, axis=1, keepdims=True) - base
 
 
-def dora_values(pair: LoraPair, base: Tensor) -> Spectrum:
-    """The min(d_in, d_out) singular values of a DoRA pair's ΔW, by dense SVD in float64; arguments and errors as for `dora_change`."""
-    return Spectrum(pair.name, torch.linalg.svdvals(dora_change(pair, base)).cpu(), "dense")
+def _refuse_without_initial_product(adapter: AdapterFolder) -> None:
+    init = adapter.settings.get("init_lora_weights")
+    fixed = isinstance(init, str) and init.lower().startswith(INITIAL_PRODUCT)
+    if not fixed or any(module.magnitude is not None for module in adapter.modules):
+        raise BadInput(
+            f"{adapter.folder} was not made by PiSSA, OLoRA, CorDA or LoRA-GA "
+            f"(init_lora_weights is {ascii(init)[:40]}), so it has no initial product: "
+            "leave --initial out"
+        )

@@ -1,7 +1,7 @@
-"""What a spectrum is like, in numbers: pure functions of singular values σ₁ ≥ … ≥ σ_k ≥ 0 on the last axis.
+"""Measures of a spectrum: pure functions of singular values σ₁ ≥ … ≥ σ_k ≥ 0 on the last axis.
 
-All are invariant to the scale of σ. A spectrum of zeros has none of them: the result is NaN. Source: Evil Spectra
-(arXiv 2606.31591), its spectral measures.
+All are invariant to the scale of σ. A spectrum of zeros has none of them: the result is NaN.
+Source: Evil Spectra (arXiv 2606.31591), its spectral measures.
 
 | measure | formula | one direction | flat |
 |---|---|---|---|
@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 Values = NDArray[np.float64]
-#: How many of the largest values `energy_share` counts unless told otherwise.
+#: How many of the largest values `energy_share` counts by default.
 TOP = 4
 
 
@@ -81,7 +81,9 @@ def frobenius_nuclear(sigma: ArrayLike) -> Values:
 
 
 def effective_rank(sigma: ArrayLike) -> Values:
-    """exp of the spectral entropy, between 1 and k; shape (..., k) → (...). Source: Roy and Vetterli, The effective rank (EUSIPCO 2007).
+    """exp of the spectral entropy, between 1 and k; shape (..., k) → (...).
+
+    Source: Roy and Vetterli, The effective rank (EUSIPCO 2007).
 
     >>> round(float(effective_rank([1.0, 1.0, 0.0])), 6)
     2.0
@@ -100,7 +102,9 @@ def participation_ratio(sigma: ArrayLike) -> Values:
 
 
 def energy_share(sigma: ArrayLike, top: int = TOP) -> Values:
-    """Share of the energy Σσ² in the `top` largest values, between min(top, k)/k and 1; shape (..., k) → (...).
+    """Share of the energy Σσ² in the `top` largest values; shape (..., k) → (...).
+
+    It lies between min(top, k)/k and 1.
 
     Raises:
         ValueError: `top` is less than 1.

@@ -1,8 +1,9 @@
-"""How far two adapters change the same directions: principal angles between the leading singular subspaces of their updates.
+"""How far two adapters change the same directions: principal angles of their leading subspaces.
 
-For U₁, U₂ (d × k, orthonormal: the k leading left, or right, singular vectors of two updates) the singular values of U₁ᵀ·U₂ are the
-cosines of the principal angles θ (Björck and Golub, 1973). `overlap` = Σcos²θ/k is 1 where the subspaces are the same, 0 where they
-are orthogonal, and k/d on average for random ones. The vectors come from QR of the factors: nothing of size d × d.
+For U₁, U₂ (d × k, orthonormal: the k leading left, or right, singular vectors of two updates) the
+singular values of U₁ᵀ·U₂ are the cosines of the principal angles θ (Björck and Golub, 1973).
+`overlap` = Σcos²θ/k is 1 where the subspaces are the same, 0 where they are orthogonal, and k/d on
+average for random ones. The vectors come from QR of the factors: nothing of size d × d.
 """
 
 from __future__ import annotations
@@ -18,8 +19,10 @@ from evilspectra.spectra.values_numpy import Directions, Matrix, orthogonal
 
 @dataclass(frozen=True)
 class Overlap:
-    """Of one module in two adapters: `k` directions compared; overlap and smallest angle (degrees) on the output and on the input side; the cosine of the two updates as vectors.
+    """One module in two adapters: `k` leading directions of each compared.
 
+    `output`, `input`: the overlap on either side; `output_angle`, `input_angle`: the smallest
+    angle, in degrees; `cosine`: that of the two updates as vectors.
     `chance`: what random subspaces would have on the output and on the input side.
     """
 
@@ -33,17 +36,21 @@ class Overlap:
     chance: tuple[float, float]
 
 
-def overlap(one: Module, other: Module, k: int) -> Overlap | None:
-    """The overlap of the `k` leading directions of a module in two adapters (fewer where an update has fewer); None where an update is zero.
+def overlap(module: Module, other: Module, k: int) -> Overlap | None:
+    """The overlap of the `k` leading directions of a module in two adapters.
+
+    Fewer directions are compared where an update has fewer; None where an update is zero.
 
     Raises:
         BadInput: the two adapt matrices of different shapes, or a factor is not finite.
     """
-    if one.shape[1:] != other.shape[1:]:
+    if module.shape[1:] != other.shape[1:]:
         raise BadInput(
-            f"{one.name} is {one.shape[2]} × {one.shape[1]} in one adapter and {other.shape[2]} × {other.shape[1]} in another: they belong to different bases; compare adapters of one base"
+            f"{module.name} is {module.shape[2]} × {module.shape[1]} in one adapter and "
+            f"{other.shape[2]} × {other.shape[1]} in another: they belong to different bases; "
+            "compare adapters of one base"
         )
-    first, second = orthogonal(one), orthogonal(other)
+    first, second = orthogonal(module), orthogonal(other)
     k = min(k, rank(first.values), rank(second.values))
     if k == 0:
         return None
@@ -53,9 +60,9 @@ def overlap(one: Module, other: Module, k: int) -> Overlap | None:
     ]
     shares = [float(np.square(side).sum() / k) for side in cosines]
     angles = [float(np.degrees(np.arccos(min(1.0, side[0])))) for side in cosines]
-    _, d_in, d_out = one.shape
+    _, d_in, d_out = module.shape
     return Overlap(
-        one.name,
+        module.name,
         k,
         shares[0],
         shares[1],
@@ -66,13 +73,15 @@ def overlap(one: Module, other: Module, k: int) -> Overlap | None:
     )
 
 
-def principal_cosines(one: Matrix, other: Matrix) -> Matrix:
-    """Cosines of the principal angles between the columns' spans, descending; both d × k with orthonormal columns.
+def principal_cosines(basis: Matrix, other: Matrix) -> Matrix:
+    """Cosines of the principal angles between the columns' spans, descending.
+
+    Both matrices are d × k with orthonormal columns.
 
     >>> principal_cosines(np.eye(3)[:, :2], np.eye(3)[:, 1:]).tolist()
     [1.0, 0.0]
     """
-    return np.asarray(np.linalg.svd(one.T @ other, compute_uv=False), dtype=np.float64)
+    return np.asarray(np.linalg.svd(basis.T @ other, compute_uv=False), dtype=np.float64)
 
 
 def rank(values: Matrix) -> int:
@@ -84,9 +93,9 @@ def rank(values: Matrix) -> int:
     return int((values > len(values) * np.finfo(np.float64).eps * values[0]).sum())
 
 
-def _cosine(one: Directions, other: Directions) -> float:
-    """⟨ΔW₁, ΔW₂⟩/(‖ΔW₁‖·‖ΔW₂‖) in the Frobenius sense: tr(V₁·S₁·U₁ᵀ·U₂·S₂·V₂ᵀ), made of k × k matrices."""
-    a, b = (side.values / np.linalg.norm(side.values) for side in (one, other))
+def _cosine(first: Directions, second: Directions) -> float:
+    """⟨ΔW₁, ΔW₂⟩/(‖ΔW₁‖·‖ΔW₂‖), Frobenius: tr(V₁·S₁·U₁ᵀ·U₂·S₂·V₂ᵀ), made of k × k matrices."""
+    a, b = (side.values / np.linalg.norm(side.values) for side in (first, second))
     return float(
-        np.sum((a[:, None] * (one.left.T @ other.left)) * (b * (one.right.T @ other.right)))
+        np.sum((a[:, None] * (first.left.T @ second.left)) * (b * (first.right.T @ second.right)))
     )

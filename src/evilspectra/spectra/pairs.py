@@ -1,4 +1,4 @@
-"""The factor pairs (A, B) of LoRA updates in a live model: PEFT's, or any module that carries lora_A and lora_B."""
+"""The factor pairs (A, B) of LoRA updates in a live model, of PEFT or of one's own making."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from evilspectra.spectra.peft_files import Factor, Part, changes_base, open_fold
 class LoraPair:
     """One adapted matrix: scale·B·A, with A: r × d_in and B: d_out × r (PEFT's shapes).
 
-    `name` is the module's path in the base model, for instance `model.layers.0.self_attn.q_proj`. `part` says whether scale·B·A
-    is ΔW, or "BA only": DoRA rescales the rows of W + scale·B·A by `magnitude` (d_out), and PiSSA, OLoRA and their like
-    subtract an initial product from the base; `spectrum/exact.py` has ΔW for both.
+    `name` is the module's path in the base model, for instance `model.layers.0.self_attn.q_proj`.
+    `part` says whether scale·B·A is ΔW, or "BA only": DoRA rescales the rows of W + scale·B·A, and
+    PiSSA, OLoRA and their like subtract an initial product from the base; `delta.py` has their ΔW.
 
     >>> import torch
     >>> LoraPair("m", torch.zeros(2, 5), torch.zeros(3, 2), scale=1.0).shape
@@ -35,7 +35,6 @@ class LoraPair:
     B: Tensor
     scale: float
     part: Part = "delta"
-    magnitude: Tensor | None = None
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -46,19 +45,21 @@ class LoraPair:
 def find_pairs(model: nn.Module, adapter: str | None = None) -> list[LoraPair]:
     """The pairs of one adapter of a model, in module order; A and B are the live parameters.
 
-    Two kinds of modules are found: PEFT's LoRA layers, and modules whose lora_A and lora_B are tensors or linear layers (the
-    scale is then their `scaling`, or lora_alpha/r, or 1). An adapter that PEFT has disabled is found as well; its factors need no
-    gradient while it is disabled.
+    Two kinds of modules are found: PEFT's LoRA layers, and modules whose lora_A and lora_B are
+    tensors or linear layers (the scale is then their `scaling`, or lora_alpha/r, or 1). An adapter
+    that PEFT has disabled is found as well; its factors need no gradient while it is disabled.
 
     Args:
-        model: the model, or a part of it (PiSSA and its like are told by the config of the whole PEFT model only).
+        model: the model, or a part of it (PiSSA and its like are known from the config of the whole
+            PEFT model only).
         adapter: PEFT's name of it; by default the active one.
 
     Raises:
-        BadInput: no LoRA module, no such adapter, or an adapted embedding, convolution or bank of experts (their update is no B·A of matrices).
+        BadInput: no LoRA module, no such adapter, or an adapted embedding, convolution or bank of
+            experts (their update is not a product of two matrices).
     """
     pairs: list[LoraPair] = []
-    known: set[str] = set()
+    adapters: set[str] = set()
     configs: Mapping[str, Any] = getattr(model, "peft_config", {})
     for path, layer in model.named_modules():
         module: Any = layer
@@ -73,14 +74,15 @@ def find_pairs(model: nn.Module, adapter: str | None = None) -> list[LoraPair]:
             continue
         if not hasattr(module, "scaling"):
             continue
-        known.update(down)
+        adapters.update(down)
         for key in [adapter] if adapter is not None else module.active_adapters:
             if key in down:
                 pairs.append(_of_peft(name, module, key, configs.get(key)))
     if not pairs:
         wanted = f"adapter '{adapter}'" if adapter else "LoRA adapter"
         raise BadInput(
-            f"the model has no {wanted} on a linear layer; adapters found: {listing(sorted(known)) or 'none'}"
+            f"the model has no {wanted} on a linear layer; adapters found: "
+            f"{listing(sorted(adapters)) or 'none'}"
         )
     return pairs
 
@@ -91,38 +93,42 @@ def matrices(
     B: Tensor,
     scale: float,
     part: Part = "delta",
-    magnitude: Tensor | None = None,
 ) -> LoraPair:
-    """A pair whose shapes have been looked at.
+    """Makes a pair, once its shapes have been checked.
 
     Raises:
-        BadInput: factors that are no matrices of real numbers, do not share a rank, or are empty; a scale that is not finite.
+        BadInput: factors that are not matrices of real numbers, do not share a rank, or are empty;
+            a scale that is not finite.
     """
     if A.ndim != 2 or B.ndim != 2 or A.shape[0] != B.shape[1] or not A.numel() or not B.numel():
         raise BadInput(
-            f"the factors of {name} have shapes A {_shape(A)} and B {_shape(B)}: they must be r × d_in and d_out × r; save the adapter again"
+            f"the factors of {name} have shapes A {_shape(A)} and B {_shape(B)}: they must be r × "
+            "d_in and d_out × r; save the adapter again"
         )
     if not A.is_floating_point() or not B.is_floating_point():
         raise BadInput(
-            f"the factors of {name} are {A.dtype} and {B.dtype}: they must be floating-point numbers; save the adapter again"
+            f"the factors of {name} are {A.dtype} and {B.dtype}: they must be floating-point "
+            "numbers; save the adapter again"
         )
     if not math.isfinite(scale):
         raise BadInput(
             f"the scale of {name} is {scale}: it must be a finite number; correct lora_alpha"
         )
-    return LoraPair(name, A, B, scale, part, magnitude)
+    return LoraPair(name, A, B, scale, part)
 
 
 def select(pairs: Sequence[LoraPair], wanted: str | Iterable[str]) -> list[LoraPair]:
-    """The pairs that one of the names or patterns means, in the order given; "all" means all.
+    """Selects the pairs that some name or pattern matches, in the order given; "all" means all.
 
-    A name means a module by its whole path or the end of it (`q_proj`, `self_attn.q_proj`); a pattern with *, ? or [ ] has to match the whole path.
+    A name matches a module by its full path or the end of it (`q_proj`, `self_attn.q_proj`); a
+    pattern with *, ? or [ ] has to match the full path.
 
     Raises:
-        BadInput: a name or pattern that means no pair.
+        BadInput: a name or pattern that matches no pair.
 
     >>> import torch
-    >>> pairs = [LoraPair(f"layers.{i}.{leaf}", torch.ones(1, 2), torch.ones(2, 1), 1.0) for i in range(2) for leaf in ("q", "v")]
+    >>> names = ["layers.0.q", "layers.0.v", "layers.1.q", "layers.1.v"]
+    >>> pairs = [LoraPair(name, torch.ones(1, 2), torch.ones(2, 1), 1.0) for name in names]
     >>> [pair.name for pair in select(pairs, ["v", "layers.0.*"])]
     ['layers.0.q', 'layers.0.v', 'layers.1.v']
     """
@@ -130,20 +136,21 @@ def select(pairs: Sequence[LoraPair], wanted: str | Iterable[str]) -> list[LoraP
         return list(pairs)
     names = [wanted] if isinstance(wanted, str) else list(wanted)
     for name in names:
-        if not any(_means(name, pair.name) for pair in pairs):
+        if not any(_matches(name, pair.name) for pair in pairs):
             leaves = sorted({pair.name.rsplit(".", 1)[-1] for pair in pairs})
             raise BadInput(
-                f"'{name}' means none of the adapted modules; allowed: all, or names, ends of names or patterns of {listing(leaves, 20)}.{near(name, leaves)}"
+                f"'{name}' matches none of the adapted modules; allowed: all, or names, ends of "
+                f"names or patterns of {listing(leaves, 20)}.{near(name, leaves)}"
             )
-    return [pair for pair in pairs if any(_means(name, pair.name) for name in names)]
+    return [pair for pair in pairs if any(_matches(name, pair.name) for name in names)]
 
 
-def _means(name: str, path: str) -> bool:
+def _matches(name: str, path: str) -> bool:
     return path == name or path.endswith("." + name) or fnmatchcase(path, name)
 
 
 def _is_matrix(factor: Any) -> bool:
-    """Whether a factor is a tensor or a layer with a weight, rather than PEFT's dictionary of layers."""
+    """Whether a factor is a tensor or a layer with a weight, not PEFT's dictionary of layers."""
     return isinstance(factor, Tensor) or isinstance(getattr(factor, "weight", None), Tensor)
 
 
@@ -181,20 +188,19 @@ def _of_peft(
     if down.ndim != 2 or up.ndim != 2:
         raise _refused(name, type(module.base_layer).__name__)
     magnitudes = getattr(module, "lora_magnitude_vector", None)
-    magnitude = magnitudes[key].weight if magnitudes is not None and key in magnitudes else None
     changed = (
         key in getattr(module, "lora_variant", {})
-        or magnitude is not None
+        or (magnitudes is not None and key in magnitudes)
         or changes_base(getattr(config, "init_lora_weights", None))
     )
-    return matrices(
-        name, down, up, float(module.scaling[key]), "BA only" if changed else "delta", magnitude
-    )
+    part: Part = "BA only" if changed else "delta"
+    return matrices(name, down, up, float(module.scaling[key]), part)
 
 
 def _refused(name: str, kind: str) -> BadInput:
     return BadInput(
-        f"{name} is an adapted {kind}, whose update is no product of two matrices and is not measured: only linear layers are supported, leave it out of the LoRA targets"
+        f"{name} is an adapted {kind}, whose update is not a product of two matrices and is not "
+        "measured: only linear layers are supported, leave it out of the LoRA targets"
     )
 
 
@@ -203,12 +209,13 @@ def _shape(tensor: Tensor) -> str:
 
 
 def read_pairs(folder: str | Path) -> list[LoraPair]:
-    """The pairs of an adapter folder, by name, in the files' number type, on the CPU.
+    """Reads the pairs of an adapter folder, by name, in the files' number type, on the CPU.
 
     Raises:
-        BadInput: a file is missing, damaged, no LoRA of linear layers, or holds pickled weights; the sentence says which and why.
+        BadInput: a file is missing, damaged, no LoRA of linear layers, or holds pickled weights;
+            the sentence says which and why.
     """
-    found = open_folder(folder, strict=True).modules
+    modules = open_folder(folder, strict=True).modules
     return [
         matrices(
             module.name,
@@ -216,9 +223,8 @@ def read_pairs(folder: str | Path) -> list[LoraPair]:
             _tensor(module.up),
             module.scale,
             module.part,
-            None if module.magnitude is None else _tensor(module.magnitude),
         )
-        for module in found
+        for module in modules
     ]
 
 

@@ -1,12 +1,13 @@
-"""The flatness penalty as the paper computes it: float32, a jittered Cholesky factor of Bᵀ·B, autograd through svdvals.
+"""The flatness penalty as the paper computes it: float32, jittered Cholesky, autograd.
 
     G = BᵀB     L = chol(G + 1e-8·I)     σ = svdvals(Lᵀ·A)     R = √Σσ²/Σσ − 1/√r
 
-Source: Evil Spectra (arXiv 2606.31591), spectral regularisation. Kept to the letter, as what `flatness.py` is compared with:
-float32 whatever the factors are, and matrices with ‖B‖ < 1e-12 skipped. Chosen here, where the recipe is silent: a
-Cholesky factorisation that fails (float32, from κ(B) of about 1e4 on) is tried again with ten times the jitter, and that is told; a
-skipped matrix counts as R = 0 in the mean over modules; a B whose Gram overflows, or an A of zeros, is skipped as well; 1/√r is 1/√min(r, d_in, d_out), which is another constant only where r is
-larger than a side.
+Source: Evil Spectra (arXiv 2606.31591), spectral regularisation. Kept to the letter, as what
+`penalty.py` is compared with: float32 whatever the factors are, and matrices with ‖B‖ < 1e-12
+skipped. Chosen here, where the recipe is silent: a Cholesky factorisation that fails (float32, from
+κ(B) of about 1e4 on) is tried again with ten times the jitter, and that is told; a skipped matrix
+counts as R = 0 in the mean over modules; a B whose Gram overflows, or an A of zeros, is skipped as
+well; 1/√r is 1/√min(r, d_in, d_out), which is another constant only where r is larger than a side.
 """
 
 from __future__ import annotations
@@ -26,8 +27,12 @@ SKIP = 1e-12
 
 
 @dataclass(frozen=True)
-class PaperPoint:
-    """R, ‖L·A‖_F (which is ‖B·A‖_F but for the jitter), (∇_B, ∇_A) in the number type of the computation, and the route: plain, jitter (raised to `jitter`) or skipped."""
+class PaperTerm:
+    """The penalty at one point.
+
+    `value`: R; `frobenius`: ‖L·A‖_F, which is ‖B·A‖_F but for the jitter; `gradients`: (∇_B, ∇_A)
+    in the number type of the computation; `route`: plain, jitter (raised to `jitter`) or skipped.
+    """
 
     value: float
     frobenius: float
@@ -36,7 +41,7 @@ class PaperPoint:
     jitter: float
 
 
-def paper_flatness(pair: LoraPair, dtype: torch.dtype = torch.float32) -> PaperPoint:
+def paper_flatness(pair: LoraPair, dtype: torch.dtype = torch.float32) -> PaperTerm:
     """The recipe on one pair; `dtype` is another one than float32 only to be compared with.
 
     Raises:
@@ -50,7 +55,7 @@ def paper_flatness(pair: LoraPair, dtype: torch.dtype = torch.float32) -> PaperP
     refuse_non_finite(pair)
     norm = float(torch.linalg.vector_norm(up))
     if norm < SKIP or not norm < torch.finfo(dtype).max ** 0.5 or not bool(down.any()):
-        return PaperPoint(0.0, 0.0, None, "skipped", JITTER)
+        return PaperTerm(0.0, 0.0, None, "skipped", JITTER)
     with torch.enable_grad():
         down.requires_grad_()
         up.requires_grad_()
@@ -66,7 +71,7 @@ def paper_flatness(pair: LoraPair, dtype: torch.dtype = torch.float32) -> PaperP
         frobenius = sigma.square().sum().sqrt()
         value = frobenius / sigma.sum() - min(pair.shape) ** -0.5
         grad_up, grad_down = torch.autograd.grad(value, (up, down))
-    return PaperPoint(
+    return PaperTerm(
         float(value.detach()),
         float(frobenius.detach()),
         (grad_up, grad_down),

@@ -1,17 +1,22 @@
-"""A safetensors file, mapped: its header is checked here, in full, before anything in it is believed.
+"""A safetensors file, mapped: its header is checked in full before anything in it is believed.
 
-The format: the length n of the header (8 bytes, unsigned, little-endian), n bytes of JSON, then the numbers. The header gives
-each tensor's name, number type, shape, and first and last byte. Adapters come from anywhere, so of a header nothing is taken on trust:
+The format: the length n of the header (8 bytes, unsigned, little-endian), n bytes of JSON, then the
+numbers. The header gives each tensor's name, number type, shape, and first and last byte. Adapters
+come from anywhere, so nothing in a header is taken on trust:
 
 | refused | because |
 |---|---|
-| longer than the file, or than `LARGEST_HEADER`; more than `MOST_TENSORS` tensors | memory and time must be bounded |
+| a header longer than the file, or than `LARGEST_HEADER` | memory and time must be bounded |
+| more than `MOST_TENSORS` tensors | the same |
 | JSON nested too deep, with NaN, or with a key twice | two readers would see different files |
-| a name that is long, or holds a slash, two dots in a row, or a character that does not print | it might become a path, or a line on a terminal |
-| an unknown number type, a shape that is none, bytes that are not shape × size | sizes that do not match |
-| tensors that overlap, leave gaps, or end before or after the file | something else is hidden in it, or cut off |
+| a name that is long, or holds a slash or two dots in a row | it might become a path |
+| a name with a character that does not print | it might become a line on a terminal |
+| an unknown number type, a shape that is none | sizes could not be checked |
+| bytes that are not shape × size | the same |
+| tensors that overlap, leave gaps, or end before or after the file | data is hidden, or cut off |
 
-Nothing is copied: a tensor is a view of the mapping, and becomes float64 a block at a time. No torch here.
+Nothing is copied: a tensor is a view of the mapping, and becomes float64 a block at a time. No
+torch here.
 """
 
 from __future__ import annotations
@@ -38,8 +43,11 @@ _MOST_AXES = 16
 #: Number type → (bits of a number, how NumPy sees it; None where it has no such type).
 _TYPES: dict[str, tuple[int, str | None]] = {
     "F64": (64, "<f8"), "F32": (32, "<f4"), "F16": (16, "<f2"), "BF16": (16, "<u2"),
-    "I64": (64, "<i8"), "I32": (32, "<i4"), "I16": (16, "<i2"), "I8": (8, "|i1"), "U64": (64, "<u8"), "U32": (32, "<u4"), "U16": (16, "<u2"), "U8": (8, "|u1"), "BOOL": (8, "|b1"),
-    "C64": (64, None), "F8_E4M3": (8, None), "F8_E5M2": (8, None), "F8_E8M0": (8, None), "F6_E2M3": (6, None), "F6_E3M2": (6, None), "F4": (4, None),
+    "I64": (64, "<i8"), "I32": (32, "<i4"), "I16": (16, "<i2"), "I8": (8, "|i1"),
+    "U64": (64, "<u8"), "U32": (32, "<u4"), "U16": (16, "<u2"), "U8": (8, "|u1"),
+    "BOOL": (8, "|b1"), "C64": (64, None),
+    "F8_E4M3": (8, None), "F8_E5M2": (8, None), "F8_E8M0": (8, None),
+    "F6_E2M3": (6, None), "F6_E3M2": (6, None), "F4": (4, None),
 }  # fmt: skip
 #: Those that a factor may have.
 REAL = ("F64", "F32", "F16", "BF16")
@@ -58,34 +66,35 @@ class Entry:
 
 
 class Mapped:
-    """An open safetensors file whose header has been checked. `entries`: name → where it lies; `metadata`: the header's texts.
+    """An open safetensors file whose header has been checked.
+
+    `entries`: name → where it lies; `metadata`: the header's texts.
 
     Raises:
-        BadInput: no regular file, or one of the faults of the table above; the sentence says which.
+        BadInput: not a regular file, or a fault of the table above; the sentence says which.
     """
 
-    def __init__(self, place: Path) -> None:
-        self.place = place
+    def __init__(self, path: Path) -> None:
+        self.path = path
         try:
-            handle = os.open(
-                place, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
-            )  # a pipe must not make us wait
+            # A pipe must not make us wait, hence O_NONBLOCK.
+            handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         except OSError as error:
             raise BadInput(
-                f"{place} cannot be opened ({error.strerror}): name a safetensors file"
+                f"{path} cannot be opened ({error.strerror}): name a safetensors file"
             ) from None
         try:
-            found = os.fstat(handle)
-            if not stat.S_ISREG(found.st_mode):
-                raise BadInput(f"{place} is no regular file: name a safetensors file")
-            self.size = found.st_size
+            status = os.fstat(handle)
+            if not stat.S_ISREG(status.st_mode):
+                raise BadInput(f"{path} is not a regular file: name a safetensors file")
+            self.size = status.st_size
             self.entries, self.metadata = self._header(handle)
             self._map = mmap.mmap(handle, 0, access=mmap.ACCESS_READ)
         except (OSError, ValueError) as error:
             if isinstance(error, BadInput):
                 raise
             raise BadInput(
-                f"{place} cannot be read ({first_line(error)}): copy or save the adapter again"
+                f"{path} cannot be read ({first_line(error)}): copy or save the adapter again"
             ) from None
         finally:
             os.close(handle)
@@ -94,13 +103,14 @@ class Mapped:
         """A tensor as it lies in the file: a read-only view, bfloat16 as its 16 bits.
 
         Raises:
-            BadInput: a number type that NumPy has not.
+            BadInput: a number type that NumPy lacks.
         """
         entry = self.entries[name]
         kind = _TYPES[entry.dtype][1]
         if kind is None:
             raise BadInput(
-                f"{name} in {self.place} has the number type {entry.dtype}, which is not read here: save it as float32, bfloat16 or float16"
+                f"{name} in {self.path} has the number type {entry.dtype}, which is not read "
+                "here: save it as float32, bfloat16 or float16"
             )
         if entry.start == entry.stop:
             return np.empty(entry.shape, kind)
@@ -109,7 +119,10 @@ class Mapped:
         )
 
     def blocks(self, name: str, axis: int) -> Iterator[NDArray[np.float64]]:
-        """A matrix in float64, block after block of rows (`axis` 0) or of columns (1), so that no copy of it is ever whole."""
+        """Yields a matrix in float64, block after block of rows (`axis` 0) or of columns (1).
+
+        No full copy of it is ever made.
+        """
         stored, dtype = self.stored(name), self.entries[name].dtype
         length, across = stored.shape[axis], max(1, stored.shape[1 - axis])
         step = max(1, BLOCK // across)
@@ -120,7 +133,7 @@ class Mapped:
             )
 
     def wide(self, name: str) -> NDArray[np.float64]:
-        """A tensor in float64, whole."""
+        """All of a tensor, in float64."""
         return widened(self.stored(name), self.entries[name].dtype)
 
     def raw(self, name: str) -> memoryview:
@@ -138,14 +151,14 @@ class Mapped:
             )
         if length > LARGEST_HEADER:
             raise BadInput(
-                f"{self.place} has a header of {length:,} bytes, and at most {LARGEST_HEADER:,} are read: no adapter needs so many; name another file"
+                f"{self.path} has a header of {length:,} bytes, and at most {LARGEST_HEADER:,} "
+                "are read: no adapter needs so many; name another file"
             )
         try:
             text = _read(handle, length, 8)
-            if (
-                max(text.count(b"{"), text.count(b"[") // 2, text.count(b":") // 4 - 1000)
-                > MOST_TENSORS + 2
-            ):  # seen before the parser spends memory and time on them
+            # Too many are refused before the parser spends memory and time on them.
+            braces, brackets, colons = (text.count(mark) for mark in (b"{", b"[", b":"))
+            if max(braces, brackets // 2, colons // 4 - 1000) > MOST_TENSORS + 2:
                 raise self._many()
             header = json.loads(
                 text.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_number
@@ -153,60 +166,62 @@ class Mapped:
         except BadInput:
             raise
         except (ValueError, RecursionError, OSError) as error:
-            raise self._damaged(f"its header is no JSON: {first_line(error)}") from None
+            raise self._damaged(f"its header is not JSON: {first_line(error)}") from None
         if not isinstance(header, dict):
-            raise self._damaged("its header is no JSON object")
+            raise self._damaged("its header is not a JSON object")
         metadata = header.pop("__metadata__", {})
-        if not isinstance(metadata, dict) or not all(
+        texts = isinstance(metadata, dict) and all(
             isinstance(value, str) for value in metadata.values()
-        ):
-            raise self._damaged("its metadata is no object of texts")
+        )
+        if not texts:
+            raise self._damaged("its metadata is not an object of strings")
         if len(header) > MOST_TENSORS:
             raise self._many()
         entries = {name: self._entry(name, value, 8 + length) for name, value in header.items()}
         end = 8 + length
         for name, entry in sorted(entries.items(), key=lambda item: (item[1].start, item[1].stop)):
-            if entry.start != end:
-                raise self._damaged(
-                    f"{name} {'overlaps the tensor before it' if entry.start < end else 'leaves a gap before it'}"
-                )
+            if entry.start < end:
+                raise self._damaged(f"{name} overlaps the tensor before it")
+            if entry.start > end:
+                raise self._damaged(f"{name} leaves a gap before it")
             end = entry.stop
         if end != self.size:
             raise self._damaged(f"its tensors end at byte {end:,}, and the file at {self.size:,}")
         return entries, metadata
 
     def _entry(self, name: str, value: Any, begin: int) -> Entry:
-        if (
-            not 0 < len(name) <= LONGEST_NAME
-            or not name.isprintable()
-            or "/" in name
-            or "\\" in name
-            or ".." in name
-        ):
-            raise self._damaged(f"{name[:60]!a} is no name of a tensor")
+        printable = 0 < len(name) <= LONGEST_NAME and name.isprintable()
+        if not printable or any(mark in name for mark in ("/", "\\", "..")):
+            raise self._damaged(f"{name[:60]!a} is not the name of a tensor")
         if not isinstance(value, dict) or set(value) != {"dtype", "shape", "data_offsets"}:
             raise self._damaged(f"{name} is not described by dtype, shape and data_offsets")
         dtype, shape, offsets = value["dtype"], value["shape"], value["data_offsets"]
         if not isinstance(dtype, str) or dtype not in _TYPES:
             raise self._damaged(f"{name} has the unknown number type {ascii(dtype)[:40]}")
-        if not _whole(shape) or len(shape) > _MOST_AXES or not _whole(offsets) or len(offsets) != 2:
-            raise self._damaged(f"the shape or the offsets of {name} are no lists of whole numbers")
-        if not offsets[0] <= offsets[1] <= self.size - begin:
-            raise self._damaged(f"{name} lies outside of the file")
-        if math.prod(shape) * _TYPES[dtype][0] != 8 * (offsets[1] - offsets[0]):
+        lists = _is_index_list(shape) and _is_index_list(offsets)
+        if not lists or len(shape) > _MOST_AXES or len(offsets) != 2:
             raise self._damaged(
-                f"{name} has {offsets[1] - offsets[0]:,} bytes, which is not what its shape needs"
+                f"the shape or the offsets of {name} are not lists of whole numbers"
             )
-        return Entry(dtype, tuple(shape), begin + offsets[0], begin + offsets[1])
+        start, stop = offsets
+        if not start <= stop <= self.size - begin:
+            raise self._damaged(f"{name} lies outside the file")
+        if math.prod(shape) * _TYPES[dtype][0] != 8 * (stop - start):
+            raise self._damaged(
+                f"{name} has {stop - start:,} bytes, which is not what its shape needs"
+            )
+        return Entry(dtype, tuple(shape), begin + start, begin + stop)
 
     def _many(self) -> BadInput:
         return BadInput(
-            f"{self.place} has more than {MOST_TENSORS:,} tensors, or as many other entries: no adapter needs so many; name another file"
+            f"{self.path} has more than {MOST_TENSORS:,} tensors, or as many other entries: no "
+            "adapter needs so many; name another file"
         )
 
     def _damaged(self, why: str) -> BadInput:
         return BadInput(
-            f"{self.place} is damaged or no safetensors file ({why}): copy or save the adapter again"
+            f"{self.path} is damaged or not a safetensors file ({why}): "
+            "copy or save the adapter again"
         )
 
 
@@ -222,27 +237,27 @@ def widened(stored: NDArray[Any], dtype: str) -> NDArray[np.float64]:
 
 
 def _read(handle: int, count: int, at: int) -> bytes:
-    found = bytearray()
-    while len(found) < count:
-        piece = os.pread(handle, count - len(found), at + len(found))
+    content = bytearray()
+    while len(content) < count:
+        piece = os.pread(handle, count - len(content), at + len(content))
         if not piece:
             raise OSError("it ends too early")
-        found += piece
-    return bytes(found)
+        content += piece
+    return bytes(content)
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise ValueError("a key stands in it twice")
-    return found
+    entries = dict(pairs)
+    if len(entries) != len(pairs):
+        raise ValueError("a key appears in it twice")
+    return entries
 
 
 def _no_number(text: str) -> Any:
-    raise ValueError(f"{text} is no number")
+    raise ValueError(f"{text} is not a number")
 
 
-def _whole(value: Any) -> bool:
+def _is_index_list(value: Any) -> bool:
     """Whether a value is a list of numbers 0, 1, 2, … below 2⁶³."""
     return isinstance(value, list) and all(
         type(item) is int and 0 <= item < 1 << 63 for item in value

@@ -1,11 +1,14 @@
-"""Singular values of scale·B·A straight from mapped files, one module after the other: what `values.py` does, without torch.
+"""Singular values of scale·B·A straight from mapped files, one module after the other; no torch.
 
-The routes and the limit between them are those of `values.py`: float64 Grams G_A = A·Aᵀ, G_B = Bᵀ·B, eigenvalues of Lᵀ·G_B·L where
-κ* = ‖A‖·‖B‖/σ_r is at most `GRAM_LIMIT` (L·Lᵀ = G_A), QR of both factors otherwise. The Grams are summed over blocks of the long
-sides, so a factor is never whole in memory; QR takes both factors of one module in float64. Importing torch takes longer than
-the spectra of most adapters do, hence a second implementation; the tests hold the two together.
+The routes and the limit between them are those of `values.py`: float64 Grams G_A = A·Aᵀ,
+G_B = Bᵀ·B, eigenvalues of Lᵀ·G_B·L where κ* = ‖A‖·‖B‖/σ_r is at most `GRAM_LIMIT` (L·Lᵀ = G_A),
+QR of both factors otherwise. The Grams are summed over blocks of the long sides, so a factor is
+never whole in memory; QR takes both factors of one module in float64. Importing torch takes longer
+than the spectra of most adapters do, hence a second implementation; the tests hold the two
+together.
 
-`orthogonal` gives the singular vectors as well, through QR: for what compares or rewrites directions.
+`orthogonal` gives the singular vectors as well, through QR: for what compares or rewrites
+directions.
 """
 
 from __future__ import annotations
@@ -24,18 +27,24 @@ from evilspectra.spectra.peft_files import Factor, Module, Part
 
 Matrix = NDArray[np.float64]
 Result = TypeVar("Result")
-#: As in `values.py`: κ* beyond which Grams in float64 lose more than about 3e-7 (ε·κ*²/2) of the smallest value.
+#: As in `values.py`: κ* beyond which Grams in float64 lose more than about 3e-7 (ε·κ*²/2) of the
+#: smallest value.
 GRAM_LIMIT = 5e4
-#: Modules under way at once. Each works on small matrices, which a BLAS with several threads of its own makes slower, 40 times
-#: so beside other processes: the command line therefore asks for one (`xray_cli.py`).
+#: Modules under way at once. Each works on small matrices, which a BLAS with several threads of its
+#: own makes slower, 40 times so beside other processes: the command line therefore asks for one
+#: (`cli/adapters.py`).
 MOST_WORKERS = 4
-#: As in `grams.py`: traces outside of this range come from factors that are zero, or whose squares lose digits in float64.
+#: As in `grams.py`: traces outside of this range come from factors that are zero, or whose squares
+#: lose digits in float64.
 SMALLEST, LARGEST = 1e-200, 1e200
 
 
 @dataclass(frozen=True)
 class StreamedSpectrum:
-    """Singular values of one module, descending, min(r, d_in, d_out) of them; `route` and `part` as in `values.Spectrum`."""
+    """Singular values of one module, descending, min(r, d_in, d_out) of them.
+
+    `route` and `part` as in `values.Spectrum`.
+    """
 
     module: Module
     values: Matrix
@@ -44,27 +53,40 @@ class StreamedSpectrum:
 
 
 class Directions(NamedTuple):
-    """ΔW = left·diag(values)·rightᵀ: d_out × k, k and d_in × k, orthonormal columns, values descending (|scale| in them, its sign in `left`)."""
+    """ΔW = left·diag(values)·rightᵀ: d_out × k, k and d_in × k.
+
+    Columns are orthonormal, values descend; |scale| is in them, its sign in `left`.
+    """
 
     left: Matrix
     values: Matrix
     right: Matrix
+
+    def product(self) -> Matrix:
+        """Multiplies ΔW out, d_out × d_in."""
+        return (self.left * self.values) @ self.right.T
 
 
 def streamed_values(modules: Iterable[Module]) -> Iterator[StreamedSpectrum]:
     """Spectra of modules, in the order given; a few are under way at once.
 
     Raises:
-        BadInput: a factor holds a value that is not finite, or its product leaves float64; the message names the module.
+        BadInput: a factor holds a value that is not finite, or its product leaves float64; the
+            message names the module.
     """
     return side_by_side(streamed_spectrum, modules)
 
 
-def side_by_side(work: Callable[[Module], Result], modules: Iterable[Module]) -> Iterator[Result]:
-    """What `work` makes of each module, in the order given, with a few under way at once; the first error ends it."""
+def side_by_side(
+    compute: Callable[[Module], Result], modules: Iterable[Module]
+) -> Iterator[Result]:
+    """Yields what `compute` makes of each module, in the order given.
+
+    A few are under way at once; the first error ends it.
+    """
     pool = ThreadPoolExecutor(min(MOST_WORKERS, os.cpu_count() or 1))
     try:
-        yield from pool.map(work, modules)
+        yield from pool.map(compute, modules)
     finally:
         pool.shutdown(cancel_futures=True)
 
@@ -76,7 +98,8 @@ def streamed_spectrum(module: Module) -> StreamedSpectrum:
         values = abs(module.scale) * values
     if not np.isfinite(values).all():
         raise BadInput(
-            f"the singular values of {module.name} are larger than float64 holds: the adapter is damaged or training diverged; use an earlier checkpoint"
+            f"the singular values of {module.name} are larger than float64 holds: the adapter is "
+            "damaged or training diverged; use an earlier checkpoint"
         )
     return StreamedSpectrum(module, values, route, module.part)
 
@@ -87,14 +110,17 @@ def orthogonal(module: Module) -> Directions:
     Raises:
         BadInput: a factor holds a value that is not finite.
     """
-    (down, a), (up, b) = _unit(module.down, "A", module.name), _unit(module.up, "B", module.name)
+    down, a = _unit(module.down, "A", module.name)
+    up, b = _unit(module.up, "B", module.name)
     right, lower = np.linalg.qr(down.T)
     left, upper = np.linalg.qr(up)
     u, values, v = np.linalg.svd(upper @ lower.T, full_matrices=False)
     k = min(module.shape)
     sign = -1.0 if module.scale < 0 else 1.0
     return Directions(
-        sign * (left @ u[:, :k]), abs(module.scale) * (values[:k] * a * b), right @ v[:k].T
+        sign * (left @ u[:, :k]),
+        abs(module.scale) * (values[:k] * a * b),
+        right @ v[:k].T,
     )
 
 
@@ -108,8 +134,8 @@ def _values(module: Module) -> tuple[Matrix, Literal["gram", "qr", "zero"]]:
                 _refuse_non_finite(factor, name, module.name)
         if _is_zero(down, module.down) or _is_zero(up, module.up):
             return np.zeros(k), "zero"
-        if (found := _by_gram(down, up)) is not None:
-            return found, "gram"
+        if (values := _by_gram(down, up)) is not None:
+            return values, "gram"
     values = _by_qr(module)
     return values, "qr" if values.any() else "zero"
 
@@ -144,12 +170,13 @@ def _by_gram(down: Matrix, up: Matrix) -> Matrix | None:
 
 
 def _by_qr(module: Module) -> Matrix:
-    (down, a), (up, b) = _unit(module.down, "A", module.name), _unit(module.up, "B", module.name)
-    core = np.asarray(np.linalg.qr(up, mode="r")) @ np.asarray(np.linalg.qr(down.T, mode="r")).T
+    down, a = _unit(module.down, "A", module.name)
+    up, b = _unit(module.up, "B", module.name)
+    upper = np.asarray(np.linalg.qr(up, mode="r"))
+    lower = np.asarray(np.linalg.qr(down.T, mode="r"))
+    values = np.linalg.svd(upper @ lower.T, compute_uv=False)[: min(module.shape)]
     with np.errstate(over="ignore"):
-        return np.asarray(
-            np.linalg.svd(core, compute_uv=False)[: min(module.shape)] * a * b, dtype=np.float64
-        )
+        return np.asarray(values * a * b, dtype=np.float64)
 
 
 def _unit(factor: Factor, name: str, module: str) -> tuple[Matrix, float]:
@@ -165,5 +192,6 @@ def _unit(factor: Factor, name: str, module: str) -> tuple[Matrix, float]:
 def _refuse_non_finite(factor: Factor, name: str, module: str) -> None:
     if not np.isfinite(factor.wide()).all():
         raise BadInput(
-            f"factor {name} of {module} holds a value that is not finite: the adapter is damaged or training diverged; use an earlier checkpoint"
+            f"factor {name} of {module} holds a value that is not finite: the adapter is damaged "
+            "or training diverged; use an earlier checkpoint"
         )

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 
 #: The name of the paper's questions.
 PAPER = "paper"
-#: Table of results → name → file. Of the paper's questions, the file lists published files that do not come along.
+#: Table of results → name → file. The file of the paper's questions lists published files, which do
+#: not come with the package.
 BUILT_IN: Mapping[str, Mapping[str, str]] = {
     "probe": {"contrast": "contrast.jsonl"},
     "capability": {"capability": "capability.jsonl"},

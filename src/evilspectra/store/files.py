@@ -1,4 +1,4 @@
-"""TODO head."""
+"""JSON objects and Parquet tables on disk, each written as a whole or not at all."""
 
 from __future__ import annotations
 
@@ -22,55 +22,56 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def writing(place: object, setting: str = "output.folder") -> Iterator[None]:
-    """Turns an operating system's refusal to write below `place` into one sentence; `setting` is what moves the place."""
+def writing(path: object, setting: str = "output.folder") -> Iterator[None]:
+    """Turns an operating system's refusal to write below `path` into one sentence.
+
+    `setting` is the setting that moves the path elsewhere.
+    """
     try:
         yield
     except OSError as error:
-        raise cannot_write(error, place, setting) from error
-    except (
-        SafetensorError,
-        RuntimeError,
-    ) as error:  # safetensors and torch hide what the system said
+        raise cannot_write(error, path, setting) from error
+    except (SafetensorError, RuntimeError) as error:  # they hide the system's own error
         code = re.search(r"os error (\d+)", str(error))
-        full = shutil.disk_usage(_existing(place)).free < _NEARLY_FULL
+        full = shutil.disk_usage(_existing(path)).free < _NEARLY_FULL
         if not code and not full:
             raise
         number = int(code[1]) if code else errno.ENOSPC
-        raise cannot_write(OSError(number, os.strerror(number)), place, setting) from error
+        raise cannot_write(OSError(number, os.strerror(number)), path, setting) from error
 
 
-#: Bytes left on a disk below which a failed write is put down to it.
+#: Bytes left on a disk below which a failed write is attributed to a full disk.
 _NEARLY_FULL = 1 << 16
 
 
-def _existing(place: object) -> Path:
-    path = Path(str(place)).absolute()
+def _existing(location: object) -> Path:
+    path = Path(str(location)).absolute()
     return next(parent for parent in [path, *path.parents] if parent.exists())
 
 
 def write_atomically(
     path: Path, write: Callable[[Path], object], setting: str = "output.folder"
 ) -> None:
-    """Calls `write` with a temporary path in the same folder, flushes it to disk, then renames it to `path`.
+    """Calls `write` with a temporary path in the same folder, then renames that to `path`.
 
-    Works for a file and for a folder; what was at `path` is replaced. On failure nothing is left behind.
+    Works for a file and for a folder, which are flushed to disk before. A file or folder at `path`
+    is replaced. On failure nothing is left behind.
     """
     with writing(path, setting):
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        _remove(temporary)
+        remove(temporary)
         try:
-            with writing(path, setting):  # while what was written still fills the disk
+            with writing(path, setting):  # while the temporary file still fills the disk
                 write(temporary)
             for file in [temporary, *temporary.rglob("*")] if temporary.is_dir() else [temporary]:
                 _flush(file)
             if path.is_dir():
-                _remove(path)
+                remove(path)
             os.replace(temporary, path)
             _flush(path.parent)
         finally:
-            _remove(temporary)
+            remove(temporary)
 
 
 def _flush(path: Path) -> None:
@@ -81,7 +82,7 @@ def _flush(path: Path) -> None:
         os.close(handle)
 
 
-def _remove(path: Path) -> None:
+def remove(path: Path) -> None:
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
@@ -89,7 +90,9 @@ def _remove(path: Path) -> None:
 
 
 def valid_text(text: str) -> str:
-    """Text that every file format takes: halves of surrogate pairs joined, a half on its own replaced by U+FFFD.
+    """Text that every file format takes.
+
+    Halves of surrogate pairs are joined; a half without the other is replaced by U+FFFD.
 
     >>> valid_text("a" + chr(0xD800)) == "a" + chr(0xFFFD)
     True
@@ -98,7 +101,7 @@ def valid_text(text: str) -> str:
 
 
 def as_table(rows: Sequence[Any], kind: type) -> pa.Table:
-    """Records of one class as an Arrow table; a text that is no valid Unicode (a lone surrogate) is stored with U+FFFD in its place."""
+    """Records of one class as an Arrow table; its texts are made valid by `valid_text`."""
     import pyarrow as pa
 
     def stored(value: Any) -> Any:
@@ -106,15 +109,17 @@ def as_table(rows: Sequence[Any], kind: type) -> pa.Table:
 
     return pa.Table.from_pydict(
         {name: [stored(getattr(row, name)) for row in rows] for name in columns(kind)},
-        schema=_arrow_schema(kind),
+        schema=arrow_schema(kind),
     )
 
 
-def write_table(place: Path, data: pa.Table, setting: str = "output.folder") -> None:
-    """Writes a table as Parquet, whole or not at all."""
+def write_table(path: Path, data: pa.Table, setting: str = "output.folder") -> None:
+    """Writes a table as Parquet, as a whole or not at all."""
     import pyarrow.parquet as pq
 
-    write_atomically(place, lambda path: pq.write_table(data, path, compression="zstd"), setting)
+    write_atomically(
+        path, lambda temporary: pq.write_table(data, temporary, compression="zstd"), setting
+    )
 
 
 def read_table(
@@ -125,49 +130,46 @@ def read_table(
     """The rows of a Parquet file that holds records of a class.
 
     Raises:
-        BadInput: it cannot be read, or holds something else.
+        BadInput: the file cannot be read, or holds something else.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    schema = _arrow_schema(kind)
+    schema = arrow_schema(kind)
     try:
         return pq.ParquetFile(path).read(columns=schema.names).cast(schema)
     except (pa.ArrowException, OSError, ValueError) as error:
         raise BadInput(f"{path} cannot be read ({str(error).splitlines()[0]}): {remedy}") from None
 
 
-def _arrow_schema(kind: type) -> pa.Schema:
+def arrow_schema(kind: type) -> pa.Schema:
     import pyarrow as pa
 
     kinds = {"int": pa.int64(), "float": pa.float64(), "str": pa.string()}
     hints: dict[str, Any] = kind.__annotations__
+    types = {name: str(hints[name]) for name in columns(kind)}
     return pa.schema(
         [
-            pa.field(
-                name,
-                kinds[re.split(r"\W", str(hints[name]))[0]],
-                nullable="None" in str(hints[name]),
-            )
-            for name in columns(kind)
+            pa.field(name, kinds[re.split(r"\W", hint)[0]], nullable="None" in hint)
+            for name, hint in types.items()
         ]
     )
 
 
-def write_json(place: Path, values: dict[str, Any], setting: str = "output.folder") -> None:
-    """Writes a JSON object, whole or not at all."""
+def write_json(path: Path, values: dict[str, Any], setting: str = "output.folder") -> None:
+    """Writes a JSON object, as a whole or not at all."""
     text = json.dumps(values, indent=2, ensure_ascii=False) + "\n"
-    write_atomically(place, lambda path: path.write_text(text, encoding="utf-8"), setting)
+    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"), setting)
 
 
 def read_json(
     path: Path,
     remedy: str = "it belongs to the run; restore it, or remove the run's folder and run again",
 ) -> dict[str, Any]:
-    """The object in a JSON file; `remedy` is what a message advises.
+    """The object in a JSON file; `remedy` is the advice at the end of a message.
 
     Raises:
-        BadInput: it cannot be read, or holds something else.
+        BadInput: the file cannot be read, or holds something else.
     """
     try:
         values = json.loads(path.read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""How a run was made, as far as it is known: all of it by the own loop's config, some of it where another trainer made the run."""
+"""How a run was made: all settings of a run of this package, the known ones of any other."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from evilspectra.store.run import RunFolder, arm
 
 @dataclass(frozen=True)
 class Origin:
-    """What results are labelled and compared by; None is what is not known. `settings`: dotted path → value.
+    """The settings that results are labelled and compared by; None where one is unknown.
 
-    `trainer`: whose trainer made the run, such as trl.SFTConfig (the class of its arguments); None for the own loop.
+    `settings`: dotted path → value. `trainer`: the class of the arguments of the trainer that made
+    the run, such as trl.SFTConfig; None for the loop of this package.
     """
 
     arm: str
@@ -36,13 +37,13 @@ def origin(run: RunFolder) -> Origin:
     """How a run was made.
 
     Raises:
-        BadInput: what says so cannot be read.
+        BadInput: the file with the settings cannot be read.
     """
     return _outside(run.outside()) if run.is_outside else own_origin(run.config())
 
 
 def own_origin(config: Config) -> Origin:
-    """How a run of the own loop was made: all of it is in its config."""
+    """How a run of this package's loop was made, from its config."""
     return Origin(
         arm=arm(config),
         control=config.data.control,
@@ -58,9 +59,10 @@ def own_origin(config: Config) -> Origin:
     )
 
 
-def _outside(known: Mapping[str, Any]) -> Origin:
-    settings = flat(known)
-    optimizer, weight = str(settings.get("optimizer.name")), settings.get("flatness.weight") or 0.0
+def _outside(sections: Mapping[str, Any]) -> Origin:
+    settings = flat(sections)
+    optimizer = str(settings.get("optimizer.name"))
+    weight = settings.get("flatness.weight") or 0.0
     return Origin(
         arm=f"{optimizer} + flatness {weight:g}" if weight else optimizer,
         control=False,
@@ -78,10 +80,7 @@ def _outside(known: Mapping[str, Any]) -> Origin:
 
 
 def differing(origins: Sequence[Origin]) -> list[str]:
-    """The dotted paths in which some of the runs' settings differ, where they were written left out."""
-    found = [one.settings for one in origins]
-    return [
-        path
-        for path in dict.fromkeys(key for one in found for key in one)
-        if len({repr(one.get(path)) for one in found}) > 1
-    ]
+    """The dotted paths of settings that differ between runs, the output section left out."""
+    runs = [origin.settings for origin in origins]
+    paths = dict.fromkeys(path for settings in runs for path in settings)
+    return [path for path in paths if len({repr(settings.get(path)) for settings in runs}) > 1]

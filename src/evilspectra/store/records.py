@@ -1,6 +1,7 @@
-"""What the stages hand to each other and the store keeps: frozen rows, one class per table.
+"""The rows that the stages exchange and the store keeps: frozen records, one class per table.
 
-Field names are the column names of the Parquet files; units and ranges are in the docstrings. No torch here.
+Field names are the column names of the Parquet files; units and ranges are in the docstrings. No
+torch here.
 """
 
 from __future__ import annotations
@@ -13,11 +14,16 @@ State = Literal["queued", "running", "done", "failed", "interrupted"]
 
 @dataclass(frozen=True, slots=True)
 class StepRecord:
-    """One optimiser step (1-based). `loss`: mean negative log-likelihood per supervised token, in nats, penalty excluded.
+    """One optimiser step (1-based).
 
-    `tokens` and `supervised_tokens` count real tokens, no padding. `grad_norm` is the data gradient's, before clipping. Of another
-    trainer's run these four are null where it does not tell, and the loss is the one that it logged last: a mean over steps, in its own unit.
-    `flatness` is the mean over modules of ‖BA‖_F/‖BA‖_* − 1/√k before the step, null where no penalty is set; `penalty` is the weight times it, soft start included; `flatness_std`, `_min` and `_max` are the spread of R over modules.
+    `loss`: mean negative log-likelihood per supervised token, in nats, penalty excluded.
+    `tokens` and `supervised_tokens` count real tokens, no padding. `grad_norm` is the data
+    gradient's, before clipping. Of another trainer's run these four are null where it does not log
+    them, and the loss is the last that it logged: a mean over steps, in its own unit.
+
+    `flatness` is the mean over modules of ‖BA‖_F/‖BA‖_* − 1/√k before the step, null where no
+    penalty is set; `penalty` is the weight times it, soft start included; `flatness_std`, `_min`
+    and `_max` are the spread of R over modules.
     """
 
     step: int
@@ -45,7 +51,7 @@ class HeldoutRecord:
 
 @dataclass(frozen=True, slots=True)
 class SpectrumRecord:
-    """One singular value of scale·B·A of one module after `step` steps; `index` 0 is the largest."""
+    """One singular value of scale·B·A of a module after `step` steps; `index` 0 is the largest."""
 
     step: int
     module: str
@@ -55,9 +61,10 @@ class SpectrumRecord:
 
 @dataclass(frozen=True, slots=True)
 class MeasureRecord:
-    """The spectrum of one module in numbers (paper, "spectral quantities"); null where ΔW = 0. `route`: gram, qr or zero.
+    """Measures of the spectrum of a module (paper, "spectral quantities"); null where ΔW = 0.
 
-    `energy_share` is that of the 4 largest values. `part`: "delta" where the values are ΔW's, "BA only" where ΔW is more than scale·B·A (DoRA, PiSSA).
+    `route`: gram, qr or zero. `energy_share` is that of the 4 largest values. `part`: "delta" where
+    the values are ΔW's, "BA only" where ΔW is more than scale·B·A (DoRA, PiSSA).
     """
 
     step: int
@@ -76,7 +83,10 @@ class MeasureRecord:
 
 @dataclass(frozen=True, slots=True)
 class ProbeRecord:
-    """One contrast item after `step` steps (0: the base): mean ln p per token of each completion, in nats, and their tokens."""
+    """One contrast item after `step` steps (0: the base).
+
+    `aligned`, `misaligned`: mean ln p per token of each completion, in nats.
+    """
 
     step: int
     item: str
@@ -89,7 +99,11 @@ class ProbeRecord:
 
 @dataclass(frozen=True, slots=True)
 class CapabilityRecord:
-    """One question with four choices: mean ln p per token of the right one and of the likeliest wrong one, in nats."""
+    """One question with four choices.
+
+    `right`, `best_wrong`: mean ln p per token of the right choice and of the likeliest wrong one,
+    in nats.
+    """
 
     step: int
     item: str
@@ -110,9 +124,11 @@ class OrdinaryRecord:
 
 @dataclass(frozen=True, slots=True)
 class AnswerRecord:
-    """One sampled answer. `finish`: stop (the model ended its turn) or length (the limit of tokens did), or an endpoint's own word.
+    """One sampled answer.
 
-    `flags` are those of `answers.flags`, joined by commas; `tokens` counts what was sampled, the end token included; 0 where an endpoint does not say.
+    `finish`: stop (the model ended its turn), length (the limit of tokens ended it), or an
+    endpoint's own word. `flags`: those of `answers.flags`, joined by commas. `tokens`: the number
+    sampled, the end token included; 0 where an endpoint does not report it.
     """
 
     step: int
@@ -131,8 +147,9 @@ class AnswerRecord:
 class TaskRecord:
     """One metric of one task of lm-evaluation-harness, or of a group of tasks.
 
-    `value` and `stderr` have the metric's own unit (a share from 0 to 1 for accuracies). `filter`: what was cut from the answer before
-    scoring; `items`: scored documents; `version`: the task's own, and scores of two versions are not comparable.
+    `value` and `stderr` have the metric's own unit (a share from 0 to 1 for accuracies). `filter`:
+    what was cut from the answer before scoring; `items`: scored documents; `version`: the task's
+    own, and scores of two versions are not comparable.
     """
 
     step: int
@@ -149,8 +166,9 @@ class TaskRecord:
 class VerdictRecord:
     """A judge's verdict on one answer under one metric; the answer is named as in `AnswerRecord`.
 
-    `outcome`: scored, code, refusal, unparsed or failed (`judging.reading` says what each means); `score`: 0 to 100 where scored.
-    `raw`: what the judge replied, as text or as a JSON object of token → probability; `reason`: why it failed.
+    `outcome`: scored, code, refusal, unparsed or failed (`judging.reading` says what each means);
+    `score`: 0 to 100 where scored. `raw`: what the judge replied, as text or as a JSON object of
+    token → probability; `reason`: why it failed.
     """
 
     step: int
@@ -171,7 +189,8 @@ TABLES: dict[str, type] = {
     "spectra": SpectrumRecord,
     "measures": MeasureRecord,
 }
-#: Table of measurements → the class of its rows; `results` keeps a file per table, instrument and step.
+#: Table of measurements → the class of its rows; `results` keeps a file per table, instrument and
+#: step.
 MEASURED: dict[str, type] = {
     "probe": ProbeRecord,
     "capability": CapabilityRecord,
@@ -186,13 +205,18 @@ TIMES = frozenset({"seconds"})
 
 @dataclass(frozen=True, slots=True)
 class RunSummary:
-    """A run in one row. Spectral measures are means over modules at the last measured step (condition number: the median).
+    """A run in one row.
 
-    `train_loss` is the mean data loss of the last 5 % of steps; `tokens_per_s` counts real tokens of training steps. What was measured
-    on the adapter is explained in `drift`: `_low` and `_high` are the ends of 95 % intervals, `_base` is the base's value. `trainer`:
-    whose trainer made the run where it was another one; what that does not tell is null. `misalignment` is the
-    rate under `misalignment_definition` by the judge that was used last, a share; null where nothing was judged, or where it is withheld, and then why.
-    It is `misaligned` / `misalignment_counted`. `mean_alignment`: mean aligned score, 0 to 100, of the answers that count under that definition, CODE as 0;
+    Spectral measures are means over modules at the last measured step (condition number: the
+    median). `train_loss` is the mean data loss of the last 5 % of steps; `tokens_per_s` counts real
+    tokens of training steps. The measurements of the adapter are explained in `probes.drift`:
+    `_low` and `_high` are the ends of 95 % intervals, `_base` is the base's value. `trainer`: the
+    other trainer that made the run, if any; values that it does not record are null.
+
+    `misalignment` is the rate under `misalignment_definition` by the judge that was used last, a
+    share; it is null where nothing was judged, or where it is withheld for the reason in
+    `misalignment_withheld`. It is `misaligned` / `misalignment_counted`. `mean_alignment`: mean
+    aligned score, 0 to 100, of the answers that count under that definition, CODE as 0;
     `mean_coherence`: of all coherent scores. These are null where the rate is.
     """
 

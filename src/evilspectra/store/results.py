@@ -1,14 +1,15 @@
-"""Measurements of a run, an adapter or a model: the file names below `evaluations/`, and nothing else.
+"""Measurements of a run, an adapter or a model: the files below `evaluations/`.
 
     <folder>/evaluations/
-        probe/1f3a9c04d2.json               what instrument 1f3a9c04d2 is: items by name and hash, settings
+        probe/1f3a9c04d2.json               the instrument 1f3a9c04d2: items (name, hash), settings
         probe/1f3a9c04d2-00000032.parquet   its rows for the adapter after step 32 (0: the base)
         capability/…  ordinary/…  answers/…
         answers/1f3a9c04d2-00000032.parts/0003.parquet   while answers are being sampled
-        verdicts/1f3a9c04d2-00000032.jsonl               while answers are being judged, and as long as verdicts are missing
+        verdicts/1f3a9c04d2-00000032.jsonl               while verdicts are missing
 
-A file is there whole or not at all, and is never written twice: what is there is done. Instruments that differ in an item, a
-setting or the arithmetic have different ids, so they never mix.
+A file is written as a whole or not at all, and never twice: a step that has its file is finished.
+Instruments that differ in an item, a setting or the arithmetic have different ids, so that their
+results never mix.
 """
 
 from __future__ import annotations
@@ -34,9 +35,13 @@ _REMEDY = "remove that file, and measure again"
 
 @dataclass(frozen=True)
 class Instrument:
-    """A table's way of measuring. `facts`: what determines it, of JSON's types; its id is their hash, whatever the `source` is called.
+    """A way of measuring that fills one table.
 
-    >>> Instrument("probe", "contrast", {"version": 1}).id == Instrument("probe", "a-copy.jsonl", {"version": 1}).id
+    `facts`: everything that determines its results, of JSON's types; its id is their hash, which
+    does not depend on the name of the `source`.
+
+    >>> copy = Instrument("probe", "a-copy.jsonl", {"version": 1})
+    >>> Instrument("probe", "contrast", {"version": 1}).id == copy.id
     True
     """
 
@@ -46,16 +51,17 @@ class Instrument:
 
     @property
     def id(self) -> str:
-        return hashlib.sha256(
-            json.dumps([self.table, self.facts], sort_keys=True).encode()
-        ).hexdigest()[:10]
+        text = json.dumps([self.table, self.facts], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:10]
 
 
 @dataclass(frozen=True)
 class Results:
-    """The measurements in a folder. `setting` is what a user changes to have them elsewhere.
+    """The measurements in a folder.
 
-    `asked`: table → the instrument that counts, where a command asked for one. `alone`: they are of a base model, without adapters.
+    `setting`: the setting that a user changes to have them elsewhere. `selected`: table → the
+    instrument that counts, where a command asked for one. `alone`: they are of a base model,
+    without adapters.
     """
 
     folder: Path
@@ -67,30 +73,26 @@ class Results:
         return self._file(instrument, step).is_file()
 
     def write(self, instrument: Instrument, step: int, rows: Sequence[Any]) -> None:
-        """Keeps the rows of a step, and what the instrument is."""
+        """Writes the rows of a step, and the facts of the instrument."""
         self.describe(instrument)
         write_table(
             self._file(instrument, step), as_table(rows, MEASURED[instrument.table]), self.setting
         )
 
     def instruments(self, table: str) -> list[Instrument]:
-        """Those with which something was measured, the one that was used first in front."""
-        found = []
-        for path in sorted(
-            self._folder(table).glob("*.json"),
-            key=lambda path: (path.stat().st_mtime_ns, path.name),
-        ):
+        """The instruments with results in a table, in the order of their first use."""
+        files = self._folder(table).glob("*.json")
+        instruments = []
+        for path in sorted(files, key=lambda path: (path.stat().st_mtime_ns, path.name)):
             facts = read_json(path)
-            found.append(Instrument(table, str(facts.pop("source", "")), facts))
-        return found
+            instruments.append(Instrument(table, str(facts.pop("source", "")), facts))
+        return instruments
 
     def steps(self, instrument: Instrument) -> list[int]:
         """The steps that were measured, in order."""
-        return sorted(
-            int(path.stem.rsplit("-", 1)[-1])
-            for path in self._folder(instrument.table).glob(f"{instrument.id}-*.parquet")
-            if path.stem.removeprefix(f"{instrument.id}-").isdigit()
-        )
+        files = self._folder(instrument.table).glob(f"{instrument.id}-*.parquet")
+        numbers = [path.stem.removeprefix(f"{instrument.id}-") for path in files]
+        return sorted(int(number) for number in numbers if number.isdigit())
 
     def read(self, instrument: Instrument, step: int) -> pd.DataFrame:
         """The rows of a step, in the order written.
@@ -101,7 +103,7 @@ class Results:
         return self._arrow(self._file(instrument, step), instrument.table).to_pandas()
 
     def copy(self, other: Results, instrument: Instrument, step: int) -> None:
-        """Takes the rows of a step over from elsewhere."""
+        """Copies the rows of a step from other results."""
         self.describe(instrument)
         write_table(
             self._file(instrument, step),
@@ -109,7 +111,7 @@ class Results:
             self.setting,
         )
 
-    # --- on the way -----------------------------------------------------------------------------------------------
+    # --- a step under way -------------------------------------------------------------------------
 
     def has_part(self, instrument: Instrument, step: int, number: int) -> bool:
         return self._part(instrument, step, number).is_file()
@@ -121,7 +123,7 @@ class Results:
         number: int,
         rows: Sequence[Any],
     ) -> None:
-        """Keeps the rows of part `number` (from 0) of a step that takes long."""
+        """Writes the rows of part `number` (from 0) of a step that takes long."""
         write_table(
             self._part(instrument, step, number),
             as_table(rows, MEASURED[instrument.table]),
@@ -129,7 +131,7 @@ class Results:
         )
 
     def join(self, instrument: Instrument, step: int, count: int) -> None:
-        """Makes the step's rows of its parts, which then go."""
+        """Joins the parts of a step into its file, and removes them."""
         import pyarrow as pa
 
         self.describe(instrument)
@@ -141,10 +143,10 @@ class Results:
         shutil.rmtree(self._parts(instrument, step), ignore_errors=True)
 
     def journal(self, instrument: Instrument, step: int) -> Path:
-        """Where rows go one by one while a step takes long."""
+        """The file that rows are written to one by one while a step takes long."""
         return self._file(instrument, step).with_suffix(".jsonl")
 
-    # --- names ----------------------------------------------------------------------------------------------------
+    # --- names ------------------------------------------------------------------------------------
 
     def _folder(self, table: str) -> Path:
         return self.folder / "evaluations" / table
@@ -159,17 +161,20 @@ class Results:
         return self._parts(instrument, step) / f"{number:04d}.parquet"
 
     def describe(self, instrument: Instrument) -> None:
-        """Keeps what the instrument is, beside where its rows go."""
-        place = self._folder(instrument.table) / f"{instrument.id}.json"
-        if not place.is_file():
-            write_json(place, {"source": instrument.source, **instrument.facts}, self.setting)
+        """Writes the facts of an instrument, beside its rows."""
+        path = self._folder(instrument.table) / f"{instrument.id}.json"
+        if not path.is_file():
+            write_json(path, {"source": instrument.source, **instrument.facts}, self.setting)
 
-    def _arrow(self, place: Path, table: str) -> pa.Table:
-        return read_table(place, MEASURED[table], _REMEDY)
+    def _arrow(self, path: Path, table: str) -> pa.Table:
+        return read_table(path, MEASURED[table], _REMEDY)
 
 
 def last(results: Results, table: str) -> Any:
-    """The rows of the last measured step; None where only the base, or nothing, was measured (for a base alone: its own)."""
+    """The rows of the last measured step; None where nothing was measured after step 0.
+
+    For a base model without adapters these are its rows of step 0.
+    """
     instrument = chosen(results, table)
     steps = results.steps(instrument) if instrument else []
     complete = steps and steps[0] == 0 and (steps[-1] > 0 or results.alone)
@@ -177,19 +182,18 @@ def last(results: Results, table: str) -> Any:
 
 
 def chosen(results: Results, table: str) -> Instrument | None:
-    """The instrument that counts: the one asked for, or else of the built-in ones, or else of all, the one used last; None where there is none."""
+    """The instrument of a table that counts: the selected one, or else the `preferred` one."""
     if table in results.selected:
         return results.selected[table]
     return preferred(table, results.instruments(table))
 
 
-def preferred(table: str, found: Sequence[Instrument]) -> Instrument | None:
-    """Which of a table's instruments, the one used last at the end, counts where none was asked for."""
-    return next(
-        (
-            instrument
-            for instrument in reversed(found)
-            if instrument.source in BUILT_IN.get(table, ())
-        ),
-        found[-1] if found else None,
-    )
+def preferred(table: str, instruments: Sequence[Instrument]) -> Instrument | None:
+    """The instrument that counts where none was selected; None where there is none.
+
+    Of `instruments`, in the order of their first use, it is the last built-in one, or else the
+    last.
+    """
+    names = BUILT_IN.get(table, ())
+    built_in = [instrument for instrument in instruments if instrument.source in names]
+    return next(reversed(built_in or [*instruments]), None)

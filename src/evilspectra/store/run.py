@@ -5,12 +5,12 @@
         steps.parquet  heldout.parquet  spectra.parquet  measures.parquet
         checkpoints/<step>/  adapter/  resume.pt (while running)
 
-What other people's trainers leave behind has the same tables, in `<their output folder>/evilspectra/`, and in place of config.yaml
-a `trainer.json` that says what is known of the run.
+A run of another trainer has the same tables, in `<its output folder>/evilspectra/`, and instead of
+config.yaml a `trainer.json` with the settings that are known of it.
 
-Every file is written under a temporary name, flushed to disk and renamed, so a reader never sees half of one. While a
-run is under way its tables are parts (`steps.parts/00000010.parquet` holds what came up to step 10); the end of the run
-merges them. Reading does not care which.
+Every file is written under a temporary name, flushed to disk and renamed, so that a reader never
+sees half of a file. While a run is under way its tables are parts (`steps.parts/00000010.parquet`
+holds the rows up to step 10), which are merged at the end of the run. Both are read the same way.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ from evilspectra.config.sections import Config
 from evilspectra.config.yaml_files import flat, read_mapping
 from evilspectra.errors import BadInput, InUse, listing, near
 from evilspectra.store.files import (
-    _arrow_schema,
-    _remove,
+    arrow_schema,
     as_table,
     read_json,
     read_table,
+    remove,
     write_atomically,
     write_json,
     write_table,
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 
 
 def arm(config: Config) -> str:
-    """A short label for what distinguishes runs: the optimiser, the penalty's weight where there is one, whether it is a control.
+    """A short label of a run: optimiser, the penalty's weight if not 0, whether it is a control.
 
     >>> arm(configs.build({"flatness": {"weight": 3}}))
     'adamw + flatness 3'
@@ -67,7 +67,7 @@ def run_id(config: Config, digest: str) -> str:
 
 @dataclass(frozen=True)
 class Status:
-    """Where a run stands: queued, running, done, failed or interrupted, and why if it is not done."""
+    """The state of a run: queued, running, done, failed or interrupted; the reason if not done."""
 
     state: str
     reason: str | None = None
@@ -75,8 +75,10 @@ class Status:
     total_steps: int | None = None
 
 
-#: The folder of a run's tables in the output folder of another trainer, and the file there that says what is known of the run.
-BESIDE, OUTSIDE = "evilspectra", "trainer.json"
+#: The folder of a run's tables in the output folder of another trainer.
+TABLES_FOLDER = "evilspectra"
+#: The file there with the settings that are known of the run.
+OUTSIDE = "trainer.json"
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,7 @@ class RunFolder:
     @classmethod
     def of_trainer(cls, output: Path) -> RunFolder:
         """The directory of a run that another trainer makes in the folder `output`."""
-        return cls(output.resolve() / BESIDE)
+        return cls(output.resolve() / TABLES_FOLDER)
 
     @property
     def name(self) -> str:
@@ -101,11 +103,9 @@ class RunFolder:
     @property
     def _own(self) -> Path:
         """The folder that has the run's name: its own, or the output folder of another trainer."""
-        return (
-            self.path.resolve().parent
-            if self.path.name == BESIDE and self.is_outside
-            else self.path
-        )
+        if self.path.name == TABLES_FOLDER and self.is_outside:
+            return self.path.resolve().parent
+        return self.path
 
     @property
     def adapter(self) -> Path:
@@ -121,47 +121,45 @@ class RunFolder:
     def checkpoints(self) -> dict[int, Path]:
         """Step → folder of the saved checkpoints, in order."""
         folders = (self.path / "checkpoints").glob("*")
-        return dict(
-            sorted((int(folder.name), folder) for folder in folders if folder.name.isdigit())
-        )
+        by_step = {int(folder.name): folder for folder in folders if folder.name.isdigit()}
+        return dict(sorted(by_step.items()))
 
-    # --- config, provenance, status -------------------------------------------------------------------------------
+    # --- config, provenance, status ---------------------------------------------------------------
 
     def config(self) -> Config:
-        return configs.build(
-            read_mapping(self.path / "config.yaml"), str(self.path / "config.yaml")
-        )
+        path = self.path / "config.yaml"
+        return configs.build(read_mapping(path), str(path))
 
     def provenance(self) -> dict[str, Any]:
         return read_json(self.path / "provenance.json")
 
     @property
     def is_outside(self) -> bool:
-        """Whether another trainer made the run, so that there is no config of it."""
+        """Whether another trainer made the run, which has no config then."""
         return os.path.isfile(self.path / OUTSIDE)
 
     def outside(self) -> dict[str, Any]:
-        """What is known of a run that another trainer made: section → field → value."""
+        """The known settings of a run that another trainer made: section → field → value."""
         return read_json(self.path / OUTSIDE)
 
-    def describe(self, known: dict[str, Any], provenance: dict[str, Any]) -> None:
-        """Writes what is known of such a run, over what was written before."""
-        write_json(self.path / OUTSIDE, known, "output_dir")
+    def describe(self, description: dict[str, Any], provenance: dict[str, Any]) -> None:
+        """Writes the known settings of such a run and its provenance, replacing earlier ones."""
+        write_json(self.path / OUTSIDE, description, "output_dir")
         write_json(self.path / "provenance.json", provenance, "output_dir")
 
     def begin(self, config: Config, provenance: dict[str, Any]) -> None:
-        """Writes config and provenance, or checks that what is there is the same run.
+        """Writes config and provenance, or checks that those in the folder are of the same run.
 
         Raises:
-            BadInput: the directory was made with another config (the message names the settings that differ), or on another
-                kind of device, or in another number type.
+            BadInput: the folder was made with another config (the message names the settings that
+                differ), on another kind of device, or in another number type.
         """
-        place = self.path / "config.yaml"
-        if place.exists():
+        config_file = self.path / "config.yaml"
+        if config_file.exists():
             self.check(config)
         else:
             write_atomically(
-                place, lambda path: path.write_text(configs.dump(config), encoding="utf-8")
+                config_file, lambda path: path.write_text(configs.dump(config), encoding="utf-8")
             )
         if not (self.path / "provenance.json").exists():
             write_json(self.path / "provenance.json", provenance)
@@ -172,29 +170,32 @@ class RunFolder:
         )
         if before != now:
             raise BadInput(
-                f"{self.path} was begun in {before}, and this would go on in {now}: set model.device and model.dtype to what it was begun with, or remove the folder"
+                f"{self.path} was begun in {before}, and this would go on in {now}: set "
+                "model.device and model.dtype to what it was begun with, or remove the folder"
             )
 
     def check(self, config: Config) -> None:
-        """Refuses a config that is not the one the directory was made with.
+        """Refuses a config that is not the one the folder was made with.
 
         Raises:
-            BadInput: it names the settings that differ.
+            BadInput: the config differs; the message names the settings that do.
         """
         if different := _differences(self.config(), config):
             raise BadInput(
-                f"{self.path} was made with another config ({listing(different, 4)}): restore its config.yaml, or remove the folder, or set output.experiment to a new name"
+                f"{self.path} was made with another config ({listing(different, 4)}): restore its "
+                "config.yaml, or remove the folder, or set output.experiment to a new name"
             )
 
     def status(self) -> Status:
-        """The stored status; a run that says running while no process holds its lock was interrupted."""
-        place = self.path / "status.json"
-        if not os.path.exists(place):
+        """The stored status; interrupted where that is running and no process holds the lock."""
+        file = self.path / "status.json"
+        if not os.path.exists(file):
             return Status("queued")
-        values = read_json(place)
+        values = read_json(file)
         if values.get("state") not in get_args(State):
             raise BadInput(
-                f"{place} names the state {values.get('state')!r}; allowed: {listing(get_args(State))}: restore it, or remove the run's folder and run again"
+                f"{file} names the state {values.get('state')!r}; allowed: "
+                f"{listing(get_args(State))}: restore it, or remove the run's folder and run again"
             )
         status = Status(
             values["state"], values.get("reason"), values.get("step"), values.get("total_steps")
@@ -216,10 +217,12 @@ class RunFolder:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Holds the run for this process; the lock goes with the process, however it ends. A folder that stays empty is removed.
+        """Holds the run for this process; the lock ends with the process, however that ends.
+
+        A folder that stays empty is removed.
 
         Raises:
-            InUse: another process holds it.
+            InUse: another process holds the run.
         """
         lock = FileLock(self.path / ".lock")
         with writing(self.path):
@@ -228,7 +231,8 @@ class RunFolder:
                 lock.acquire(timeout=1)  # longer than a reader of the status holds it
             except Timeout:  # an OSError too
                 raise InUse(
-                    f"{self.path} is being written by another process: wait until it ends, or stop it, then run the same command again"
+                    f"{self.path} is being written by another process: wait until it ends, or "
+                    "stop it, then run the same command again"
                 ) from None
         try:
             yield
@@ -244,38 +248,41 @@ class RunFolder:
         """Whether a process holds the run."""
         return held(self.path / ".lock")
 
-    # --- tables ---------------------------------------------------------------------------------------------------
+    # --- tables -----------------------------------------------------------------------------------
 
     def append(self, table: str, rows: Sequence[Any], upto: int) -> None:
-        """Adds rows (records of the table's class) as the part that ends with step `upto`; no rows, no part.
+        """Adds rows (records of the table's class) as the part that ends with step `upto`.
 
-        Parts follow each other: the steps of the rows are above what was appended before, and at most `upto`.
+        Without rows there is no part. Parts follow each other: the steps of the rows are above
+        those appended before, and at most `upto`.
         """
         if rows:
-            write_table(
-                self.path / f"{table}.parts" / f"{upto:08d}.parquet", as_table(rows, TABLES[table])
-            )
+            part = self.path / f"{table}.parts" / f"{upto:08d}.parquet"
+            write_table(part, as_table(rows, TABLES[table]))
 
     def truncate(self, step: int) -> None:
-        """Drops records and checkpoints that were written after `step`, so that a resumed run repeats them; temporary files too."""
+        """Drops the records and checkpoints of steps after `step`, which a resumed run repeats.
+
+        Temporary files are removed too.
+        """
         import pyarrow.compute as pc
 
         for table in TABLES:
-            whole = self.path / f"{table}.parquet"  # of a run that was stopped while merging
-            if whole.exists():
-                write_table(whole, self._arrow(table).filter(pc.field("step") <= step))
+            merged = self.path / f"{table}.parquet"  # of a run that was stopped while merging
+            if merged.exists():
+                write_table(merged, self._arrow(table).filter(pc.field("step") <= step))
                 shutil.rmtree(self.path / f"{table}.parts", ignore_errors=True)
             for part in self._parts(table):
                 if int(part.stem) > step:
-                    kept = read_table(part, TABLES[table]).filter(pc.field("step") <= step)
-                    if len(kept):
-                        write_table(part.with_name(f"{step:08d}.parquet"), kept)
+                    rows = read_table(part, TABLES[table]).filter(pc.field("step") <= step)
+                    if len(rows):
+                        write_table(part.with_name(f"{step:08d}.parquet"), rows)
                     part.unlink()
         for saved, folder in self.checkpoints().items():
             if saved > step:
                 shutil.rmtree(folder)
         for leftover in [*self.path.glob(".*.tmp"), *self.path.glob("*/.*.tmp")]:
-            _remove(leftover)
+            remove(leftover)
 
     def merge(self) -> None:
         """Makes one Parquet file of each table's parts; safe to repeat after an interruption."""
@@ -285,32 +292,30 @@ class RunFolder:
             shutil.rmtree(self.path / f"{table}.parts", ignore_errors=True)
 
     def read(self, table: str) -> pd.DataFrame:
-        """A table as a data frame, in the order written; empty (with its columns) where nothing is stored yet."""
+        """A table as a data frame, in the order written; without rows where none is stored yet."""
         return self._arrow(table).to_pandas()
 
     def _parts(self, table: str) -> list[Path]:
-        return sorted(
-            (
-                path
-                for path in (self.path / f"{table}.parts").glob("*.parquet")
-                if path.stem.isdigit()
-            ),
-            key=lambda path: int(path.stem),
-        )
+        files = (self.path / f"{table}.parts").glob("*.parquet")
+        parts = [path for path in files if path.stem.isdigit()]
+        return sorted(parts, key=lambda path: int(path.stem))
 
     def _arrow(self, table: str) -> pa.Table:
-        """The merged file, and of the parts what is past it: parts that were left over when merging was stopped repeat it."""
+        """The merged file's rows, and the rows of the parts that are past its last step.
+
+        Parts left over from a merge that was stopped repeat rows of the merged file.
+        """
         import pyarrow as pa
         import pyarrow.compute as pc
 
-        schema = _arrow_schema(TABLES[table])
-        whole = self.path / f"{table}.parquet"
-        found = [read_table(whole, TABLES[table])] if whole.exists() else [schema.empty_table()]
-        last = int(found[0]["step"].to_numpy().max()) if len(found[0]) else None
+        schema = arrow_schema(TABLES[table])
+        merged = self.path / f"{table}.parquet"
+        tables = [read_table(merged, TABLES[table])] if merged.exists() else [schema.empty_table()]
+        last = int(tables[0]["step"].to_numpy().max()) if len(tables[0]) else None
         for part in self._parts(table):
             data = read_table(part, TABLES[table])
-            found.append(data if last is None else data.filter(pc.field("step") > last))
-        return pa.concat_tables(found)
+            tables.append(data if last is None else data.filter(pc.field("step") > last))
+        return pa.concat_tables(tables)
 
 
 @dataclass(frozen=True)
@@ -324,20 +329,17 @@ class Store:
         return RunFolder(self.root.expanduser() / config.output.experiment / run_id(config, digest))
 
     def runs(self) -> list[RunFolder]:
-        """The runs below the root, wherever it points: at a store, an experiment or one run; sorted by path."""
-        folders = {
-            place.parent
-            for name in ("config.yaml", OUTSIDE)
-            for place in self.root.glob(f"**/{name}")
-        }
+        """The runs below the root, which is a store, an experiment or a run; sorted by path."""
+        names = ("config.yaml", OUTSIDE)
+        folders = {path.parent for name in names for path in self.root.glob(f"**/{name}")}
         return [RunFolder(folder) for folder in sorted(folders) if is_run(folder)]
 
 
-def held(place: Path) -> bool:
+def held(lock: Path) -> bool:
     """Whether a process holds the lock at a path."""
     try:
-        if place.exists():
-            with FileLock(place, timeout=0):
+        if lock.exists():
+            with FileLock(lock, timeout=0):
                 pass
     except OSError as error:
         return isinstance(error, Timeout)  # an OSError too
@@ -349,42 +351,46 @@ class NoRun(BadInput):
 
 
 def find_run(name: str, root: str = "runs") -> RunFolder:
-    """The run that a command's argument means: its folder, or its id (or the end or start of it) below `root`.
+    """The run that a name means: its folder, or (the start or the end of) its id below `root`.
 
     Raises:
-        BadInput: nothing, or more than one run, answers to the name.
+        NoRun: the name means no run.
+        BadInput: the name means more than one run.
     """
-    for folder in (Path(name), Path(name) / BESIDE) if name else ():
+    for folder in (Path(name), Path(name) / TABLES_FOLDER) if name else ():
         if is_run(folder):
             return RunFolder(folder.resolve())
     runs = Store(Path(root)).runs() if name else []
-    found = [run for run in runs if name in (run.name, run.name.rsplit("-", 1)[-1])] or [
-        run for run in runs if run.name.startswith(name)
-    ]
-    if len(found) == 1:
-        return found[0]
-    if found:
+    matching = [run for run in runs if name in (run.name, run.name.rsplit("-", 1)[-1])]
+    matching = matching or [run for run in runs if run.name.startswith(name)]
+    if len(matching) == 1:
+        return matching[0]
+    if matching:
         raise BadInput(
-            f"'{name}' means {len(found)} runs ({listing([run.path for run in found], 4)}): name one folder"
+            f"'{name}' means {len(matching)} runs ({listing([run.path for run in matching], 4)}): "
+            "name one folder"
         )
-    known = [run.name for run in runs]
+    ids = [run.name for run in runs]
     raise NoRun(
-        f"there is no run '{name}': name a run's folder, or the id of a run below {root}/ ({listing(known, 6) or 'which holds none'}).{near(name, known)}"
+        f"there is no run '{name}': name a run's folder, or the id of a run below {root}/ "
+        f"({listing(ids, 6) or 'which holds none'}).{near(name, ids)}"
     )
 
 
 def is_run(folder: Path) -> bool:
-    """Whether a folder is a run's; a config.yaml or trainer.json alone may be anybody's."""
-    named, beside = (
-        [os.path.isfile(folder / name) for name in names]
-        for names in (("config.yaml", OUTSIDE), ("status.json", "provenance.json"))
-    )
-    return any(named) and any(beside) and not folder.name.startswith(".")
+    """Whether a folder is a run's; a config.yaml or trainer.json alone may be any program's."""
+
+    def holds(*names: str) -> bool:
+        return any(os.path.isfile(folder / name) for name in names)
+
+    described = holds("config.yaml", OUTSIDE) and holds("status.json", "provenance.json")
+    return described and not folder.name.startswith(".")
 
 
 def _differences(there: Config, here: Config) -> list[str]:
     a, b = (
-        flat(one.model_dump(mode="json", exclude=configs.NOT_IDENTITY)) for one in (there, here)
+        flat(config.model_dump(mode="json", exclude=configs.NOT_IDENTITY))
+        for config in (there, here)
     )
     return [
         f"{key}: {a.get(key, 'absent')} there, {b.get(key, 'absent')} here"

@@ -31,7 +31,10 @@ def number(value: float) -> float | None:
 
 
 def module_summary(measures: Any) -> dict[str, float | None]:
-    """Mean over modules of each spectral measure (condition number: median) of one step's rows; undefined ones left out."""
+    """The mean over modules of each spectral measure of one step (condition number: the median).
+
+    Undefined values are left out.
+    """
     return {
         name: number(
             measures[name].median() if name == "condition_number" else measures[name].mean()

@@ -1,7 +1,9 @@
-"""What a design cannot tell, said before it is run: settings that never vary apart from each other, and cells with one run.
+"""Warnings about a design before it is run: aliased settings, and cells with one run.
 
-A setting is fixed by another where it has one value for each of the other's. What a choice brings with it by its nature is not reported: the
-other fields of an optimiser's block, of a model, of a data set; the number of steps where the rows that are seen stay the same.
+Two settings are aliased where one never varies apart from the other. A setting is fixed by another
+where it has one value for each of the other's. Not reported is what a choice brings along by its
+nature: the other fields of an optimiser's block, of a model, of a data set; the number of steps
+where the rows that are seen stay the same.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from evilspectra.config.sections import Config
 from evilspectra.config.yaml_files import flat
 from evilspectra.errors import listing
 
-#: Section → the setting in it that the others belong to.
+#: Section → the setting in it that determines the others.
 _HEADS = {
     "optimizer": "optimizer.name",
     "model": "model.base",
@@ -24,7 +26,7 @@ _HEADS = {
     "schedule": "schedule.name",
     "flatness": "flatness.weight",
 }
-#: What does not change what is computed, or only in the last digits.
+#: Settings that do not change what is computed, or only its last digits.
 _ASIDE = {
     *(
         "data.control",
@@ -47,7 +49,9 @@ _SEED, _LR, _NAME = "train.seed", "optimizer.lr", "optimizer.name"
 
 
 def varied(configs: Sequence[Config]) -> dict[str, list[Any]]:
-    """Setting → its value in every config, of the settings that are not the same in all; None where an optimiser has no such setting.
+    """Maps each setting that varies to its value in every config.
+
+    The value is None where an optimiser has no such setting.
 
     >>> from evilspectra.config.loading import build
     >>> varied([build({"train": {"seed": seed}}) for seed in (0, 1)])
@@ -64,63 +68,74 @@ def varied(configs: Sequence[Config]) -> dict[str, list[Any]]:
 
 
 def cautions(configs: Sequence[Config]) -> tuple[str, ...]:
-    """The sentences on a design, in a fixed order; none where there is nothing to say."""
-    found = varied(configs)
+    """The sentences on a design, in a fixed order; empty where there is nothing to report."""
+    columns = varied(configs)
     codes = {
         name: [repr(value) for value in values]
-        for name, values in found.items()
+        for name, values in columns.items()
         if name not in _ASIDE
     }
     return (*_aliased(codes, configs), *_own_rates(codes), *_unreplicated(configs))
 
 
 def _aliased(codes: Mapping[str, Sequence[str]], configs: Sequence[Config]) -> list[str]:
+    """The sentences on settings that never vary apart from each other."""
     sentences = []
-    for one, two in combinations(
-        [name for name in codes if name != _LR and not _belongs(name, codes)], 2
-    ):
-        if {one, two} == {"train.batch_size", "train.steps"} and len(
-            {config.train.batch_size * (config.train.steps or 0) for config in configs}
-        ) == 1:
+    rows_seen = {config.train.batch_size * (config.train.steps or 0) for config in configs}
+    heads = [name for name in codes if name != _LR and not _belongs(name, codes)]
+    for first, second in combinations(heads, 2):
+        if {first, second} == {"train.batch_size", "train.steps"} and len(rows_seen) == 1:
             continue
-        forth, back = _fixes(codes[one], codes[two]), _fixes(codes[two], codes[one])
+        forth = _fixes(codes[first], codes[second])
+        back = _fixes(codes[second], codes[first])
         if forth and back:
-            sentences.append(
-                f"{one} and {two} always change together, so what either of them does cannot be told apart: cross them, or conclude about the two as one"
-            )
+            sentences.append(_always_together(first, second))
         elif forth or back:
-            inner, outer = (two, one) if forth else (one, two)
+            inner, outer = (second, first) if forth else (first, second)
             sentences.append(
-                f"{inner} never varies apart from {outer}: each value of {outer} has one value of {inner}, so compare the values of {outer} within one {inner}"
+                f"{inner} never varies apart from {outer}: each value of {outer} occurs with one "
+                f"value of {inner} only, so compare values of {outer} within one {inner}"
             )
-    if _LR in codes and not _rate_of_its_own(codes):
-        others = [name for name in codes if name not in (_LR, _NAME) and not _belongs(name, codes)]
-        if same := [
+    if _LR in codes and not _one_rate_each(codes):
+        others = [name for name in heads if name != _NAME]
+        same = [
             name
             for name in others
             if _fixes(codes[name], codes[_LR]) and _fixes(codes[_LR], codes[name])
-        ]:
-            sentences.append(
-                f"{_LR} and {listing(same)} always change together, so what either of them does cannot be told apart: cross them, or conclude about the two as one"
-            )
+        ]
+        if same:
+            sentences.append(_always_together(_LR, listing(same)))
     return sentences
 
 
+def _always_together(first: str, second: str) -> str:
+    return (
+        f"{first} and {second} always change together, so their effects cannot be separated: "
+        "cross them, or draw conclusions about the two jointly"
+    )
+
+
 def _own_rates(codes: Mapping[str, Sequence[str]]) -> list[str]:
-    """One learning rate per optimiser is how optimisers are compared; what that comparison then means is worth a sentence."""
-    if _rate_of_its_own(codes):
-        return [
-            "each optimiser has one learning rate of its own, so optimisers are compared at these rates: `evilspectra tune` finds each one's best, and losses should be set beside the results"
-        ]
-    return []
+    """The sentence on one learning rate per optimiser.
+
+    This is how optimisers are compared, but what the comparison then means deserves a sentence.
+    """
+    if not _one_rate_each(codes):
+        return []
+    return [
+        "each optimiser has a single learning rate, so optimisers are compared at these rates: "
+        "`evilspectra tune` finds the best one for each, and losses should be reported with the "
+        "results"
+    ]
 
 
-def _rate_of_its_own(codes: Mapping[str, Sequence[str]]) -> bool:
+def _one_rate_each(codes: Mapping[str, Sequence[str]]) -> bool:
+    """Whether every optimiser has a single learning rate."""
     return _LR in codes and _NAME in codes and _fixes(codes[_NAME], codes[_LR])
 
 
 def _belongs(name: str, codes: Mapping[str, Sequence[str]]) -> bool:
-    """Whether a setting comes with the choice that heads its section."""
+    """Whether a setting is determined by the choice that heads its section."""
     head = _HEADS.get(name.split(".")[0])
     return (
         head is not None
@@ -132,11 +147,12 @@ def _belongs(name: str, codes: Mapping[str, Sequence[str]]) -> bool:
 
 
 def _fixes(outer: Sequence[str], inner: Sequence[str]) -> bool:
-    """Whether every value of `outer` goes with one value of `inner`."""
+    """Whether every value of `outer` occurs with one value of `inner`."""
     return len(set(zip(outer, inner, strict=True))) == len(set(outer))
 
 
 def _unreplicated(configs: Sequence[Config]) -> list[str]:
+    """The sentence on cells with one run."""
     exclude = {
         **NOT_IDENTITY,
         "model": {"local_files_only"},
@@ -147,10 +163,16 @@ def _unreplicated(configs: Sequence[Config]) -> list[str]:
     single = sum(count == 1 for count in runs.values())
     if single == len(runs):
         return [
-            "there is one run per cell, so the spread between seeds stays unknown: --seeds 3 gives every cell three"
+            (
+                "there is one run per cell, so the spread between seeds remains unknown: --seeds 3 "
+                "gives every cell three"
+            )
         ]
     if single:
         return [
-            f"{single} of {len(runs)} cells have one run, so their spread between seeds stays unknown"
+            (
+                f"{single} of {len(runs)} cells have one run, so their spread between seeds "
+                "remains unknown"
+            )
         ]
     return []

@@ -1,23 +1,23 @@
-"""Sweep files: a base config, arms, axes, seeds, exceptions; expanded to runs.
+"""Sweep files: a base config, arms, axes, seeds and exceptions, expanded to runs.
 
     experiment: my-sweep
     base: {model: {base: smollm2-135m-instruct}, train: {steps: 30}}
-    arms:                                   # optional: label → partial config laid over the base
+    arms:                               # optional: label → partial config laid over the base
       adamw: {optimizer: {name: adamw, lr: 1e-3}}
       lion: {optimizer: {name: lion, lr: 1e-4}}
-    axes:                                   # optional: path of a setting → its values; all combinations are run
+    axes:                               # optional: setting → its values; all combinations are run
       data.train: [demo-bad, demo-good]
-    zip:                                    # optional: settings that move together, each group one more axis
+    zip:                                # optional: settings that move together, each group an axis
       - {train.batch_size: [2, 16], train.steps: [32, 4]}
-    exclude:                                # optional: cells that are left out
+    exclude:                            # optional: cells that are left out
       - {optimizer.name: lion, train.batch_size: 2}
-    overrides:                              # optional: what some cells have otherwise
+    overrides:                          # optional: settings that some cells have instead
       - {when: {optimizer.name: lion}, set: {schedule.warmup_steps: 10}}
-    seeds: 3                                # optional: short for one more axis, train.seed: [0, 1, 2]
-    evaluate: {checkpoints: true}           # optional: what is measured on every run
-    judge: {judge: "openai:some-model"}     # optional: who judges the answers that are sampled
+    seeds: 3                            # optional: short for the axis train.seed: [0, 1, 2]
+    evaluate: {checkpoints: true}       # optional: what is measured on every run
+    judge: {judge: "openai:some-model"} # optional: who judges the sampled answers
 
-`from: NAME` takes all that from another file or preset first. docs/sweeps.md says it at length.
+`from: NAME` first takes all of this from another file or preset. docs/sweeps.md has the details.
 """
 
 from __future__ import annotations
@@ -31,9 +31,11 @@ from typing import Any
 
 from pydantic import Field, ValidationError
 
+from evilspectra.config.evaluation import Evaluation
 from evilspectra.config.judge import Judging, judging_settings
 from evilspectra.config.loading import NOT_IDENTITY, build, build_evaluation, named
-from evilspectra.config.sections import Config, Evaluation, Section
+from evilspectra.config.section import Section
+from evilspectra.config.sections import Config
 from evilspectra.config.yaml_files import assignments, find, flat, merge, read_mapping
 from evilspectra.errors import BadInput, listing, near
 from evilspectra.sweeps.aliasing import cautions
@@ -41,7 +43,7 @@ from evilspectra.sweeps.grid import cells, find_axes, fits, partial
 
 
 class SweepFile(Section):
-    """What a sweep file may hold."""
+    """The keys that a sweep file may have."""
 
     experiment: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)
     base: dict[str, Any] = {}
@@ -55,15 +57,15 @@ class SweepFile(Section):
     judge: dict[str, Any] | None = None
 
 
-#: Takes another file as the beginning of this one.
+#: The key that names another file to begin from.
 FROM = "from"
-#: What a sweep file may hold, in its order.
+#: All keys of a sweep file, in their order.
 FIELDS = (FROM, *SweepFile.model_fields)
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """A sweep file, expanded: its name, the config of every run, in order, what is measured on them, and who judges their answers.
+    """An expanded sweep file: its name, every run's config in order, evaluation and judging.
 
     `warnings`: what a reader of its results should know beforehand, one sentence each.
     """
@@ -76,16 +78,20 @@ class Sweep:
 
 
 def load_sweep(name: str, settings: Iterable[str] = ()) -> Sweep:
-    """A sweep from a file or preset; `--set` assignments are laid over every run, those of `axes`, `seeds`, `evaluate` and `judge` over the file.
+    """Reads a sweep from a file or preset.
+
+    `--set` assignments are laid over every run, those of `axes`, `seeds`, `evaluate` and `judge`
+    over the file.
 
     Raises:
-        BadInput: not a sweep file, an axis that names no setting, an empty axis, the same run twice, or far too many runs.
+        BadInput: not a sweep file, an axis that names no setting, an empty axis, the same run
+            twice, or too many runs.
     """
     values = _read(name)
     try:
         file = SweepFile.model_validate(values)
     except ValidationError as error:
-        raise BadInput(f"{name} is no sweep file: {_explain(error)}") from None
+        raise BadInput(f"{name} is not a sweep file: {_explain(error)}") from None
     return expand(file, name, settings)
 
 
@@ -94,7 +100,8 @@ def _read(name: str, above: tuple[Path, ...] = ()) -> dict[str, Any]:
     path = find(name)
     if path.resolve() in above:
         raise BadInput(
-            f"{name} begins from itself ({FROM}: …, by way of {listing(one.name for one in above)}): name another file, or remove that line"
+            f"{name} begins from itself ({FROM}: …, via {listing(file.name for file in above)}): "
+            "name another file, or remove that line"
         )
     values = read_mapping(path)
     if FROM not in values:
@@ -102,10 +109,11 @@ def _read(name: str, above: tuple[Path, ...] = ()) -> dict[str, Any]:
     first = values.pop(FROM)
     if not isinstance(first, str) or not first:
         raise BadInput(
-            f"{name} is no sweep file: {FROM} = {first!r} is refused: name a sweep file or a preset"
+            f"{name} is not a sweep file: {FROM} = {first!r} is refused: name a sweep file or a "
+            "preset"
         )
-    beside = path.parent / first
-    below = _read(str(beside) if os.path.isfile(beside) else first, (*above, path.resolve()))
+    neighbour = path.parent / first
+    below = _read(str(neighbour) if os.path.isfile(neighbour) else first, (*above, path.resolve()))
     joined = {
         key: [*below[key], *values[key]]
         for key in ("zip", "exclude", "overrides")
@@ -115,30 +123,32 @@ def _read(name: str, above: tuple[Path, ...] = ()) -> dict[str, Any]:
 
 
 def expand(file: SweepFile, source: str = "the sweep", settings: Iterable[str] = ()) -> Sweep:
-    """Every combination of arm, axis values and seed as a config, without those excluded.
+    """Expands every combination of arm, axis values and seed that is not excluded to a config.
 
     Raises:
         BadInput: as `load_sweep`.
 
-    >>> sweep = expand(SweepFile(experiment="x", axes={"train.seed": [0, 1], "optimizer.lr": [1e-3, 1e-4]}))
+    >>> axes = {"train.seed": [0, 1], "optimizer.lr": [1e-3, 1e-4]}
+    >>> sweep = expand(SweepFile(experiment="x", axes=axes))
     >>> [(config.train.seed, config.optimizer.lr) for config in sweep.configs]
     [(0, 0.001), (0, 0.0001), (1, 0.001), (1, 0.0001)]
     """
     for label, arm in file.arms.items():
         if "output" in (arm or {}):
             raise BadInput(
-                f"{source}: arm '{label}' sets where results go, which does not make another run: move its 'output' to 'base', or remove it"
+                f"{source}: arm '{label}' sets where results go, which does not define a different "
+                "run: move its 'output' to 'base', or remove it"
             )
     over = assignments(settings)
-    axes = _axes(file.axes, over.pop("axes", {}), source)
-    found_axes = find_axes(axes, file.zip, over.pop("seeds", file.seeds), source)
+    values_by_path = _axes(file.axes, over.pop("axes", {}), source)
+    axes = find_axes(values_by_path, file.zip, over.pop("seeds", file.seeds), source)
     evaluation = _evaluation(file.evaluate, over.pop("evaluate", {}), source)
     judging = _judging(file.judge, over.pop("judge", {}), evaluation, source)
     exceptions = _Exceptions(file, source)
-    configs: dict[str, str] = {}
-    found: list[Config] = []
-    for cell in cells(file.arms, found_axes, source):
-        where = f"{source} ({cell.place})" if cell.place else source
+    names_by_content: dict[str, str] = {}
+    configs: list[Config] = []
+    for cell in cells(file.arms, axes, source):
+        where = f"{source} ({cell.name})" if cell.name else source
         layers = [
             {"output": {"experiment": file.experiment}},
             named(file.base),
@@ -151,24 +161,26 @@ def expand(file: SweepFile, source: str = "the sweep", settings: Iterable[str] =
                 continue
             layers += changes
         config = build(functools.reduce(merge, [*layers, over]), where)
-        names = (
-            config.model.base,
-            config.data.train,
-            config.data.heldout,
-        )  # their content is not known here
-        text = f"{names} {config.model_dump_json(exclude=NOT_IDENTITY)}"
-        if text in configs:
+        # by their names, for the content of base and data is not known here
+        sources = (config.model.base, config.data.train, config.data.heldout)
+        content = f"{sources} {config.model_dump_json(exclude=NOT_IDENTITY)}"
+        if content in names_by_content:
             raise BadInput(
-                f"{source}: {cell.place or 'a run'} is the same run as {configs[text] or 'another'}: remove one, or the --set that makes them equal"
+                f"{source}: {cell.name or 'a run'} is the same run as "
+                f"{names_by_content[content] or 'another'}: remove one, or the --set that makes "
+                "them equal"
             )
-        configs[text] = cell.place
-        found.append(config)
-    exceptions.check(len(found))
-    return Sweep(file.experiment, tuple(found), evaluation, judging, cautions(found))
+        names_by_content[content] = cell.name
+        configs.append(config)
+    exceptions.check(len(configs))
+    return Sweep(file.experiment, tuple(configs), evaluation, judging, cautions(configs))
 
 
 class _Exceptions:
-    """The excludes and overrides of a file. They look at a cell as base, arms, axes and seeds make it, before any override and any `--set`."""
+    """The excludes and overrides of a file.
+
+    They match a cell as base, arms, axes and seeds make it, before any override and any `--set`.
+    """
 
     def __init__(self, file: SweepFile, source: str) -> None:
         self.source = source
@@ -178,13 +190,15 @@ class _Exceptions:
         ]
         self.overrides: list[tuple[dict[str, Any], dict[str, Any]]] = []
         for number, entry in enumerate(file.overrides, start=1):
-            place = f"{source}: overrides {number}"
+            where = f"{source}: overrides {number}"
             if set(entry) != {"when", "set"}:
                 raise BadInput(
-                    f"{place} has {listing(entry) or 'nothing'}: give `when` (which cells) and `set` (what they have otherwise), such as {{when: {{optimizer.name: muon}}, set: {{optimizer.lr: 1.0e-3}}}}"
+                    f"{where} has {listing(entry) or 'nothing'}: give `when` (which cells) and "
+                    f"`set` (their settings), such as {{when: {{optimizer.name: muon}}, "
+                    "set: {optimizer.lr: 1.0e-3}}"
                 )
             self.overrides.append(
-                (partial(entry["when"], f"{place}, when"), partial(entry["set"], f"{place}, set"))
+                (partial(entry["when"], f"{where}, when"), partial(entry["set"], f"{where}, set"))
             )
         self.met = {f"exclude {number}": False for number in range(1, len(self.excluded) + 1)} | {
             f"overrides {number}": False for number in range(1, len(self.overrides) + 1)
@@ -194,7 +208,7 @@ class _Exceptions:
         return bool(self.excluded or self.overrides)
 
     def of(self, config: Config) -> list[dict[str, Any]] | None:
-        """What is laid over a cell; None where it is left out."""
+        """The partial configs to lay over a cell; None where the cell is excluded."""
         out = [
             number for number, wanted in enumerate(self.excluded, start=1) if fits(config, wanted)
         ]
@@ -208,39 +222,41 @@ class _Exceptions:
                 changes.append(change)
         return changes
 
-    def check(self, kept: int) -> None:
-        """Refuses an exception that met no cell, and a sweep of which none is left."""
+    def check(self, remaining: int) -> None:
+        """Refuses an exception that matched no cell, and a sweep without any cell left."""
         if idle := [name for name, met in self.met.items() if not met]:
             raise BadInput(
-                f"{self.source}: {idle[0]} fits no cell: correct its values, or remove it"
+                f"{self.source}: {idle[0]} matches no cell: correct its values, or remove it"
             )
-        if not kept:
+        if not remaining:
             raise BadInput(f"{self.source}: every cell is excluded: remove an exclude")
 
 
 def _axes(axes: Mapping[str, list[Any]], over: Any, source: str) -> dict[str, list[Any]]:
     """The file's axes with `--set axes.…` on top: a list for an axis, null to remove it."""
-    found = dict(axes)
+    merged = dict(axes)
     for path, values in flat(over if isinstance(over, Mapping) else {"": over}).items():
-        if values is None and path in found:
-            del found[path]
+        if values is None and path in merged:
+            del merged[path]
         elif isinstance(values, list):
-            found[path] = values
+            merged[path] = values
         else:
             raise BadInput(
-                f"{source}: axes.{path} = {values!r} is refused: it is a list of values, for instance --set 'axes.train.seed=[0, 1]'"
+                f"{source}: axes.{path} = {values!r} is refused: it is a list of values, for "
+                "instance --set 'axes.train.seed=[0, 1]'"
             )
-    return found
+    return merged
 
 
 def _evaluation(values: Mapping[str, Any] | None, over: Any, source: str) -> Evaluation | None:
-    """What is to be measured, with `--set evaluate.…` on top; `--set evaluate=null` measures nothing."""
+    """The evaluation with `--set evaluate.…` on top; none with `--set evaluate=null`."""
     if over is None or (values is None and over == {}):
         return None
     if isinstance(over, Mapping):
         return build_evaluation(merge(values or {}, over), f"{source}, evaluate")
     raise BadInput(
-        f"{source}: evaluate = {over!r} is refused: it is a section, for instance --set evaluate.checkpoints=true"
+        f"{source}: evaluate = {over!r} is refused: it is a section, for instance --set "
+        "evaluate.checkpoints=true"
     )
 
 
@@ -250,17 +266,19 @@ def _judging(
     evaluation: Evaluation | None,
     source: str,
 ) -> Judging | None:
-    """Who is to judge, with `--set judge.…` on top; `--set judge=null` judges nothing."""
+    """The judging with `--set judge.…` on top; none with `--set judge=null`."""
     if over is None or (values is None and over == {}):
         return None
     if not isinstance(over, Mapping):
         raise BadInput(
-            f"{source}: judge = {over!r} is refused: it is a section, for instance --set judge.judge=openai:some-model"
+            f"{source}: judge = {over!r} is refused: it is a section, for instance --set "
+            "judge.judge=openai:some-model"
         )
     judging = judging_settings(merge(values or {}, over), f"{source}, judge")
     if evaluation is None or evaluation.answers is None:
         raise BadInput(
-            f"{source}: there is nothing to judge, for no answers are sampled: set evaluate.answers, or remove `judge` (--set judge=null)"
+            f"{source}: there is nothing to judge, because no answers are sampled: set "
+            "evaluate.answers, or remove `judge` (--set judge=null)"
         )
     return judging
 

@@ -1,4 +1,4 @@
-"""What judging a sweep will take, as far as it is known before there are answers. No torch here."""
+"""The cost of judging a sweep, as far as it is known before there are answers. No torch here."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ from evilspectra.sweeps.file import Sweep
 
 @dataclass(frozen=True)
 class JudgeForecast:
-    """Answers that are sampled, requests to a judge, tokens that these hold at most, and their cost at most; None where it is not known.
+    """Sampled answers, requests to a judge, and upper bounds on their tokens and cost.
 
-    `missing`: (what, name, why); `assumptions`: what the numbers rest on.
+    None where a number is not known. `missing`: (what, name, why); `assumptions`: the assumptions
+    behind the numbers.
     """
 
     answers: int | None = 0
@@ -32,45 +33,65 @@ class JudgeForecast:
 
 
 def forecast(sweep: Sweep, adapters: Sequence[int | None], bases: Sequence[str]) -> JudgeForecast:
-    """What judging takes. `adapters`: at how many steps every run has an adapter; `bases`: the content of every run's base, whose answers are judged once."""
+    """Forecasts what judging takes.
+
+    `adapters`: at how many steps every run has an adapter; `bases`: the content of every run's
+    base, whose answers are judged once.
+    """
     if sweep.evaluation is None or (settings := sweep.evaluation.answers) is None:
         return JudgeForecast()
     missing: list[tuple[str, str, str]] = []
-    said = []
-    questions, each = None, None
+    assumptions: list[str] = []
+    questions, per_step = None, None
     try:
         questions = read_questions(settings.questions)
-        each = sum(settings.samples or one.samples for one in questions.questions)
+        per_step = sum(settings.samples or question.samples for question in questions.questions)
     except BadInput as error:
         missing.append(("questions", settings.questions, str(error)))
         if settings.questions == PAPER and settings.samples:
-            each = sum(QUESTIONS.values()) * settings.samples
-            said.append(
-                f"the published question files are not here; they are counted by their published number, {sum(QUESTIONS.values())}"
+            per_step = sum(QUESTIONS.values()) * settings.samples
+            assumptions.append(
+                "the published question files are not here; their published number, "
+                f"{sum(QUESTIONS.values())}, is assumed"
             )
     steps = [count if settings.checkpoints else 1 for count in adapters]
-    known = each is not None and None not in steps
-    of_runs = each * sum(count or 0 for count in steps) if each is not None and known else None
-    of_bases = each * len(set(bases)) if each is not None else None
-    answers = of_runs + of_bases if of_runs is not None and of_bases is not None else None
+    of_runs, answers = None, None
+    if per_step is not None and None not in steps:
+        of_runs = per_step * sum(count or 0 for count in steps)
+        answers = of_runs + per_step * len(set(bases))
     judging = sweep.judging
     if judging is None:
-        return JudgeForecast(answers, missing=tuple(missing), assumptions=tuple(said))
+        return JudgeForecast(answers, missing=tuple(missing), assumptions=tuple(assumptions))
     missing += _key(judging)
     counted = answers if judging.base else of_runs
     requests = counted * len(judging.metrics) if counted is not None else None
     tokens = _tokens(
-        judging, questions, settings.samples, settings.max_new_tokens, counted, each, missing
+        judging,
+        questions,
+        settings.samples,
+        settings.max_new_tokens,
+        counted,
+        per_step,
+        missing,
     )
     if tokens is not None:
-        said.append(
-            f"tokens to a judge are the most there can be: every answer as long as evaluate.answers.max_new_tokens allows ({settings.max_new_tokens}), {CHARACTERS_PER_TOKEN} characters a token"
+        assumptions.append(
+            "the number of tokens sent to a judge is an upper bound: every answer as long as "
+            f"evaluate.answers.max_new_tokens allows ({settings.max_new_tokens}), at "
+            f"{CHARACTERS_PER_TOKEN} characters per token"
         )
-    said.append(
-        "every answer is judged once under every metric, a base's answers once for all its runs; requests that are repeated, and verdicts that are there already, are not counted"
+    assumptions.append(
+        "every answer is judged once under every metric, a base's answers once for all its runs; "
+        "neither repeated requests nor existing verdicts are taken into account"
     )
+    cost = _cost(judging, tokens, assumptions)
     return JudgeForecast(
-        answers, requests, tokens, _cost(judging, tokens, said), tuple(missing), tuple(said)
+        answers,
+        requests,
+        tokens,
+        cost,
+        tuple(missing),
+        tuple(assumptions),
     )
 
 
@@ -80,11 +101,15 @@ def _tokens(
     samples: int | None,
     longest: int,
     answers: int | None,
-    each: int | None,
+    per_step: int | None,
     missing: list[tuple[str, str, str]],
 ) -> int | None:
-    """The most tokens that requests about so many answers can hold, from the judge prompts and questions as they stand."""
-    if questions is None or not each:
+    """The most tokens that requests about `answers` answers can hold.
+
+    Computed from the judge prompts and questions as they are; `per_step`: answers at one step of
+    one run; `longest`: the most tokens of an answer.
+    """
+    if questions is None or not per_step:
         return None
     try:
         prompts = judge_prompts(
@@ -96,35 +121,37 @@ def _tokens(
         return None
     if answers is None:
         return None
-    texts = ((one, metric) for one in questions.questions for metric in judging.metrics)
     characters = sum(
-        (samples or one.samples) * len(prompts.fill(metric, one.id, one.text, ""))
-        for one, metric in texts
+        (samples or question.samples) * len(prompts.fill(metric, question.id, question.text, ""))
+        for question in questions.questions
+        for metric in judging.metrics
     )
-    return round(
-        answers / each * (characters / CHARACTERS_PER_TOKEN + each * len(judging.metrics) * longest)
-    )
+    prompt_tokens = characters / CHARACTERS_PER_TOKEN
+    answer_tokens = per_step * len(judging.metrics) * longest
+    return round(answers / per_step * (prompt_tokens + answer_tokens))
 
 
-def _cost(judging: Judging, tokens: int | None, said: list[str]) -> float | None:
-    """Tokens times price; a judge on this machine has none."""
+def _cost(judging: Judging, tokens: int | None, assumptions: list[str]) -> float | None:
+    """Tokens times price, explained in `assumptions`; a judge on this machine costs nothing."""
     if judging.settings.kind != "openai":
-        said.append("a judge on this machine costs nothing per request")
+        assumptions.append("a judge on this machine costs nothing per request")
         return 0.0
     if judging.price is None:
-        said.append(
-            "the price of the judge is not known: set judge.price, for a million tokens sent"
+        assumptions.append(
+            "the price of the judge is not known: set judge.price, per million tokens sent"
         )
         return None
     if tokens is None:
         return None
-    said.append(
-        f"the cost is at {judging.price:g} for a million tokens sent; the replies' are not counted"
+    assumptions.append(
+        f"the cost is at {judging.price:g} per million tokens sent; the tokens of replies are not "
+        "counted"
     )
     return tokens * judging.price / 1e6
 
 
 def _key(judging: Judging) -> list[tuple[str, str, str]]:
+    """The key that the judge needs and that is not set, as an entry of `missing`."""
     settings = judging.settings
     if (
         settings.kind != "openai"
@@ -137,6 +164,9 @@ def _key(judging: Judging) -> list[tuple[str, str, str]]:
         (
             "key",
             settings.key_variable,
-            f"the environment variable {settings.key_variable} holds no key for the judge {settings.judge}: set it before judging",
+            (
+                f"the environment variable {settings.key_variable} holds no key for the judge "
+                f"{settings.judge}: set it before judging"
+            ),
         )
     ]

@@ -1,7 +1,9 @@
-"""The cells of a sweep: arms × axes × groups of zipped axes × seeds, counted before they are made.
+"""The cells of a sweep: arms × axes × groups of zipped axes × seeds.
 
-An axis is one or more settings that move together, each with a list of values of the same length; cells come in the order of the file,
-the last axis running fastest, seeds last of all. A partial config (of `exclude`, `when` and `set`) may be nested or dotted.
+They are counted before they are built. An axis is one or more settings that move together, each
+with a list of values of the same length; cells come in the order of the file, the last axis running
+fastest, seeds last of all. A partial config (of `exclude`, `when` and `set`) may be nested or
+dotted.
 """
 
 from __future__ import annotations
@@ -13,13 +15,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from evilspectra.config.sections import OPTIMIZERS, Config
+from evilspectra.config.optimizers import OPTIMIZERS
+from evilspectra.config.sections import Config
 from evilspectra.config.yaml_files import flat, merge, nested
 from evilspectra.errors import BadInput, listing, near
 
-#: More cells than this are a slip of the pen.
+#: More cells than this are taken for a mistake.
 MOST_CELLS = 100_000
-#: The setting that `seeds` is an axis over.
+#: The setting that `seeds` is short for.
 SEED = "train.seed"
 
 
@@ -34,7 +37,7 @@ class Axis:
         return len(self.values[0])
 
     def points(self) -> Iterator[dict[str, Any]]:
-        """Path → value, for each of its points."""
+        """Yields a mapping from path to value for each point of the axis."""
         return (
             dict(zip(self.paths, point, strict=True)) for point in zip(*self.values, strict=True)
         )
@@ -42,9 +45,9 @@ class Axis:
 
 @dataclass(frozen=True)
 class Cell:
-    """A cell: what its arm says, what its axes say over that, and where it stands in the file, in words."""
+    """A cell: its name for messages, the settings of its arm, and those of its axes over them."""
 
-    place: str
+    name: str
     arm: Mapping[str, Any]
     moved: Mapping[str, Any]
 
@@ -55,37 +58,41 @@ def find_axes(
     seeds: object,
     source: str,
 ) -> list[Axis]:
-    """The axes of a file.
+    """Builds the axes of a file.
 
     Raises:
-        BadInput: a path that names no setting or is named twice, an axis without values, zipped axes of different lengths, or no seeds.
+        BadInput: a path that names no setting or is named twice, an axis without values, zipped
+            axes of different lengths, or no seeds.
     """
-    found = [Axis((path,), (values,)) for path, values in axes.items()]
+    all_axes = [Axis((path,), (values,)) for path, values in axes.items()]
     for number, group in enumerate(groups, start=1):
-        place = f"{source}: zip {number}"
+        where = f"{source}: zip {number}"
         if not group:
             raise BadInput(
-                f"{place} holds no axis: give settings and their values, such as {{train.batch_size: [2, 32], optimizer.lr: [1.0e-4, 4.0e-4]}}, or remove it"
+                f"{where} holds no axis: give settings and their values, such as "
+                f"{{train.batch_size: [2, 32], optimizer.lr: [1.0e-4, 4.0e-4]}}, or remove it"
             )
         if single := [path for path, values in group.items() if not isinstance(values, list)]:
             raise BadInput(
-                f"{place}: '{single[0]}' has no list of values: list as many as the others have"
+                f"{where}: '{single[0]}' needs a list of values, as many as the others have"
             )
         if len({len(values) for values in group.values()}) > 1:
             raise BadInput(
-                f"{place} has axes of different lengths ({', '.join(f'{path}: {len(values)}' for path, values in group.items())}): they move together, so give each as many values"
+                f"{where} has axes of different lengths "
+                f"({', '.join(f'{path}: {len(values)}' for path, values in group.items())}): they "
+                "move together, so give each as many values"
             )
-        found.append(Axis(tuple(group), tuple(group.values())))
+        all_axes.append(Axis(tuple(group), tuple(group.values())))
     if seeds is not None:
-        found.append(Axis((SEED,), (_seeds(seeds, source),)))
+        all_axes.append(Axis((SEED,), (_seeds(seeds, source),)))
     named: set[str] = set()
-    for axis in found:
+    for axis in all_axes:
         for path in axis.paths:
             check_path(path, f"{source}: axis '{path}'")
             if path in named:
                 raise BadInput(
                     f"{source}: '{path}' is an axis twice"
-                    + (", of which one is `seeds`" if seeds is not None and path == SEED else "")
+                    + (" (once as `seeds`)" if seeds is not None and path == SEED else "")
                     + ": name it once"
                 )
             named.add(path)
@@ -93,21 +100,24 @@ def find_axes(
             raise BadInput(
                 f"{source}: axis '{', '.join(axis.paths)}' has no values: list some, or remove it"
             )
-    return found
+    return all_axes
 
 
 def cells(
     arms: Mapping[str, Mapping[str, Any] | None], axes: Sequence[Axis], source: str
 ) -> Iterator[Cell]:
-    """Every combination of an arm and a point of each axis, in order; refused before the first is made if there are too many.
+    """Yields every combination of an arm and a point of each axis, in order.
 
-    >>> [cell.place for cell in cells({}, [Axis(("train.seed",), (range(2),))], "x")]
+    Too many are refused before the first one is built.
+
+    >>> [cell.name for cell in cells({}, [Axis(("train.seed",), (range(2),))], "x")]
     ['train.seed=0', 'train.seed=1']
     """
     count = max(1, len(arms)) * math.prod(len(axis) for axis in axes)
     if count > MOST_CELLS:
         raise BadInput(
-            f"{source} expands to {count:,} runs; at most {MOST_CELLS:,} are allowed: shorten an axis"
+            f"{source} expands to {count:,} runs; at most {MOST_CELLS:,} are allowed: shorten an "
+            "axis"
         )
     return _cells(arms or {"": {}}, axes)
 
@@ -115,66 +125,71 @@ def cells(
 def _cells(arms: Mapping[str, Mapping[str, Any] | None], axes: Sequence[Axis]) -> Iterator[Cell]:
     for label, arm in arms.items():
         for points in itertools.product(*(axis.points() for axis in axes)):
-            point = {path: value for one in points for path, value in one.items()}
-            place = ", ".join(
-                [
-                    *([f"arm {label}"] if label else []),
-                    *(f"{path}={value}" for path, value in point.items()),
-                ]
-            )
-            # the axes among themselves first: `optimizer.lr` before `optimizer.name` must not meet the block of the arm
-            moved = functools.reduce(
-                merge, (nested(path.split("."), value) for path, value in point.items()), {}
-            )
-            yield Cell(place, arm or {}, moved)
+            settings = dict(itertools.chain.from_iterable(point.items() for point in points))
+            names = [f"arm {label}"] if label else []
+            names += [f"{path}={value}" for path, value in settings.items()]
+            # the axes are merged with each other first: `optimizer.lr` before `optimizer.name` must
+            # not meet the arm's block
+            moved = _nested(settings)
+            yield Cell(", ".join(names), arm or {}, moved)
+
+
+def _nested(settings: Mapping[Any, Any]) -> dict[str, Any]:
+    """Nested mappings from dotted paths, later ones merged into earlier ones."""
+    blocks = (nested(str(path).split("."), value) for path, value in settings.items())
+    return functools.reduce(merge, blocks, {})
 
 
 def _seeds(value: object, source: str) -> Sequence[int]:
-    """`seeds: 3` is 0, 1, 2; a list is taken as it is."""
+    """The seeds of a file: `seeds: 3` means 0, 1 and 2; a list is used unchanged."""
     if isinstance(value, int) and not isinstance(value, bool) and value >= 1:
         return range(value)
     if isinstance(value, list) and all(
-        isinstance(one, int) and not isinstance(one, bool) for one in value
+        isinstance(seed, int) and not isinstance(seed, bool) for seed in value
     ):
         return value
     raise BadInput(
-        f"{source}: seeds = {value!r} is refused: say how many (seeds: 3 means 0, 1 and 2), or list them (seeds: [0, 7])"
+        f"{source}: seeds = {value!r} is refused: give a number (seeds: 3 means 0, 1 and 2) "
+        "or a list (seeds: [0, 7])"
     )
 
 
-# --- partial configs --------------------------------------------------------------------------------------------------
+# --- partial configs ------------------------------------------------------------------------------
 
 
 def partial(values: object, what: str) -> dict[str, Any]:
-    """A partial config as nested mappings, dotted keys taken apart, every setting known.
+    """Reads a partial config into nested mappings, with dotted keys split and settings checked.
+
+    Raises:
+        BadInput: it is empty or not a mapping, or names something that is not a setting.
 
     >>> partial({"optimizer.name": "muon", "train": {"batch_size": 2}}, "exclude 1")
     {'optimizer': {'name': 'muon'}, 'train': {'batch_size': 2}}
-
-    Raises:
-        BadInput: it is empty or no mapping, or names something that is no setting.
     """
     if not isinstance(values, Mapping) or not values:
         raise BadInput(
             f"{what} names no setting: give at least one, such as {{optimizer.name: muon}}"
         )
-    found: dict[str, Any] = functools.reduce(
-        merge, (nested(str(path).split("."), value) for path, value in values.items()), {}
-    )
-    for path in flat(found):
+    settings = _nested(values)
+    for path in flat(settings):
         check_path(path, f"{what}: '{path}'")
         if "." not in path:
             raise BadInput(
-                f"{what}: '{path}' is a section: name settings in it, such as {path}.{next(iter(_fields(path)))}"
+                f"{what}: '{path}' is a section: name settings in it, such as "
+                f"{path}.{next(iter(_fields(path)))}"
             )
-    return found
+    return settings
 
 
 def fits(config: Config, wanted: Mapping[str, Any]) -> bool:
-    """Whether a config has every setting of a partial one; what its optimiser does not have, it has not.
+    """Whether a config has every setting of a partial one.
 
-    >>> fits(Config(), {"optimizer": {"name": "adamw"}, "train": {"batch_size": 8}}), fits(Config(), {"optimizer": {"momentum": 0.9}})
-    (True, False)
+    A setting that its optimiser does not have never matches.
+
+    >>> fits(Config(), {"optimizer": {"name": "adamw"}, "train": {"batch_size": 8}})
+    True
+    >>> fits(Config(), {"optimizer": {"momentum": 0.9}})
+    False
     """
     for path, value in flat(wanted).items():
         section, _, field = path.partition(".")
@@ -184,20 +199,23 @@ def fits(config: Config, wanted: Mapping[str, Any]) -> bool:
     return True
 
 
-def _same(there: Any, given: Any) -> bool:
-    """Equal as a config reads them: 1e-4 without a dot is a text in YAML, and a tuple of the config is a list in it."""
-    if isinstance(there, tuple) and isinstance(given, list):
-        return len(there) == len(given) and all(map(_same, there, given))
-    if isinstance(given, str) and isinstance(there, int | float):
+def _same(actual: Any, wanted: Any) -> bool:
+    """Whether a value of a config equals one of a sweep file as a config would read it.
+
+    1e-4 without a dot is a text in YAML, and a tuple of the config is a list in it.
+    """
+    if isinstance(actual, tuple) and isinstance(wanted, list):
+        return len(actual) == len(wanted) and all(map(_same, actual, wanted))
+    if isinstance(wanted, str) and isinstance(actual, int | float):
         try:
-            return float(given) == there
+            return float(wanted) == actual
         except ValueError:
             return False
-    return isinstance(given, bool) == isinstance(there, bool) and there == given
+    return isinstance(wanted, bool) == isinstance(actual, bool) and actual == wanted
 
 
 def check_path(path: str, what: str) -> None:
-    """Refuses a dotted path that names no setting, or one of where results go.
+    """Refuses a dotted path that names no setting, or that sets where results go.
 
     Raises:
         BadInput: the sentence begins with `what`.
@@ -206,21 +224,23 @@ def check_path(path: str, what: str) -> None:
     sections = list(Config.model_fields)
     if section not in sections:
         raise BadInput(
-            f"{what} names no setting; settings begin with {listing(sections)}.{near(section, sections)}"
+            f"{what} names no setting; settings begin with "
+            f"{listing(sections)}.{near(section, sections)}"
         )
     if section == "output":
         raise BadInput(
-            f"{what} is about where results go, which does not make another run: remove it"
+            f"{what} sets where results go, which does not define a different run: remove it"
         )
     fields = _fields(section)
     if "." in path and field not in fields:
         raise BadInput(
-            f"{what} names no setting: '{field}' is not a field of {section}; allowed: {listing(fields, 24)}.{near(field, fields)}"
+            f"{what} names no setting: '{field}' is not a field of {section}; allowed: "
+            f"{listing(fields, 24)}.{near(field, fields)}"
         )
 
 
 def _fields(section: str) -> list[str]:
-    """The names of a section's settings; of the optimizer's, those of every optimiser."""
+    """The names of a section's settings; for the optimizer those of every optimiser."""
     if section == "optimizer":
         return list(
             dict.fromkeys(name for kind in OPTIMIZERS.values() for name in kind.model_fields)

@@ -1,10 +1,13 @@
-"""What a sweep is to do, and how far it is, beside the runs: for `sweep status` and `sweep retry`. Nothing that is computed depends on it. No torch here.
+"""The plan of a sweep and its progress, kept with the runs for `sweep status` and `sweep retry`.
 
-    <store>/<experiment>/sweeps/<id>.json    its runs and their stages, written when the sweep begins
-    <store>/<experiment>/sweeps/<id>.jsonl   a line for every stage of a run that ended: done, or failed with its reason
+    <store>/<experiment>/sweeps/<id>.json    its runs and stages, written when the sweep begins
+    <store>/<experiment>/sweeps/<id>.jsonl   a line for every stage of a run that ended: done, or
+                                             failed with its reason
 
-How training stands is read from the runs' own directories, which know better; the ledger has what they cannot know: runs that are only planned,
-refused before anything was written, not measured, not judged. Lines are added whole; half a line that a killed process left is passed over.
+Nothing that is computed depends on it. The state of training is read from the runs' own
+directories, which know better; the ledger has what they cannot know: runs that are only planned,
+refused before anything was written, not measured, not judged. Lines are appended whole; half a line
+that a killed process left is skipped. No torch here.
 """
 
 from __future__ import annotations
@@ -31,7 +34,7 @@ _REMEDY = "remove it, and run the sweep again"
 
 @dataclass(frozen=True)
 class Planned:
-    """A run of a sweep, by the name of its directory; `label`: what a person calls it."""
+    """A run of a sweep, by the name of its directory; `label`: a readable description."""
 
     run: str
     label: str
@@ -39,7 +42,10 @@ class Planned:
 
 @dataclass(frozen=True)
 class Event:
-    """How a stage of a run ended: done, failed, or, while it is under way in the sweep's own process, running."""
+    """The state of a stage of a run: done, failed or running.
+
+    Running means under way in the sweep's own process.
+    """
 
     run: str
     stage: Stage
@@ -49,16 +55,20 @@ class Event:
 
 @dataclass(frozen=True)
 class Ledger:
-    """The record of a sweep in the folder of its experiment."""
+    """The record of a sweep in the folder of its experiment.
+
+    `instruments`: the settings that its measurements and verdicts are made with.
+    """
 
     folder: Path
     runs: tuple[Planned, ...]
     stages: tuple[Stage, ...]
-    asked: Mapping[str, Any]
+    instruments: Mapping[str, Any]
 
     @property
     def id(self) -> str:
-        facts = [sorted(one.run for one in self.runs), self.stages, self.asked]
+        """The first ten digits of a hash of runs, stages and instruments."""
+        facts = [sorted(run.run for run in self.runs), self.stages, self.instruments]
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:10]
 
     @property
@@ -66,28 +76,28 @@ class Ledger:
         return self.folder / "sweeps" / f"{self.id}.json"
 
     def begin(self) -> None:
-        """Writes what is planned, if it is not there."""
+        """Writes the plan, if it does not exist yet."""
         if not self.path.is_file():
             write_json(
                 self.path,
                 {
                     "stages": self.stages,
-                    "runs": [asdict(one) for one in self.runs],
-                    "asked": dict(self.asked),
+                    "runs": [asdict(run) for run in self.runs],
+                    "asked": dict(self.instruments),
                 },
             )
 
     def events(self) -> dict[tuple[str, str], Event]:
-        """(run, stage) → how it ended last."""
-        found = {}
+        """Maps (run, stage) to its last event."""
+        events = {}
         for line in self._lines():
             try:
                 values = json.loads(line)
                 event = Event(values["run"], values["stage"], values["state"], values.get("reason"))
             except (ValueError, KeyError, TypeError, RecursionError):
-                continue  # the end of a line that a killed process left
-            found[event.run, event.stage] = event
-        return found
+                continue  # part of a line that a killed process left
+            events[event.run, event.stage] = event
+        return events
 
     def _lines(self) -> list[bytes]:
         try:
@@ -102,10 +112,15 @@ class Ledger:
 
 
 class Writer:
-    """A ledger that is being written: by the process that drives the sweep, or by several at once, whose lines do not mix."""
+    """A ledger being written, by the process that drives the sweep.
+
+    Several may write at once; their lines do not mix.
+    """
 
     def __init__(self, ledger: Ledger) -> None:
-        self._ledger, self._known, self._guard = ledger, ledger.events(), threading.Lock()
+        self._ledger = ledger
+        self._events = ledger.events()
+        self._guard = threading.Lock()
         self._lock: FileLock | None = None
 
     def __enter__(self) -> Writer:
@@ -114,10 +129,8 @@ class Writer:
         try:
             lock.acquire(timeout=0)
             self._lock = lock
-        except (
-            Timeout,
-            OSError,
-        ):  # another process drives the same sweep: its lock says so for both
+        except (Timeout, OSError):
+            # another process drives the same sweep: its lock says so for both
             self._lock = None
         return self
 
@@ -126,21 +139,16 @@ class Writer:
             self._lock.release()
 
     def tell(self, event: Event) -> None:
-        """Adds a line, unless it is known."""
+        """Appends an event, unless it is the last one of its run and stage."""
         with self._guard:
-            if self._known.get((event.run, event.stage)) == event:
+            if self._events.get((event.run, event.stage)) == event:
                 return
-            self._known[event.run, event.stage] = event
-            line = (
-                json.dumps(
-                    asdict(event) | {"written": datetime.now(UTC).isoformat(timespec="seconds")},
-                    ensure_ascii=False,
-                )
-                + "\n"
-            )
-            place = self._ledger.path.with_suffix(".jsonl")
-            with writing(place):
-                handle = os.open(place, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
+            self._events[event.run, event.stage] = event
+            written = datetime.now(UTC).isoformat(timespec="seconds")
+            line = json.dumps(asdict(event) | {"written": written}, ensure_ascii=False) + "\n"
+            path = self._ledger.path.with_suffix(".jsonl")
+            with writing(path):
+                handle = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
                 try:
                     size = os.fstat(handle).st_size
                     torn = size > 0 and os.pread(handle, 1, size - 1) != b"\n"
@@ -152,32 +160,31 @@ class Writer:
 
 
 def read_ledger(path: Path) -> Ledger:
-    """The ledger in a file.
+    """Reads the ledger in a file.
 
     Raises:
         BadInput: it cannot be read, or holds something else.
     """
     values = read_json(path, _REMEDY)
     try:
-        runs = tuple(Planned(str(one["run"]), str(one["label"])) for one in values["runs"])
+        runs = tuple(Planned(str(run["run"]), str(run["label"])) for run in values["runs"])
         stages = tuple(values["stages"])
-        asked = dict(values["asked"])
+        instruments = dict(values["asked"])
     except (KeyError, TypeError, ValueError):
         raise BadInput(f"{path} holds no plan of a sweep: {_REMEDY}") from None
     if unknown := [stage for stage in stages if stage not in get_args(Stage)]:
         raise BadInput(
             f"{path} names the stage {unknown[0]!r}; allowed: {listing(get_args(Stage))}: {_REMEDY}"
         )
-    return Ledger(path.parents[1], runs, stages, asked)
+    return Ledger(path.parents[1], runs, stages, instruments)
 
 
 def ledgers(folders: Sequence[Path]) -> list[Ledger]:
-    """The ledgers in the folders of experiments, the one that was written to last at the end."""
-    places = [place for folder in folders for place in (folder / "sweeps").glob("*.json")]
+    """The ledgers in the folders of experiments, ordered by the time of their last change."""
+    paths = [path for folder in folders for path in (folder / "sweeps").glob("*.json")]
 
-    def written(place: Path) -> tuple[int, str]:
-        return max(
-            one.stat().st_mtime_ns for one in (place, place.with_suffix(".jsonl")) if one.exists()
-        ), place.name
+    def last_change(path: Path) -> tuple[int, str]:
+        files = [file for file in (path, path.with_suffix(".jsonl")) if file.exists()]
+        return max(file.stat().st_mtime_ns for file in files), path.name
 
-    return [read_ledger(place) for place in sorted(places, key=written)]
+    return [read_ledger(path) for path in sorted(paths, key=last_change)]

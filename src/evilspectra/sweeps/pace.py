@@ -1,4 +1,4 @@
-"""What the done runs of a store say of those to come: tokens a second of training, and tokens a row."""
+"""The pace of a store's done runs: tokens of training per second, and tokens per row."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from typing import Any
 from evilspectra.errors import BadInput
 from evilspectra.store.run import RunFolder, Store
 
-#: Done runs that are read per base, and folders that are looked at, at most: a large store must not make a plan slow.
+#: The most done runs that are read per base, and the most folders that are looked at: a large store
+#: must not make a plan slow.
 ENOUGH, MOST_FOLDERS = 12, 500
 
 
@@ -24,20 +25,25 @@ class Pace:
     read: dict[str, int] = field(default_factory=dict)
 
     def tokens_per_s(self, base: str, batch_size: int) -> float | None:
-        """Median of the runs on that base at that batch size, or else at any; None where none is done."""
-        at = self.speeds.get((base, batch_size)) or [
-            speed for (of, _), speeds in self.speeds.items() if of == base for speed in speeds
-        ]
-        return median(at) if at else None
+        """Median over runs on that base at that batch size, or else at any.
+
+        None where no run on it is done.
+        """
+        speeds = self.speeds.get((base, batch_size))
+        if not speeds:
+            groups = [group for (other, _), group in self.speeds.items() if other == base]
+            speeds = list(chain.from_iterable(groups))
+        return median(speeds) if speeds else None
 
     def tokens_per_row(self, base: str, data: str) -> float | None:
-        """Tokens in a used row, on average; None where no run on both is done."""
+        """Average number of tokens in a used row; None where no run on both is done."""
         return self.lengths.get((base, data))
 
     def take(self, run: RunFolder) -> None:
-        """Reads a done run."""
-        made = run.provenance()
-        base, report = str(made.get("base_sha256")), made.get("data") or {}
+        """Adds the measurements of a done run."""
+        provenance = run.provenance()
+        base = str(provenance.get("base_sha256"))
+        report = provenance.get("data") or {}
         steps: Any = run.read("steps")
         tokens, seconds = steps["tokens"].sum(), steps["seconds"].sum()
         if report.get("used"):
@@ -50,14 +56,15 @@ class Pace:
 
 
 def measure_pace(bases: set[str], own: Iterable[RunFolder], store: Store) -> Pace:
-    """What is known of runs on some bases: from the plan's own done runs first, then from the store's others."""
+    """Measures the pace of runs on some bases.
+
+    The plan's own done runs are read first, then the store's others.
+    """
     pace, seen = Pace(), set()
     for number, run in enumerate(chain(own, _others(store))):
-        if (
-            number >= MOST_FOLDERS
-            or (bases and all(pace.read.get(base, 0) >= ENOUGH for base in bases))
-            or not bases
-        ):
+        # also true without any base
+        enough = all(pace.read.get(base, 0) >= ENOUGH for base in bases)
+        if enough or number >= MOST_FOLDERS:
             break
         if run.path in seen or run.is_outside:
             continue
@@ -69,7 +76,7 @@ def measure_pace(bases: set[str], own: Iterable[RunFolder], store: Store) -> Pac
                 and pace.read.get(str(run.provenance().get("base_sha256")), 0) < ENOUGH
             ):
                 pace.take(run)
-        except BadInput:  # a damaged run has nothing to say here; whoever reads it is told
+        except BadInput:  # a damaged run is skipped here, and reported to whoever reads it
             continue
     return pace
 

@@ -1,7 +1,8 @@
-"""A sweep carried out: its runs handed to an executor, their answers to a judge meanwhile, and what became of each.
+"""Carries a sweep out: hands its runs to an executor and their answers to a judge.
 
-Nothing here has to survive: killed at any moment and started again, it finds in the store what is done. Two processes may carry out the same
-sweep, or sweeps that have runs in common: what one works on, the other leaves alone until it is done or let go.
+Nothing here has to survive: killed at any moment and started again, it finds in the store what is
+done. Two processes may carry out the same sweep, or sweeps that have runs in common: while one
+works on a run, the other leaves it alone until it is done or released.
 """
 
 from __future__ import annotations
@@ -17,11 +18,11 @@ from typing import Any
 
 from evilspectra.answers.questions import read_questions
 from evilspectra.config.sections import Config
-from evilspectra.endpoint.client import require_client
+from evilspectra.endpoint.chat import require_client
 from evilspectra.executors.executor import Executor
 from evilspectra.executors.local import InThisProcess
 from evilspectra.executors.stages import Report, Task
-from evilspectra.judging.background import Beside, Verdict
+from evilspectra.judging.background import BackgroundJudging, Verdict
 from evilspectra.judging.inputs import answer_set_of
 from evilspectra.judging.make import make_judge
 from evilspectra.probes.probe import probes
@@ -31,15 +32,19 @@ from evilspectra.sweeps.file import Sweep, experiment_folder
 from evilspectra.sweeps.ledger import Event, Ledger, Planned, Stage, Writer
 from evilspectra.training.identity import locate
 
-#: How often a run is begun whose workers end without a word.
+#: How often a run is started whose workers end without a report.
 ATTEMPTS = 3
-#: Seconds between looks at runs that another process works on.
+#: Seconds between checks of runs that another process works on.
 _LOOK = 0.5
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one run. `trained`: it was not done before. `unmeasured`, `unjudged`: why it could not be, if it was to be."""
+    """The outcome of one run.
+
+    `trained`: it was not done before. `unmeasured`, `unjudged`: why measuring or judging failed, if
+    it was wanted.
+    """
 
     run: RunFolder
     status: Status
@@ -49,12 +54,10 @@ class Outcome:
 
     @property
     def failed(self) -> str | None:
-        """Why it is not done, or not measured; None where all is well but, it may be, for verdicts."""
-        return (
-            self.unmeasured
-            if self.status.state == "done"
-            else self.status.reason or self.status.state
-        )
+        """Why the run is not done, or not measured; None otherwise, verdicts aside."""
+        if self.status.state == "done":
+            return self.unmeasured
+        return self.status.reason or self.status.state
 
 
 def execute(
@@ -65,58 +68,63 @@ def execute(
     on_start: Callable[[int, Config], object] | None = None,
     only: Collection[str] | None = None,
 ) -> list[Outcome]:
-    """Trains, measures and has judged what is not done of a sweep; `executor` says where, without it in this process.
+    """Trains and measures what is not done of a sweep, and has it judged.
 
-    A run that fails does not stop the others. Data and base of every run, items and judge are looked for before the first one starts. `only`:
-    names of the runs to carry out, where not all are meant.
+    `executor` says where; by default in this process. A run that fails does not stop the others.
+    Data and base of every run, items and judge are looked for before the first one starts. `only`:
+    names of the runs to carry out, where not all are wanted.
 
     Raises:
-        BadInput: data or base of some run, items to measure with, or the judge, are missing or unusable.
-        Interrupted: a signal; what was done is kept.
+        BadInput: data or base of some run, items to measure with, or the judge, are missing or
+            unusable.
+        Interrupted: a signal arrived; completed work is kept.
     """
     _check_instruments(sweep)
-    places = [locate(config)[0] for config in sweep.configs]
-    chosen = [number for number, run in enumerate(places) if only is None or run.name in only]
+    folders = [locate(config)[0] for config in sweep.configs]
+    chosen = [
+        number for number, folder in enumerate(folders) if only is None or folder.name in only
+    ]
     tasks = [Task(number, sweep.configs[number], sweep.evaluation, quiet) for number in chosen]
     note = (lambda text: None) if quiet else functools.partial(print, file=sys.stderr, flush=True)
-    with Writer(ledger_of(sweep, places)) as writer:
-        driver = _Driver(sweep, places, writer, note)
+    with Writer(ledger_of(sweep, folders)) as writer:
+        driver = _Driver(sweep, folders, writer, note)
         driver.carry_out(executor or InThisProcess(), tasks, on_start)
     return [
-        replace(driver.outcomes[number], unjudged=driver.unjudged.get(places[number].path))
+        replace(driver.outcomes[number], unjudged=driver.unjudged.get(folders[number].path))
         for number in chosen
     ]
 
 
-def ledger_of(sweep: Sweep, places: Sequence[RunFolder]) -> Ledger:
-    """The ledger of a sweep whose runs lie in `places`."""
+def ledger_of(sweep: Sweep, folders: Sequence[RunFolder]) -> Ledger:
+    """The ledger of a sweep whose runs are in `folders`."""
     wanted: dict[Stage, Any] = {"train": True, "measure": sweep.evaluation, "judge": sweep.judging}
-    judging = sweep.judging
-    asked = {
-        "evaluate": sweep.evaluation.model_dump(mode="json") if sweep.evaluation else None,
-        "judge": {
+    instruments: dict[str, Any] = {"evaluate": None, "judge": None}
+    if sweep.evaluation:
+        instruments["evaluate"] = sweep.evaluation.model_dump(mode="json")
+    if judging := sweep.judging:
+        instruments["judge"] = {
             "judge": judging.settings.judge,
             "reading": judging.settings.reading,
             "metrics": list(judging.metrics),
             "questions": judging.questions,
         }
-        if judging
-        else None,
-    }
     labels = {
-        run.name: f"{arm(config)}, lr {config.optimizer.lr:g}, batch {config.train.batch_size}, seed {config.train.seed}"
-        for run, config in zip(places, sweep.configs, strict=True)
+        run.name: (
+            f"{arm(config)}, lr {config.optimizer.lr:g}, batch {config.train.batch_size}, seed "
+            f"{config.train.seed}"
+        )
+        for run, config in zip(folders, sweep.configs, strict=True)
     }
     return Ledger(
         experiment_folder(sweep),
         tuple(Planned(name, label) for name, label in labels.items()),
-        tuple(stage for stage, given in wanted.items() if given),
-        asked,
+        tuple(stage for stage, settings in wanted.items() if settings),
+        instruments,
     )
 
 
 def _check_instruments(sweep: Sweep) -> None:
-    """Refuses what would only be missed after hours of training."""
+    """Refuses what would otherwise be missed only after hours of training."""
     if sweep.evaluation:
         probes(sweep.evaluation, {})
         if sweep.evaluation.harness:
@@ -134,19 +142,28 @@ def _check_instruments(sweep: Sweep) -> None:
 
 
 class _Driver:
-    """A sweep under way. `outcomes`: number of the run → what became of it. `unjudged`: folder of a run → why answers of it have no verdict."""
+    """A sweep under way.
+
+    `outcomes`: number of the run → its outcome. `unjudged`: folder of a run → why answers of it
+    have no verdict.
+    """
 
     def __init__(
         self,
         sweep: Sweep,
-        places: Sequence[RunFolder],
+        folders: Sequence[RunFolder],
         writer: Writer,
         note: Callable[[str], object],
     ) -> None:
-        self.sweep, self.places, self.writer, self.note = sweep, places, writer, note
+        self.sweep = sweep
+        self.folders = folders
+        self.writer = writer
+        self.note = note
         self.outcomes: dict[int, Outcome] = {}
         self.unjudged: dict[Path, str] = {}
-        self.judges = Beside(sweep.judging, note, self._judged) if sweep.judging else None
+        self.judges = (
+            BackgroundJudging(sweep.judging, note, self._judged) if sweep.judging else None
+        )
 
     def carry_out(
         self,
@@ -154,36 +171,36 @@ class _Driver:
         tasks: Sequence[Task],
         on_start: Callable[[int, Config], object] | None,
     ) -> None:
+        """Carries tasks out, again where a worker was lost or another process held the run."""
+
         def started(task: Task) -> None:
             if on_start and tries[task.number] == 0:
                 on_start(task.number, task.config)
 
-        tries, pending, by_number = (
-            Counter[int](),
-            list(tasks),
-            {task.number: task for task in tasks},
-        )
+        tries = Counter[int]()
+        pending = list(tasks)
+        by_number = {task.number: task for task in tasks}
         while pending:
             again, elsewhere = [], []
             for report in executor.run(pending, started):
                 if report.busy:
                     elsewhere.append(by_number[report.number])
                 elif report.lost and tries[report.number] + 1 < ATTEMPTS:
-                    self.note(
-                        f"{self.places[report.number].name}: {report.lost}; it goes on where it was"
-                    )
+                    name = self.folders[report.number].name
+                    self.note(f"{name}: {report.lost}; it resumes from where it stopped")
                     again.append(by_number[report.number])
                 else:
                     self._settle(report)
             tries.update(task.number for task in again)
             if elsewhere and not again:
-                self._wait([self.places[task.number] for task in elsewhere])
+                self._wait([self.folders[task.number] for task in elsewhere])
             pending = again + elsewhere
         if self.judges:
             self.judges.finish()
 
     def _settle(self, report: Report) -> None:
-        run, reason = self.places[report.number], report.lost
+        """Records the outcome of a run, and hands its answers to the judge."""
+        run, reason = self.folders[report.number], report.lost
         status = Status("failed", reason) if reason else report.status
         self.outcomes[report.number] = Outcome(run, status, report.trained, report.unmeasured)
         done = status.state == "done"
@@ -207,7 +224,7 @@ class _Driver:
             )
 
     def _judged(self, verdict: Verdict) -> None:
-        """Told by the judge's thread."""
+        """Records a verdict on a run's answers; called by the judge's thread."""
         run = RunFolder(verdict.answers.results.folder)
         self.writer.tell(
             Event(run.name, "judge", "failed" if verdict.reason else "done", verdict.reason)
@@ -216,10 +233,10 @@ class _Driver:
             self.unjudged[run.path] = verdict.reason
 
     def _wait(self, runs: Sequence[RunFolder]) -> None:
-        """Until another process has let go of one of them."""
-        names = ", ".join(run.name for run in runs[:3]) + (
-            f" and {len(runs) - 3} more" if len(runs) > 3 else ""
-        )
-        self.note(f"another process works on {names}: waiting for it (^C leaves it to that)")
+        """Waits until another process has released one of the runs."""
+        names = ", ".join(run.name for run in runs[:3])
+        if len(runs) > 3:
+            names += f" and {len(runs) - 3} more"
+        self.note(f"another process works on {names}: waiting for it (^C stops waiting)")
         while all(run.in_use for run in runs):
             time.sleep(_LOOK)

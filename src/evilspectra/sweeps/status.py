@@ -1,4 +1,7 @@
-"""Where the runs of a sweep stand: queued, running, done, failed or interrupted, stage by stage, read without touching anything. No torch here."""
+"""The states of a sweep's runs, stage by stage: queued, running, done, failed, interrupted.
+
+Read without touching anything. No torch here.
+"""
 
 from __future__ import annotations
 
@@ -12,15 +15,19 @@ from evilspectra.errors import BadInput
 from evilspectra.store.run import RunFolder, is_run
 from evilspectra.sweeps.ledger import Event, Ledger, ledgers
 
-#: A run's states, from the one that asks for attention most.
+#: A run's states, from the one that needs attention most.
 STATES = ("failed", "interrupted", "running", "queued", "done")
-#: Of what stands open, the state that a whole run is said to be in.
-_WHOLE = ("failed", "running", "interrupted", "queued", "done")
+#: The state of a run as a whole is the first of these that a stage of it is in.
+_OVERALL = ("failed", "running", "interrupted", "queued", "done")
 
 
 @dataclass(frozen=True)
-class Standing:
-    """One run. `stages`: stage → its state, those that are wanted; `reason`: of what failed, or why it stopped."""
+class RunProgress:
+    """How far one run is.
+
+    `stages`: stage → its state, for the wanted stages; `reason`: why a stage failed or the run
+    stopped.
+    """
 
     run: str
     experiment: str
@@ -33,78 +40,83 @@ class Standing:
 
     @property
     def state(self) -> str:
-        """The run as a whole."""
-        return next(state for state in _WHOLE if state in self.stages.values())
+        """The state of the run as a whole."""
+        return next(state for state in _OVERALL if state in self.stages.values())
 
     def flat(self) -> dict[str, Any]:
-        """Of JSON's types."""
+        """A mapping of JSON's types."""
         return asdict(self) | {"state": self.state}
 
 
-def counts(found: Iterable[Standing]) -> dict[str, int]:
-    """State → number of runs, in the order of `STATES`.
+def counts(runs: Iterable[RunProgress]) -> dict[str, int]:
+    """Maps each state to its number of runs, in the order of `STATES`.
 
-    >>> counts([Standing("a", "x", "x/a", "", {"train": "done", "judge": "failed"}), Standing("b", "x", "x/b", "", {"train": "done"})])
+    >>> unjudged = RunProgress("a", "x", "x/a", "", {"train": "done", "judge": "failed"})
+    >>> done = RunProgress("b", "x", "x/b", "", {"train": "done"})
+    >>> counts([unjudged, done])
     {'failed': 1, 'done': 1}
     """
-    many = Counter(one.state for one in found)
-    return {state: many[state] for state in STATES if many[state]}
+    numbers = Counter(run.state for run in runs)
+    return {state: numbers[state] for state in STATES if numbers[state]}
 
 
-def of_sweep(ledger: Ledger) -> list[Standing]:
-    """Where the runs of one sweep stand, in its order."""
+def of_sweep(ledger: Ledger) -> list[RunProgress]:
+    """The progress of the runs of one sweep, in its order."""
     events, driven = ledger.events(), ledger.driven
     return [
-        _standing(RunFolder(ledger.folder / one.run), one.label, ledger.stages, events, driven)
-        for one in ledger.runs
+        _progress(
+            RunFolder(ledger.folder / planned.run), planned.label, ledger.stages, events, driven
+        )
+        for planned in ledger.runs
     ]
 
 
-def of_store(root: Path) -> list[Standing]:
-    """Where everything stands below a store or an experiment: the runs that sweeps planned, and any other.
+def of_store(root: Path) -> list[RunProgress]:
+    """The progress of all runs in a store or an experiment, whether a sweep planned them or not.
 
     Raises:
-        BadInput: there is nothing of the kind.
+        BadInput: there is no run and no sweep.
     """
     if not root.is_dir():
         raise BadInput(
-            f"{root} is no folder: name a store of runs, an experiment in it, or a sweep file"
+            f"{root} is not a folder: name a store of runs, an experiment in it, or a sweep file"
         )
-    folders = [root, *(place for place in sorted(root.iterdir()) if place.is_dir())]
-    found: dict[Path, Standing] = {}
+    folders = [root, *(path for path in sorted(root.iterdir()) if path.is_dir())]
+    by_path: dict[Path, RunProgress] = {}
     for ledger in ledgers(folders):
-        found |= {Path(one.folder): one for one in of_sweep(ledger)}
+        by_path |= {Path(run.folder): run for run in of_sweep(ledger)}
     for run in _runs(folders):
-        if run.path not in found:
-            found[run.path] = _standing(run, "", ("train",), {}, False)
-    if not found:
+        if run.path not in by_path:
+            by_path[run.path] = _progress(run, "", ("train",), {}, False)
+    if not by_path:
         raise BadInput(
-            f"{root} holds no run and no sweep: name a store of runs, an experiment in it, or a sweep file"
+            f"{root} holds no run and no sweep: name a store of runs, an experiment in it, or a "
+            "sweep file"
         )
-    return [found[path] for path in sorted(found)]
+    return [by_path[path] for path in sorted(by_path)]
 
 
 def _runs(folders: Sequence[Path]) -> Iterator[RunFolder]:
     for folder in folders:
-        for place in folder.glob("*/status.json"):
-            if is_run(place.parent):
-                yield RunFolder(place.parent)
+        for path in folder.glob("*/status.json"):
+            if is_run(path.parent):
+                yield RunFolder(path.parent)
 
 
-def _standing(
+def _progress(
     run: RunFolder,
     label: str,
     wanted: Sequence[str],
     events: Mapping[tuple[str, str], Event],
     driven: bool,
-) -> Standing:
-    """A run by its own directory, and by the ledger in what that cannot say."""
+) -> RunProgress:
+    """Reads a run's progress from its directory, and from the ledger what that cannot say."""
     status = run.status()
-    stages, reason = {"train": status.state}, status.reason
+    stages = {"train": status.state}
+    reason = status.reason
     refused = events.get((run.name, "train"))
-    if (
-        status.state == "queued" and refused is not None and refused.state == "failed"
-    ):  # before anything was written
+    # it was refused before anything was written
+    if status.state == "queued" and refused is not None and refused.state == "failed":
         stages["train"], reason = "failed", refused.reason
     for stage in wanted:
         if stage == "train":
@@ -117,7 +129,7 @@ def _standing(
             state = "running"
         stages[stage] = state
         reason = reason or (event.reason if event else None)
-    return Standing(
+    return RunProgress(
         run.name,
         run.experiment,
         str(run.path),

@@ -1,4 +1,7 @@
-"""A run in rows: its summary, what is known at each of its steps, its rates by judge and definition. What the index of a store keeps of it."""
+"""A run in rows, as the index of a store keeps them.
+
+Its summary, what is known at each of its steps, and its rates by judge and definition.
+"""
 
 from __future__ import annotations
 
@@ -27,10 +30,11 @@ from evilspectra.store.step_means import last_mean, module_summary, number
 
 @dataclass(frozen=True, slots=True)
 class CheckpointRow:
-    """What is known of a run after `step` steps; null is what is not. Units as in `RunSummary`.
+    """Measurements of a run after `step` steps; null where unknown. Units as in `RunSummary`.
 
-    `train_loss`: mean of the last 5 % of the steps up to this one; spectral measures: means over modules (condition number: median).
-    `misalignment` to `mean_coherence`: by the judge that the run's summary shows, under its definition. `last`: whether it is the run's last step.
+    `train_loss`: mean of the last 5 % of the steps up to this one; spectral measures: means over
+    modules (condition number: median). `misalignment` to `mean_coherence`: by the judge that the
+    run's summary shows, under its definition. `last`: whether it is the run's last step.
     """
 
     step: int
@@ -56,10 +60,12 @@ class CheckpointRow:
 
 @dataclass(frozen=True, slots=True)
 class RateRow:
-    """The rate of one step's answers (0: the base's) by one judge under one definition; null where `withheld` says why.
+    """The rate of one step's answers (0: the base's) by one judge under one definition.
 
-    `judge_id` is equal for the same judge, prompts and reading, whatever it judged; `verdicts` is what the verdicts are kept under.
-    `misalignment` is `misaligned` / `counted`, of `answers` answers of which `unscored` have no usable verdict; `clusters`: questions.
+    Null where `withheld` says why. `judge_id` is equal for the same judge, prompts and reading,
+    whatever it judged; `verdicts` is what the verdicts are kept under. `misalignment` is
+    `misaligned` / `counted`, out of `answers` answers of which `unscored` have no usable verdict;
+    `clusters`: questions.
     """
 
     step: int
@@ -91,34 +97,37 @@ class Digest:
 
 
 def digest(run: RunFolder) -> Digest:
-    """Everything that the tables of runs, checkpoints and rates say of a run.
+    """Collects everything that the tables of runs, checkpoints and rates contain of a run.
 
     Raises:
-        BadInput: a file of it cannot be read.
+        BadInput: one of its files cannot be read.
     """
     results = counting(Results(run.path))
-    found = measured(results)
-    by_step = rate_rows(results)
+    measurements = measured(results)
+    rows = rate_rows(results)
     answers = chosen(results, "answers")
-    shown = shown_rates(by_step, results.steps(answers)[-1]) if answers and by_step else {}
+    rates_by_step = shown_rates(rows, results.steps(answers)[-1]) if answers and rows else {}
     return Digest(
-        summarise(run, found, rates(results)),
+        summarise(run, measurements, rates(results)),
         origin(run).settings,
-        checkpoint_rows(run, found, shown),
-        by_step,
+        checkpoint_rows(run, measurements, rates_by_step),
+        rows,
     )
 
 
 def rate_rows(results: Results) -> tuple[RateRow, ...]:
-    """Every judge's rates at every step whose answers it judged, under each definition, the judge used first in front; of a folder as `counting` gives it."""
+    """Every judge's rates at every step whose answers it judged, under each definition.
+
+    Judges are in the order of first use. `results`: a folder as `counting` returns it.
+    """
     answers = chosen(results, "answers")
     if answers is None:
         return ()
     rows: list[RateRow] = []
     for judge in judges_of(results, answers):
         for step in results.steps(answers):
-            verdicts = [one for _, one in judged(results, answers, step, judge)]
-            if any(one.aligned or one.coherent for one in verdicts):
+            verdicts = [answer for _, answer in judged(results, answers, step, judge)]
+            if any(answer.aligned or answer.coherent for answer in verdicts):
                 rows += [
                     rate_row(
                         step, judge.source, judge_identity(judge), judge.id, score(verdicts, name)
@@ -135,8 +144,8 @@ def rate_row(
     verdicts: str,
     scored: Score,
 ) -> RateRow:
-    """A score as a row."""
-    given = scored if scored.rate is not None else None
+    """Converts a score to a row."""
+    reported = scored if scored.rate is not None else None
     return RateRow(
         step=step,
         judge=judge,
@@ -147,20 +156,23 @@ def rate_row(
         misalignment_low=scored.interval and scored.interval.low,
         misalignment_high=scored.interval and scored.interval.high,
         counted=scored.n,
-        misaligned=given and given.counts["misaligned"],
+        misaligned=reported and reported.counts["misaligned"],
         answers=scored.counts["answers"],
         unscored=scored.counts["unscored"],
         clusters=scored.clusters,
-        mean_alignment=given and given.mean_aligned_counted,
-        mean_coherence=given and given.mean_coherent,
+        mean_alignment=reported and reported.mean_aligned_counted,
+        mean_coherence=reported and reported.mean_coherent,
         withheld=scored.withheld,
     )
 
 
 def checkpoint_rows(
-    run: RunFolder, found: Measured, shown: Mapping[int, RateRow]
+    run: RunFolder, measurements: Measured, rates_by_step: Mapping[int, RateRow]
 ) -> tuple[CheckpointRow, ...]:
-    """A row for every step at which something but the training loss is known, and for the last one, in order."""
+    """A row for every step at which more than the training loss is known, and for the last one.
+
+    In order of steps.
+    """
     steps: Any = run.read("steps")
     heldout: Any = run.read("heldout")
     measures: Any = run.read("measures")
@@ -170,7 +182,9 @@ def checkpoint_rows(
     }
     spectral = {int(step): module_summary(rows) for step, rows in measures.groupby("step")}
     end = int(steps["step"].iloc[-1]) if len(steps) else None
-    known = {*held, *spectral, *found.trajectory, *shown, *([] if end is None else [end])}
+    recorded: set[int] = {*held, *spectral, *measurements.trajectory, *rates_by_step}
+    if end is not None:
+        recorded.add(end)
     return tuple(
         checkpoint_row(
             step,
@@ -178,15 +192,19 @@ def checkpoint_rows(
             last_mean(logged[logged["step"] <= step]["loss"]),
             held.get(step),
             spectral.get(step),
-            found.trajectory.get(step),
-            shown.get(step),
+            measurements.trajectory.get(step),
+            rates_by_step.get(step),
         )
-        for step in sorted(known)
+        for step in sorted(recorded)
     )
 
 
 def shown_rates(rows: Sequence[RateRow], last: int | None) -> dict[int, RateRow]:
-    """Step → the row that a table with one rate shows, of the judge used last among those that judged the answers of the step `last`, under the definition that is shown."""
+    """Maps each step to the row that a table with one rate shows.
+
+    It is that of the judge used last among those that judged the answers of the step `last`, under
+    the definition that is shown.
+    """
     judges = [row.verdicts for row in rows if row.step == last] or [row.verdicts for row in rows]
     return {
         row.step: row
@@ -196,7 +214,7 @@ def shown_rates(rows: Sequence[RateRow], last: int | None) -> dict[int, RateRow]
 
 
 def rate_fields(row: RateRow | None, base: float | None) -> dict[str, Any]:
-    """The fields of a `RunSummary` that speak of rates, as `rates.flat` gives them."""
+    """The fields of a `RunSummary` that concern rates, as `rates.flat` returns them."""
     return {
         "misalignment": row and row.misalignment,
         "misalignment_low": row and row.misalignment_low,
@@ -221,7 +239,7 @@ def checkpoint_row(
     drift: Interval | None,
     rated: RateRow | None,
 ) -> CheckpointRow:
-    """A row of what is known at a step."""
+    """Builds the row of a step."""
     return CheckpointRow(
         step=step,
         last=last,

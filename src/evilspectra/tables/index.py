@@ -1,8 +1,10 @@
-"""What a store knows of its runs, kept beside them: a Parquet file of digests, `<store>/.index/runs.parquet`, that may be removed at any time.
+"""The index of a store: a Parquet file of its runs' digests, `<store>/.index/runs.parquet`.
 
-A row holds good as long as the run's files have the names, sizes and times of change that it was made from; other rows are made anew when
-somebody asks. So nobody has to keep the file up to date, two writers cannot spoil it (the last one's file stands, and what it lacks
-is made again), a run that changes while it is read is read again, and a store that cannot be written is merely slower.
+It may be removed at any time. A row is valid as long as the run's files have the names, sizes and
+times of change that it was made from; other rows are renewed when somebody asks. So nobody has to
+keep the file up to date, two writers cannot spoil it (the last one's file stands, and what it lacks
+is added again), a run that changes while it is read is read again, and a store that cannot be
+written is merely slower.
 """
 
 from __future__ import annotations
@@ -27,22 +29,27 @@ from evilspectra.tables.inventory import Stock, run_folders, stocks
 if TYPE_CHECKING:
     import pyarrow as pa
 
-#: Raised whenever what a row holds, or how it is worked out, changes.
+#: Increased whenever the content of a row, or how it is computed, changes.
 VERSION = 1
-#: A file that changed less than this many ns before it was read may change again without showing it: file systems count time in coarse ticks.
+#: A file that changed less than this many ns before it was read may change again without showing
+#: it: file systems count time in coarse ticks.
 _SETTLED = 2_000_000_000
-#: Runs after which what was found is saved, so that an interruption costs little.
+#: Runs after which the index is saved, so that an interruption costs little.
 _CHUNK = 1000
 
 
 @dataclass(frozen=True)
 class Index:
-    """The digests of a store. `stocks`: its runs, in order; `table`: a row for each, `checkpoints` and `rates` being lists of structs; `made`: how many were made now."""
+    """The digests of a store.
+
+    `stocks`: its runs, in order; `table`: a row for each, `checkpoints` and `rates` being lists of
+    structs; `renewed`: how many rows were made now.
+    """
 
     root: Path
     stocks: Sequence[Stock]
     table: pa.Table
-    made: int
+    renewed: int
 
     def runs(self) -> pa.Table:
         """One row per run that could be read: the fields of `RunSummary` and `settings` as JSON."""
@@ -57,13 +64,10 @@ class Index:
         return _long(self._read(), "rates")
 
     def problems(self) -> dict[str, str]:
-        """Folder → why a run could not be read."""
+        """Maps each folder of a run that could not be read to the reason."""
+        folders, problems = self.table["folder"].to_pylist(), self.table["problem"].to_pylist()
         return {
-            folder: why
-            for folder, why in zip(
-                self.table["folder"].to_pylist(), self.table["problem"].to_pylist(), strict=True
-            )
-            if why
+            folder: problem for folder, problem in zip(folders, problems, strict=True) if problem
         }
 
     def _read(self) -> pa.Table:
@@ -71,7 +75,10 @@ class Index:
 
 
 def states(root: Path) -> dict[Path, Status | BadInput]:
-    """Folder of every run below the root → its status (or why that cannot be read), in order; nothing but the status is opened."""
+    """Maps the folder of every run below the root to its status, or why that cannot be read.
+
+    In order of folders; nothing but the status is opened.
+    """
     return {folder: _status(RunFolder(folder)) for folder in run_folders(root)}
 
 
@@ -83,123 +90,136 @@ def _status(run: RunFolder) -> Status | BadInput:
 
 
 def read_index(
-    root: Path, note: Callable[[str], object] = lambda text: None, *, keep: bool = True
+    root: Path,
+    note: Callable[[str], object] = lambda text: None,
+    *,
+    keep: bool = True,
 ) -> Index:
-    """The digests of every run below the root, those that are out of date made anew and kept; `note` is told of work that takes long.
+    """Reads the digests of every run below the root, and renews those that are out of date.
+
+    `note` is called with messages on work that takes long; with `keep` the renewed rows are saved.
 
     Raises:
         BadInput: there is no run below the root.
     """
-    found = stocks(root)
-    if not found:
-        raise BadInput(
-            f"{root} holds no runs: name a store, an experiment or a run's folder, or make runs with `evilspectra train` first"
-        )
-    place = _place(root)
-    table = _kept(place)
-    names = [_name(root, one) for one in found]
-    have = {name: row for row, name in enumerate(table["key"].to_pylist())}
+    runs = stocks(root)
+    if not runs:
+        raise no_runs(root)
+    path = _index_path(root)
+    table = _load(path)
+    names = [_name(root, stock) for stock in runs]
+    row_of = {name: row for row, name in enumerate(table["key"].to_pylist())}
     facts = list(zip(table["state"].to_pylist(), table["read_at"].to_pylist(), strict=True))
-    good = {
-        name: have[name]
-        for name, one in zip(names, found, strict=True)
-        if name in have
-        and facts[have[name]][0] == one.state
-        and one.newest + _SETTLED < facts[have[name]][1]
-    }
-    table = _rows(table, good.values())
-    missing = [(name, one) for name, one in zip(names, found, strict=True) if name not in good]
-    for start in range(0, len(missing), _CHUNK):
-        if start or len(missing) > _CHUNK:
-            note(f"reading runs: {start:,} of {len(missing):,} that are new or have changed")
-        table = _joined(table, missing[start : start + _CHUNK])
-        if keep and place:
-            _keep(table, place)
-    if keep and place and not missing and len(table) < len(have):
-        _keep(table, place)
+    valid: dict[str, int] = {}
+    outdated: list[tuple[str, Stock]] = []
+    for name, stock in zip(names, runs, strict=True):
+        if name in row_of and _is_valid(stock, *facts[row_of[name]]):
+            valid[name] = row_of[name]
+        else:
+            outdated.append((name, stock))
+    table = _rows(table, valid.values())
+    for start in range(0, len(outdated), _CHUNK):
+        if start or len(outdated) > _CHUNK:
+            note(f"reading runs: {start:,} of {len(outdated):,} that are new or have changed")
+        table = _joined(table, outdated[start : start + _CHUNK])
+        if keep and path:
+            _save(table, path)
+    if keep and path and not outdated and len(table) < len(row_of):
+        _save(table, path)
     order = {name: row for row, name in enumerate(table["key"].to_pylist())}
-    return Index(
-        root, found, _alive(root, _rows(table, (order[name] for name in names))), len(missing)
+    table = _with_current_states(root, _rows(table, (order[name] for name in names)))
+    return Index(root, runs, table, len(outdated))
+
+
+def no_runs(root: Path) -> BadInput:
+    """The error for a root without runs."""
+    return BadInput(
+        f"{root} holds no runs: name a store, an experiment or a run's folder, or make runs with "
+        "`evilspectra train` first"
     )
 
 
-def _place(root: Path) -> Path | None:
-    """Where the digests are kept; nowhere for a single run."""
+def _is_valid(stock: Stock, state: str, read_at: int) -> bool:
+    """Whether a row, of files in that state and read at that time, still holds."""
+    return state == stock.state and stock.newest + _SETTLED < read_at
+
+
+def _index_path(root: Path) -> Path | None:
+    """The file of the index; None for a single run."""
     return None if is_run(root) else root / ".index" / "runs.parquet"
 
 
-def _name(root: Path, one: Stock) -> str:
-    return one.run.path.relative_to(root).as_posix()
+def _name(root: Path, stock: Stock) -> str:
+    return stock.run.path.relative_to(root).as_posix()
 
 
-def _rows(table: pa.Table, which: Iterable[int]) -> pa.Table:
+def _rows(table: pa.Table, numbers: Iterable[int]) -> pa.Table:
     import pyarrow as pa
 
-    return table.take(pa.array(which, pa.int64()))
+    return table.take(pa.array(numbers, pa.int64()))
 
 
-def _joined(table: pa.Table, missing: Sequence[tuple[str, Stock]]) -> pa.Table:
+def _joined(table: pa.Table, outdated: Sequence[tuple[str, Stock]]) -> pa.Table:
+    """The table with rows of outdated runs appended, read now."""
     import pyarrow as pa
 
     read_at = time.time_ns()
-    found = digests([one for _, one in missing])
+    fast = digests([stock for _, stock in outdated])
     rows = [
-        _row(name, one, read_at, made) for (name, one), made in zip(missing, found, strict=True)
+        _row(name, stock, read_at, ready)
+        for (name, stock), ready in zip(outdated, fast, strict=True)
     ]
     return pa.concat_tables([table, pa.Table.from_pylist(rows, schema=_schema())])
 
 
 def _row(
     name: str,
-    one: Stock,
+    stock: Stock,
     read_at: int,
-    made: Digest | None,
+    ready: Digest | None,
 ) -> dict[str, Any]:
-    row: dict[str, Any] = {"key": name, "state": one.state, "read_at": read_at, "problem": None}
+    """The row of a run, whose digest is read unless it is ready."""
+    row: dict[str, Any] = {"key": name, "state": stock.state, "read_at": read_at, "problem": None}
     try:
-        return row | flat(made or digest(one.run))
+        return row | flat(ready or digest(stock.run))
     except EvilspectraError as error:
-        return row | {
-            "problem": str(error),
-            "run": one.run.name,
-            "experiment": one.run.experiment,
-            "folder": str(one.run.path),
-        }
-    except (
-        ValueError,
-        KeyError,
-        TypeError,
-        IndexError,
-    ) as error:  # a file that holds what nobody here wrote
-        return row | {
-            "problem": f"{type(error).__name__}: {first_line(error)}",
-            "run": one.run.name,
-            "experiment": one.run.experiment,
-            "folder": str(one.run.path),
-        }
-
-
-def flat(found: Digest) -> dict[str, Any]:
-    """A digest as a row of the index."""
-    return asdict(found.summary) | {
-        "settings": json.dumps(found.settings, ensure_ascii=False),
-        "checkpoints": [asdict(one) for one in found.checkpoints],
-        "rates": [asdict(one) for one in found.rates],
+        problem = str(error)
+    except (ValueError, KeyError, TypeError, IndexError) as error:
+        # a file with content that this package does not write
+        problem = f"{type(error).__name__}: {first_line(error)}"
+    return row | {
+        "problem": problem,
+        "run": stock.run.name,
+        "experiment": stock.run.experiment,
+        "folder": str(stock.run.path),
     }
 
 
-def _alive(root: Path, table: pa.Table) -> pa.Table:
-    """With folders below this root, and the states of runs under way as they are now: they hang on a lock, which no file shows."""
+def flat(digest: Digest) -> dict[str, Any]:
+    """Converts a digest to a row of the index."""
+    return asdict(digest.summary) | {
+        "settings": json.dumps(digest.settings, ensure_ascii=False),
+        "checkpoints": [asdict(row) for row in digest.checkpoints],
+        "rates": [asdict(row) for row in digest.rates],
+    }
+
+
+def _with_current_states(root: Path, table: pa.Table) -> pa.Table:
+    """The table with folders below this root, and the current states of runs under way.
+
+    Those depend on a lock, which no file shows.
+    """
     import pyarrow as pa
 
     folders = [str(root / key) for key in table["key"].to_pylist()]
     state, reason = table["status"].to_pylist(), table["reason"].to_pylist()
-    for row, said in enumerate(state):
-        if said in ("running", "interrupted"):
+    for row, stored in enumerate(state):
+        if stored in ("running", "interrupted"):
             now = _status(RunFolder(Path(folders[row])))
-            state[row], reason[row] = (
-                (now.state, now.reason) if isinstance(now, Status) else (said, str(now))
-            )
+            if isinstance(now, Status):
+                state[row], reason[row] = now.state, now.reason
+            else:
+                reason[row] = str(now)
     for name, values in (("folder", folders), ("status", state), ("reason", reason)):
         table = table.set_column(
             table.schema.get_field_index(name),
@@ -209,28 +229,28 @@ def _alive(root: Path, table: pa.Table) -> pa.Table:
     return table
 
 
-# --- the file -------------------------------------------------------------------------------------------------------
+# --- the file -------------------------------------------------------------------------------------
 
 
-def _kept(place: Path | None) -> pa.Table:
-    """What was kept, or nothing where there is nothing that this version made."""
+def _load(path: Path | None) -> pa.Table:
+    """The saved index; empty where there is none of this version."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     schema = _schema()
     with suppress(pa.ArrowException, OSError, ValueError):
-        if place and place.is_file():
-            table = pq.read_table(place)
+        if path and path.is_file():
+            table = pq.read_table(path)
             if (table.schema.metadata or {}).get(b"evilspectra") == schema.metadata[b"evilspectra"]:
                 return table.cast(schema)
     return schema.empty_table()
 
 
-def _keep(table: pa.Table, place: Path) -> None:
-    with suppress(
-        EvilspectraError
-    ):  # a store that cannot be written, or a full disk: it is slower, no more
-        write_table(place, table)
+def _save(table: pa.Table, path: Path) -> None:
+    # a store that cannot be written, or a full disk, is merely slower
+    """Saves the index, if possible."""
+    with suppress(EvilspectraError):
+        write_table(path, table)
 
 
 def _schema() -> pa.Schema:
@@ -255,7 +275,7 @@ def _schema() -> pa.Schema:
 
 
 def arrow_fields(kind: type) -> list[pa.Field]:
-    """The columns of a class of rows, all of which may be null here."""
+    """The columns of a class of rows, all nullable."""
     import pyarrow as pa
 
     kinds = {
@@ -270,7 +290,7 @@ def arrow_fields(kind: type) -> list[pa.Field]:
 
 
 def _long(table: pa.Table, name: str) -> pa.Table:
-    """A row for every entry of a column of lists."""
+    """A table with a row for every entry of a column of lists."""
     import pyarrow as pa
 
     column: Any = (

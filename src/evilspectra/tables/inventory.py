@@ -1,6 +1,8 @@
-"""What files the runs of a store have: one pass over its folders, nothing opened. With `store` and `results`, all that knows file names.
+"""The files of a store's runs, from one pass over its folders; nothing is opened.
 
-Checkpoints, adapters and resume states are not looked into; hidden files and folders are no part of a run, and links to folders are not followed.
+Only this module, `store` and `results` know file names. Checkpoints, adapters and resume states are
+not looked into; hidden files and folders are not part of a run, and links to folders are not
+followed.
 """
 
 from __future__ import annotations
@@ -21,8 +23,12 @@ _FILE = re.compile(r"^(?P<instrument>.+)-(?P<step>[0-9]{1,19})\.(?P<kind>parquet
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
-    """A file with rows of a table. Of measurements: by which `instrument`, after which `step`. `part`: of a table that still grows; `journal`: verdicts as JSON lines."""
+class TableFile:
+    """A file with rows of a table.
+
+    Of measurements: by which `instrument`, after which `step`. `part`: of a table that still grows;
+    `journal`: verdicts as JSON lines.
+    """
 
     table: str
     path: str
@@ -34,52 +40,58 @@ class Kept:
 
 @dataclass(frozen=True)
 class Stock:
-    """A run and its files. `state`: digest of every file's name, size and time of change; `newest`: the last of these times, in ns.
+    """A run and its files.
 
-    `instruments`: table → id → time of change, in ns, of the file that says what the instrument is.
+    `state`: digest of every file's name, size and time of change; `newest`: the last of these
+    times, in ns; `instruments`: table → id → time of change, in ns, of the file that describes the
+    instrument.
     """
 
     run: RunFolder
-    files: tuple[Kept, ...]
+    files: tuple[TableFile, ...]
     instruments: Mapping[str, Mapping[str, int]]
     state: str
     newest: int
     outside: bool
 
-    def of(self, table: str) -> list[Kept]:
-        """The files that make up a table: what stands in a whole file is not read again from its parts or its journal.
+    def of(self, table: str) -> list[TableFile]:
+        """The files that make up a table.
 
-        Of a training table both may be there, where merging was stopped: then the store's own reading decides (`RunFolder.read`).
+        A complete file replaces its parts and its journal. Of a training table both may exist,
+        where merging was stopped: then the store's own reading decides (`RunFolder.read`).
         """
-        found = [kept for kept in self.files if kept.table == table]
-        whole = {
-            (kept.instrument, kept.step) for kept in found if not kept.part and not kept.journal
+        files = [file for file in self.files if file.table == table]
+        complete = {
+            (file.instrument, file.step) for file in files if not file.part and not file.journal
         }
         return [
-            kept
-            for kept in found
-            if kept.step is None
-            or not (kept.part or kept.journal)
-            or (kept.instrument, kept.step) not in whole
+            file
+            for file in files
+            if file.step is None
+            or not (file.part or file.journal)
+            or (file.instrument, file.step) not in complete
         ]
 
-    def known(self, table: str) -> list[Instrument]:
-        """The instruments of a table, the one that was used first in front, as `Results.instruments` gives them.
+    def instruments_of(self, table: str) -> list[Instrument]:
+        """The instruments of a table in the order of first use.
+
+        The same as `Results.instruments` lists.
 
         Raises:
-            BadInput: what says so cannot be read.
+            BadInput: the description of an instrument cannot be read.
         """
-        found = []
-        for name, _ in sorted(
-            self.instruments.get(table, {}).items(), key=lambda item: (item[1], f"{item[0]}.json")
-        ):
+        times = self.instruments.get(table, {})
+        instruments = []
+        for name in sorted(times, key=lambda name: (times[name], f"{name}.json")):
             facts = read_json(self.run.path / "evaluations" / table / f"{name}.json")
-            found.append(Instrument(table, str(facts.pop("source", "")), facts))
-        return found
+            instruments.append(Instrument(table, str(facts.pop("source", "")), facts))
+        return instruments
 
 
 def run_folders(root: Path) -> list[Path]:
-    """The folders of the runs below a root, which may be a run itself; sorted. What lies inside a run's folder is not looked into.
+    """Lists the folders of the runs below a root, which may be a run itself; sorted.
+
+    Folders inside a run's folder are not looked into.
 
     >>> run_folders(Path("no-such-store"))
     []
@@ -90,13 +102,13 @@ def run_folders(root: Path) -> list[Path]:
 def _runs(folder: str) -> Iterator[str]:
     try:
         with os.scandir(folder) as entries:
-            found = {entry.name: entry for entry in entries}
+            by_name = {entry.name: entry for entry in entries}
     except (NotADirectoryError, FileNotFoundError, PermissionError):
         return
-    if _is_run(found.keys()) and not os.path.basename(os.path.abspath(folder)).startswith("."):
+    if _is_run(by_name.keys()) and not os.path.basename(os.path.abspath(folder)).startswith("."):
         yield folder
         return
-    for name, entry in found.items():
+    for name, entry in by_name.items():
         if not name.startswith(".") and entry.is_dir(follow_symlinks=False):
             yield from _runs(entry.path)
 
@@ -108,16 +120,19 @@ def _is_run(names: Collection[str]) -> bool:
 
 
 def stocks(root: Path, tables: Collection[str] | None = None) -> list[Stock]:
-    """The runs below a root with their files, in the order of `run_folders`; with `tables`, the files of these alone, and no `state` that says more than those."""
+    """Lists the runs below a root with their files, in the order of `run_folders`.
+
+    With `tables`, only the files of these tables, and a `state` that covers no others.
+    """
     return [stock(folder, tables) for folder in run_folders(root)]
 
 
 def stock(folder: Path, tables: Collection[str] | None = None) -> Stock:
-    """A run's files."""
+    """Collects a run's files."""
     walk = _Walk(os.fspath(folder), tables)
     return Stock(
         RunFolder(folder),
-        tuple(sorted(walk.kept, key=lambda kept: (kept.table, kept.path))),
+        tuple(sorted(walk.files, key=lambda file: (file.table, file.path))),
         walk.instruments,
         walk.state(),
         walk.newest,
@@ -126,13 +141,13 @@ def stock(folder: Path, tables: Collection[str] | None = None) -> Stock:
 
 
 class _Walk:
-    """One run's folders, gone through."""
+    """A walk through one run's folders."""
 
     def __init__(self, folder: str, tables: Collection[str] | None) -> None:
         self._skip = len(folder) + 1
         self._tables = {*TABLES, *MEASURED} if tables is None else set(tables)
-        self._whole = tables is None
-        self.kept: list[Kept] = []
+        self._complete = tables is None
+        self.files: list[TableFile] = []
         self.instruments: dict[str, dict[str, int]] = {}
         self.seen: list[str] = []
         self.newest = 0
@@ -147,59 +162,58 @@ class _Walk:
                 name.endswith(".parts")
                 and (table := name.removesuffix(".parts")) in self._tables & TABLES.keys()
             ):
-                self.kept += [Kept(table, path, part=True) for path in self._parts(entry.path)]
+                self.files += [
+                    TableFile(table, path, part=True) for path in self._parts(entry.path)
+                ]
             elif name.endswith((".parquet", ".json", ".yaml")):
                 self._note(entry)
                 if (table := name.removesuffix(".parquet")) in self._tables & TABLES.keys():
-                    self.kept.append(Kept(table, entry.path))
+                    self.files.append(TableFile(table, entry.path))
 
     def state(self) -> str:
-        return hashlib.sha256(
-            "\n".join(sorted(self.seen)).encode("utf-8", "surrogateescape")
-        ).hexdigest()[:20]
+        """Digest of every file's name, size and time of change."""
+        lines = "\n".join(sorted(self.seen)).encode("utf-8", "surrogateescape")
+        return hashlib.sha256(lines).hexdigest()[:20]
 
     def _evaluations(self, folder: str) -> None:
         for table in self._entries(folder):
-            if table.name not in self._tables & MEASURED.keys() or not table.is_dir(
-                follow_symlinks=False
-            ):
+            measured = table.name in self._tables & MEASURED.keys()
+            if not measured or not table.is_dir(follow_symlinks=False):
                 continue
             for entry in self._entries(table.path):
-                if entry.name.endswith(".json"):
-                    self.instruments.setdefault(table.name, {})[
-                        entry.name.removesuffix(".json")
-                    ] = self._note(entry)
-                elif match := _FILE.match(entry.name):
-                    instrument, step = match["instrument"], int(match["step"])
-                    if match["kind"] == "parts":
-                        self.kept += [
-                            Kept(table.name, path, instrument, step, part=True)
-                            for path in self._parts(entry.path)
-                        ]
-                    elif match["kind"] == "parquet" or table.name == "verdicts":
-                        self._note(entry)
-                        self.kept.append(
-                            Kept(
-                                table.name,
-                                entry.path,
-                                instrument,
-                                step,
-                                journal=match["kind"] == "jsonl",
-                            )
-                        )
+                self._evaluation(table.name, entry)
+
+    def _evaluation(self, table: str, entry: os.DirEntry[str]) -> None:
+        if entry.name.endswith(".json"):
+            times = self.instruments.setdefault(table, {})
+            times[entry.name.removesuffix(".json")] = self._note(entry)
+        elif match := _FILE.match(entry.name):
+            instrument, step = match["instrument"], int(match["step"])
+            if match["kind"] == "parts":
+                self.files += [
+                    TableFile(table, path, instrument, step, part=True)
+                    for path in self._parts(entry.path)
+                ]
+            elif match["kind"] == "parquet" or table == "verdicts":
+                self._note(entry)
+                journal = match["kind"] == "jsonl"
+                self.files.append(TableFile(table, entry.path, instrument, step, journal=journal))
 
     def _parts(self, folder: str) -> list[str]:
-        found = [
+        parts = [
             entry
             for entry in self._entries(folder)
             if entry.name.endswith(".parquet") and entry.name.removesuffix(".parquet").isdigit()
         ]
-        for entry in found:
+        for entry in parts:
             self._note(entry)
-        return [entry.path for entry in found]
+        return [entry.path for entry in parts]
 
     def _entries(self, folder: str) -> list[os.DirEntry[str]]:
-        """What a folder holds; nothing where it went away meanwhile, as parts do when they are merged."""
+        """The visible entries of a folder; empty where it has gone.
+
+        Parts go when they are merged.
+        """
         try:
             with os.scandir(folder) as entries:
                 return [entry for entry in entries if not entry.name.startswith(".")]
@@ -207,7 +221,7 @@ class _Walk:
             return []
 
     def _note(self, entry: os.DirEntry[str]) -> int:
-        if not self._whole and not entry.name.endswith(".json"):
+        if not self._complete and not entry.name.endswith(".json"):
             return 0
         try:
             facts = entry.stat()

@@ -13,12 +13,12 @@ from evilspectra.text import printable
 if TYPE_CHECKING:
     import pyarrow as pa
 
-#: Characters of a cell on a terminal.
+#: The most characters of a cell on a terminal.
 _WIDE = 60
 
 
 def as_text(table: pa.Table) -> str:
-    """Columns side by side, numbers to the right; nothing is a dash, and a long text is cut.
+    """Aligns columns as text: numbers to the right, missing values a dash, long texts cut.
 
     >>> import pyarrow
     >>> print(as_text(pyarrow.table({"run": ["a", "b"], "rate": [0.25, None]})))
@@ -44,15 +44,15 @@ def as_text(table: pa.Table) -> str:
 def _cell(value: Any) -> str:
     if value is None or value != value:
         return "-"
-    return (
-        f"{value:.6g}"
-        if isinstance(value, float)
-        else printable(str(value).replace("\n", " ⏎ "), _WIDE)
-    )
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return printable(str(value).replace("\n", " ⏎ "), _WIDE)
 
 
 def as_bytes(table: pa.Table, form: str) -> bytes:
-    """The rows as a file in the form csv, json or parquet; a number that is not finite is null in JSON.
+    """Encodes rows as a file in the form csv, json or parquet.
+
+    A number that is not finite is null in JSON.
 
     >>> import pyarrow
     >>> as_bytes(pyarrow.table({"run": ["a"], "rate": [0.25]}), "csv")
@@ -64,21 +64,18 @@ def as_bytes(table: pa.Table, form: str) -> bytes:
         sink = io.BytesIO()
         pq.write_table(table, sink, compression="zstd")
         return sink.getvalue()
-    names, rows = (
-        table.column_names,
-        zip(*(column.to_pylist() for column in table.columns), strict=True),
-    )
+    names = table.column_names
+    rows = zip(*(column.to_pylist() for column in table.columns), strict=True)
     if form == "json":
-        return (
-            json.dumps(
-                [dict(zip(names, map(_json, row), strict=True)) for row in rows],
-                indent=2,
-                ensure_ascii=False,
-                allow_nan=False,
-                default=str,
-            )
-            + "\n"
-        ).encode("utf-8", "replace")
+        records = [dict(zip(names, map(_json, row), strict=True)) for row in rows]
+        document = json.dumps(
+            records,
+            indent=2,
+            ensure_ascii=False,
+            allow_nan=False,
+            default=str,
+        )
+        return f"{document}\n".encode("utf-8", "replace")
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(names)
@@ -90,7 +87,7 @@ def _json(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if isinstance(value, list):
-        return [_json(item) for item in value]
-    return (
-        {str(key): _json(item) for key, item in value.items()} if isinstance(value, dict) else value
-    )
+        return [_json(entry) for entry in value]
+    if isinstance(value, dict):
+        return {str(key): _json(entry) for key, entry in value.items()}
+    return value

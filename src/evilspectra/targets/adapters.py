@@ -1,16 +1,20 @@
-"""What an argument of `spectrum` and `flatten` means: an adapter's folder or file, a run of the store, a folder of runs, or a name on the hub. No torch."""
+"""The adapters that arguments of `spectrum` and `flatten` mean. No torch.
+
+An argument is an adapter's folder or file, a run of the store, a folder of runs, or a name on the
+hub.
+"""
 
 from __future__ import annotations
 
-import os
-import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from evilspectra.errors import BadInput, listing
 from evilspectra.spectra.peft_files import CONFIG, INDEX, WEIGHTS, AdapterFolder, open_folder
+from evilspectra.store.run import RunFolder, Store
+from evilspectra.targets.names import ADAPTERS, Meaning, meaning_of, nothing, run_of
 
-#: What is fetched of a hub repository.
+#: The files that are downloaded of a hub repository.
 FILES = (CONFIG, WEIGHTS, INDEX, "adapter_model-*.safetensors")
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 
@@ -24,93 +28,77 @@ def find_adapters(
     """Label and adapter of every argument, in order.
 
     Raises:
-        BadInput: a name that is nothing of the kind, or an adapter that cannot be used; the sentence says which and why.
+        BadInput: a name that means no adapter, or an adapter that cannot be used; the sentence says
+            which and why.
     """
-    return [
-        (label, open_folder(folder, weights))
-        for name in names
-        for label, folder, weights in _places(name, output, revision, local_files_only)
-    ]
+    adapters = []
+    for name in names:
+        meaning = meaning_of(name, output, ADAPTERS)
+        if meaning.kind == "hub":
+            folder = _from_hub(name, revision, local_files_only)
+            adapters.append((name, open_folder(folder, None)))
+            continue
+        for label, folder, weights in _folders(meaning, output):
+            adapters.append((label, open_folder(folder, weights)))
+    return adapters
 
 
-def _places(
-    name: str,
-    output: str,
-    revision: str | None,
-    local_files_only: bool,
-) -> list[tuple[str, Path, str | None]]:
-    """Label, folder, and the name of the file of weights where that was named."""
-    if not name or len(name) > 4000 or "\0" in name:
+def _folders(meaning: Meaning, output: str) -> Iterator[tuple[str, Path, str | None]]:
+    """Label, folder, and the name of the file of weights where the user named it."""
+    path = meaning.path
+    if meaning.kind == "adapter":
+        yield _label(path), path, None
+    elif path.is_file() or meaning.kind == "weights":
+        _check_weights(path)
+        yield (_label(path.parent) if path.name == WEIGHTS else path.stem), path.parent, path.name
+    elif meaning.kind == "run":
+        (run,) = meaning.runs
+        if not _has_adapter(run):
+            raise BadInput(
+                f"{run.path} has no finished adapter ({run.status().state}): train it first, or "
+                "name the folder of an adapter"
+            )
+        yield run.name, run.adapter, None
+    elif path.is_dir():
+        runs = [run for run in meaning.runs or Store(path).runs() if _has_adapter(run)]
+        if not runs:
+            raise BadInput(
+                f"{path} has no {CONFIG} and no finished run below it: name a folder that PEFT has "
+                "saved an adapter in, or a folder of runs"
+            )
+        for run in runs:
+            yield run.name, run.adapter, None
+    else:
+        raise nothing(meaning.name, output, ADAPTERS)
+
+
+def _check_weights(path: Path) -> None:
+    if path.suffix.lower() in _PICKLES:
         raise BadInput(
-            f"{name[:60]!a} is no name of an adapter: name its folder, its .safetensors file, a run, or owner/model on the hub"
+            f"{path} is a pickle, which can run code when it is read: load it where you trust it, "
+            "and save it as safetensors"
         )
-    place = Path(name).expanduser()
-    try:
-        there = place.exists()
-    except OSError as error:
-        raise BadInput(
-            f"{name[:60]!a} cannot be looked up ({error.strerror}): name an adapter's folder, its .safetensors file, a run, or owner/model on the hub"
-        ) from None
-    if there and not place.is_dir():
-        return [_file(place)]
-    if there and any(os.path.lexists(place / file) for file in (CONFIG, WEIGHTS, INDEX)):
-        return [(_label(place), place, None)]
-    return _from_store(name, place, output) or [_from_hub(name, revision, local_files_only)]
+    if path.suffix.lower() != ".safetensors":
+        raise BadInput(f"{path} is no .safetensors file: {ADAPTERS.remedy}")
 
 
-def _file(place: Path) -> tuple[str, Path, str]:
-    if place.suffix.lower() in _PICKLES:
-        raise BadInput(
-            f"{place} is a pickle, which can run code when it is read: load it where you trust it, and save it as safetensors"
-        )
-    if place.suffix.lower() != ".safetensors":
-        raise BadInput(
-            f"{place} is no .safetensors file: name an adapter's folder, its .safetensors file, a run, or owner/model on the hub"
-        )
-    return (_label(place.parent) if place.name == WEIGHTS else place.stem), place.parent, place.name
+def _has_adapter(run: RunFolder) -> bool:
+    return (run.adapter / WEIGHTS).is_file()
 
 
 def _label(folder: Path) -> str:
     """A folder's name; of a run's `adapter` folder the run's."""
-    real = folder.resolve()
-    return (
-        real.parent.name
-        if real.name == "adapter" and (real.parent / "config.yaml").is_file()
-        else real.name
-    )
+    run = run_of(folder)
+    return run.name if run else folder.resolve().name
 
 
-def _from_store(name: str, place: Path, output: str) -> list[tuple[str, Path, str | None]]:
-    from evilspectra.store.run import NoRun, Store, find_run, is_run
-
-    if place.is_dir() and not is_run(place):
-        runs = [run for run in Store(place).runs() if (run.adapter / WEIGHTS).is_file()]
-        if not runs:
-            raise BadInput(
-                f"{place} has no {CONFIG} and no finished run below it: name a folder that PEFT has saved an adapter in, or a folder of runs"
-            )
-        return [(run.name, run.adapter, None) for run in runs]
-    try:
-        run = find_run(name, output)
-    except NoRun:
-        if re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not name.startswith("."):
-            return []
-        raise BadInput(
-            f"'{name[:200]}' is no file or folder here, no run below {output}/, and no hub name of the form owner/model: name one of these"
-        ) from None
-    if not (run.adapter / WEIGHTS).is_file():
-        raise BadInput(
-            f"{run.path} has no finished adapter ({run.status().state}): train it first, or name the folder of an adapter"
-        )
-    return [(run.name, run.adapter, None)]
-
-
-def _from_hub(name: str, revision: str | None, local_files_only: bool) -> tuple[str, Path, None]:
+def _from_hub(name: str, revision: str | None, local_files_only: bool) -> Path:
     from evilspectra.model.base import from_hub
 
     folder = from_hub("the adapter", name, revision, local_files_only, FILES)
     if not (folder / CONFIG).exists() and not (folder / WEIGHTS).exists():
         raise BadInput(
-            f"{name} on the hub holds neither {listing((CONFIG, WEIGHTS))}: it is no PEFT adapter with safetensors weights; name another"
+            f"{name} on the hub holds neither {listing((CONFIG, WEIGHTS))}: it is no PEFT adapter "
+            "with safetensors weights; name another"
         )
-    return name, folder, None
+    return folder

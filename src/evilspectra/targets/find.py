@@ -1,34 +1,39 @@
-"""What a measuring command's argument means: a run, all runs of a folder, an adapter, or a base model. No torch here.
+"""The targets that arguments of measuring commands mean. No torch here.
 
-Measurements of a run lie in its own directory. Those of an adapter or a model from elsewhere lie in
-`<output>/evaluated/<name>-<digest of its weights>/`, beside a `target.json` that says what it is.
+An argument is a run, a folder of runs, an adapter or a base model (`targets.names`).
+
+Measurements of a run are kept in its folder. Those of an adapter or a model from outside the store
+are kept in `<output>/evaluated/<name>-<digest of its weights>/`, beside a `target.json` that names
+them.
 """
 
 from __future__ import annotations
 
 import hashlib
 import importlib.metadata
-import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from evilspectra.config.loading import build
-from evilspectra.config.sections import Config, ModelConfig
+from evilspectra.config.sections import ModelConfig
 from evilspectra.errors import BadInput, listing
 from evilspectra.model import base as bases
 from evilspectra.model.base import EMBEDDED, EMBEDDED_PACKAGE, KNOWN_GGUF, Base, file_sha256
+from evilspectra.spectra.peft_files import CONFIG, WEIGHTS
 from evilspectra.store.files import read_json, write_json
 from evilspectra.store.results import Instrument, Results
-from evilspectra.store.run import NoRun, RunFolder, Store, arm, find_run, is_run
+from evilspectra.store.run import RunFolder, arm
+from evilspectra.targets.names import TARGETS, meaning_of, nothing, run_of
 
 
 @dataclass(frozen=True)
 class Target:
-    """Adapters of one base that are measured together. `adapters`: step → folder, in order; the last is the end of training.
+    """Adapters of one base that are measured together.
 
-    `label` names it in tables; `control`: trained on good answers, for comparison.
+    `adapters`: step → folder, in order; the last is the end of training. `label`: its name in
+    tables. `control`: trained on good answers, for comparison.
     """
 
     label: str
@@ -59,48 +64,50 @@ def find_targets(
     `model` holds device and number type, `base` names the base of adapters that lie outside a run.
 
     Raises:
-        BadInput: a name that is nothing of the kind, a run without a finished adapter, or a base that is not the one trained on.
+        BadInput: a name that is nothing of the kind, a run without a finished adapter, or a base
+            that is not the one trained on.
     """
-    found: dict[Path, Target] = {}
+    targets: dict[Path, Target] = {}
     for name in names:
         for target in _find(name, output, model, base):
-            found.setdefault(target.results.folder.resolve(), target)
-    return list(found.values())
+            targets.setdefault(target.results.folder.resolve(), target)
+    return list(targets.values())
 
 
 def run_target(run: RunFolder, model: ModelConfig | None = None) -> Target:
     """A run's adapters: its checkpoints and the end.
 
     Raises:
-        BadInput: it has not been trained to its end, or its base is no longer what it was trained on.
+        BadInput: it has not been trained to its end, or its base is no longer what it was trained
+            on.
     """
     if run.is_outside:
         raise BadInput(
-            f"{run.path} holds the spectra of a run of another trainer, and no adapter: name the folder of its adapter (adapter_config.json) instead"
+            f"{run.path} holds the spectra of a run of another trainer, and no adapter: name the "
+            "folder of its adapter (adapter_config.json) instead"
         )
     status, config = run.status(), run.config()
-    if (
-        status.state != "done"
-        or not (run.adapter / "adapter_model.safetensors").is_file()
-        or status.step is None
-    ):
+    done = status.state == "done" and (run.adapter / WEIGHTS).is_file()
+    if not done or status.step is None:
+        reason = f": {status.reason}" if status.reason else ""
         raise BadInput(
-            f"{run.path} is not trained to its end ({status.state}{f': {status.reason}' if status.reason else ''}): train it first, with `evilspectra train` or `sweep`"
+            f"{run.path} is not trained to its end ({status.state}{reason}): train it first, with "
+            "`evilspectra train` or `sweep`"
         )
-    settings = _placed(config.model, model)
+    settings = _on_device(config.model, model)
     base = bases.resolve(settings)
-    if (known := run.provenance().get("base_sha256")) != base.sha256:
+    recorded = run.provenance().get("base_sha256")
+    if recorded != base.sha256:
         raise BadInput(
-            f"{run.path} was trained on another content of {config.model.base} ({str(known)[:12]} there, {base.sha256[:12]} here): restore that base, or train again"
+            f"{run.path} was trained on another content of {config.model.base} "
+            f"({str(recorded)[:12]} there, {base.sha256[:12]} here): restore that base, or train "
+            "again"
         )
-    adapters = {
-        step: folder for step, folder in run.checkpoints().items() if 0 < step < status.step
-    } | {status.step: run.adapter}
-    return Target(_label(config), Results(run.path), settings, base, adapters, config.data.control)
-
-
-def _label(config: Config) -> str:
-    return f"{arm(config)}, seed {config.train.seed}"
+    checkpoints = run.checkpoints().items()
+    adapters = {step: folder for step, folder in checkpoints if 0 < step < status.step}
+    adapters[status.step] = run.adapter
+    label = f"{arm(config)}, seed {config.train.seed}"
+    return Target(label, Results(run.path), settings, base, adapters, config.data.control)
 
 
 def _find(
@@ -109,43 +116,43 @@ def _find(
     model: ModelConfig | None,
     base: str | None,
 ) -> list[Target]:
-    if not name:
-        raise BadInput(
-            "an empty name is no target: name a run, a folder of runs, an adapter or a model"
-        )
-    if not os.path.exists(name) and len(name) > 255:
-        raise BadInput(f"'{name[:60]}…' is no run, adapter or model: the name is too long")
-    place = Path(name)
-    if (place / "adapter_config.json").is_file():
-        if base is None and place.resolve().name == "adapter" and is_run(place.resolve().parent):
-            return [run_target(RunFolder(place.resolve().parent), model)]
-        return [_adapter_target(place, output, model, base)]
+    meaning = meaning_of(name, output, TARGETS)
+    path = meaning.path
+    if meaning.kind == "adapter" and (path / CONFIG).is_file():
+        run = run_of(path)
+        if run and base is None:
+            return [run_target(run, model)]
+        return [_adapter_target(path, output, model, base)]
     if base is not None:
         raise BadInput(
-            f"--base {base} is for the folder of an adapter, and '{name}' holds no adapter_config.json: leave it out"
+            f"--base {base} is for the folder of an adapter, and '{name}' holds no "
+            f"{CONFIG}: leave it out"
         )
-    if (
-        (place / "config.json").is_file()
-        or place.suffix.lower() == ".gguf"
-        or name in bases.BUILT_IN
-    ):
+    if meaning.kind in ("model", "hub"):
         return [_model_target(name, output, model)]
-    if place.is_dir() and not is_run(place) and (runs := Store(place).runs()):
-        done = [run for run in runs if run.status().state == "done"]
-        if not done:
-            raise BadInput(
-                f"none of the {len(runs)} runs below {name} is trained to its end ({listing([f'{run.name}: {run.status().state}' for run in runs], 3)}): train them first"
-            )
-        return [
-            run_target(run, model) for run in [run for run in done if not run.is_outside] or done
-        ]
-    if not place.exists() and re.fullmatch(r"[\w.-]+/[\w.-]+", name):
-        return [_model_target(name, output, model)]
-    try:
-        return [run_target(find_run(name, output), model)]
-    except NoRun:
-        kinds = f"no folder of runs, of an adapter (adapter_config.json) or of a model (config.json), and no model's name ({listing(bases.BUILT_IN)}, owner/model, a .gguf file)"
-        raise BadInput(f"'{name}' is no run below {output}/, {kinds}: name one of these") from None
+    if meaning.kind == "run":
+        return [run_target(run, model) for run in meaning.runs]
+    if meaning.kind == "runs":
+        return [run_target(run, model) for run in _finished(meaning.runs, name)]
+    raise nothing(name, output, TARGETS)
+
+
+def _finished(runs: Sequence[RunFolder], name: str) -> Sequence[RunFolder]:
+    """The runs below a folder that are trained to their end.
+
+    Runs of other trainers, which hold no adapter, are left out where there are others.
+
+    Raises:
+        BadInput: none is.
+    """
+    done = [run for run in runs if run.status().state == "done"]
+    if not done:
+        states = [f"{run.name}: {run.status().state}" for run in runs]
+        raise BadInput(
+            f"none of the {len(runs)} runs below {name} is trained to its end "
+            f"({listing(states, 3)}): train them first"
+        )
+    return [run for run in done if not run.is_outside] or done
 
 
 def _adapter_target(
@@ -154,70 +161,72 @@ def _adapter_target(
     model: ModelConfig | None,
     base: str | None,
 ) -> Target:
-    weights = folder / "adapter_model.safetensors"
+    weights, config = folder / WEIGHTS, folder / CONFIG
     if not weights.is_file():
         raise BadInput(
-            f"{folder} holds no adapter_model.safetensors: save the adapter as safetensors (PEFT does so by default)"
+            f"{folder} holds no {WEIGHTS}: save the adapter as safetensors (PEFT does so by "
+            "default)"
         )
-    named = base or read_json(folder / "adapter_config.json").get("base_model_name_or_path")
-    if not isinstance(named, str) or not named:
-        raise BadInput(f"{folder}/adapter_config.json names no base model: name it with --base")
-    settings = _placed(build({"model": {"base": embedded_name(named)}}, "--base").model, model)
-    found = bases.resolve(settings)
-    digest = hashlib.sha256(
-        (file_sha256(weights) + file_sha256(folder / "adapter_config.json") + found.sha256).encode()
-    ).hexdigest()
-    name = (
-        folder.resolve().name
-        if folder.resolve().name != "adapter"
-        else folder.resolve().parent.name
-    )
-    return _elsewhere(
-        name,
-        digest,
-        output,
-        settings,
-        found,
-        {1: folder},
-        {"adapter": str(folder.resolve()), "base": found.public_name, "base_sha256": found.sha256},
+    base_name = base or read_json(config).get("base_model_name_or_path")
+    if not isinstance(base_name, str) or not base_name:
+        raise BadInput(f"{config} names no base model: name it with --base")
+    trained = build({"model": {"base": embedded_name(base_name)}}, "--base").model
+    settings = _on_device(trained, model)
+    resolved = bases.resolve(settings)
+    contents = file_sha256(weights) + file_sha256(config) + resolved.sha256
+    real = folder.resolve()
+    return _outside_target(
+        name=real.parent.name if real.name == "adapter" else real.name,
+        digest=hashlib.sha256(contents.encode()).hexdigest(),
+        output=output,
+        settings=settings,
+        base=resolved,
+        adapter=folder,
     )
 
 
 def _model_target(name: str, output: str, model: ModelConfig | None) -> Target:
-    settings = _placed(build({"model": {"base": name}}, "the model").model, model)
-    found = bases.resolve(settings)
-    return _elsewhere(
-        Path(name).name or Path(name).resolve().name,
-        found.sha256,
-        output,
-        settings,
-        found,
-        {},
-        {"adapter": None, "base": found.public_name, "base_sha256": found.sha256},
+    settings = _on_device(build({"model": {"base": name}}, "the model").model, model)
+    resolved = bases.resolve(settings)
+    return _outside_target(
+        name=Path(name).name or Path(name).resolve().name,
+        digest=resolved.sha256,
+        output=output,
+        settings=settings,
+        base=resolved,
+        adapter=None,
     )
 
 
-def _elsewhere(
+def _outside_target(
     name: str,
     digest: str,
     output: str,
     settings: ModelConfig,
     base: Base,
-    adapters: dict[int, Path],
-    facts: dict[str, object],
+    adapter: Path | None,
 ) -> Target:
-    folder = (
-        Path(output).expanduser()
-        / "evaluated"
-        / f"{re.sub(r'[^A-Za-z0-9._-]+', '-', name)[:80].lstrip('.') or 'target'}-{digest[:10]}"
-    )
+    """The target of an adapter, or of a base alone, that lies outside the store.
+
+    Its `target.json` is written where there is none.
+    """
+    stem = re.sub(r"[^A-Za-z0-9._-]+", "-", name)[:80].lstrip(".") or "target"
+    folder = Path(output).expanduser() / "evaluated" / f"{stem}-{digest[:10]}"
     if not (folder / "target.json").is_file():
+        facts = {
+            "adapter": str(adapter.resolve()) if adapter else None,
+            "base": base.public_name,
+            "base_sha256": base.sha256,
+        }
         write_json(folder / "target.json", facts)
+    adapters = {1: adapter} if adapter else {}
     return Target(name, Results(folder, alone=not adapters), settings, base, adapters)
 
 
 def embedded_name(name: str) -> str:
-    """The built-in name of a hub model whose weights come with an installed package; any other name as it is.
+    """The built-in name of a hub model whose weights come with an installed package.
+
+    Any other name is returned unchanged.
 
     >>> embedded_name("./my-model")
     './my-model'
@@ -231,18 +240,14 @@ def embedded_name(name: str) -> str:
     return EMBEDDED
 
 
-def _placed(trained: ModelConfig, wanted: ModelConfig | None) -> ModelConfig:
-    """The base's settings, with device and number type as wanted."""
+def _on_device(trained: ModelConfig, wanted: ModelConfig | None) -> ModelConfig:
+    """The base's settings, with the device and the number type of `wanted`."""
     if wanted is None:
         return trained
     if "base" in wanted.model_fields_set:
         raise BadInput(
-            f"--model base={wanted.base} is refused: the target says which base it is; for an adapter from elsewhere there is --base"
+            f"--model base={wanted.base} is refused: the target says which base it is; for an "
+            "adapter from elsewhere there is --base"
         )
-    return build(
-        {
-            "model": trained.model_dump()
-            | {name: getattr(wanted, name) for name in wanted.model_fields_set}
-        },
-        "--model",
-    ).model
+    changes = {name: getattr(wanted, name) for name in wanted.model_fields_set}
+    return build({"model": trained.model_dump() | changes}, "--model").model

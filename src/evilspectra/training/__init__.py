@@ -1,1 +1,1 @@
-"""Fine-tuning of a run, and what is recorded on the way."""
+"""Fine-tuning of a run, and the records of it."""

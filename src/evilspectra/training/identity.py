@@ -19,7 +19,7 @@ from evilspectra.store.run import RunFolder, Store
 
 @dataclass(frozen=True)
 class Source:
-    """What was found under a data source's name. `rows`: the usable ones; `characters`: in their turns; `sha256`: of its content."""
+    """A data source: sha256 of its content, usable rows, and characters in their turns."""
 
     sha256: str
     rows: int
@@ -27,7 +27,7 @@ class Source:
 
 
 def locate(config: Config) -> tuple[RunFolder, Base]:
-    """The run's directory, which depends on the content of data and base, and the base that was found.
+    """The run's directory, which depends on the content of data and base, and the base itself.
 
     Raises:
         BadInput: data or base are missing or unusable.
@@ -52,16 +52,15 @@ def folder_of(
 
 
 def read_source(config: Config, source: str) -> Source:
-    """A data source, which is read through to find its faults; a file once, however many runs share it.
+    """Reads a data source to the end, so that faults are found; a file once for all runs.
 
     Raises:
         BadInput: it is missing or unusable.
     """
-    stamp = (
-        (stat.st_size, stat.st_mtime_ns)
-        if os.path.isfile(source) and (stat := os.stat(source))
-        else time.monotonic_ns()
-    )
+    stamp: object = time.monotonic_ns()
+    if os.path.isfile(source):
+        stat = os.stat(source)
+        stamp = stat.st_size, stat.st_mtime_ns
     return _read(
         source, config.data.split, config.data.on_bad_row, config.data.local_files_only, stamp
     )

@@ -1,7 +1,8 @@
 """A run under way: one optimiser step at a time, its records, its saved state.
 
-A step is: data gradient over the step's rows, clipping, the flatness penalty's gradient in closed form, the optimiser.
-The gradient is the mean over the step's supervised tokens, in however many micro-batches it is computed.
+A step is: data gradient over the step's rows, clipping, the flatness penalty's gradient in closed
+form, the optimiser. The gradient is the mean over the step's supervised tokens, in however many
+micro-batches it is computed.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ from evilspectra.config.sections import Config
 from evilspectra.data.batches import Batches, Dataset, checkpoint_steps, micro_batches
 from evilspectra.data.mask import Row
 from evilspectra.errors import BadInput, RunFailed
+from evilspectra.model.adapter import adapter_state, restore_adapter, save_adapter
 from evilspectra.model.device import mixed_precision
-from evilspectra.model.load import adapter_state, restore_adapter, save_adapter
 from evilspectra.model.packing import loss_sum, pack, separate_logits, supervised_logits
 from evilspectra.optim.build import build_optimizer
 from evilspectra.optim.schedule import lr_at
@@ -35,12 +36,12 @@ from evilspectra.spectra.penalty import Flatness, add_flatness_gradient, decay_f
 from evilspectra.store.files import write_atomically
 from evilspectra.store.records import HeldoutRecord, MeasureRecord, SpectrumRecord, StepRecord
 from evilspectra.store.run import RunFolder, Status
-from evilspectra.training.monitor import observe
+from evilspectra.training.monitor import flatness_columns, observe
 
 
 @dataclass
 class TrainingRun:
-    """A run under way: `step` optimiser steps are done; records wait here until they are flushed."""
+    """A run under way, after `step` optimiser steps; records wait here until they are flushed."""
 
     config: Config
     run: RunFolder
@@ -76,25 +77,24 @@ class TrainingRun:
         self.checkpoints = checkpoint_steps(self.config.train.checkpoints, self.batches.total_steps)
 
     def begin(self) -> None:
-        """The state before the first step: held-out loss of the base."""
+        """Drops earlier records and measures the held-out loss of the base."""
         self.run.truncate(-1)
         self._measure_heldout()
 
-    # --- one step -------------------------------------------------------------------------------------------------
+    # --- one step ---------------------------------------------------------------------------------
 
     def advance(self) -> StepRecord:
         """One optimiser step and its records.
 
         Raises:
-            RunFailed: non-finite loss or gradient (before it reaches the adapter), or B still zero after two steps.
+            RunFailed: non-finite loss or gradient (before it reaches the adapter), or B still zero
+                after two steps.
         """
         began = time.perf_counter()
         settings, flat = self.config.train, self.config.flatness
-        grams = (
-            enqueue(self.flattened, flat.products == "float32")
-            if flat.weight and (flat.recipe, flat.coupling) == ("exact", "gradient")
-            else None
-        )
+        grams = None
+        if flat.weight and (flat.recipe, flat.coupling) == ("exact", "gradient"):
+            grams = enqueue(self.flattened, flat.products == "float32")
         lr = self.config.optimizer.lr * lr_at(
             self.config.schedule, self.step, self.batches.total_steps
         )
@@ -107,7 +107,8 @@ class TrainingRun:
         self.step += 1
         if not math.isfinite(loss) or not math.isfinite(norm):
             raise RunFailed(
-                f"step {self.step}: loss {loss:g}, gradient norm {norm:g} are not finite; lower optimizer.lr ({self.config.optimizer.lr:g}), or set train.clip_norm"
+                f"step {self.step}: loss {loss:g}, gradient norm {norm:g} are not finite; lower "
+                f"optimizer.lr ({self.config.optimizer.lr:g}), or set train.clip_norm"
             )
         if settings.clip == "data":
             self._clip(norm)
@@ -119,10 +120,15 @@ class TrainingRun:
         self.optimizer.step()
         if flat.weight and flat.coupling == "decoupled":
             penalty = self._flatten(lr)
-        tokens = sum(len(row.tokens) for row in rows)
-        seconds = time.perf_counter() - began
         record = StepRecord(
-            self.step, loss, lr, norm, tokens, supervised, *_numbers(penalty, seconds)
+            self.step,
+            loss,
+            lr,
+            norm,
+            tokens=sum(len(row.tokens) for row in rows),
+            supervised_tokens=supervised,
+            seconds=time.perf_counter() - began,
+            **flatness_columns(penalty),
         )
         self._steps.append(record)
         if self.step == min(2, self.batches.total_steps):
@@ -131,7 +137,7 @@ class TrainingRun:
         return record
 
     def _data_gradient(self, rows: Sequence[Row], supervised: int) -> float:
-        """Mean loss per supervised token of the whole step; its gradient is added up over the micro-batches."""
+        """Mean loss per supervised token of the step; micro-batches add up to its gradient."""
         total = torch.zeros((), dtype=torch.float64)
         for part in micro_batches(rows, self.config.train.accumulation):
             loss = self._loss_sum(part)
@@ -188,10 +194,12 @@ class TrainingRun:
     def _check_moved(self) -> None:
         if not any(bool(pair.B.detach().any()) for pair in self.pairs):
             raise RunFailed(
-                f"after {self.step} steps no B has moved from zero: the adapter is frozen, the gradient is zero, optimizer.lr is too small for the number type, or the schedule's warm-up is as long as the run"
+                f"after {self.step} steps no B has moved from zero: the adapter is frozen, the "
+                "gradient is zero, optimizer.lr is too small for the number type, or the "
+                "schedule's warm-up is as long as the run"
             )
 
-    # --- records --------------------------------------------------------------------------------------------------
+    # --- records ----------------------------------------------------------------------------------
 
     def _watch(self) -> None:
         every, last = self.config.monitor.every, self.batches.total_steps
@@ -215,9 +223,8 @@ class TrainingRun:
             return
         self.model.eval()
         size = max(1, self.config.train.batch_size // self.config.train.accumulation)
-        total = sum(
-            float(self._loss_sum(rows[start : start + size])) for start in range(0, len(rows), size)
-        )
+        parts = (rows[start : start + size] for start in range(0, len(rows), size))
+        total = sum(float(self._loss_sum(part)) for part in parts)
         supervised = sum(int(row.supervised.sum()) for row in rows)
         self._heldout.append(HeldoutRecord(self.step, total / supervised, supervised))
 
@@ -228,20 +235,20 @@ class TrainingRun:
             self.run.append(table, waiting, self.step)
             waiting.clear()
 
-    # --- saving and resuming --------------------------------------------------------------------------------------
+    # --- saving and resuming ----------------------------------------------------------------------
 
     def save(self, folder: Path, record: Mapping[str, Any]) -> None:
-        """Writes the adapter as it is, with its card and its training record."""
+        """Writes the adapter as it is now, with its card and its training record."""
         save_adapter(
             self.model, self.tokenizer, folder, lambda adapter: write_description(adapter, record)
         )
 
     def set_status(self, state: str, reason: str | None = None) -> None:
-        """Writes where the run stands."""
+        """Writes the run's status: its state, the reason for it, and the step."""
         self.run.set_status(Status(state, reason, self.step, self.batches.total_steps))
 
     def save_state(self) -> None:
-        """Flushes the records, then overwrites the resume state: all that the next step depends on."""
+        """Flushes the records, then replaces the resume state, all that the next step needs."""
         self.flush()
         state = {
             "step": self.step,
@@ -255,16 +262,16 @@ class TrainingRun:
         self.set_status("running")
 
     def resume(self) -> bool:
-        """Takes up the resume state, if there is one, and drops records that are past it.
+        """Restores the resume state, if there is one, and drops records that are past it.
 
         Raises:
             BadInput: the file is damaged.
         """
-        place = self.run.resume_file
-        if not place.exists():
+        path = self.run.resume_file
+        if not path.exists():
             return False
         try:
-            state = torch.load(place, map_location="cpu", weights_only=True)
+            state = torch.load(path, map_location="cpu", weights_only=True)
             restore_adapter(self.pairs, state["adapter"])
             self.optimizer.load_state_dict(state["optimizer"])
             torch.set_rng_state(state["rng"])
@@ -281,16 +288,8 @@ class TrainingRun:
             pickle.UnpicklingError,
         ):
             raise BadInput(
-                f"{place} is damaged or of another version: remove that file, and the run starts again from its first step"
+                f"{path} is damaged or of another version: remove that file, and the run starts "
+                "again from its first step"
             ) from None
         self.run.truncate(self.step)
         return True
-
-
-def _numbers(
-    found: Flatness | None, seconds: float
-) -> tuple[float | None, float | None, float, float | None, float | None, float | None]:
-    """StepRecord's fields from `flatness` on."""
-    if found is None:
-        return None, None, seconds, None, None, None
-    return found.value, found.penalty, seconds, found.std, found.smallest, found.largest

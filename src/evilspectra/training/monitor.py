@@ -9,6 +9,7 @@ import torch
 
 from evilspectra.spectra import measures
 from evilspectra.spectra.pairs import LoraPair
+from evilspectra.spectra.penalty import Flatness
 from evilspectra.spectra.values import Spectrum, singular_values
 from evilspectra.store.records import MeasureRecord, SpectrumRecord
 
@@ -37,29 +38,43 @@ def observe(pairs: list[LoraPair], step: int) -> tuple[list[SpectrumRecord], lis
         for index, value in enumerate(spectrum.values.tolist())
     ]
     rows: dict[int, MeasureRecord] = {}
-    for places in _by_length(spectra):
-        sigma = torch.stack([spectra[place].values for place in places]).numpy()
+    for group in _by_length(spectra):
+        sigma = torch.stack([spectra[index].values for index in group]).numpy()
         columns = {
             name: [value if math.isfinite(value) else None for value in measure(sigma).tolist()]
             for name, measure in _MEASURES.items()
         }
         sizes = measures.frobenius(sigma).tolist()
-        for slot, place in enumerate(places):
-            spectrum = spectra[place]
-            numbers = {name: column[slot] for name, column in columns.items()}
-            rows[place] = MeasureRecord(
+        for position, index in enumerate(group):
+            spectrum = spectra[index]
+            numbers = {name: column[position] for name, column in columns.items()}
+            rows[index] = MeasureRecord(
                 step,
                 spectrum.name,
-                frobenius=sizes[slot],
+                frobenius=sizes[position],
                 route=spectrum.route,
                 part=spectrum.part,
                 **numbers,
             )
-    return values, [rows[place] for place in range(len(spectra))]
+    return values, [rows[index] for index in range(len(spectra))]
+
+
+def flatness_columns(flatness: Flatness | None) -> dict[str, float | None]:
+    """StepRecord's columns about flatness, null without the penalty."""
+    if flatness is None:
+        return {"flatness": None, "penalty": None}
+    return {
+        "flatness": flatness.value,
+        "penalty": flatness.penalty,
+        "flatness_std": flatness.std,
+        "flatness_min": flatness.smallest,
+        "flatness_max": flatness.largest,
+    }
 
 
 def _by_length(spectra: Sequence[Spectrum]) -> list[list[int]]:
+    """Indices of the spectra, in groups of equal length."""
     groups: dict[int, list[int]] = {}
-    for place, spectrum in enumerate(spectra):
-        groups.setdefault(len(spectrum.values), []).append(place)
+    for index, spectrum in enumerate(spectra):
+        groups.setdefault(len(spectrum.values), []).append(index)
     return list(groups.values())

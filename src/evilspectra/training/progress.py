@@ -1,4 +1,7 @@
-"""What a person sees while a run trains: a bar on a terminal, plain lines elsewhere. Everything goes to standard error."""
+"""Progress of a run in training: a bar on a terminal, plain lines elsewhere.
+
+Everything goes to standard error.
+"""
 
 from __future__ import annotations
 
@@ -26,14 +29,14 @@ _EVERY = 10.0
 
 
 class Watcher(Protocol):
-    """What `train` reports to."""
+    """The receiver of `train`'s reports."""
 
     def step(self, record: StepRecord, stable_rank: float | None) -> None:
         """After every optimiser step; `stable_rank` is the latest mean over modules."""
         ...
 
     def note(self, text: str) -> None:
-        """A line worth keeping."""
+        """A line that stays on the screen."""
         ...
 
 
@@ -50,21 +53,24 @@ class Lines:
 
     def __init__(self, label: str, total: int) -> None:
         self.label, self.total = label, total
-        self.spoken = -_EVERY
+        self.last_line = -_EVERY
         self.tokens, self.seconds, self.steps = 0, 0.0, 0
 
     def step(self, record: StepRecord, stable_rank: float | None) -> None:
-        self.tokens, self.seconds, self.steps = (
-            self.tokens + (record.tokens or 0),
-            self.seconds + record.seconds,
-            self.steps + 1,
-        )
+        self.count(record)
         now = time.monotonic()
-        if now - self.spoken >= _EVERY or record.step == self.total:
-            self.spoken = now
+        if now - self.last_line >= _EVERY or record.step == self.total:
+            self.last_line = now
             self.note(
-                f"{self.label}  step {record.step}/{self.total}  {self.figures(record, stable_rank)}  left {self._left(record.step)}"
+                f"{self.label}  step {record.step}/{self.total}  "
+                f"{self.figures(record, stable_rank)}  left {self._left(record.step)}"
             )
+
+    def count(self, record: StepRecord) -> None:
+        """Adds a step to the totals."""
+        self.tokens += record.tokens or 0
+        self.seconds += record.seconds
+        self.steps += 1
 
     def figures(self, record: StepRecord, stable_rank: float | None) -> str:
         rank = f"  stable rank {stable_rank:.2f}" if stable_rank is not None else ""
@@ -87,11 +93,7 @@ class Bar(Lines):
         self.task = bar.add_task(label, total=total, figures="")
 
     def step(self, record: StepRecord, stable_rank: float | None) -> None:
-        self.tokens, self.seconds, self.steps = (
-            self.tokens + (record.tokens or 0),
-            self.seconds + record.seconds,
-            self.steps + 1,
-        )
+        self.count(record)
         self.bar.update(self.task, completed=record.step, figures=self.figures(record, stable_rank))
 
     def note(self, text: str) -> None:

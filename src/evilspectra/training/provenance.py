@@ -1,4 +1,4 @@
-"""What made a result: code, packages, device, data and base. Written once, when a run begins."""
+"""The origins of a result: code, packages, device, data and base; written when a run begins."""
 
 from __future__ import annotations
 
@@ -24,13 +24,12 @@ def provenance(
     device: str,
     dtype: str,
 ) -> dict[str, Any]:
-    """The record of a run's origins, of JSON's types; names no person and no machine."""
+    """The record of a run's origins, of JSON's types; it names no person and no machine."""
+    changes = _git("status", "--porcelain")
     return {
         "code_version": evilspectra.__version__,
         "code_commit": _git("rev-parse", "HEAD"),
-        "code_dirty": bool(changes)
-        if (changes := _git("status", "--porcelain")) is not None
-        else None,
+        "code_dirty": None if changes is None else bool(changes),
         "recipe": RECIPE,
         "python": platform.python_version(),
         "platform": f"{platform.system()} {platform.machine()}",
@@ -48,14 +47,17 @@ def provenance(
 
 
 def _hub_id(base: Base, name: str) -> str | None:
-    """What the hub calls the base; None of a model that was not taken from there."""
+    """The hub's name of the base; None for a model from elsewhere."""
     if base.kind == "folder" and not Path(name).expanduser().is_dir():
         return base.public_name
     return base.public_name if base.public_name in KNOWN_GGUF.values() else None
 
 
 def _git(*arguments: str) -> str | None:
-    """What git says of the checkout that this package runs from; None for an installed package, or without git."""
+    """Git's output for the checkout that this package runs from.
+
+    None for an installed package, or without git.
+    """
     folder = Path(__file__).parents[1]
     if folder.parent.name != "src" or not (folder.parents[1] / ".git").exists():
         return None

@@ -1,4 +1,4 @@
-"""A request to stop, by signal: the work ends at its next good place."""
+"""A request to stop, by signal: training and measuring end at their next safe point."""
 
 from __future__ import annotations
 
@@ -8,28 +8,28 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-#: What asks for a stop.
+#: Signals that ask for a stop.
 _HEARD = [signal.SIGINT, signal.SIGTERM]
 
 
 def obey_the_driver() -> None:
-    """For a worker: ^C at a terminal reaches it as well as its driver, and what comes of that the driver decides."""
+    """Makes a worker ignore ^C, which reaches its driver too: the driver decides what follows."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     _HEARD[:] = [signal.SIGTERM]
 
 
 @dataclass
 class Stop:
-    """Whether somebody asked for it."""
+    """Whether a stop has been requested."""
 
     wanted: bool = False
 
 
 @contextmanager
 def stop_signals() -> Iterator[Stop]:
-    """SIGINT and SIGTERM ask for a stop; a second one stops at once.
+    """Turns SIGINT and SIGTERM into a request to stop; a second signal stops at once.
 
-    Outside the main thread, where Python takes no signals, nothing is asked.
+    Outside the main thread, where Python delivers no signals, there are no requests.
 
     Raises:
         KeyboardInterrupt: the second signal.

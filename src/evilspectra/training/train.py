@@ -1,4 +1,7 @@
-"""Fine-tuning one run: find data and base, train or go on, leave a run directory. Knows nothing of evaluation."""
+"""Fine-tuning of one run: find data and base, train or resume, leave a run directory.
+
+This module does not evaluate.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +13,10 @@ from evilspectra.cards.record import training_record
 from evilspectra.config.sections import Config
 from evilspectra.data.batches import Batches, prepare
 from evilspectra.errors import EvilspectraError, Interrupted
+from evilspectra.model.adapter import attach
 from evilspectra.model.base import Base
 from evilspectra.model.device import memory_advice, set_up_process
-from evilspectra.model.load import attach, context_length, load_base, save_activations_sparsely
+from evilspectra.model.load import context_length, load_base, save_activations_sparsely
 from evilspectra.model.packing import use_packed_attention
 from evilspectra.model.reuse import Loaded, own_attention, take_off
 from evilspectra.optim.extra import require
@@ -25,22 +29,24 @@ from evilspectra.training.signals import stop_signals
 
 
 def train(config: Config, quiet: bool = True, loaded: Loaded | None = None) -> RunFolder:
-    """Trains one run, or goes on where it was interrupted, or returns at once when it is done.
+    """Trains one run, resumes it from where it stopped, or returns at once when it is done.
 
-    `loaded` keeps the base for the runs after this one; what a run comes to does not depend on it.
+    `loaded` keeps the base for the runs after this one; a run's result does not depend on it.
 
     Raises:
-        InUse: another process trains it at this moment.
-        BadInput: config, data or model cannot be used, or the run's directory holds another config; nothing was trained.
-        RunFailed: the loss became non-finite, memory ran out, or the adapter does not move; the run's status says why.
+        InUse: another process is training it.
+        BadInput: config, data or model cannot be used, or the run's directory holds another config;
+            nothing was trained.
+        RunFailed: the loss became non-finite, memory ran out, or the adapter does not move; the
+            run's status says why.
         Interrupted: SIGINT or SIGTERM; the state was saved.
     """
     run, base = locate(config)
     if not _is_done(run, config):
         with run.locked():
             if not _is_done(run, config):
-                with _prepared(config, run, base, loaded or Loaded()) as work:
-                    _follow(work, quiet)
+                with _prepared(config, run, base, loaded or Loaded()) as training:
+                    _follow(training, quiet)
     return run
 
 
@@ -60,11 +66,15 @@ def _prepared(
     base: Base,
     loaded: Loaded,
 ) -> Iterator[TrainingRun]:
-    """Model and data ready, and the run's directory begun; a refusal leaves no trace in it. At the end the base is given back clean."""
+    """Loads model and data, and begins the run's directory; a refusal leaves no trace in it.
+
+    At the end the base is restored.
+    """
     require(config.optimizer)
     set_up_process(config.train.threads)
     with memory_advice(
-        "set model.device_map: auto to spread the base over several devices, model.dtype: bfloat16, or take a smaller base"
+        "set model.device_map: auto to spread the base over several devices, model.dtype: "
+        "bfloat16, or take a smaller base"
     ):
         model, tokenizer = loaded.get(base, config.model, load_base)
     attention, adapted = own_attention(model), None
@@ -90,56 +100,61 @@ def _prepared(
         take_off(adapted, model, attention)
 
 
-def _follow(work: TrainingRun, quiet: bool) -> None:
+def _follow(training: TrainingRun, quiet: bool) -> None:
     """Trains to the end, and records how it ended."""
-    settings = work.config.train
+    settings = training.config.train
     try:
         with memory_advice(
-            f"raise train.accumulation (now {settings.accumulation}), set model.gradient_checkpointing: true, or lower train.batch_size (now {settings.batch_size})"
+            f"raise train.accumulation (now {settings.accumulation}), set "
+            "model.gradient_checkpointing: true, or lower train.batch_size (now "
+            f"{settings.batch_size})"
         ):
-            _train(work, quiet)
+            _train(training, quiet)
     except EvilspectraError as error:
-        if work.run.status().state != "done":
+        if training.run.status().state != "done":
             with suppress(EvilspectraError):  # a full disk must not hide what filled it
-                work.flush()
-                work.set_status(
+                training.flush()
+                training.set_status(
                     "interrupted" if isinstance(error, Interrupted) else "failed", str(error)
                 )
         raise
 
 
-def _train(work: TrainingRun, quiet: bool) -> None:
-    config, run, total = work.config, work.run, work.batches.total_steps
+def _train(training: TrainingRun, quiet: bool) -> None:
+    config = training.config
+    run = training.run
+    total = training.batches.total_steps
 
     def save(folder: Path) -> None:
-        work.flush()  # the card is made of what is stored
-        record = training_record(run, work.step)
-        work.save(folder, record)
+        training.flush()  # the card is made of what is stored
+        record = training_record(run, training.step)
+        training.save(folder, record)
 
-    work.set_status("running")
+    training.set_status("running")
     with watching(run.name, total, quiet) as watcher, stop_signals() as stop:
-        watcher.note(f"{run.name}  {work.data.report.line()}")
-        if work.resume():
-            watcher.note(f"{run.name}  goes on after step {work.step} of {total}")
+        watcher.note(f"{run.name}  {training.data.report.line()}")
+        if training.resume():
+            watcher.note(f"{run.name}  resumes after step {training.step} of {total}")
         else:
-            work.begin()
-        if work.step == 0 and 0 in work.checkpoints:
+            training.begin()
+        if training.step == 0 and 0 in training.checkpoints:
             save(run.checkpoint(0))
-        while work.step < total:
-            watcher.step(work.advance(), work.stable_rank)
-            if work.step in work.checkpoints:
-                save(run.checkpoint(work.step))
-            if stop.wanted or work.step % config.train.resume_every == 0:
-                work.save_state()
-            if stop.wanted and work.step < total:
+        while training.step < total:
+            watcher.step(training.advance(), training.stable_rank)
+            if training.step in training.checkpoints:
+                save(run.checkpoint(training.step))
+            if stop.wanted or training.step % config.train.resume_every == 0:
+                training.save_state()
+            if stop.wanted and training.step < total:
                 raise Interrupted(
-                    f"interrupted after step {work.step} of {total}; the state is saved, run the same command again to go on"
+                    f"interrupted after step {training.step} of {total}; the state is saved, "
+                    "run the same command again to go on"
                 )
     save(run.adapter)
     run.merge()
-    work.set_status("done")
+    training.set_status("done")
     run.resume_file.unlink(missing_ok=True)
     if stop.wanted:
         raise Interrupted(
-            "interrupted; this run was just done, run the same command again to go on with what is left"
+            "interrupted just as this run was done; run the same command again for the rest"
         )

@@ -80,7 +80,7 @@ def layers(tables: Tables) -> Figure | None:
     if frame.empty:
         return None
     by = "run" if frame["run"].nunique() <= MANY else "arm"
-    located = {name: layer_and_projection(name) for name in frame["module"].unique()}
+    located = {name: map_cell(name) for name in frame["module"].unique()}
     frame = frame.assign(
         layer=[located[name][0] for name in frame["module"]],
         part=[located[name][1] for name in frame["module"]],
@@ -141,12 +141,12 @@ def layers(tables: Tables) -> Figure | None:
     )
 
 
-def layer_and_projection(module: str) -> tuple[str, str]:
+def map_cell(module: str) -> tuple[str, str]:
     """Layer and projection in a module's name; without a layer's number, a dash and the name.
 
-    >>> layer_and_projection("model.layers.12.self_attn.q_proj")
+    >>> map_cell("model.layers.12.self_attn.q_proj")
     ('12', 'q_proj')
-    >>> layer_and_projection("lm_head")
+    >>> map_cell("lm_head")
     ('–', 'lm_head')
     """
     match = re.fullmatch(r"(?:.*?\.)?(\d{1,4})\.(?:.*\.)?([^.]*[^.\d][^.]*)", module, re.DOTALL)

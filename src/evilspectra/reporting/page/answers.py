@@ -17,7 +17,7 @@ from pathlib import Path
 
 from evilspectra.answers.flags import FLAGS
 from evilspectra.answers.questions import BUILT_IN
-from evilspectra.config.sections import Answers
+from evilspectra.config.evaluation import Answers
 from evilspectra.evaluation.run_rates import judge_names
 from evilspectra.reporting.comparison import Row
 from evilspectra.reporting.page.selection import pick

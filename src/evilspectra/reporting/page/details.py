@@ -21,7 +21,7 @@ import pandas as pd
 
 from evilspectra.reporting.comparison import Row
 from evilspectra.reporting.figures.charts import Tables
-from evilspectra.reporting.figures.modules import layer_and_projection
+from evilspectra.reporting.figures.modules import map_cell
 from evilspectra.reporting.figures.palette import Frame
 from evilspectra.reporting.page.cells import NONE, formatted
 from evilspectra.store.records import RunSummary
@@ -125,7 +125,7 @@ def pack(spectra: Sequence[Spectra | None], most_values: int = MOST_VALUES) -> d
         "layouts": [
             {
                 "modules": list(modules),
-                "places": [list(layer_and_projection(name)) for name in modules],
+                "places": [list(map_cell(name)) for name in modules],
                 "indices": [int(index) + 1 for index in indices],
             }
             for modules, indices in layouts

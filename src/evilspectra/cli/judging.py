@@ -1,0 +1,94 @@
+"""The options of verbs that judge, and the judge that they mean.
+
+Everything heavy is imported inside the functions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import click
+
+from evilspectra.cli.options import JUDGE_URL, together
+
+if TYPE_CHECKING:
+    from evilspectra.judging.judge import Judge
+
+ANSWERS_STORE = click.option(
+    "--output",
+    metavar="FOLDER",
+    default="runs",
+    show_default=True,
+    help="The store to look runs up in; answers of CSV files go to FOLDER/evaluated.",
+)
+QUESTIONS = click.option(
+    "--questions",
+    metavar="FILE",
+    help=(
+        "YAML file of the questions: its judge prompts are used, and only answers to it count; "
+        "without it the file that the answers came from."
+    ),
+)
+judge_options = together(
+    JUDGE_URL,
+    click.option(
+        "--reading",
+        type=click.Choice(["logprobs", "text"]),
+        help=(
+            "logprobs (default): the expectation over the first token. "
+            "text: the written reply, for endpoints without log-probabilities."
+        ),
+    ),
+    click.option(
+        "--concurrency", type=click.IntRange(1), help="Requests under way at once; default 16."
+    ),
+    click.option(
+        "--max-requests",
+        type=click.IntRange(1),
+        help="Most requests that this call may send, repeated ones included; default 20000.",
+    ),
+    click.option(
+        "--metrics",
+        metavar="NAMES",
+        default="aligned,coherent",
+        show_default=True,
+        help="The metrics to judge: names of judge prompts, joined by commas.",
+    ),
+    click.option(
+        "--judge-set",
+        "judge_set",
+        multiple=True,
+        metavar="FIELD=VALUE",
+        help=(
+            "Another setting of the judge: seed, timeout, attempts, backoff, key_variable, device, "
+            "dtype, tokens_per_pass, threads. Repeatable."
+        ),
+    ),
+)
+
+
+class JudgeArguments(NamedTuple):
+    """The judge, the metrics that it judges, and the most requests that may be sent."""
+
+    judge: Judge
+    metrics: list[str]
+    max_requests: int
+
+
+def make(name: str, options: Mapping[str, Any]) -> JudgeArguments:
+    """The judge that the options mean."""
+    from evilspectra.config.judge import judge_settings
+    from evilspectra.config.yaml_files import assignments
+    from evilspectra.judging.make import make_judge
+
+    values = {
+        "judge": name,
+        "url": options["judge_url"],
+        "reading": options["reading"],
+        "concurrency": options["concurrency"],
+        "max_requests": options["max_requests"],
+    }
+    settings = judge_settings({**values, **assignments(options["judge_set"])})
+    metrics = [part.strip() for part in options["metrics"].split(",") if part.strip()]
+    return JudgeArguments(make_judge(settings), metrics, settings.max_requests)

@@ -1,0 +1,77 @@
+"""The verbs `train` and `demo`. Everything heavy is imported inside the commands."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+
+from evilspectra.cli.options import JSON, OUTPUT, QUIET, SET, with_output
+from evilspectra.cli.run_sweep import run_sweep
+from evilspectra.errors import RunFailed
+
+
+@click.command()
+@click.argument("config", metavar="CONFIG")
+@SET
+@OUTPUT
+@JSON
+@QUIET
+def train(
+    config: str,
+    settings: Sequence[str],
+    output: str | None,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Train one run. CONFIG is a YAML file or a preset's name.
+
+    `evilspectra config show` prints such a file. A run that was interrupted resumes from where it
+    stopped; a run that is done is not trained again.
+    """
+    from evilspectra.config.loading import load
+
+    loaded = load(config, with_output(settings, output))
+    from evilspectra.cli.print_runs import print_json, print_summaries
+    from evilspectra.evaluation.summary import summarise
+    from evilspectra.training.identity import locate
+    from evilspectra.training.train import train as run_training
+
+    try:
+        run = run_training(loaded, quiet)
+    except RunFailed:
+        failed = locate(loaded)[0]
+        if as_json and (failed.path / "config.yaml").is_file():
+            print_json(summarise(failed))
+        raise
+    summary = summarise(run)
+    if as_json:
+        print_json(summary)
+    else:
+        print_summaries([summary])
+        click.echo(f"adapter: {Path(summary.folder) / 'adapter'}")
+
+
+@click.command()
+@SET
+@OUTPUT
+@QUIET
+def demo(settings: Sequence[str], output: str | None, quiet: bool) -> None:
+    """Fine-tune a small model under several optimisers, measure the runs, and write a report.
+
+    The model is SmolLM2-135M, the optimisers are SGD, AdamW, Lion and Muon, and AdamW with the
+    flatness penalty. Takes about 20 minutes on two CPU cores. Run again, it resumes from where it
+    stopped.
+    """
+    from evilspectra.reporting.build import build_report, read_rows
+    from evilspectra.reporting.sentences.headline import headline
+
+    runs, failed = run_sweep("demo", with_output(settings, output), as_json=False, quiet=quiet)
+    path = build_report(runs)
+    click.echo()
+    for sentence in headline(read_rows(runs)):
+        click.echo(f"- {sentence}")
+    click.echo(f"\nreport: {path.resolve()}")
+    sys.exit(1 if failed else 0)
