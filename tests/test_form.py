@@ -1,6 +1,10 @@
-"""How the code is written: names, widths, lengths. `python -m tests.test_form PATH…` lists what to mend."""
+"""Form of the code: names, widths, lengths.
+
+`python -m tests.test_form PATH…` lists what to mend.
+"""
 
 import ast
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,6 +12,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
+CODE = re.MULTILINE | re.DOTALL
 FOLDERS = ("src", "tests", "benchmarks", "examples")
 WIDTH = 100
 #: Lines of a file, by the folder that it is in.
@@ -58,7 +63,7 @@ def names_bound(tree: ast.AST, owner: str = "") -> Iterator[tuple[int, str]]:
 
 
 def empty_names(path: Path) -> list[str]:
-    """What a file binds that is in EMPTY_NAMES, underscores and case aside."""
+    """Names of EMPTY_NAMES that a file binds, underscores and case aside."""
     bound = [(1, path.stem), *names_bound(ast.parse(path.read_text(encoding="utf-8")))]
     return [
         f"{path}:{line}: {name}"
@@ -68,12 +73,19 @@ def empty_names(path: Path) -> list[str]:
 
 
 def wide_lines(path: Path) -> list[str]:
-    """Lines of more than WIDTH characters; in Markdown, tables and lines with links may be wider."""
-    lines = enumerate(path.read_text(encoding="utf-8").splitlines(), start=1)
-    wide = [(number, line) for number, line in lines if len(line) > WIDTH]
+    """Lines of more than WIDTH characters.
+
+    In Markdown, tables, links, commands and their outputs may be wider.
+    """
+    text = path.read_text(encoding="utf-8")
     if path.suffix == ".md":
-        wide = [(at, line) for at, line in wide if "](" not in line and not line.startswith("|")]
-    return [f"{path}:{number}: {len(line)} columns" for number, line in wide]
+        text = re.sub(r"^```.*?^```", lambda block: "\n" * block[0].count("\n"), text, flags=CODE)
+        text = re.sub(r"^\|.*|^.*\]\(.*", "", text, flags=re.MULTILINE)
+    return [
+        f"{path}:{number}: {len(line)} columns"
+        for number, line in enumerate(text.splitlines(), start=1)
+        if len(line) > WIDTH
+    ]
 
 
 def long_file(path: Path) -> list[str]:

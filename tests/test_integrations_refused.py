@@ -155,8 +155,8 @@ def test_modules_that_mean_none(tmp_path):
     with pytest.raises(
         BadInput,
         match=(
-            r"^'query' matches none of the adapted modules; allowed: all, or names, ends of names or "
-            r"patterns of down_proj, "
+            r"^'query' matches none of the adapted modules; allowed: all, or names, ends of names "
+            r"or patterns of down_proj, "
         ),
     ):
         sft(tmp_path, [SpectralFlatness(weight=1.0, modules="query")], steps=1).train()

@@ -1,3 +1,3 @@
-"""evilspectra: fine-tune LoRA adapters, watch and flatten their spectra, measure emergent misalignment."""
+"""Fine-tune LoRA adapters, watch and flatten their spectra, measure emergent misalignment."""
 
 __version__ = "0.1.0"

@@ -1,1 +1,1 @@
-"""Helpers of the tests: made-up stores, tiny runs and sweeps, imitation servers, the command line."""
+"""Helpers of the tests: made-up stores, tiny runs and sweeps, a server, the command line."""
