@@ -248,6 +248,7 @@ main(["train", "tiny", "--output", sys.argv[1], "--set", base, *sys.argv[2:]])
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["environment", "setting"])
 def test_a_hub_name_without_network_is_one_sentence_at_once(tmp_path: Path, how: str) -> None:
     environment = (

@@ -81,6 +81,7 @@ def test_the_baseline_may_be_the_adapter_in_production(runs: dict[str, Path], fi
     assert gate(runs["control"], baseline=runs["bad"]).code == 0  # better than the baseline
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("candidate", "code"), [("bad", 1), ("control", 0)])
 def test_twenty_other_seeds_change_no_verdict(
     runs: dict[str, Path], candidate: str, code: int

@@ -16,6 +16,8 @@ from safetensors.numpy import load_file
 
 from tests.golden.make import COMMAND, GOLDEN, digests, environment, processor, versions
 
+pytestmark = pytest.mark.slow
+
 EXPECTED: dict[str, Any] = json.loads((GOLDEN / "expected.json").read_text(encoding="utf-8"))
 ARMS = sorted(run for run in EXPECTED["runs"] if run != EXPECTED["stopped"])
 PARTS = ("inputs", "store", "trainer")

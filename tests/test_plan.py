@@ -283,6 +283,7 @@ finally:
     assert len(json.loads(done.stdout)["runs"]) == 96
 
 
+@pytest.mark.slow
 def test_the_commands_of_the_document_run_as_written(tmp_path: Path) -> None:
     text = (Path(__file__).parents[1] / "docs" / "sweeps.md").read_text(encoding="utf-8")
     first, *_ = re.findall(r"```yaml\n(# sweep\.yaml\n.*?)```", text, re.DOTALL)

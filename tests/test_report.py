@@ -252,6 +252,7 @@ def test_folder_without_runs_is_refused_in_one_sentence(tmp_path: Path) -> None:
         build_report(tmp_path)
 
 
+@pytest.mark.slow
 def test_more_than_a_hundred_runs_stay_small(tmp_path: Path) -> None:
     for seed in range(21):
         for optimizer, weight in (("sgd", 0), ("adam", 0), ("lion", 0), ("muon", 0), ("muon", 3)):

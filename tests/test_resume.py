@@ -169,6 +169,7 @@ def test_state_of_a_finished_step_survives_a_crash_while_saving(tmp_path, monkey
     same_results(undisturbed, train(config))
 
 
+@pytest.mark.slow
 def test_command_killed_in_the_middle_says_so_and_goes_on(tmp_path):
     config = tiny_config(tmp_path, train={"steps": 400, "resume_every": 5})
     file = tmp_path / "config.yaml"
