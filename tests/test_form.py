@@ -25,7 +25,7 @@ EMPTY_NAMES = {
 }
 #: Fields of records that are keys of outputs or of stored files, by class.
 KEYS_OF_OUTPUTS = {
-    *("Sentence.shown", "Spoken.said", "Beyond.given", "Variant.shown", "Import.place"),
+    *("Sentence.shown", "Beyond.given", "Variant.shown", "Import.place"),
 }
 
 

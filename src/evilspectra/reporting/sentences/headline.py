@@ -217,7 +217,8 @@ def order(done: Sequence[Row]) -> list[str]:
     The orders are compared over pairs of arms that can be told apart in both.
     """
     ranks, losses = by_arm(done, "stable_rank"), by_arm(done, "heldout_loss")
-    arms = sorted(set(ranks) & set(losses), key=lambda name: fmean(losses[name]))
+    shared = [name for name in losses if name in ranks]
+    arms = sorted(shared, key=lambda name: fmean(losses[name]))
     if len(arms) < 2:
         return []
     clear = [
