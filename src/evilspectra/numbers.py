@@ -31,6 +31,8 @@ def number(value: float | None, form: Form, none: str = "-") -> str:
 
     >>> number(0.0625, ".3f"), number(0.0625, ".1%"), number(-2, figure), number(None, ".3f")
     ('0.062', '6.2%', '−2', '-')
+    >>> number(1234567, ","), number(None, ",", "unknown")
+    ('1,234,567', 'unknown')
     """
     if value is None:
         return none

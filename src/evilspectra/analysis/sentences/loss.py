@@ -166,8 +166,8 @@ def _on_last(group: str, last: Moment, paper_outcome: bool) -> Sentence:
     claims = paper_outcome and group == "optimizer"
     numbers = (
         f"partial R² {bracketed(last.given_loss, percent)} of {group} given the loss against "
-        f"{bracketed(last.given_group, percent)} of the loss given {group}; "
-        f"ln ratio of what the loss alone and {group} alone leave {within(last.advantage, plus=True)}"
+        f"{bracketed(last.given_group, percent)} of the loss given {group}; ln ratio of "
+        f"what the loss alone and {group} alone leave {within(last.advantage, plus=True)}"
     )
     if not last.advantage.clear_of():
         return Sentence(
