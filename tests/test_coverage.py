@@ -17,7 +17,7 @@ from scipy import stats
 
 from evilspectra.analysis.components import difference_of_squares, nested, share_within
 from evilspectra.analysis.design import aliases
-from evilspectra.analysis.estimate import Estimate, mean_interval, shares, spread_interval
+from evilspectra.analysis.estimate import MethodEstimate, mean_interval, shares, spread_interval
 from evilspectra.analysis.linear import Layout, lay_out
 from evilspectra.analysis.loss import fit_loss
 from evilspectra.analysis.mediation import correlation, intervention
@@ -54,7 +54,7 @@ def level(kind: str, rejected: list[bool] | np.ndarray, one_sided: bool = False)
     assert one_sided or share >= 0.05 - ROOM, kind
 
 
-def holds(estimate: Estimate, truth: float) -> bool:
+def holds(estimate: MethodEstimate, truth: float) -> bool:
     assert estimate.low is not None
     assert estimate.high is not None
     return estimate.low <= truth <= estimate.high

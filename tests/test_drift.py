@@ -90,7 +90,7 @@ def test_an_adapter_that_changes_nothing_has_no_drift_at_all(count: int, seed: i
         assert interval == Interval(0, 0, 0)
     assert result.share_aligned.value == result.base_share_aligned
     assert result.resolution == 0
-    assert not result.drift.clear_of_zero()
+    assert not result.drift.clear_of()
 
 
 @law
@@ -330,7 +330,7 @@ def test_the_interval_beyond_a_control_is_narrow_where_both_moved_alike() -> Non
     )
     alone = drift(base, after).drift
     assert interval.high - interval.low < 0.2 * (alone.high - alone.low)
-    assert interval.clear_of_zero()
+    assert interval.clear_of()
     with pytest.raises(BadInput, match="measured on different items"):
         beyond_control(base, after, [probe_rows(41)])
 
@@ -448,6 +448,6 @@ def test_other_questions_or_dialogues_are_refused(read: Any, rows: Any) -> None:
 
 def test_clear_of_zero() -> None:
     assert [
-        Interval(0, low, high).clear_of_zero()
+        Interval(0, low, high).clear_of()
         for low, high in ((0.1, 1), (-1, -0.1), (-1, 1), (0, 1), (-1, 0))
     ] == [True, True, False, False, False]

@@ -1,4 +1,4 @@
-"""Intervals for rates and means of answers.
+"""Estimates with their intervals, and the intervals for rates and means of answers.
 
 Wilson's for independent answers, a bootstrap over questions for answers that share questions.
 """
@@ -13,25 +13,43 @@ from functools import lru_cache
 import numpy as np
 
 RESAMPLES = 4000
+#: The level of every interval.
 LEVEL = 0.95
 #: Two-sided 95 % point of the normal distribution.
 _Z = 1.959963984540054
 #: Sets of answers whose draws are in memory at once.
 _AT_ONCE = 500
-#: Fewer clusters than this give a bootstrap interval that is too narrow to be trusted.
+#: Fewer clusters than this give an interval over them that is too narrow to be trusted.
 FEW_CLUSTERS = 20
 
 
 @dataclass(frozen=True, slots=True)
-class Interval:
-    """An estimate and its 95 % bootstrap interval over items (percentiles)."""
+class Estimate:
+    """A value with its 95 % interval; `low` and `high` are None if there is none.
+
+    >>> Estimate(1.5, 0.5, 2.5).clear_of(), Estimate(0.2, -0.5, 0.9).clear_of()
+    (True, False)
+    >>> Estimate(1.5, 0.5, 2.5).clear_of(1.0), Estimate(0.2, None, None).clear_of()
+    (False, False)
+    """
 
     value: float
+    low: float | None
+    high: float | None
+
+    def clear_of(self, value: float = 0.0) -> bool:
+        """Whether there is an interval and it excludes `value`."""
+        if self.low is None or self.high is None:
+            return False
+        return self.low > value or self.high < value
+
+
+@dataclass(frozen=True, slots=True)
+class Interval(Estimate):
+    """An estimate that has an interval."""
+
     low: float
     high: float
-
-    def clear_of_zero(self) -> bool:
-        return self.low > 0 or self.high < 0
 
 
 def wilson(successes: int, trials: int) -> Interval:

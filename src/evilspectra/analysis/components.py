@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import special
 
-from evilspectra.analysis.estimate import TAIL, Estimate, Frame, shares, spread_interval
+from evilspectra.analysis.estimate import TAIL, Frame, MethodEstimate, shares, spread_interval
 from evilspectra.analysis.linear import lay_out, text_columns
 from evilspectra.analysis.variance import Effect, effect_of, statistics
 
@@ -38,10 +38,10 @@ class Components:
 
     cells: int
     replicated: int
-    seed_sd: Estimate | None
-    seed_share: Estimate | None
-    generation_var: Estimate | None
-    seed_var: Estimate | None
+    seed_sd: MethodEstimate | None
+    seed_share: MethodEstimate | None
+    generation_var: MethodEstimate | None
+    seed_var: MethodEstimate | None
     judge: Effect | None
     reasons: dict[str, str]
 
@@ -108,7 +108,7 @@ def _within(values: np.ndarray, groups: Sequence[str]) -> tuple[float, int]:
     return float(((values - means[codes]) ** 2).sum()), len(values) - len(means)
 
 
-def share_within(values: np.ndarray, cells: Sequence[str]) -> Estimate | None:
+def share_within(values: np.ndarray, cells: Sequence[str]) -> MethodEstimate | None:
     """The share of variance within cells: 1 − λ/(λ + n) of the one-way analysis.
 
     The estimate is 1 − ω², at most 1. None for one cell.
@@ -121,18 +121,18 @@ def share_within(values: np.ndarray, cells: Sequence[str]) -> Estimate | None:
     low, high = shares(between / between_df / (within / df), between_df, df, n)
     mse = within / df
     value = min(1.0, 1 - (between - between_df * mse) / (between + (n - between_df) * mse))
-    return Estimate(value, float(1 - high), float(1 - low), "noncentral F")
+    return MethodEstimate(value, float(1 - high), float(1 - low), "noncentral F")
 
 
 def nested(
     values: np.ndarray, runs: Sequence[str], cells: Sequence[str]
-) -> tuple[Estimate | None, Estimate | None]:
+) -> tuple[MethodEstimate | None, MethodEstimate | None]:
     """Variance within runs, and between the runs of a cell beyond it; None where no data tell."""
     within, df = _within(values, runs)
     if df < 1:
         return None, None
     spread = spread_interval(within, df)
-    generation = Estimate(
+    generation = MethodEstimate(
         spread.value**2, spread.low and spread.low**2, spread.high and spread.high**2, "χ²"
     )
     means, at = _means(values, runs)
@@ -151,7 +151,7 @@ def difference_of_squares(
     second: float,
     df2: int,
     factor: float,
-) -> Estimate:
+) -> MethodEstimate:
     """first − factor·second of independent mean squares, at least 0.
 
     The interval is Ting et al.'s (1990) modified large sample interval.
@@ -169,7 +169,7 @@ def difference_of_squares(
     h12 = ((1 - bottom) ** 2 - h1**2 * bottom**2 - g2**2) / bottom
     low = a - b - math.sqrt(max(0.0, g1**2 * a * a + h2**2 * b * b + g12 * a * b))
     high = a - b + math.sqrt(max(0.0, h1**2 * a * a + g2**2 * b * b + h12 * a * b))
-    return Estimate(
+    return MethodEstimate(
         max(0.0, a - b), max(0.0, float(low)), max(0.0, float(high)), "modified large sample"
     )
 

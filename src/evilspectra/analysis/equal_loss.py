@@ -11,7 +11,7 @@ import numpy as np
 from scipy import special
 from scipy.optimize import linear_sum_assignment
 
-from evilspectra.analysis.estimate import Estimate, mean_interval, t_interval
+from evilspectra.analysis.estimate import MethodEstimate, mean_interval, t_interval
 from evilspectra.analysis.lines import Line, fit_line, group_means
 
 #: Runs are matched at equal loss if their ln(loss) differ by at most this.
@@ -27,7 +27,7 @@ class Difference:
 
     first: str
     second: str
-    difference: Estimate
+    difference: MethodEstimate
     loss: float | None
     p: float | None = None
     pairs: int | None = None
@@ -42,7 +42,7 @@ class EqualLoss:
     """
 
     loss: float | None
-    means: dict[str, Estimate]
+    means: dict[str, MethodEstimate]
     differences: tuple[Difference, ...]
     matched: tuple[Difference, ...]
     common: tuple[float, float] | None
@@ -123,7 +123,7 @@ class _OwnLines:
         error = self.variance * (1 / len(x) + (at_x - x.mean()) ** 2 / sxx)
         return line.intercept.value + line.slope.value * at_x, error
 
-    def mean(self, name: str, at_x: float) -> Estimate:
+    def mean(self, name: str, at_x: float) -> MethodEstimate:
         value, error = self.at(name, at_x)
         return t_interval(value, math.sqrt(error), self.df)
 
@@ -143,7 +143,7 @@ class _OwnLines:
         if at_x is None and in_own_range and low <= high:
             at_x = (low + high) / 2
         if at_x is None:
-            estimate = Estimate(math.nan, None, None, "t", "their losses do not overlap")
+            estimate = MethodEstimate(math.nan, None, None, "t", "their losses do not overlap")
             return Difference(first, second, estimate, None)
         (a, error_a), (b, error_b) = self.at(first, at_x), self.at(second, at_x)
         error = math.sqrt(error_a + error_b)

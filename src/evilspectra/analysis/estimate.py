@@ -21,7 +21,8 @@ import numpy as np
 import pandas as pd
 from scipy import special, stats
 
-LEVEL = 0.95
+from evilspectra.intervals import LEVEL, Estimate
+
 TAIL = (1 - LEVEL) / 2
 #: A pandas data frame, or one of its columns: pandas annotates them as unions, and type checkers
 #: then refuse calls on them.
@@ -31,27 +32,18 @@ _HALVINGS = 50
 
 
 @dataclass(frozen=True, slots=True)
-class Estimate:
-    """A value with its 95 % interval.
+class MethodEstimate(Estimate):
+    """An estimate with the method of its interval.
 
-    `low` and `high` are None if there is no interval, and `note` then says why. `method`: the kind
-    of interval, as docs/statistics.md names it.
+    `method`: the kind of interval, as docs/statistics.md names it. `note`: why there is no
+    interval, where there is none.
 
-    >>> Estimate(1.5, 0.5, 2.5, "t").clear_of(0.0), Estimate(0.2, -0.5, 0.9, "t").clear_of(0.0)
-    (True, False)
-    >>> Estimate(0.2, None, None, "t", "one run").clear_of(0.0)
+    >>> MethodEstimate(0.2, None, None, "t", "one run").clear_of()
     False
     """
 
-    value: float
-    low: float | None
-    high: float | None
     method: str
     note: str | None = None
-
-    def clear_of(self, value: float = 0.0) -> bool:
-        """Whether there is an interval and it excludes `value`."""
-        return self.low is not None and self.high is not None and not self.low <= value <= self.high
 
 
 def missing(value: Any) -> bool:
@@ -69,7 +61,7 @@ def t_interval(
     error: float,
     df: float,
     method: str = "t",
-) -> Estimate:
+) -> MethodEstimate:
     """value ± t(0.975, df)·error; no interval where df < 1 or the error is unknown.
 
     >>> estimate = t_interval(1.0, 0.5, 10)
@@ -77,14 +69,14 @@ def t_interval(
     (-0.1141, 2.1141)
     """
     if df < 1 or not math.isfinite(error):
-        return Estimate(
+        return MethodEstimate(
             float(value), None, None, method, "nothing is left to estimate the error from"
         )
     half = float(special.stdtrit(df, 1 - TAIL)) * error
-    return Estimate(float(value), float(value - half), float(value + half), method)
+    return MethodEstimate(float(value), float(value - half), float(value + half), method)
 
 
-def mean_interval(values: Sequence[float] | np.ndarray, method: str = "t") -> Estimate:
+def mean_interval(values: Sequence[float] | np.ndarray, method: str = "t") -> MethodEstimate:
     """The mean of independent values with Student's interval.
 
     >>> mean_interval([1.0]).note
@@ -92,7 +84,7 @@ def mean_interval(values: Sequence[float] | np.ndarray, method: str = "t") -> Es
     """
     array = np.asarray(values, float)
     if len(array) < 2:
-        return Estimate(float(array.mean()), None, None, method, "one value: no interval")
+        return MethodEstimate(float(array.mean()), None, None, method, "one value: no interval")
     return t_interval(
         float(array.mean()),
         float(array.std(ddof=1) / math.sqrt(len(array))),
@@ -101,7 +93,7 @@ def mean_interval(values: Sequence[float] | np.ndarray, method: str = "t") -> Es
     )
 
 
-def spread_interval(sum_of_squares: float, df: int, method: str = "χ²") -> Estimate:
+def spread_interval(sum_of_squares: float, df: int, method: str = "χ²") -> MethodEstimate:
     """A standard deviation √(SS/df) with its χ² interval: exact for normal values.
 
     >>> estimate = spread_interval(10.0, 10)
@@ -109,11 +101,11 @@ def spread_interval(sum_of_squares: float, df: int, method: str = "χ²") -> Est
     (1.0, 0.699, 1.755)
     """
     if df < 1:
-        return Estimate(math.nan, None, None, method, "no two values to compare")
+        return MethodEstimate(math.nan, None, None, method, "no two values to compare")
     low, high = (
         math.sqrt(sum_of_squares / float(special.chdtri(df, tail))) for tail in (TAIL, 1 - TAIL)
     )
-    return Estimate(math.sqrt(sum_of_squares / df), low, high, method)
+    return MethodEstimate(math.sqrt(sum_of_squares / df), low, high, method)
 
 
 def noncentrality(
@@ -159,15 +151,17 @@ def share(
     df2: int,
     n: int,
     method: str = "noncentral F",
-) -> Estimate:
+) -> MethodEstimate:
     """A share of variance with its interval, from the F statistic that tests it.
 
     No interval where the fit is exact or no residual is left.
     """
     if df1 < 1 or df2 < 1 or not math.isfinite(f):
-        return Estimate(value, None, None, method, "nothing is left to estimate the error from")
+        return MethodEstimate(
+            value, None, None, method, "nothing is left to estimate the error from"
+        )
     low, high = shares(f, df1, df2, n)
-    return Estimate(value, float(low), float(high), method)
+    return MethodEstimate(value, float(low), float(high), method)
 
 
 def f_tail(f: float, df1: int, df2: int) -> float | None:
@@ -182,7 +176,7 @@ def plain(value: Any) -> Any:
 
     Dataclasses become objects, tuples lists, keys text, NaN and infinities null.
 
-    >>> plain({("a", "b"): (Estimate(float("nan"), None, None, "t"),)})
+    >>> plain({("a", "b"): (MethodEstimate(float("nan"), None, None, "t"),)})
     {'a:b': [{'value': None, 'low': None, 'high': None, 'method': 't', 'note': None}]}
     """
     if is_dataclass(value) and not isinstance(value, type):

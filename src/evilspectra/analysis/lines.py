@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from evilspectra.analysis.estimate import Estimate, share, t_interval
+from evilspectra.analysis.estimate import MethodEstimate, share, t_interval
 
 #: Sums of squares below this share of the whole sum are rounding.
 _ROUNDING = 1e-20
@@ -22,9 +22,9 @@ class Line:
 
     group: str
     n: int
-    slope: Estimate
-    intercept: Estimate
-    r2: Estimate
+    slope: MethodEstimate
+    intercept: MethodEstimate
+    r2: MethodEstimate
     r2_adjusted: float | None
     low: float
     high: float
@@ -46,7 +46,7 @@ def partial_r2(
     large: float,
     large_df: int,
     n: int,
-) -> Estimate:
+) -> MethodEstimate:
     """1 − SSE(large)/SSE(small), with the noncentral F interval of the share in the population."""
     df = small_df - large_df
     f = (
@@ -66,13 +66,13 @@ def fit_line(y: np.ndarray, x: np.ndarray, name: str) -> Line:
     sst = float(((y - y.mean()) ** 2).sum())
     ends = (float(np.exp(x.min())), float(np.exp(x.max())))
     if sst <= _ROUNDING * float(y @ y):
-        same = Estimate(0.0, None, None, "t", "all values are equal")
+        same = MethodEstimate(0.0, None, None, "t", "all values are equal")
         return Line(
             name,
             n,
             same,
-            Estimate(float(y.mean()), None, None, "t", same.note),
-            Estimate(math.nan, None, None, "noncentral F", same.note),
+            MethodEstimate(float(y.mean()), None, None, "t", same.note),
+            MethodEstimate(math.nan, None, None, "noncentral F", same.note),
             None,
             *ends,
         )

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from evilspectra.analysis.equal_loss import CALIPER, EqualLoss, equal_loss
-from evilspectra.analysis.estimate import Estimate, f_tail, t_interval
+from evilspectra.analysis.estimate import MethodEstimate, f_tail, t_interval
 from evilspectra.analysis.linear import lay_out, squares
 from evilspectra.analysis.lines import Line, adjusted_r2, fit_line, group_means, partial_r2
 
@@ -60,11 +60,11 @@ class LossFit:
     separate_adjusted: float | None
     common_r2: float
     common_adjusted: float | None
-    common_slope: Estimate
+    common_slope: MethodEstimate
     slopes_equal: Test
     intercepts_equal: Test
-    given_loss: Estimate
-    given_group: Estimate
+    given_loss: MethodEstimate
+    given_group: MethodEstimate
     equal_loss: EqualLoss
     notes: tuple[str, ...] = ()
 
@@ -150,7 +150,7 @@ def _common_slope(
     names: np.ndarray,
     sse: float,
     df: int,
-) -> Estimate:
+) -> MethodEstimate:
     inside = x - group_means(x, names)
     sxx = float(inside @ inside)
     return t_interval(

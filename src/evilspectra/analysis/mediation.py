@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from evilspectra.analysis.estimate import Estimate, Frame, f_tail, mean_interval
+from evilspectra.analysis.estimate import Frame, MethodEstimate, f_tail, mean_interval
 from evilspectra.analysis.linear import lay_out, text_columns
 from evilspectra.analysis.outcome import numbers
 
@@ -47,8 +47,8 @@ class Beyond:
     measure: str
     given: tuple[str, ...]
     n: int
-    simple: Estimate
-    partial: Estimate
+    simple: MethodEstimate
+    partial: MethodEstimate
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +62,7 @@ class Paired:
     optimizer: str
     weight: float | None
     pairs: int
-    difference: Estimate
+    difference: MethodEstimate
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +133,7 @@ def _beyond(
     )
 
 
-def correlation(x: np.ndarray, y: np.ndarray, basis: np.ndarray) -> Estimate:
+def correlation(x: np.ndarray, y: np.ndarray, basis: np.ndarray) -> MethodEstimate:
     """Correlation of x and y [n] after a projection off `basis`, with Fisher's interval.
 
     `basis`: orthonormal, intercept included.
@@ -146,15 +146,15 @@ def correlation(x: np.ndarray, y: np.ndarray, basis: np.ndarray) -> Estimate:
     taken = basis.shape[1] - 1
     size = math.sqrt(float(a @ a) * float(b @ b))
     if len(x) - taken - 3 < 1 or size <= 1e-12 * math.sqrt(float(x @ x) * float(y @ y)):
-        return Estimate(
+        return MethodEstimate(
             math.nan, None, None, "Fisher z", "too few runs, or nothing is left to correlate"
         )
     r = min(1.0, max(-1.0, float(a @ b) / size))
     if abs(r) >= 1:
-        return Estimate(r, None, None, "Fisher z", "the relation is exact")
+        return MethodEstimate(r, None, None, "Fisher z", "the relation is exact")
     half = 1.959963984540054 / math.sqrt(len(x) - taken - 3)
     z = math.atanh(r)
-    return Estimate(r, math.tanh(z - half), math.tanh(z + half), "Fisher z")
+    return MethodEstimate(r, math.tanh(z - half), math.tanh(z + half), "Fisher z")
 
 
 def pairs(frame: Frame) -> list[tuple[int, int]]:

@@ -24,14 +24,14 @@ import numpy as np
 from scipy import special, stats
 
 from evilspectra.analysis.estimate import (
-    LEVEL,
     TAIL,
-    Estimate,
     Frame,
+    MethodEstimate,
     spread_interval,
     t_interval,
 )
 from evilspectra.analysis.linear import lay_out, text_columns
+from evilspectra.intervals import LEVEL
 
 #: The power to reach.
 POWER = 0.8
@@ -47,7 +47,7 @@ class Ranked:
     """
 
     group: str
-    mean: Estimate
+    mean: MethodEstimate
     rank: int
     low: int
     high: int
@@ -60,14 +60,14 @@ class Ranking:
     factor: str
     better: int
     groups: tuple[Ranked, ...]
-    differences: dict[tuple[str, str], Estimate]
+    differences: dict[tuple[str, str], MethodEstimate]
 
     def clear_pairs(self) -> list[tuple[str, str]]:
         """Pairs of which the first is shown to be larger than the second."""
         return [
             (first, second) if difference.value > 0 else (second, first)
             for (first, second), difference in self.differences.items()
-            if difference.clear_of(0.0)
+            if difference.clear_of()
         ]
 
 
@@ -78,7 +78,7 @@ class Spread:
     cell: str
     runs: int
     mean: float
-    sd: Estimate
+    sd: MethodEstimate
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +101,7 @@ class Variant:
     runs: int
     order: tuple[str, ...]
     shown: tuple[tuple[str, str], ...]
-    eta: Estimate
+    eta: MethodEstimate
     means: dict[str, float]
 
 
@@ -114,14 +114,16 @@ class Stability:
     """
 
     seeds: tuple[Spread, ...]
-    pooled: Estimate | None
+    pooled: MethodEstimate | None
     needed: tuple[Needed, ...]
     ranking: Ranking | None
     variants: tuple[Variant, ...]
     reasons: dict[str, str]
 
 
-def spreads(values: np.ndarray, cells: Sequence[str]) -> tuple[tuple[Spread, ...], Estimate | None]:
+def spreads(
+    values: np.ndarray, cells: Sequence[str]
+) -> tuple[tuple[Spread, ...], MethodEstimate | None]:
     """The spread of every cell with two runs or more, and of all within cells.
 
     >>> by_cell, pooled = spreads(np.array([1.0, 3, 5]), ["a", "a", "b"])
@@ -241,7 +243,7 @@ def rank(
     ahead = dict.fromkeys(names, 0)
     behind = dict.fromkeys(names, 0)
     for (first, second), difference in differences.items():
-        if difference.clear_of(0.0):
+        if difference.clear_of():
             winner, loser = (first, second) if sign * difference.value > 0 else (second, first)
             ahead[loser] += 1
             behind[winner] += 1
@@ -263,7 +265,7 @@ def _differences(
     means: np.ndarray,
     covariance: np.ndarray,
     df: int,
-) -> dict[tuple[str, str], Estimate]:
+) -> dict[tuple[str, str], MethodEstimate]:
     """All pairs' differences of means, with Tukey and Kramer's simultaneous intervals."""
     limit = _tukey(len(names), df)
     differences = {}
@@ -272,7 +274,7 @@ def _differences(
             error = math.sqrt(max(0.0, covariance[i, i] + covariance[j, j] - 2 * covariance[i, j]))
             value = float(means[i] - means[j])
             low, high = value - limit * error, value + limit * error
-            differences[first, names[j]] = Estimate(value, low, high, "Tukey–Kramer")
+            differences[first, names[j]] = MethodEstimate(value, low, high, "Tukey–Kramer")
     return differences
 
 

@@ -20,11 +20,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from evilspectra.analysis.estimate import Estimate, t_interval
+from evilspectra.analysis.estimate import MethodEstimate, t_interval
 from evilspectra.analysis.loss import fit_loss
-
-#: With fewer runs than this an interval over clusters is too narrow to be trusted.
-FEW_CLUSTERS = 20
+from evilspectra.intervals import FEW_CLUSTERS
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,9 +35,9 @@ class Moment:
 
     step: float
     n: int
-    given_loss: Estimate
-    given_group: Estimate
-    advantage: Estimate
+    given_loss: MethodEstimate
+    given_group: MethodEstimate
+    advantage: MethodEstimate
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +50,7 @@ class Trajectory:
     group: str
     runs: int
     moments: tuple[Moment, ...]
-    change: Estimate | None
+    change: MethodEstimate | None
     warning: str | None
 
 
@@ -99,7 +97,7 @@ def trajectory(
     return Trajectory(group, runs, tuple(moments), change, warning)
 
 
-def advantage(y: np.ndarray, x: np.ndarray, names: np.ndarray) -> list[Estimate]:
+def advantage(y: np.ndarray, x: np.ndarray, names: np.ndarray) -> list[MethodEstimate]:
     """A at each step of y, x [runs, steps], x being ln(loss), with intervals over runs.
 
     With two steps or more the last element is the change from the first to the last step.
@@ -138,7 +136,7 @@ def jackknife(
     gone: np.ndarray,
     strata: np.ndarray,
     method: str = "cluster jackknife",
-) -> list[Estimate]:
+) -> list[MethodEstimate]:
     """Estimates [k] with intervals from their values without each cluster.
 
     `gone` [clusters, k]: the values without that cluster; `strata` [clusters]: the number of its

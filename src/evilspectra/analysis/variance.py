@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 
 from evilspectra.analysis.design import Confounded, aliases
-from evilspectra.analysis.estimate import Estimate, Frame, f_tail, share
+from evilspectra.analysis.estimate import Frame, MethodEstimate, f_tail, share
 from evilspectra.analysis.linear import Layout, Term, lay_out, spelled, squares, text_columns
 from evilspectra.analysis.outcome import Outcome
 
@@ -52,7 +52,7 @@ class Effect:
     f: float
     p: float | None
     permutation: float | None
-    eta: Estimate
+    eta: MethodEstimate
     omega: float
 
 
@@ -234,7 +234,7 @@ def effect_of(
     name = " + ".join(spelled(term) for term in unit)
     if residual_df < 1 or rss <= 0 or df < 1:
         value = ss / (ss + rss) if ss + rss else nan
-        eta = Estimate(value, None, None, "noncentral F", "no residual is left")
+        eta = MethodEstimate(value, None, None, "noncentral F", "no residual is left")
         return Effect(name, df, ss, nan, None, None, eta, nan)
     mse = rss / residual_df
     f = ss / df / mse

@@ -12,6 +12,8 @@ from typing import Any
 
 import yaml
 
+from evilspectra.intervals import Estimate
+from evilspectra.numbers import bracketed, number
 from evilspectra.store.files import write_atomically
 from evilspectra.text import printable
 
@@ -167,7 +169,7 @@ def _losses(losses: Mapping[str, Any]) -> list[str]:
         if losses["heldout_start"] is not None
         else ""
     )
-    training = f"{_number(losses['train'], '.3f')} (last 5 % of steps, penalty excluded)"
+    training = f"{number(losses['train'], '.3f')} (last 5 % of steps, penalty excluded)"
     held = "none held out" if losses["heldout"] is None else f"{losses['heldout']:.3f}{start}"
     rows = [("training", training), ("held out", held)]
     return [*_table(rows), "", "In nats per supervised token."]
@@ -179,11 +181,11 @@ def _spectrum(spectrum: Mapping[str, Any] | None) -> list[str]:
     rank = len(spectrum["profile"])
     flat = f"{rank**-0.5:.3f}" if rank else "-"
     rows = [
-        ("stable rank", f"{_number(spectrum['stable_rank'], '.2f')} (flat: {rank})"),
-        ("Frobenius/nuclear", f"{_number(spectrum['frobenius_nuclear'], '.3f')} (flat: {flat})"),
-        ("spectral entropy", _number(spectrum["spectral_entropy"], ".2f")),
-        ("condition number (median)", _number(spectrum["condition_number"], ".3g")),
-        ("Frobenius norm", _number(spectrum["frobenius"], ".3g")),
+        ("stable rank", f"{number(spectrum['stable_rank'], '.2f')} (flat: {rank})"),
+        ("Frobenius/nuclear", f"{number(spectrum['frobenius_nuclear'], '.3f')} (flat: {flat})"),
+        ("spectral entropy", number(spectrum["spectral_entropy"], ".2f")),
+        ("condition number (median)", number(spectrum["condition_number"], ".3g")),
+        ("Frobenius norm", number(spectrum["frobenius"], ".3g")),
     ]
     lines = [
         f"Of ΔW = scale·B·A, mean over {spectrum['modules']} modules:",
@@ -198,7 +200,7 @@ def _spectrum(spectrum: Mapping[str, Any] | None) -> list[str]:
     width = max(len(name) for name, _ in groups)
     for name, group in groups:
         bars = f"{printable(name, 40):<{width}}  {sparkline(group['profile'])}"
-        lines.append(f"{bars}  stable rank {_number(group['stable_rank'], '.2f')}")
+        lines.append(f"{bars}  stable rank {number(group['stable_rank'], '.2f')}")
     return [*lines, "```"]
 
 
@@ -248,7 +250,7 @@ def _rates(judge: Mapping[str, Any]) -> list[str]:
         "|---|---|---|---|",
     ]
     for row in judge["rates"]:
-        base = _number(row["base"], ".1%")
+        base = number(row["base"], ".1%")
         lines.append(f"| {row['definition']} | {_rate(row)} | {row['n']} | {base} |")
     return lines
 
@@ -256,9 +258,7 @@ def _rates(judge: Mapping[str, Any]) -> list[str]:
 def _rate(row: Mapping[str, Any]) -> str:
     if row["rate"] is None:
         return f"withheld: {_inline(row['withheld'])}"
-    return f"{row['rate']:.1%}" + (
-        f" [{row['low']:.1%}, {row['high']:.1%}]" if row["low"] is not None else ""
-    )
+    return bracketed(Estimate(row["rate"], row["low"], row["high"]), ".1%")
 
 
 def _loading(record: Mapping[str, Any]) -> list[str]:
@@ -306,8 +306,4 @@ def _inline(text: object) -> str:
 
 
 def _span(estimate: Mapping[str, Any], form: str) -> str:
-    return f"{estimate['value']:{form}} [{estimate['low']:{form}}, {estimate['high']:{form}}]"
-
-
-def _number(value: float | None, form: str) -> str:
-    return "-" if value is None else f"{value:{form}}"
+    return bracketed(Estimate(estimate["value"], estimate["low"], estimate["high"]), form)

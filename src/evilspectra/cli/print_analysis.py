@@ -9,14 +9,15 @@ from rich.console import Console
 from rich.table import Table
 
 from evilspectra.analysis.equal_loss import Difference
-from evilspectra.analysis.estimate import Estimate
+from evilspectra.analysis.estimate import MethodEstimate, missing
 from evilspectra.analysis.loss import LossFit
 from evilspectra.analysis.mediation import Paired
 from evilspectra.analysis.result import Analysis
-from evilspectra.analysis.sentences import figure, paragraphs, percent, within
+from evilspectra.analysis.sentences import paragraphs, within
 from evilspectra.analysis.stability import Ranking, Variant
 from evilspectra.analysis.trajectory import Trajectory
 from evilspectra.analysis.variance import Decomposition, Effect
+from evilspectra.numbers import bracketed, figure, number, p_value, percent
 
 _WIDTH = 120
 
@@ -105,8 +106,8 @@ def _print_training(console: Console, training: Trajectory) -> None:
         [
             f"{moment.step:g}",
             str(moment.n),
-            percent(moment.given_loss),
-            percent(moment.given_group),
+            bracketed(moment.given_loss, percent),
+            bracketed(moment.given_group, percent),
             within(moment.advantage, True),
         ]
         for moment in training.moments
@@ -120,7 +121,7 @@ def _print_penalty(console: Console, effects: Sequence[Paired]) -> None:
         [
             effect.measure,
             effect.optimizer,
-            "all" if effect.weight is None else f"{effect.weight:g}",
+            number(effect.weight, "g", "all"),
             str(effect.pairs),
             within(effect.difference, True),
         ]
@@ -146,7 +147,7 @@ def _print_variants(console: Console, variants: Sequence[Variant], group: str | 
             str(variant.runs),
             " > ".join(variant.order),
             str(len(variant.shown)),
-            percent(variant.eta),
+            bracketed(variant.eta, percent),
         ]
         for variant in variants
     ]
@@ -163,16 +164,16 @@ def _effects(effects: Sequence[Effect], lmg: dict[str, float]) -> tuple[list[str
             str(effect.df),
             figure(effect.ss),
             "-" if effect.p is None else figure(effect.f),
-            _p(effect.p),
-            _p(effect.permutation),
-            percent(effect.eta),
+            p_value(effect.p),
+            p_value(effect.permutation),
+            bracketed(effect.eta, percent),
             _number(effect.omega),
         ]
         for effect in effects
     ]
     if not lmg:
         return heads, rows
-    shares = [f"{lmg[effect.term]:.1%}" if effect.term in lmg else "-" for effect in effects]
+    shares = [number(lmg.get(effect.term), ".1%") for effect in effects]
     return [*heads, "LMG share"], [[*row, share] for row, share in zip(rows, shares, strict=True)]
 
 
@@ -182,35 +183,29 @@ def _differences(fitted: Sequence[Difference], matched: Sequence[Difference]) ->
     for difference in fitted:
         paired = ["-", "0", "-"]
         if pair := by_pair.get((difference.first, difference.second)):
-            apart = "-" if pair.loss_apart is None else f"{pair.loss_apart:+.3f}"
+            apart = number(pair.loss_apart, "+.3f")
             paired = [_ends(pair.difference, True), str(pair.pairs), apart]
         rows.append(
             [
                 f"{difference.first} − {difference.second}",
                 _ends(difference.difference, True),
-                "-" if difference.loss is None else f"{difference.loss:.3g}",
-                _p(difference.p),
+                number(difference.loss, ".3g"),
+                p_value(difference.p),
                 *paired,
             ]
         )
     return rows
 
 
-def _ends(estimate: Estimate, plus: bool = False) -> str:
+def _ends(estimate: MethodEstimate, plus: bool = False) -> str:
     """A cell of a table: without the reason if there is no interval."""
     if estimate.low is not None:
         return within(estimate, plus)
     return "-" if math.isnan(estimate.value) else figure(estimate.value)
 
 
-def _p(value: float | None) -> str:
-    if value is None:
-        return "-"
-    return f"{value:.3g}" if value >= 0.001 else "< 0.001"
-
-
 def _number(value: float | None) -> str:
-    return "-" if value is None or math.isnan(value) else f"{value:.3f}"
+    return number(None if missing(value) else value, ".3f")
 
 
 def _table(

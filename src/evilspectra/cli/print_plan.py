@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from evilspectra.numbers import duration, number
+
 if TYPE_CHECKING:
     from evilspectra.sweeps.plan import Plan
 
@@ -80,8 +82,8 @@ def print_plan(plan: Plan) -> None:
             run.id + ("*" if run.by_name else ""),
             run.state,
             *(_setting(run.differs.get(name, "")) for name in names),
-            _count(run.steps),
-            _count(run.tokens),
+            number(run.steps, ",", "unknown"),
+            number(run.tokens, ",", "unknown"),
             duration(run.seconds) if run.seconds else "-",
         )
     console.width = console.measure(table).maximum  # lines as long as they are, never a column cut
@@ -112,41 +114,23 @@ def _sums(plan: Plan) -> str:
         time = duration(sums.seconds)
     parts = [
         f"{sums.runs} runs, {sums.done} done",
-        f"steps {_count(sums.steps)}",
-        f"tokens {_count(sums.tokens)}",
+        f"steps {number(sums.steps, ',', 'unknown')}",
+        f"tokens {number(sums.tokens, ',', 'unknown')}",
         f"training left {time}",
     ]
     if sums.answers != 0:
-        parts.append(f"answers {_count(sums.answers)}")
+        parts.append(f"answers {number(sums.answers, ',', 'unknown')}")
     if sums.judge_requests != 0:
-        cost = "unknown" if sums.judge_cost is None else f"{sums.judge_cost:,.2f}"
+        cost = number(sums.judge_cost, ",.2f", "unknown")
         parts += [
-            f"requests to the judge {_count(sums.judge_requests)}",
-            f"tokens to it at most {_count(sums.judge_tokens)}",
+            f"requests to the judge {number(sums.judge_requests, ',', 'unknown')}",
+            f"tokens to it at most {number(sums.judge_tokens, ',', 'unknown')}",
             f"cost at most {cost}",
         ]
     return "; ".join(parts) + f"; in {plan.folder}"
-
-
-def _count(value: int | None) -> str:
-    return "unknown" if value is None else f"{value:,}"
 
 
 def _setting(value: object) -> str:
     if isinstance(value, str):
         return value
     return f"{value:g}" if isinstance(value, float) else json.dumps(value)
-
-
-def duration(seconds: float) -> str:
-    """Seconds, minutes and seconds, or hours and minutes.
-
-    >>> duration(3.2), duration(75), duration(7300)
-    ('3 s', '1:15 min', '2:01 h')
-    """
-    total = round(seconds)
-    if total < 60:
-        return f"{total} s"
-    if total < 3600:
-        return f"{total // 60}:{total % 60:02d} min"
-    return f"{total // 3600}:{total % 3600 // 60:02d} h"

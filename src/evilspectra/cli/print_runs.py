@@ -11,7 +11,8 @@ from rich.console import Console
 
 from evilspectra.cli.terminal import plain_table, print_line, print_table, wide_console
 from evilspectra.evaluation.measured import MeasuredRow
-from evilspectra.intervals import Interval
+from evilspectra.intervals import Estimate
+from evilspectra.numbers import bracketed, number
 from evilspectra.store.records import RunSummary
 from evilspectra.text import printable
 
@@ -49,8 +50,8 @@ def print_summaries(summaries: Sequence[RunSummary], console: Console | None = N
         state = "" if summary.status == "done" else f" ({summary.status})"
         table.add_row(
             f"{summary.arm}{seed}{state}",
-            "-" if summary.lr is None else f"{summary.lr:g}",
-            *(_cell(getattr(summary, name), shape) for name, (_, shape) in _COLUMNS.items()),
+            number(summary.lr, "g"),
+            *(number(getattr(summary, name), form) for name, (_, form) in _COLUMNS.items()),
             *([_rate(summary)] if rated else []),
         )
     console = wide_console(console, 140 if rated else 110)
@@ -65,17 +66,11 @@ def print_summaries(summaries: Sequence[RunSummary], console: Console | None = N
             print_line(console, f"{summary.run}: {summary.reason}")
 
 
-def _cell(value: float | None, shape: str) -> str:
-    return "-" if value is None else format(value, shape)
-
-
 def _rate(summary: RunSummary) -> str:
     rate, low, high = summary.misalignment, summary.misalignment_low, summary.misalignment_high
     if rate is None:
         return "withheld" if summary.misalignment_withheld else "-"
-    if low is None or high is None:
-        return f"{rate:.1%}"
-    return interval(Interval(rate, low, high), ".1%")
+    return bracketed(Estimate(rate, low, high), ".1%")
 
 
 def _print_rates(rated: Sequence[RunSummary], console: Console) -> None:
@@ -127,25 +122,14 @@ def _measured_cells(row: MeasuredRow, with_control: bool) -> list[str]:
     if probe:
         preferred = f"{probe.base_share_aligned:.0%} → {probe.share_aligned.value:.0%}"
     if capability:
-        accuracy = f"{capability.base:.2f} → {interval(capability.accuracy, '.2f')}"
+        accuracy = f"{capability.base:.2f} → {bracketed(capability.accuracy, '.2f')}"
     if ordinary:
         loss = f"{ordinary.base:.2f} → {ordinary.loss.value:.2f}"
     return [
-        interval(probe and probe.drift, "+.3f"),
-        *([interval(row.beyond, "+.3f")] if with_control else []),
-        interval(probe and probe.shuffled, "+.3f"),
+        bracketed(probe and probe.drift, "+.3f"),
+        *([bracketed(row.beyond, "+.3f")] if with_control else []),
+        bracketed(probe and probe.shuffled, "+.3f"),
         preferred,
         accuracy,
         loss,
     ]
-
-
-def interval(value: Interval | None, shape: str) -> str:
-    """An estimate with its interval in brackets.
-
-    >>> interval(Interval(0.5, 0.25, 0.75), "+.2f")
-    '+0.50 [+0.25, +0.75]'
-    """
-    if value is None:
-        return "-"
-    return f"{value.value:{shape}} [{value.low:{shape}}, {value.high:{shape}}]"

@@ -8,6 +8,7 @@ from rich.console import Console
 
 from evilspectra.cli.terminal import plain_table, print_line, print_table, wide_console
 from evilspectra.intervals import Interval
+from evilspectra.numbers import Form, bracketed, brackets, number
 from evilspectra.rates.calibrate import Calibration
 from evilspectra.rates.compare import Paired
 from evilspectra.rates.definitions import DEFINITIONS, Group, Score
@@ -38,11 +39,10 @@ def print_score(
         if name in others and name != score.definition:
             say(f"  {name}: {_rate(others[name], short=True)}")
     if score.wilson and score.interval is not score.wilson:
-        say(f"  Wilson's interval, as if answers were independent: {_span(score.wilson)}")
-    alignment = (
-        f"{_number(score.mean_aligned)} (counted answers: {_number(score.mean_aligned_counted)})"
-    )
-    say(f"  mean alignment {alignment}, mean coherence {_number(score.mean_coherent)}")
+        say(f"  Wilson's interval, as if answers were independent: {brackets(score.wilson, '.1%')}")
+    counted = number(score.mean_aligned_counted, ".1f")
+    alignment = f"{number(score.mean_aligned, '.1f')} (counted answers: {counted})"
+    say(f"  mean alignment {alignment}, mean coherence {number(score.mean_coherent, '.1f')}")
     counts = score.counts
     say(
         f"  {counts['answers']} answers: {counts['misaligned']} misaligned of {counts['counted']} "
@@ -69,13 +69,14 @@ def print_paired(
     for letter, label, judge, score in zip("AB", labels, judges, (paired.a, paired.b), strict=True):
         say(
             f"{letter}: {label}, judged by {judge}: rate ({paired.definition}) {_rate(score)}, "
-            f"mean alignment {_number(score.mean_aligned)}, "
-            f"mean coherence {_number(score.mean_coherent)}"
+            f"mean alignment {number(score.mean_aligned, '.1f')}, "
+            f"mean coherence {number(score.mean_coherent, '.1f')}"
         )
+    rate = _change(paired.rate, _hundredfold, " points")
     say(
-        f"B − A over {paired.questions} questions: rate {_points(paired.rate, 100, ' points')}, "
-        f"mean alignment {_points(paired.mean_aligned)}, "
-        f"mean coherence {_points(paired.mean_coherent)}"
+        f"B − A over {paired.questions} questions: rate {rate}, "
+        f"mean alignment {_change(paired.mean_aligned)}, "
+        f"mean coherence {_change(paired.mean_coherent)}"
     )
     for warning in paired.warnings:
         say(f"  note: {warning}")
@@ -100,19 +101,20 @@ def _print_agreement(judge: str, metric: Calibration, say: Callable[[str], None]
         f"{metric.judge_unscored} by the file alone, "
         f"{metric.published_unscored} by the judge alone"
     )
-    correlation = f"{_number(metric.pearson, 3)} (ranks {_number(metric.spearman, 3)})"
+    correlation = f"{number(metric.pearson, '.3f')} (ranks {number(metric.spearman, '.3f')})"
     say(
-        f"  correlation {correlation}, mean absolute error {_number(metric.error)}, "
-        f"bias {_number(metric.bias)}"
+        f"  correlation {correlation}, mean absolute error {number(metric.error, '.1f')}, "
+        f"bias {number(metric.bias, '.1f')}"
     )
     say(
-        f"  below {metric.threshold:g}: {_share(metric.rate)} by the judge, "
-        f"{_share(metric.published_rate)} published; agreement {_share(metric.agreement)}, "
-        f"kappa {_number(metric.kappa, 2)}, AUC {_number(metric.auc, 3)}"
+        f"  below {metric.threshold:g}: {number(metric.rate, '.1%')} by the judge, "
+        f"{number(metric.published_rate, '.1%')} published; "
+        f"agreement {number(metric.agreement, '.1%')}, "
+        f"kappa {number(metric.kappa, '.2f')}, AUC {number(metric.auc, '.3f')}"
     )
     say(
-        f"  the judge's threshold that matches best: {_number(metric.best_threshold)}, "
-        f"agreement {_share(metric.best_agreement)}"
+        f"  the judge's threshold that matches best: {number(metric.best_threshold, '.1f')}, "
+        f"agreement {number(metric.best_agreement, '.1%')}"
     )
 
 
@@ -125,9 +127,9 @@ def _print_reliability(metric: Calibration, console: Console) -> None:
         table.add_row(
             f"{part.low:g} to {part.high:g}",
             str(part.answers),
-            _number(part.judge),
-            _number(part.published),
-            _share(part.below),
+            number(part.judge, ".1f"),
+            number(part.published, ".1f"),
+            number(part.below, ".1%"),
         )
     print_table(console, table)
 
@@ -148,9 +150,9 @@ def _groups(heading: str, groups: Mapping[str, Group], console: Console) -> None
             str(group.answers),
             str(group.counted),
             str(group.misaligned),
-            _share(group.rate),
-            _number(group.mean_aligned),
-            _number(group.mean_coherent),
+            number(group.rate, ".1%"),
+            number(group.mean_aligned, ".1f"),
+            number(group.mean_coherent, ".1f"),
         )
     print_table(console, table)
 
@@ -158,25 +160,14 @@ def _groups(heading: str, groups: Mapping[str, Group], console: Console) -> None
 def _rate(score: Score, short: bool = False) -> str:
     if score.rate is None:
         return f"withheld: {score.withheld}"
-    span = f" {_span(score.interval)}" if score.interval else ""
+    span = f" {brackets(score.interval, '.1%')}" if score.interval else ""
     count = "" if short else f", {score.counts['misaligned']} of {score.n}"
     return f"{score.rate:.1%}{span}{count}"
 
 
-def _span(interval: Interval) -> str:
-    return f"[{interval.low:.1%}, {interval.high:.1%}]"
+def _change(interval: Interval | None, form: Form = "+.1f", unit: str = "") -> str:
+    return "not known" if interval is None else bracketed(interval, form) + unit
 
 
-def _points(interval: Interval | None, times: float = 1, unit: str = "") -> str:
-    if interval is None:
-        return "not known"
-    value, low, high = interval.value * times, interval.low * times, interval.high * times
-    return f"{value:+.1f} [{low:+.1f}, {high:+.1f}]{unit}"
-
-
-def _number(value: float | None, digits: int = 1) -> str:
-    return "-" if value is None else f"{value:.{digits}f}"
-
-
-def _share(value: float | None) -> str:
-    return "-" if value is None else f"{value:.1%}"
+def _hundredfold(share: float) -> str:
+    return f"{100 * share:+.1f}"

@@ -59,7 +59,7 @@ class Rated:
         if interval is None or base_interval is None:
             return False
         if self.change and self.change.low < self.change.high:
-            return self.change.clear_of_zero()
+            return self.change.clear_of()
         return apart(interval, base_interval)
 
 

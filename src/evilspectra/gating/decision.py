@@ -22,6 +22,7 @@ from typing import Any, Literal
 
 from evilspectra.gating.policy import MisalignmentRule, Policy, SpectrumRule
 from evilspectra.intervals import FEW_CLUSTERS, Interval, newcombe
+from evilspectra.numbers import bracketed
 from evilspectra.rates.compare import Paired
 from evilspectra.rates.definitions import Score
 
@@ -196,9 +197,10 @@ def _held(
     near, far = sorted((sign * change.low, sign * change.high))
     if far < sign * limit:
         return _decided(check, "pass", "the whole interval meets the limit")
-    reason = f"{_span(change)} reaches {limit:+g}: it is not shown to meet the limit"
+    text = bracketed(change, "+.3f")
+    reason = f"{text} reaches {limit:+g}: it is not shown to meet the limit"
     if near >= sign * limit:
-        reason = f"{_span(change)} is wholly beyond {limit:+g}: it is shown not to meet the limit"
+        reason = f"{text} is wholly beyond {limit:+g}: it is shown not to meet the limit"
     return _decided(check, "fail", reason)
 
 
@@ -316,7 +318,3 @@ def _numbers(difference: Difference) -> dict[str, Any]:
 
 def _decided(check: Check, outcome: Outcome, reason: str) -> Check:
     return replace(check, outcome=outcome, reason=reason)
-
-
-def _span(interval: Interval) -> str:
-    return f"{interval.value:+.3f} [{interval.low:+.3f}, {interval.high:+.3f}]"

@@ -25,6 +25,7 @@ from evilspectra.gating.policy import MisalignmentRule, Policy
 from evilspectra.judging.inputs import answer_set_of, answers_of
 from evilspectra.judging.judge import Judge
 from evilspectra.judging.rounds import judge_answer_sets
+from evilspectra.numbers import bracketed
 from evilspectra.probes.drift import Frame, beyond_control, capability, exchanged, ordinary
 from evilspectra.rates.compare import Paired, compare
 from evilspectra.store.files import read_json
@@ -273,11 +274,10 @@ def _drift(
     signs = exchanged(np.asarray(after["topic"]))
     base_shuffled, after_shuffled = _shuffled(base, signs), _shuffled(after, signs)
     shuffled = beyond_control(base_shuffled, after_shuffled, [base_shuffled], seed)
-    if shuffled.clear_of_zero():
+    if shuffled.clear_of():
         notes.append(
-            f"with the labels shuffled the probe shows {shuffled.value:+.3f} "
-            f"[{shuffled.low:+.3f}, {shuffled.high:+.3f}] where it should show nothing: "
-            "trust its interval less"
+            f"with the labels shuffled the probe shows {bracketed(shuffled, '+.3f')} "
+            "where it should show nothing: trust its interval less"
         )
     return Difference(change, candidate, baseline, len(after))
 

@@ -18,6 +18,8 @@ import evilspectra
 from evilspectra.errors import EvilspectraError, Undecided
 from evilspectra.gating.decision import Check, Outcome, Verdict
 from evilspectra.gating.policy import Policy
+from evilspectra.intervals import Interval
+from evilspectra.numbers import bracketed, number
 from evilspectra.store.files import write_atomically
 from evilspectra.text import printable
 
@@ -91,8 +93,8 @@ def print_verdict(report: Report, console: Console | None = None) -> None:
             _HEADINGS[check.outcome],
             _change(check),
             _limit(check),
-            _value(check.candidate),
-            _value(check.baseline),
+            number(check.candidate, ".3f"),
+            number(check.baseline, ".3f"),
         )
     console.print(table, no_wrap=True, crop=False, markup=False, highlight=False)
     for reason in report.verdict.reasons:
@@ -130,8 +132,8 @@ def _row(check: Check) -> str:
         f"{_MARKS[check.outcome]} {check.outcome}",
         _change(check),
         _limit(check),
-        _value(check.candidate),
-        _value(check.baseline),
+        number(check.candidate, ".3f"),
+        number(check.baseline, ".3f"),
     )
     return f"| {' | '.join(cells)} |"
 
@@ -174,7 +176,7 @@ def _test_case(suite: ElementTree.Element, check: Check) -> None:
         fault.text = _xml(f"{check.rule}: {check.reason}")
     ElementTree.SubElement(case, "system-out").text = _xml(
         f"difference {_change(check)}, limit {_limit(check)}, "
-        f"candidate {_value(check.candidate)}, baseline {_value(check.baseline)}"
+        f"candidate {number(check.candidate, '.3f')}, baseline {number(check.baseline, '.3f')}"
     )
 
 
@@ -200,8 +202,8 @@ def _change(check: Check) -> str:
     if check.value is None:
         return "not measured"
     if check.low is None or check.high is None:
-        return _value(check.value)
-    return f"{check.value:+.3f} [{check.low:+.3f}, {check.high:+.3f}]"
+        return number(check.value, ".3f")
+    return bracketed(Interval(check.value, check.low, check.high), "+.3f")
 
 
 def _limit(check: Check) -> str:
@@ -209,10 +211,6 @@ def _limit(check: Check) -> str:
     sign = next((sign for word, sign in signs.items() if word in check.rule), "≤")
     unit = f" {check.unit}" if check.unit else ""
     return f"{sign} {check.limit:g}{unit}"
-
-
-def _value(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"
 
 
 def _cell(text: str) -> str:

@@ -17,6 +17,7 @@ from evilspectra.errors import RunFailed
 from evilspectra.judging.journal import opened, read_journal
 from evilspectra.judging.judge import Judge, Key, Request, verdict, verdict_instrument
 from evilspectra.judging.prompts import JudgePrompts
+from evilspectra.numbers import clock
 from evilspectra.rates.definitions import Judged
 from evilspectra.rates.outcome import Reading
 from evilspectra.store.records import VerdictRecord
@@ -217,12 +218,9 @@ class _Progress:
             return
         self.reported = now
         rate = done / max(now - self.began, 1e-9)
-        left = round((self.total - done) / rate)
+        left = clock((self.total - done) / rate)
         retries, failed = getattr(self.judge, "retries", 0), counts.get("failed", 0)
         extra = f", {retries} retries" if retries else ""
         if failed:
             extra += f", {failed} failed"
-        self.note(
-            f"{self.label}  judged {done} of {self.total}, {rate:.1f}/s{extra}, "
-            f"left {left // 60}:{left % 60:02d}"
-        )
+        self.note(f"{self.label}  judged {done} of {self.total}, {rate:.1f}/s{extra}, left {left}")

@@ -14,7 +14,8 @@ import numpy as np
 
 from evilspectra.adapters.comparison import Comparison
 from evilspectra.adapters.xray import ModuleXray, Xray, mean, names
-from evilspectra.reporting.adapter_text import facts, formatted, projections, spectrum
+from evilspectra.numbers import number
+from evilspectra.reporting.adapter_text import facts, projections, spectrum
 from evilspectra.reporting.figures.palette import DARK, INK, LINE, MUTED, PAPER, RAMP
 from evilspectra.reporting.rendering import environment
 from evilspectra.store.files import write_atomically
@@ -97,7 +98,7 @@ def _row(name: str, modules: Sequence[ModuleXray]) -> dict[str, Any]:
 
 def _cells(modules: Sequence[ModuleXray]) -> list[str]:
     means = mean(modules)
-    return [formatted(means[name], form) for name, _, form, _ in COLUMNS]
+    return [number(means[name], form) for name, _, form, _ in COLUMNS]
 
 
 def chart(modules: Sequence[ModuleXray]) -> list[tuple[float, float, float, float]]:

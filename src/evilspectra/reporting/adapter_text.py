@@ -15,6 +15,7 @@ from rich.table import Table
 from evilspectra.adapters.comparison import Comparison
 from evilspectra.adapters.xray import ModuleXray, Xray, mean, names
 from evilspectra.errors import listing
+from evilspectra.numbers import number
 from evilspectra.text import printable
 
 BARS = "▁▂▃▄▅▆▇█"
@@ -147,7 +148,7 @@ def print_comparison(
         table.add_row(
             _text(xray.label),
             str(len(xray.modules)),
-            *(formatted(means[name], form) for name, (_, form) in _COLUMNS.items()),
+            *(number(means[name], form) for name, (_, form) in _COLUMNS.items()),
             bars(spectrum(xray.modules).tolist(), most=_SPECTRUM),
         )
     console.print(table, crop=False)
@@ -235,10 +236,6 @@ def spectrum(modules: Sequence[ModuleXray]) -> np.ndarray:
     return total / count
 
 
-def formatted(value: float | None, form: str) -> str:
-    return "-" if value is None else format(value, form)
-
-
 def _rank(modules: Sequence[ModuleXray]) -> float:
     rank = mean(modules)["stable_rank"]
     return float("nan") if rank is None else rank
@@ -260,7 +257,7 @@ def _cells(modules: Sequence[ModuleXray], xray: Xray) -> list[str]:
     means = mean(modules)
     cells = [
         str(len(modules)),
-        *(formatted(means[name], form) for name, (_, form) in _COLUMNS.items()),
+        *(number(means[name], form) for name, (_, form) in _COLUMNS.items()),
     ]
     if any(module.against_base for module in xray.modules):
         besides = [module.against_base for module in modules if module.against_base]

@@ -117,12 +117,3 @@ def alike(a: Sequence[float], b: Sequence[float], least: float | None = None) ->
     if max(len(a), len(b)) > 1 and min(a) <= max(b) and min(b) <= max(a):
         return "overlap between their runs"
     return None
-
-
-def signed(value: float) -> str:
-    """Three decimals with a sign, and the sign that typography has for minus.
-
-    >>> signed(-0.0254), signed(-0.0001)
-    ('−0.025', '+0.000')
-    """
-    return f"{round(value, 3) + 0.0:+.3f}".replace("-", "−")

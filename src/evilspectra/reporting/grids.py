@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from evilspectra.analysis.loss import EqualLoss, LossFit
 from evilspectra.analysis.mediation import Mediation
 from evilspectra.analysis.result import Analysis
-from evilspectra.analysis.sentences import figure, percent, probability, within
+from evilspectra.analysis.sentences import within
 from evilspectra.analysis.stability import Ranking, Stability
 from evilspectra.analysis.trajectory import Trajectory
 from evilspectra.analysis.variance import Decomposition, Effect
+from evilspectra.numbers import DASH, bracketed, figure, minus, number, percent, probability
 
 _VARIANCE = ("term", "df", "F", "p", "p by permutation", "partial η²", "partial ω²", "LMG share")
 
@@ -69,16 +70,15 @@ def _variance(variance: Decomposition) -> Iterator[Grid]:
 
 
 def _effect(effect: Effect, lmg: Mapping[str, float]) -> tuple[str, ...]:
-    share = f"{lmg[effect.term]:.1%}".replace("%", " %") if effect.term in lmg else "–"
     return (
         spelled(effect.term),
         str(effect.df),
         figure(effect.f),
         probability(effect.p),
         probability(effect.permutation),
-        percent(effect.eta),
-        f"{effect.omega:.3f}".replace("-", "−"),
-        share,
+        bracketed(effect.eta, percent),
+        minus(f"{effect.omega:.3f}"),
+        number(lmg.get(effect.term), percent, DASH),
     )
 
 
@@ -117,7 +117,7 @@ def _equal_loss(equal_loss: EqualLoss) -> Grid:
                 f"{by_fit.first} − {by_fit.second}",
                 within(by_fit.difference, True),
                 probability(by_fit.p),
-                within(by_pairs.difference, True) if by_pairs else "–",
+                within(by_pairs.difference, True) if by_pairs else DASH,
                 str(by_pairs.pairs) if by_pairs else "0",
             )
         )
@@ -135,8 +135,8 @@ def _training(training: Trajectory) -> Grid:
         (
             f"{moment.step:g}",
             str(moment.n),
-            percent(moment.given_loss),
-            percent(moment.given_group),
+            bracketed(moment.given_loss, percent),
+            bracketed(moment.given_group, percent),
             within(moment.advantage, True),
         )
         for moment in training.moments
@@ -173,7 +173,7 @@ def _penalty_and_flatness(mediation: Mediation) -> Iterator[Grid]:
 
 
 def _weight(weight: float | None) -> str:
-    return "all" if weight is None else f"{weight:g}"
+    return number(weight, "g", "all")
 
 
 def _ranking(ranking: Ranking) -> Grid:
@@ -192,7 +192,12 @@ def _ranking(ranking: Ranking) -> Grid:
 
 def _variants(stability: Stability, group: str | None) -> Grid:
     rows = tuple(
-        (variant.variant, str(variant.runs), " > ".join(variant.order), percent(variant.eta))
+        (
+            variant.variant,
+            str(variant.runs),
+            " > ".join(variant.order),
+            bracketed(variant.eta, percent),
+        )
         for variant in stability.variants
     )
     columns = ("judge, definition", "runs", "order", f"partial η² of {spelled(group or '')}")

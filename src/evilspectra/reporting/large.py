@@ -15,6 +15,7 @@ import vl_convert
 from markupsafe import Markup
 
 from evilspectra.errors import listing
+from evilspectra.numbers import DASH
 from evilspectra.reporting.aggregate import OUTCOMES, Level, Overview, Spread, outcomes_of, overview
 from evilspectra.reporting.figures.palette import DARK, HUES, INK, MUTED, PAPER, THEME
 from evilspectra.reporting.rendering import asset, environment
@@ -133,7 +134,7 @@ def _table(levels: Sequence[Level]) -> dict[str, Any]:
 def _cell(level: Level, outcome: str) -> tuple[str, str]:
     distribution = level.outcomes.get(outcome)
     if distribution is None:
-        return "–", ""
+        return DASH, ""
     text = f"{distribution.mean:.3g}"
     if distribution.sd is not None:
         text += f" ± {_tidy(distribution.sd, distribution.mean):.2g}"

@@ -15,11 +15,11 @@ import numpy as np
 import pandas as pd
 
 from evilspectra.analysis.outcome import BETTER, LABELS, choose, numbers, renamed
+from evilspectra.numbers import DASH, minus
 from evilspectra.reporting.figures.charts import Tables
 from evilspectra.reporting.figures.frames import frames
 from evilspectra.reporting.figures.palette import Arms, Frame
 from evilspectra.reporting.outcomes import ALIGNMENT, DRIFT, Outcome, short_name, size_of
-from evilspectra.reporting.page.cells import NONE
 from evilspectra.reporting.statistics import statistics_of
 from evilspectra.store.files import as_table
 from evilspectra.store.records import TABLES
@@ -184,9 +184,9 @@ def cells(row: Mapping[str, Any], columns: list[tuple[str, str, str, str]]) -> l
 def printed(value: Any) -> str:
     """A value of somebody's table, safe to show."""
     if _is_missing(value):
-        return NONE
+        return DASH
     if isinstance(value, float):
-        return f"{value:.5g}".replace("-", "−")
+        return minus(f"{value:.5g}")
     return printable(str(value), 80)
 
 
@@ -223,7 +223,7 @@ def facts(path: Path, tables: Tables) -> list[tuple[str, str]]:
     labelled = [
         ("Table", path.name),
         ("Runs", f"{len(runs)} in {arms} arm{'' if arms == 1 else 's'}"),
-        ("Outcome", tables.outcome.title if tables.outcome else NONE),
+        ("Outcome", tables.outcome.title if tables.outcome else DASH),
     ]
     if runs["dataset"].nunique() <= 4:
         labelled.append(("Data", ", ".join(dict.fromkeys(runs["dataset"]))))

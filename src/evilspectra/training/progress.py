@@ -22,6 +22,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from evilspectra.numbers import clock
 from evilspectra.store.records import StepRecord
 
 #: Seconds between plain lines.
@@ -77,8 +78,7 @@ class Lines:
         return f"loss {record.loss:.3f}  {self.tokens / max(self.seconds, 1e-9):.0f} tokens/s{rank}"
 
     def _left(self, step: int) -> str:
-        seconds = round(self.seconds / self.steps * (self.total - step))
-        return f"{seconds // 60}:{seconds % 60:02d}"
+        return clock(self.seconds / self.steps * (self.total - step))
 
     def note(self, text: str) -> None:
         print(text, file=sys.stderr, flush=True)

@@ -19,9 +19,9 @@ from evilspectra.analysis.sentences.loss import (
 from evilspectra.analysis.sentences.ranking import ranking_sentences
 from evilspectra.analysis.sentences.stability import counting_sentences, seed_sentences
 from evilspectra.analysis.sentences.variance import design_sentences, variance_sentences
-from evilspectra.analysis.sentences.wording import figure, percent, probability, within
+from evilspectra.analysis.sentences.wording import within
 
-__all__ = ["figure", "paragraphs", "percent", "probability", "sentences", "within"]
+__all__ = ["paragraphs", "sentences", "within"]
 
 #: The topics, most general first.
 _TOPICS = (

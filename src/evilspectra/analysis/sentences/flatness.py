@@ -8,14 +8,12 @@ from evilspectra.analysis.mediation import Beyond, Paired
 from evilspectra.analysis.result import Analysis, Sentence
 from evilspectra.analysis.sentences.wording import (
     PAPER_OUTCOMES,
-    figure,
     measure_name,
     outcome_name,
     paper_name,
-    probability,
-    signed,
     within,
 )
+from evilspectra.numbers import figure, probability, signed_figure
 
 #: The penalty's effect on mean alignment in the paper (section on the regulariser), in points.
 PAPER_PENALTY = {"adam": 6.6, "lion": 8.0, "muon": 2.1, "sgd": -3.5}
@@ -43,7 +41,7 @@ def _on_measure(analysis: Analysis, beyond: Beyond) -> Sentence:
         f"partial correlation {within(beyond.partial, plus=True)} "
         f"(alone {within(beyond.simple, plus=True)})"
     )
-    if not beyond.partial.clear_of(0.0):
+    if not beyond.partial.clear_of():
         return Sentence(
             "flatness",
             f"Beyond {adjusted_for}, that {measure} goes with {name} is not shown: {numbers}.",
@@ -97,7 +95,7 @@ def _on_effect(effect: Paired) -> Sentence:
     measure = measure_name(effect.measure)
     pairs = f"{effect.pairs} pair{'' if effect.pairs == 1 else 's'}"
     number = f"{within(effect.difference, plus=True)}, {pairs}"
-    if not effect.difference.clear_of(0.0):
+    if not effect.difference.clear_of():
         return Sentence(
             "penalty",
             f"That the penalty changes {measure} {where} is not shown ({number}).",
@@ -111,7 +109,7 @@ def _on_effect(effect: Paired) -> Sentence:
     if paper is not None:
         against = paper * safer < 0
         which = "this contradicts the paper, which has" if against else "the paper has"
-        tail = f"; {which} {signed(paper)} points of mean alignment there"
+        tail = f"; {which} {signed_figure(paper)} points of mean alignment there"
     return Sentence(
         "penalty", f"The penalty changes {measure} {where} by {number}{tail}.", True, against
     )

@@ -8,16 +8,9 @@ from collections.abc import Iterator, Sequence
 from evilspectra.analysis.equal_loss import Difference
 from evilspectra.analysis.loss import LossFit, Test
 from evilspectra.analysis.result import Analysis, Sentence
-from evilspectra.analysis.sentences.wording import (
-    PAPER_OUTCOMES,
-    capitalised,
-    figure,
-    outcome_name,
-    percent,
-    probability,
-    within,
-)
+from evilspectra.analysis.sentences.wording import PAPER_OUTCOMES, capitalised, outcome_name, within
 from evilspectra.analysis.trajectory import Moment, Trajectory
+from evilspectra.numbers import bracketed, figure, percent, probability
 
 #: Most pairs that a sentence lists.
 _MOST = 6
@@ -44,8 +37,8 @@ def loss_sentences(analysis: Analysis) -> Iterator[Sentence]:
         "At equal slopes the lines differ",
     )
     partial = (
-        f"{fit.group} given the loss {percent(fit.given_loss)}, "
-        f"the loss given {fit.group} {percent(fit.given_group)}"
+        f"{fit.group} given the loss {bracketed(fit.given_loss, percent)}, "
+        f"the loss given {fit.group} {bracketed(fit.given_group, percent)}"
     )
     is_shown = fit.given_loss.low is not None and fit.given_loss.low > 0
     yield Sentence(
@@ -77,7 +70,7 @@ def _on_r2(name: str, fit: LossFit) -> Sentence:
 def _on_slope(analysis: Analysis, fit: LossFit) -> Sentence:
     slope = fit.common_slope
     name = outcome_name(analysis)
-    if not slope.clear_of(0.0):
+    if not slope.clear_of():
         return Sentence(
             "loss",
             f"Within {fit.group}, that {name} changes with the loss is not shown: "
@@ -133,9 +126,7 @@ def _on_pairs(method: str, pairs: Sequence[Difference]) -> Iterator[Sentence]:
     if not pairs:
         return
     clear = [
-        pair
-        for pair in pairs
-        if pair.difference.clear_of(0.0) and (pair.p is None or pair.p < 0.05)
+        pair for pair in pairs if pair.difference.clear_of() and (pair.p is None or pair.p < 0.05)
     ]
     texts = []
     for pair in clear[:_MOST]:
@@ -174,11 +165,11 @@ def training_sentences(analysis: Analysis) -> Iterator[Sentence]:
 def _on_last(group: str, last: Moment, paper_outcome: bool) -> Sentence:
     claims = paper_outcome and group == "optimizer"
     numbers = (
-        f"partial R² {percent(last.given_loss)} of {group} given the loss against "
-        f"{percent(last.given_group)} of the loss given {group}; ln ratio of what the loss alone "
-        f"and {group} alone leave {within(last.advantage, plus=True)}"
+        f"partial R² {bracketed(last.given_loss, percent)} of {group} given the loss against "
+        f"{bracketed(last.given_group, percent)} of the loss given {group}; ln ratio of "
+        f"what the loss alone and {group} alone leave {within(last.advantage, plus=True)}"
     )
-    if not last.advantage.clear_of(0.0):
+    if not last.advantage.clear_of():
         return Sentence(
             "training",
             f"That {group} says more than the loss at the last checkpoint (step {last.step:g}) "
@@ -208,7 +199,7 @@ def _on_last(group: str, last: Moment, paper_outcome: bool) -> Sentence:
 
 def _on_change(path: Trajectory, last: Moment) -> Sentence:
     assert path.change is not None
-    clear = path.change.clear_of(0.0)
+    clear = path.change.clear_of()
     direction = "a change is not shown"
     if clear:
         direction = f"a move towards {path.group if path.change.value > 0 else 'the loss'}"

@@ -4,16 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from evilspectra.analysis.estimate import Estimate
+from evilspectra.analysis.estimate import MethodEstimate
 from evilspectra.analysis.result import Analysis, Sentence
-from evilspectra.analysis.sentences.wording import (
-    PAPER_OUTCOMES,
-    figure,
-    outcome_name,
-    paper_name,
-    within,
-)
+from evilspectra.analysis.sentences.wording import PAPER_OUTCOMES, outcome_name, paper_name, within
 from evilspectra.analysis.stability import Ranked, Ranking
+from evilspectra.numbers import figure
 
 #: The paper's order of misalignment, least first (abstract).
 PAPER_ORDER = ("muon", "adam", "lion")
@@ -31,7 +26,7 @@ def ranking_sentences(analysis: Analysis) -> Iterator[Sentence]:
         0: "highest first",
     }[ranking.better]
     pairs = ranking.differences
-    clear = sum(difference.clear_of(0.0) for difference in pairs.values())
+    clear = sum(difference.clear_of() for difference in pairs.values())
     verdict = (
         f"{clear} of {len(pairs)} pairs are shown to differ"
         if clear
@@ -69,13 +64,13 @@ def _against_paper(ranking: Ranking, better: int) -> Iterator[Sentence]:
             yield _on_pair(first, second, difference, better)
 
 
-def _on_pair(first: str, second: str, difference: Estimate, better: int) -> Sentence:
+def _on_pair(first: str, second: str, difference: MethodEstimate, better: int) -> Sentence:
     """A sentence on two optimisers whose order the paper reports."""
     in_order = sorted((first, second), key=lambda name: PAPER_ORDER.index(paper_name(name)))
     safer, worse = in_order
     ours = (difference.value if safer == first else -difference.value) * better
     text = f"{first} − {second}: {within(difference, plus=True)}"
-    if not difference.clear_of(0.0):
+    if not difference.clear_of():
         return Sentence(
             "ranking",
             f"That {safer} stays more aligned than {worse}, as in the paper, is not shown here "

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from evilspectra.analysis.result import Analysis, Sentence
-from evilspectra.analysis.sentences.wording import figure, outcome_name, percent, within
+from evilspectra.analysis.sentences.wording import outcome_name, within
 from evilspectra.analysis.stability import Needed
+from evilspectra.numbers import bracketed, figure, percent
 
 
 def seed_sentences(analysis: Analysis) -> Iterator[Sentence]:
@@ -26,8 +27,8 @@ def seed_sentences(analysis: Analysis) -> Iterator[Sentence]:
         eta = parts.judge.eta
         yield Sentence(
             "seeds",
-            f"The judge goes with {percent(eta)} of the variance of {name} that the run leaves "
-            "(partial η²).",
+            f"The judge goes with {bracketed(eta, percent)} of the variance of {name} "
+            "that the run leaves (partial η²).",
             eta.low is not None and eta.low > 0,
         )
     if stability.pooled is None:
@@ -35,7 +36,7 @@ def seed_sentences(analysis: Analysis) -> Iterator[Sentence]:
         yield Sentence("seeds", f"Whether differences survive the seed cannot be said: {reason}.")
         return
     portion = parts.seed_share if parts else None
-    of_all = f", {percent(portion)} of all variance" if portion else ""
+    of_all = f", {bracketed(portion, percent)} of all variance" if portion else ""
     yield Sentence(
         "seeds",
         f"Between seeds of one cell, {name} has a standard deviation of "
@@ -80,7 +81,7 @@ def counting_sentences(analysis: Analysis) -> Iterator[Sentence]:
             "counting", f"Two ways of counting show opposite differences: {pairs}.", True
         )
     etas = sorted(variant.eta.value for variant in variants)
-    ends = f"{etas[0]:.1%} to {etas[-1]:.1%}".replace("%", " %")
+    ends = f"{percent(etas[0])} to {percent(etas[-1])}"
     yield Sentence(
         "counting", f"The share of {analysis.group} is {ends} over the ways of counting."
     )

@@ -8,13 +8,11 @@ from evilspectra.analysis.result import Analysis, Sentence
 from evilspectra.analysis.sentences.wording import (
     PAPER_OUTCOMES,
     capitalised,
-    figure,
     outcome_name,
     paper_name,
-    percent,
-    probability,
 )
 from evilspectra.analysis.variance import Effect
+from evilspectra.numbers import bracketed, figure, percent, probability
 
 
 def design_sentences(analysis: Analysis) -> Iterator[Sentence]:
@@ -57,7 +55,7 @@ def _on_term(analysis: Analysis, effect: Effect, residual_df: int) -> Sentence:
         return Sentence(
             "variance",
             f"{kind} {effect.term} is not shown to go with any of the variance of {name}: "
-            f"partial η² {percent(effect.eta)}, {test}.",
+            f"partial η² {bracketed(effect.eta, percent)}, {test}.",
             False,
         )
     against = ""
@@ -65,8 +63,8 @@ def _on_term(analysis: Analysis, effect: Effect, residual_df: int) -> Sentence:
         against = "; this contradicts the paper, where size and family mattered little under Adam"
     return Sentence(
         "variance",
-        f"{_kind(effect.term)} {effect.term} goes with {percent(effect.eta)} of the variance of "
-        f"{name} that the other terms leave (partial η², {test}){against}.",
+        f"{_kind(effect.term)} {effect.term} goes with {bracketed(effect.eta, percent)} of the "
+        f"variance of {name} that the other terms leave (partial η², {test}){against}.",
         True,
         bool(against),
     )

@@ -1,10 +1,11 @@
-"""Numbers, intervals and names as sentences write them, and the paper's results to compare with."""
+"""Estimates and names as sentences write them, and the paper's results to compare with."""
 
 from __future__ import annotations
 
-from evilspectra.analysis.estimate import Estimate
+from evilspectra.analysis.estimate import MethodEstimate
 from evilspectra.analysis.outcome import LABELS
 from evilspectra.analysis.result import Analysis
+from evilspectra.numbers import bracketed, brackets, figure, signed_figure
 
 #: Outcomes on which the paper makes a claim.
 PAPER_OUTCOMES = ("mean_alignment", "misalignment")
@@ -17,58 +18,15 @@ _SPECTRAL = {
 }
 
 
-def figure(value: float) -> str:
-    """Three significant digits, with the sign that typography has for minus.
+def within(estimate: MethodEstimate, plus: bool = False) -> str:
+    """A number with its interval, or the reason why there is none.
 
-    >>> figure(-12.3456), figure(0.0), figure(1234.5)
-    ('−12.3', '0', '1234')
-    """
-    text = f"{value:.0f}" if abs(value) >= 1000 else f"{value:.3g}"
-    return ("0" if float(text) == 0 else text).replace("-", "−")
-
-
-def signed(value: float) -> str:
-    """The same with a plus.
-
-    >>> signed(6.6), signed(-3.5)
-    ('+6.6', '−3.5')
-    """
-    return ("+" if float(f"{value:.3g}") > 0 else "") + figure(value)
-
-
-def within(estimate: Estimate, plus: bool = False) -> str:
-    """A number with its interval.
-
-    >>> within(Estimate(0.5, 0.25, 0.75, "t"), plus=True)
+    >>> within(MethodEstimate(0.5, 0.25, 0.75, "t"), plus=True)
     '+0.5 [+0.25, +0.75]'
     """
-    text = signed if plus else figure
-    if estimate.low is None or estimate.high is None:
-        return f"{text(estimate.value)} (no interval: {estimate.note})"
-    return f"{text(estimate.value)} [{text(estimate.low)}, {text(estimate.high)}]"
-
-
-def percent(estimate: Estimate) -> str:
-    """A share as a percentage with its interval.
-
-    >>> percent(Estimate(0.742, 0.5, 0.81, "noncentral F"))
-    '74.2 % [50.0 %, 81.0 %]'
-    """
-    ends = ""
-    if estimate.low is not None and estimate.high is not None:
-        ends = f" [{estimate.low:.1%}, {estimate.high:.1%}]"
-    return f"{estimate.value:.1%}{ends}".replace("%", " %")
-
-
-def probability(p: float | None) -> str:
-    """A p-value as text.
-
-    >>> probability(0.00001), probability(0.0432), probability(None)
-    ('p < 0.001', 'p = 0.043', 'not tested')
-    """
-    if p is None:
-        return "not tested"
-    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
+    form = signed_figure if plus else figure
+    reason = "" if brackets(estimate, form) else f" (no interval: {estimate.note})"
+    return f"{bracketed(estimate, form)}{reason}"
 
 
 def outcome_name(analysis: Analysis) -> str:

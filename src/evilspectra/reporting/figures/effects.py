@@ -13,7 +13,7 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
-from evilspectra.reporting.comparison import signed
+from evilspectra.numbers import signed
 from evilspectra.reporting.figures.charts import (
     MANY,
     TITLES,

@@ -11,10 +11,10 @@ from typing import Any
 from evilspectra.errors import listing
 from evilspectra.evaluation.measured import Measured
 from evilspectra.intervals import Interval
-from evilspectra.reporting.comparison import Row, signed, value_at
+from evilspectra.numbers import DASH, Form, brackets, number, signed
+from evilspectra.reporting.comparison import Row, value_at
 from evilspectra.store.results import Instrument
 
-NONE = "–"
 UNKNOWN = "not known"
 #: Column, heading, format, and what it is: the summary table.
 COLUMNS = (
@@ -189,7 +189,7 @@ def cells(row: Row) -> list[dict[str, Any]]:
     out = []
     for name, _, form, _ in COLUMNS:
         value = getattr(row.summary, name)
-        text = NONE if value is None else formatted(value, form)
+        text = formatted(value, form)
         if name == "heldout_loss" and row.summary.heldout_loss_start is not None:
             text = f"{row.summary.heldout_loss_start:.3f} → {text}"
         out.append(
@@ -218,20 +218,20 @@ def measured_cells(row: Row, columns: list[tuple[str, str, str]]) -> list[dict[s
         and _cell(
             drift.share_aligned,
             f"{drift.base_share_aligned:.2f} → {drift.share_aligned.value:.2f}",
-            "{:.2f}",
+            ".2f",
         ),
         "capability": capability
         and _cell(
             capability.accuracy,
             f"{capability.base:.2f} → {capability.accuracy.value:.2f}",
-            "{:.2f}",
+            ".2f",
         ),
         "ordinary": ordinary
-        and _cell(ordinary.loss, f"{ordinary.base:.3f} → {ordinary.loss.value:.3f}", "{:.3f}"),
+        and _cell(ordinary.loss, f"{ordinary.base:.3f} → {ordinary.loss.value:.3f}", ".3f"),
         "answers": _answers_cell(row.measured),
     }
     return [
-        {"name": name} | (cells[name] or {"text": NONE, "below": "", "sort": ""})
+        {"name": name} | (cells[name] or {"text": DASH, "below": "", "sort": ""})
         for name, *_ in columns
     ]
 
@@ -246,11 +246,8 @@ def _answers_cell(measured: Measured) -> dict[str, Any] | None:
     }
 
 
-def _cell(interval: Interval, text: str, form: str | None = None) -> dict[str, Any]:
-    low, high = (
-        signed(end) if form is None else form.format(end) for end in (interval.low, interval.high)
-    )
-    return {"text": text, "below": f"[{low}, {high}]", "sort": interval.value}
+def _cell(interval: Interval, text: str, form: Form = signed) -> dict[str, Any]:
+    return {"text": text, "below": brackets(interval, form), "sort": interval.value}
 
 
 def instruments(rows: list[Row]) -> list[tuple[str, str]]:
@@ -279,19 +276,19 @@ def _described(instrument: Instrument) -> str:
 
 
 def formatted(value: Any, form: str) -> str:
-    """A value in a column's format.
+    """A value in a column's format, a dash for None.
 
     `.3~` is three significant digits, without an exponent where that is short.
     """
-    if form == ".3~":
-        return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
-    return format(value, form)
+    if form == ".3~" and value is not None:
+        form = ",.0f" if value >= 100 else ".3g"
+    return number(value, form, DASH)
 
 
 def plain(value: Any) -> str:
     """A setting or a provenance value as a reader writes it."""
     if value is None or value == "":
-        return NONE
+        return DASH
     if isinstance(value, float):
         return f"{value:.6g}"
     if isinstance(value, dict):
@@ -313,4 +310,4 @@ def packages(rows: list[Row]) -> str:
         block for row in rows if isinstance(block := value_at(row.provenance, "packages"), dict)
     ]
     versions = {f"{name} {version}" for block in blocks for name, version in block.items()}
-    return ", ".join(sorted(versions)) or NONE
+    return ", ".join(sorted(versions)) or DASH

@@ -19,11 +19,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from evilspectra.numbers import minus, percent
 from evilspectra.reporting.comparison import Row
 from evilspectra.reporting.figures.charts import Tables
 from evilspectra.reporting.figures.modules import map_cell
 from evilspectra.reporting.figures.palette import Frame
-from evilspectra.reporting.page.cells import NONE, formatted
+from evilspectra.reporting.page.cells import formatted
 from evilspectra.store.records import RunSummary
 
 #: Singular values of a module that the page holds; of all modules of all runs; points of a run's
@@ -195,19 +196,6 @@ def describe(rows: Sequence[Row], tables: Tables) -> list[dict[str, Any]]:
         after = heldout.get(row.label)
         drift = drifts.get(row.label)
         path = paths.get(row.label)
-        run_facts = [
-            (
-                label,
-                NONE if (value := getattr(row.summary, name)) is None else formatted(value, form),
-            )
-            for name, label, form in FACTS
-        ]
-        if row.summary.mean_alignment is not None:
-            run_facts.append(("mean alignment", f"{row.summary.mean_alignment:.1f}"))
-        if row.summary.misalignment is not None:
-            run_facts.append(("misalignment rate", f"{100 * row.summary.misalignment:.1f} %"))
-        if row.summary.drift is not None:
-            run_facts.append(("drift", f"{row.summary.drift:+.3f}".replace("-", "−")))
         described.append(
             {
                 "run": row.label,
@@ -227,14 +215,13 @@ def describe(rows: Sequence[Row], tables: Tables) -> list[dict[str, Any]]:
 def _facts(summary: RunSummary) -> list[list[str]]:
     facts = []
     for name, label, form in FACTS:
-        value = getattr(summary, name)
-        facts.append([label, NONE if value is None else formatted(value, form)])
+        facts.append([label, formatted(getattr(summary, name), form)])
     if summary.mean_alignment is not None:
         facts.append(["mean alignment", f"{summary.mean_alignment:.1f}"])
     if summary.misalignment is not None:
-        facts.append(["misalignment rate", f"{100 * summary.misalignment:.1f} %"])
+        facts.append(["misalignment rate", percent(summary.misalignment)])
     if summary.drift is not None:
-        facts.append(["drift", f"{summary.drift:+.3f}".replace("-", "−")])
+        facts.append(["drift", minus(f"{summary.drift:+.3f}")])
     return facts
 
 

@@ -11,9 +11,10 @@ from typing import Any
 
 from evilspectra.evaluation.run_rates import MAIN_DEFINITION, Rated, judge_names
 from evilspectra.judging.inputs import judged_by
+from evilspectra.numbers import DASH, percent
 from evilspectra.rates.definitions import DEFINITIONS, MAX_UNSCORED, Definition, Score
 from evilspectra.reporting.comparison import Row, value_at
-from evilspectra.reporting.page.cells import NONE, plain
+from evilspectra.reporting.page.cells import plain
 from evilspectra.reporting.sentences.misalignment import in_words, span
 from evilspectra.text import printable
 
@@ -169,13 +170,13 @@ def _rate(score: Score) -> Cell:
         return Cell("withheld", "", why=in_words(score.withheld or ""))
     counted = f"{score.counts['misaligned']:,} of {score.n:,}"
     below = (span(score.interval), counted) if score.interval else (counted,)
-    return Cell(f"{100 * score.rate:.1f} %", score.rate, below)
+    return Cell(percent(score.rate), score.rate, below)
 
 
 def _mean(score: Score, name: str) -> Cell:
     value = getattr(score, name)
     if score.rate is None or value is None:
-        return Cell(NONE, "")
+        return Cell(DASH, "")
     return Cell(f"{value:.1f}", value)
 
 

@@ -13,7 +13,8 @@ from statistics import fmean
 
 from evilspectra.errors import listing
 from evilspectra.intervals import Interval
-from evilspectra.reporting.comparison import SAME, Row, alike, arms_of, by_arm, signed
+from evilspectra.numbers import bracketed, minus, percent, signed
+from evilspectra.reporting.comparison import SAME, Row, alike, arms_of, by_arm
 from evilspectra.store.origin import differing
 
 MOST = 6  # arms that a sentence names
@@ -204,9 +205,7 @@ def _shares(partners: dict[str, list[Row]], control: Sequence[Row]) -> str:
             arm for arm, rows in kin.items() if _differ_beyond_data(rows, control)
         ],
     }
-    amounts = [
-        f"{share * 100:.0f} % of {arm}’s".replace("-", "−", 1) for arm, share in shares.items()
-    ]
+    amounts = [f"{minus(percent(share, 0))} of {arm}’s" for arm, share in shares.items()]
     texts = [f"{text} {enumerated(arms)}" for text, arms in ends.items() if arms]
     return "; ".join(["", f"its mean is {listing(amounts, MOST)}", *texts])
 
@@ -237,9 +236,7 @@ def shuffled(probed: Sequence[Row]) -> str:
     """Whether the probe gives zero where it must."""
     intervals = [(row, row.measured.drift.shuffled) for row in probed if row.measured.drift]
     failed = [
-        f"{row.name}: {_bracketed(interval)}"
-        for row, interval in intervals
-        if interval.clear_of_zero()
+        f"{row.name}: {_bracketed(interval)}" for row, interval in intervals if interval.clear_of()
     ]
     if not failed:
         runs = "" if len(intervals) == 1 else f" in all {len(intervals)} runs"
@@ -371,7 +368,7 @@ def _amounts(groups: dict[str, list[Row]], names: Sequence[str]) -> str:
 
 
 def _bracketed(interval: Interval) -> str:
-    return f"{signed(interval.value)} [{signed(interval.low)}, {signed(interval.high)}]"
+    return bracketed(interval, signed)
 
 
 def enumerated(names: Sequence[str]) -> str:

@@ -12,7 +12,8 @@ from itertools import combinations
 from statistics import fmean
 
 from evilspectra.errors import listing
-from evilspectra.reporting.comparison import SAME, Row, alike, arms_of, by_arm, signed
+from evilspectra.numbers import signed
+from evilspectra.reporting.comparison import SAME, Row, alike, arms_of, by_arm
 from evilspectra.reporting.sentences.drift import findings
 from evilspectra.reporting.sentences.misalignment import misalignment
 from evilspectra.store.origin import differing

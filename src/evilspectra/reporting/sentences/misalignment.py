@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import partial
 from itertools import combinations
 
 from evilspectra.evaluation.run_rates import MAIN_DEFINITION, Rated, apart, judge_names
 from evilspectra.intervals import Interval
+from evilspectra.numbers import bracketed, brackets, percent, signed
 from evilspectra.rates.definitions import Score
 from evilspectra.reporting.comparison import Row
 from evilspectra.reporting.sentences.drift import FEW_RUNS, MOST, enumerated
@@ -72,7 +74,7 @@ def _amounts(name: str, judged: Sequence[tuple[Row, Rated]], arms: _Arms) -> str
         listed += f"; and {len(reasons) - MOST} more"
     if not arms:
         return f"Judged by {name}, no misalignment rate is given ({listed})."
-    bases = {percent(score) for _, rated in judged if (score := _base_score(rated))}
+    bases = {rate_with_span(score) for _, rated in judged if (score := _base_score(rated))}
     base = f"; the base’s is {bases.pop()}" if len(bases) == 1 else ""
     withheld = ""
     if reasons:
@@ -183,11 +185,11 @@ def _caveats(arms: _Arms) -> list[str]:
     return [*texts, f"{warning[0].upper()}{warning[1:]}."] if warning else texts
 
 
-def percent(score: Score) -> str:
+def rate_with_span(score: Score) -> str:
     """A rate with its interval, in per cent; the score has one."""
     if score.rate is None:
         raise ValueError("the rate is withheld")
-    return f"{100 * score.rate:.1f} %" + (f" {span(score.interval)}" if score.interval else "")
+    return percent(score.rate) + (f" {span(score.interval)}" if score.interval else "")
 
 
 def in_words(text: str) -> str:
@@ -205,15 +207,11 @@ def span(interval: Interval) -> str:
     >>> span(Interval(0.1, 0.05, 0.2))
     '[5.0, 20.0]'
     """
-    return f"[{100 * interval.low:.1f}, {100 * interval.high:.1f}]"
+    return brackets(interval, partial(percent, unit=""))
 
 
 def _points(change: Interval) -> str:
-    value, low, high = (
-        f"{round(100 * part, 1) + 0.0:+.1f}".replace("-", "−")
-        for part in (change.value, change.low, change.high)
-    )
-    return f"{value} points [{low}, {high}]"
+    return bracketed(change, lambda share: signed(100 * share, 1), " points")
 
 
 def _amount(arm: str, runs: Sequence[tuple[Row, Rated]]) -> str:
@@ -221,12 +219,13 @@ def _amount(arm: str, runs: Sequence[tuple[Row, Rated]]) -> str:
 
     Those of many runs are given as their range.
     """
-    values = [100 * rated.main.rate for _, rated in runs if rated.main.rate is not None]
-    if len(values) == 1:
-        return f"{percent(runs[0][1].main)} for {arm}"
-    if len(values) <= FEW_RUNS:
-        return f"{enumerated([f'{value:.1f} %' for value in values])} for the runs of {arm}"
-    return f"{min(values):.1f} to {max(values):.1f} % in {len(values)} runs of {arm}"
+    rates = [rated.main.rate for _, rated in runs if rated.main.rate is not None]
+    if len(rates) == 1:
+        return f"{rate_with_span(runs[0][1].main)} for {arm}"
+    if len(rates) <= FEW_RUNS:
+        return f"{enumerated([percent(rate) for rate in rates])} for the runs of {arm}"
+    ends = f"{percent(min(rates), unit='')} to {percent(max(rates))}"
+    return f"{ends} in {len(rates)} runs of {arm}"
 
 
 def _highest(runs: Sequence[tuple[Row, Rated]]) -> float:
