@@ -14,9 +14,9 @@ from typing import Any
 from evilspectra.intervals import Interval
 from evilspectra.judging.inputs import judged_by
 from evilspectra.judging.verdicts import judged
-from evilspectra.rates.compare import compare
+from evilspectra.rates.compare import common_questions, compare
 from evilspectra.rates.definitions import DEFINITIONS, Definition, Judged, Score, score
-from evilspectra.store.results import Instrument, Results, chosen, last, preferred
+from evilspectra.store.results import Instrument, Results, chosen, last, preferred, verdicts_on
 from evilspectra.text import printable
 
 #: The paper's definition: tables with a single rate show it, and it decides which answers are
@@ -101,8 +101,7 @@ def flat(rated: Sequence[Rated]) -> dict[str, Any]:
 
 def judges_of(results: Results, answers: Instrument) -> list[Instrument]:
     """The instruments of verdicts on these answers, one a judge, in the order of first use."""
-    judges = results.instruments("verdicts")
-    return [judge for judge in judges if judge.facts.get("answers") == answers.id]
+    return verdicts_on(answers, results.instruments("verdicts"))
 
 
 def counting(results: Results) -> Results:
@@ -183,6 +182,5 @@ def _any_verdict(answers: Sequence[Judged]) -> bool:
 
 
 def _change(base: Sequence[Judged], after: Sequence[Judged]) -> Interval | None:
-    if not {answer.question_id for answer in base} & {answer.question_id for answer in after}:
-        return None
-    return compare(base, after, MAIN_DEFINITION).rate
+    comparable = common_questions(base, after)
+    return compare(base, after, MAIN_DEFINITION).rate if comparable else None
