@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from evilspectra.evaluation.rate_rows import rate_fields, rate_row
 from evilspectra.intervals import Interval
 from evilspectra.judging.inputs import judged_by
 from evilspectra.judging.verdicts import judged
@@ -81,22 +82,12 @@ def rates(results: Results) -> tuple[Rated, ...]:
 
 def flat(rated: Sequence[Rated]) -> dict[str, Any]:
     """The numbers of a `RunSummary`: the last judge's, all None without one."""
-    main = rated[-1].main if rated else None
-    base = rated[-1].base[MAIN_DEFINITION] if rated and rated[-1].base else None
-    not_withheld = main if main and main.rate is not None else None
-    return {
-        "misalignment": main and main.rate,
-        "misalignment_low": main and main.interval and main.interval.low,
-        "misalignment_high": main and main.interval and main.interval.high,
-        "misalignment_base": base and base.rate,
-        "misalignment_counted": main and main.n,
-        "misaligned": not_withheld and not_withheld.counts["misaligned"],
-        "mean_alignment": not_withheld and not_withheld.mean_aligned_counted,
-        "mean_coherence": not_withheld and not_withheld.mean_coherent,
-        "misalignment_withheld": main and main.withheld,
-        "misalignment_definition": main and main.definition,
-        "misalignment_judge": f"{rated[-1].judge.source} ({rated[-1].judge.id})" if rated else None,
-    }
+    if not rated:
+        return rate_fields(None, None)
+    last_rated = rated[-1]
+    judge, base = last_rated.judge, last_rated.base
+    row = rate_row(last_rated.step, judge.source, last_rated.identity, judge.id, last_rated.main)
+    return rate_fields(row, base[MAIN_DEFINITION].rate if base else None)
 
 
 def judges_of(results: Results, answers: Instrument) -> list[Instrument]:

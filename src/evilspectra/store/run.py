@@ -384,7 +384,7 @@ def is_run(folder: Path, entries: Collection[str] | None = None) -> bool:
     """
     pairs = {"config.yaml", OUTSIDE}, {"status.json", "provenance.json"}
     if entries is None:
-        entries = [file for pair in pairs for file in pair if os.path.isfile(folder / file)]
+        entries = [file for file in set().union(*pairs) if os.path.isfile(folder / file)]
     return not (folder.name.startswith(".") or any(pair.isdisjoint(entries) for pair in pairs))
 
 

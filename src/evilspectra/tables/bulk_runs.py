@@ -16,12 +16,12 @@ from evilspectra.config import loading as configs
 from evilspectra.config import sections
 from evilspectra.config.yaml_files import parse_yaml, read_mapping
 from evilspectra.errors import EvilspectraError
+from evilspectra.evaluation.rate_rows import RateRow
 from evilspectra.evaluation.run_rates import counting_answers
 from evilspectra.intervals import Interval
 from evilspectra.store.origin import Origin, own_origin
 from evilspectra.store.results import Instrument, preferred, verdicts_on
 from evilspectra.store.run import Status
-from evilspectra.tables.digest import RateRow
 from evilspectra.tables.inventory import Stock, TableFile
 
 _PROBES = ("probe", "capability", "ordinary")

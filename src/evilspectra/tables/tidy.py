@@ -18,13 +18,14 @@ from pathlib import Path
 from typing import Any
 
 from evilspectra.errors import BadInput, listing, near
+from evilspectra.evaluation.rate_rows import RateRow
 from evilspectra.evaluation.run_rates import MAIN_DEFINITION, counting, judge_identity, judges_of
 from evilspectra.rates.definitions import Judged, counted_score, misaligned
 from evilspectra.store.origin import differing_paths
 from evilspectra.store.records import AnswerRecord, columns
 from evilspectra.store.results import Instrument, Results, chosen
 from evilspectra.store.run import RunFolder
-from evilspectra.tables.digest import CheckpointRow, RateRow
+from evilspectra.tables.digest import CheckpointRow
 from evilspectra.tables.frames import Frame, plain_value, settings_column, to_pandas, typed_frame
 from evilspectra.tables.index import Index, read_index
 

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import duckdb
 
+from evilspectra.evaluation.rate_rows import RateRow
 from evilspectra.evaluation.run_rates import counting_answers, judge_identity
 from evilspectra.judging.journal import read_journal
 from evilspectra.judging.verdicts import settled
 from evilspectra.store.files import as_table
 from evilspectra.store.records import MEASURED, TABLES, RunSummary, columns
 from evilspectra.store.results import preferred, verdicts_on
-from evilspectra.tables.digest import CheckpointRow, RateRow
+from evilspectra.tables.digest import CheckpointRow
 from evilspectra.tables.index import Index, arrow_fields
 from evilspectra.tables.inventory import Stock, TableFile
 from evilspectra.tables.tidy import KEYS, checkpoints_frame, excluded, rates_frame, runs_frame
