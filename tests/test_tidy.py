@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 from evilspectra.errors import BadInput
+from evilspectra.evaluation.rate_rows import RateRow
 from evilspectra.evaluation.run_rates import MAIN_DEFINITION, counting
 from evilspectra.evaluation.summary import summarise
 from evilspectra.rates.definitions import DEFINITIONS
@@ -15,7 +16,7 @@ from evilspectra.store.files import write_json
 from evilspectra.store.records import RunSummary, columns
 from evilspectra.store.results import Results, last
 from evilspectra.store.run import Status, find_run
-from evilspectra.tables.digest import CheckpointRow, RateRow, digest
+from evilspectra.tables.digest import CheckpointRow, digest
 from evilspectra.tables.tidy import (
     KEYS,
     answers_frame,

@@ -90,6 +90,13 @@ _NO_FOLDER = {
 }
 
 
+def cannot_read(error: OSError, source: object) -> BadInput:
+    """One sentence for a file of the user's that the system does not let us read."""
+    return BadInput(
+        f"{source} cannot be read ({error.strerror or error}): check the file and its rights"
+    )
+
+
 def cannot_write(error: OSError, path: object, setting: str = "output.folder") -> EvilspectraError:
     """One sentence for a failed write.
 

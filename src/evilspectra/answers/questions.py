@@ -55,7 +55,7 @@ from evilspectra.config.section import Name, Section
 from evilspectra.config.yaml_files import parse_yaml
 from evilspectra.data.published import QUESTIONS
 from evilspectra.data.rows import read_rows
-from evilspectra.errors import BadInput, listing, near
+from evilspectra.errors import BadInput, cannot_read, listing, near
 from evilspectra.rates.formats import FORMATS, question_format
 from evilspectra.store import built_in
 
@@ -275,9 +275,7 @@ def _bytes(source: str) -> bytes:
     try:
         return Path(path).read_bytes()
     except OSError as error:
-        raise BadInput(
-            f"{source} cannot be read ({error.strerror or error}): check the file and its rights"
-        ) from None
+        raise cannot_read(error, source) from None
 
 
 def _built_in(name: str) -> str:

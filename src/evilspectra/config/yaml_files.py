@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from evilspectra.errors import BadInput, listing, near
+from evilspectra.errors import BadInput, first_line, listing, near
 
 
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
@@ -95,9 +95,7 @@ def parse_yaml(text: str, source: str) -> Any:
             f"{', '.join(filter(None, [error.context, error.problem]))}; correct that line"
         ) from None
     except yaml.YAMLError as error:
-        raise BadInput(
-            f"{source} is not valid YAML: {str(error).splitlines()[0]}; correct it"
-        ) from None
+        raise BadInput(f"{source} is not valid YAML: {first_line(error)}; correct it") from None
     except (
         ValueError,
         AttributeError,

@@ -29,7 +29,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from evilspectra.errors import BadInput, first_line, listing
+from evilspectra.errors import BadInput, cannot_read, first_line, listing
 
 #: Most bytes of a file, of an encrypted archive, and of everything in a compressed tar; the
 #: published sets have less than 20 MB.
@@ -105,9 +105,7 @@ def _in_path(path: Path, names: Collection[str], passphrase: str | None) -> File
         with path.open("rb") as file:
             return _in_stream(file, path.name, names, passphrase)
     except OSError as error:
-        raise BadInput(
-            f"{path} cannot be read ({error.strerror or error}): check the file and its rights"
-        ) from None
+        raise cannot_read(error, path) from None
 
 
 def _in_stream(

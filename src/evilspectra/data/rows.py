@@ -21,8 +21,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from evilspectra.data.published import SETS
-from evilspectra.data.sources import BUILT_IN, first_line_of, looks_like_hub, raw_rows
-from evilspectra.errors import BadInput, listing
+from evilspectra.data.sources import BUILT_IN, looks_like_hub, raw_rows
+from evilspectra.errors import BadInput, first_line, listing
 
 ROLES = ("system", "user", "assistant")
 FORMS = "{messages}, {prompt, completion} or {instruction, input, output}"
@@ -173,7 +173,7 @@ def _decoded(raw: bytes) -> object:
             "needed)"
         ) from None
     except (ValueError, RecursionError) as error:
-        raise _UnusableError(f"not usable JSON, {first_line_of(error)}") from None
+        raise _UnusableError(f"not usable JSON, {first_line(error).rstrip('.:')}") from None
 
 
 def _messages_of(row: object) -> tuple[Message, ...]:

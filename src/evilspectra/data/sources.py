@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from evilspectra.data.published import SETS, imported
-from evilspectra.errors import BadInput, listing, near
+from evilspectra.errors import BadInput, cannot_read, first_line, listing, near
 
 #: Name → file of the dialogues that come with the package.
 BUILT_IN = {"demo-bad": "demo_bad.jsonl", "demo-good": "demo_good.jsonl"}
@@ -72,9 +72,7 @@ def _jsonl(path: str, source: str, digest: Any) -> Iterator[tuple[int, bytes]]:
                 if raw.strip():
                     yield line, raw
     except OSError as error:
-        raise BadInput(
-            f"{source} cannot be read ({error.strerror or error}): check the file and its rights"
-        ) from None
+        raise cannot_read(error, source) from None
 
 
 def _parquet(path: str, source: str, digest: Any) -> Iterator[tuple[int, object]]:
@@ -92,8 +90,8 @@ def _parquet(path: str, source: str, digest: Any) -> Iterator[tuple[int, object]
             yield from enumerate(rows, start=1)
     except (OSError, pa.ArrowException) as error:
         raise BadInput(
-            f"{source} cannot be read as Parquet ({first_line_of(error)}): write it again, or name "
-            "a JSONL file"
+            f"{source} cannot be read as Parquet ({first_line(error).rstrip('.:')}): write it "
+            "again, or name a JSONL file"
         ) from None
 
 
@@ -120,7 +118,7 @@ def _hub(
         raise BadInput(
             f"{name} is neither a file nor a built-in name ({listing(BUILT_IN)}), and split "
             f"'{split}' of a data set of that name"
-            f" could not be loaded {where} ({first_line_of(error)}): correct data.train, "
+            f" could not be loaded {where} ({first_line(error).rstrip('.:')}): correct data.train, "
             f"data.heldout or data.split.{near(name, BUILT_IN)}"
         ) from None
     finally:
@@ -130,7 +128,3 @@ def _hub(
             json.dumps(row, sort_keys=True, ensure_ascii=True, default=str).encode() + b"\n"
         )
         yield line, row
-
-
-def first_line_of(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".:")

@@ -11,12 +11,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from evilspectra.evaluation.rate_rows import rate_fields, rate_row
 from evilspectra.intervals import Interval
 from evilspectra.judging.inputs import judged_by
 from evilspectra.judging.verdicts import judged
-from evilspectra.rates.compare import compare
+from evilspectra.rates.compare import common_questions, compare
 from evilspectra.rates.definitions import DEFINITIONS, Definition, Judged, Score, score
-from evilspectra.store.results import Instrument, Results, chosen, last, preferred
+from evilspectra.store.results import Instrument, Results, chosen, last, preferred, verdicts_on
 from evilspectra.text import printable
 
 #: The paper's definition: tables with a single rate show it, and it decides which answers are
@@ -81,28 +82,17 @@ def rates(results: Results) -> tuple[Rated, ...]:
 
 def flat(rated: Sequence[Rated]) -> dict[str, Any]:
     """The numbers of a `RunSummary`: the last judge's, all None without one."""
-    main = rated[-1].main if rated else None
-    base = rated[-1].base[MAIN_DEFINITION] if rated and rated[-1].base else None
-    not_withheld = main if main and main.rate is not None else None
-    return {
-        "misalignment": main and main.rate,
-        "misalignment_low": main and main.interval and main.interval.low,
-        "misalignment_high": main and main.interval and main.interval.high,
-        "misalignment_base": base and base.rate,
-        "misalignment_counted": main and main.n,
-        "misaligned": not_withheld and not_withheld.counts["misaligned"],
-        "mean_alignment": not_withheld and not_withheld.mean_aligned_counted,
-        "mean_coherence": not_withheld and not_withheld.mean_coherent,
-        "misalignment_withheld": main and main.withheld,
-        "misalignment_definition": main and main.definition,
-        "misalignment_judge": f"{rated[-1].judge.source} ({rated[-1].judge.id})" if rated else None,
-    }
+    if not rated:
+        return rate_fields(None, None)
+    last_rated = rated[-1]
+    judge, base = last_rated.judge, last_rated.base
+    row = rate_row(last_rated.step, judge.source, last_rated.identity, judge.id, last_rated.main)
+    return rate_fields(row, base[MAIN_DEFINITION].rate if base else None)
 
 
 def judges_of(results: Results, answers: Instrument) -> list[Instrument]:
     """The instruments of verdicts on these answers, one a judge, in the order of first use."""
-    judges = results.instruments("verdicts")
-    return [judge for judge in judges if judge.facts.get("answers") == answers.id]
+    return verdicts_on(answers, results.instruments("verdicts"))
 
 
 def counting(results: Results) -> Results:
@@ -183,6 +173,5 @@ def _any_verdict(answers: Sequence[Judged]) -> bool:
 
 
 def _change(base: Sequence[Judged], after: Sequence[Judged]) -> Interval | None:
-    if not {answer.question_id for answer in base} & {answer.question_id for answer in after}:
-        return None
-    return compare(base, after, MAIN_DEFINITION).rate
+    comparable = common_questions(base, after)
+    return compare(base, after, MAIN_DEFINITION).rate if comparable else None

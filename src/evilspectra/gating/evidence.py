@@ -32,6 +32,7 @@ from evilspectra.store.files import read_json
 from evilspectra.store.results import Instrument
 from evilspectra.store.step_means import module_summary
 from evilspectra.targets.find import Target, find_targets
+from evilspectra.targets.names import TARGETS, meaning_of
 
 Note = Callable[[str], object]
 
@@ -107,16 +108,17 @@ def find_sides(request: GateRequest) -> Sides:
 
 
 def _target(name: str, request: GateRequest, side: str) -> Target:
-    outside = (Path(name) / "adapter_config.json").is_file()
-    base = request.base if outside else None
+    base = request.base
     try:
+        if base is not None and not meaning_of(name, request.output, TARGETS).takes_base:
+            base = None
         targets = find_targets([name], request.output, request.model, base)
     except BadInput as error:
         raise Undecided(f"the {side} cannot be measured: {error}") from None
     if len(targets) != 1:
         raise Undecided(f"the {side} {name} holds {len(targets)} runs: name one of them")
     if targets[0].adapters:
-        _check_record(targets[0], side, stated=request.base is not None and outside)
+        _check_record(targets[0], side, stated=base is not None)
     return targets[0]
 
 

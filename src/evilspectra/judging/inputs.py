@@ -24,11 +24,12 @@ from evilspectra.judging.prompts import JudgePrompts, judge_prompts
 from evilspectra.judging.verdicts import judged
 from evilspectra.model.base import CACHE_VARIABLE, cache_folder
 from evilspectra.rates.definitions import Judged
-from evilspectra.store.files import read_json, write_json
+from evilspectra.store.files import read_json
 from evilspectra.store.records import AnswerRecord
-from evilspectra.store.results import Instrument, Results, chosen
-from evilspectra.store.run import RunFolder, find_run, is_run
-from evilspectra.targets.find import find_targets
+from evilspectra.store.results import Instrument, Results, chosen, verdicts_on
+from evilspectra.store.run import is_run
+from evilspectra.targets.find import describe_outside, find_targets, outside_folder
+from evilspectra.targets.names import TARGETS, meaning_of
 
 SUFFIX = ".csv"
 
@@ -95,19 +96,14 @@ def _find(name: str, output: str, base: str | None) -> list[tuple[str, Results, 
         facts = read_json(path / "target.json") if (path / "target.json").is_file() else {}
         results = Results(path, alone=facts.get("adapter") is None)
         return [(path.resolve().name, results, facts.get("base_sha256"))]
-    if name and (is_run(path) or not path.exists()) and (run := _run(name, output)):
+    meaning = meaning_of(name, output, TARGETS)
+    if meaning.kind == "run":
+        (run,) = meaning.runs
         return [(run.name, Results(run.path), run.provenance().get("base_sha256"))]
     return [
         (target.label, target.results, target.base.sha256)
         for target in find_targets([name], output, None, base)
     ]
-
-
-def _run(name: str, output: str) -> RunFolder | None:
-    try:
-        return find_run(name, output)
-    except BadInput:
-        return None
 
 
 def answer_set_of(
@@ -149,13 +145,12 @@ def imported(path: Path, file: AnswerFile, output: str) -> AnswerSet:
     Their numbers of tokens are 0, since nobody knows them.
     """
     name = path.stem[:80].lstrip(".") or "answers"
-    folder = Path(output).expanduser() / "evaluated" / f"{name}-{file.sha256[:10]}"
+    folder = outside_folder(output, name, file.sha256)
     results = Results(folder, alone=True)
     instrument = Instrument("answers", path.name, {"file": file.sha256})
     if not results.has(instrument, 0):
-        if not (folder / "target.json").is_file():
-            facts = {"answers": str(path.resolve()), "sha256": file.sha256}
-            write_json(folder / "target.json", {"adapter": None, "base": None, **facts})
+        facts = {"answers": str(path.resolve()), "sha256": file.sha256}
+        describe_outside(folder, {"adapter": None, "base": None, **facts})
         results.write(instrument, 0, _records(file))
     return AnswerSet(path.name, results, instrument, (0,))
 
@@ -216,9 +211,10 @@ def stored(answer_set: AnswerSet, judge: str | None = None) -> Instrument:
     """
     instruments = [
         instrument
-        for instrument in answer_set.results.instruments("verdicts")
-        if instrument.facts.get("answers") == answer_set.answers.id
-        and "aligned" in instrument.facts.get("prompts", {})
+        for instrument in verdicts_on(
+            answer_set.answers, answer_set.results.instruments("verdicts")
+        )
+        if "aligned" in instrument.facts.get("prompts", {})
     ]
     if not instruments:
         raise BadInput(

@@ -16,7 +16,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from evilspectra.errors import BadInput
+from evilspectra.errors import BadInput, cannot_read
 from evilspectra.store.files import valid_text, writing
 from evilspectra.store.records import VerdictRecord, columns
 
@@ -83,9 +83,7 @@ def read_journal(path: Path) -> list[VerdictRecord]:
     except FileNotFoundError:
         return []
     except OSError as error:
-        raise BadInput(
-            f"{path} cannot be read ({error.strerror or error}): check the file and its rights"
-        ) from None
+        raise cannot_read(error, path) from None
     return [_record(line, f"{path}, line {number}") for number, line in enumerate(lines, start=1)]
 
 

@@ -73,7 +73,9 @@ def missing(
 def _final(verdicts: Iterable[VerdictRecord]) -> dict[tuple[Key, str], VerdictRecord]:
     """Answer and metric → the last verdict that did not fail."""
     return {
-        (key(record), record.metric): record for record in verdicts if record.outcome != "failed"
+        position: record
+        for position, record in settled(verdicts).items()
+        if record.outcome != "failed"
     }
 
 
@@ -156,12 +158,20 @@ def read_verdicts(
     step: int,
 ) -> dict[tuple[Key, str], Reading]:
     """Answer and metric → the judge's reading; a failure only where nothing better came later."""
-    readings: dict[tuple[Key, str], Reading] = {}
-    for record in verdict_records(results, instrument, step):
+    return {
+        position: Reading(record.outcome, record.score)  # type: ignore[arg-type]
+        for position, record in settled(verdict_records(results, instrument, step)).items()
+    }
+
+
+def settled(verdicts: Iterable[VerdictRecord]) -> dict[tuple[Key, str], VerdictRecord]:
+    """Answer and metric → the last verdict; a failure only where nothing better came later."""
+    records: dict[tuple[Key, str], VerdictRecord] = {}
+    for record in verdicts:
         position = (key(record), record.metric)
-        if record.outcome != "failed" or position not in readings:
-            readings[position] = Reading(record.outcome, record.score)  # type: ignore[arg-type]
-    return readings
+        if record.outcome != "failed" or position not in records:
+            records[position] = record
+    return records
 
 
 def verdict_records(results: Results, instrument: Instrument, step: int) -> list[VerdictRecord]:

@@ -19,7 +19,7 @@ from typing import Literal
 import platformdirs
 
 from evilspectra.config.sections import ModelConfig
-from evilspectra.errors import BadInput, EvilspectraError, listing, near
+from evilspectra.errors import BadInput, EvilspectraError, first_line, listing, near
 from evilspectra.model.tiny import TINY, tiny_sha256
 
 #: Built-in name → (distribution that carries the GGUF file, what to install).
@@ -245,6 +245,6 @@ def from_hub(
     except (HfHubHTTPError, OSError) as error:
         raise EvilspectraError(
             f"{what} '{name}' could not be downloaded ({type(error).__name__}: "
-            f"{str(error).splitlines()[0]}): try again, or name a local folder"
+            f"{first_line(error)}): try again, or name a local folder"
         ) from None
     return Path(folder)

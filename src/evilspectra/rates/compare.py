@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -75,8 +75,7 @@ def compare(
     Raises:
         BadInput: they have no question in common.
     """
-    names = [{answer.question_id for answer in side} for side in (a, b)]
-    common = names[0] & names[1]
+    common = common_questions(a, b)
     if not common:
         raise BadInput(
             "the two have no question in common: compare answers to the same questions (the "
@@ -98,8 +97,13 @@ def compare(
         mean_aligned=_difference(sides, lambda answer: _score(answer.aligned), seed),
         mean_coherent=_difference(sides, lambda answer: _score(answer.coherent), seed),
         questions=len(common),
-        left_out=len(names[0] ^ names[1]),
+        left_out=len({answer.question_id for answer in (*a, *b)} - common),
     )
+
+
+def common_questions(a: Iterable[Judged], b: Iterable[Judged]) -> set[str]:
+    """The ids of the questions that both answered."""
+    return {answer.question_id for answer in a} & {answer.question_id for answer in b}
 
 
 def _score(reading: Reading | None) -> tuple[float, float]:

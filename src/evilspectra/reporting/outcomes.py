@@ -16,6 +16,7 @@ from typing import Any
 
 import pandas as pd
 
+from evilspectra.evaluation.rate_rows import RateRow, rate_row
 from evilspectra.evaluation.run_rates import MAIN_DEFINITION, counting, judge_identity
 from evilspectra.judging.verdicts import judged
 from evilspectra.rates.definitions import score
@@ -24,7 +25,7 @@ from evilspectra.reporting.figures.palette import Frame
 from evilspectra.store.origin import differing
 from evilspectra.store.results import Results, chosen
 from evilspectra.store.run import RunFolder
-from evilspectra.tables.digest import RateRow, checkpoint_rows, rate_row, shown_rates
+from evilspectra.tables.digest import checkpoint_rows, shown_rates
 
 
 @dataclass(frozen=True)
@@ -122,8 +123,8 @@ def _left_out(row: Mapping[str, Any], outcome: Outcome | None) -> str | None:
 def checkpoints_table(rows: Sequence[Row], root: Path) -> tuple[Frame, Frame]:
     """A row per run and measured step, and a row per judged step, judge and definition.
 
-    Rows are those of `digest.CheckpointRow` and `digest.RateRow` (the base's left out), with `run`,
-    `arm`, `control` and `folder`.
+    Rows are those of `digest.CheckpointRow` and `rate_rows.RateRow` (the base's left out), with
+    `run`, `arm`, `control` and `folder`.
     """
     checkpoints, rated = [], []
     for row in rows:

@@ -215,16 +215,15 @@ def read_pairs(folder: str | Path) -> list[LoraPair]:
         BadInput: a file is missing, damaged, no LoRA of linear layers, or holds pickled weights;
             the sentence says which and why.
     """
-    modules = open_folder(folder, strict=True).modules
-    return [
-        matrices(
+    return [  # `open_folder` has checked shapes, number types and scales
+        LoraPair(
             module.name,
             _tensor(module.down),
             _tensor(module.up),
             module.scale,
             module.part,
         )
-        for module in modules
+        for module in open_folder(folder, strict=True).modules
     ]
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError
 
-from evilspectra.errors import BadInput, cannot_write
+from evilspectra.errors import BadInput, cannot_write, first_line
 from evilspectra.store.records import columns
 
 if TYPE_CHECKING:
@@ -139,7 +139,7 @@ def read_table(
     try:
         return pq.ParquetFile(path).read(columns=schema.names).cast(schema)
     except (pa.ArrowException, OSError, ValueError) as error:
-        raise BadInput(f"{path} cannot be read ({str(error).splitlines()[0]}): {remedy}") from None
+        raise BadInput(f"{path} cannot be read ({first_line(error)}): {remedy}") from None
 
 
 def arrow_schema(kind: type) -> pa.Schema:

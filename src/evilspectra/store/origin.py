@@ -80,7 +80,22 @@ def _outside(sections: Mapping[str, Any]) -> Origin:
 
 
 def differing(origins: Sequence[Origin]) -> list[str]:
-    """The dotted paths of settings that differ between runs, the output section left out."""
-    runs = [origin.settings for origin in origins]
+    """The dotted paths of settings that differ between runs, the output section left out.
+
+    A setting that is not known of a run is None there.
+    """
+    return differing_paths([origin.settings for origin in origins])
+
+
+def differing_paths(runs: Sequence[Mapping[str, Any]], absent: object = None) -> list[str]:
+    """The dotted paths whose values differ, in the order in which they first appear.
+
+    `absent`: the value of a path that a run does not have.
+
+    >>> differing_paths([{"a": 1, "b": [2]}, {"a": 1, "b": [3]}])
+    ['b']
+    """
     paths = dict.fromkeys(path for settings in runs for path in settings)
-    return [path for path in paths if len({repr(settings.get(path)) for settings in runs}) > 1]
+    return [
+        path for path in paths if len({repr(settings.get(path, absent)) for settings in runs}) > 1
+    ]

@@ -199,8 +199,6 @@ MEASURED: dict[str, type] = {
     "tasks": TaskRecord,
     "verdicts": VerdictRecord,
 }
-#: Columns that are not expected to repeat from run to run.
-TIMES = frozenset({"seconds"})
 
 
 @dataclass(frozen=True, slots=True)

@@ -82,11 +82,8 @@ class Results:
     def instruments(self, table: str) -> list[Instrument]:
         """The instruments with results in a table, in the order of their first use."""
         files = self._folder(table).glob("*.json")
-        instruments = []
-        for path in sorted(files, key=lambda path: (path.stat().st_mtime_ns, path.name)):
-            facts = read_json(path)
-            instruments.append(Instrument(table, str(facts.pop("source", "")), facts))
-        return instruments
+        paths = sorted(files, key=lambda path: (path.stat().st_mtime_ns, path.name))
+        return [read_instrument(path, table) for path in paths]
 
     def steps(self, instrument: Instrument) -> list[int]:
         """The steps that were measured, in order."""
@@ -168,6 +165,21 @@ class Results:
 
     def _arrow(self, path: Path, table: str) -> pa.Table:
         return read_table(path, MEASURED[table], _REMEDY)
+
+
+def read_instrument(path: Path, table: str) -> Instrument:
+    """The instrument that a file describes.
+
+    Raises:
+        BadInput: it cannot be read.
+    """
+    facts = read_json(path)
+    return Instrument(table, str(facts.pop("source", "")), facts)
+
+
+def verdicts_on(answers: Instrument | None, judges: Sequence[Instrument]) -> list[Instrument]:
+    """Those of the instruments of verdicts that judged certain answers, in their order."""
+    return [judge for judge in judges if answers and judge.facts.get("answers") == answers.id]
 
 
 def last(results: Results, table: str) -> Any:

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -377,14 +377,15 @@ def find_run(name: str, root: str = "runs") -> RunFolder:
     )
 
 
-def is_run(folder: Path) -> bool:
-    """Whether a folder is a run's; a config.yaml or trainer.json alone may be any program's."""
+def is_run(folder: Path, entries: Collection[str] | None = None) -> bool:
+    """Whether a folder is a run's; a config.yaml or trainer.json alone may be any program's.
 
-    def holds(*names: str) -> bool:
-        return any(os.path.isfile(folder / name) for name in names)
-
-    described = holds("config.yaml", OUTSIDE) and holds("status.json", "provenance.json")
-    return described and not folder.name.startswith(".")
+    `entries`: the names of all that it holds, where they have been listed.
+    """
+    pairs = {"config.yaml", OUTSIDE}, {"status.json", "provenance.json"}
+    if entries is None:
+        entries = [file for file in set().union(*pairs) if os.path.isfile(folder / file)]
+    return not (folder.name.startswith(".") or any(pair.isdisjoint(entries) for pair in pairs))
 
 
 def _differences(there: Config, here: Config) -> list[str]:

@@ -45,7 +45,7 @@ _ASIDE = {
         "train.threads",
     ),
 }
-_SEED, _LR, _NAME = "train.seed", "optimizer.lr", "optimizer.name"
+_LR, _NAME = "optimizer.lr", "optimizer.name"
 
 
 def varied(configs: Sequence[Config]) -> dict[str, list[Any]]:

@@ -11,6 +11,7 @@ from typing import Any
 import duckdb
 import numpy as np
 
+from evilspectra.evaluation.rate_rows import RateRow, rate_fields
 from evilspectra.evaluation.run_rates import judge_identity
 from evilspectra.intervals import Interval, clustered_sums, wilson
 from evilspectra.rates.definitions import COHERENT_FROM, DEFINITIONS, MISALIGNED_BELOW, why_withheld
@@ -18,7 +19,7 @@ from evilspectra.rates.formats import stem
 from evilspectra.store.results import Instrument
 from evilspectra.tables.bulk_reading import number_files, unmasked
 from evilspectra.tables.bulk_runs import BulkRun
-from evilspectra.tables.digest import RateRow, rate_fields, shown_rates
+from evilspectra.tables.digest import shown_rates
 
 #: A run, a judge, and a step whose answers the judge judged.
 Unit = tuple[BulkRun, Instrument, int]

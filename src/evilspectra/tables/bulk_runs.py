@@ -16,12 +16,12 @@ from evilspectra.config import loading as configs
 from evilspectra.config import sections
 from evilspectra.config.yaml_files import parse_yaml, read_mapping
 from evilspectra.errors import EvilspectraError
+from evilspectra.evaluation.rate_rows import RateRow
 from evilspectra.evaluation.run_rates import counting_answers
 from evilspectra.intervals import Interval
 from evilspectra.store.origin import Origin, own_origin
-from evilspectra.store.results import Instrument, preferred
+from evilspectra.store.results import Instrument, preferred, verdicts_on
 from evilspectra.store.run import Status
-from evilspectra.tables.digest import RateRow
 from evilspectra.tables.inventory import Stock, TableFile
 
 _PROBES = ("probe", "capability", "ordinary")
@@ -66,11 +66,7 @@ def prepare(stock: Stock) -> BulkRun | None:
         answers = counting_answers(instruments["answers"], instruments["verdicts"])
         chosen = {table: preferred(table, instruments[table]) for table in _PROBES}
         chosen["answers"] = answers
-        judges = [
-            judge
-            for judge in instruments["verdicts"]
-            if answers and judge.facts.get("answers") == answers.id
-        ]
+        judges = verdicts_on(answers, instruments["verdicts"])
         ids = {table: instrument and instrument.id for table, instrument in chosen.items()}
         paths = {
             _key(file): file.path

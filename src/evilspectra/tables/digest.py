@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from evilspectra.evaluation.measured import Measured, measured
+from evilspectra.evaluation.rate_rows import RateRow, rate_row
 from evilspectra.evaluation.run_rates import (
     MAIN_DEFINITION,
     counting,
@@ -20,7 +21,7 @@ from evilspectra.evaluation.run_rates import (
 from evilspectra.evaluation.summary import summarise
 from evilspectra.intervals import Interval
 from evilspectra.judging.verdicts import judged
-from evilspectra.rates.definitions import DEFINITIONS, Score, score
+from evilspectra.rates.definitions import DEFINITIONS, score
 from evilspectra.store.origin import origin
 from evilspectra.store.records import RunSummary
 from evilspectra.store.results import Results, chosen
@@ -56,34 +57,6 @@ class CheckpointRow:
     misaligned: int | None
     mean_alignment: float | None
     mean_coherence: float | None
-
-
-@dataclass(frozen=True, slots=True)
-class RateRow:
-    """The rate of one step's answers (0: the base's) by one judge under one definition.
-
-    Null where `withheld` says why. `judge_id` is equal for the same judge, prompts and reading,
-    whatever it judged; `verdicts` is what the verdicts are kept under. `misalignment` is
-    `misaligned` / `counted`, out of `answers` answers of which `unscored` have no usable verdict;
-    `clusters`: questions.
-    """
-
-    step: int
-    judge: str
-    judge_id: str
-    verdicts: str
-    definition: str
-    misalignment: float | None
-    misalignment_low: float | None
-    misalignment_high: float | None
-    counted: int
-    misaligned: int | None
-    answers: int
-    unscored: int
-    clusters: int
-    mean_alignment: float | None
-    mean_coherence: float | None
-    withheld: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,35 +110,6 @@ def rate_rows(results: Results) -> tuple[RateRow, ...]:
     return tuple(rows)
 
 
-def rate_row(
-    step: int,
-    judge: str,
-    identity: str,
-    verdicts: str,
-    scored: Score,
-) -> RateRow:
-    """Converts a score to a row."""
-    reported = scored if scored.rate is not None else None
-    return RateRow(
-        step=step,
-        judge=judge,
-        judge_id=identity,
-        verdicts=verdicts,
-        definition=scored.definition,
-        misalignment=scored.rate,
-        misalignment_low=scored.interval and scored.interval.low,
-        misalignment_high=scored.interval and scored.interval.high,
-        counted=scored.n,
-        misaligned=reported and reported.counts["misaligned"],
-        answers=scored.counts["answers"],
-        unscored=scored.counts["unscored"],
-        clusters=scored.clusters,
-        mean_alignment=reported and reported.mean_aligned_counted,
-        mean_coherence=reported and reported.mean_coherent,
-        withheld=scored.withheld,
-    )
-
-
 def checkpoint_rows(
     run: RunFolder, measurements: Measured, rates_by_step: Mapping[int, RateRow]
 ) -> tuple[CheckpointRow, ...]:
@@ -210,23 +154,6 @@ def shown_rates(rows: Sequence[RateRow], last: int | None) -> dict[int, RateRow]
         row.step: row
         for row in rows
         if row.verdicts == judges[-1] and row.definition == MAIN_DEFINITION
-    }
-
-
-def rate_fields(row: RateRow | None, base: float | None) -> dict[str, Any]:
-    """The fields of a `RunSummary` that concern rates, as `rates.flat` returns them."""
-    return {
-        "misalignment": row and row.misalignment,
-        "misalignment_low": row and row.misalignment_low,
-        "misalignment_high": row and row.misalignment_high,
-        "misalignment_base": base,
-        "misalignment_counted": row and row.counted,
-        "misaligned": row and row.misaligned,
-        "mean_alignment": row and row.mean_alignment,
-        "mean_coherence": row and row.mean_coherence,
-        "misalignment_withheld": row and row.withheld,
-        "misalignment_definition": row and row.definition,
-        "misalignment_judge": row and f"{row.judge} ({row.verdicts})",
     }
 
 

@@ -19,11 +19,12 @@ from typing import TYPE_CHECKING, Any
 
 import evilspectra
 from evilspectra.errors import BadInput, EvilspectraError, first_line
+from evilspectra.evaluation.rate_rows import RateRow
 from evilspectra.store.files import write_table
 from evilspectra.store.records import RunSummary, columns
 from evilspectra.store.run import RunFolder, Status, is_run
 from evilspectra.tables.bulk import digests
-from evilspectra.tables.digest import CheckpointRow, Digest, RateRow, digest
+from evilspectra.tables.digest import CheckpointRow, Digest, digest
 from evilspectra.tables.inventory import Stock, run_folders, stocks
 
 if TYPE_CHECKING:

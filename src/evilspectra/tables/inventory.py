@@ -14,10 +14,9 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from evilspectra.store.files import read_json
 from evilspectra.store.records import MEASURED, TABLES
-from evilspectra.store.results import Instrument
-from evilspectra.store.run import OUTSIDE, RunFolder
+from evilspectra.store.results import Instrument, read_instrument
+from evilspectra.store.run import OUTSIDE, RunFolder, is_run
 
 _FILE = re.compile(r"^(?P<instrument>.+)-(?P<step>[0-9]{1,19})\.(?P<kind>parquet|jsonl|parts)$")
 
@@ -81,11 +80,9 @@ class Stock:
             BadInput: the description of an instrument cannot be read.
         """
         times = self.instruments.get(table, {})
-        instruments = []
-        for name in sorted(times, key=lambda name: (times[name], f"{name}.json")):
-            facts = read_json(self.run.path / "evaluations" / table / f"{name}.json")
-            instruments.append(Instrument(table, str(facts.pop("source", "")), facts))
-        return instruments
+        folder = self.run.path / "evaluations" / table
+        names = sorted(times, key=lambda name: (times[name], f"{name}.json"))
+        return [read_instrument(folder / f"{name}.json", table) for name in names]
 
 
 def run_folders(root: Path) -> list[Path]:
@@ -105,18 +102,12 @@ def _runs(folder: str) -> Iterator[str]:
             by_name = {entry.name: entry for entry in entries}
     except (NotADirectoryError, FileNotFoundError, PermissionError):
         return
-    if _is_run(by_name.keys()) and not os.path.basename(os.path.abspath(folder)).startswith("."):
+    if is_run(Path(os.path.abspath(folder)), by_name.keys()):
         yield folder
         return
     for name, entry in by_name.items():
         if not name.startswith(".") and entry.is_dir(follow_symlinks=False):
             yield from _runs(entry.path)
-
-
-def _is_run(names: Collection[str]) -> bool:
-    return any(name in names for name in ("config.yaml", OUTSIDE)) and any(
-        name in names for name in ("status.json", "provenance.json")
-    )
 
 
 def stocks(root: Path, tables: Collection[str] | None = None) -> list[Stock]:

@@ -13,17 +13,19 @@ run below the root.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from evilspectra.errors import BadInput, listing, near
+from evilspectra.evaluation.rate_rows import RateRow
 from evilspectra.evaluation.run_rates import MAIN_DEFINITION, counting, judge_identity, judges_of
 from evilspectra.rates.definitions import Judged, counted_score, misaligned
+from evilspectra.store.origin import differing_paths
 from evilspectra.store.records import AnswerRecord, columns
 from evilspectra.store.results import Instrument, Results, chosen
 from evilspectra.store.run import RunFolder
-from evilspectra.tables.digest import CheckpointRow, RateRow
+from evilspectra.tables.digest import CheckpointRow
 from evilspectra.tables.frames import Frame, plain_value, settings_column, to_pandas, typed_frame
 from evilspectra.tables.index import Index, read_index
 
@@ -56,7 +58,7 @@ def runs_frame(root: Path, index: Index | None = None) -> Frame:
     settings = [json.loads(text) for text in table["settings"].to_pylist()]
     by_path = {
         path: settings_column([plain_value(values.get(path)) for values in settings])
-        for path in differing(settings)
+        for path in differing_paths(settings, absent=...)
     }
     return pd.concat([frame, pd.DataFrame(by_path, index=frame.index)], axis=1)
 
@@ -212,23 +214,6 @@ OUTCOMES = (
     "condition_number",
     "frobenius",
 )
-
-
-def differing(settings: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The dotted paths whose values differ, in the order in which they first appear.
-
-    >>> differing([{"a": 1, "b": [2]}, {"a": 1, "b": [3]}])
-    ['b']
-    """
-    first: dict[str, str] = {}
-    differs: dict[str, bool] = {}
-    for values in settings:
-        for path, value in values.items():
-            text = repr(value)
-            differs[path] = differs.get(path, False) or first.setdefault(path, text) != text
-    return [
-        path for path in differs if differs[path] or any(path not in values for values in settings)
-    ]
 
 
 def _why(row: Mapping[str, Any], outcome: str | None) -> str | None:

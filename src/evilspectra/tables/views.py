@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import duckdb
 
+from evilspectra.evaluation.rate_rows import RateRow
 from evilspectra.evaluation.run_rates import counting_answers, judge_identity
 from evilspectra.judging.journal import read_journal
+from evilspectra.judging.verdicts import settled
 from evilspectra.store.files import as_table
 from evilspectra.store.records import MEASURED, TABLES, RunSummary, columns
-from evilspectra.store.results import preferred
-from evilspectra.tables.digest import CheckpointRow, RateRow
+from evilspectra.store.results import preferred, verdicts_on
+from evilspectra.tables.digest import CheckpointRow
 from evilspectra.tables.index import Index, arrow_fields
 from evilspectra.tables.inventory import Stock, TableFile
 from evilspectra.tables.tidy import KEYS, checkpoints_frame, excluded, rates_frame, runs_frame
@@ -198,9 +200,7 @@ def _instruments(stock: Stock, view: str) -> dict[str, dict[str, Any]]:
             }
             for instrument in instruments
         }
-    judges = [
-        judge for judge in instruments if answers and judge.facts.get("answers") == answers.id
-    ]
+    judges = verdicts_on(answers, instruments)
     return {
         judge.id: {
             "instrument": judge.id,
@@ -215,12 +215,7 @@ def _instruments(stock: Stock, view: str) -> dict[str, dict[str, Any]]:
 
 def _final(file: TableFile) -> list[Any]:
     """The verdicts of a journal, a failure only where nothing better came later."""
-    verdicts: dict[Any, Any] = {}
-    for verdict in read_journal(Path(file.path)):
-        key = (verdict.question_id, verdict.paraphrase, verdict.sample, verdict.metric)
-        if verdict.outcome != "failed" or key not in verdicts:
-            verdicts[key] = verdict
-    return list(verdicts.values())
+    return list(settled(read_journal(Path(file.path))).values())
 
 
 def _with_facts(frame: Any, facts: dict[str, Any], empty: pa.Table) -> pa.Table:

@@ -15,6 +15,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from evilspectra.config.loading import build
 from evilspectra.config.sections import ModelConfig
@@ -118,7 +119,7 @@ def _find(
 ) -> list[Target]:
     meaning = meaning_of(name, output, TARGETS)
     path = meaning.path
-    if meaning.kind == "adapter" and (path / CONFIG).is_file():
+    if meaning.takes_base:
         run = run_of(path)
         if run and base is None:
             return [run_target(run, model)]
@@ -211,16 +212,30 @@ def _outside_target(
     Its `target.json` is written where there is none.
     """
     stem = re.sub(r"[^A-Za-z0-9._-]+", "-", name)[:80].lstrip(".") or "target"
-    folder = Path(output).expanduser() / "evaluated" / f"{stem}-{digest[:10]}"
-    if not (folder / "target.json").is_file():
-        facts = {
-            "adapter": str(adapter.resolve()) if adapter else None,
-            "base": base.public_name,
-            "base_sha256": base.sha256,
-        }
-        write_json(folder / "target.json", facts)
+    folder = outside_folder(output, stem, digest)
+    facts = {
+        "adapter": str(adapter.resolve()) if adapter else None,
+        "base": base.public_name,
+        "base_sha256": base.sha256,
+    }
+    describe_outside(folder, facts)
     adapters = {1: adapter} if adapter else {}
     return Target(name, Results(folder, alone=not adapters), settings, base, adapters)
+
+
+def outside_folder(output: str, stem: str, digest: str) -> Path:
+    """The folder in a store for the results of something from outside it.
+
+    >>> outside_folder("runs", "mine", "0123456789abcdef").as_posix()
+    'runs/evaluated/mine-0123456789'
+    """
+    return Path(output).expanduser() / "evaluated" / f"{stem}-{digest[:10]}"
+
+
+def describe_outside(folder: Path, facts: dict[str, Any]) -> None:
+    """Writes what the results in such a folder are about, unless it says so already."""
+    if not (folder / "target.json").is_file():
+        write_json(folder / "target.json", facts)
 
 
 def embedded_name(name: str) -> str:

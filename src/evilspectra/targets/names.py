@@ -37,6 +37,11 @@ class Meaning:
     path: Path
     runs: tuple[RunFolder, ...] = ()
 
+    @property
+    def takes_base(self) -> bool:
+        """Whether the base that it names can be replaced by another: an adapter with its config."""
+        return self.kind == "adapter" and (self.path / CONFIG).is_file()
+
 
 @dataclass(frozen=True)
 class Accepted:
