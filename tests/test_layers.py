@@ -11,7 +11,18 @@ SOURCE = Path(__file__).parents[1] / "src" / "evilspectra"
 
 #: Top to bottom: a package (or a module at the top) imports from those above it, not from below.
 LAYERS = [
-    *("errors", "text", "intervals", "config", "store", "spectra", "optim", "data", "rates"),
+    *(
+        "errors",
+        "text",
+        "terminal",
+        "intervals",
+        "config",
+        "store",
+        "spectra",
+        "optim",
+        "data",
+        "rates",
+    ),
     *("model", "cards", "probes", "training", "endpoint", "answers", "targets", "judging"),
     *("evaluation", "tables", "analysis", "adapters", "gating", "executors", "sweeps"),
     *("reporting", "cli", "integrations"),
@@ -23,7 +34,7 @@ TORCH = {
     "optim": ["build", "extra", "lion", "muon", "orthogonal", "parameters"],
     "model": ["adapter", "device", "load", "packing", "reuse"],
     "probes": ["harness", "isolation", "likelihood"],
-    "training": ["loop", "monitor", "train"],
+    "training": ["flatness", "loop", "monitor", "train"],
     "answers": ["sample"],
     "judging": ["digits", "local"],
     "evaluation": ["evaluate"],

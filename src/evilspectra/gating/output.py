@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
 import evilspectra
 from evilspectra.errors import EvilspectraError, Undecided
 from evilspectra.gating.decision import Check, Outcome, Verdict
 from evilspectra.gating.policy import Policy
 from evilspectra.store.files import write_atomically
+from evilspectra.terminal import plain_table, print_line, print_table, wide_console
 from evilspectra.text import printable
 
 _HEADINGS: dict[Outcome, str] = {"pass": "PASS", "fail": "FAIL", "undecided": "UNDECIDED"}
@@ -61,13 +61,10 @@ class Report:
 
 def print_verdict(report: Report, console: Console | None = None) -> None:
     """The verdict on one screen."""
-    console = console or Console()
-    console.width = max(console.width, 110)
+    console = wide_console(console, 110)
 
     def say(text: str) -> None:
-        console.print(
-            printable(text, 1000), markup=False, emoji=False, highlight=False, soft_wrap=True
-        )
+        print_line(console, printable(text, 1000))
 
     outcome = report.verdict.outcome
     say(f"gate: {_HEADINGS[outcome]} ({_MEANING[outcome]}), exit code {report.verdict.exit_code}")
@@ -75,7 +72,7 @@ def print_verdict(report: Report, console: Console | None = None) -> None:
     say(f"baseline:  {report.baseline}")
     if report.judge:
         say(f"judge:     {report.judge}")
-    table = Table(box=None, pad_edge=False, header_style="bold")
+    table = plain_table()
     for heading, justify in (
         ("check", "left"),
         ("", "left"),
@@ -94,7 +91,7 @@ def print_verdict(report: Report, console: Console | None = None) -> None:
             _value(check.candidate),
             _value(check.baseline),
         )
-    console.print(table, no_wrap=True, crop=False, markup=False, highlight=False)
+    print_table(console, table)
     for reason in report.verdict.reasons:
         say(f"- {reason}")
     for note in report.verdict.notes:
