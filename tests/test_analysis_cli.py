@@ -229,7 +229,7 @@ def test_by_checkpoint_through_the_command(tmp_path):
     trajectories(4.0).to_csv(tmp_path / "steps.csv", index=False)
     done = command("analyze", tmp_path / "steps.csv", "--by-checkpoint", "--permutations", 0)
     assert done.code == 0
-    assert "By checkpoint: partial R² of optimizer and of the loss" in done.out
+    assert "Partial R² while training" in done.out
     assert "36 runs" in done.out
 
 

@@ -10,7 +10,7 @@ import statsmodels.formula.api as smf
 from evilspectra.analysis.analyse import analyse
 from evilspectra.analysis.linear import lay_out
 from evilspectra.analysis.loss import fit_loss
-from evilspectra.analysis.mediation import correlation, intervention, pairs
+from evilspectra.analysis.mediation import intervention, pairs, partial_correlation
 from evilspectra.analysis.stability import rank
 from evilspectra.analysis.trajectory import advantage, trajectory
 from tests.support.commands import command
@@ -198,7 +198,7 @@ def test_partial_correlation_agrees_with_residuals():
     frame = pd.DataFrame({"x": x, "y": y, "z": z, "g": groups})
     left = [smf.ols(f"{name} ~ z + C(g)", frame).fit().resid for name in "xy"]
     layout = lay_out({"g": groups}, 1, numbers={"z": z})
-    assert correlation(x, y, layout.basis(layout.terms)).value == pytest.approx(
+    assert partial_correlation(x, y, layout.basis(layout.terms)).value == pytest.approx(
         np.corrcoef(*left)[0, 1], rel=SAME
     )
 

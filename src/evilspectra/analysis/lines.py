@@ -6,8 +6,9 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+from scipy import special
 
-from evilspectra.analysis.estimate import MethodEstimate, share, t_interval
+from evilspectra.analysis.estimate import TAIL, MethodEstimate, share, t_interval
 
 #: Sums of squares below this share of the whole sum are rounding.
 _ROUNDING = 1e-20
@@ -89,6 +90,25 @@ def fit_line(y: np.ndarray, x: np.ndarray, name: str) -> Line:
         adjusted_r2(sse, df, sst, n),
         *ends,
     )
+
+
+def mean_band(
+    line: Line,
+    x: np.ndarray,
+    y: np.ndarray,
+    points: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray]:
+    """The line of y [n] on x [n] at the points [m], and half the width of its mean's 95 % band.
+
+    That half is t(0.975, n − 2)·s·√(1/n + (point − x̄)²/Sxx); zero where no residual is left.
+    """
+    mean = line.intercept.value + line.slope.value * points
+    df, sxx = len(x) - 2, ((x - x.mean()) ** 2).sum()
+    if df <= 0 or sxx <= 0:
+        return mean, np.zeros_like(points)
+    sse = ((y - line.intercept.value - line.slope.value * x) ** 2).sum()
+    variance = sse / df * (1 / len(x) + (points - x.mean()) ** 2 / sxx)
+    return mean, special.stdtrit(df, 1 - TAIL) * np.sqrt(variance)
 
 
 def group_means(values: np.ndarray, names: np.ndarray) -> np.ndarray:

@@ -17,6 +17,7 @@ import numpy as np
 from evilspectra.analysis.estimate import Frame, MethodEstimate, f_tail, mean_interval
 from evilspectra.analysis.linear import lay_out, text_columns
 from evilspectra.analysis.outcome import numbers
+from evilspectra.rates.calibrate import cosine
 
 #: Measures of flatness, and the column of the penalty's weight λ.
 SPECTRAL = ("stable_rank", "spectral_entropy", "frobenius_nuclear", "condition_number")
@@ -128,12 +129,12 @@ def _beyond(
         measure,
         ("ln(loss)", *groups),
         len(y),
-        correlation(x, y, layout.basis([])),
-        correlation(x, y, basis),
+        partial_correlation(x, y, layout.basis([])),
+        partial_correlation(x, y, basis),
     )
 
 
-def correlation(x: np.ndarray, y: np.ndarray, basis: np.ndarray) -> MethodEstimate:
+def partial_correlation(x: np.ndarray, y: np.ndarray, basis: np.ndarray) -> MethodEstimate:
     """Correlation of x and y [n] after a projection off `basis`, with Fisher's interval.
 
     `basis`: orthonormal, intercept included.
@@ -149,7 +150,7 @@ def correlation(x: np.ndarray, y: np.ndarray, basis: np.ndarray) -> MethodEstima
         return MethodEstimate(
             math.nan, None, None, "Fisher z", "too few runs, or nothing is left to correlate"
         )
-    r = min(1.0, max(-1.0, float(a @ b) / size))
+    r = cosine(a, b)
     if abs(r) >= 1:
         return MethodEstimate(r, None, None, "Fisher z", "the relation is exact")
     half = 1.959963984540054 / math.sqrt(len(x) - taken - 3)

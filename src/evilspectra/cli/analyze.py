@@ -112,7 +112,7 @@ def analyze(
     if by_checkpoint and source.is_file():
         checkpoints, runs = runs, _last_rows(runs, source)
     analysis = analyse(runs, outcome, list(factors) or None, checkpoints, rates=rates, **options)
-    text = _json(analysis) if as_json else _text(analysis, by_checkpoint)
+    text = _json(analysis) if as_json else _text(analysis)
     if out is None:
         click.echo(text, nl=False)
         return
@@ -126,7 +126,7 @@ def _json(analysis: Any) -> str:
     return json.dumps(analysis.to_dict(), indent=2, ensure_ascii=False) + "\n"
 
 
-def _text(analysis: Any, by_checkpoint: bool) -> str:
+def _text(analysis: Any) -> str:
     import io
 
     from rich.console import Console
@@ -134,7 +134,7 @@ def _text(analysis: Any, by_checkpoint: bool) -> str:
     from evilspectra.cli.print_analysis import print_analysis
 
     page = io.StringIO()
-    print_analysis(analysis, Console(file=page, width=140), by_checkpoint)
+    print_analysis(analysis, Console(file=page, width=140))
     return "\n".join(line.rstrip() for line in page.getvalue().splitlines()) + "\n"
 
 

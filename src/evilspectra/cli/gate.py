@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from evilspectra.cli.judging import settings_of_options
 from evilspectra.cli.options import (
     BASE,
     JSON,
@@ -177,13 +178,11 @@ def _judge(policy: Policy, options: dict[str, Any]) -> JudgeConfig | None:
     If the options name another judge than the policy, none of the policy's settings are used.
     """
     from evilspectra.config.judge import judge_settings
-    from evilspectra.config.yaml_files import assignments
     from evilspectra.errors import BadInput
 
     written = policy.misalignment.judge if policy.misalignment else None
     name = options["judge_name"] or (written.judge if written else None)
-    overrides = {"url": options["judge_url"], **assignments(options["judge_set"])}
-    overrides = {field: value for field, value in overrides.items() if value is not None}
+    overrides = settings_of_options(options)
     if name is None:
         if overrides:
             raise BadInput(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from evilspectra.cli.judging import ANSWERS_STORE, QUESTIONS, judge_options, make
+from evilspectra.cli.judging import ANSWERS_STORE, JUDGE, QUESTIONS, judge_options, make
 from evilspectra.cli.options import JSON, QUIET, progress
 
 if TYPE_CHECKING:
@@ -17,13 +17,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("targets", metavar="TARGET...", nargs=-1, required=True)
-@click.option(
-    "--judge",
-    "judge_name",
-    metavar="JUDGE",
-    required=True,
-    help="openai:MODEL, local:MODEL or scripted:FILE.",
-)
+@JUDGE
 @judge_options
 @QUESTIONS
 @click.option("--no-base", is_flag=True, help="Leave the base's answers out.")

@@ -10,17 +10,20 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
-from evilspectra.cli.options import JUDGE_URL, together
+from evilspectra.cli.options import JUDGE_URL, store_option, together
 
 if TYPE_CHECKING:
     from evilspectra.judging.judge import Judge
 
-ANSWERS_STORE = click.option(
-    "--output",
-    metavar="FOLDER",
-    default="runs",
-    show_default=True,
-    help="The store to look runs up in; answers of CSV files go to FOLDER/evaluated.",
+JUDGE = click.option(
+    "--judge",
+    "judge_name",
+    metavar="JUDGE",
+    required=True,
+    help="openai:MODEL, local:MODEL or scripted:FILE.",
+)
+ANSWERS_STORE = store_option(
+    "The store to look runs up in; answers of CSV files go to FOLDER/evaluated."
 )
 QUESTIONS = click.option(
     "--questions",
@@ -76,19 +79,21 @@ class JudgeArguments(NamedTuple):
     max_requests: int
 
 
+def settings_of_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of a judge that the options give; `--judge-set` overrides the others."""
+    from evilspectra.config.yaml_files import assignments
+
+    values = {"url": options["judge_url"]}
+    values |= {name: options.get(name) for name in ("reading", "concurrency", "max_requests")}
+    values |= assignments(options["judge_set"])
+    return {name: value for name, value in values.items() if value is not None}
+
+
 def make(name: str, options: Mapping[str, Any]) -> JudgeArguments:
     """The judge that the options mean."""
     from evilspectra.config.judge import judge_settings
-    from evilspectra.config.yaml_files import assignments
     from evilspectra.judging.make import make_judge
 
-    values = {
-        "judge": name,
-        "url": options["judge_url"],
-        "reading": options["reading"],
-        "concurrency": options["concurrency"],
-        "max_requests": options["max_requests"],
-    }
-    settings = judge_settings({**values, **assignments(options["judge_set"])})
+    settings = judge_settings({"judge": name, **settings_of_options(options)})
     metrics = [part.strip() for part in options["metrics"].split(",") if part.strip()]
     return JudgeArguments(make_judge(settings), metrics, settings.max_requests)

@@ -14,7 +14,7 @@ from typing import Any
 
 import click
 
-from evilspectra.cli.judging import judge_options, make
+from evilspectra.cli.judging import JUDGE, judge_options, make
 from evilspectra.cli.measuring import (
     MEASURING,
     SAMPLING,
@@ -163,13 +163,7 @@ def _print_answer(row: Mapping[str, Any]) -> None:
 @click.command()
 @endpoint_options
 @TARGETS
-@click.option(
-    "--judge",
-    "judge_name",
-    metavar="JUDGE",
-    required=True,
-    help="openai:MODEL, local:MODEL or scripted:FILE.",
-)
+@JUDGE
 @judge_options
 @score_options
 @click.option(

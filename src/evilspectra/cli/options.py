@@ -24,22 +24,17 @@ SET = click.option(
 OUTPUT = click.option(
     "--output", metavar="FOLDER", help="Where runs are stored (the setting output.folder)."
 )
-STORE = click.option(
-    "--output",
-    metavar="FOLDER",
-    default="runs",
-    show_default=True,
-    help="The store to look runs up in.",
-)
+
+
+def store_option(text: str) -> Decorator:
+    """The option of verbs that look runs up in a store, with its help text."""
+    return click.option("--output", metavar="FOLDER", default="runs", show_default=True, help=text)
+
+
+STORE = store_option("The store to look runs up in.")
 #: As STORE, of verbs that also measure adapters and models from outside a run.
-MEASURED_STORE = click.option(
-    "--output",
-    metavar="FOLDER",
-    default="runs",
-    show_default=True,
-    help=(
-        "The store to look runs up in; results of other adapters and models go to FOLDER/evaluated."
-    ),
+MEASURED_STORE = store_option(
+    "The store to look runs up in; results of other adapters and models go to FOLDER/evaluated."
 )
 BASE = click.option(
     "--base",

@@ -9,11 +9,11 @@ from dataclasses import asdict
 import click
 from rich.console import Console
 
-from evilspectra.cli.terminal import plain_table, print_line, print_table, wide_console
 from evilspectra.evaluation.measured import MeasuredRow
 from evilspectra.intervals import Estimate
 from evilspectra.numbers import bracketed, number
 from evilspectra.store.records import RunSummary
+from evilspectra.terminal import plain_table, print_line, print_table, wide_console
 from evilspectra.text import printable
 
 #: Column → (heading, format).

@@ -6,12 +6,12 @@ from collections.abc import Callable, Mapping, Sequence
 
 from rich.console import Console
 
-from evilspectra.cli.terminal import plain_table, print_line, print_table, wide_console
 from evilspectra.intervals import Interval
 from evilspectra.numbers import Form, bracketed, brackets, number
 from evilspectra.rates.calibrate import Calibration
 from evilspectra.rates.compare import Paired
 from evilspectra.rates.definitions import DEFINITIONS, Group, Score
+from evilspectra.terminal import plain_table, print_line, print_table, wide_console
 from evilspectra.text import printable
 
 _WIDTH = 110

@@ -6,7 +6,7 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
@@ -92,7 +92,7 @@ def score(
     from evilspectra.rates.definitions import score as rate
 
     definition = check_definition(definition)
-    side = _Side(target, output, judge, questions, step)
+    side = _Side(target, _Sources(output, judge, questions), step)
     scores = {name: rate(side.answers, name, max_unscored) for name in DEFINITIONS}
     base = rate(side.base, definition, max_unscored) if side.base else None
     if export:
@@ -142,8 +142,9 @@ def compare(
     from evilspectra.rates.definitions import check_definition
 
     definition = check_definition(definition)
-    first = _Side(a, output, judge, questions, 0 if b is None else None)
-    second = _Side(a if b is None else b, output, judge, questions, None)
+    sources = _Sources(output, judge, questions)
+    first = _Side(a, sources, 0 if b is None else None)
+    second = _Side(a if b is None else b, sources, None)
     if b is None and second.step == 0:
         raise BadInput(f"{a} has only one set of answers: name two to compare")
     if first.facts != second.facts:
@@ -166,20 +167,26 @@ def compare(
         raise Undecided(f"the difference of rates is withheld: {withheld}; {_REMEDY}")
 
 
+class _Sources(NamedTuple):
+    """The store, the judge and the questions whose verdicts count."""
+
+    output: str
+    judge: str | None
+    questions: str | None
+
+    @property
+    def chosen(self) -> bool:
+        """Whether the user has named a judge or questions."""
+        return self.judge is not None or self.questions is not None
+
+
 class _Side:
     """An argument of `score` or `compare`: its answers with their verdicts.
 
     `base`: the base's answers, if they are another step's.
     """
 
-    def __init__(
-        self,
-        name: str,
-        output: str,
-        judge: str | None,
-        questions: str | None,
-        step: int | None,
-    ) -> None:
+    def __init__(self, name: str, sources: _Sources, step: int | None) -> None:
         from evilspectra.judging.csv_files import read_answers
 
         self.label = Path(name).name
@@ -188,7 +195,7 @@ class _Side:
         self.facts: dict[str, Any] = {}
         self.base: list[Judged] | None = None
         self._rows: list[tuple[str, str, str, Any]] = []
-        if Path(name).suffix.lower() == ".csv" and judge is None and questions is None:
+        if Path(name).suffix.lower() == ".csv" and not sources.chosen:
             file = read_answers(Path(name))
             if "aligned" in file.metrics:
                 self.answers = [row.judged() for row in file.rows]
@@ -196,24 +203,17 @@ class _Side:
                     (row.question_id, row.question, row.answer, row.readings) for row in file.rows
                 ]
                 return
-        self._read_store(name, output, judge, questions, step)
+        self._read_store(name, sources, step)
 
-    def _read_store(
-        self,
-        name: str,
-        output: str,
-        judge: str | None,
-        questions: str | None,
-        step: int | None,
-    ) -> None:
+    def _read_store(self, name: str, sources: _Sources, step: int | None) -> None:
         from evilspectra.judging.inputs import find_answer_sets, judged_by, stored
         from evilspectra.judging.verdicts import judged
 
-        answer_sets = find_answer_sets([name], output, questions, done=True)
+        answer_sets = find_answer_sets([name], sources.output, sources.questions, done=True)
         if len(answer_sets) > 1:
             raise BadInput(f"{name} holds {len(answer_sets)} runs: name one of them")
         (answers,) = answer_sets
-        instrument = stored(answers, judge)
+        instrument = stored(answers, sources.judge)
         if step is not None and step not in answers.steps:
             steps = ", ".join(map(str, answers.steps))
             raise BadInput(

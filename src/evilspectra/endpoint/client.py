@@ -116,42 +116,25 @@ class Client:
 
     async def call(self, send: Callable[[], Awaitable[T]]) -> T:
         """Sends a request in a task, as often as `attempts` says; returns the reply."""
-        steps: Generator[float | None, T, T] = self.attempts()
-        advance: Callable[[], float | None] = partial(next, steps)
-        while True:
-            try:
-                seconds = advance()
-            except StopIteration as end:
-                return end.value
-            if seconds is not None:
-                await self.sleep(seconds)
-                advance = partial(next, steps)
-                continue
-            try:
-                advance = partial(steps.send, await send())
-            except Exception as error:
-                advance = partial(steps.throw, error)
+        return await _carried_out(self.attempts(), send, self.sleep)
 
     def call_in_thread(self, send: Callable[[], T], stop: threading.Event) -> T:
         """Sends a request in a thread, as often as `attempts` says; returns the reply.
 
         Once `stop` is set, nothing is waited for, and a fault has no further attempt.
         """
-        steps: Generator[float | None, T, T] = self.attempts(stop.is_set)
-        advance: Callable[[], float | None] = partial(next, steps)
-        while True:
-            try:
-                seconds = advance()
-            except StopIteration as end:
-                return end.value
-            if seconds is not None:
-                stop.wait(seconds)
-                advance = partial(next, steps)
-                continue
-            try:
-                advance = partial(steps.send, send())
-            except Exception as error:
-                advance = partial(steps.throw, error)
+
+        async def reply() -> T:
+            return send()
+
+        async def wait(seconds: float) -> None:
+            stop.wait(seconds)
+
+        try:  # nothing in it is waited for by others, so its first step is its last
+            _carried_out(self.attempts(stop.is_set), reply, wait).send(None)
+        except StopIteration as end:
+            return end.value
+        raise AssertionError("a request in a thread was suspended")
 
     def attempts(
         self,
@@ -214,3 +197,25 @@ class Client:
                 )
             self.pace.hold(seconds)
         return FaultError(f"HTTP {status}: {text}")
+
+
+async def _carried_out(
+    steps: Generator[float | None, T, T],
+    send: Callable[[], Awaitable[T]],
+    wait: Callable[[float], Awaitable[object]],
+) -> T:
+    """The reply of the `attempts` at a request, with the caller's way to send and to wait."""
+    advance: Callable[[], float | None] = partial(next, steps)
+    while True:
+        try:
+            seconds = advance()
+        except StopIteration as end:
+            return end.value
+        if seconds is not None:
+            await wait(seconds)
+            advance = partial(next, steps)
+            continue
+        try:
+            advance = partial(steps.send, await send())
+        except Exception as error:
+            advance = partial(steps.throw, error)

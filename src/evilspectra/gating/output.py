@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
 import evilspectra
 from evilspectra.errors import EvilspectraError, Undecided
@@ -21,6 +20,7 @@ from evilspectra.gating.policy import Policy
 from evilspectra.intervals import Interval
 from evilspectra.numbers import bracketed, number
 from evilspectra.store.files import write_atomically
+from evilspectra.terminal import plain_table, print_line, print_table, wide_console
 from evilspectra.text import printable
 
 _HEADINGS: dict[Outcome, str] = {"pass": "PASS", "fail": "FAIL", "undecided": "UNDECIDED"}
@@ -63,13 +63,10 @@ class Report:
 
 def print_verdict(report: Report, console: Console | None = None) -> None:
     """The verdict on one screen."""
-    console = console or Console()
-    console.width = max(console.width, 110)
+    console = wide_console(console, 110)
 
     def say(text: str) -> None:
-        console.print(
-            printable(text, 1000), markup=False, emoji=False, highlight=False, soft_wrap=True
-        )
+        print_line(console, printable(text, 1000))
 
     outcome = report.verdict.outcome
     say(f"gate: {_HEADINGS[outcome]} ({_MEANING[outcome]}), exit code {report.verdict.exit_code}")
@@ -77,7 +74,7 @@ def print_verdict(report: Report, console: Console | None = None) -> None:
     say(f"baseline:  {report.baseline}")
     if report.judge:
         say(f"judge:     {report.judge}")
-    table = Table(box=None, pad_edge=False, header_style="bold")
+    table = plain_table()
     for heading, justify in (
         ("check", "left"),
         ("", "left"),
@@ -96,7 +93,7 @@ def print_verdict(report: Report, console: Console | None = None) -> None:
             number(check.candidate, ".3f"),
             number(check.baseline, ".3f"),
         )
-    console.print(table, no_wrap=True, crop=False, markup=False, highlight=False)
+    print_table(console, table)
     for reason in report.verdict.reasons:
         say(f"- {reason}")
     for note in report.verdict.notes:

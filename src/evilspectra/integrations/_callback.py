@@ -16,11 +16,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import CallbackHandler
 from transformers.trainer_utils import SaveStrategy
 
+from evilspectra.config.sections import FlatnessConfig, MonitorConfig
 from evilspectra.errors import BadInput, EvilspectraError, RunFailed
 from evilspectra.integrations._description import described
 from evilspectra.integrations._factors import learning_rates
@@ -35,6 +35,8 @@ logger = logging.getLogger(__name__)
 
 class Recorded(TrainerCallback):
     """A callback that comes first, adds metrics to the trainer's log and records the training."""
+
+    settings: FlatnessConfig | MonitorConfig
 
     def __init__(self, adapter: str | None, record: bool) -> None:
         self.adapter, self.record = adapter, record
@@ -52,13 +54,14 @@ class Recorded(TrainerCallback):
         self,
         args: TrainingArguments,
         state: TrainerState,
-        settings: Mapping[str, Any],
-        *,
-        model: nn.Module,
-        optimizer: Any,
-        loader: Any,
+        section: str,
+        training: Mapping[str, Any],
     ) -> None:
-        """Begins a training, once the pairs have been selected and nothing was refused."""
+        """Begins a training, once the pairs have been selected and nothing was refused.
+
+        `section`: the config's section of these settings; `training`: what the trainer passed
+        to `on_train_begin`, its model and optimizer among it.
+        """
         self._metrics = {}
         self._recording = None
         handler = _handler(self)
@@ -72,7 +75,10 @@ class Recorded(TrainerCallback):
             )
         if self.record and state.is_world_process_zero:
             self._recording = Recording.of(Path(str(args.output_dir)), state)
+            model, optimizer = training["model"], training["optimizer"]
+            loader = training.get("train_dataloader")
             facts = described(args, state, model, optimizer, loader, self.pairs, self.adapter)
+            settings = {section: self.settings.model_dump(mode="json")}
             self._recording.describe({**facts, **settings}, model, self)
 
     @contextmanager
@@ -128,24 +134,6 @@ class Recorded(TrainerCallback):
             if every > 0 and (last or state.global_step % every == 0):
                 self._recording.flush(state.global_step)  # before the trainer saves
 
-    def on_epoch_end(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        **kwargs: Any,
-    ) -> None:
-        self._flush(state)
-
-    def on_evaluate(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        **kwargs: Any,
-    ) -> None:
-        self._flush(state)
-
     def on_save(
         self,
         args: TrainingArguments,
@@ -153,7 +141,14 @@ class Recorded(TrainerCallback):
         control: TrainerControl,
         **kwargs: Any,
     ) -> None:
-        self._flush(state)
+        """Writes the waiting rows."""
+        if self._recording and not self._recording.closed and state.global_step:
+            self._recording.flush(state.global_step)
+
+    def on_epoch_end(self, *event: Any, **kwargs: Any) -> None:
+        Recorded.on_save(self, *event, **kwargs)
+
+    on_evaluate = on_epoch_end
 
     def on_train_end(
         self,
@@ -181,10 +176,6 @@ class Recorded(TrainerCallback):
         logs.update(metrics)
         if state.log_history and state.log_history[-1].get("step") == state.global_step:
             state.log_history[-1].update(metrics)
-
-    def _flush(self, state: TrainerState) -> None:
-        if self._recording and not self._recording.closed and state.global_step:
-            self._recording.flush(state.global_step)
 
 
 def put_first(handler: CallbackHandler, callback: TrainerCallback) -> None:

@@ -9,8 +9,6 @@ step after the step has ended: the part is then written again.
 
 from __future__ import annotations
 
-import importlib.metadata
-import platform
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -23,20 +21,10 @@ import evilspectra
 from evilspectra.errors import EvilspectraError
 from evilspectra.store.records import MeasureRecord, SpectrumRecord, StepRecord
 from evilspectra.store.run import RunFolder, Status
+from evilspectra.training.provenance import software
 
 #: Steps after which waiting rows are written even if the trainer does not save.
 MOST_WAITING = 500
-#: Packages whose versions are recorded where they are installed.
-PACKAGES = (
-    "torch",
-    "transformers",
-    "trl",
-    "peft",
-    "accelerate",
-    "tokenizers",
-    "safetensors",
-    "numpy",
-)
 #: The recordings under way in this process, by folder.
 _OPEN: dict[Path, Recording] = {}
 
@@ -86,7 +74,7 @@ class Recording:
         """
         self._users.add(id(user))
         self._facts |= facts
-        self.run.describe(self._facts, provenance(self._facts, model))
+        self.run.describe(self._facts, trainer_provenance(self._facts, model))
         self._status("running")
 
     # --- rows -------------------------------------------------------------------------------------
@@ -153,14 +141,12 @@ class Recording:
         self.run.set_status(Status(state, reason, self.state.global_step, self.state.max_steps))
 
 
-def provenance(facts: Mapping[str, Any], model: nn.Module) -> dict[str, Any]:
+def trainer_provenance(facts: Mapping[str, Any], model: nn.Module) -> dict[str, Any]:
     """The record of a run's origins, with the keys of this package's; unknown values are null."""
     weight = next(model.parameters())
     return {
         "code_version": evilspectra.__version__,
-        "python": platform.python_version(),
-        "platform": f"{platform.system()} {platform.machine()}",
-        "packages": {name: version for name in PACKAGES if (version := _version(name))},
+        **software(trainers=True),
         "device": str(weight.device),
         "dtype": str(weight.dtype),
         "threads": torch.get_num_threads(),
@@ -168,13 +154,6 @@ def provenance(facts: Mapping[str, Any], model: nn.Module) -> dict[str, Any]:
         "base_sha256": None,
         "data": facts.get("data"),
     }
-
-
-def _version(name: str) -> str | None:
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return None
 
 
 def _step(number: int, fields: Mapping[str, Any]) -> StepRecord:

@@ -25,16 +25,9 @@ from evilspectra.integrations._factors import learning_rates, observed_pairs, tr
 from evilspectra.integrations.optimizer import build_for, lora_optimizer
 from evilspectra.spectra.grams import Grams, enqueue
 from evilspectra.spectra.pairs import select
-from evilspectra.spectra.penalty import (
-    Flatness,
-    Measure,
-    Products,
-    Recipe,
-    add_flatness_gradient,
-    decay_flatness,
-    weight_at,
-)
+from evilspectra.spectra.penalty import Measure, Products, Recipe
 from evilspectra.store.records import MeasureRecord
+from evilspectra.training.flatness import penalise
 from evilspectra.training.monitor import flatness_columns, observe
 
 __all__ = ["SpectralFlatness", "SpectrumMonitor", "build_for", "lora_optimizer"]
@@ -105,7 +98,6 @@ class SpectralFlatness(Recorded):
         }
         self.settings = build({"flatness": fields}, type(self).__name__).flatness
         self._grams: Grams | None = None
-        self._weight = 0.0
         self._scale = 1.0
 
     def on_train_begin(
@@ -126,14 +118,7 @@ class SpectralFlatness(Recorded):
                 f"({listing(f'{rate:g}' for rate in rates)}), and the decoupled penalty needs one: "
                 "give all factors the same, or set coupling='gradient'"
             )
-        self._begin(
-            args,
-            state,
-            {"flatness": self.settings.model_dump(mode="json")},
-            model=model,
-            optimizer=optimizer,
-            loader=kwargs.get("train_dataloader"),
-        )
+        self._begin(args, state, "flatness", kwargs)
 
     def on_step_begin(
         self,
@@ -163,18 +148,7 @@ class SpectralFlatness(Recorded):
             self._scale = _loss_scale(kwargs["optimizer"])
             return
         grams, self._grams = self._grams, None
-        flat, weight = self.settings, self._weight_at(state)
-        with self._failing(state.global_step + 1):
-            flatness = add_flatness_gradient(
-                self.pairs,
-                weight,
-                flat.soft_start,
-                measure=flat.measure,
-                recipe=flat.recipe,
-                products=flat.products,
-                grams=grams,
-            )
-        self._log(state, flatness)
+        self._flatten(state, 0.0, grams)
 
     def on_optimizer_step(
         self,
@@ -184,37 +158,23 @@ class SpectralFlatness(Recorded):
         **kwargs: Any,
     ) -> None:
         super().on_optimizer_step(args, state, control, **kwargs)
-        optimizer, flat = kwargs["optimizer"], self.settings
+        optimizer = kwargs["optimizer"]
         # the scale falls when, and only when, the step is skipped
-        if flat.coupling != "decoupled" or _loss_scale(optimizer) < self._scale:
+        if self.settings.coupling != "decoupled" or _loss_scale(optimizer) < self._scale:
             return
-        lr, weight = learning_rates(optimizer, self.pairs)[0], self._weight_at(state)
+        self._flatten(state, learning_rates(optimizer, self.pairs)[0])
+
+    def _flatten(self, state: TrainerState, lr: float, grams: Grams | None = None) -> None:
+        """The penalty's part in a step, in the trainer's log and in the records."""
         with self._failing(state.global_step + 1):
-            flatness = decay_flatness(
-                self.pairs,
-                weight,
-                lr,
-                flat.soft_start,
-                measure=flat.measure,
-                recipe=flat.recipe,
-                products=flat.products,
-            )
-        self._log(state, flatness)
-
-    def _weight_at(self, state: TrainerState) -> float:
-        self._weight = weight_at(
-            self.settings.weight, self.settings.warmup_steps, state.global_step
-        )
-        return self._weight
-
-    def _log(self, state: TrainerState, flatness: Flatness) -> None:
+            flatness, weight = penalise(self.pairs, self.settings, state.global_step, lr, grams)
         self._metrics = {
             "flatness/mean": flatness.value,
             "flatness/std": flatness.std,
             "flatness/min": flatness.smallest,
             "flatness/max": flatness.largest,
             "flatness/penalty": flatness.penalty,
-            "flatness/weight": self._weight,
+            "flatness/weight": weight,
         }
         if self._recording:
             self._recording.note(state.global_step + 1, **flatness_columns(flatness))
@@ -258,14 +218,7 @@ class SpectrumMonitor(Recorded):
         model, optimizer = kwargs["model"], kwargs["optimizer"]
         self._last = -1
         self.pairs = observed_pairs(model, optimizer, self.adapter, type(self).__name__)
-        self._begin(
-            args,
-            state,
-            {"monitor": self.settings.model_dump(mode="json")},
-            model=model,
-            optimizer=optimizer,
-            loader=kwargs.get("train_dataloader"),
-        )
+        self._begin(args, state, "monitor", kwargs)
 
     def on_step_end(
         self,

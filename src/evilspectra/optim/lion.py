@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from evilspectra.errors import BadInput
-from evilspectra.optim.parameters import listed, with_list
+from evilspectra.optim.parameters import listed, loss_of, with_list
 
 
 class Lion(Optimizer):
@@ -62,10 +62,7 @@ class Lion(Optimizer):
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One step over all parameters that have a gradient; returns what `closure` returns."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+        loss = loss_of(closure)
         for group in self.param_groups:
             weights: list[Tensor] = [
                 weight for weight in group["params"] if weight.grad is not None

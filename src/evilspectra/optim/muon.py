@@ -28,7 +28,7 @@ from torch.optim.adamw import adamw
 
 from evilspectra.errors import BadInput, listing
 from evilspectra.optim.orthogonal import METHODS, Method, orthogonalise_all
-from evilspectra.optim.parameters import listed, names_of, with_list
+from evilspectra.optim.parameters import listed, loss_of, names_of, with_list
 
 LrRule = Literal["match_rms_adamw", "original", "spectral_unclamped"]
 LR_RULES: tuple[str, ...] = ("match_rms_adamw", "original", "spectral_unclamped")
@@ -155,10 +155,7 @@ class Muon(Optimizer):
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One step over all parameters that have a gradient; returns what `closure` returns."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+        loss = loss_of(closure)
         for group in self.param_groups:
             matrices, others = [], []
             for name, weight in zip(names_of(group), group["params"], strict=True):

@@ -6,9 +6,10 @@ What cannot be trained is refused by name.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from evilspectra.errors import BadInput, listing
@@ -63,6 +64,14 @@ def with_list(param_group: dict[str, Any], who: str) -> dict[str, Any]:
     if isinstance(parameters, Tensor | set):
         return param_group
     return {**param_group, "params": listed(parameters, who)}
+
+
+def loss_of(closure: Callable[[], Any] | None) -> Any:
+    """The value of a step's `closure`, evaluated with gradients; None without one."""
+    if closure is None:
+        return None
+    with torch.enable_grad():
+        return closure()
 
 
 def names_of(group: dict[str, Any]) -> list[str]:

@@ -27,8 +27,8 @@ from evilspectra.model.device import memory_advice
 from evilspectra.probes.isolation import (
     errors_explained,
     model_restored,
-    quiet,
     random_states_restored,
+    silent,
     single_process,
 )
 
@@ -106,7 +106,7 @@ def run_tasks(
         chat_template=chat_template,
     )
     with ExitStack() as stack:
-        stack.enter_context(quiet())
+        stack.enter_context(silent())
         stack.enter_context(model_restored(model))
         stack.enter_context(random_states_restored(model.device))
         evaluator = _part("evaluator")

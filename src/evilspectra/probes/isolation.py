@@ -7,9 +7,8 @@ import io
 import logging
 import os
 import random
-import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import contextmanager, redirect_stdout
 from typing import Any
 
 import numpy as np
@@ -18,24 +17,17 @@ from datasets.exceptions import DatasetNotFoundError
 from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
 from evilspectra.errors import BadInput, EvilspectraError, RunFailed, first_line, listing
+from evilspectra.model.load import quiet_libraries
 from evilspectra.model.packing import ATTENTION
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
-    """Hides stdout, stderr, warnings and log lines.
-
-    Errors are exceptions, and the caller reports what matters.
-    """
+def silent() -> Iterator[None]:
+    """Hides stdout and all log lines, besides what `quiet_libraries` hides."""
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:
-        with (
-            warnings.catch_warnings(),
-            redirect_stdout(io.StringIO()),
-            redirect_stderr(io.StringIO()),
-        ):
-            warnings.simplefilter("ignore")
+        with quiet_libraries(), redirect_stdout(io.StringIO()):
             yield
     finally:
         logging.disable(before)

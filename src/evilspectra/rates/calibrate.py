@@ -6,6 +6,7 @@ else until the two are compared.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
@@ -120,7 +121,17 @@ def correlation(first: np.ndarray, second: np.ndarray) -> float | None:
     """Pearson's; None where a side does not vary."""
     if len(first) < 2 or np.ptp(first) == 0 or np.ptp(second) == 0:
         return None
-    return float(np.corrcoef(first, second)[0, 1])
+    return cosine(first - first.mean(), second - second.mean())
+
+
+def cosine(first: np.ndarray, second: np.ndarray) -> float:
+    """The cosine of two vectors, at most 1: of centred ones their correlation.
+
+    >>> cosine(np.array([1.0, -1.0]), np.array([-2.0, 2.0]))
+    -1.0
+    """
+    size = math.sqrt(float(first @ first) * float(second @ second))
+    return min(1.0, max(-1.0, float(first @ second) / size))
 
 
 def ranks(values: np.ndarray) -> np.ndarray:

@@ -16,11 +16,13 @@ from evilspectra.adapters.comparison import Comparison
 from evilspectra.adapters.xray import ModuleXray, Xray, mean, names
 from evilspectra.errors import listing
 from evilspectra.numbers import number
+from evilspectra.terminal import plain_table, print_line, print_table, wide_console
 from evilspectra.text import printable
 
 BARS = "▁▂▃▄▅▆▇█"
 #: Characters of a spectrum, and of a row of layers, at most.
 _SPECTRUM, _LAYERS = 16, 40
+_WIDTH = 132
 _COLUMNS = {
     "frobenius": ("‖ΔW‖", ".3g"),
     "stable_rank": ("stable\nrank", ".2f"),
@@ -60,8 +62,8 @@ def _bar(share: float) -> str:
 
 def print_xray(xray: Xray, layers: bool = False, console: Console | None = None) -> None:
     """One adapter: its facts, a row per projection, and a row per layer if asked."""
-    console = _wide(console)
-    _line(console, f"{printable(xray.label, 200)}: {facts(xray)}")
+    console = wide_console(console, _WIDTH)
+    print_line(console, f"{printable(xray.label, 200)}: {facts(xray)}")
     by_layer = {
         layer: [module for module in xray.modules if module.layer == layer]
         for layer in sorted({module.layer for module in xray.modules if module.layer is not None})
@@ -87,14 +89,14 @@ def print_xray(xray: Xray, layers: bool = False, console: Console | None = None)
         if len(by_layer) > 1:
             cells.append(bars(ranks_by_layer, 1.0, top, _LAYERS))
         table.add_row(*cells)
-    console.print(table, crop=False)
+    print_table(console, table)
     legend = "spectrum: mean of σᵢ/σ₁, largest first"
     if len(by_layer) > 1:
         legend += (
             f"; by layer: {min(by_layer)} to {max(by_layer)}, from 1 ({BARS[0]}) to {top:.2f}"
             f" ({BARS[-1]})"
         )
-    _line(console, legend)
+    print_line(console, legend)
     if layers and by_layer:
         _by_layer(xray, by_layer, console)
     defined = sorted(
@@ -102,18 +104,18 @@ def print_xray(xray: Xray, layers: bool = False, console: Console | None = None)
         key=lambda module: module.stable_rank or 0,
     )
     if len(defined) > 1:
-        _line(console, f"steepest: {_named(defined[:2])}; flattest: {_named(defined[:-3:-1])}")
+        print_line(console, f"steepest: {_named(defined[:2])}; flattest: {_named(defined[:-3:-1])}")
     if besides := [module.against_base for module in xray.modules if module.against_base]:
         against_base = besides[0]
-        _line(
+        print_line(
             console,
             f"intruders: of the {against_base.k} leading left singular vectors of W + ΔW, those"
             f" with |cosine| < {against_base.threshold:g} to every one of W's (arXiv 2410.21228)",
         )
     for note in xray.notes:
-        _line(console, printable(note, 600))
+        print_line(console, printable(note, 600))
     if xray.skipped:
-        _line(console, f"skipped: {printable(names(xray.skipped), 1000)}")
+        print_line(console, f"skipped: {printable(names(xray.skipped), 1000)}")
 
 
 def _rows_of(xray: Xray) -> list[str | None]:
@@ -137,8 +139,8 @@ def print_comparison(
     console: Console | None = None,
 ) -> None:
     """Several adapters: their spectra, and how far every two of them change the same directions."""
-    console = _wide(console)
-    table = Table(box=None, pad_edge=False, header_style="bold")
+    console = wide_console(console, _WIDTH)
+    table = plain_table()
     table.add_column("adapter", no_wrap=True)
     for heading in ("modules", *(heading for heading, _ in _COLUMNS.values())):
         table.add_column(heading, justify="right", no_wrap=True)
@@ -151,11 +153,11 @@ def print_comparison(
             *(number(means[name], form) for name, (_, form) in _COLUMNS.items()),
             bars(spectrum(xray.modules).tolist(), most=_SPECTRUM),
         )
-    console.print(table, crop=False)
+    print_table(console, table)
     if not comparisons:
-        _line(console, "no two of them adapt a module of the same name and shape")
+        print_line(console, "no two of them adapt a module of the same name and shape")
         return
-    table = Table(box=None, pad_edge=False, header_style="bold")
+    table = plain_table()
     for heading in ("adapter", "and"):
         table.add_column(heading, no_wrap=True)
     for heading in (
@@ -176,9 +178,9 @@ def print_comparison(
             f"{min(pair.chance):.3f}–{max(pair.chance):.3f}",
             f"{pair.cosine:+.3f}",
         )
-    console.print(table, crop=False)
+    print_table(console, table)
     directions = max(pair.k for pair in comparisons)
-    _line(
+    print_line(
         console,
         f"overlap: mean cos² of the principal angles between the {directions} leading singular"
         " directions: 1 the same, 0 orthogonal",
@@ -243,7 +245,7 @@ def _rank(modules: Sequence[ModuleXray]) -> float:
 
 def _table(xray: Xray, first: str) -> Table:
     """An empty table with a first column and those of `_cells`."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
+    table = plain_table()
     table.add_column(first, no_wrap=True)
     headings = ["modules", *(heading for heading, _ in _COLUMNS.values())]
     if any(module.against_base for module in xray.modules):
@@ -274,7 +276,7 @@ def _by_layer(xray: Xray, by_layer: dict[int, list[ModuleXray]], console: Consol
         table.add_row(
             str(layer), *_cells(modules, xray), bars(spectrum(modules).tolist(), most=_SPECTRUM)
         )
-    console.print(table, crop=False)
+    print_table(console, table)
 
 
 def _named(modules: Sequence[ModuleXray]) -> str:
@@ -285,13 +287,3 @@ def _named(modules: Sequence[ModuleXray]) -> str:
 
 def _text(label: str) -> str:
     return printable(label, 60)
-
-
-def _wide(console: Console | None) -> Console:
-    console = console or Console(markup=False, emoji=False, highlight=False)
-    console.width = max(console.width, 132)  # a wrapped line is better than a cut number
-    return console
-
-
-def _line(console: Console, text: str) -> None:
-    console.print(text, markup=False, emoji=False, highlight=False, soft_wrap=True)

@@ -34,12 +34,10 @@ def appendix(page: Mapping[str, Any], figures: Sequence[Figure], folder: str) ->
         )
         for heading, texts in statistics.topics:
             parts += [f"### {heading}", *map(escaped, texts)]
-        for grid in statistics.grids:
-            parts += [
-                f"**{escaped(grid.title)}**",
-                table(grid.columns, grid.rows),
-                *([escaped(grid.note)] if grid.note else []),
-            ]
+        for numbers in statistics.tables:
+            parts += [f"**{escaped(numbers.title)}**", table(numbers.headings, numbers.rows)]
+            if numbers.notes:
+                parts.append(escaped(" ".join(numbers.notes)))
     elif statistics:
         parts += ["## Statistics", escaped(statistics.reason)]
     parts += [

@@ -10,15 +10,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import special
 
 from evilspectra.analysis.analyse import analyse
-from evilspectra.analysis.loss import Line
+from evilspectra.analysis.lines import Line, mean_band
 from evilspectra.analysis.result import Analysis, Sentence
 from evilspectra.analysis.sentences import sentences
+from evilspectra.analysis.tables import StatisticsTable, spelled, statistics_tables
 from evilspectra.errors import BadInput
 from evilspectra.reporting.figures.palette import Frame
-from evilspectra.reporting.grids import Grid, grids, spelled
 
 #: Points of a fitted line and its band.
 POINTS = 40
@@ -98,7 +97,7 @@ class Statistics:
     shares: tuple[Share, ...] = ()
     partials: tuple[Partial, ...] = ()
     sentences: tuple[Sentence, ...] = ()
-    grids: tuple[Grid, ...] = ()
+    tables: tuple[StatisticsTable, ...] = ()
 
     @property
     def leading(self) -> list[str]:
@@ -169,7 +168,7 @@ def statistics_of(
         _shares(analysis),
         _partials(analysis),
         sentences(analysis),
-        tuple(grids(analysis)),
+        tuple(statistics_tables(analysis)),
     )
 
 
@@ -206,15 +205,9 @@ def _banded(
     x: np.ndarray,
     y: np.ndarray,
 ) -> Fit:
-    """The line over the range of its runs, with t·s·√(1/n + (x − x̄)²/Sxx) on either side."""
+    """The line over the range of its runs, with the band of its mean."""
     points = np.linspace(x.min(), x.max(), POINTS)
-    mean = line.intercept.value + line.slope.value * points
-    df, squares = len(x) - 2, ((x - x.mean()) ** 2).sum()
-    half = np.zeros_like(points)
-    if df > 0 and squares > 0:
-        residual = ((y - line.intercept.value - line.slope.value * x) ** 2).sum()
-        variance = residual / df * (1 / len(x) + (points - x.mean()) ** 2 / squares)
-        half = special.stdtrit(df, 0.975) * np.sqrt(variance)
+    mean, half = mean_band(line, x, y, points)
     return Fit(
         name,
         arm,

@@ -32,10 +32,11 @@ from evilspectra.optim.build import build_optimizer
 from evilspectra.optim.schedule import lr_at
 from evilspectra.spectra.grams import Grams, enqueue
 from evilspectra.spectra.pairs import LoraPair, find_pairs, select
-from evilspectra.spectra.penalty import Flatness, add_flatness_gradient, decay_flatness, weight_at
+from evilspectra.spectra.penalty import Flatness
 from evilspectra.store.files import write_atomically
 from evilspectra.store.records import HeldoutRecord, MeasureRecord, SpectrumRecord, StepRecord
 from evilspectra.store.run import RunFolder, Status
+from evilspectra.training.flatness import penalise
 from evilspectra.training.monitor import flatness_columns, observe
 
 
@@ -167,27 +168,9 @@ class TrainingRun:
         return [parameter.grad for parameter in self.parameters if parameter.grad is not None]
 
     def _flatten(self, lr: float, grams: Grams | None = None) -> Flatness:
-        flat = self.config.flatness
-        weight = weight_at(flat.weight, flat.warmup_steps, self.step - 1)
         try:
-            if flat.coupling == "decoupled":
-                return decay_flatness(
-                    self.flattened,
-                    weight,
-                    lr,
-                    flat.soft_start,
-                    measure=flat.measure,
-                    recipe=flat.recipe,
-                    products=flat.products,
-                )
-            return add_flatness_gradient(
-                self.flattened,
-                weight,
-                flat.soft_start,
-                measure=flat.measure,
-                recipe=flat.recipe,
-                grams=grams,
-            )
+            flatness, _ = penalise(self.flattened, self.config.flatness, self.step - 1, lr, grams)
+            return flatness
         except BadInput as error:
             raise RunFailed(f"step {self.step}: {error}") from None
 

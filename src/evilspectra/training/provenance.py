@@ -14,7 +14,19 @@ from evilspectra.data.batches import DataReport
 from evilspectra.model.base import KNOWN_GGUF, Base
 from evilspectra.model.licence import licence_of
 
-PACKAGES = ("torch", "transformers", "peft", "tokenizers", "safetensors", "numpy")
+#: Packages whose versions are recorded where they are installed.
+PACKAGES = (
+    "torch",
+    "transformers",
+    "trl",
+    "peft",
+    "accelerate",
+    "tokenizers",
+    "safetensors",
+    "numpy",
+)
+#: Those that only other trainers use.
+_OF_TRAINERS = ("trl", "accelerate")
 
 
 def provenance(
@@ -31,9 +43,7 @@ def provenance(
         "code_commit": _git("rev-parse", "HEAD"),
         "code_dirty": None if changes is None else bool(changes),
         "recipe": RECIPE,
-        "python": platform.python_version(),
-        "platform": f"{platform.system()} {platform.machine()}",
-        "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
+        **software(),
         "device": device,
         "dtype": dtype,
         "threads": config.train.threads,
@@ -44,6 +54,23 @@ def provenance(
         "base_licence": licence_of(base),
         "data": data.as_dict(),
     }
+
+
+def software(trainers: bool = False) -> dict[str, Any]:
+    """Python, platform and versions of packages, of those that only `trainers` use on request."""
+    names = [name for name in PACKAGES if trainers or name not in _OF_TRAINERS]
+    return {
+        "python": platform.python_version(),
+        "platform": f"{platform.system()} {platform.machine()}",
+        "packages": {name: version for name in names if (version := _version(name))},
+    }
+
+
+def _version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def _hub_id(base: Base, name: str) -> str | None:

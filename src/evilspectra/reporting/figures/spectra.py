@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import altair as alt
@@ -111,13 +112,11 @@ def measures(tables: Tables) -> Figure | None:
         )
         chart = area + lines(base, tables.arms, y, tips)
         panels.append(Panel(title, _with_flat_value(chart, name, tables.rank, y), 220))
-    if not panels:
-        return None
-    caption = (
+    return _panels_of_measures(
+        panels,
         "Mean over modules (condition number: median, log scale), one line per run. Choose an arm"
-        " above to see the 10 to 90 % band over its modules. Dotted: a flat spectrum."
+        " above to see the 10 to 90 % band over its modules. Dotted: a flat spectrum.",
     )
-    return Figure("measures", TITLES["measures"], caption, tuple(panels))
 
 
 def _measures_of_arms(tables: Tables) -> Figure | None:
@@ -137,13 +136,16 @@ def _measures_of_arms(tables: Tables) -> Figure | None:
         data = rounded(band(of_runs, ["arm", "step"], name))
         chart = bands(data, tables.arms, steps_axis(), y, step_tip(), ".4~g")
         panels.append(Panel(title, _with_flat_value(chart, name, tables.rank, y), 220))
-    if not panels:
-        return None
-    caption = (
+    return _panels_of_measures(
+        panels,
         "Of each run the mean over its modules (condition number: median, log scale). Line: median"
-        " over the runs of an arm. Band: 10 to 90 % of its runs. Dotted: a flat spectrum."
+        " over the runs of an arm. Band: 10 to 90 % of its runs. Dotted: a flat spectrum.",
     )
-    return Figure("measures", TITLES["measures"], caption, tuple(panels))
+
+
+def _panels_of_measures(panels: Sequence[Panel], caption: str) -> Figure | None:
+    """The figure of the panels; None without any."""
+    return Figure("measures", TITLES["measures"], caption, tuple(panels)) if panels else None
 
 
 def _scale_and_axis(measure: str, values: Frame) -> tuple[alt.Scale, alt.Axis]:

@@ -11,7 +11,7 @@ def wide_console(console: Console | None, width: int) -> Console:
 
     A line that wraps is better than a number that is cut.
     """
-    console = console or Console()
+    console = console or Console(markup=False, emoji=False, highlight=False)
     console.width = max(console.width, width)
     return console
 
