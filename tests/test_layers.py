@@ -11,19 +11,8 @@ SOURCE = Path(__file__).parents[1] / "src" / "evilspectra"
 
 #: Top to bottom: a package (or a module at the top) imports from those above it, not from below.
 LAYERS = [
-    *(
-        "errors",
-        "text",
-        "numbers",
-        "terminal",
-        "intervals",
-        "config",
-        "store",
-        "spectra",
-        "optim",
-        "data",
-        "rates",
-    ),
+    *("errors", "text", "numbers", "terminal", "intervals"),
+    *("config", "store", "spectra", "optim", "data", "rates"),
     *("model", "cards", "probes", "training", "endpoint", "answers", "targets", "judging"),
     *("evaluation", "tables", "analysis", "adapters", "gating", "executors", "sweeps"),
     *("reporting", "cli", "integrations"),

@@ -140,7 +140,7 @@ def partial_correlation(x: np.ndarray, y: np.ndarray, basis: np.ndarray) -> Meth
     `basis`: orthonormal, intercept included.
 
     >>> x = np.arange(8.0)
-    >>> round(correlation(x, x + [0, 1] * 4, np.full((8, 1), 8**-0.5)).value, 3)
+    >>> round(partial_correlation(x, x + [0, 1] * 4, np.full((8, 1), 8**-0.5)).value, 3)
     0.98
     """
     a, b = (values - basis @ (basis.T @ values) for values in (x, y))

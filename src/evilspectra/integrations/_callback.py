@@ -16,11 +16,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from pydantic import BaseModel
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import CallbackHandler
 from transformers.trainer_utils import SaveStrategy
 
-from evilspectra.config.sections import FlatnessConfig, MonitorConfig
 from evilspectra.errors import BadInput, EvilspectraError, RunFailed
 from evilspectra.integrations._description import described
 from evilspectra.integrations._factors import learning_rates
@@ -35,8 +35,6 @@ logger = logging.getLogger(__name__)
 
 class Recorded(TrainerCallback):
     """A callback that comes first, adds metrics to the trainer's log and records the training."""
-
-    settings: FlatnessConfig | MonitorConfig
 
     def __init__(self, adapter: str | None, record: bool) -> None:
         self.adapter, self.record = adapter, record
@@ -54,13 +52,13 @@ class Recorded(TrainerCallback):
         self,
         args: TrainingArguments,
         state: TrainerState,
-        section: str,
+        settings: Mapping[str, BaseModel],
         training: Mapping[str, Any],
     ) -> None:
         """Begins a training, once the pairs have been selected and nothing was refused.
 
-        `section`: the config's section of these settings; `training`: what the trainer passed
-        to `on_train_begin`, its model and optimizer among it.
+        `settings`: the callback's, by the name of the config's section; `training`: the arguments
+        that `on_train_begin` got from the trainer, the model and the optimizer among them.
         """
         self._metrics = {}
         self._recording = None
@@ -78,8 +76,8 @@ class Recorded(TrainerCallback):
             model, optimizer = training["model"], training["optimizer"]
             loader = training.get("train_dataloader")
             facts = described(args, state, model, optimizer, loader, self.pairs, self.adapter)
-            settings = {section: self.settings.model_dump(mode="json")}
-            self._recording.describe({**facts, **settings}, model, self)
+            sections = {name: section.model_dump(mode="json") for name, section in settings.items()}
+            self._recording.describe({**facts, **sections}, model, self)
 
     @contextmanager
     def _failing(self, step: int) -> Iterator[None]:

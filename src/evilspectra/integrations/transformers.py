@@ -118,7 +118,7 @@ class SpectralFlatness(Recorded):
                 f"({listing(f'{rate:g}' for rate in rates)}), and the decoupled penalty needs one: "
                 "give all factors the same, or set coupling='gradient'"
             )
-        self._begin(args, state, "flatness", kwargs)
+        self._begin(args, state, {"flatness": self.settings}, kwargs)
 
     def on_step_begin(
         self,
@@ -218,7 +218,7 @@ class SpectrumMonitor(Recorded):
         model, optimizer = kwargs["model"], kwargs["optimizer"]
         self._last = -1
         self.pairs = observed_pairs(model, optimizer, self.adapter, type(self).__name__)
-        self._begin(args, state, "monitor", kwargs)
+        self._begin(args, state, {"monitor": self.settings}, kwargs)
 
     def on_step_end(
         self,
