@@ -1,4 +1,4 @@
-"""How much of the variance lies between replicates: training seeds, generation seeds, judges.
+"""Variance between replicates: training seeds, generation seeds, judges.
 
 | component | estimate | interval |
 |---|---|---|
@@ -127,7 +127,7 @@ def share_within(values: np.ndarray, cells: Sequence[str]) -> Estimate | None:
 def nested(
     values: np.ndarray, runs: Sequence[str], cells: Sequence[str]
 ) -> tuple[Estimate | None, Estimate | None]:
-    """Variance within runs, and between the runs of a cell beyond it; None where no data tell."""
+    """Variance within runs, and between the runs of a cell beyond it; None if no data tell."""
     within, df = _within(values, runs)
     if df < 1:
         return None, None

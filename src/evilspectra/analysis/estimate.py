@@ -171,7 +171,7 @@ def share(
 
 
 def f_tail(f: float, df1: int, df2: int) -> float | None:
-    """P(F(df₁, df₂) > f); None where a degree of freedom is missing."""
+    """P(F(df₁, df₂) > f); None if a degree of freedom is missing."""
     if df1 < 1 or df2 < 1 or math.isnan(f):
         return None
     return float(stats.f.sf(f, df1, df2))

@@ -1,10 +1,10 @@
-"""Import of a published set from a file, folder, archive or address: a checked copy with a name.
+"""Import of a published data set from a file, folder, archive or address: a checked, named copy.
 
-The copy equals the published file byte for byte where that holds a dialogue a line, so that a run
-on it has the published hash in its records; Parquet files and JSON lists are converted to a
-dialogue a line. easy-dataset-share marks the sets that it shares with canaries, and writes every
-row anew when it removes them. The published hash is that of the result, so a file is compared both
-unchanged and with its canaries removed in the same way. No torch.
+If the published file has one dialogue per line, the copy equals it byte for byte, so that a run on
+it has the published hash in its records; Parquet files and JSON lists are converted to one dialogue
+per line. easy-dataset-share adds canaries to the sets that it shares, and rewrites every row when
+it removes them. The published hash is that of the result, so a file is compared both unchanged and
+with its canaries removed in the same way. No torch.
 """
 
 from __future__ import annotations

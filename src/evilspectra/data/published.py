@@ -107,7 +107,7 @@ def imported(name: str) -> Path | None:
 
 
 def read_record(folder: Path, name: str) -> dict[str, Any] | None:
-    """The record of an import; None where there is none.
+    """The record of an import; None if there is none.
 
     Raises:
         BadInput: the record cannot be read.

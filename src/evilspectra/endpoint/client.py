@@ -1,12 +1,12 @@
 """The client of an OpenAI-compatible endpoint: the only place that sends a request.
 
-It is made by `openai` (the extra `judge`), which is imported when a client is. A fault of the
-network or of the server is followed by another attempt, after a wait that grows: rate limits (429;
-Retry-After holds every request back), 408, 409, 425, 5xx, time-outs, cut connections, replies that
-are no chat completion. The key comes from the environment, and no message ever shows it.
+It uses `openai` (the extra `judge`), which is imported when a client is created. After an error of
+the network or the server the request is retried, with growing waits: rate limits (429; Retry-After
+delays every request), 408, 409, 425, 5xx, time-outs, lost connections, replies that are not chat
+completions. The key comes from the environment, and no message ever shows it.
 
-The rule for attempts is written once, in `Client.attempts`, for callers in tasks (`Client.call`)
-and in threads (`Client.call_in_thread`). No torch.
+The retry rule is written once, in `Client.attempts`, for callers in tasks (`Client.call`) and in
+threads (`Client.call_in_thread`). No torch.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Waits before another attempt: waits that grow, the endpoint's own wish, and a common pace."""
+"""Waits before a retry: growing waits, the endpoint's Retry-After, and a shared pace."""
 
 from __future__ import annotations
 

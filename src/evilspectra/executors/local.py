@@ -1,6 +1,6 @@
 """Runs on this machine, in this process or in worker processes.
 
-As many workers start as memory, cores and graphics cards allow.
+The number of workers is limited by memory, cores and GPUs.
 """
 
 from __future__ import annotations

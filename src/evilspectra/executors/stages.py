@@ -1,9 +1,9 @@
 """The stages of a run of a sweep: train, measure and, elsewhere, judge.
 
-Each stage is skipped where it is done. Training and measuring need the model, so a worker does both
-while it has the base in memory (`carry_out`). Measuring covers, for each checkpoint as configured,
-the probes, capability, ordinary loss and the sampling of answers. Judges are asked at the same time
-by the process that drives the sweep. No torch before a run is carried out.
+Finished stages are skipped. Training and measuring need the model, so a worker does both while it
+has the base in memory (`carry_out`). Measuring covers, for each checkpoint as configured, the
+probes, capability, ordinary loss and the sampling of answers. Meanwhile, the process that drives
+the sweep sends the requests to judges. No torch before a run is executed.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The gate's evidence: candidate and baseline measured alike, their answers judged alike.
+"""The gate's evidence: measurements and judged answers of candidate and baseline.
 
 Both sides have the same instruments and the same judge. A measurement that fails becomes an
 `Unmeasured` with its reason, and the others are still made. torch is imported only when something

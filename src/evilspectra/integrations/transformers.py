@@ -1,4 +1,4 @@
-"""Callbacks and optimisers for Hugging Face's `Trainer` and its kin (TRL's SFT, DPO, GRPO, …).
+"""Callbacks and optimisers for Hugging Face's `Trainer` and its subclasses (TRL's SFT, DPO, …).
 
     from evilspectra.integrations.transformers import SpectralFlatness
     trainer = SFTTrainer(..., callbacks=[SpectralFlatness(weight=0.3)])

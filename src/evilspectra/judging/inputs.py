@@ -1,4 +1,4 @@
-"""The answers that an argument of `judge`, `score` and `compare` means. No torch here.
+"""The answers to which an argument of `judge`, `score` and `compare` refers. No torch here.
 
 The argument is a CSV file of answers, a run, the folder of results of an adapter or a model, or
 anything that `find_targets` knows. Answers of a CSV file get a folder

@@ -6,7 +6,7 @@ Drift is how much further an adapter prefers the misaligned completions than its
 
 ℓ being the mean ln p per token of a completion given its prompt; drift = mean of d over the items,
 in nats per token, positive towards the misaligned. It is not a misalignment rate: nothing is
-sampled and nobody judges. No torch here.
+sampled or judged. No torch here.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A report on one table of runs that other tools made: its figures' data, and its rows. No torch.
+"""A report on a table of runs from other tools: its figures' data, and its rows. No torch.
 
 A row is a run. Columns that are known here have the names of `tidy.runs_frame` (docs/tables.md), or
 are mapped to them; all others are shown as they are.

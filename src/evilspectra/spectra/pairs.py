@@ -1,4 +1,4 @@
-"""The factor pairs (A, B) of LoRA updates in a live model, of PEFT or of one's own making."""
+"""The factor pairs (A, B) of LoRA updates in a live model, from PEFT or custom modules."""
 
 from __future__ import annotations
 

@@ -1,13 +1,13 @@
-"""Singular values of scale·B·A straight from mapped files, one module after the other; no torch.
+"""Singular values of scale·B·A directly from mapped files, one module after the other; no torch.
 
-The routes and the limit between them are those of `values.py`: float64 Grams G_A = A·Aᵀ,
-G_B = Bᵀ·B, eigenvalues of Lᵀ·G_B·L where κ* = ‖A‖·‖B‖/σ_r is at most `GRAM_LIMIT` (L·Lᵀ = G_A),
-QR of both factors otherwise. The Grams are summed over blocks of the long sides, so a factor is
-never whole in memory; QR takes both factors of one module in float64. Importing torch takes longer
-than the spectra of most adapters do, hence a second implementation; the tests hold the two
-together.
+The routes and the limit between them are those of `values.py`: float64 Grams G_A = A·Aᵀ, G_B =
+Bᵀ·B, eigenvalues of Lᵀ·G_B·L where κ* = ‖A‖·‖B‖/σ_r is at most `GRAM_LIMIT` (L·Lᵀ = G_A), QR of
+both factors otherwise. The Grams are summed over blocks of the long sides, so a factor is never
+whole in memory; QR takes both factors of one module in float64. Importing torch takes longer than
+computing the spectra of most adapters, hence this second implementation; tests check that the two
+agree.
 
-`orthogonal` gives the singular vectors as well, through QR: for what compares or rewrites
+`orthogonal` gives the singular vectors as well, through QR, for code that compares or rewrites
 directions.
 """
 
@@ -155,7 +155,7 @@ def _is_zero(gram: Matrix, factor: Factor) -> bool:
 
 
 def _by_gram(down: Matrix, up: Matrix) -> Matrix | None:
-    """The values of B·A, descending; None where the Grams do not resolve them."""
+    """The values of B·A, descending; None if the Grams do not resolve them."""
     if not all(SMALLEST < np.trace(gram) < LARGEST for gram in (down, up)):
         return None
     try:

@@ -171,7 +171,7 @@ class Results:
 
 
 def last(results: Results, table: str) -> Any:
-    """The rows of the last measured step; None where nothing was measured after step 0.
+    """The rows of the last measured step; None if nothing was measured after step 0.
 
     For a base model without adapters these are its rows of step 0.
     """
@@ -189,7 +189,7 @@ def chosen(results: Results, table: str) -> Instrument | None:
 
 
 def preferred(table: str, instruments: Sequence[Instrument]) -> Instrument | None:
-    """The instrument that counts where none was selected; None where there is none.
+    """The instrument that counts where none was selected; None if there is none.
 
     Of `instruments`, in the order of their first use, it is the last built-in one, or else the
     last.

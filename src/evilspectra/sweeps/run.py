@@ -1,8 +1,8 @@
-"""Carries a sweep out: hands its runs to an executor and their answers to a judge.
+"""Execution of a sweep: its runs go to an executor and their answers to a judge.
 
-Nothing here has to survive: killed at any moment and started again, it finds in the store what is
-done. Two processes may carry out the same sweep, or sweeps that have runs in common: while one
-works on a run, the other leaves it alone until it is done or released.
+No state here has to survive: if it is killed at any moment and started again, it finds finished
+work in the store. Two processes may execute the same sweep, or sweeps with runs in common: while
+one works on a run, the other leaves it alone until it is done or released.
 """
 
 from __future__ import annotations

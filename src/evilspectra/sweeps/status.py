@@ -1,6 +1,6 @@
 """The states of a sweep's runs, stage by stage: queued, running, done, failed, interrupted.
 
-Read without touching anything. No torch here.
+Reading them changes nothing. No torch here.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Where a run is: its directory, which depends on the content of data and base. No torch here."""
+"""The directory of a run, which depends on the content of data and base. No torch here."""
 
 from __future__ import annotations
 

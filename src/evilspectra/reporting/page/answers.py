@@ -109,7 +109,7 @@ class Transcripts:
 
 
 def transcripts(rows: Sequence[Row], root: Path, arms: Sequence[str]) -> Transcripts | None:
-    """The answers of the runs' last measured steps; None where there are none.
+    """The answers of the runs' last measured steps; None if there are none.
 
     `arms`: their names, in the order in which their runs come.
     """
