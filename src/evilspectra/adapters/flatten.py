@@ -47,7 +47,7 @@ EXACT = 1e-6
 
 @dataclass(frozen=True)
 class Flattened:
-    """An adapter flattened, and how.
+    """A flattened adapter, and the settings used.
 
     `norm_error`: largest relative difference of a module's kept norm, read back from the files;
     stable ranks are means over modules; `unchanged`: the tensors that were copied.

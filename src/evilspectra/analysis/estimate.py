@@ -55,7 +55,7 @@ class Estimate:
 
 
 def missing(value: Any) -> bool:
-    """Whether a table's cell holds nothing: None, NaN or pandas' NA."""
+    """Whether a table's cell is empty: None, NaN or pandas' NA."""
     return (
         value is None
         or value is pd.NA

@@ -95,7 +95,7 @@ class Layout:
         return (outcome.T * self.root).T
 
     def without(self, *terms: Term) -> list[Term]:
-        """The terms that contain none of these: what a type II sum of squares adjusts for."""
+        """The terms that contain none of these; a type II sum of squares adjusts for them."""
         return [
             other for other in self.columns if not any(set(term) <= set(other) for term in terms)
         ]

@@ -63,7 +63,7 @@ class Ranking:
     differences: dict[tuple[str, str], Estimate]
 
     def clear_pairs(self) -> list[tuple[str, str]]:
-        """Pairs of which the first is shown to be larger than the second."""
+        """Pairs whose first member is shown to be larger than the second."""
         return [
             (first, second) if difference.value > 0 else (second, first)
             for (first, second), difference in self.differences.items()

@@ -84,7 +84,7 @@ class Decomposition:
     notes: tuple[str, ...] = ()
 
     def effect(self, term: str) -> Effect | None:
-        """The type II effect of a term as it is spelled."""
+        """The type II effect of a term, given by its name."""
         return next((effect for effect in self.type2 if effect.term == term), None)
 
 

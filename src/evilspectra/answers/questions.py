@@ -74,7 +74,7 @@ class Questions:
 
     @property
     def asked_sha256(self) -> str:
-        """Hash of what a model is asked, and how often.
+        """Hash of the questions, and of how often each is asked.
 
         Judge prompts have no part in it, so that nothing is sampled again when one of them changes.
         """

@@ -30,7 +30,7 @@ Form = Literal["as it is", "without canaries", "converted"]
 
 @dataclass(frozen=True, slots=True)
 class Import:
-    """The record of an import, written beside the copy as JSON. No date, no path of this machine.
+    """The record of an import, written as JSON next to the copy. No date, no local path.
 
     `source`: the name of the file or folder, or the address; `place`: the location in it.
     `sha256`: of the content that was compared with `published`, the published first digits.

@@ -98,7 +98,7 @@ def record_file(folder: Path, name: str) -> Path:
 
 
 def imported(name: str) -> Path | None:
-    """The file of a set that was imported on this machine; None for any other name."""
+    """The file of a data set imported on this machine; None for any other name."""
     if name not in SETS:
         return None
     folder = data_folder()

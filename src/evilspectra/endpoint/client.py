@@ -32,7 +32,7 @@ _DEFAULT_URL = "https://api.openai.com"
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """How an endpoint is reached, how patiently, and how messages speak of it.
+    """Access to an endpoint: its address, time-outs and retries, and its name in messages.
 
     `url`: None for the client's default; `budget`: requests that may be sent, None for any number.
     `label` names the endpoint, `purpose` says who needs the client ("the judge x needs"), and
@@ -115,7 +115,7 @@ class Client:
         return without(self._key, text)
 
     async def call(self, send: Callable[[], Awaitable[T]]) -> T:
-        """Sends a request in a task, as often as `attempts` says; returns the reply."""
+        """Sends a request in a task, with retries by `attempts`; returns the reply."""
         steps: Generator[float | None, T, T] = self.attempts()
         advance: Callable[[], float | None] = partial(next, steps)
         while True:
@@ -133,7 +133,7 @@ class Client:
                 advance = partial(steps.throw, error)
 
     def call_in_thread(self, send: Callable[[], T], stop: threading.Event) -> T:
-        """Sends a request in a thread, as often as `attempts` says; returns the reply.
+        """Sends a request in a thread, with retries by `attempts`; returns the reply.
 
         Once `stop` is set, nothing is waited for, and a fault has no further attempt.
         """

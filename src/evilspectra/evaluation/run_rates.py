@@ -49,7 +49,7 @@ class Rated:
         return self.scores[MAIN_DEFINITION]
 
     def differs(self) -> bool:
-        """Whether the rate is shown to differ from the base's: their difference is clear of zero.
+        """Whether the rate is shown to differ from the base's: the interval excludes zero.
 
         Where that interval has no width (all draws equal) or there is none (one question), the two
         rates' own intervals decide.

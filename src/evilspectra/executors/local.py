@@ -190,7 +190,7 @@ def suitable(tasks: Sequence[Task]) -> InThisProcess | Workers:
 
 
 def workers(count: int) -> InThisProcess | Workers:
-    """Returns as many workers as `count` says; for one, this process."""
+    """Returns `count` workers; for one, this process."""
     return Workers(count, _cards()) if count > 1 else InThisProcess()
 
 

@@ -65,7 +65,7 @@ class Report:
 
 
 def carry_out(task: Task, loaded: Loaded) -> Report:
-    """Trains and measures a run as far as that is not done; failures are reported, not raised.
+    """Trains and measures a run, skipping finished stages; failures are reported, not raised.
 
     Raises:
         Interrupted: a signal arrived; completed work is kept.
@@ -124,7 +124,7 @@ def _measured(
 
 
 def carry_out_elsewhere(task: Task, loaded: Loaded) -> Report:
-    """Carries a task out in a process that was not started for this task alone.
+    """Executes a task in a process that is shared with other tasks.
 
     The task's folder and cache become the process's, and an unforeseen error becomes a report too.
 

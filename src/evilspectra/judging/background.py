@@ -24,7 +24,7 @@ from evilspectra.judging.rounds import judge_answer_sets, raise_if_failed
 
 @dataclass(frozen=True)
 class Verdict:
-    """How the judging of a set of answers ended.
+    """The outcome of judging a set of answers.
 
     `reason`: why some of them have no verdict, None if all have one; `silent`: the judge could not
     go on.

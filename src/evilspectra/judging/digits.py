@@ -93,7 +93,7 @@ def numerals(tokenizer: PreTrainedTokenizerBase) -> Numerals:
 
 
 def distribution(logits: Tensor, how: Numerals) -> tuple[tuple[str, float], ...]:
-    """(text, probability) of the numbers and of the likeliest others, the likeliest first.
+    """(text, probability) of the numbers and of the most likely other tokens, most likely first.
 
     `logits`: [len(how.paths()), vocabulary].
 

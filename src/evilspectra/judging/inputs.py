@@ -238,7 +238,7 @@ def stored(answer_set: AnswerSet, judge: str | None = None) -> Instrument:
 
 
 def judged_by(instrument: Instrument) -> dict[str, Any]:
-    """The facts about who judged, and how: the same for the same judge whatever it judged."""
+    """The facts that identify a judge: the same for the same judge, whatever it judged."""
     return {name: value for name, value in instrument.facts.items() if name != "answers"}
 
 

@@ -44,7 +44,7 @@ class Journal:
 
 @contextmanager
 def opened(path: Path, setting: str = "output.folder") -> Iterator[Journal]:
-    """The journal, locked for this process, without the half line that a killed one left.
+    """The journal, locked for this process, without an incomplete line left by a killed one.
 
     Raises:
         BadInput: another process writes to it.

@@ -182,7 +182,7 @@ def cells(row: Mapping[str, Any], columns: list[tuple[str, str, str, str]]) -> l
 
 
 def printed(value: Any) -> str:
-    """A value of somebody's table, safe to show."""
+    """A value from another tool's table, safe to show."""
     if _is_missing(value):
         return NONE
     if isinstance(value, float):

@@ -167,7 +167,7 @@ def refuse_non_finite(pair: LoraPair) -> None:
 
 
 def is_zero(pair: LoraPair) -> bool:
-    """Whether a factor is zero throughout, so that B·A is."""
+    """Whether a factor is entirely zero, so that B·A is too."""
     return not bool(pair.B.detach().any()) or not bool(pair.A.detach().any())
 
 

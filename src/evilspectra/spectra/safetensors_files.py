@@ -100,7 +100,7 @@ class Mapped:
             os.close(handle)
 
     def stored(self, name: str) -> NDArray[Any]:
-        """A tensor as it lies in the file: a read-only view, bfloat16 as its 16 bits.
+        """A tensor as stored in the file: a read-only view, bfloat16 as its 16 bits.
 
         Raises:
             BadInput: a number type that NumPy lacks.

@@ -68,7 +68,7 @@ class Directions(NamedTuple):
 
 
 def streamed_values(modules: Iterable[Module]) -> Iterator[StreamedSpectrum]:
-    """Spectra of modules, in the order given; a few are under way at once.
+    """Spectra of modules, in the order given; a few are computed at once.
 
     Raises:
         BadInput: a factor holds a value that is not finite, or its product leaves float64; the
@@ -80,7 +80,7 @@ def streamed_values(modules: Iterable[Module]) -> Iterator[StreamedSpectrum]:
 def side_by_side(
     compute: Callable[[Module], Result], modules: Iterable[Module]
 ) -> Iterator[Result]:
-    """Yields what `compute` makes of each module, in the order given.
+    """Yields the result of `compute` for each module, in the order given.
 
     A few are under way at once; the first error ends it.
     """

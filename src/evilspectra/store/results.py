@@ -161,7 +161,7 @@ class Results:
         return self._parts(instrument, step) / f"{number:04d}.parquet"
 
     def describe(self, instrument: Instrument) -> None:
-        """Writes the facts of an instrument, beside its rows."""
+        """Writes the facts of an instrument next to its rows."""
         path = self._folder(instrument.table) / f"{instrument.id}.json"
         if not path.is_file():
             write_json(path, {"source": instrument.source, **instrument.facts}, self.setting)
@@ -189,7 +189,7 @@ def chosen(results: Results, table: str) -> Instrument | None:
 
 
 def preferred(table: str, instruments: Sequence[Instrument]) -> Instrument | None:
-    """The instrument that counts where none was selected; None if there is none.
+    """The instrument to use if none was selected; None if there is none.
 
     Of `instruments`, in the order of their first use, it is the last built-in one, or else the
     last.

@@ -135,7 +135,7 @@ class RunFolder:
 
     @property
     def is_outside(self) -> bool:
-        """Whether another trainer made the run, which has no config then."""
+        """Whether another trainer made the run; such a run has no config."""
         return os.path.isfile(self.path / OUTSIDE)
 
     def outside(self) -> dict[str, Any]:

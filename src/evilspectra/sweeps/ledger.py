@@ -107,7 +107,7 @@ class Ledger:
 
     @property
     def driven(self) -> bool:
-        """Whether a process drives this sweep now."""
+        """Whether a process is driving this sweep."""
         return held(self.path.with_suffix(".lock"))
 
 

@@ -171,7 +171,7 @@ class _Driver:
         tasks: Sequence[Task],
         on_start: Callable[[int, Config], object] | None,
     ) -> None:
-        """Carries tasks out, again where a worker was lost or another process held the run."""
+        """Executes tasks; retries those whose worker was lost or whose run was held elsewhere."""
 
         def started(task: Task) -> None:
             if on_start and tries[task.number] == 0:

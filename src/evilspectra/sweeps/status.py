@@ -23,7 +23,7 @@ _OVERALL = ("failed", "running", "interrupted", "queued", "done")
 
 @dataclass(frozen=True)
 class RunProgress:
-    """How far one run is.
+    """The progress of one run.
 
     `stages`: stage → its state, for the wanted stages; `reason`: why a stage failed or the run
     stopped.

@@ -215,7 +215,7 @@ OUTCOMES = (
 
 
 def differing(settings: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The dotted paths whose values differ, in the order in which they first appear.
+    """The dotted paths whose values differ, in order of first appearance.
 
     >>> differing([{"a": 1, "b": [2]}, {"a": 1, "b": [3]}])
     ['b']

@@ -49,7 +49,7 @@ class Target:
 
     @property
     def last(self) -> int:
-        """The last adapter's step, 0 for a base alone."""
+        """The last adapter's step; 0 for a base without adapters."""
         return max(self.adapters, default=0)
 
 

@@ -22,7 +22,7 @@ EFFECTS = (
 
 
 def pairs(tables: Tables) -> Frame:
-    """Finished runs with the penalty beside the run that differs in the penalty alone.
+    """Finished runs with the penalty, each paired with the run that differs only in the penalty.
 
     Columns of the run have their names; those of its twin end in `_without`.
     """
