@@ -177,8 +177,8 @@ def choose(
 ) -> Tensor:
     """Chooses a token per row of logits [n, vocabulary]: int64 [n] on the CPU.
 
-    The row's distribution is inverted at `uniform` [n]. Temperature 0 takes the likeliest. `top_p`
-    keeps the likeliest tokens up to and including the one that reaches that share.
+    The row's distribution is inverted at `uniform` [n]. Temperature 0 takes the most likely token.
+    `top_p` keeps the most likely tokens up to and including the one that reaches that share.
 
     Raises:
         RunFailed: a logit is NaN, or none is finite.

@@ -62,7 +62,8 @@ Files = list[tuple[str, bytes]]
 def contents(path: Path, names: Collection[str], passphrase: str | None = None) -> Files:
     """The files with one of `names` below a folder or in an archive; a plain file under any name.
 
-    A folder that holds none of them, but one encrypted archive (`*.enc`), stands for that archive.
+    A folder that holds none of them, but one encrypted archive (`*.enc`), is treated as that
+    archive.
 
     Raises:
         BadInput: no such file; an archive that is unsafe, damaged, too large or encrypted in

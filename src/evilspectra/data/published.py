@@ -3,7 +3,7 @@
 None of their text comes with this package.
 
 `evilspectra data get` imports a set from a file that the user has; from then on `data.train` takes
-its name. A copy is `<folder>/<name>.jsonl`, and `<name>.json` beside it records its source. No
+its name. A copy is `<folder>/<name>.jsonl`, and `<name>.json` next to it records its source. No
 torch here.
 """
 

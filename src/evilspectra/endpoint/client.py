@@ -83,7 +83,7 @@ class Access:
 
 
 class Client:
-    """A client of an endpoint, shared by all requests that are under way at once.
+    """A client of an endpoint, shared by all concurrent requests.
 
     `sdk`: the object of the `openai` package that sends; `pace`: counts requests and holds them
     back; `sleep`: waits between attempts in tasks.

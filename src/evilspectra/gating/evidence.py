@@ -120,7 +120,7 @@ def _target(name: str, request: GateRequest, side: str) -> Target:
 
 
 def _check_record(target: Target, side: str, stated: bool) -> None:
-    """Compares an adapter with the training record beside it, if there is one.
+    """Compares an adapter with its training record, if there is one.
 
     `stated`: the user named the base that the adapter is meant for.
     """

@@ -42,7 +42,7 @@ _OPEN: dict[Path, Recording] = {}
 
 
 class Recording:
-    """The tables of one run under way."""
+    """The tables of one unfinished run."""
 
     def __init__(self, run: RunFolder, state: Any) -> None:
         self.run, self.state = run, state

@@ -83,7 +83,7 @@ class OpenAIJudge:
     def replies(self, requests: Sequence[Request]) -> Iterator[list[tuple[Request, Reply]]]:
         """As in `Judge`.
 
-        At most `concurrency` requests are under way or not yet taken by the caller.
+        At most `concurrency` requests are in flight or not yet taken by the caller.
         """
         todo: _Todo = queue.SimpleQueue()
         done: _Done = queue.SimpleQueue()
@@ -171,7 +171,7 @@ def read_completion(completion: Any, reading: str) -> Reply:
     """The reply in a chat completion.
 
     Raises:
-        FaultError: it has none, or not in the form asked for.
+        FaultError: it has none, or not in the requested form.
     """
     try:
         message = completion.choices[0].message

@@ -1,4 +1,4 @@
-"""The pages' templates and the files beside them. No torch."""
+"""The pages' templates, style sheets and scripts. No torch."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ class Group(NamedTuple):
 
 
 class Grams:
-    """Grams under way, and the `pairs` that they belong to."""
+    """Grams being computed, and the `pairs` that they belong to."""
 
     def __init__(
         self, pairs: Sequence[LoraPair], waiting: list[tuple[list[int], bool, Callable[[], Tensor]]]

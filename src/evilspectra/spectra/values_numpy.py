@@ -82,7 +82,7 @@ def side_by_side(
 ) -> Iterator[Result]:
     """Yields the result of `compute` for each module, in the order given.
 
-    A few are under way at once; the first error ends it.
+    A few are computed at once; the first error ends it.
     """
     pool = ThreadPoolExecutor(min(MOST_WORKERS, os.cpu_count() or 1))
     try:

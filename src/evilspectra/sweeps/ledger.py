@@ -44,7 +44,7 @@ class Planned:
 class Event:
     """The state of a stage of a run: done, failed or running.
 
-    Running means under way in the sweep's own process.
+    Running means in progress in the sweep's own process.
     """
 
     run: str

@@ -72,7 +72,7 @@ def execute(
 
     `executor` says where; by default in this process. A run that fails does not stop the others.
     Data and base of every run, items and judge are looked for before the first one starts. `only`:
-    names of the runs to carry out, where not all are wanted.
+    names of the runs to execute, if not all are wanted.
 
     Raises:
         BadInput: data or base of some run, items to measure with, or the judge, are missing or
@@ -142,7 +142,7 @@ def _check_instruments(sweep: Sweep) -> None:
 
 
 class _Driver:
-    """A sweep under way.
+    """A sweep in progress.
 
     `outcomes`: number of the run → its outcome. `unjudged`: folder of a run → why answers of it
     have no verdict.

@@ -205,7 +205,7 @@ def flat(digest: Digest) -> dict[str, Any]:
 
 
 def _with_current_states(root: Path, table: pa.Table) -> pa.Table:
-    """The table with folders below this root, and the current states of runs under way.
+    """The table with folders below this root, and the current states of unfinished runs.
 
     Those depend on a lock, which no file shows.
     """

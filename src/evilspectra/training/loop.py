@@ -41,7 +41,7 @@ from evilspectra.training.monitor import flatness_columns, observe
 
 @dataclass
 class TrainingRun:
-    """A run under way, after `step` optimiser steps; records wait here until they are flushed."""
+    """A run in progress, after `step` optimiser steps; records wait here until they are flushed."""
 
     config: Config
     run: RunFolder

@@ -1,7 +1,7 @@
 """The figures of the flatness penalty: pairs of runs with and without it, and its weight. No torch.
 
 Every point is a run and carries its name, so that a click on it opens the run. Controls are left
-out, for their data differ.
+out, because their data differ.
 """
 
 from __future__ import annotations

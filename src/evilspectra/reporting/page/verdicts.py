@@ -1,6 +1,6 @@
 """Judges' verdicts on single answers, safe to show: scores or outcomes, and the replies behind.
 
-No torch. A judge's reply is text out of a model: it goes through `printable`, and the page
+No torch. A judge's reply is untrusted text from a model: it goes through `printable`, and the page
 escapes it.
 """
 
