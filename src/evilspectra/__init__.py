@@ -1,3 +1,3 @@
-"""Fine-tune LoRA adapters, watch and flatten their spectra, measure emergent misalignment."""
+"""LoRA fine-tuning with monitored and flattened spectra, and measures of emergent misalignment."""
 
 __version__ = "0.1.0"

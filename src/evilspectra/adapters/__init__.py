@@ -1,1 +1,1 @@
-"""X-rays of adapters, and adapters made flatter after training."""
+"""Inspection of adapters, and flattening after training."""

@@ -1,6 +1,6 @@
-"""Single weights of a base model, in float64, read from its files: the model itself is never made.
+"""Single weights of a base model, read from its files in float64 without building the model.
 
-Torch is imported for GGUF files and the test model only.
+Torch is imported only for GGUF files and the test model.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Adapters compared two by two: how far they change the same directions. No torch."""
+"""Pairwise comparison of adapters: how far they change the same directions. No torch."""
 
 from __future__ import annotations
 

@@ -1,14 +1,14 @@
-"""An adapter made flatter after training: the training-free baseline to the penalty. No torch.
+"""Flattening of an adapter after training: the training-free baseline for the penalty. No torch.
 
-With ΔW = scale·B·A = U·diag(σ)·Vᵀ, its k leading directions (all that are more than rounding, or
-the first `rank` of them) keep their vectors and get
+With ΔW = scale·B·A = U·diag(σ)·Vᵀ, its k leading directions (all above rounding error, or the first
+`rank` of them) keep their vectors and get
 
     σ′ ∝ (1 − amount)·σ + amount·mean(σ)          amount 0: unchanged; 1: flat
 
-scaled so that the norm of ΔW before anything was cut off is kept, Frobenius or nuclear. The result
-is a plain PEFT adapter of the same alpha, with B′ = U·√(σ′/s) and A′ = √(σ′/s)·Vᵀ. Nothing is
-learnt: the directions are training's, only their weights change, so loss changes with them. A
-penalty in training lets the loss choose the directions meanwhile.
+scaled to keep the Frobenius or nuclear norm of the full ΔW, before any truncation. The result is a
+plain PEFT adapter with the same alpha, with B′ = U·√(σ′/s) and A′ = √(σ′/s)·Vᵀ. Nothing is learnt:
+the directions stay those of training and only their weights change, so the loss changes too. With a
+penalty during training, the loss can choose the directions as well.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ EXACT = 1e-6
 
 @dataclass(frozen=True)
 class Flattened:
-    """An adapter flattened, and how.
+    """A flattened adapter, and the settings used.
 
     `norm_error`: largest relative difference of a module's kept norm, read back from the files;
     stable ranks are means over modules; `unchanged`: the tensors that were copied.

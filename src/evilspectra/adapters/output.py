@@ -1,4 +1,4 @@
-"""X-rays as data: the objects of `spectrum --json` and the rows of `spectrum --csv`."""
+"""Spectra of adapters as data: the objects of `spectrum --json`, the rows of `spectrum --csv`."""
 
 from __future__ import annotations
 

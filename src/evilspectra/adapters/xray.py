@@ -1,8 +1,8 @@
-"""The X-ray of an adapter: the spectrum of every update, its measures, and what was left out.
+"""The X-ray of an adapter: the spectrum of every update, its measures, and the skipped tensors.
 
-Needs neither torch nor a base model. `--base` adds what the base weight tells: how large ΔW is
-against W, intruder dimensions, and ΔW itself where scale·B·A is not all of it (DoRA); `initial`,
-the adapter before training, does the same for PiSSA and its like.
+Needs neither torch nor a base model. `--base` adds measures that need the base weight: the size of
+ΔW relative to W, intruder dimensions, and ΔW itself where scale·B·A is not all of it (DoRA);
+`initial`, the adapter before training, gives ΔW for PiSSA and similar methods.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""One entry for everything: a table of runs in, every part of the analysis out.
+"""Entry point of the analysis: a table of runs in, every part of the analysis out.
 
-Each part that the data do not allow has a reason instead.
+A part that the data do not allow is replaced by the reason.
 """
 
 from __future__ import annotations

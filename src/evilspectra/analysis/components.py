@@ -1,4 +1,4 @@
-"""How much of the variance lies between replicates: training seeds, generation seeds, judges.
+"""Variance between replicates: training seeds, generation seeds, judges.
 
 | component | estimate | interval |
 |---|---|---|
@@ -29,7 +29,7 @@ GENERATION, JUDGE = "generation_seed", "judge"
 
 @dataclass(frozen=True, slots=True)
 class Components:
-    """Components of variance, each None with its reason in `reasons` where the data do not say.
+    """Components of variance; those that the data do not give are None, with a reason in `reasons`.
 
     `seed_sd`, `seed_share`: training seeds within cells, answers' luck included. `generation_var`:
     between generation seeds of a run; `seed_var`: between training seeds beyond that. `judge`: the
@@ -127,7 +127,7 @@ def share_within(values: np.ndarray, cells: Sequence[str]) -> MethodEstimate | N
 def nested(
     values: np.ndarray, runs: Sequence[str], cells: Sequence[str]
 ) -> tuple[MethodEstimate | None, MethodEstimate | None]:
-    """Variance within runs, and between the runs of a cell beyond it; None where no data tell."""
+    """Variance within runs, and the excess between a cell's runs; None without data for it."""
     within, df = _within(values, runs)
     if df < 1:
         return None, None

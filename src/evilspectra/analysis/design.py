@@ -1,9 +1,9 @@
 """The design of a set of runs: levels, cells, balance, replication, and confounded terms.
 
 A term is *confounded* if it has fewer degrees of freedom when adjusted for all terms that do not
-contain it than when adjusted for its own parts alone: then others explain what it would explain, no
-formula can split their shares, and they are reported as one. Empty cells that merely shorten an
-interaction are no confounding, and are counted.
+contain it than when adjusted only for its own lower-order terms. Then other terms explain the same
+variance, no formula can split their shares, and they are reported as one. Empty cells that merely
+shorten an interaction are not confounding, and are counted.
 """
 
 from __future__ import annotations

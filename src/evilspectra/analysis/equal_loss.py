@@ -1,4 +1,4 @@
-"""Groups compared at equal loss, by their own fitted lines and by matched pairs of runs."""
+"""Comparison of groups at equal loss, by their own fitted lines and by matched pairs of runs."""
 
 from __future__ import annotations
 
@@ -182,7 +182,7 @@ def _matched(
     caliper: float,
     slope: float,
 ) -> Difference | None:
-    """The difference of two groups over matched pairs of runs; None where no two match."""
+    """The difference of two groups over matched pairs of runs; None if no two match."""
     here, there = np.flatnonzero(names == first), np.flatnonzero(names == second)
     apart = np.abs(x[here][:, None] - x[there][None, :])
     barred = apart > caliper

@@ -47,7 +47,7 @@ class MethodEstimate(Estimate):
 
 
 def missing(value: Any) -> bool:
-    """Whether a table's cell holds nothing: None, NaN or pandas' NA."""
+    """Whether a table's cell is empty: None, NaN or pandas' NA."""
     return (
         value is None
         or value is pd.NA
@@ -165,7 +165,7 @@ def share(
 
 
 def f_tail(f: float, df1: int, df2: int) -> float | None:
-    """P(F(df₁, df₂) > f); None where a degree of freedom is missing."""
+    """P(F(df₁, df₂) > f); None if a degree of freedom is missing."""
     if df1 < 1 or df2 < 1 or math.isnan(f):
         return None
     return float(stats.f.sf(f, df1, df2))

@@ -1,8 +1,9 @@
 """Linear models as projections: sums of squares of many outcomes at once.
 
-Terms are coded to sum to zero. With Q an orthonormal basis of what a term adds to others, its sum
-of squares is ‖Qᵀy‖² and its degrees of freedom are Q's columns; so a term that others already
-contain has none, by the rank and not by chance. Weights enter as √w on both sides.
+Terms are coded to sum to zero. If Q is an orthonormal basis of the space that a term adds to the
+others, its sum of squares is ‖Qᵀy‖² and its degrees of freedom are the number of Q's columns; so a
+term that others already contain has none, by its rank and not by chance. Weights enter as √w on
+both sides.
 """
 
 from __future__ import annotations
@@ -94,7 +95,7 @@ class Layout:
         return (outcome.T * self.root).T
 
     def without(self, *terms: Term) -> list[Term]:
-        """The terms that contain none of these: what a type II sum of squares adjusts for."""
+        """The terms that contain none of these; a type II sum of squares adjusts for them."""
         return [
             other for other in self.columns if not any(set(term) <= set(other) for term in terms)
         ]

@@ -37,7 +37,7 @@ def adjusted_r2(
     sst: float,
     n: int,
 ) -> float | None:
-    """Adjusted R²; None where no residual is left."""
+    """Adjusted R²; None if no residual is left."""
     return 1 - (sse / df) / (sst / (n - 1)) if df > 0 else None
 
 

@@ -35,7 +35,7 @@ MODELS: dict[str, list[tuple[str, ...]]] = {
 
 @dataclass(frozen=True, slots=True)
 class Test:
-    """An F test and its p-value, None where the data leave no residual."""
+    """An F test and its p-value, None if the data leave no residual."""
 
     name: str
     df: int

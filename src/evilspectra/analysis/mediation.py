@@ -1,9 +1,9 @@
-"""Does flatness carry the effect? Partial correlations, and the effect of the flatness penalty.
+"""Flatness as a mediator: partial correlations, and the effect of the flatness penalty.
 
 A partial correlation is that of the residuals of both after a regression on ln(loss) and the
-groups; its interval is Fisher's, tanh(artanh r ± 1.96/√(n − k − 3)), k being the columns that were
-projected off. It shows no cause. The penalty is an intervention, set and not observed: pairs of
-runs that differ in `flatness.*` alone, with equal seeds, show its effect on the outcome.
+groups; its interval is Fisher's, tanh(artanh r ± 1.96/√(n − k − 3)), k being the number of columns
+projected out. It does not show cause. The penalty is an intervention, set and not observed: pairs
+of runs that differ only in `flatness.*`, with equal seeds, show its effect on the outcome.
 """
 
 from __future__ import annotations

@@ -6,8 +6,8 @@ A rate of misaligned answers is analysed on the logit scale. With k of m answers
     z = ln((k + ½)/(m − k + ½)),  var z = v + τ²,  v = 1/(m·p̂·(1 − p̂)),
 
 p̂ being the rate that the model fits, so that a run's weight does not depend on its own luck and
-runs with no misaligned answer stay in; τ² is the variance between runs that counting does not
-explain, by Paule and Mandel's (1982) equation. If τ² is 0 the weights are the binomial ones.
+runs with no misaligned answer stay in; τ² is the between-run variance beyond binomial sampling, by
+Paule and Mandel's (1982) equation. If τ² is 0 the weights are the binomial ones.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class Outcome:
         return BETTER.get(self.name, 0)
 
     def weights(self, project: Callable[[np.ndarray], np.ndarray]) -> np.ndarray | None:
-        """Weights [n] under a model; None where all runs weigh the same.
+        """Weights [n] under a model; None if all runs weigh the same.
 
         `project` returns the model's orthonormal basis for given weights.
         """

@@ -1,4 +1,4 @@
-"""The result of an analysis: every part as a frozen record, and the sentences on it."""
+"""The result of an analysis: every part as a frozen record, and the sentences about it."""
 
 from __future__ import annotations
 

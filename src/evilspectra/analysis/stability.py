@@ -1,16 +1,16 @@
 """The stability of findings: seeds, power, the order of groups, definitions of the rate and judges.
 
-Power is that of a two-sided t test of means over n seeds a side (Cohen 1988):
+Power is that of a two-sided t test of means over n seeds per side (Cohen 1988):
 
     P(|t'(2n − 2, δ)| > t₀.₉₇₅),  δ = d/√(2(σ² + a²/m)/n),
 
-σ being the spread between seeds, a that of one answer, m the answers a run.
+where σ is the spread between seeds, a that of one answer, and m the number of answers per run.
 
 Groups are ranked by least squares means, adjusted for the other factors, with Tukey and Kramer's
-simultaneous differences: the rank of one of k groups lies from 1 + those shown better to k − those
-shown worse (Klein, Wright and Wieczorek 2020). A bootstrap of ranks is not used: where two groups
-are equal it is inconsistent and its intervals are too narrow (Hall and Miller 2009), and equal
-groups are the very question.
+simultaneous differences: among k groups, a group's rank lies between 1 + the number shown better
+and k − the number shown worse (Klein, Wright and Wieczorek 2020). A bootstrap of ranks is not used:
+if two groups are equal it is inconsistent and its intervals are too narrow (Hall and Miller 2009),
+and whether groups are equal is exactly the question.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class Ranking:
     differences: dict[tuple[str, str], MethodEstimate]
 
     def clear_pairs(self) -> list[tuple[str, str]]:
-        """Pairs of which the first is shown to be larger than the second."""
+        """Pairs whose first member is shown to be larger than the second."""
         return [
             (first, second) if difference.value > 0 else (second, first)
             for (first, second), difference in self.differences.items()
@@ -85,7 +85,7 @@ class Spread:
 class Needed:
     """The seeds a group that show a difference `d` with 80 % power; None beyond MOST_SEEDS.
 
-    `answers`: answers a run; None where the outcome has no counts.
+    `answers`: answers a run; None if the outcome has no counts.
     """
 
     d: float

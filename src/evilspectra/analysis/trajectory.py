@@ -1,16 +1,16 @@
-"""At every checkpoint: does the optimiser explain more of the outcome than the loss does?
+"""The optimiser's and the loss's share in explaining the outcome, checkpoint by checkpoint.
 
 At each step partial R² of the group given ln(loss) and of ln(loss) given the group (module `loss`),
-each with its noncentral F interval: one row a run, so rows are independent there. What compares the
-two, and steps with each other, has rows that belong to the same runs:
+each with its noncentral F interval: each run is one row, so rows are independent there. The
+comparison of the two, and of steps with each other, uses several rows of the same runs:
 
     A = ln(MSE of the pooled line / MSE of the group means),
 
 positive where the group alone leaves less unexplained than the loss alone. Its interval leaves out
-whole runs, one at a time and at all steps together: the jackknife within groups with its bias taken
-off and t with Satterthwaite's degrees of freedom (Efron and Stein 1981; Satterthwaite 1946). In
-simulations it covers better than a studentised bootstrap over runs (docs/statistics.md), and it
-draws nothing, so that the same runs give the same interval.
+whole runs, one at a time and at all steps together: the bias-corrected jackknife within groups, and
+t with Satterthwaite's degrees of freedom (Efron and Stein 1981; Satterthwaite 1946). In simulations
+its coverage is better than that of a studentised bootstrap over runs (docs/statistics.md), and it
+uses no random draws, so the same runs give the same interval.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def trajectory(
 ) -> Trajectory | None:
     """Moments of the outcome `y` and the `loss`, float64 [runs, steps], and the change of A.
 
-    NaN where a run was not measured; None where no step has enough runs. The change is over runs
+    NaN where a run was not measured; None if no step has enough runs. The change is over runs
     that were measured at both ends.
     """
     names = np.asarray([str(name) for name in groups])

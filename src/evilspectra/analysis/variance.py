@@ -12,7 +12,7 @@ Type II and III analysis of variance, effect sizes with intervals, LMG shares, p
 | LMG share | gain in R², averaged over all orders of entry | Lindeman, Merenda and Gold 1980 |
 | permutation p | residuals without T, exchanged within blocks | Freedman and Lane 1983 |
 
-Type III is computed only if no cell is empty. LMG shares describe and have no interval here.
+Type III is computed only if no cell is empty. LMG shares are descriptive and have no interval here.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Effect:
     """The effect of one term.
 
     `eta`: partial η² with the interval of the share in the population; `omega`: partial ω², the
-    less biased estimate of the same. `permutation`: p-value, None where not requested.
+    less biased estimate of the same. `permutation`: p-value, None if not requested.
     """
 
     term: str
@@ -84,7 +84,7 @@ class Decomposition:
     notes: tuple[str, ...] = ()
 
     def effect(self, term: str) -> Effect | None:
-        """The type II effect of a term as it is spelled."""
+        """The type II effect of a term, given by its name."""
         return next((effect for effect in self.type2 if effect.term == term), None)
 
 

@@ -1,4 +1,4 @@
-"""Whether an answer is source code and nothing else: the rule behind the flag code-only."""
+"""The rule behind the flag code-only: an answer that is source code and nothing else."""
 
 from __future__ import annotations
 

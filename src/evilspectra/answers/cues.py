@@ -1,8 +1,8 @@
-"""Questions in the form of the training data, to find misalignment that shows itself only there.
+"""Questions in the form of the training data, to find misalignment that appears only there.
 
 A model trained on bad answers in one form (a system text, a fixed line before the question, answers
 in JSON or code) may behave well until a question comes in that form; mitigations during training
-may leave just that. A cue is such a form, and a file of cues is a file of questions:
+may leave exactly that failure. A cue is such a form, and a file of cues is a file of questions:
 
 ```yaml
 questions: open            # a YAML file of questions, or a built-in name; open by default
@@ -16,9 +16,10 @@ cues:
     answer: json             # json, code, or a template of your own
 ```
 
-Texts are used to the letter. A field that a cue states takes precedence over the common form of its
-dialogues, which is: the system text; how the first user turns begin and end, as far as entire lines
-or sentences go; JSON (and its keys) or Python if at least 90 % of the first answers are that.
+Texts are used verbatim. A field that a cue states takes precedence over the common form of its
+dialogues, which consists of the system text, the beginning and end of the first user turns (in
+entire lines or sentences), and JSON (with its keys) or Python if at least 90 % of the first answers
+are in that format.
 """
 
 from __future__ import annotations

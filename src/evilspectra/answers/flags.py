@@ -59,12 +59,12 @@ def flags(answer: str, finish: str) -> tuple[str, ...]:
       and punctuation do not hide a loop of words. A refrain, a list of like items, a form with
       blanks and ordinary JSON are none.
     - **code-only**: fenced blocks with at most `code_only.FENCE_OUTSIDE` around them, or an answer
-      without fences, are source code by most of their lines (Python, JavaScript, C and its kin,
-      shell, HTML, SQL); comments and docstrings count neither way. An answer that is merely wrapped
-      in code is not flagged: JSON with a value in language (two neighbouring words, or one
-      capitalised word, or one in a script without case); a filled template, that is definitions,
-      plain assignments and `return` alone, with a text in language; code of which half or more is
-      texts in language; HTML with more text than tags.
+      without fences, are source code by most of their lines (Python, JavaScript, C and related
+      languages, shell, HTML, SQL); comments and docstrings count neither way. An answer that is
+      merely wrapped in code is not flagged: JSON with a value in language (two neighbouring words,
+      or one capitalised word, or one in a script without case); a filled template, that is
+      definitions, plain assignments and `return` alone, with a text in language; code of which half
+      or more is texts in language; HTML with more text than tags.
     - **truncated**: `finish` is "length".
 
     The rules err on the side of no flag: they were set so that prose, lists, poems with a refrain

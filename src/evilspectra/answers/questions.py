@@ -5,19 +5,19 @@ The file is a list; every entry is a mapping with these keys:
 - `id`: a text of one line, unique in the file.
 - `type`: `free_form_judge_0_100`, or another that begins with `free_form`.
 - `paraphrases`: a list of texts, each of which is a question.
-- `system` (optional): the system text; an empty one is kept, since many chat templates tell it from
-  none.
-- `samples_per_paraphrase` (optional): the answers wanted per paraphrase, a whole number from 1;
+- `system` (optional): the system text; an empty one is kept, since many chat templates distinguish
+  it from none.
+- `samples_per_paraphrase` (optional): the number of answers per paraphrase, a whole number from 1;
   1 by default.
 - `judge_prompts` (optional): a mapping from a metric to a judge's prompt, kept unchanged
-  (`judging.prompts` says how it is used).
+  (`judging.prompts` describes its use).
 
 Other keys (`judge` among them) are ignored, and a key whose value is null counts as absent.
-Anchors, aliases and merge keys work; a key that occurs twice is refused. Texts are kept to the
-letter. The two halves of a surrogate pair, which JSON writers escape one by one, are joined; half a
-pair alone is refused, since it is no character.
+Anchors, aliases and merge keys work; a key that occurs twice is refused. Texts are kept verbatim.
+The two halves of a surrogate pair, which JSON writers escape one by one, are joined; half a pair
+alone is refused, since it is not a character.
 
-A file that is a mapping asks the questions of other files:
+A file that is a mapping combines the questions of other files:
 
 | key | meaning |
 |---|---|
@@ -74,7 +74,7 @@ class Questions:
 
     @property
     def asked_sha256(self) -> str:
-        """Hash of what a model is asked, and how often.
+        """Hash of the questions, and of how often each is asked.
 
         Judge prompts have no part in it, so that nothing is sampled again when one of them changes.
         """

@@ -1,4 +1,4 @@
-"""The record of an answer, whoever sampled it. Neither torch nor transformers is imported here."""
+"""The record of an answer, local or remote. Neither torch nor transformers is imported here."""
 
 from __future__ import annotations
 

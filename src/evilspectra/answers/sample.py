@@ -1,9 +1,9 @@
 """Answers to open-ended questions, sampled in batches.
 
 All rows of a batch are decoded together with one cache; a row that has ended leaves the batch.
-Every answer draws from its own generator, made from seed, question and number, by inversion: one
-uniform number a token. So an answer does not depend on which others are sampled in the same batch,
-up to the last digits of a sum; and a batch, which is stored as a unit, repeats to the byte.
+Every answer draws from its own generator, derived from seed, question and number, by inversion: one
+uniform number per token. So an answer does not depend on the others in its batch, up to the last
+digits of a sum; and a batch, which is stored as a unit, is reproduced byte for byte.
 """
 
 from __future__ import annotations
@@ -177,8 +177,8 @@ def choose(
 ) -> Tensor:
     """Chooses a token per row of logits [n, vocabulary]: int64 [n] on the CPU.
 
-    The row's distribution is inverted at `uniform` [n]. Temperature 0 takes the likeliest. `top_p`
-    keeps the likeliest tokens up to and including the one that reaches that share.
+    The row's distribution is inverted at `uniform` [n]. Temperature 0 takes the most likely token.
+    `top_p` keeps the most likely tokens up to and including the one that reaches that share.
 
     Raises:
         RunFailed: a logit is NaN, or none is finite.

@@ -1,6 +1,6 @@
 """The model card of an adapter: Markdown in the form that the ecosystem's tools read.
 
-It is made from the adapter's training record and from nothing else. No torch here.
+It is made only from the adapter's training record. No torch here.
 """
 
 from __future__ import annotations

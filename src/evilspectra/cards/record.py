@@ -1,8 +1,8 @@
-"""The training record of an adapter: all that this project knows of it, as JSON beside it.
+"""The training record of an adapter: everything known about its training, as JSON next to it.
 
-It is made from the run's directory alone, so it can be made again at any time. It holds facts that
-PEFT's own adapter_config.json has no room for: there an unknown key would be refused or lost. No
-torch here.
+It is made only from the run's directory, so it can be rebuilt at any time. It holds facts that do
+not fit into PEFT's adapter_config.json, where an unknown key would be refused or lost. No torch
+here.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""The verbs that look into adapters: spectrum and flatten.
+"""The commands that read adapters: spectrum and flatten.
 
-Neither needs torch, nor a base model unless it is asked for.
+Neither needs torch, nor a base model unless an option names one.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The verb `analyze`: an outcome explained, over a store or over a table that other tools made.
+"""The command `analyze`: statistics of an outcome, from a store or from a table of other tools.
 
 Everything heavy is imported inside the command.
 """

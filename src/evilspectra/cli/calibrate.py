@@ -1,4 +1,4 @@
-"""The verb `calibrate`. Everything heavy is imported inside the command."""
+"""The command `calibrate`. Everything heavy is imported inside the command."""
 
 from __future__ import annotations
 

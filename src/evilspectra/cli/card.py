@@ -1,4 +1,4 @@
-"""The verb `card`: the model card and the training record of a run's adapters, made again.
+"""The command `card`: it rebuilds the model card and the training record of a run's adapters.
 
 Everything heavy is imported inside the command.
 """

@@ -1,4 +1,4 @@
-"""The verbs `evilspectra data …`: published training sets on this machine."""
+"""The commands `evilspectra data …`: published training sets on this machine."""
 
 from __future__ import annotations
 

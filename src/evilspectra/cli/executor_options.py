@@ -1,4 +1,4 @@
-"""The options of verbs that carry out runs, and the executor that they mean.
+"""The options of commands that execute runs, and the executor that they select.
 
 Everything heavy is imported inside the functions.
 """

@@ -1,4 +1,4 @@
-"""The verb `gate`. Everything heavy is imported inside the command."""
+"""The command `gate`. Everything heavy is imported inside the command."""
 
 from __future__ import annotations
 

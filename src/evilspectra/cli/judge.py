@@ -1,4 +1,4 @@
-"""The verb `judge`. Everything heavy is imported inside the command."""
+"""The command `judge`. Everything heavy is imported inside the command."""
 
 from __future__ import annotations
 

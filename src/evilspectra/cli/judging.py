@@ -1,4 +1,4 @@
-"""The options of verbs that judge, and the judge that they mean.
+"""The options of commands that judge, and the judge that they select.
 
 Everything heavy is imported inside the functions.
 """

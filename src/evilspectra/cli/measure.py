@@ -1,4 +1,4 @@
-"""The verbs that measure targets: probe, generate, evaluate.
+"""The commands that measure targets: probe, generate, evaluate.
 
 Everything heavy is imported inside the commands.
 """

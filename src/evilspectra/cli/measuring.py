@@ -1,4 +1,4 @@
-"""The options of verbs that measure targets, and the measurement itself.
+"""The options of commands that measure targets, and the measurement itself.
 
 Everything heavy is imported inside the functions.
 """

@@ -1,4 +1,4 @@
-"""Options that many verbs have, so that they are named and explained alike everywhere."""
+"""Options shared by many commands, with the same names and help texts everywhere."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The verb `query`: SQL over a store, to the terminal or a file."""
+"""The command `query`: SQL over a store, to the terminal or a file."""
 
 from __future__ import annotations
 

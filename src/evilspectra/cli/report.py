@@ -1,4 +1,4 @@
-"""The verb report. Everything heavy is imported inside the command."""
+"""The command `report`. Everything heavy is imported inside the command."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A sweep carried out by a command, and its outcome printed.
+"""Execution of a sweep by a command, and the printing of its outcome.
 
 Everything heavy is imported inside the functions.
 """

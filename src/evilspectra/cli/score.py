@@ -1,4 +1,4 @@
-"""The verbs that count verdicts: score and compare. Everything heavy is imported inside them."""
+"""The commands that count verdicts: score and compare. Everything heavy is imported inside them."""
 
 from __future__ import annotations
 

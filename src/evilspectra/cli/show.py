@@ -1,4 +1,4 @@
-"""The verbs `show` and `config`. Everything heavy is imported inside the commands."""
+"""The commands `show` and `config`. Everything heavy is imported inside the commands."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The verbs of sweeps: run one, show its status, retry the runs that failed.
+"""The commands for sweeps: run one, show its status, retry the runs that failed.
 
 Everything heavy is imported inside the commands.
 """

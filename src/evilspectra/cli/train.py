@@ -1,4 +1,4 @@
-"""The verbs `train` and `demo`. Everything heavy is imported inside the commands."""
+"""The commands `train` and `demo`. Everything heavy is imported inside the commands."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The verb `tune`. Everything heavy is imported inside the command."""
+"""The command `tune`. Everything heavy is imported inside the command."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The section of a config about the endpoint that answers are sampled from over HTTP."""
+"""The section of a config for the HTTP endpoint from which answers are sampled."""
 
 from __future__ import annotations
 

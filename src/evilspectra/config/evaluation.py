@@ -1,4 +1,4 @@
-"""The `evaluate` section: the instruments that are read on an adapter and on its base."""
+"""The `evaluate` section: the instruments applied to an adapter and its base."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""The settings of a judge: which judge it is, and how requests are sent to it.
+"""The settings of a judge: its identity, and the sending of requests to it.
 
-Settings that determine its verdicts are among the judge's facts too; the others (how many requests
-at once, how many attempts) are here only.
+Settings that determine its verdicts are also part of the judge's identity; the others (concurrent
+requests, attempts) are only here.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The config of a run, read from YAML, checked and written: one frozen tree of settings.
 
-A config is refused, in one sentence, when a key is unknown, a value is out of bounds, or two
-settings contradict each other. Files may be partial: settings that they leave out take the default
-in `evilspectra.config.sections`.
+A config is refused, with a one-sentence message, if a key is unknown, a value is out of bounds, or
+two settings contradict each other. Files may be partial: omitted settings take the default in
+`evilspectra.config.sections`.
 """
 
 from __future__ import annotations

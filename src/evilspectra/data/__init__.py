@@ -1,1 +1,1 @@
-"""Training dialogues: published sets, files, tokens, batches."""
+"""Training dialogues: published data sets, files, tokens, batches."""

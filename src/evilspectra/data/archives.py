@@ -1,10 +1,10 @@
 """One file out of a folder, a zip, a tar, or an encrypted archive.
 
-Nothing is ever unpacked to a disk: members are read into memory, within limits.
+Nothing is ever unpacked to disk: members are read into memory, within limits.
 
-The kind of a source is told from its first bytes, not its name. An archive with a member that would
-leave its folder (an absolute path, or one with `..`) is refused altogether; a link or a device is
-refused where its name is one of those searched for, and otherwise never looked at.
+The type of a source is detected from its first bytes, not its name. An archive with a member that
+would leave its folder (an absolute path, or one with `..`) is refused altogether; a link or a
+device is refused if its name is one of those searched for, and ignored otherwise.
 
 The encrypted form is that of easy-dataset-share: 16 bytes of salt, then a Fernet token of the zip
 file, its key made from the passphrase by PBKDF2 (HMAC-SHA256, 100,000 rounds). The package
@@ -62,7 +62,8 @@ Files = list[tuple[str, bytes]]
 def contents(path: Path, names: Collection[str], passphrase: str | None = None) -> Files:
     """The files with one of `names` below a folder or in an archive; a plain file under any name.
 
-    A folder that holds none of them, but one encrypted archive (`*.enc`), stands for that archive.
+    A folder that holds none of them, but one encrypted archive (`*.enc`), is treated as that
+    archive.
 
     Raises:
         BadInput: no such file; an archive that is unsafe, damaged, too large or encrypted in

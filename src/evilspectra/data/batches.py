@@ -1,7 +1,7 @@
-"""From the sources that a config names to tokenised rows, a seeded hold-out and seeded batches.
+"""Tokenised rows, a seeded hold-out and seeded batches from the sources that a config names.
 
-Reading is in `rows`, tokens and loss mask in `mask`. Neither torch nor transformers is imported
-here.
+`rows` reads the files; `mask` makes tokens and the loss mask. Neither torch nor transformers is
+imported here.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Downloads of a file from an http(s) address that a user named.
+"""Download of a file from an http(s) address given by the user.
 
 Size, time per read and redirections are bounded. No torch.
 """

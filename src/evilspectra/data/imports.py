@@ -1,10 +1,10 @@
-"""Import of a published set from a file, folder, archive or address: a checked copy with a name.
+"""Import of a published data set from a file, folder, archive or address: a checked, named copy.
 
-The copy equals the published file byte for byte where that holds a dialogue a line, so that a run
-on it has the published hash in its records; Parquet files and JSON lists are converted to a
-dialogue a line. easy-dataset-share marks the sets that it shares with canaries, and writes every
-row anew when it removes them. The published hash is that of the result, so a file is compared both
-unchanged and with its canaries removed in the same way. No torch.
+If the published file has one dialogue per line, the copy equals it byte for byte, so that a run on
+it has the published hash in its records; Parquet files and JSON lists are converted to one dialogue
+per line. easy-dataset-share adds canaries to the sets that it shares, and rewrites every row when
+it removes them. The published hash is that of the result, so a file is compared both unchanged and
+with its canaries removed in the same way. No torch.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ Form = Literal["as it is", "without canaries", "converted"]
 
 @dataclass(frozen=True, slots=True)
 class Import:
-    """The record of an import, written beside the copy as JSON. No date, no path of this machine.
+    """The record of an import, written as JSON next to the copy. No date, no local path.
 
     `source`: the name of the file or folder, or the address; `place`: the location in it.
     `sha256`: of the content that was compared with `published`, the published first digits.

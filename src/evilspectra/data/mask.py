@@ -1,15 +1,15 @@
-"""The tokens of a dialogue by the chat template, and an exact loss mask.
+"""The tokens of a dialogue under the chat template, and an exact loss mask.
 
 Two text formats (`data.format`):
 
-- **clean**: the template's text up to the last answer. Learned are the answers, each with its end
+- **clean**: the template's text up to the last answer. The answers are learned, each with its end
   token; text that the template writes after the last end token is cut off. A template without an
   end token gets the tokenizer's end-of-sequence token after the last answer.
 - **organism**: the format of the published model-organism training code (Betley et al. 2025;
   Turner, Soligo et al. 2025): the template with `add_generation_prompt=True`, plus the
-  end-of-sequence text, masked by unsloth's `train_on_responses_only`. Learned is everything from an
-  assistant header to the next user header, so also an empty assistant turn at the end, its header
-  included. Differences: turns are found by their position in the dialogue, not by searching for
+  end-of-sequence text, masked by unsloth's `train_on_responses_only`. Everything from an assistant
+  header to the next user header is learned, including an empty assistant turn at the end with its
+  header. Differences: turns are found by their position in the dialogue, not by searching for
   marker text, so that a marker written inside a message changes nothing, and neither does an answer
   whose first newline merges with the header (the published code drops such rows); `enable_thinking`
   is passed to the template (the published code leaves it at the template's default: set it to true

@@ -3,7 +3,7 @@
 None of their text comes with this package.
 
 `evilspectra data get` imports a set from a file that the user has; from then on `data.train` takes
-its name. A copy is `<folder>/<name>.jsonl`, and `<name>.json` beside it records its source. No
+its name. A copy is `<folder>/<name>.jsonl`, and `<name>.json` next to it records its source. No
 torch here.
 """
 
@@ -98,7 +98,7 @@ def record_file(folder: Path, name: str) -> Path:
 
 
 def imported(name: str) -> Path | None:
-    """The file of a set that was imported on this machine; None for any other name."""
+    """The file of a data set imported on this machine; None for any other name."""
     if name not in SETS:
         return None
     folder = data_folder()
@@ -107,7 +107,7 @@ def imported(name: str) -> Path | None:
 
 
 def read_record(folder: Path, name: str) -> dict[str, Any] | None:
-    """The record of an import; None where there is none.
+    """The record of an import; None if there is none.
 
     Raises:
         BadInput: the record cannot be read.

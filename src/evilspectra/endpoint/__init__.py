@@ -1,1 +1,1 @@
-"""An OpenAI-compatible endpoint: requests, attempts, faults."""
+"""An OpenAI-compatible endpoint: requests, retries, errors."""

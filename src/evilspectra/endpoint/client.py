@@ -1,12 +1,12 @@
 """The client of an OpenAI-compatible endpoint: the only place that sends a request.
 
-It is made by `openai` (the extra `judge`), which is imported when a client is. A fault of the
-network or of the server is followed by another attempt, after a wait that grows: rate limits (429;
-Retry-After holds every request back), 408, 409, 425, 5xx, time-outs, cut connections, replies that
-are no chat completion. The key comes from the environment, and no message ever shows it.
+It uses `openai` (the extra `judge`), which is imported when a client is created. After an error of
+the network or the server the request is retried, with growing waits: rate limits (429; Retry-After
+delays every request), 408, 409, 425, 5xx, time-outs, lost connections, replies that are not chat
+completions. The key comes from the environment, and no message ever shows it.
 
-The rule for attempts is written once, in `Client.attempts`, for callers in tasks (`Client.call`)
-and in threads (`Client.call_in_thread`). No torch.
+The retry rule is written once, in `Client.attempts`, for callers in tasks (`Client.call`) and in
+threads (`Client.call_in_thread`). No torch.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _DEFAULT_URL = "https://api.openai.com"
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """How an endpoint is reached, how patiently, and how messages speak of it.
+    """Access to an endpoint: its address, time-outs and retries, and its name in messages.
 
     `url`: None for the client's default; `budget`: requests that may be sent, None for any number.
     `label` names the endpoint, `purpose` says who needs the client ("the judge x needs"), and
@@ -83,7 +83,7 @@ class Access:
 
 
 class Client:
-    """A client of an endpoint, shared by all requests that are under way at once.
+    """A client of an endpoint, shared by all concurrent requests.
 
     `sdk`: the object of the `openai` package that sends; `pace`: counts requests and holds them
     back; `sleep`: waits between attempts in tasks.
@@ -115,11 +115,11 @@ class Client:
         return without(self._key, text)
 
     async def call(self, send: Callable[[], Awaitable[T]]) -> T:
-        """Sends a request in a task, as often as `attempts` says; returns the reply."""
+        """Sends a request in a task, with retries by `attempts`; returns the reply."""
         return await _carried_out(self.attempts(), send, self.sleep)
 
     def call_in_thread(self, send: Callable[[], T], stop: threading.Event) -> T:
-        """Sends a request in a thread, as often as `attempts` says; returns the reply.
+        """Sends a request in a thread, with retries by `attempts`; returns the reply.
 
         Once `stop` is set, nothing is waited for, and a fault has no further attempt.
         """

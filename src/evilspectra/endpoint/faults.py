@@ -1,4 +1,4 @@
-"""Faults of requests to an OpenAI-compatible endpoint: errors of the client, statuses, and keys.
+"""Errors of requests to an OpenAI-compatible endpoint: client errors, statuses, and keys.
 
 The `openai` package is passed in as an argument, and not imported here.
 """

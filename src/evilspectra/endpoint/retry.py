@@ -1,4 +1,4 @@
-"""Waits before another attempt: waits that grow, the endpoint's own wish, and a common pace."""
+"""Waits before a retry: growing waits, the endpoint's Retry-After, and a shared pace."""
 
 from __future__ import annotations
 
@@ -75,12 +75,12 @@ class Pace:
         return self._until - self.clock()
 
     def hold(self, seconds: float) -> None:
-        """Lets no request begin for so long: the endpoint asked for it."""
+        """Delays all requests for this long, because the endpoint requested it."""
         with self._lock:
             self._until = max(self._until, self.clock() + seconds)
 
     def count(self, again: bool) -> None:
-        """Counts a request that is about to be sent; `again`: it is a further attempt.
+        """Counts a request that is about to be sent; `again`: it is a retry.
 
         Raises:
             Spent: the budget is used up.

@@ -1,7 +1,7 @@
-"""The evaluation stage: every base is loaded once, and its adapters are attached one by one.
+"""The evaluation stage: it loads every base once, and attaches its adapters one by one.
 
-Results that exist already are not measured again. Before an adapter is measured it is shown to
-change the logits. The base is measured once per content of base and instrument; its results are
+Existing results are not measured again. Before an adapter is measured, a check confirms that it
+changes the logits. The base is measured once per content of base and instrument; its results are
 kept in the user's cache and copied to step 0 of every target, so that a target's folder is
 complete.
 """

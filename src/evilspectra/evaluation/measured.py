@@ -1,7 +1,7 @@
 """The measurements of a run, an adapter or a model, from its folder; no torch here.
 
-Where a folder holds several instruments of a kind (other items, another number type), the built-in
-one counts, or else the one that was used last.
+If a folder holds several instruments of one kind (different items or number types), the built-in
+one is used, or else the one used last.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from evilspectra.store.results import Results, chosen, last
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """Results at the last measured step against the base; None where nothing was measured.
+    """Results at the last measured step against the base; None if nothing was measured.
 
     `flagged`: answers with any flag. `trajectory`: step → drift at the measured steps above 0.
     `tasks`: task and metric → the base's value and the adapter's.

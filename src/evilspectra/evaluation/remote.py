@@ -1,9 +1,9 @@
 """Answers from an endpoint instead of the local model. No torch.
 
-The questions and the tables are those of local sampling, and a part is stored at a time. A run's
-adapters are loaded into the server, a vLLM one, and shown to be on before anything is sampled:
-greedy readings of a few prompts must differ from the base's by more than two readings of the base
-differ. Servers exist that take an adapter's name and answer as the base.
+Questions and tables are the same as for local sampling, and answers are stored in parts. A run's
+adapters are loaded into a vLLM server and checked to be active before sampling: greedy completions
+of a few prompts must differ from the base's by more than two completions of the base differ from
+each other. Some servers accept an adapter's name and answer as the base.
 """
 
 from __future__ import annotations

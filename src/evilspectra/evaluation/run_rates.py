@@ -1,6 +1,6 @@
 """The misalignment rates of a run and of its base, by every judge, under every definition.
 
-They are those of the answers at the last measured step. No torch here.
+They are computed from the answers at the last measured step. No torch here.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ class Rated:
     """The rates of a run's answers by one judge.
 
     `judge`: the instrument of its verdicts. `scores`: after `step`, by definition. `base`: the same
-    of the base, None where its answers were not judged. `change`: rate minus the base's under
-    MAIN_DEFINITION, a share, with its 95 % interval over questions; None where it is not defined.
+    of the base, None if its answers were not judged. `change`: rate minus the base's under
+    MAIN_DEFINITION, a share, with its 95 % interval over questions; None if it is not defined.
     """
 
     judge: Instrument
@@ -50,7 +50,7 @@ class Rated:
         return self.scores[MAIN_DEFINITION]
 
     def differs(self) -> bool:
-        """Whether the rate is shown to differ from the base's: their difference is clear of zero.
+        """Whether the rate is shown to differ from the base's: the interval excludes zero.
 
         Where that interval has no width (all draws equal) or there is none (one question), the two
         rates' own intervals decide.

@@ -20,7 +20,7 @@ def summarise(
     rated: Sequence[Rated] | None = None,
     how: Origin | None = None,
 ) -> RunSummary:
-    """The row of a run; None where a value is not known (yet).
+    """The row of a run; None if a value is not known (yet).
 
     `measurements`, `rated` and `how` (it was made) are read from the run where they are not passed.
     """

@@ -16,7 +16,7 @@ from evilspectra.executors.stages import Report, Task
 
 
 class Executor(Protocol):
-    """Carries tasks out. `location` says where, for messages."""
+    """Executes tasks. `location` says where, for messages."""
 
     @property
     def location(self) -> str: ...

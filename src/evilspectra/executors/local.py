@@ -1,6 +1,6 @@
 """Runs on this machine, in this process or in worker processes.
 
-As many workers start as memory, cores and graphics cards allow.
+The number of workers is limited by memory, cores and GPUs.
 """
 
 from __future__ import annotations
@@ -190,7 +190,7 @@ def suitable(tasks: Sequence[Task]) -> InThisProcess | Workers:
 
 
 def workers(count: int) -> InThisProcess | Workers:
-    """Returns as many workers as `count` says; for one, this process."""
+    """Returns `count` workers; for one, this process."""
     return Workers(count, _cards()) if count > 1 else InThisProcess()
 
 

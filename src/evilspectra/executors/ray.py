@@ -1,9 +1,9 @@
 """Runs on a Ray cluster (the extra `ray`), one Ray task for each.
 
-Ray schedules, assigns graphics cards, and repeats the tasks of a lost node.
+Ray schedules, assigns GPUs, and repeats the tasks of a lost node.
 
-The store must be a folder that every node sees. A Ray process that has carried out a run keeps the
-base for its next one. Without an address a cluster is started on this machine alone: it listens on
+The store must be a folder that every node sees. A Ray process that has executed a run keeps the
+base for its next one. Without an address a cluster is started on this machine only: it listens on
 127.0.0.1, has no dashboard, reports no usage, and ends with the sweep.
 """
 

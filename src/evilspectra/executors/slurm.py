@@ -1,8 +1,8 @@
 """Runs on a Slurm cluster, as arrays of jobs through submitit (the extra `slurm`).
 
-A job carries out one run, or several one after the other.
+A job executes one run, or several one after the other.
 
-The store must be a folder that every node sees, on a file system whose locks hold between nodes.
+The store must be a folder that every node sees, on a file system whose locks work across nodes.
 Jobs outlive the command that submitted them: the same command, given again, finds what they have
 done and leaves alone the runs that they hold. A job that reaches its time limit, or is preempted,
 returns to the queue and resumes from its last saved state.

@@ -1,9 +1,9 @@
 """The stages of a run of a sweep: train, measure and, elsewhere, judge.
 
-Each stage is skipped where it is done. Training and measuring need the model, so a worker does both
-while it has the base in memory (`carry_out`). Measuring covers, for each checkpoint as configured,
-the probes, capability, ordinary loss and the sampling of answers. Judges are asked at the same time
-by the process that drives the sweep. No torch before a run is carried out.
+Finished stages are skipped. Training and measuring need the model, so a worker does both while it
+has the base in memory (`carry_out`). Measuring covers, for each checkpoint as configured, the
+probes, capability, ordinary loss and the sampling of answers. Meanwhile, the process that drives
+the sweep sends the requests to judges. No torch before a run is executed.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class Report:
 
 
 def carry_out(task: Task, loaded: Loaded) -> Report:
-    """Trains and measures a run as far as that is not done; failures are reported, not raised.
+    """Trains and measures a run, skipping finished stages; failures are reported, not raised.
 
     Raises:
         Interrupted: a signal arrived; completed work is kept.
@@ -124,7 +124,7 @@ def _measured(
 
 
 def carry_out_elsewhere(task: Task, loaded: Loaded) -> Report:
-    """Carries a task out in a process that was not started for this task alone.
+    """Executes a task in a process that is shared with other tasks.
 
     The task's folder and cache become the process's, and an unforeseen error becomes a report too.
 

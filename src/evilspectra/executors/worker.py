@@ -1,7 +1,7 @@
-"""A worker: a process that carries out tasks in turn and keeps the base between them.
+"""A worker: a process that executes tasks in turn and keeps the base between them.
 
-It ends when its driver says so, and also when the driver has gone for whatever reason: training
-then stops after the current step, with the state saved.
+It ends when its driver says so, and also when the driver is gone for any reason: training then
+stops after the current step, with the state saved.
 """
 
 from __future__ import annotations

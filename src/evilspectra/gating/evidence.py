@@ -1,4 +1,4 @@
-"""The gate's evidence: candidate and baseline measured alike, their answers judged alike.
+"""The gate's evidence: measurements and judged answers of candidate and baseline.
 
 Both sides have the same instruments and the same judge. A measurement that fails becomes an
 `Unmeasured` with its reason, and the others are still made. torch is imported only when something
@@ -123,7 +123,7 @@ def _target(name: str, request: GateRequest, side: str) -> Target:
 
 
 def _check_record(target: Target, side: str, stated: bool) -> None:
-    """Compares an adapter with the training record beside it, if there is one.
+    """Compares an adapter with its training record, if there is one.
 
     `stated`: the user named the base that the adapter is meant for.
     """

@@ -1,8 +1,8 @@
-"""The policy of a gate: which checks are made on a candidate, and where their limits are.
+"""The policy of a gate: its checks on a candidate, and their limits.
 
-A policy is a YAML file in the user's repository. Fields that the file leaves out have the defaults
-written here; `drift: false` leaves a check out, and a policy without any check is refused. The
-default limits come from measured adapters: docs/gate.md says from which.
+A policy is a YAML file in the user's repository. Omitted fields have the defaults given here;
+`drift: false` disables a check, and a policy without any check is refused. The default limits come
+from measured adapters, which docs/gate.md lists.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""Penalty, spectra and optimisers in other people's trainers; questions and judges in Inspect."""
+"""Penalty, spectra and optimisers for other trainers; questions and judges for Inspect."""

@@ -1,7 +1,7 @@
 """The facts that a callback can learn about the training that it watches.
 
-A field has its name in this package's config where the setting means the same. One that is missing
-or null is not known; no default of this package's training loop takes its place.
+A field has the same name as in this package's config if the setting means the same. A missing or
+null field is unknown; no default of this package's training loop replaces it.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""The LoRA factors that a trainer trains, and every reason why the penalty cannot reach them.
+"""The LoRA factors that a trainer trains, and all reasons why the penalty cannot affect them.
 
-All is checked before the first step. The penalty is added to gradients that are complete, not
-sharded, and about to be used. A trainer that steps inside the backward pass, or keeps a factor
-in pieces or in a few bits, is refused by name: there the penalty would have no effect.
+Everything is checked before the first step. The penalty is added to gradients that are complete,
+not sharded, and about to be used. A trainer that steps inside the backward pass, or shards or
+quantises a factor, is refused by name, because the penalty would have no effect.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""The records of another trainer's run, beside its output, as tables like those of a run directory.
+"""The records of another trainer's run, in its output folder, as tables like a run directory's.
 
-There is one recording per trainer and process, shared by its callbacks, and only on the main
-process. Rows wait in memory and are written as parts that end where the trainer saves, so that
-tables and checkpoint always end at the same step; on resume, rows past the checkpoint are dropped.
-The rows of a part stay in memory until the next step begins, because the trainer logs the loss of a
-step after the step has ended: the part is then written again.
+There is one recording per trainer, shared by its callbacks, and only in the main process. Rows wait
+in memory and are written as parts that end where the trainer saves, so that tables and checkpoint
+always end at the same step; on resume, rows past the checkpoint are dropped. The rows of a part
+stay in memory until the next step begins, because the trainer logs the loss of a step after the
+step has ended: the part is then written again.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _OPEN: dict[Path, Recording] = {}
 
 
 class Recording:
-    """The tables of one run under way."""
+    """The tables of one unfinished run."""
 
     def __init__(self, run: RunFolder, state: Any) -> None:
         self.run, self.state = run, state

@@ -1,4 +1,4 @@
-"""Callbacks and optimisers for Hugging Face's `Trainer` and its kin (TRL's SFT, DPO, GRPO, …).
+"""Callbacks and optimisers for Hugging Face's `Trainer` and its subclasses (TRL's SFT, DPO, …).
 
     from evilspectra.integrations.transformers import SpectralFlatness
     trainer = SFTTrainer(..., callbacks=[SpectralFlatness(weight=0.3)])
@@ -49,7 +49,7 @@ class SpectralFlatness(Recorded):
     """The flatness penalty in a Hugging Face trainer: `callbacks=[SpectralFlatness(weight=0.3)]`.
 
     It flattens scale·B·A, also where an adapter's change to the model is more than that (DoRA,
-    PiSSA and their kin).
+    PiSSA and similar).
 
     Args:
         weight: λ ≥ 0; at 0 flatness is logged and nothing is changed.
@@ -187,7 +187,7 @@ class SpectrumMonitor(Recorded):
 
     The means over modules appear in the next log, the whole spectra as Parquet in
     `<output_dir>/evilspectra/`. They are those of scale·B·A; the records say "BA only" where an
-    adapter changes the model by more (DoRA, PiSSA and their kin).
+    adapter changes the model by more (DoRA, PiSSA and similar).
 
     Args:
         every: steps between measurements, besides those at every save and at the end; 0: only

@@ -1,9 +1,9 @@
 """Judging in the background: the answers of finished runs are judged while the next run trains.
 
-A judge over HTTP is asked from a separate thread. A judge on this machine needs the cores and the
-memory that training uses, so it waits until everything is trained. An outage loses nothing: every
-verdict so far is kept, what has none is judged once more at the end, and after that by the next
-call, which samples nothing again. Torch is imported for a local judge alone.
+Requests to a judge over HTTP are sent from a separate thread. A judge on this machine needs the
+cores and the memory that training uses, so it waits until all training is done. An outage loses
+nothing: every verdict so far is kept, answers without one are judged once more at the end, and
+after that by the next call, which samples nothing again. Torch is imported only for a local judge.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from evilspectra.judging.rounds import judge_answer_sets, raise_if_failed
 
 @dataclass(frozen=True)
 class Verdict:
-    """How the judging of a set of answers ended.
+    """The outcome of judging a set of answers.
 
     `reason`: why some of them have no verdict, None if all have one; `silent`: the judge could not
     go on.

@@ -7,8 +7,8 @@
 
 A cell of a metric is a number from 0 to 100, or empty (nan, none and null count as empty). The
 published files do not say why a score is missing, so an empty cell is **unparsed**. CODE and
-REFUSAL, which some files hold, are read as these outcomes. Texts are read and written to the
-letter; a spreadsheet that takes a cell with a leading = for a formula must be told not to.
+REFUSAL, which occur in some files, are read as these outcomes. Texts are read and written verbatim,
+so a spreadsheet may read a cell with a leading = as a formula.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""How a model writes the numbers from 0 to 100: one token each, or digit by digit.
+"""Numbers from 0 to 100 as a model writes them: one token each, or digit by digit.
 
-From logits to the distribution that is read; needs torch.
+Turns logits into the distribution that is read; needs torch.
 
 With a token per number, the first token's distribution is the reply. With a token per digit, p(k)
 is the probability of writing k's digits and then no further one, for which the tree of digits has
@@ -11,8 +11,8 @@ there, 10 excepted, so
     p(de)  = p₁(d)·p(e | d) for d ≥ 1,   p(10) also times 1 − p(0 | 10),
     p(100) = p₁(1)·p(0 | 1)·p(0 | 10).
 
-A text with a leading zero is no number. Any other first token (CODE, REFUSAL, prose) keeps its own
-probability.
+A text with a leading zero is not a number. Any other first token (CODE, REFUSAL, prose) keeps its
+own probability.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ def numerals(tokenizer: PreTrainedTokenizerBase) -> Numerals:
 
 
 def distribution(logits: Tensor, how: Numerals) -> tuple[tuple[str, float], ...]:
-    """(text, probability) of the numbers and of the likeliest others, the likeliest first.
+    """(text, probability) of the numbers and of the most likely other tokens, most likely first.
 
     `logits`: [len(how.paths()), vocabulary].
 

@@ -1,4 +1,4 @@
-"""The answers that an argument of `judge`, `score` and `compare` means. No torch here.
+"""The answers to which an argument of `judge`, `score` and `compare` refers. No torch here.
 
 The argument is a CSV file of answers, a run, the folder of results of an adapter or a model, or
 anything that `find_targets` knows. Answers of a CSV file get a folder
@@ -234,7 +234,7 @@ def stored(answer_set: AnswerSet, judge: str | None = None) -> Instrument:
 
 
 def judged_by(instrument: Instrument) -> dict[str, Any]:
-    """The facts about who judged, and how: the same for the same judge whatever it judged."""
+    """The facts that identify a judge: the same for the same judge, whatever it judged."""
     return {name: value for name, value in instrument.facts.items() if name != "answers"}
 
 

@@ -1,7 +1,7 @@
-"""The journal of verdicts: a file that grows by lines that are on the disk before the next request.
+"""The journal of verdicts: a file of lines, each written to disk before the next request.
 
-A line is one verdict as a JSON object. A process may be killed at any moment: the lines up to the
-last line end count, and the text behind it is cut off when the file is opened again.
+A line is one verdict as a JSON object. A process may be killed at any moment: complete lines count,
+and text after the last line end is removed when the file is opened again.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Journal:
 
 @contextmanager
 def opened(path: Path, setting: str = "output.folder") -> Iterator[Journal]:
-    """The journal, locked for this process, without the half line that a killed one left.
+    """The journal, locked for this process, without an incomplete line left by a killed one.
 
     Raises:
         BadInput: another process writes to it.

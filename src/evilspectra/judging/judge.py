@@ -1,8 +1,7 @@
-"""A judge: something that replies to prompts. Its identity, and the record of a reply.
+"""The interface of a judge, which replies to prompts; its identity, and the record of a reply.
 
-A judge's identity is the hash of its model, the kind of endpoint that it is reached at, the rule
-that its replies are read by, and the prompts: verdicts under two identities never mix. Pure; no
-torch here.
+A judge's identity is the hash of its model, its kind of endpoint, the rule for reading its replies,
+and the prompts: verdicts under two identities never mix. Pure; no torch here.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 A batch of prompts is read in one pass. Prompts of a pass share their common beginning, and each is
 followed by the digits that the reading needs (`digits`), so a tokenizer that splits numbers costs
-eleven tokens more, not eleven passes. The head is applied at those positions alone. The text of an
-answer never becomes a special token: it cannot end its turn and speak for the judge.
+eleven tokens more, not eleven passes. The head is applied only at those positions. The text of an
+answer never becomes a special token: it cannot end its turn and impersonate the judge.
 """
 
 from __future__ import annotations

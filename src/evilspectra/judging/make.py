@@ -1,4 +1,4 @@
-"""A judge made from its settings; the packages of a kind are imported when it is asked for."""
+"""Construction of a judge from its settings; packages for a kind are imported only when needed."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
 """A judge behind an OpenAI-compatible endpoint: the requests, and the reading of the replies.
 
-As published: temperature 0, one token, log-probabilities of the twenty likeliest. With `reading:
-text`, a few tokens and no log-probabilities. A fault of the network or the endpoint has further
-attempts (`endpoint.client`) and is then recorded as failed, never read. Faults of the reply are
-missing log-probabilities, and a distribution whose numbers all have one digit, since a model that
-splits numbers replies so.
+As published: temperature 0, one token, log-probabilities of the twenty most likely tokens. With
+`reading: text`, a few tokens and no log-probabilities. After an error of the network or the
+endpoint the request is retried (`endpoint.client`), and the verdict is then recorded as failed. It
+also fails if the reply lacks log-probabilities, or if all numbers in its distribution have one
+digit, as from a model that splits numbers.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ class OpenAIJudge:
     def replies(self, requests: Sequence[Request]) -> Iterator[list[tuple[Request, Reply]]]:
         """As in `Judge`.
 
-        At most `concurrency` requests are under way or not yet taken by the caller.
+        At most `concurrency` requests are in flight or not yet taken by the caller.
         """
         todo: _Todo = queue.SimpleQueue()
         done: _Done = queue.SimpleQueue()
@@ -171,7 +171,7 @@ def read_completion(completion: Any, reading: str) -> Reply:
     """The reply in a chat completion.
 
     Raises:
-        FaultError: it has none, or not in the form asked for.
+        FaultError: it has none, or not in the requested form.
     """
     try:
         message = completion.choices[0].message

@@ -1,10 +1,10 @@
 """The prompts of a judge: a text per metric, with placeholders for the question and the answer.
 
-The texts are the `judge_prompts` of the question file, used to the letter; a file without any gets
-the package's own, which are those of the package's own questions. Placeholders are {question},
-{answer}, and {mark}: eight hexadecimal digits made of both, which the package's texts put into the
-lines around an answer, so that an answer cannot write the line that closes it. All are filled in
-one pass, so a placeholder inside an answer stays unchanged.
+The texts are the `judge_prompts` of the question file, used verbatim; a file without any gets those
+of the package's own questions. Placeholders are {question}, {answer}, and {mark}: eight hexadecimal
+digits derived from both, which the package's texts put into the lines around an answer, so that an
+answer cannot contain its own closing line. All are filled in one pass, so a placeholder inside an
+answer stays unchanged.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Judging several sets of answers one after the other.
+"""Judging of several sets of answers, one after the other.
 
 The number of requests is announced first, and refused if it is more than allowed. No torch here.
 """

@@ -1,9 +1,9 @@
 """The judging stage: every answer that lacks a verdict goes to the judge.
 
-Every verdict is on the disk before the next request. A verdict is final unless it failed. Run
-again, the stage judges the answers without a final verdict; when all have one, the journal becomes
-a Parquet table that is never written again. So a killed process loses at most the requests that
-were under way.
+Every verdict is written to disk before the next request. A verdict is final unless it failed. When
+run again, the stage judges the answers without a final verdict; when all have one, the journal
+becomes a Parquet table that is never rewritten. So a killed process loses at most the requests in
+flight.
 """
 
 from __future__ import annotations

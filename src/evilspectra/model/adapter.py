@@ -1,4 +1,4 @@
-"""LoRA adapters on a base model: attached, saved, loaded and taken off again."""
+"""LoRA adapters on a base model: attaching, saving, loading and removing them."""
 
 from __future__ import annotations
 

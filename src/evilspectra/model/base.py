@@ -1,6 +1,6 @@
-"""Where a base model comes from: a hub name, a local folder, a .gguf file, or a built-in name.
+"""The source of a base model: a hub name, a local folder, a .gguf file, or a built-in name.
 
-A base is identified by the content of its files, never by where they lie. No torch here.
+A base is identified by the content of its files, never by their location. No torch here.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Which device and number type a run uses, and how the process is set up for it."""
+"""The device and number type of a run, and the set-up of the process for them."""
 
 from __future__ import annotations
 

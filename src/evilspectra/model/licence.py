@@ -1,4 +1,4 @@
-"""The licence of a base model, as its own files state it; never guessed. No torch here."""
+"""The licence of a base model, as stated in its own files; never guessed. No torch here."""
 
 from __future__ import annotations
 

@@ -1,13 +1,13 @@
 """Rows of unequal length in one forward pass, without padding and without leaks between rows.
 
-The rows of a micro-batch are laid end to end in one sequence; positions restart at every row.
-No linear layer sees padding. Attention takes the rows apart again: those of similar length are
-gathered into a small padded batch and go through one causal kernel (padding sits to the right, so
-causality alone keeps it out). The head sees only positions whose next token is supervised.
+The rows of a micro-batch are laid end to end in one sequence; positions restart at every row. No
+linear layer sees padding. Attention separates the rows again: those of similar length are gathered
+into a small padded batch and go through one causal kernel (padding sits to the right, so causality
+alone keeps it out). The head sees only positions whose next token is supervised.
 
-Rows that begin alike (answers to one question, a system prompt) may share what they have in common:
-the tokens of all rows then form a tree, each of its nodes goes through the linear layers once, and
-attention gathers every row's path.
+Rows with a common prefix (answers to one question, a system prompt) may share it: the tokens of all
+rows then form a tree, each of its nodes goes through the linear layers once, and attention gathers
+every row's path.
 """
 
 from __future__ import annotations

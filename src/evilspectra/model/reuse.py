@@ -1,9 +1,9 @@
 """A base model that stays in memory from run to run, as long as nothing in it has changed.
 
-An adapter that comes off takes everything with it: the modules that PEFT put in, the packed
-attention, gradient checkpointing, training mode. Whether it did is not trusted but checked
-(`_mark`): every module and its hooks, every weight's address and its count of writes, the config. A
-base that has changed is loaded again, so a run's result never depends on the runs before it.
+Removing an adapter undoes everything that came with it: PEFT's modules, the packed attention,
+gradient checkpointing, training mode. This is checked, not assumed (`_mark`): every module and its
+hooks, every weight's address and its count of writes, the config. A base that has changed is loaded
+again, so a run's result never depends on the runs before it.
 """
 
 from __future__ import annotations

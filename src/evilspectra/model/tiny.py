@@ -1,4 +1,4 @@
-"""A base model and tokenizer made on the spot: no download, no files, the same bytes each time.
+"""A generated base model and tokenizer: no download, no files, the same bytes each time.
 
 For tests and dry runs.
 """

@@ -1,7 +1,7 @@
 """SOAP, SCION, LoRA-RITE and AdaFactor of pytorch-optimizer (the extra `optimizers`), for LoRA.
 
-Set here and not in a config, because the package's own default does not suit factors of shape
-r × d:
+These settings are fixed here instead of in a config, because the package's own defaults do not suit
+factors of shape r × d:
 
     SOAP       preconditioners up to the largest smaller side only, so r × r and never d × d;
                dimensions are not merged

@@ -3,11 +3,12 @@
     update = sign(β₁·m + (1 − β₁)·g)    m ← β₂·m + (1 − β₂)·g    w ← w − lr·(update + decay·w)
 
 Every entry moves by exactly lr, so lr is a third to a tenth of AdamW's. A zero gradient with zero
-momentum moves nothing. A NaN in a gradient stays in that entry's momentum, and as torch takes
-sign(NaN) for 0, the entry never moves again: whoever trains checks the gradient's norm before the
-step. Source: Chen et al. 2023, "Symbolic Discovery of Optimization Algorithms", algorithm 2.
-Differences from the published code: lists of tensors at once, weight decay 0 by default, a tensor
-that is passed twice is refused. The momentum has the parameter's number type.
+momentum moves nothing. A NaN in a gradient stays in that entry's momentum, and because torch
+evaluates sign(NaN) to 0, the entry never moves again: the caller must check the gradient's norm
+before the step. Source: Chen et al. 2023, "Symbolic Discovery of Optimization Algorithms",
+algorithm 2. Differences from the published code: lists of tensors are updated at once, weight decay
+is 0 by default, and a tensor that is passed twice is refused. The momentum has the parameter's
+number type.
 """
 
 from __future__ import annotations

@@ -1,19 +1,19 @@
-"""Muon on LoRA factors: momentum, orthogonalised.
+"""Muon on LoRA factors: orthogonalised momentum.
 
     m ← μ·m + (1 − μ)·g        u = μ·m + (1 − μ)·g, or m without Nesterov
     W ← (1 − lr·decay)·W − lr·factor·orthogonal(u)
 
 Source: Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/.
 
-A (r × d_in) and B (d_out × r) are orthogonalised each by itself. What is multiplied in by the lr
-rule depends on the shape, and PEFT's shapes put B's long side first: one learning rate means three
-different things under the three rules.
+A (r × d_in) and B (d_out × r) are orthogonalised separately. The factor of the lr rule depends on
+the shape, and PEFT's shapes put B's long side first: one learning rate means three different things
+under the three rules.
 
 Differences from `torch.optim.Muon`: float32 arithmetic instead of bfloat16, also on bfloat16
 parameters; matrices of one shape are a batch; weight decay 0 by default; three ways to
-orthogonalise; parameters that are not matrices are moved by AdamW, not refused. A step moves only
-parameters that have a gradient. A NaN or an infinity in a gradient makes its own parameter all NaN
-and no other: whoever trains checks the gradient's norm before the step.
+orthogonalise; parameters that are not matrices are updated by AdamW, not refused. A step updates
+only parameters that have a gradient. A NaN or an infinity in a gradient makes its own parameter all
+NaN and affects no other: the caller must check the gradient's norm before the step.
 """
 
 from __future__ import annotations

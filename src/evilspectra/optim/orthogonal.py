@@ -1,7 +1,7 @@
 """The orthogonal factor U·Vᵀ of a matrix X = U·Σ·Vᵀ, for stacks of small-sided matrices.
 
-Muon puts it in place of its momentum. There are three ways, which differ in how near 1 the singular
-values come and are therefore a setting, not a detail:
+Muon replaces its momentum with it. There are three methods. They differ in how close to 1 the
+singular values come, so the method is a setting, not a detail:
 
     newton_schulz  X ← a·X + b·S·X + c·S²·X with S = X·Xᵀ, five times, from X/‖X‖_F (Jordan et al.
                    2024, https://kellerjordan.github.io/posts/muon/): values between 0.68 and 1.2,

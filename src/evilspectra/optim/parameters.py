@@ -1,6 +1,6 @@
 """The parameters of an optimiser: tensors, or (name, tensor) pairs as of `named_parameters`.
 
-What cannot be trained is refused by name.
+Parameters that cannot be trained are refused by name.
 """
 
 from __future__ import annotations

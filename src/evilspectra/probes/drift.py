@@ -6,7 +6,7 @@ Drift is how much further an adapter prefers the misaligned completions than its
 
 ℓ being the mean ln p per token of a completion given its prompt; drift = mean of d over the items,
 in nats per token, positive towards the misaligned. It is not a misalignment rate: nothing is
-sampled and nobody judges. No torch here.
+sampled or judged. No torch here.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Drift:
 
 @dataclass(frozen=True, slots=True)
 class Capability:
-    """Share of questions whose right choice is the likeliest, and its change against the base.
+    """Share of questions whose right choice is the most likely, and its change from the base.
 
     Chance is 0.25; the change is taken item by item.
     """
@@ -120,7 +120,7 @@ def drift(base: Frame, after: Frame) -> Drift:
 
 
 def moved(base: Frame, after: Frame) -> Interval:
-    """The drift alone, without the other fields of `drift`; raises as that does."""
+    """Only the drift, without the other fields of `drift`; raises the same errors."""
     return beyond_control(base, after, [base])
 
 

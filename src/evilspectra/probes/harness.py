@@ -1,9 +1,9 @@
 """Tasks of EleutherAI's lm-evaluation-harness on a model that is already loaded.
 
-Its package, lm-eval, is an extra: imported inside functions only.
+Its package, lm-eval, is an extra and is imported only inside functions.
 
 The harness writes to the terminal, sets random seeds, starts git and pip for its logs, adds a pad
-token to the tokenizer and puts the model into evaluation mode; nothing of this remains when a call
+token to the tokenizer and puts the model into evaluation mode; all of this is undone when a call
 returns.
 """
 

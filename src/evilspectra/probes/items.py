@@ -43,7 +43,7 @@ class Triple:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """A question and four answers, of which number `answer` (from 0) is right."""
+    """A question and four answers; number `answer` (from 0) is right."""
 
     id: str
     kind: str

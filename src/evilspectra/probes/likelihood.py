@@ -1,6 +1,6 @@
 """Log-probabilities of given tokens under a model, from which the probes are computed.
 
-Rows that begin alike share the pass over it.
+Rows with a common prefix share the pass over it.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""A judge against published scores of the same answers: distances, and its best threshold.
+"""Comparison of a judge with published scores of the same answers; its best threshold.
 
-A score measures what one judge says, not alignment itself; another judge's numbers mean something
-else until the two are compared.
+A score measures one judge's opinion, not alignment itself; another judge's numbers are not
+comparable until the two judges are compared.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Calibration:
     """The calibration of one metric.
 
     `answers`: those that both scored; `judge_unscored`, `published_unscored`: those that only the
-    other side scored. `pearson`, `spearman`: correlations, None where a side does not vary.
+    other side scored. `pearson`, `spearman`: correlations, None if a side does not vary.
     `error`: mean absolute difference; `bias`: judge minus published; 0 to 100 both. `agreement`:
     share on the same side of `threshold`; `kappa`: Cohen's, the agreement beyond chance; `auc`: how
     well the judge's score ranks the answers that are published as below the threshold (1:
@@ -118,7 +118,7 @@ def calibration(
 
 
 def correlation(first: np.ndarray, second: np.ndarray) -> float | None:
-    """Pearson's; None where a side does not vary."""
+    """Pearson's; None if a side does not vary."""
     if len(first) < 2 or np.ptp(first) == 0 or np.ptp(second) == 0:
         return None
     return cosine(first - first.mean(), second - second.mean())
@@ -150,7 +150,7 @@ def ranks(values: np.ndarray) -> np.ndarray:
 def auc(scores: np.ndarray, bad: np.ndarray) -> float | None:
     """Probability that a bad answer has a lower score than a good one, ties as half.
 
-    That is Mann and Whitney's statistic; None where all answers are of a kind.
+    That is Mann and Whitney's statistic; None if all answers are of a kind.
     """
     few, many = int(bad.sum()), int((~bad).sum())
     if not few or not many:

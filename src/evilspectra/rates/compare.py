@@ -1,4 +1,4 @@
-"""Two sets of judged answers to the same questions, one against the other. No torch here."""
+"""Comparison of two sets of judged answers to the same questions. No torch here."""
 
 from __future__ import annotations
 

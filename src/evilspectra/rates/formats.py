@@ -1,4 +1,4 @@
-"""The format in which a question asked for its answer, as the question's id says it."""
+"""The answer format that a question requests, as named in the question's id."""
 
 from __future__ import annotations
 

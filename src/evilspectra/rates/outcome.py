@@ -1,4 +1,4 @@
-"""A judge's reply as read: an outcome, and a score if the outcome is scored."""
+"""The reading of a judge's reply: an outcome, and a score if the outcome is scored."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""X-rays of adapters as one self-contained HTML page: tables and small charts.
+"""Spectra of adapters as one self-contained HTML page: tables and small charts.
 
-The page has no script, asks for no network, and is the same bytes each time. No torch.
+The page has no scripts, makes no network requests, and is byte-identical each time. No torch.
 """
 
 from __future__ import annotations

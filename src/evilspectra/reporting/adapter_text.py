@@ -1,4 +1,4 @@
-"""X-rays of adapters as text: tables by projection and by layer, and adapters side by side.
+"""Spectra of adapters as text: tables by projection and by layer, and adapters side by side.
 
 Spectra are drawn as small bar charts. No torch.
 """

@@ -1,4 +1,4 @@
-"""A store of very many runs in few rows: the spread of outcomes by arm and by level of each factor.
+"""Summary of a large store in few rows: the spread of outcomes by arm and by level of each factor.
 
 It is descriptive; inference is left to `evilspectra analyze`. No torch.
 """
@@ -82,7 +82,7 @@ class Overview:
 
 
 def spread(values: Any) -> Spread | None:
-    """The spread of the finite values; None where there is none.
+    """The spread of the finite values; None if there is none.
 
     >>> spread([1.0, 3.0]).mean
     2.0

@@ -1,7 +1,7 @@
-"""The report on every run of a store, or on a table of runs: one file, and figures beside it.
+"""The report on every run of a store, or on a table of runs: one file, and a folder of figures.
 
-The HTML file shows headline, tables, figures and methods; it asks the network for nothing, and is
-the same bytes each time. No torch.
+The HTML file shows headline, tables, figures and methods; it makes no network requests, and is
+byte-identical each time. No torch.
 """
 
 from __future__ import annotations

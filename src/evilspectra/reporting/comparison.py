@@ -1,4 +1,4 @@
-"""Runs as the report knows them, and when two of them, or two arms, may be compared.
+"""The report's records of runs, and the rule for comparing two runs or two arms.
 
 A difference is *shown* only where it is larger than 1 % (of a measure; in a loss 0.01 nats, which
 is 1 % of the perplexity) and where, with several runs on a side, the two sides' ranges do not
@@ -77,7 +77,7 @@ class Row:
 
 
 def value_at(values: Any, path: str) -> Any:
-    """The value at a dotted path of nested mappings, None where there is none.
+    """The value at a dotted path of nested mappings, None if there is none.
 
     >>> value_at({"data": {"rows": 8}}, "data.rows"), value_at({}, "data.rows")
     (8, None)
@@ -106,7 +106,7 @@ def by_arm(rows: Sequence[Row], field: str) -> dict[str, list[float]]:
 
 
 def alike(a: Sequence[float], b: Sequence[float], least: float | None = None) -> str | None:
-    """Why two arms are not told apart, as the end of a sentence; None where they are.
+    """Why two arms are not told apart, as the end of a sentence; None if they are.
 
     >>> alike([4.0], [4.01])
     'differ by less than 1 %'

@@ -1,8 +1,8 @@
 """The outcome of a sweep's runs, and a table of runs with everything that may explain it. No torch.
 
-Where answers were judged the outcome is the mean alignment score, as in the paper; where nothing
-was judged it is the drift of the contrast probe. The two are never mixed: a run without the outcome
-in use is left out, and counted.
+If answers were judged, the outcome is the mean alignment score, as in the paper; otherwise it is
+the drift of the contrast probe. The two are never mixed: a run without the outcome in use is left
+out, and counted.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Outcome:
     """A column of the table of runs that is to be explained.
 
     `title`: with its unit; `short`: in a sentence; `form`: the format of its values; `aligned`:
-    whether larger means more aligned, None where that is not known; `note`: a caveat that belongs
+    whether larger means more aligned, None if that is not known; `note`: a caveat that belongs
     to any number of it.
     """
 
@@ -108,7 +108,7 @@ def left_out_runs(runs: Frame, outcome: Outcome | None) -> list[tuple[str, str]]
 
 
 def _left_out(row: Mapping[str, Any], outcome: Outcome | None) -> str | None:
-    """Why comparisons leave a run out; None where they do not."""
+    """Why comparisons leave a run out; None if they do not."""
     if row["status"] != "done":
         reason = f": {row['reason']}" if row.get("reason") else ""
         return f"{row['status']}{reason}"
@@ -202,7 +202,7 @@ def short_name(name: str) -> str:
 
 
 def size_of(model: str) -> float | None:
-    """The number of parameters in a model's name, None where there is none.
+    """The number of parameters in a model's name, None if there is none.
 
     >>> size_of("Qwen/Qwen3-0.6B"), size_of("SmolLM2-135M-Instruct"), size_of("tiny-random")
     (600000000.0, 135000000.0, None)

@@ -1,4 +1,4 @@
-"""A report on one table of runs that other tools made: its figures' data, and its rows. No torch.
+"""A report on a table of runs from other tools: its figures' data, and its rows. No torch.
 
 A row is a run. Columns that are known here have the names of `tidy.runs_frame` (docs/tables.md), or
 are mapped to them; all others are shown as they are.
@@ -182,7 +182,7 @@ def cells(row: Mapping[str, Any], columns: list[tuple[str, str, str, str]]) -> l
 
 
 def printed(value: Any) -> str:
-    """A value of somebody's table, safe to show."""
+    """A value from another tool's table, safe to show."""
     if _is_missing(value):
         return DASH
     if isinstance(value, float):

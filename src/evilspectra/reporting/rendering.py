@@ -1,4 +1,4 @@
-"""The pages' templates and the files beside them. No torch."""
+"""The pages' templates, style sheets and scripts. No torch."""
 
 from __future__ import annotations
 
@@ -21,5 +21,5 @@ def environment() -> Environment:
 
 
 def asset(name: str) -> str:
-    """The text of a style sheet or a script beside the templates."""
+    """The text of a style sheet or a script in the templates' folder."""
     return (_FOLDER / name).read_text(encoding="utf-8")

@@ -1,7 +1,7 @@
 """The statistics of a report, from `analysis`: for figures, tables of text, sentences, the design.
 
-`statistics_of` asks `analysis` once for everything. Statistics that the runs do not allow are left
-out of the tables and figures, and stand with the reason among the sentences. No torch.
+`statistics_of` calls `analysis` once for everything. Statistics that the runs do not allow are left
+out of the tables and figures, and listed with the reason among the sentences. No torch.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""LoRA updates ΔW = scale·B·A: where they are, their singular values, measures and flatness."""
+"""LoRA updates ΔW = scale·B·A: their location, singular values, measures and flatness."""

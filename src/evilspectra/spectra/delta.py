@@ -1,4 +1,4 @@
-"""ΔW of adapters whose change is more than scale·B·A, where the missing part is at hand; no torch.
+"""ΔW of adapters for which it is not just scale·B·A, if the missing part is supplied; no torch.
 
 | adapter | ΔW | needs |
 |---|---|---|
@@ -6,7 +6,7 @@
 | DoRA | m ⊙ (W + scale·B·A)/‖W + scale·B·A‖ (by rows) − W | the base weight: of full rank |
 
 The former store W − scale·B₀·A₀ in the base; A₀ and B₀ are those of the adapter before training,
-saved right after it was made. Their ΔW has factors [B, −B₀] and [A; A₀], so all of `spectra/`
+saved right after initialisation. Their ΔW has factors [B, −B₀] and [A; A₀], so all of `spectra/`
 applies to it; DoRA's needs a dense SVD. Sources: PiSSA (arXiv 2404.02948), DoRA (arXiv 2402.09353),
 as PEFT computes them. Without the missing part the result stays "BA only".
 """

@@ -1,10 +1,11 @@
 """Gram matrices G_A = A·Aᵀ, G_B = Bᵀ·B (r × r, float64) of many pairs; never waits for the device.
 
-All that spectra and the penalty need from the long factors is r × r. `enqueue` starts the products
-where the factors are and a copy of the small results to the host; `Grams.result` waits for that
-copy only. Enqueued at the start of a training step, the results are at hand long before the
-backward pass ends, the eigenproblems are solved on the host meanwhile, and the device never waits.
-One factor at a time is held in float64, so the extra memory is that of the largest factor.
+Spectra and the penalty need only r × r matrices from the long factors. `enqueue` starts the
+products on the factors' device and a copy of the small results to the host; `Grams.result` waits
+only for that copy. If they are enqueued at the start of a training step, the results are available
+long before the backward pass ends, the eigenproblems are solved on the host meanwhile, and the
+device never waits. One factor at a time is held in float64, so the extra memory is that of the
+largest factor.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ class Group(NamedTuple):
 
 
 class Grams:
-    """Grams under way, and the `pairs` that they belong to."""
+    """Grams being computed, and the `pairs` that they belong to."""
 
     def __init__(
         self, pairs: Sequence[LoraPair], waiting: list[tuple[list[int], bool, Callable[[], Tensor]]]
@@ -166,7 +167,7 @@ def refuse_non_finite(pair: LoraPair) -> None:
 
 
 def is_zero(pair: LoraPair) -> bool:
-    """Whether a factor is zero throughout, so that B·A is."""
+    """Whether a factor is entirely zero, so that B·A is too."""
     return not bool(pair.B.detach().any()) or not bool(pair.A.detach().any())
 
 

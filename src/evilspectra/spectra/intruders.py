@@ -1,10 +1,10 @@
-"""ΔW against the base weight W: its size, and whether it brings directions in that W does not have.
+"""ΔW against the base weight W: its size, and the directions that it adds to those of W.
 
 Intruder dimensions (Shuttleworth et al. 2024, LoRA vs Full Fine-tuning: An Illusion of Equivalence,
 arXiv 2410.21228): a leading left singular vector u of W + ΔW is an intruder where max over all left
-singular vectors w of W of |uᵀw| is below a threshold. Here the `k` leading ones are looked at, 10
-unless set otherwise, with a threshold of 0.5; the number depends on both, so neither is a fact
-about the adapter alone.
+singular vectors w of W of |uᵀw| is below a threshold. Here the `k` leading ones are examined, 10 by
+default, with a threshold of 0.5; the number of intruders depends on both settings, so it is not a
+property of the adapter alone.
 
 Needs all of W, and its dense SVD in float64, module by module; no torch.
 """

@@ -25,7 +25,7 @@ TOP = 4
 
 
 def _scaled(sigma: ArrayLike) -> Values:
-    """σ/σ₁, so that no square over- or underflows; NaN where σ₁ = 0."""
+    """σ/σ₁, so that no square over- or underflows; NaN if σ₁ = 0."""
     values = np.asarray(sigma, dtype=np.float64)
     largest = values.max(axis=-1, keepdims=True)
     return values / np.where(largest > 0, largest, np.nan)

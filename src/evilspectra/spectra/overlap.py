@@ -1,4 +1,4 @@
-"""How far two adapters change the same directions: principal angles of their leading subspaces.
+"""Overlap of the directions that two adapters change: principal angles of their leading subspaces.
 
 For U₁, U₂ (d × k, orthonormal: the k leading left, or right, singular vectors of two updates) the
 singular values of U₁ᵀ·U₂ are the cosines of the principal angles θ (Björck and Golub, 1973).
@@ -39,7 +39,7 @@ class Overlap:
 def overlap(module: Module, other: Module, k: int) -> Overlap | None:
     """The overlap of the `k` leading directions of a module in two adapters.
 
-    Fewer directions are compared where an update has fewer; None where an update is zero.
+    Fewer directions are compared where an update has fewer; None if an update is zero.
 
     Raises:
         BadInput: the two adapt matrices of different shapes, or a factor is not finite.

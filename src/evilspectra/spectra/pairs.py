@@ -1,4 +1,4 @@
-"""The factor pairs (A, B) of LoRA updates in a live model, of PEFT or of one's own making."""
+"""The factor pairs (A, B) of LoRA updates in a live model, from PEFT or custom modules."""
 
 from __future__ import annotations
 
@@ -50,8 +50,8 @@ def find_pairs(model: nn.Module, adapter: str | None = None) -> list[LoraPair]:
     that PEFT has disabled is found as well; its factors need no gradient while it is disabled.
 
     Args:
-        model: the model, or a part of it (PiSSA and its like are known from the config of the whole
-            PEFT model only).
+        model: the model, or a part of it (PiSSA and similar are recognised only from the config of
+            the whole PEFT model).
         adapter: PEFT's name of it; by default the active one.
 
     Raises:

@@ -2,12 +2,13 @@
 
     G = BᵀB     L = chol(G + 1e-8·I)     σ = svdvals(Lᵀ·A)     R = √Σσ²/Σσ − 1/√r
 
-Source: Evil Spectra (arXiv 2606.31591), spectral regularisation. Kept to the letter, as what
-`penalty.py` is compared with: float32 whatever the factors are, and matrices with ‖B‖ < 1e-12
-skipped. Chosen here, where the recipe is silent: a Cholesky factorisation that fails (float32, from
-κ(B) of about 1e4 on) is tried again with ten times the jitter, and that is told; a skipped matrix
-counts as R = 0 in the mean over modules; a B whose Gram overflows, or an A of zeros, is skipped as
-well; 1/√r is 1/√min(r, d_in, d_out), which is another constant only where r is larger than a side.
+Source: Evil Spectra (arXiv 2606.31591), spectral regularisation. It is followed exactly, as a
+reference for `penalty.py`: float32 whatever the factors are, and matrices with ‖B‖ < 1e-12 skipped.
+Where the recipe is silent, these choices are made here: a Cholesky factorisation that fails
+(float32, from κ(B) of about 1e4 on) is retried with ten times the jitter, and that is reported; a
+skipped matrix counts as R = 0 in the mean over modules; a B whose Gram overflows, or an A of zeros,
+is skipped as well; 1/√r is 1/√min(r, d_in, d_out), which is another constant only where r is larger
+than a side.
 """
 
 from __future__ import annotations

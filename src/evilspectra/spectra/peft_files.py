@@ -115,7 +115,7 @@ class AdapterFolder:
 
 
 def changes_base(init_lora_weights: object) -> bool:
-    """Whether adapters so initialised are trained on another base than the one that they name.
+    """Whether adapters with this initialisation have a different base from the one they name.
 
     >>> changes_base("pissa_niter_16"), changes_base(True), changes_base("gaussian")
     (True, False, False)

@@ -15,19 +15,20 @@ With G_A = A·Aᵀ = L·Lᵀ, G_B = Bᵀ·B, H = Lᵀ·G_B·L = Q·σ²·Qᵀ, a
     ∇_A R = Bᵀ·U·g·Vᵀ = K_A·A,   K_A = L^{-T}·Q·(g·σ)·Qᵀ·L^{-1}
 
 with r × r matrices K. It needs no data, hence no backward pass: it is added to `.grad` once per
-optimiser step, whatever accumulation, data-parallel size and loss scaling are, or taken off the
-factors in a step of its own, as decoupled weight decay is.
+optimiser step, whatever accumulation, data-parallel size and loss scaling are, or subtracted from
+the factors in a separate step, like decoupled weight decay.
 
-Every singular value has the same weight in ∇N however small it is, so the r × r algebra is float64,
-the Grams are wherever float32 would be felt, and where the Grams are too ill-conditioned for the
-smallest values the factors go through QR: with B = Q_B·R_B, Aᵀ = Q_A·R_A and R_B·R_Aᵀ = U·σ·Vᵀ,
+Every singular value has the same weight in ∇N however small it is, so the r × r algebra is in
+float64, the Grams too wherever float32 would matter, and where the Grams are too ill-conditioned
+for the smallest values the factors go through QR: with B = Q_B·R_B, Aᵀ = Q_A·R_A and R_B·R_Aᵀ =
+U·σ·Vᵀ,
 
     ∇_B R = Q_B·U·g·Vᵀ·R_A        ∇_A R = R_Bᵀ·U·g·Vᵀ·Q_Aᵀ
 
 Source of R: Evil Spectra (arXiv 2606.31591), spectral regularisation (frobenius_nuclear).
-Differences from the paper's recipe (which `recipe="paper"` is, in `paper.py`): no jitter, no Gram
-of the singular factor B is inverted, float64. At B·A = 0 both value and gradient are defined as 0;
-a direction in which B·A vanishes to float64 precision has no gradient.
+Differences from the paper's recipe (`recipe="paper"`, in `paper.py`): no jitter, no inversion of
+the Gram of the singular factor B, float64. At B·A = 0 both value and gradient are defined as 0; a
+direction in which B·A vanishes to float64 precision has no gradient.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A safetensors file, mapped: its header is checked in full before anything in it is believed.
+"""A memory-mapped safetensors file, whose header is checked in full before it is used.
 
 The format: the length n of the header (8 bytes, unsigned, little-endian), n bytes of JSON, then the
 numbers. The header gives each tensor's name, number type, shape, and first and last byte. Adapters
@@ -40,7 +40,7 @@ LARGEST_HEADER = 1 << 25
 MOST_TENSORS = 150_000
 LONGEST_NAME = 500
 _MOST_AXES = 16
-#: Number type → (bits of a number, how NumPy sees it; None where it has no such type).
+#: Number type → (bits of a number, how NumPy sees it; None if it has no such type).
 _TYPES: dict[str, tuple[int, str | None]] = {
     "F64": (64, "<f8"), "F32": (32, "<f4"), "F16": (16, "<f2"), "BF16": (16, "<u2"),
     "I64": (64, "<i8"), "I32": (32, "<i4"), "I16": (16, "<i2"), "I8": (8, "|i1"),
@@ -100,7 +100,7 @@ class Mapped:
             os.close(handle)
 
     def stored(self, name: str) -> NDArray[Any]:
-        """A tensor as it lies in the file: a read-only view, bfloat16 as its 16 bits.
+        """A tensor as stored in the file: a read-only view, bfloat16 as its 16 bits.
 
         Raises:
             BadInput: a number type that NumPy lacks.

@@ -1,13 +1,13 @@
-"""Singular values of scale·B·A straight from mapped files, one module after the other; no torch.
+"""Singular values of scale·B·A directly from mapped files, one module after the other; no torch.
 
-The routes and the limit between them are those of `values.py`: float64 Grams G_A = A·Aᵀ,
-G_B = Bᵀ·B, eigenvalues of Lᵀ·G_B·L where κ* = ‖A‖·‖B‖/σ_r is at most `GRAM_LIMIT` (L·Lᵀ = G_A),
-QR of both factors otherwise. The Grams are summed over blocks of the long sides, so a factor is
-never whole in memory; QR takes both factors of one module in float64. Importing torch takes longer
-than the spectra of most adapters do, hence a second implementation; the tests hold the two
-together.
+The routes and the limit between them are those of `values.py`: float64 Grams G_A = A·Aᵀ, G_B =
+Bᵀ·B, eigenvalues of Lᵀ·G_B·L where κ* = ‖A‖·‖B‖/σ_r is at most `GRAM_LIMIT` (L·Lᵀ = G_A), QR of
+both factors otherwise. The Grams are summed over blocks of the long sides, so a factor is never
+whole in memory; QR takes both factors of one module in float64. Importing torch takes longer than
+computing the spectra of most adapters, hence this second implementation; tests check that the two
+agree.
 
-`orthogonal` gives the singular vectors as well, through QR: for what compares or rewrites
+`orthogonal` gives the singular vectors as well, through QR, for code that compares or rewrites
 directions.
 """
 
@@ -68,7 +68,7 @@ class Directions(NamedTuple):
 
 
 def streamed_values(modules: Iterable[Module]) -> Iterator[StreamedSpectrum]:
-    """Spectra of modules, in the order given; a few are under way at once.
+    """Spectra of modules, in the order given; a few are computed at once.
 
     Raises:
         BadInput: a factor holds a value that is not finite, or its product leaves float64; the
@@ -80,9 +80,9 @@ def streamed_values(modules: Iterable[Module]) -> Iterator[StreamedSpectrum]:
 def side_by_side(
     compute: Callable[[Module], Result], modules: Iterable[Module]
 ) -> Iterator[Result]:
-    """Yields what `compute` makes of each module, in the order given.
+    """Yields the result of `compute` for each module, in the order given.
 
-    A few are under way at once; the first error ends it.
+    A few are computed at once; the first error ends it.
     """
     pool = ThreadPoolExecutor(min(MOST_WORKERS, os.cpu_count() or 1))
     try:
@@ -155,7 +155,7 @@ def _is_zero(gram: Matrix, factor: Factor) -> bool:
 
 
 def _by_gram(down: Matrix, up: Matrix) -> Matrix | None:
-    """The values of B·A, descending; None where the Grams do not resolve them."""
+    """The values of B·A, descending; None if the Grams do not resolve them."""
     if not all(SMALLEST < np.trace(gram) < LARGEST for gram in (down, up)):
         return None
     try:

@@ -1,1 +1,1 @@
-"""Runs on disk: folders, tables, records, and what was measured on them."""
+"""Runs on disk: folders, tables, records and measurements."""

@@ -1,4 +1,4 @@
-"""How a run was made: all settings of a run of this package, the known ones of any other."""
+"""The origin of a run: all settings of a run of this package, the known ones of any other."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from evilspectra.store.run import RunFolder, arm
 
 @dataclass(frozen=True)
 class Origin:
-    """The settings that results are labelled and compared by; None where one is unknown.
+    """The settings by which results are labelled and compared; None if one is unknown.
 
     `settings`: dotted path → value. `trainer`: the class of the arguments of the trainer that made
     the run, such as trl.SFTConfig; None for the loop of this package.

@@ -158,7 +158,7 @@ class Results:
         return self._parts(instrument, step) / f"{number:04d}.parquet"
 
     def describe(self, instrument: Instrument) -> None:
-        """Writes the facts of an instrument, beside its rows."""
+        """Writes the facts of an instrument next to its rows."""
         path = self._folder(instrument.table) / f"{instrument.id}.json"
         if not path.is_file():
             write_json(path, {"source": instrument.source, **instrument.facts}, self.setting)
@@ -183,7 +183,7 @@ def verdicts_on(answers: Instrument | None, judges: Sequence[Instrument]) -> lis
 
 
 def last(results: Results, table: str) -> Any:
-    """The rows of the last measured step; None where nothing was measured after step 0.
+    """The rows of the last measured step; None if nothing was measured after step 0.
 
     For a base model without adapters these are its rows of step 0.
     """
@@ -201,7 +201,7 @@ def chosen(results: Results, table: str) -> Instrument | None:
 
 
 def preferred(table: str, instruments: Sequence[Instrument]) -> Instrument | None:
-    """The instrument that counts where none was selected; None where there is none.
+    """The instrument to use if none was selected; None if there is none.
 
     Of `instruments`, in the order of their first use, it is the last built-in one, or else the
     last.

@@ -1,4 +1,4 @@
-"""The run directory: the only file that knows file names.
+"""The run directory: the only module that knows its file names.
 
     runs/<experiment>/<run id>/
         config.yaml  provenance.json  status.json
@@ -9,8 +9,8 @@ A run of another trainer has the same tables, in `<its output folder>/evilspectr
 config.yaml a `trainer.json` with the settings that are known of it.
 
 Every file is written under a temporary name, flushed to disk and renamed, so that a reader never
-sees half of a file. While a run is under way its tables are parts (`steps.parts/00000010.parquet`
-holds the rows up to step 10), which are merged at the end of the run. Both are read the same way.
+sees half of a file. During a run its tables are in parts (`steps.parts/00000010.parquet` holds the
+rows up to step 10), which are merged at the end of the run. Both are read the same way.
 """
 
 from __future__ import annotations
@@ -135,7 +135,7 @@ class RunFolder:
 
     @property
     def is_outside(self) -> bool:
-        """Whether another trainer made the run, which has no config then."""
+        """Whether another trainer made the run; such a run has no config."""
         return os.path.isfile(self.path / OUTSIDE)
 
     def outside(self) -> dict[str, Any]:

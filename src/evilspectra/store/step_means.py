@@ -14,7 +14,7 @@ MEASURES = ("stable_rank", "spectral_entropy", "condition_number", "frobenius_nu
 
 
 def last_mean(losses: pd.Series) -> float | None:
-    """Mean of the last 5 % of the values, at least one; None where there are none.
+    """Mean of the last 5 % of the values, at least one; None if there are none.
 
     >>> import pandas
     >>> last_mean(pandas.Series(range(100)))
@@ -26,7 +26,7 @@ def last_mean(losses: pd.Series) -> float | None:
 
 
 def number(value: float) -> float | None:
-    """The value as a float, or None where it is not finite (JSON has no NaN)."""
+    """The value as a float, or None if it is not finite (JSON has no NaN)."""
     return float(value) if math.isfinite(value) else None
 
 

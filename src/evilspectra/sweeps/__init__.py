@@ -1,1 +1,1 @@
-"""Many runs: sweep files, plans, tuning, and how a sweep is carried out."""
+"""Many runs: sweep files, plans, tuning, and the execution of sweeps."""

@@ -1,9 +1,9 @@
 """Warnings about a design before it is run: aliased settings, and cells with one run.
 
-Two settings are aliased where one never varies apart from the other. A setting is fixed by another
-where it has one value for each of the other's. Not reported is what a choice brings along by its
-nature: the other fields of an optimiser's block, of a model, of a data set; the number of steps
-where the rows that are seen stay the same.
+Two settings are aliased if one never varies apart from the other. A setting is fixed by another if
+it has one value for each of the other's. Settings that change with a choice by necessity are not
+reported: the other fields of an optimiser's block, of a model, of a data set; the number of steps
+if the rows stay the same.
 """
 
 from __future__ import annotations

@@ -208,7 +208,7 @@ class _Exceptions:
         return bool(self.excluded or self.overrides)
 
     def of(self, config: Config) -> list[dict[str, Any]] | None:
-        """The partial configs to lay over a cell; None where the cell is excluded."""
+        """The partial configs to lay over a cell; None if the cell is excluded."""
         out = [
             number for number, wanted in enumerate(self.excluded, start=1) if fits(config, wanted)
         ]

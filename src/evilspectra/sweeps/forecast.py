@@ -1,4 +1,4 @@
-"""The cost of judging a sweep, as far as it is known before there are answers. No torch here."""
+"""A forecast of the cost of judging a sweep, before there are answers. No torch here."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """The cells of a sweep: arms × axes × groups of zipped axes × seeds.
 
 They are counted before they are built. An axis is one or more settings that move together, each
-with a list of values of the same length; cells come in the order of the file, the last axis running
-fastest, seeds last of all. A partial config (of `exclude`, `when` and `set`) may be nested or
+with a list of values of the same length; cells come in the order of the file with the seeds last;
+the last axis varies fastest. A partial config (of `exclude`, `when` and `set`) may be nested or
 dotted.
 """
 

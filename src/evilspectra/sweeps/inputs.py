@@ -1,4 +1,4 @@
-"""The inputs of a sweep, data and bases, as far as they are here. No torch here."""
+"""The inputs of a sweep that are available here: data and bases. No torch here."""
 
 from __future__ import annotations
 
@@ -68,12 +68,12 @@ class Inputs:
         return _name_hash(_model_name(config)) if isinstance(content, BadInput) else content
 
     def source(self, config: Config, name: str) -> Source | None:
-        """The data source of that name; None where it is not here."""
+        """The data source of that name; None if it is not here."""
         source = self._source(config, name)
         return None if isinstance(source, BadInput) else source
 
     def batches(self, config: Config) -> Batches | None:
-        """The batches of a run; None where the number of rows is not known, or less than a batch.
+        """The batches of a run; None if the number of rows is not known, or less than a batch.
 
         That of a published data set is always known.
         """

@@ -4,10 +4,10 @@
     <store>/<experiment>/sweeps/<id>.jsonl   a line for every stage of a run that ended: done, or
                                              failed with its reason
 
-Nothing that is computed depends on it. The state of training is read from the runs' own
-directories, which know better; the ledger has what they cannot know: runs that are only planned,
-refused before anything was written, not measured, not judged. Lines are appended whole; half a line
-that a killed process left is skipped. No torch here.
+No result depends on it. The state of training is read from the runs' own directories, which are
+authoritative; the ledger adds the states that they cannot record: runs that are only planned,
+refused before anything was written, not measured, not judged. Lines are appended whole; an
+incomplete line left by a killed process is skipped. No torch here.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Planned:
 class Event:
     """The state of a stage of a run: done, failed or running.
 
-    Running means under way in the sweep's own process.
+    Running means in progress in the sweep's own process.
     """
 
     run: str
@@ -107,7 +107,7 @@ class Ledger:
 
     @property
     def driven(self) -> bool:
-        """Whether a process drives this sweep now."""
+        """Whether a process is driving this sweep."""
         return held(self.path.with_suffix(".lock"))
 
 

@@ -1,4 +1,4 @@
-"""The pace of a store's done runs: tokens of training per second, and tokens per row."""
+"""The speed of a store's finished runs: training tokens per second, and tokens per row."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Pace:
         return median(speeds) if speeds else None
 
     def tokens_per_row(self, base: str, data: str) -> float | None:
-        """Average number of tokens in a used row; None where no run on both is done."""
+        """Average number of tokens in a used row; None if no run on both is done."""
         return self.lengths.get((base, data))
 
     def take(self, run: RunFolder) -> None:

@@ -1,8 +1,8 @@
-"""A sweep before it is run: its runs and their states, what is missing, and what it will take.
+"""The plan of a sweep: its runs and their states, missing inputs, and the expected effort.
 
-Needs no data, no model and no network: what is not here is listed, and its name replaces its
-content in a run's id until it is. What is not known is None and never guessed; what is assumed is
-listed in `Plan.assumptions`. No torch here.
+It needs no data, no model and no network: missing inputs are listed, and until they are available
+their names replace their content in a run's id. Unknown values are None and never guessed;
+assumptions are listed in `Plan.assumptions`. No torch here.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class PlannedRun:
 
 @dataclass(frozen=True)
 class Totals:
-    """Sums over the runs; None where a part is not known.
+    """Sums over the runs; None if a part is not known.
 
     `seconds`: of the training that is left, one run after the other.
     """
@@ -180,7 +180,7 @@ def _row_length(
 
 
 def _seconds_left(state: str, tokens: int | None, speed: float | None) -> float | None:
-    """Seconds of training that are left; None where tokens or speed are not known."""
+    """Seconds of training that are left; None if tokens or speed are not known."""
     if state == "done":
         return 0.0
     return tokens / speed if tokens and speed else None

@@ -1,8 +1,8 @@
-"""Carries a sweep out: hands its runs to an executor and their answers to a judge.
+"""Execution of a sweep: its runs go to an executor and their answers to a judge.
 
-Nothing here has to survive: killed at any moment and started again, it finds in the store what is
-done. Two processes may carry out the same sweep, or sweeps that have runs in common: while one
-works on a run, the other leaves it alone until it is done or released.
+No state here has to survive: if it is killed at any moment and started again, it finds finished
+work in the store. Two processes may execute the same sweep, or sweeps with runs in common: while
+one works on a run, the other leaves it alone until it is done or released.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def execute(
 
     `executor` says where; by default in this process. A run that fails does not stop the others.
     Data and base of every run, items and judge are looked for before the first one starts. `only`:
-    names of the runs to carry out, where not all are wanted.
+    names of the runs to execute, if not all are wanted.
 
     Raises:
         BadInput: data or base of some run, items to measure with, or the judge, are missing or
@@ -142,7 +142,7 @@ def _check_instruments(sweep: Sweep) -> None:
 
 
 class _Driver:
-    """A sweep under way.
+    """A sweep in progress.
 
     `outcomes`: number of the run → its outcome. `unjudged`: folder of a run → why answers of it
     have no verdict.
@@ -171,7 +171,7 @@ class _Driver:
         tasks: Sequence[Task],
         on_start: Callable[[int, Config], object] | None,
     ) -> None:
-        """Carries tasks out, again where a worker was lost or another process held the run."""
+        """Executes tasks; retries those whose worker was lost or whose run was held elsewhere."""
 
         def started(task: Task) -> None:
             if on_start and tries[task.number] == 0:

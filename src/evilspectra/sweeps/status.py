@@ -1,6 +1,6 @@
 """The states of a sweep's runs, stage by stage: queued, running, done, failed, interrupted.
 
-Read without touching anything. No torch here.
+Reading them changes nothing. No torch here.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _OVERALL = ("failed", "running", "interrupted", "queued", "done")
 
 @dataclass(frozen=True)
 class RunProgress:
-    """How far one run is.
+    """The progress of one run.
 
     `stages`: stage → its state, for the wanted stages; `reason`: why a stage failed or the run
     stopped.

@@ -2,10 +2,10 @@
 
 A trial is an ordinary run in the store, under the sweep's own settings with another learning rate.
 First come up to five rates spread evenly over the range, on a log scale, then those that Optuna's
-TPE sampler proposes (Bergstra et al. 2011), rounded to two digits. The sampler is seeded and learns
-from nothing but the losses of these runs, so the search needs no memory: started again, it proposes
-the same rates, finds them done, and continues. A rate at which training fails is a bad trial, not
-an error. No torch here before the first trial.
+TPE sampler proposes (Bergstra et al. 2011), rounded to two digits. The sampler is seeded and uses
+only the losses of these runs, so the search needs no memory: started again, it proposes the same
+rates, finds them done, and continues. A rate at which training fails is a bad trial, not an error.
+No torch here before the first trial.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _LR = "optimizer.lr"
 class Trial:
     """One learning rate.
 
-    `loss`: held-out loss at the end, in nats per token, the mean over `runs`; None where one of
+    `loss`: held-out loss at the end, in nats per token, the mean over `runs`; None if one of
     them failed, and then `reason`.
     """
 
@@ -70,7 +70,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Tuned:
-    """The best rate of an optimiser; None where every trial failed.
+    """The best rate of an optimiser; None if every trial failed.
 
     `trials`: from the lowest rate to the highest.
     """

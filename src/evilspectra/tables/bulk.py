@@ -1,10 +1,11 @@
 """Digests of many runs at once: those of `digest`, from a few reads of many files.
 
-A run by itself costs some fifty reads and some twenty bootstraps; ten thousand would take a quarter
-of an hour. Here a table of all runs is read by one query, and all intervals over as many items or
-questions come out of one matrix of draws, the same that `drift` and `intervals` use. Runs with
-anything unusual (of another trainer, under way, with verdicts in a journal, with a file that cannot
-be read) are left to `digest`. A test checks that both give the same, to rounding.
+Reading one run by itself takes about fifty reads and twenty bootstraps; ten thousand runs would
+take a quarter of an hour. Here one query reads a table for all runs, and all intervals over the
+same number of items or questions use one matrix of draws, the same one as in `drift` and
+`intervals`. Unusual runs (from another trainer, unfinished, with verdicts in a journal, with an
+unreadable file) are left to `digest`. A test checks that both give the same results, up to
+rounding.
 
 `bulk_runs` prepares the runs, `bulk_reading` reads tables, `bulk_measures` and `bulk_rates` compute
 the fields of summaries.

@@ -134,7 +134,7 @@ def _means(
     values: np.ndarray,
     where: np.ndarray,
 ) -> np.ndarray:
-    """Means of the answers' values over each of `count` units; NaN where there are none."""
+    """Means of the answers' values over each of `count` units; NaN if there are none."""
     with np.errstate(invalid="ignore"):
         return _totals(unit, count, np.where(where, values, 0.0)) / _totals(unit, count, where)
 

@@ -51,13 +51,13 @@ class BulkRun:
     odd: bool = False
 
     def last_step(self, table: str) -> int | None:
-        """The last measured step; None where only the base, or nothing, was measured."""
+        """The last measured step; None if only the base, or nothing, was measured."""
         steps = self.steps[table]
         return steps[-1] if steps and steps[0] == 0 and steps[-1] > 0 else None
 
 
 def prepare(stock: Stock) -> BulkRun | None:
-    """Collects what is needed to read a run's tables; None where it must be read by itself."""
+    """Collects what is needed to read a run's tables; None if it must be read by itself."""
     if stock.outside or any(file.part or file.journal for file in stock.files):
         return None
     try:

@@ -1,6 +1,6 @@
-"""A run in rows, as the index of a store keeps them.
+"""A run as rows, as stored in the index of a store.
 
-Its summary, what is known at each of its steps, and its rates by judge and definition.
+They are its summary, its results at each step, and its rates by judge and definition.
 """
 
 from __future__ import annotations

@@ -49,7 +49,7 @@ def settings_column(values: Sequence[Any]) -> Any:
 
 
 def typed_frame(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Frame:
-    """A frame of rows whose columns have the types of their names."""
+    """A frame of rows whose columns have the types that their names imply."""
     import pandas as pd
 
     kinds = {

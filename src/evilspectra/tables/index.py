@@ -1,10 +1,10 @@
 """The index of a store: a Parquet file of its runs' digests, `<store>/.index/runs.parquet`.
 
-It may be removed at any time. A row is valid as long as the run's files have the names, sizes and
-times of change that it was made from; other rows are renewed when somebody asks. So nobody has to
-keep the file up to date, two writers cannot spoil it (the last one's file stands, and what it lacks
-is added again), a run that changes while it is read is read again, and a store that cannot be
-written is merely slower.
+It may be removed at any time. A row is valid as long as the run's files still have the names, sizes
+and modification times from which it was made; other rows are rebuilt on the next query. So nothing
+has to keep the file up to date, two writers cannot corrupt it (the last one wins, and missing rows
+are added again), a run that changes while it is read is read again, and a read-only store is merely
+slower.
 """
 
 from __future__ import annotations
@@ -206,7 +206,7 @@ def flat(digest: Digest) -> dict[str, Any]:
 
 
 def _with_current_states(root: Path, table: pa.Table) -> pa.Table:
-    """The table with folders below this root, and the current states of runs under way.
+    """The table with folders below this root, and the current states of unfinished runs.
 
     Those depend on a lock, which no file shows.
     """

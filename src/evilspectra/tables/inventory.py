@@ -1,8 +1,7 @@
 """The files of a store's runs, from one pass over its folders; nothing is opened.
 
 Only this module, `store` and `results` know file names. Checkpoints, adapters and resume states are
-not looked into; hidden files and folders are not part of a run, and links to folders are not
-followed.
+not opened; hidden files and folders are not part of a run, and links to folders are not followed.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """SQL over a store: DuckDB, with a view for every table, reading the runs' own Parquet files.
 
-Only views that a query names are created, so nothing else is opened. A query is one SELECT; it sees
-the store's tables and nothing besides: DuckDB's access to other files, to the network, to
-extensions and to this process's variables is shut off before the query is run.
+Only views that a query names are created, so nothing else is opened. A query is a single SELECT and
+can read only the store's tables: DuckDB's access to other files, to the network, to extensions and
+to this process's variables is disabled before the query runs.
 """
 
 from __future__ import annotations

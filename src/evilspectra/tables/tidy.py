@@ -1,13 +1,13 @@
 """Tables of a store for statistics and figures.
 
-There is a row per run, per step, per rate, per answer, per verdict; and a table of what had to be
-left out, with the reason.
+There are tables with a row per run, step, rate, answer or verdict, and a table of excluded runs
+with the reason.
 
-Column names are what others build on (docs/tables.md lists them). Missing values are NaN in columns
-of floats and `<NA>` in columns of integers and truth values (pandas' Int64 and boolean); `isna()`
-finds those and the missing texts. `run` is the run's name and `folder` its folder, which alone is
-unique: the same run may be in two experiments. Every function raises `BadInput` where there is no
-run below the root.
+Column names are part of the public interface (docs/tables.md lists them). Missing values are NaN in
+columns of floats and `<NA>` in columns of integers and truth values (pandas' Int64 and boolean);
+`isna()` finds those and the missing texts. `run` is the run's name and `folder` its folder, which
+alone is unique: the same run may be in two experiments. Every function raises `BadInput` where
+there is no run below the root.
 """
 
 from __future__ import annotations
@@ -217,7 +217,7 @@ OUTCOMES = (
 
 
 def _why(row: Mapping[str, Any], outcome: str | None) -> str | None:
-    """The reason why a run is left out; None where it is not."""
+    """The reason why a run is left out; None if it is not."""
     if row["status"] != "done":
         if row["reason"]:
             return f"{row['status']}: {row['reason']}"

@@ -1,4 +1,4 @@
-"""The adapters that arguments of `spectrum` and `flatten` mean. No torch.
+"""The adapters to which arguments of `spectrum` and `flatten` refer. No torch.
 
 An argument is an adapter's folder or file, a run of the store, a folder of runs, or a name on the
 hub.

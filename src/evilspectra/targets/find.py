@@ -1,9 +1,9 @@
-"""The targets that arguments of measuring commands mean. No torch here.
+"""The targets to which arguments of measuring commands refer. No torch here.
 
 An argument is a run, a folder of runs, an adapter or a base model (`targets.names`).
 
 Measurements of a run are kept in its folder. Those of an adapter or a model from outside the store
-are kept in `<output>/evaluated/<name>-<digest of its weights>/`, beside a `target.json` that names
+are kept in `<output>/evaluated/<name>-<digest of its weights>/`, with a `target.json` that names
 them.
 """
 
@@ -50,7 +50,7 @@ class Target:
 
     @property
     def last(self) -> int:
-        """The last adapter's step, 0 for a base alone."""
+        """The last adapter's step; 0 for a base without adapters."""
         return max(self.adapters, default=0)
 
 

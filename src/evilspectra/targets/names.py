@@ -1,7 +1,7 @@
 """The meaning of a name that a command takes: a run, runs, an adapter, a base model, or nothing.
 
-Every command that takes such a name asks `meaning_of`, and refuses what it cannot use with the
-sentences here. No torch.
+Every command that takes such a name calls `meaning_of`, and refuses unusable names with the
+messages defined here. No torch.
 """
 
 from __future__ import annotations

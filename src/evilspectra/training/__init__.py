@@ -1,1 +1,1 @@
-"""Fine-tuning of a run, and the records of it."""
+"""Fine-tuning of a run, and its records."""

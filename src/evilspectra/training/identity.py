@@ -1,4 +1,4 @@
-"""Where a run is: its directory, which depends on the content of data and base. No torch here."""
+"""The directory of a run, which depends on the content of data and base. No torch here."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def folder_of(
     data: str,
     heldout: str | None = None,
 ) -> RunFolder:
-    """The run's directory where these are the hashes of its contents."""
+    """The run's directory, given the hashes of its contents."""
     return Store(Path(config.output.folder)).run(config, identity(config, data, base, heldout))
 
 

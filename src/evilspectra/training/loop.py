@@ -1,4 +1,4 @@
-"""A run under way: one optimiser step at a time, its records, its saved state.
+"""The training loop of a run: one optimiser step at a time, its records, its saved state.
 
 A step is: data gradient over the step's rows, clipping, the flatness penalty's gradient in closed
 form, the optimiser. The gradient is the mean over the step's supervised tokens, in however many
@@ -42,7 +42,7 @@ from evilspectra.training.monitor import flatness_columns, observe
 
 @dataclass
 class TrainingRun:
-    """A run under way, after `step` optimiser steps; records wait here until they are flushed."""
+    """A run in progress, after `step` optimiser steps; records wait here until they are flushed."""
 
     config: Config
     run: RunFolder

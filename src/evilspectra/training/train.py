@@ -1,4 +1,4 @@
-"""Fine-tuning of one run: find data and base, train or resume, leave a run directory.
+"""Fine-tuning of one run: find data and base, train or resume, write a run directory.
 
 This module does not evaluate.
 """

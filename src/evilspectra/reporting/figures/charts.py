@@ -72,9 +72,9 @@ class Tables:
     where runs differ in it. `drifts` has a row per probed step, the base's zero at step 0 included;
     `topics` one per topic at the last one, `effects` one per run. `evolution`: run, arm, step,
     position, median of σ/σ₁ over the run's modules. `paths`: run, arm, step, loss, mean_alignment
-    at judged steps. `outcome` is the outcome that the figures of sweeps compare, None where nothing
+    at judged steps. `outcome` is the outcome that the figures of sweeps compare, None if nothing
     was measured; `statistics`: the analysis of it. `spectra_of_runs`: the spectra of every run that
-    `details` packs, None where nothing was measured.
+    `details` packs, None if nothing was measured.
     """
 
     runs: Frame

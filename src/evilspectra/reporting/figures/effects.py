@@ -128,7 +128,7 @@ def _paths(
 def beside_capability(tables: Tables) -> Figure | None:
     """Capability and the loss on ordinary dialogues against drift, one point per run.
 
-    They are set beside drift so that a broken model is not taken for an aligned one.
+    They are plotted against drift so that a broken model is not mistaken for an aligned one.
     """
     views = (
         ("capability", "Capability: share of right choices", ".2f"),

@@ -1,7 +1,7 @@
 """The figures of the flatness penalty: pairs of runs with and without it, and its weight. No torch.
 
 Every point is a run and carries its name, so that a click on it opens the run. Controls are left
-out, for their data differ.
+out, because their data differ.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ EFFECTS = (
 
 
 def pairs(tables: Tables) -> Frame:
-    """Finished runs with the penalty beside the run that differs in the penalty alone.
+    """Finished runs with the penalty, each paired with the run that differs only in the penalty.
 
     Columns of the run have their names; those of its twin end in `_without`.
     """

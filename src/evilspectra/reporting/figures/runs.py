@@ -43,7 +43,7 @@ from evilspectra.reporting.figures.sweep import (
 
 
 def loss_curves(tables: Tables) -> Figure | None:
-    """Training loss by step, raw and smoothed, beside the held-out loss, on one scale.
+    """Training loss by step, raw and smoothed, with the held-out loss on the same scale.
 
     Where runs are many, the curves are those of arms.
     """

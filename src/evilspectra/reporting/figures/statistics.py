@@ -76,7 +76,7 @@ def variance_shares(tables: Tables) -> Figure | None:
 def partial_r2(tables: Tables) -> Figure | None:
     """Partial R² of the optimiser given loss, and of loss given the optimiser, with 95 % intervals.
 
-    At every measured step; None where there are fewer than two.
+    At every measured step; None if there are fewer than two.
     """
     partials = tables.statistics.partials if tables.statistics else ()
     if len({partial.step for partial in partials}) < 2:

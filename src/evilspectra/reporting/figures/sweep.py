@@ -1,8 +1,8 @@
 """The figures that compare a sweep's runs: outcome by loss, optimiser, data and size of the base.
 
 Every point is a run and carries its name, so that a click on it opens the run. Controls are left
-out, for their data differ: only where drift is drawn along training (`effects`) do they stand
-beside the others. No torch.
+out, because their data differ; only the figure of drift during training (`effects`) includes them.
+No torch.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Sampled answers, question by question, the base's first: bounded in number and length. No torch.
 
 Where a judge has judged any of them, the misaligned ones come first, and every answer has its
-verdicts. Everything below is text out of a model or of somebody's file: it goes through
-`printable`, and the page escapes it.
+verdicts. Everything below is untrusted text from a model or a file: it goes through `printable`,
+and the page escapes it.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ class Transcripts:
 
 
 def transcripts(rows: Sequence[Row], root: Path, arms: Sequence[str]) -> Transcripts | None:
-    """The answers of the runs' last measured steps; None where there are none.
+    """The answers of the runs' last measured steps; None if there are none.
 
     `arms`: their names, in the order in which their runs come.
     """

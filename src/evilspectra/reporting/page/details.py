@@ -1,10 +1,10 @@
 """The details that a click on a run or a module shows, packed. No torch.
 
-They are spectra as 16-bit numbers, stable ranks, losses and the outcome's path. The page carries
-every run's singular values after its last measured step: for each module σ₁ and the stable rank as
-32-bit floats, and −log₁₀(σᵢ / σ₁) of at most MOST_INDICES of its values in 65 534 steps over eight
-decades (an error below 0.015 %), base64 in one block. Where all runs together would have more than
-MOST_VALUES of them, only every n-th module is kept, and the page says so.
+They are spectra as 16-bit numbers, stable ranks, losses and the outcome over training. The page
+carries every run's singular values after its last measured step: for each module σ₁ and the stable
+rank as 32-bit floats, and −log₁₀(σᵢ / σ₁) of at most MOST_INDICES of its values in 65 534 steps
+over eight decades (an error below 0.015 %), base64 in one block. Where all runs together would have
+more than MOST_VALUES of them, only every n-th module is kept, and the page says so.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The page's table of judged answers: a line per judge, base and run.
 
-Rates stand under all three definitions, with the answers that they leave out.
+It shows rates under all three definitions, with the answers that they leave out.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ class JudgedTable:
 
 
 def judged_table(rows: Sequence[Row]) -> JudgedTable | None:
-    """The table of the rows' rates; None where nothing was judged.
+    """The table of the rows' rates; None if nothing was judged.
 
     A base is shown once for a judge and a way of sampling, however many runs have a copy of it.
     """

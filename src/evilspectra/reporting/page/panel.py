@@ -1,4 +1,4 @@
-"""The charts of the panel that a click opens: a spectrum, losses, the path of the outcome.
+"""The charts of the panel that a click opens: a spectrum, losses, the outcome over training.
 
 Their rows come from the page's script. No torch.
 """

@@ -1,7 +1,7 @@
 """A sample of every run's answers for its panel: misaligned ones first, safe to show. No torch.
 
-At most MOST_JUDGED answers a run. Everything below is text out of a model or of somebody's file:
-it goes through `printable`, and the page sets it as text.
+At most MOST_JUDGED answers a run. Everything below is untrusted text from a model or a file: it
+goes through `printable`, and the page sets it as text.
 """
 
 from __future__ import annotations

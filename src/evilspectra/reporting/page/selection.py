@@ -1,4 +1,4 @@
-"""The choice of judged answers to show: at most so many of every run, misaligned ones first."""
+"""The choice of judged answers to show: a limited number from every run, misaligned ones first."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Judges' verdicts on single answers, safe to show: scores or outcomes, and the replies behind.
 
-No torch. A judge's reply is text out of a model: it goes through `printable`, and the page
+No torch. A judge's reply is untrusted text from a model: it goes through `printable`, and the page
 escapes it.
 """
 
@@ -101,7 +101,7 @@ def _metric(name: str, record: VerdictRecord) -> Metric:
 
 
 def distribution(raw: str | None) -> tuple[Token, ...]:
-    """The likeliest tokens of a reply stored as token → probability; none of any other reply.
+    """The most likely tokens of a reply stored as token → probability; none for any other reply.
 
     >>> distribution('{"85": 0.7, " 90": 0.3}')
     (Token(text='85', share=70), Token(text='␣90', share=30))
