@@ -25,7 +25,6 @@ from datasets import Dataset
 from transformers import TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
-from evilspectra.cli.print_runs import interval
 from evilspectra.config import loading as configs
 from evilspectra.config import sections
 from evilspectra.data.batches import Batches, prepare
@@ -37,6 +36,7 @@ from evilspectra.integrations.transformers import SpectralFlatness, SpectrumMoni
 from evilspectra.model.adapter import attach
 from evilspectra.model.base import resolve
 from evilspectra.model.load import context_length, load_base
+from evilspectra.numbers import bracketed
 from evilspectra.probes.likelihood import packed_attention_on, token_log_probs
 from evilspectra.store.records import RunSummary
 from evilspectra.store.results import Results
@@ -165,8 +165,8 @@ def row(
     )
     cells = ["-" if number is None else f"{number:.3f}" for number in numbers]
     cells += [
-        interval(probed and probed.drift and probed.drift.drift, "+.3f"),
-        interval(probed and probed.capability and probed.capability.accuracy, ".2f"),
+        bracketed(probed and probed.drift and probed.drift.drift, "+.3f"),
+        bracketed(probed and probed.capability and probed.capability.accuracy, ".2f"),
     ]
     return f"| {name} | {' | '.join(cells)} |"
 
