@@ -25,7 +25,7 @@ from tests.test_layers import MODULES, imports
 #: Packages and modules that a callback or optimiser in another trainer may import.
 LIGHT = {
     *("errors", "text", "intervals", "config", "store", "spectra", "optim", "integrations"),
-    "training.monitor",
+    *("training.flatness", "training.monitor"),
 }
 
 

@@ -21,7 +21,7 @@ import evilspectra
 from evilspectra.errors import EvilspectraError
 from evilspectra.store.records import MeasureRecord, SpectrumRecord, StepRecord
 from evilspectra.store.run import RunFolder, Status
-from evilspectra.training.provenance import software
+from evilspectra.store.software import software
 
 #: Steps after which waiting rows are written even if the trainer does not save.
 MOST_WAITING = 500

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
-import platform
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -13,20 +11,7 @@ from evilspectra.config.sections import RECIPE, Config
 from evilspectra.data.batches import DataReport
 from evilspectra.model.base import KNOWN_GGUF, Base
 from evilspectra.model.licence import licence_of
-
-#: Packages whose versions are recorded where they are installed.
-PACKAGES = (
-    "torch",
-    "transformers",
-    "trl",
-    "peft",
-    "accelerate",
-    "tokenizers",
-    "safetensors",
-    "numpy",
-)
-#: Those that only other trainers use.
-_OF_TRAINERS = ("trl", "accelerate")
+from evilspectra.store.software import software
 
 
 def provenance(
@@ -54,23 +39,6 @@ def provenance(
         "base_licence": licence_of(base),
         "data": data.as_dict(),
     }
-
-
-def software(trainers: bool = False) -> dict[str, Any]:
-    """Python, platform and versions of packages, of those that only `trainers` use on request."""
-    names = [name for name in PACKAGES if trainers or name not in _OF_TRAINERS]
-    return {
-        "python": platform.python_version(),
-        "platform": f"{platform.system()} {platform.machine()}",
-        "packages": {name: version for name in names if (version := _version(name))},
-    }
-
-
-def _version(name: str) -> str | None:
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return None
 
 
 def _hub_id(base: Base, name: str) -> str | None:
