@@ -20,7 +20,7 @@ from evilspectra.analysis.design import aliases
 from evilspectra.analysis.estimate import MethodEstimate, mean_interval, shares, spread_interval
 from evilspectra.analysis.linear import Layout, lay_out
 from evilspectra.analysis.loss import fit_loss
-from evilspectra.analysis.mediation import correlation, intervention
+from evilspectra.analysis.mediation import intervention, partial_correlation
 from evilspectra.analysis.outcome import Outcome, logits
 from evilspectra.analysis.stability import power, rank, seeds_needed
 from evilspectra.analysis.trajectory import advantage, trajectory
@@ -421,7 +421,7 @@ def test_partial_correlation():
     basis, shift = layout.basis(layout.terms), np.array([OFFSET[name] for name in GROUPS])
     for _ in range(SIMULATIONS):
         a, b = draw.standard_normal((2, 32))
-        hits.append(holds(correlation(a + shift, 0.6 * a + 0.8 * b + shift, basis), 0.6))
+        hits.append(holds(partial_correlation(a + shift, 0.6 * a + 0.8 * b + shift, basis), 0.6))
     covered("partial correlation, Fisher z", hits)
 
 
