@@ -58,6 +58,7 @@ from evilspectra.data.rows import read_rows
 from evilspectra.errors import BadInput, cannot_read, listing, near
 from evilspectra.rates.formats import FORMATS, question_format
 from evilspectra.store import built_in
+from evilspectra.store.built_in import built_in_file
 
 #: Name → file of the questions that come with the package, or of a list of published files that do
 #: not.
@@ -259,7 +260,9 @@ def _listed(values: object, raw: bytes, source: str) -> Questions:
 
 
 def _bytes(source: str) -> bytes:
-    path = _built_in(source) if source in BUILT_IN else os.path.expanduser(source)
+    path = os.path.expanduser(source)
+    if source in BUILT_IN:
+        path = str(built_in_file(BUILT_IN[source], f"the built-in questions {source} are"))
     if os.path.isdir(path):
         raise BadInput(f"{source} is a folder: name one YAML file of questions in it")
     if not os.path.exists(path):
@@ -276,16 +279,6 @@ def _bytes(source: str) -> bytes:
         return Path(path).read_bytes()
     except OSError as error:
         raise cannot_read(error, source) from None
-
-
-def _built_in(name: str) -> str:
-    path = Path(__file__).parents[1] / "assets" / BUILT_IN[name]
-    if not path.is_file():
-        raise BadInput(
-            f"the built-in questions {name} are missing from this installation ({path}): install "
-            "the package again"
-        )
-    return str(path)
 
 
 def _values(raw: bytes, source: str) -> Any:

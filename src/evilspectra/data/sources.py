@@ -11,6 +11,7 @@ from typing import Any
 
 from evilspectra.data.published import SETS, imported
 from evilspectra.errors import BadInput, cannot_read, first_line, listing, near
+from evilspectra.store.built_in import built_in_file
 
 #: Name → file of the dialogues that come with the package.
 BUILT_IN = {"demo-bad": "demo_bad.jsonl", "demo-good": "demo_good.jsonl"}
@@ -30,7 +31,8 @@ def raw_rows(
 ) -> Iterator[tuple[int, object]]:
     """(line, undecoded JSON or a decoded row) of any source; `digest` is updated with each row."""
     path = str(imported(source) or os.path.expanduser(source))
-    path = _built_in(source) if source in BUILT_IN else path
+    if source in BUILT_IN:
+        path = str(built_in_file(BUILT_IN[source], f"the built-in data set {source} is"))
     if os.path.isdir(path):
         raise BadInput(f"{source} is a folder: name one JSONL or Parquet file in it")
     if not os.path.exists(path):
@@ -47,16 +49,6 @@ def raw_rows(
         )
     read = _parquet if path.lower().endswith(".parquet") else _jsonl
     return read(path, source, digest)
-
-
-def _built_in(name: str) -> str:
-    path = Path(__file__).parents[1] / "assets" / BUILT_IN[name]
-    if not path.is_file():
-        raise BadInput(
-            f"the built-in data set {name} is missing from this installation ({path}): install "
-            "the package again"
-        )
-    return str(path)
 
 
 def looks_like_hub(source: str) -> bool:

@@ -14,7 +14,6 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 
 from evilspectra.answers.questions import Questions, read_questions
 from evilspectra.config.judge import METRICS
@@ -137,5 +136,4 @@ def _chosen(
 
 @lru_cache(maxsize=1)
 def _own() -> Mapping[str, str]:
-    path = Path(__file__).parents[1] / "assets" / "questions.yaml"
-    return dict(read_questions(str(path)).questions[0].judge_prompts)
+    return dict(read_questions("open").questions[0].judge_prompts)

@@ -44,22 +44,14 @@ def build_optimizer(
                 weight_decay=config.weight_decay,
                 foreach=True,
             )
-        case c.Adam():
+        case c.Adam() | c.AdamW():
+            decay = config.weight_decay if isinstance(config, c.AdamW) else 0.0
             return torch.optim.AdamW(
                 trainable,
                 lr=config.lr,
                 betas=config.betas,
                 eps=config.eps,
-                weight_decay=0.0,
-                foreach=True,
-            )
-        case c.AdamW():
-            return torch.optim.AdamW(
-                trainable,
-                lr=config.lr,
-                betas=config.betas,
-                eps=config.eps,
-                weight_decay=config.weight_decay,
+                weight_decay=decay,
                 foreach=True,
             )
         case c.Lion():

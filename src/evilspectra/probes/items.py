@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from evilspectra.errors import BadInput, listing, near
-from evilspectra.store.built_in import BUILT_IN
+from evilspectra.store.built_in import BUILT_IN, built_in_file
 from evilspectra.store.files import valid_text
 
 T = TypeVar("T")
@@ -92,7 +92,7 @@ def asset(source: str, built_in: Mapping[str, str]) -> Path:
         BadInput: it is neither.
     """
     if source in built_in:
-        return Path(__file__).parents[1] / "assets" / built_in[source]
+        return built_in_file(built_in[source], f"the built-in items {source} are")
     if not os.path.isfile(path := os.path.expanduser(source)):
         raise BadInput(
             f"there is no file '{source}': name a JSONL file, or the built-in "
