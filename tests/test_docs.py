@@ -84,6 +84,7 @@ def test_pages_about_adapters_run_as_written(page, tmp_path):
     assert (tmp_path / "my-adapter-flat" / "adapter_model.safetensors").is_file()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("code", [*blocks("python"), *blocks("python", TRAINER)])
 def test_python_runs_as_written(code):
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -44,6 +44,7 @@ def tables(tmp_path_factory: pytest.TempPathFactory) -> Tables:
     return tables_of(root)
 
 
+@pytest.mark.slow
 def test_figures_come_in_order_and_identical_each_time(tables: Tables) -> None:
     first, again = (
         [figure.specs() for draw in FIGURES if (figure := draw(tables))] for _ in range(2)

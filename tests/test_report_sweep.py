@@ -328,6 +328,7 @@ def test_options_of_tables_are_refused_for_a_store(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.slow
 def test_markdown_has_the_page_s_words_tables_and_links_to_its_figures(tmp_path: Path) -> None:
     sweep(tmp_path, {"muon": 80.0, "lion": 60.0}, {"muon": 1.0, "lion": 2.0})
     done = command("report", tmp_path, "--format", "md")

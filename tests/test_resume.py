@@ -144,6 +144,7 @@ def test_a_signal_in_the_last_step_stops_what_comes_after(tmp_path, monkeypatch)
     assert train(config).status().state == "done"
 
 
+@pytest.mark.slow
 def test_state_of_a_finished_step_survives_a_crash_while_saving(tmp_path, monkeypatch):
     """The resume state is replaced at once: a failure while writing it leaves the one before."""
     config = tiny_config(tmp_path, **SECTIONS)

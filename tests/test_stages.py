@@ -152,6 +152,7 @@ def test_the_judge_is_asked_before_everything_is_trained(tmp_path: Path) -> None
     assert asked_when[0] == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("outage", ["500", "401"])
 def test_an_outage_loses_nothing_and_needs_no_new_answers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, outage: str
