@@ -96,7 +96,7 @@ def analyse(
     parts = _components(runs, measured, cell, rates)
     if parts is None:
         reasons["components"] = "the table has no column 'seed'"
-    levelled = {*chosen, *(["optimizer"] if "optimizer" in runs else [])}
+    levelled = dict.fromkeys([*chosen, *(["optimizer"] if "optimizer" in runs else [])])
     analysis = Analysis(
         outcome=name,
         label=measured.label,
