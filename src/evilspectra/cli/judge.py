@@ -34,7 +34,7 @@ def judge(
     quiet: bool,
     **options: Any,
 ) -> None:
-    """Have answers judged: two verdicts per answer, kept beside the answers.
+    """Have answers judged: two verdicts per answer, stored with the answers.
 
     A TARGET is a run, a folder of runs, an adapter or a model whose answers were sampled, or a CSV
     file with question, question_id, and answer or response. Answers that have a verdict are not

@@ -34,7 +34,7 @@ _SET = click.option(
 
 
 class _FileOrVerb(click.Group):
-    """`sweep FILE …` is `sweep run FILE …`: whatever is no verb is taken for a file."""
+    """`sweep FILE …` is `sweep run FILE …`: an argument that is not a command is a file."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         if args and args[0] not in self.commands and args[0] not in ctx.help_option_names:
@@ -50,7 +50,7 @@ def sweep() -> None:
     evilspectra sweep FILE [OPTIONS]   FILE is a YAML file or a preset's name
     evilspectra sweep run --help       the options of a sweep
     evilspectra sweep status           how far a sweep or a store is
-    evilspectra sweep retry            carry out what failed once more
+    evilspectra sweep retry            run failed runs again
     """
 
 
