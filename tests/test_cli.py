@@ -146,6 +146,7 @@ def test_help_and_config_import_no_torch() -> None:
     )
 
 
+@pytest.mark.slow
 def test_show_and_report_import_no_torch(
     trained: tuple[Path, dict[str, Any]], tmp_path: Path
 ) -> None:

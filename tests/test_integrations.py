@@ -72,6 +72,7 @@ class Gradients(TrainerCallback):
 # --- one gradient a step --------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("coupling", ["gradient", "decoupled"])
 def test_accumulation_equals_one_big_batch(tmp_path, coupling):
     settings = {
@@ -233,6 +234,7 @@ def test_it_is_what_the_own_loop_does(tmp_path):
         assert log["learning_rate"] == pytest.approx(record.lr)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "optimizer", [None, lora_optimizer("muon", lr=1e-3)], ids=["adamw", "muon"]
 )
@@ -392,6 +394,7 @@ trainer.train()
 """
 
 
+@pytest.mark.slow
 def test_a_script_needs_one_import_and_one_argument(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     added = SCRIPT.replace(

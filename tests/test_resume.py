@@ -116,6 +116,7 @@ def signal_in_step(monkeypatch: pytest.MonkeyPatch, step: int, number: signal.Si
     monkeypatch.setattr(TrainingRun, "advance", interrupted)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", ["sgd", "lion", "muon"])
 def test_stopped_by_a_signal_in_the_middle(tmp_path, monkeypatch, optimizer):
     sections = configs.merge(SECTIONS, {"optimizer": {"name": optimizer}, "train": {"steps": 20}})

@@ -33,6 +33,7 @@ SETTINGS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ACCUMULATION)
 @pytest.mark.parametrize("setting", SETTINGS)
 def test_accumulation_equals_one_big_batch(tmp_path, dtype, setting):
