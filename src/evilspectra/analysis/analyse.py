@@ -96,7 +96,9 @@ def analyse(
     parts = _components(runs, measured, cell, rates)
     if parts is None:
         reasons["components"] = "the table has no column 'seed'"
-    levelled = dict.fromkeys([*chosen, *(["optimizer"] if "optimizer" in runs else [])])
+    levelled = [*chosen]
+    if "optimizer" in runs and "optimizer" not in chosen:
+        levelled.append("optimizer")
     analysis = Analysis(
         outcome=name,
         label=measured.label,
