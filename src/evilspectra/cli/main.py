@@ -27,7 +27,7 @@ from evilspectra.cli.show import config, show
 from evilspectra.cli.sweep import sweep
 from evilspectra.cli.train import demo, train
 from evilspectra.cli.tune import tune
-from evilspectra.errors import EvilspectraError
+from evilspectra.errors import EvilspectraError, packages_explained
 
 EXIT_CODES = (
     "Exit codes: 0 done; 1 the answer is no, or a run failed; 2 usage or bad input; "
@@ -37,6 +37,11 @@ VERBS = (
     *(train, demo, sweep, tune, show, config, data),
     *(probe, generate, evaluate, judge, score, compare, calibrate),
     *(report, analyze, query_verb, spectrum, flatten, gate, card),
+)
+#: Those that load a model, whatever they lack first.
+MODEL_VERBS = (
+    *(train, demo, tune, probe, generate, evaluate, gate),
+    *(sweep.commands[name] for name in ("run", "retry")),
 )
 
 
@@ -56,6 +61,9 @@ def cli() -> None:
 
 for _verb in VERBS:
     cli.add_command(_verb)
+for _verb in MODEL_VERBS:
+    if _verb.callback:
+        _verb.callback = packages_explained("train")(_verb.callback)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -64,11 +72,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Every expected failure becomes one sentence on standard error.
     """
     try:
-        code = cli.main(
-            args=list(arguments) if arguments is not None else None,
-            prog_name="evilspectra",
-            standalone_mode=False,
-        )
+        with packages_explained():
+            code = cli.main(
+                args=list(arguments) if arguments is not None else None,
+                prog_name="evilspectra",
+                standalone_mode=False,
+            )
         sys.stdout.flush()
     except EvilspectraError as error:
         click.echo(f"evilspectra: {error}", err=True)
