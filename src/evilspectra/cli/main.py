@@ -5,9 +5,11 @@ Everything heavy is imported inside the commands.
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import click
 
@@ -27,7 +29,7 @@ from evilspectra.cli.show import config, show
 from evilspectra.cli.sweep import sweep
 from evilspectra.cli.train import demo, train
 from evilspectra.cli.tune import tune
-from evilspectra.errors import EvilspectraError, packages_explained
+from evilspectra.errors import EvilspectraError, packages_explained, require
 
 EXIT_CODES = (
     "Exit codes: 0 done; 1 the answer is no, or a run failed; 2 usage or bad input; "
@@ -43,6 +45,24 @@ MODEL_VERBS = (
     *(train, demo, tune, probe, generate, evaluate, gate),
     *(sweep.commands[name] for name in ("run", "retry")),
 )
+
+
+def _with_packages(callback: Callable[..., Any] | None) -> Callable[..., Any]:
+    """A command's function, which names the extra `train` for whatever package is not installed.
+
+    The packages that write tables are looked for before any work, unless that is a dry run.
+    """
+    if callback is None:
+        raise ValueError("a command without a function cannot load a model")
+
+    @functools.wraps(callback)
+    @packages_explained("train")
+    def checked(*arguments: Any, **options: Any) -> Any:
+        if not options.get("dry"):
+            require("pandas", "pyarrow", extra="train")
+        return callback(*arguments, **options)
+
+    return checked
 
 
 @click.group(
@@ -62,8 +82,7 @@ def cli() -> None:
 for _verb in VERBS:
     cli.add_command(_verb)
 for _verb in MODEL_VERBS:
-    if _verb.callback:
-        _verb.callback = packages_explained("train")(_verb.callback)
+    _verb.callback = _with_packages(_verb.callback)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
