@@ -12,7 +12,7 @@ import pytest
 from evilspectra.cli.main import cli
 from evilspectra.errors import EXTRAS, BadInput, MissingPackage, packages_explained, require
 from tests.golden.make import GOLDEN
-from tests.support.without_packages import ROOT, without
+from tests.support.without_packages import ROOT, Ended, without
 
 RUN, OTHER = "store/arms/adamw-b4-s0-8b9a8183db", "store/arms/muon-b4-s0-1fe394958d"
 SCRIPTED = "scripted:inputs/judge.yaml"
@@ -52,8 +52,8 @@ NEEDED = {
     "train tiny": MODEL,
     "demo": MODEL | {"duckdb", "altair"},
     "sweep inputs/sweep.yaml --output new": MODEL | {"duckdb"},
-    "sweep inputs/sweep.yaml --output new --workers 2": MODEL | {"duckdb"},
-    "sweep mini --dry-run --output new": set(),
+    "sweep inputs/sweep.yaml --output new --workers 2": {"torch"},
+    "sweep inputs/sweep.yaml --output new --dry-run": set(),
     "sweep status inputs/sweep.yaml": set(),
     "sweep retry inputs/sweep.yaml --failed": {"pandas", "pyarrow"},
     "tune inputs/sweep.yaml --trials 3 --output new": MODEL,
@@ -73,15 +73,26 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def words_of(line: str) -> list[str]:
+def arguments_of(line: str) -> list[str]:
     return [part.replace("_run_FROM_", " run FROM ") for part in line.split()]
 
 
+@pytest.fixture(scope="module")
+def endings(folder: Path) -> dict[tuple[str, str], Ended]:
+    """Command and missing package (or "core": all that are outside it) → how the command ends."""
+    cases = [(line, package) for line, needed in NEEDED.items() for package in sorted(needed)]
+    cases += [(line, "core") for line in NEEDED]
+    hidden = [OUTSIDE_CORE if package == "core" else {package} for _, package in cases]
+    arguments = [arguments_of(line) for line, _ in cases]
+    return dict(zip(cases, without(list(zip(hidden, arguments, strict=True)), folder), strict=True))
+
+
 @pytest.mark.parametrize("line", NEEDED)
-def test_a_command_names_the_package_that_it_lacks(line: str, folder: Path) -> None:
-    needed = sorted(NEEDED[line])
-    cases = [({package}, words_of(line)) for package in needed]
-    for package, ended in zip(needed, without(cases, folder), strict=True):
+def test_a_command_names_the_package_that_it_lacks(
+    line: str, endings: dict[tuple[str, str], Ended]
+) -> None:
+    for package in NEEDED[line]:
+        ended = endings[line, package]
         sentence = rf"evilspectra: the package {package} is needed and not installed: "
         assert ended.trace == ""
         assert re.fullmatch(sentence + r"pip install 'evilspectra\[(report|train)\]'", ended.line)
@@ -89,8 +100,10 @@ def test_a_command_names_the_package_that_it_lacks(line: str, folder: Path) -> N
 
 
 @pytest.mark.parametrize("line", NEEDED)
-def test_a_command_in_the_core_works_or_says_what_it_lacks(line: str, folder: Path) -> None:
-    (ended,) = without([(OUTSIDE_CORE, words_of(line))], folder)
+def test_a_command_in_the_core_works_or_says_what_it_lacks(
+    line: str, endings: dict[tuple[str, str], Ended]
+) -> None:
+    ended = endings[line, "core"]
     assert ended.trace == ""
     if NEEDED[line]:
         assert ended.code == 2
@@ -100,10 +113,12 @@ def test_a_command_in_the_core_works_or_says_what_it_lacks(line: str, folder: Pa
         assert "pip install" not in ended.line
 
 
-def test_commands_that_load_a_model_name_train_whatever_is_missing(folder: Path) -> None:
-    lines = [line for line, needed in NEEDED.items() if needed >= MODEL]
-    for ended in without([(OUTSIDE_CORE, words_of(line)) for line in lines], folder):
-        assert ended.line.endswith("pip install 'evilspectra[train]'")
+def test_commands_that_load_a_model_name_train_whatever_is_missing(
+    endings: dict[tuple[str, str], Ended],
+) -> None:
+    for (line, package), ended in endings.items():
+        if NEEDED[line] >= MODEL:
+            assert ended.line.endswith("pip install 'evilspectra[train]'"), (line, package)
 
 
 def test_every_command_is_in_this_test() -> None:

@@ -1,13 +1,14 @@
 """Commands run as if packages were not installed, each in a process of its own.
 
 `python -m tests.support.without_packages` reads a JSON list of [packages, arguments] and prints
-[exit code, last line of standard error, traceback] for each. It imports the command line once and
-forks, so that a case costs no start of Python.
+[exit code, last line of standard error, traceback] for each. It imports the core once and forks, so
+that a case costs no start of Python.
 """
 
 from __future__ import annotations
 
 import contextlib
+import importlib
 import io
 import json
 import os
@@ -21,6 +22,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 ROOT = Path(__file__).parents[2]
+
+#: Modules of the core that are imported before the forks, so that no case has to.
+BEFORE = ("cli.main", "targets.adapters", "reporting.adapter_text", "sweeps.plan", "judging.inputs")
 
 
 class Ended(NamedTuple):
@@ -86,6 +90,9 @@ def _forked(packages: Collection[str], arguments: Sequence[str]) -> Any:
 
 
 if __name__ == "__main__":
-    import evilspectra.cli.main  # noqa: F401  (before the forks)
-
-    json.dump([_forked(*case) for case in json.load(sys.stdin)], sys.stdout)
+    for module in BEFORE:
+        importlib.import_module(f"evilspectra.{module}")
+    commands = json.load(sys.stdin)
+    if early := sys.modules.keys() & {name for hidden, _ in commands for name in hidden}:
+        sys.exit(f"imported before the forks: {sorted(early)}")
+    json.dump([_forked(*command) for command in commands], sys.stdout)
