@@ -9,22 +9,18 @@ A result prints nothing by itself, and holds no torch tensor. Its class is a fro
 
 from __future__ import annotations
 
-import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-from evilspectra.errors import BadInput
 from evilspectra.numbers import number
-from evilspectra.text import printable, short_repr
+from evilspectra.text import printable
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-#: A file or folder, or the name of something that is looked up: a run's id, owner/model on the hub.
-PathLike = str | os.PathLike[str]
 #: Rows of a notebook's table, and characters of a cell, at most.
 _ROWS, _CELL = 60, 200
 
@@ -96,37 +92,3 @@ def _cell(value: Any) -> str:
 
 def _shielded(text: str, most: int = _CELL) -> str:
     return escape(printable(text, most))
-
-
-def names(targets: PathLike | Sequence[PathLike], argument: str) -> list[str]:
-    """Targets as text: one of them, or a sequence; `argument`: what messages call them.
-
-    Raises:
-        BadInput: none, or something that is neither text nor a path.
-
-    >>> from pathlib import Path
-    >>> names("runs", "targets"), names(["a", Path("b")], "targets")
-    (['runs'], ['a', 'b'])
-    """
-    if isinstance(targets, str | os.PathLike):
-        return [name(targets, argument)]
-    if not isinstance(targets, Iterable) or isinstance(targets, bytes):
-        raise BadInput(
-            f"{argument} is {short_repr(targets)}: give text or a path, or a list of them"
-        )
-    texts = [name(target, argument) for target in targets]
-    if not texts:
-        raise BadInput(f"{argument} is empty: name at least one")
-    return texts
-
-
-def name(target: PathLike, argument: str) -> str:
-    """A single target as text; raises as `names` does."""
-    text = os.fspath(target) if isinstance(target, str | os.PathLike) else None
-    if not isinstance(text, str):
-        raise BadInput(f"{argument} is {short_repr(target)}: give text or a path")
-    return text
-
-
-def silent(text: str) -> None:
-    """Takes a line of progress and does nothing with it."""
