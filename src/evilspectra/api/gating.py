@@ -30,7 +30,6 @@ from evilspectra.gating.output import junit as as_junit
 from evilspectra.gating.output import markdown as as_markdown
 from evilspectra.gating.policy import Policy, build_policy
 from evilspectra.judging.judge import Judge
-from evilspectra.judging.make import make_judge
 from evilspectra.probes.probe import probes
 
 
@@ -174,13 +173,13 @@ def gate(
         if not verdict.passed:
             print(verdict.reasons)
     """
-    names = name(candidate, "candidate"), name(baseline, "baseline")
+    sides = name(candidate, "candidate"), name(baseline, "baseline")
     checks, settings_of_judge = _policy(policy, settings, judge, judge_url, judge_set, seed)
     ready = _prepared(checks, settings_of_judge)
     values = settings_mapping(model, "model")
     model_config = build({"model": values}, "--model").model if values else None
     report_of = functools.partial(
-        Report, *names, policy=checks, judge=ready.name if ready else None
+        Report, *sides, policy=checks, judge=ready.name if ready else None
     )
     files: dict[Path, Callable[[Report], str]] = {}
     for path, text_of in ((junit, as_junit), (markdown, as_markdown)):
@@ -190,7 +189,7 @@ def gate(
     unfinished = Measurements.none("the gate did not finish")
     write_reports(report_of(verdict=decide(unfinished, checks)), files)
     request = GateRequest(
-        *names,
+        *sides,
         name(output, "output"),
         model_config,
         optional_name(base, "base"),
@@ -267,6 +266,8 @@ def _prepared(policy: Policy, settings: JudgeConfig | None) -> Judge | None:
             "the policy has a section misalignment, and no judge: name one with --judge, "
             "or under misalignment.judge, or write misalignment: false"
         )
+    from evilspectra.judging.make import make_judge
+
     read_questions(policy.misalignment.answers.questions)
     if policy.misalignment.answers.endpoint:
         from evilspectra.endpoint.chat import require_client
