@@ -19,7 +19,8 @@ from evilspectra.api.arguments import (
     silent,
 )
 from evilspectra.api.result import Result
-from evilspectra.config.judge import JudgeConfig, judge_settings
+from evilspectra.config.judge import JudgeConfig
+from evilspectra.config.judge import judge_settings as judge_config
 from evilspectra.config.loading import build
 from evilspectra.config.yaml_files import merge, read_mapping
 from evilspectra.errors import BadInput
@@ -128,7 +129,7 @@ def gate(
     settings: Settings = (),
     judge: str | None = None,
     judge_url: str | None = None,
-    judge_set: Settings = (),
+    judge_settings: Settings = (),
     seed: int | None = None,
     base: PathLike | None = None,
     model: Settings = (),
@@ -150,7 +151,7 @@ def gate(
         judge: samples answers of both and has them judged too: openai:MODEL, local:MODEL or
             scripted:FILE.
         judge_url: address of an OpenAI-compatible endpoint; its key comes from OPENAI_API_KEY.
-        judge_set: other settings of the judge.
+        judge_settings: other settings of the judge.
         seed: of resamples and answers; None: the policy's.
         base: base of adapters from outside a run, where their adapter_config.json names another.
         model: settings of the base, such as {"device": "cpu", "dtype": "float32"}.
@@ -174,7 +175,7 @@ def gate(
             print(verdict.reasons)
     """
     sides = name(candidate, "candidate"), name(baseline, "baseline")
-    checks, settings_of_judge = _policy(policy, settings, judge, judge_url, judge_set, seed)
+    checks, settings_of_judge = _policy(policy, settings, judge, judge_url, judge_settings, seed)
     ready = _prepared(checks, settings_of_judge)
     values = settings_mapping(model, "model")
     model_config = build({"model": values}, "--model").model if values else None
@@ -206,7 +207,7 @@ def _policy(
     settings: Settings,
     judge: str | None,
     judge_url: str | None,
-    judge_set: Settings,
+    judge_settings: Settings,
     seed: int | None,
 ) -> tuple[Policy, JudgeConfig | None]:
     """The policy with its settings, and the settings of its judge.
@@ -225,14 +226,14 @@ def _policy(
     values = merge(written, settings_mapping(settings))
     values = merge(values, {} if seed is None else {"seed": seed})
     checks = build_policy(values, source)
-    settings_of_judge = _judge(checks, judge, judge_url, judge_set)
+    settings_of_judge = _judge(checks, judge, judge_url, judge_settings)
     if settings_of_judge and not checks.misalignment:
         checks = build_policy(merge(values, {"misalignment": {}}), source)
     return checks, settings_of_judge
 
 
 def _judge(
-    policy: Policy, judge: str | None, judge_url: str | None, judge_set: Settings
+    policy: Policy, judge: str | None, judge_url: str | None, judge_settings: Settings
 ) -> JudgeConfig | None:
     """The judge's settings: the policy's, overridden by the arguments; None without a judge.
 
@@ -240,7 +241,7 @@ def _judge(
     """
     written = policy.misalignment.judge if policy.misalignment else None
     chosen = judge or (written.judge if written else None)
-    overrides = {"url": judge_url, **settings_mapping(judge_set, "judge_set")}
+    overrides = {"url": judge_url, **settings_mapping(judge_settings, "judge_settings")}
     overrides = {field: value for field, value in overrides.items() if value is not None}
     if chosen is None:
         if overrides:
@@ -250,7 +251,7 @@ def _judge(
             )
         return None
     before = written.model_dump(exclude_unset=True) if written and written.judge == chosen else {}
-    return judge_settings({**before, **overrides, "judge": chosen})
+    return judge_config({**before, **overrides, "judge": chosen})
 
 
 def _prepared(policy: Policy, settings: JudgeConfig | None) -> Judge | None:

@@ -13,7 +13,9 @@ from evilspectra.text import short_repr
 class Section(BaseModel):
     """A frozen group of settings that refuses unknown keys."""
 
-    model_config: ClassVar[ConfigDict] = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config: ClassVar[ConfigDict] = ConfigDict(
+        frozen=True, extra="forbid", allow_inf_nan=False
+    )
 
     @model_validator(mode="before")
     @classmethod

@@ -212,7 +212,8 @@ class SpectrumMonitor(Recorded):
         self, every: int = _MONITOR.every, *, adapter: str | None = None, record: bool = True
     ) -> None:
         super().__init__(adapter, record)
-        self.settings: MonitorConfig = build({"monitor": {"every": every}}, type(self).__name__).monitor
+        config = build({"monitor": {"every": every}}, type(self).__name__)
+        self.settings: MonitorConfig = config.monitor
         self._last = -1
 
     def on_train_begin(
@@ -224,7 +225,8 @@ class SpectrumMonitor(Recorded):
     ) -> None:
         model, optimizer = kwargs["model"], kwargs["optimizer"]
         self._last = -1
-        self.pairs: list[LoraPair] = observed_pairs(model, optimizer, self.adapter, type(self).__name__)
+        who = type(self).__name__
+        self.pairs: list[LoraPair] = observed_pairs(model, optimizer, self.adapter, who)
         self._begin(args, state, {"monitor": self.settings}, kwargs)
 
     def on_step_end(
