@@ -18,14 +18,15 @@ import evilspectra as es
 from evilspectra.api.result import Result, table
 from evilspectra.errors import BadInput, EvilspectraError
 from tests.support.commands import command
+from tests.support.measuring import enter
 from tests.support.saved_adapters import adapted
 
 ROOT = Path(__file__).parents[1]
-#: Modules that a package need not import: commands of other processes, and optional extras.
+#: Packages that `import evilspectra` must not load.
 HEAVY = ("torch", "transformers", "pandas", "numpy", "altair", "duckdb", "scipy", "pydantic")
-JUDGED = ROOT / "tests" / "data" / "judged_tea.csv"
-#: A measurement that cannot be made at once.
-UNMEASURED = {"policy": {"capability": False, "threads": 1}}
+JUDGED = ROOT / "tests" / "data" / "judged_walks.csv"
+#: Settings of a gate that has one check.
+ONE_CHECK = {"policy": {"capability": False, "threads": 1}}
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +45,7 @@ def results(adapters: Path) -> list[Result]:
         es.spectrum([adapters / "plain", adapters / "ad<b>&"]),
         es.flatten(adapters / "plain", adapters / f"flat{len(list(adapters.iterdir()))}"),
         es.score(JUDGED),
-        es.gate(adapters / "nothing", baseline="<i>nobody</i>", **UNMEASURED),
+        es.gate(adapters / "nothing", baseline="<i>nobody</i>", **ONE_CHECK),
     ]
 
 
@@ -58,19 +59,15 @@ def test_nothing_heavy_is_imported_at_first():
 
 
 def test_no_module_takes_the_place_of_a_public_name():
-    """In one process: every module is imported, then every name is what its own module holds."""
-    code = (
-        "import importlib, pkgutil, types, evilspectra\n"
-        "for module in pkgutil.walk_packages(evilspectra.__path__, 'evilspectra.'):\n"
-        "    importlib.import_module(module.name)\n"
-        "for name in evilspectra.__all__:\n"
-        "    value = getattr(evilspectra, name)\n"
-        "    assert not isinstance(value, types.ModuleType), name\n"
-        "    assert name == '__version__' or callable(value), name\n"
-        "    assert name == '__version__' or value.__name__ == name, name\n"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    """Every module is imported, then every name is still what its own module holds."""
+    for module in pkgutil.walk_packages(es.__path__, "evilspectra."):
+        if not module.name.endswith("__main__"):
+            importlib.import_module(module.name)
+    for name, module in es._MODULES.items():
+        value = getattr(es, name)
+        assert callable(value), name
+        assert value is getattr(sys.modules[f"evilspectra.{module}"], name)
+        assert value.__name__ == name
 
 
 def test_no_module_has_the_dotted_name_of_a_public_name():
@@ -83,11 +80,6 @@ def test_the_names_are_listed_and_a_wrong_one_is_an_attribute_error():
     assert set(es.__all__) == {*es._MODULES, "__version__"}
     with pytest.raises(AttributeError, match="no attribute 'spectra_of'"):
         _ = es.spectra_of
-
-
-def test_a_name_is_the_object_of_its_module():
-    for name, module in es._MODULES.items():
-        assert getattr(es, name) is getattr(importlib.import_module(f"evilspectra.{module}"), name)
 
 
 def test_the_version_is_that_of_the_package():
@@ -123,14 +115,21 @@ def test_spectrum_equals_the_live_factors(adapters):
         torch.testing.assert_close(values, wanted[module.name], rtol=1e-5, atol=1e-7)
 
 
+def drawn(chart) -> list[dict]:
+    """The rows that a chart draws."""
+    (rows,) = chart.to_dict()["datasets"].values()
+    return rows
+
+
 def test_figures_hold_the_values(adapters):
     both = es.spectrum([adapters / "plain", adapters / "ad<b>&"])
     for spectra in (es.spectrum(adapters / "plain"), both):
-        drawn = spectra.figure().to_dict()
-        assert max(row["relative"] for row in drawn["data"]["values"]) == pytest.approx(1)
+        assert max(row["relative"] for row in drawn(spectra.figure())) == pytest.approx(1)
     rates = es.score(JUDGED)
-    (point,) = rates.figure().to_dict()["data"]["values"]
-    assert point["rate"] == rates.targets[0].rate
+    (point,) = drawn(rates.figure())
+    assert rates.targets[0].rate in [
+        pytest.approx(value, abs=1e-4) for value in point.values() if isinstance(value, float)
+    ]
 
 
 def test_flatten_is_flat(adapters, tmp_path):
@@ -166,7 +165,7 @@ def test_a_withheld_rate_is_none_and_says_why(tmp_path):
 
 
 def test_gate_is_undecided_without_an_exception(adapters):
-    verdict = es.gate(adapters / "nothing", baseline="tiny-random", **UNMEASURED)
+    verdict = es.gate(adapters / "nothing", baseline="tiny-random", **ONE_CHECK)
     assert (verdict.outcome, verdict.exit_code, verdict.passed) == ("undecided", 3, False)
     assert [check.name for check in verdict.checks] == ["drift"]
     assert "nothing" in verdict.reasons[0]
@@ -349,15 +348,12 @@ def shown(parameter: inspect.Parameter) -> str:
     return f"{parameter.name}={NUMBERS.get(value, value)}"
 
 
-@pytest.mark.slow
-def test_the_page_runs_as_written(tmp_path):
+def test_the_page_runs_as_written(tmp_path, monkeypatch):
+    enter(tmp_path, monkeypatch)
     for seed, name in enumerate(("my-adapter", "another-adapter")):
-        adapted(seed=seed).save_pretrained(str(tmp_path / name))
-    shutil.copy(JUDGED, tmp_path / "judged.csv")
+        adapted(seed=seed).save_pretrained(name)
+    shutil.copy(JUDGED, "judged.csv")
     blocks = re.findall(r"^```python\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
     assert len(blocks) >= 14
-    done = subprocess.run(
-        [sys.executable, "-c", "".join(blocks)], cwd=tmp_path, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    assert (tmp_path / "my-adapter-flat" / "adapter_model.safetensors").is_file()
+    exec(compile("".join(blocks), "docs/api.md", "exec"), {})
+    assert Path("my-adapter-flat", "adapter_model.safetensors").is_file()
