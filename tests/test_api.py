@@ -328,16 +328,16 @@ def test_the_page_names_every_public_name():
 
 def test_the_page_shows_the_signatures():
     """Every signature on the page names the arguments and defaults of the function."""
-    signatures = re.findall(r"^`(\w+)\((.*?)\)(?: -> [^`]+)?`$", PAGE, re.MULTILINE)
+    signatures = re.findall(r"^(\w+)\((.*?)\)(?: -> .+)?\n```$", PAGE, re.MULTILINE)
     assert len(signatures) >= 10
     for name, text in signatures:
         parameters = inspect.signature(getattr(es, name)).parameters.values()
-        wanted = [shown(parameter) for parameter in parameters]
+        wanted = [as_written(parameter) for parameter in parameters]
         parts = [part for part in re.split(r", (?![^(]*\))", text) if part != "*"]
         assert parts == wanted, name
 
 
-def shown(parameter: inspect.Parameter) -> str:
+def as_written(parameter: inspect.Parameter) -> str:
     """A parameter as the page writes it."""
     if parameter.kind is parameter.VAR_KEYWORD:
         return f"**{parameter.name}"

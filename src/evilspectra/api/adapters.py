@@ -104,14 +104,14 @@ class Spectrum(Result):
 
         from evilspectra.reporting.adapter_text import projections, spectrum
 
-        values = [
-            {"adapter": adapter.label, "projection": name, "index": index, "relative": float(value)}
-            for adapter in self.adapters
-            for name in projections(adapter)
-            for index, value in enumerate(
-                spectrum([module for module in adapter.modules if module.projection == name]), 1
-            )
-        ]
+        values = []
+        for adapter in self.adapters:
+            for name in projections(adapter):
+                modules = [module for module in adapter.modules if module.projection == name]
+                values += [
+                    {"adapter": adapter.label, "projection": name, "index": i, "relative": value}
+                    for i, value in enumerate(spectrum(modules).tolist(), start=1)
+                ]
         chart = (
             altair.Chart(altair.InlineData(values))
             .mark_line(point=True)
