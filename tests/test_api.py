@@ -328,7 +328,7 @@ def test_the_page_names_every_public_name():
 
 def test_the_page_shows_the_signatures():
     """Every signature on the page names the arguments and defaults of the function."""
-    signatures = re.findall(r"^(\w+)\((.*?)\)(?: -> .+)?\n```$", PAGE, re.MULTILINE)
+    signatures = re.findall(r"^```text\n(\w+)\((.*?)\)(?: -> .+)?\n```$", PAGE, re.MULTILINE)
     assert len(signatures) >= 10
     for name, text in signatures:
         parameters = inspect.signature(getattr(es, name)).parameters.values()

@@ -106,11 +106,11 @@ class Spectrum(Result):
 
         values = []
         for adapter in self.adapters:
-            for name in projections(adapter):
-                modules = [module for module in adapter.modules if module.projection == name]
+            for projection in projections(adapter):
+                modules = [m for m in adapter.modules if m.projection == projection]
                 values += [
-                    {"adapter": adapter.label, "projection": name, "index": i, "relative": value}
-                    for i, value in enumerate(spectrum(modules).tolist(), start=1)
+                    {"adapter": adapter.label, "projection": projection, "index": i, "relative": v}
+                    for i, v in enumerate(spectrum(modules).tolist(), start=1)
                 ]
         chart = (
             altair.Chart(altair.InlineData(values))
