@@ -15,7 +15,7 @@ LAYERS = [
     *("config", "store", "spectra", "optim", "data", "rates"),
     *("model", "cards", "probes", "training", "endpoint", "answers", "targets", "judging"),
     *("evaluation", "tables", "analysis", "adapters", "gating", "executors", "sweeps"),
-    *("reporting", "cli", "integrations", "__main__"),
+    *("reporting", "api", "cli", "integrations", "__main__"),
 ]
 
 #: Modules that may import torch or transformers when they are imported.
