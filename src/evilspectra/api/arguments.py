@@ -7,7 +7,6 @@ checked there, and named as on the command line.
 from __future__ import annotations
 
 import functools
-import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -127,6 +126,20 @@ def whole_number(value: int, least: int, argument: str) -> int:
     raise BadInput(f"{argument} is {short_repr(value)}: give a whole number, at least {least}")
 
 
+def real_number(value: float, argument: str) -> float:
+    """The value, if it is a number at all: its bounds are checked where it is used.
+
+    Raises:
+        BadInput: it is not.
+
+    >>> real_number(0.5, "amount")
+    0.5
+    """
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return value
+    raise BadInput(f"{argument} is {short_repr(value)}: give a number")
+
+
 def share(value: float, argument: str) -> float:
     """The value, if it is a number from 0 to 1.
 
@@ -136,7 +149,7 @@ def share(value: float, argument: str) -> float:
     >>> share(0.5, "threshold")
     0.5
     """
-    if isinstance(value, int | float) and not math.isnan(value) and 0 <= value <= 1:
+    if 0 <= real_number(value, argument) <= 1:
         return value
     raise BadInput(f"{argument} is {short_repr(value)}: give a number from 0 to 1")
 
