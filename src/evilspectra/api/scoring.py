@@ -98,12 +98,13 @@ class Rates(Result):
     """Rates of misaligned answers, one per file or run, with intervals and counts.
 
     `targets`: in the order given. `failed`: targets that could not be measured, with the reason;
-    `score` leaves none.
+    `incomplete`: how many requests to the judge failed, and why. `score` leaves neither.
     """
 
     definition: Definition
     targets: tuple[TargetRate, ...]
     failed: tuple[Mapping[str, str], ...] = ()
+    incomplete: str | None = None
 
     @property
     def headline(self) -> str:
@@ -117,6 +118,7 @@ class Rates(Result):
         for target in self.targets:
             sentences += [target.withheld] if target.withheld else []
             sentences += [f"{target.label}: {warning}" for warning in target.score.warnings]
+        sentences += [self.incomplete] if self.incomplete else []
         return (*sentences, *("; ".join(failure.values()) for failure in self.failed))
 
     def rows(self) -> list[dict[str, Any]]:

@@ -83,7 +83,7 @@ class TrainedRun(Result):
         return plain_rows(self.to_frame())
 
     def to_frame(self) -> DataFrame:
-        """The steps: loss, learning rate, gradient norm, flatness penalty, seconds (`StepRecord`)."""
+        """The steps: loss, learning rate, gradient norm, flatness, penalty, tokens, seconds."""
         return self._table("steps")
 
     def heldout(self) -> DataFrame:

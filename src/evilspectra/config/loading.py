@@ -72,7 +72,7 @@ def build_section(kind: type[SectionKind], values: Mapping[str, Any], source: st
 
 
 def load(name: str, settings: Iterable[str | Mapping[str, Any]] = ()) -> Config:
-    """The config in a YAML file or preset, with `--set` assignments, or nested mappings, laid on top.
+    """The config in a YAML file or preset, with assignments or nested mappings laid on top.
 
     Raises:
         BadInput: no such file or preset, a sweep file, or a config that is refused.

@@ -82,8 +82,8 @@ def load_sweep(
 ) -> Sweep:
     """Reads a sweep from a file or preset, or takes the mapping that such a file would hold.
 
-    `--set` assignments, or nested mappings, are laid over every run, those of `axes`, `seeds`, `evaluate` and `judge`
-    over the file.
+    Assignments of `--set`, or nested mappings, are laid over every run, those of `axes`, `seeds`,
+    `evaluate` and `judge` over the file.
 
     Raises:
         BadInput: not a sweep file, an axis that names no setting, an empty axis, the same run

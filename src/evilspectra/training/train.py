@@ -28,7 +28,6 @@ from evilspectra.training.progress import Watcher, watching
 from evilspectra.training.provenance import provenance
 from evilspectra.training.signals import stop_signals
 
-
 #: Gives a run's watcher, from the run's name and its number of steps.
 Watch = Callable[[str, int], AbstractContextManager[Watcher]]
 

@@ -56,7 +56,8 @@ def estimates(
         line = alt.Chart(pd.DataFrame({"value": [reference]}))
         layers.insert(0, line.mark_rule(color=MUTED, strokeDash=[2, 3]).encode(x="value:Q"))
     chart = alt.layer(*layers).properties(width=430, height=max(60, 34 * len(frame)))
-    return chart.configure(**THEME | {"background": PAPER})
+    look: dict[str, Any] = {**THEME, "background": PAPER}
+    return chart.configure(**look)
 
 
 def joined(figures: Sequence[Figure], arms: Arms) -> alt.VConcatChart:
