@@ -14,7 +14,7 @@ from evilspectra.errors import BadInput
 from evilspectra.text import short_repr
 
 if TYPE_CHECKING:
-    from altair import LayerChart
+    from altair import FacetChart, LayerChart
     from pandas import DataFrame
 
     from evilspectra.analysis.result import Analysis as Parts
@@ -94,7 +94,7 @@ class Analysis(Result):
         """All of it in JSON's types, as `evilspectra analyze --json` prints it."""
         return self.parts.to_dict()
 
-    def figure(self) -> LayerChart:
+    def figure(self) -> LayerChart | FacetChart:
         """Draws the groups' means with 95 % intervals or, without a ranking, shares of variance."""
         from evilspectra.api.figures import figure_of_estimates
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from evilspectra.errors import BadInput
 
 if TYPE_CHECKING:
-    from altair import LayerChart, VConcatChart
+    from altair import FacetChart, LayerChart, VConcatChart
 
 
 def figure_of_runs(folder: Path) -> VConcatChart:
@@ -35,7 +35,7 @@ def figure_of_estimates(
     title: str,
     form: str,
     reference: float | None = None,
-) -> LayerChart:
+) -> LayerChart | FacetChart:
     """A dot per name with its interval; the arguments are those of `estimates`.
 
     Raises:

@@ -15,7 +15,7 @@ from evilspectra.errors import EvilspectraError, NothingMeasured
 from evilspectra.numbers import bracketed
 
 if TYPE_CHECKING:
-    from altair import LayerChart
+    from altair import FacetChart, LayerChart
     from pandas import DataFrame
 
     from evilspectra.config.sections import ModelConfig
@@ -124,7 +124,7 @@ class Probe(Result):
         ]
         return DataFrame(rows, columns=["target", "step", "drift", "low", "high"])
 
-    def figure(self) -> LayerChart:
+    def figure(self) -> LayerChart | FacetChart:
         """Draws the drift of each target with its 95 % interval, and that beyond the control."""
         from evilspectra.api.figures import figure_of_estimates
 
@@ -179,8 +179,9 @@ def measure(
     from evilspectra.evaluation.evaluate import evaluate
 
     done = evaluate(every, evaluation, note)
-    for target, error in done.failed if on_failure else ():
-        on_failure(target.label, error)
+    if on_failure:
+        for target, error in done.failed:
+            on_failure(target.label, error)
     if len(done.failed) == len(every):
         failures = [(target.label, error) for target, error in done.failed]
         raise NothingMeasured(failures) from done.failed[0][1]

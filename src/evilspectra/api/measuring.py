@@ -11,7 +11,13 @@ from evilspectra.api.layers import Layers, assigned, layers
 from evilspectra.api.measurements import OnFailure, Probe, ProbedTarget, measure
 from evilspectra.api.scoring import Rates, TargetRate
 from evilspectra.errors import BadInput, EvilspectraError
-from evilspectra.rates.definitions import DEFINITIONS, MAX_UNSCORED, Definition, check_definition
+from evilspectra.rates.definitions import (
+    DEFINITIONS,
+    MAX_UNSCORED,
+    Definition,
+    Score,
+    check_definition,
+)
 from evilspectra.rates.definitions import score as rate_of
 
 if TYPE_CHECKING:
@@ -169,7 +175,7 @@ def evaluate(
         "max_requests": max_requests,
     }
     # a judge that cannot be used is refused before anything is sampled
-    asked = judge_of(judge, options, metrics, judge_settings)
+    chosen_judge = judge_of(judge, options, metrics, judge_settings)
     sampling = {
         "questions": file,
         "samples": samples,
@@ -186,7 +192,9 @@ def evaluate(
     from evilspectra.judging.rounds import judge_answer_sets
 
     sets = [answer_set_of(target.label, target.results, target.base.sha256) for target in measured]
-    rounds = judge_answer_sets(sets, asked.judge, file, asked.metrics, say, asked.max_requests)
+    rounds = judge_answer_sets(
+        sets, chosen_judge.judge, file, chosen_judge.metrics, say, chosen_judge.max_requests
+    )
     rates = tuple(_rate(answers, rounds, chosen, max_unscored) for answers in sets)
     return Rates(chosen, rates, tuple(failed), _failed_requests(rounds))
 
@@ -229,7 +237,9 @@ def _rate(
     }
     (instrument,) = instruments.values()
     judged = answers_of(answers, instrument, answers.last)
-    scores = {each: rate_of(judged, each, max_unscored) for each in DEFINITIONS}
+    scores: dict[Definition, Score] = {
+        each: rate_of(judged, each, max_unscored) for each in DEFINITIONS
+    }
     base = None
     if answers.last and 0 in answers.steps:
         base = rate_of(answers_of(answers, instrument, 0), definition, max_unscored)

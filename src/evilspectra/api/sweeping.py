@@ -50,8 +50,8 @@ class SweptRun:
 
     def row(self) -> dict[str, Any]:
         """The row of `SweepOutcome.to_frame()`."""
-        own = asdict(self) | {"folder": str(self.folder)}
-        summary = own.pop("summary") or {}
+        own: dict[str, Any] = asdict(self) | {"folder": str(self.folder)}
+        summary: dict[str, Any] = own.pop("summary") or {}
         return own | {field: value for field, value in summary.items() if field not in own}
 
 
@@ -172,8 +172,9 @@ def sweep(
         changes.append({"seeds": seeds if isinstance(seeds, int) else list(seeds)})
     source = file if isinstance(file, Mapping) else name(file, "file")
     loaded = load_sweep(source, changes)
-    for warning in loaded.warnings if note else ():
-        note(f"{WARNING}{warning}")
+    if note:
+        for warning in loaded.warnings:
+            note(f"{WARNING}{warning}")
     from evilspectra.store.run import arm
     from evilspectra.sweeps.file import experiment_folder
     from evilspectra.sweeps.run import execute

@@ -24,7 +24,7 @@ def estimates(
     title: str,
     form: str,
     reference: float | None = None,
-) -> alt.LayerChart:
+) -> alt.LayerChart | alt.FacetChart:
     """A dot per name with its interval as a line, in order from above.
 
     `rows`: name, value and the ends of the interval, None where they are not known. `title`: of the
