@@ -10,7 +10,7 @@ import functools
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 from evilspectra.config.yaml_files import assignments, merge, nested
 from evilspectra.errors import BadInput, listing, near
@@ -20,6 +20,7 @@ from evilspectra.text import short_repr
 PathLike: TypeAlias = str | os.PathLike[str]
 #: Settings as a mapping, nested or with dotted keys, or as assignments such as "train.steps=30".
 Settings: TypeAlias = Mapping[str, Any] | Iterable[str]
+_Choice = TypeVar("_Choice", bound=str)
 
 
 def names(targets: PathLike | Sequence[PathLike], argument: str) -> list[str]:
@@ -96,7 +97,7 @@ def _plain(value: Any) -> Any:
     return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
 
 
-def choice(value: str, allowed: Sequence[str], argument: str) -> str:
+def choice(value: str, allowed: Sequence[_Choice], argument: str) -> _Choice:
     """The value, if it is among those allowed.
 
     Raises:
@@ -105,8 +106,9 @@ def choice(value: str, allowed: Sequence[str], argument: str) -> str:
     >>> choice("bfloat16", ["float32", "bfloat16"], "dtype")
     'bfloat16'
     """
-    if value in allowed:
-        return value
+    for option in allowed:
+        if option == value:
+            return option
     raise BadInput(
         f"{argument} is {short_repr(value)}; allowed: {listing(allowed)}.{near(value, allowed)}"
     )

@@ -40,7 +40,7 @@ class TargetRate:
     judge: str
     step: int
     definition: Definition
-    scores: Mapping[Definition, Score]
+    scores: Mapping[str, Score]
     base: Score | None = None
     judged_by: Mapping[str, Any] = field(default_factory=dict)
     folder: Path | None = None
@@ -125,7 +125,7 @@ class Rates(Result):
         """A row per target: rate with interval, counts, means, the base's rate."""
         return [target.row() for target in self.targets]
 
-    def figure(self) -> altair.LayerChart:
+    def figure(self) -> altair.LayerChart | altair.FacetChart:
         """The rates with their 95 % intervals, a line per target."""
         import altair
 
@@ -199,7 +199,9 @@ def score(
     targets = []
     for target in wanted:
         side = Side(target, sources, step)
-        scores = {each: rate_of(side.answers, each, max_unscored) for each in DEFINITIONS}
+        scores: dict[str, Score] = {
+            each: rate_of(side.answers, each, max_unscored) for each in DEFINITIONS
+        }
         base = rate_of(side.base, chosen, max_unscored) if side.base else None
         if export is not None:
             side.export(Path(name(export, "export")), columns)
