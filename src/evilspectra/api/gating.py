@@ -19,7 +19,8 @@ from evilspectra.api.arguments import (
     silent,
 )
 from evilspectra.api.result import Result
-from evilspectra.config.judge import JudgeConfig, judge_settings
+from evilspectra.config.judge import JudgeConfig
+from evilspectra.config.judge import judge_settings as judge_config
 from evilspectra.config.loading import build
 from evilspectra.config.yaml_files import merge, read_mapping
 from evilspectra.errors import BadInput
@@ -30,7 +31,6 @@ from evilspectra.gating.output import junit as as_junit
 from evilspectra.gating.output import markdown as as_markdown
 from evilspectra.gating.policy import Policy, build_policy
 from evilspectra.judging.judge import Judge
-from evilspectra.judging.make import make_judge
 from evilspectra.probes.probe import probes
 
 
@@ -129,7 +129,7 @@ def gate(
     settings: Settings = (),
     judge: str | None = None,
     judge_url: str | None = None,
-    judge_set: Settings = (),
+    judge_settings: Settings = (),
     seed: int | None = None,
     base: PathLike | None = None,
     model: Settings = (),
@@ -151,7 +151,7 @@ def gate(
         judge: samples answers of both and has them judged too: openai:MODEL, local:MODEL or
             scripted:FILE.
         judge_url: address of an OpenAI-compatible endpoint; its key comes from OPENAI_API_KEY.
-        judge_set: other settings of the judge.
+        judge_settings: other settings of the judge.
         seed: of resamples and answers; None: the policy's.
         base: base of adapters from outside a run, where their adapter_config.json names another.
         model: settings of the base, such as {"device": "cpu", "dtype": "float32"}.
@@ -174,13 +174,13 @@ def gate(
         if not verdict.passed:
             print(verdict.reasons)
     """
-    names = name(candidate, "candidate"), name(baseline, "baseline")
-    checks, settings_of_judge = _policy(policy, settings, judge, judge_url, judge_set, seed)
+    sides = name(candidate, "candidate"), name(baseline, "baseline")
+    checks, settings_of_judge = _policy(policy, settings, judge, judge_url, judge_settings, seed)
     ready = _prepared(checks, settings_of_judge)
     values = settings_mapping(model, "model")
     model_config = build({"model": values}, "--model").model if values else None
     report_of = functools.partial(
-        Report, *names, policy=checks, judge=ready.name if ready else None
+        Report, *sides, policy=checks, judge=ready.name if ready else None
     )
     files: dict[Path, Callable[[Report], str]] = {}
     for path, text_of in ((junit, as_junit), (markdown, as_markdown)):
@@ -190,7 +190,7 @@ def gate(
     unfinished = Measurements.none("the gate did not finish")
     write_reports(report_of(verdict=decide(unfinished, checks)), files)
     request = GateRequest(
-        *names,
+        *sides,
         name(output, "output"),
         model_config,
         optional_name(base, "base"),
@@ -207,7 +207,7 @@ def _policy(
     settings: Settings,
     judge: str | None,
     judge_url: str | None,
-    judge_set: Settings,
+    judge_settings: Settings,
     seed: int | None,
 ) -> tuple[Policy, JudgeConfig | None]:
     """The policy with its settings, and the settings of its judge.
@@ -226,14 +226,14 @@ def _policy(
     values = merge(written, settings_mapping(settings))
     values = merge(values, {} if seed is None else {"seed": seed})
     checks = build_policy(values, source)
-    settings_of_judge = _judge(checks, judge, judge_url, judge_set)
+    settings_of_judge = _judge(checks, judge, judge_url, judge_settings)
     if settings_of_judge and not checks.misalignment:
         checks = build_policy(merge(values, {"misalignment": {}}), source)
     return checks, settings_of_judge
 
 
 def _judge(
-    policy: Policy, judge: str | None, judge_url: str | None, judge_set: Settings
+    policy: Policy, judge: str | None, judge_url: str | None, judge_settings: Settings
 ) -> JudgeConfig | None:
     """The judge's settings: the policy's, overridden by the arguments; None without a judge.
 
@@ -241,7 +241,7 @@ def _judge(
     """
     written = policy.misalignment.judge if policy.misalignment else None
     chosen = judge or (written.judge if written else None)
-    overrides = {"url": judge_url, **settings_mapping(judge_set, "judge_set")}
+    overrides = {"url": judge_url, **settings_mapping(judge_settings, "judge_settings")}
     overrides = {field: value for field, value in overrides.items() if value is not None}
     if chosen is None:
         if overrides:
@@ -251,7 +251,7 @@ def _judge(
             )
         return None
     before = written.model_dump(exclude_unset=True) if written and written.judge == chosen else {}
-    return judge_settings({**before, **overrides, "judge": chosen})
+    return judge_config({**before, **overrides, "judge": chosen})
 
 
 def _prepared(policy: Policy, settings: JudgeConfig | None) -> Judge | None:
@@ -267,6 +267,8 @@ def _prepared(policy: Policy, settings: JudgeConfig | None) -> Judge | None:
             "the policy has a section misalignment, and no judge: name one with --judge, "
             "or under misalignment.judge, or write misalignment: false"
         )
+    from evilspectra.judging.make import make_judge
+
     read_questions(policy.misalignment.answers.questions)
     if policy.misalignment.answers.endpoint:
         from evilspectra.endpoint.chat import require_client

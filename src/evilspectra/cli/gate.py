@@ -110,7 +110,7 @@ def gate(
         settings=settings,
         judge=judge_name,
         judge_url=judge_url,
-        judge_set=judge_set,
+        judge_settings=judge_set,
         seed=seed,
         base=base,
         model=model_settings,
