@@ -15,7 +15,6 @@ from evilspectra.rates.definitions import (
     DEFINITIONS,
     MAX_UNSCORED,
     Definition,
-    Score,
     check_definition,
 )
 from evilspectra.rates.definitions import score as rate_of
@@ -175,7 +174,7 @@ def evaluate(
         "max_requests": max_requests,
     }
     # a judge that cannot be used is refused before anything is sampled
-    chosen_judge = judge_of(judge, options, metrics, judge_settings)
+    by, judge_metrics, most = judge_of(judge, options, metrics, judge_settings)
     sampling = {
         "questions": file,
         "samples": samples,
@@ -192,9 +191,7 @@ def evaluate(
     from evilspectra.judging.rounds import judge_answer_sets
 
     sets = [answer_set_of(target.label, target.results, target.base.sha256) for target in measured]
-    rounds = judge_answer_sets(
-        sets, chosen_judge.judge, file, chosen_judge.metrics, say, chosen_judge.max_requests
-    )
+    rounds = judge_answer_sets(sets, by, file, judge_metrics, say, most)
     rates = tuple(_rate(answers, rounds, chosen, max_unscored) for answers in sets)
     return Rates(chosen, rates, tuple(failed), _failed_requests(rounds))
 
@@ -237,9 +234,7 @@ def _rate(
     }
     (instrument,) = instruments.values()
     judged = answers_of(answers, instrument, answers.last)
-    scores: dict[Definition, Score] = {
-        each: rate_of(judged, each, max_unscored) for each in DEFINITIONS
-    }
+    scores = {each: rate_of(judged, each, max_unscored) for each in DEFINITIONS}
     base = None
     if answers.last and 0 in answers.steps:
         base = rate_of(answers_of(answers, instrument, 0), definition, max_unscored)

@@ -127,16 +127,11 @@ class Rates(Result):
 
     def figure(self) -> altair.LayerChart | altair.FacetChart:
         """The rates with their 95 % intervals, a line per target."""
-        import altair
+        from evilspectra.api.figures import figure_of_estimates
 
-        values = [row for row in self.rows() if row["rate"] is not None]
-        base = altair.Chart(altair.InlineData(values)).encode(y=altair.Y("target:N").title(None))
+        rows = [(row["target"], row["rate"], row["low"], row["high"]) for row in self.rows()]
         title = f"misalignment rate ({self.definition}), 95 % interval"
-        span = base.mark_rule().encode(x=altair.X("low:Q").title(title), x2="high:Q")
-        return span + base.mark_circle(size=80, opacity=1).encode(
-            x=altair.X("rate:Q").axis(format="%"),
-            tooltip=["target:N", "judge:N", "rate:Q", "low:Q", "high:Q", "counted:Q"],
-        )
+        return figure_of_estimates(rows, title, ".0%")
 
 
 def _sentence(target: TargetRate) -> str:
