@@ -90,7 +90,7 @@ class Analysis(Result):
             for table in statistics_tables(self.parts, detailed=True)
         }
 
-    def to_dict(self) -> dict[str, Any]:
+    def flat(self) -> dict[str, Any]:
         """All of it in JSON's types, as `evilspectra analyze --json` prints it."""
         return self.parts.to_dict()
 

@@ -113,6 +113,11 @@ class Probe(Result):
         """A row per target; columns that end in _low and _high are ends of 95 % intervals."""
         return [target.row() for target in self.targets]
 
+    def flat(self) -> dict[str, Any]:
+        """All of it in JSON's types, as `evilspectra probe --json` prints it."""
+        targets = [target.flat() for target in self.targets]
+        return {"targets": targets, "failed": [dict(failure) for failure in self.failed]}
+
     def by_step(self) -> DataFrame:
         """The drift at each probed checkpoint: target, step, drift, low, high."""
         from pandas import DataFrame

@@ -86,6 +86,10 @@ class TrainedRun(Result):
         """The steps: loss, learning rate, gradient norm, flatness, penalty, tokens, seconds."""
         return self._table("steps")
 
+    def flat(self) -> dict[str, Any]:
+        """The summary in JSON's types, as `evilspectra train --json` prints it."""
+        return asdict(self.summary)
+
     def heldout(self) -> DataFrame:
         """The losses on the held-out rows: before training, at checkpoints, at the end."""
         return self._table("heldout")
@@ -110,7 +114,7 @@ class TrainedRun(Result):
         return RunFolder(self.folder).read(name)
 
     def _repr_html_(self) -> str:
-        values = asdict(self.summary)
+        values = self.flat()
         headline = escape(printable(self.headline, 1000))
         cells = table([{name: values[name] for name in _SUMMARY}])
         return f"<p><strong>{headline}</strong></p>{cells}"

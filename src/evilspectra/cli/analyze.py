@@ -111,7 +111,7 @@ def analyze(
 
 
 def _json(analysis: Analysis) -> str:
-    return json.dumps(analysis.to_dict(), indent=2, ensure_ascii=False) + "\n"
+    return json.dumps(analysis.flat(), indent=2, ensure_ascii=False) + "\n"
 
 
 def _text(analysis: Analysis) -> str:

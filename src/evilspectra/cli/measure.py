@@ -86,8 +86,7 @@ def probe(
         on_failure=show_failure,
     )
     if as_json:
-        values = {"targets": [target.flat() for target in probed.targets], "failed": probed.failed}
-        click.echo(json.dumps(values, indent=2))
+        click.echo(json.dumps(probed.flat(), indent=2))
     else:
         print_measured(
             [
