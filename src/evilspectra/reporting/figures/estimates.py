@@ -11,10 +11,11 @@ from typing import Any
 import altair as alt
 import pandas as pd
 
-from evilspectra.reporting.figures.charts import Figure, Panel
+from evilspectra.reporting.figures.charts import WIDTH, Figure, legend
 from evilspectra.reporting.figures.marks import rounded
 from evilspectra.reporting.figures.palette import INK, MUTED, PAPER, RAMP, THEME, Arms
 
+_LOOK: dict[str, Any] = {**THEME, "background": PAPER}
 #: Columns of the frame of `estimates`.
 COLUMNS = ("name", "value", "low", "high")
 
@@ -56,13 +57,16 @@ def estimates(
         line = alt.Chart(pd.DataFrame({"value": [reference]}))
         layers.insert(0, line.mark_rule(color=MUTED, strokeDash=[2, 3]).encode(x="value:Q"))
     chart = alt.layer(*layers).properties(width=430, height=max(60, 34 * len(frame)))
-    look: dict[str, Any] = {**THEME, "background": PAPER}
-    return chart.configure(**look)
+    return chart.configure(**_LOOK)
 
 
 def joined(figures: Sequence[Figure], arms: Arms) -> alt.VConcatChart:
     """The panels of several figures as one chart, with titles and a legend."""
-    panels: tuple[Panel, ...] = tuple(panel for figure in figures for panel in figure.panels)
-    columns = min(2, len(panels))
-    every = Figure("", "", "", panels, columns)
-    return alt.VConcatChart.from_dict(every.chart(arms))
+    panels = [panel for figure in figures for panel in figure.panels]
+    charts = [
+        panel.chart.properties(width=WIDTH, height=panel.height - 50, title=panel.title)
+        for panel in panels
+    ]
+    chart = alt.vconcat(alt.concat(*charts, columns=2, spacing=40), legend(arms), spacing=24)
+    chart.params = [alt.VariableParameter(name=name, value="") for name in ("shown", "picked")]
+    return chart.configure(**_LOOK)
