@@ -62,7 +62,7 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
     metavar="JUDGE",
     help=(
         "Sample answers of both and have them judged too: "
-        "openai:MODEL, local:MODEL or scripted:FILE."
+        "openai:MODEL, local:MODEL, scripted:FILE or class:MODULE:CLASS."
     ),
 )
 @JUDGE_URL
@@ -190,5 +190,10 @@ def _judge(policy: Policy, options: dict[str, Any]) -> JudgeConfig | None:
                 "name one with --judge, or in the policy under misalignment.judge"
             )
         return None
+    if name.startswith("class:") and options["judge_name"] is None:
+        raise BadInput(
+            f"the policy names the judge {name}, and a class is code: it is imported only if the "
+            f"command line names it too: add --judge {name}"
+        )
     before = written.model_dump(exclude_unset=True) if written and written.judge == name else {}
     return judge_settings({**before, **overrides, "judge": name})

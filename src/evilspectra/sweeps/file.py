@@ -24,8 +24,8 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,11 +33,20 @@ from pydantic import Field, ValidationError
 
 from evilspectra.config.evaluation import Evaluation
 from evilspectra.config.judge import Judging, judging_settings
-from evilspectra.config.loading import NOT_IDENTITY, build, build_evaluation, named
+from evilspectra.config.loading import (
+    NOT_IDENTITY,
+    build,
+    build_evaluation,
+    check_no_preset,
+    named,
+    names_class,
+)
+from evilspectra.config.optimizers import Custom
 from evilspectra.config.section import Section
 from evilspectra.config.sections import Config
 from evilspectra.config.yaml_files import assignments, find, flat, merge, read_mapping
 from evilspectra.errors import BadInput, listing, near
+from evilspectra.optim.own import pinned
 from evilspectra.sweeps.aliasing import cautions
 from evilspectra.sweeps.grid import cells, find_axes, fits, partial
 
@@ -87,16 +96,20 @@ def load_sweep(name: str, settings: Iterable[str] = ()) -> Sweep:
         BadInput: not a sweep file, an axis that names no setting, an empty axis, the same run
             twice, or too many runs.
     """
-    values = _read(name)
+    names = [name]
+    values = _read(name, names)
     try:
         file = SweepFile.model_validate(values)
     except ValidationError as error:
         raise BadInput(f"{name} is not a sweep file: {_explain(error)}") from None
-    return expand(file, name, settings)
+    return expand(file, name, settings, names)
 
 
-def _read(name: str, above: tuple[Path, ...] = ()) -> dict[str, Any]:
-    """The mapping in a sweep file, laid over those of the files that it begins from."""
+def _read(name: str, names: list[str], above: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """The mapping in a sweep file, laid over those of the files that it begins from.
+
+    The names of these files are added to `names`.
+    """
     path = find(name)
     if path.resolve() in above:
         raise BadInput(
@@ -113,7 +126,8 @@ def _read(name: str, above: tuple[Path, ...] = ()) -> dict[str, Any]:
             "preset"
         )
     neighbour = path.parent / first
-    below = _read(str(neighbour) if os.path.isfile(neighbour) else first, (*above, path.resolve()))
+    names.append(str(neighbour) if os.path.isfile(neighbour) else first)
+    below = _read(names[-1], names, (*above, path.resolve()))
     joined = {
         key: [*below[key], *values[key]]
         for key in ("zip", "exclude", "overrides")
@@ -122,8 +136,15 @@ def _read(name: str, above: tuple[Path, ...] = ()) -> dict[str, Any]:
     return merge(below, values) | joined
 
 
-def expand(file: SweepFile, source: str = "the sweep", settings: Iterable[str] = ()) -> Sweep:
+def expand(
+    file: SweepFile,
+    source: str = "the sweep",
+    settings: Iterable[str] = (),
+    names: Sequence[str] = (),
+) -> Sweep:
     """Expands every combination of arm, axis values and seed that is not excluded to a config.
+
+    `names`: the files that it was read from, or presets.
 
     Raises:
         BadInput: as `load_sweep`.
@@ -143,8 +164,9 @@ def expand(file: SweepFile, source: str = "the sweep", settings: Iterable[str] =
     values_by_path = _axes(file.axes, over.pop("axes", {}), source)
     axes = find_axes(values_by_path, file.zip, over.pop("seeds", file.seeds), source)
     evaluation = _evaluation(file.evaluate, over.pop("evaluate", {}), source)
-    judging = _judging(file.judge, over.pop("judge", {}), evaluation, source)
+    judging = _judging(file.judge, over.pop("judge", {}), evaluation, source, names)
     exceptions = _Exceptions(file, source)
+    files = () if names_class(over) else tuple(names)
     names_by_content: dict[str, str] = {}
     configs: list[Config] = []
     for cell in cells(file.arms, axes, source):
@@ -156,11 +178,11 @@ def expand(file: SweepFile, source: str = "the sweep", settings: Iterable[str] =
             cell.moved,
         ]
         if exceptions:
-            changes = exceptions.of(build(functools.reduce(merge, layers), where))
+            changes = exceptions.of(_built(functools.reduce(merge, layers), where, files))
             if changes is None:
                 continue
             layers += changes
-        config = build(functools.reduce(merge, [*layers, over]), where)
+        config = _built(functools.reduce(merge, [*layers, over]), where, files)
         # by their names, for the content of base and data is not known here
         sources = (config.model.base, config.data.train, config.data.heldout)
         content = f"{sources} {config.model_dump_json(exclude=NOT_IDENTITY)}"
@@ -174,6 +196,16 @@ def expand(file: SweepFile, source: str = "the sweep", settings: Iterable[str] =
         configs.append(config)
     exceptions.check(len(configs))
     return Sweep(file.experiment, tuple(configs), evaluation, judging, cautions(configs))
+
+
+def _built(values: Mapping[str, Any], where: str, files: tuple[str, ...]) -> Config:
+    """The config of a cell, an optimiser of the user's own with the sha256 of its source."""
+    config = build(values, where)
+    if not isinstance(config.optimizer, Custom):
+        return config
+    for name in files:
+        check_no_preset(name)
+    return pinned(config, files)
 
 
 class _Exceptions:
@@ -265,8 +297,12 @@ def _judging(
     over: Any,
     evaluation: Evaluation | None,
     source: str,
+    names: Sequence[str],
 ) -> Judging | None:
-    """The judging with `--set judge.…` on top; none with `--set judge=null`."""
+    """The judging with `--set judge.…` on top; none with `--set judge=null`.
+
+    `names`: the files that name the judge, unless the command line does.
+    """
     if over is None or (values is None and over == {}):
         return None
     if not isinstance(over, Mapping):
@@ -275,6 +311,10 @@ def _judging(
             "judge.judge=openai:some-model"
         )
     judging = judging_settings(merge(values or {}, over), f"{source}, judge")
+    if judging.settings.kind == "class" and "judge" not in over:
+        for name in names:
+            check_no_preset(name)
+        judging = replace(judging, named_by=tuple(names))
     if evaluation is None or evaluation.answers is None:
         raise BadInput(
             f"{source}: there is nothing to judge, because no answers are sampled: set "
