@@ -30,7 +30,9 @@ KINDS = {
 class JudgeConfig(Section):
     """The settings of a judge that a command names."""
 
-    judge: Name = Field(description="openai:MODEL, local:MODEL, scripted:FILE or class:MODULE:CLASS.")
+    judge: Name = Field(
+        description="openai:MODEL, local:MODEL, scripted:FILE or class:MODULE:CLASS."
+    )
     url: Name | None = Field(
         default=None,
         description=(

@@ -7,7 +7,6 @@ one answer that it cannot take costs its neighbours nothing. No torch here.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from numbers import Real
@@ -45,8 +44,8 @@ class ClassJudge:
             "model": own.path,
             "reading": "scores",
             "settings": settings.settings,
-            "sha256": own.sha256,
-            "version": settings.version,
+            "source_sha256": own.sha256,
+            "class_version": settings.version,
         }
 
     def replies(self, requests: Sequence[Request]) -> Iterator[list[tuple[Request, Reply]]]:
@@ -83,22 +82,22 @@ class ClassJudge:
             return None
         try:
             scores = list(self._instance.scores(list(part)))
+            return [self._reply(score) for score in scores] if len(scores) == len(part) else None
         except EvilspectraError:
             raise
         except (Exception, SystemExit):
             return None
-        return [self._reply(score) for score in scores] if len(scores) == len(part) else None
 
     def _ask_alone(self, request: Request) -> Reply:
         try:
             scores = list(self._instance.scores([request]))
+            if len(scores) != 1:
+                return Reply(fault=f"{self._who} returned {len(scores)} scores for 1 request")
+            return self._reply(scores[0])
         except EvilspectraError:
             raise
         except (Exception, SystemExit) as error:
             return Reply(fault=f"{self._who} failed: {printable(explained(error), 300)}")
-        if len(scores) != 1:
-            return Reply(fault=f"{self._who} returned {len(scores)} scores for 1 request")
-        return self._reply(scores[0])
 
     def _reply(self, score: Any) -> Reply:
         if score is None:
@@ -106,9 +105,8 @@ class ClassJudge:
         if isinstance(score, str) and score in VERDICT_WORDS:
             return Reply(text=str(score))
         if isinstance(score, Real) and not isinstance(score, bool):
-            number = float(score)
-            if math.isfinite(number) and LOWEST <= number <= HIGHEST:
-                return Reply(score=number)
+            if LOWEST <= score <= HIGHEST:  # which nothing that is not finite is
+                return Reply(score=float(score))
         return Reply(
             fault=(
                 f"{self._who} returned {printable(short_repr(score), 100)}, which is no number "
