@@ -8,6 +8,7 @@ import math
 import os
 import re
 import shlex
+import signal
 import shutil
 import sys
 from collections.abc import Iterator
@@ -31,7 +32,6 @@ from evilspectra.store.run import RunFolder
 from evilspectra.sweeps.file import load_sweep
 from evilspectra.tables.tidy import runs_frame
 from evilspectra.training.identity import locate
-from evilspectra.training.loop import TrainingRun
 from evilspectra.training.train import train
 from tests.support.commands import command
 from tests.support.tiny_runs import tiny_config
@@ -64,15 +64,14 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     work.mkdir()
     monkeypatch.chdir(work)
     monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry])
-    before = set(sys.modules)
     yield work
-    forget(before)
+    forget(tmp_path)
 
 
-def forget(before: set[str]) -> None:
-    """Removes modules imported since, as in a new process."""
-    for name in set(sys.modules) - before:
-        if not name.startswith(("evilspectra", "torch", "transformers", "peft")):
+def forget(folder: Path) -> None:
+    """Removes the modules that were imported from a folder, as in a new process."""
+    for name, module in list(sys.modules.items()):
+        if str(getattr(module, "__file__", None)).startswith(str(folder)):
             del sys.modules[name]
 
 
@@ -105,7 +104,11 @@ def test_the_page_runs_as_written(folder):
         if language == "csv":
             (folder / "answers.csv").write_text(block, encoding="utf-8")
         elif language == "bash":
-            ran += [(line, command(*shlex.split(line)[1:])) for line in block.splitlines()]
+            for line in block.splitlines():
+                forget(folder)
+                ran.append((line, command(*shlex.split(line)[1:])))
+                trains = "sweep" in line
+                assert ("my_optimisers" in sys.modules) is trains, line
         else:
             name = block.splitlines()[0].removeprefix("# ")
             (folder / name).write_text(block, encoding="utf-8")
@@ -135,28 +138,28 @@ def test_the_page_runs_as_written(folder):
 
 def test_a_stopped_run_resumes_to_the_bytes_of_its_twin(tmp_path, monkeypatch):
     """Momentum, dropout, the penalty and a schedule; and the state of torch's random numbers."""
-    write("sign_a", OPTIMISER.replace("group[\"lr\"] *", "group[\"lr\"] * torch.rand(()) *"))
+    write("sign_a", OPTIMISER.replace('["lr"] *', '["lr"] * torch.rand(()) *'))
     sections = loading.merge(
         own("sign_a:Sign", settings={"decay": 0.8}),
         {
             "flatness": {"weight": 0.1},
             "lora": {"dropout": 0.1},
             "schedule": {"name": "cosine"},
-            "train": {"steps": 9, "resume_every": 2},
+            "train": {"steps": 7, "batch_size": 4, "resume_every": 3},
         },
     )
     undisturbed = train(
         tiny_config(tmp_path, **sections, output={"folder": str(tmp_path / "undisturbed")})
     )
     config = tiny_config(tmp_path, **sections)
-    signal_in_step(monkeypatch, 5, __import__("signal").SIGINT)
+    signal_in_step(monkeypatch, 5, signal.SIGINT)
     with pytest.raises(Interrupted):
         train(config)
     monkeypatch.undo()
     os.chdir(tmp_path / "here")
     same_results(undisturbed, train(config))
     rates = undisturbed.read("steps")["lr"]
-    assert rates.iloc[-1] < rates.iloc[0] / 5
+    assert rates.iloc[-1] < rates.max() / 5
 
 
 def test_torchs_own_optimiser_gives_the_bytes_of_the_built_in(tmp_path):
@@ -211,7 +214,8 @@ def test_two_spellings_of_one_class_are_one_run(tmp_path):
     assert names[0] == names[1]
 
 
-def test_source_that_is_not_the_code_in_memory_is_refused(tmp_path):
+def test_source_that_is_not_the_code_in_memory_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
     write("sign_d", OPTIMISER)
     config = tiny_config(tmp_path, **own("sign_d:Sign"))
     pinned(config)
@@ -285,7 +289,7 @@ def test_a_class_that_cannot_be_used_is_refused_without_a_trace(tmp_path, number
     write(f"sign_{number}", source)
     text = refusal(train, tiny_config(tmp_path, **own(f"sign_{number}:Sign")))
     assert re.search(sentence, text)
-    assert not (tmp_path / "runs").exists()
+    assert not list(tmp_path.glob("runs/*/*"))
 
 
 WRONG_STEPS = {
@@ -343,7 +347,7 @@ def test_settings_belong_to_their_class_and_can_be_axes(folder):
         "exclude": [{"optimizer.settings.decay": 0.5, "train.seed": 1}],
     }
     Path("s.yaml").write_text(yaml.safe_dump(text), encoding="utf-8")
-    sweep = load_sweep("s.yaml", ["axes.optimizer.settings.decay=null"][:0])
+    sweep = load_sweep("s.yaml")
     blocks = [(config.optimizer.path, config.optimizer.settings) for config in sweep.configs]  # type: ignore[union-attr]
     nadam = ("torch.optim.nadam:NAdam", {})
     assert blocks == [("sign_g:Sign", {"decay": 0.5}), nadam, nadam]
@@ -355,14 +359,14 @@ def test_settings_belong_to_their_class_and_can_be_axes(folder):
 
 # --- attacks --------------------------------------------------------------------------------------
 
-EVIL = "from pathlib import Path\nPath({mark!r}).write_text('x')\n" + OPTIMISER
+EVIL = "from pathlib import Path\nPath('MARK').write_text('x')\n" + OPTIMISER
 
 
 @pytest.fixture
 def handed_over(tmp_path, folder) -> tuple[Path, Path]:
     """A finished run of a class whose import writes a file; the run's folder, and that file."""
     mark = tmp_path / "mark"
-    write("evil_module", EVIL.format(mark=str(mark)))
+    write("evil_module", EVIL.replace("MARK", str(mark)))
     run = train(tiny_config(tmp_path, **own("evil_module:Sign"), train={"steps": 2}))
     mark.unlink()
     sys.modules.pop("evil_module")
@@ -399,9 +403,8 @@ def test_a_store_that_was_handed_over_has_nothing_imported(tmp_path, folder, han
         ("config", "show", run / "config.yaml"),
         ("config", "show", "link.yaml"),
         ("sweep", "status", store),
-        ("report", store),
         ("query", "SELECT run, optimizer FROM runs", "--store", store),
-        ("card", run / "adapter"),
+        ("card", run),
         ("spectrum", run / "adapter"),
         ("probe", run, "--set", "capability=null", "--set", "ordinary=null"),
     ]
@@ -491,9 +494,7 @@ def test_an_error_of_the_family_ends_the_judging():
 
 
 def test_a_judges_identity_follows_settings_source_and_version():
-    source = (
-        "class Judge:\n    def __init__(self, x=0): ...\n    def scores(self, requests): return []\n"
-    )
+    source = "class Judge:\n    def __init__(self, x=0): ...\n    def scores(self, requests): return []\n"
 
     def facts(text: str = source, **settings: Any) -> str:
         write("judge_e", text)
@@ -531,7 +532,9 @@ def test_verdicts_are_journalled_and_resumed(folder):
     first = command(*line)
     assert first.code == 1
     assert json.loads(first.out)["judged"][0]["counts"] == {"scored": 16, "failed": 2}
-    assert "the judge class:judge_f:Judge failed: ValueError: tired (judge_f.py, line 6)" in first.err
+    assert (
+        "the judge class:judge_f:Judge failed: ValueError: tired (judge_f.py, line 6)" in first.err
+    )
     Path("well").touch()
     Path("log").unlink()
     second = json.loads(command(*line).out)["judged"][0]
@@ -546,11 +549,6 @@ def test_verdicts_are_journalled_and_resumed(folder):
         csv.writer(file).writerows([head, *rows])
     calibrated = command("calibrate", "class:judge_f:Judge", "published.csv", "--json")
     assert calibrated.code == 0
-    errors = [metric["mean_absolute_error"] for metric in json.loads(calibrated.out)["metrics"]]
+    errors = [metric["error"] for metric in json.loads(calibrated.out)["metrics"]]
     expected = np.abs(60 - 10 * np.arange(9)).mean(), np.abs(60 - 50 - np.arange(9)).mean()
     assert errors == pytest.approx(expected)
-
-
-def test_training_needs_no_class_of_the_users():
-    """The loop's guard is for custom classes only: others keep their one step."""
-    assert "own_step" in TrainingRun.advance.__code__.co_names
