@@ -8,8 +8,8 @@ import math
 import os
 import re
 import shlex
-import signal
 import shutil
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -275,7 +275,7 @@ WRONG_SOURCES = {
     "import sys; sys.exit()": "cannot be imported: SystemExit",
     "class Sigh: ...": "has no 'Sign': correct the name. Did you mean 'Sigh'?",
     "x = (": r"cannot be imported: SyntaxError: .* \(sign_\w+.py, line 1\)",
-    "import nothing_here": "cannot be imported: ModuleNotFoundError: No module named 'nothing_here'",
+    "import nothing_here": "cannot be imported: ModuleNotFoundError: No module named 'nothing_",
     OPTIMISER.replace(", decay=0.5", ""): "refuses its settings: NameError",
     OPTIMISER.replace("lr, decay", "rate, decay"): "does not take these settings",
     OPTIMISER.replace('"lr": lr, ', ""): "a parameter group without a learning rate",
@@ -391,6 +391,7 @@ def test_a_store_that_was_handed_over_has_nothing_imported(tmp_path, folder, han
         run.parent / "sweeps" / "sweep.yaml": sweep,
         run / "adapter" / "deep" / "sweep.yaml": sweep,
         store / "judged.yaml": plain | judged,
+        store / "excluded.yaml": sweep | {"seeds": 2, "exclude": [{"train.seed": 1}]},
     }
     for path, values in stored.items():
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -398,6 +399,7 @@ def test_a_store_that_was_handed_over_has_nothing_imported(tmp_path, folder, han
     (folder / "mine.yaml").write_text(f"from: {store / 'sweep.yaml'}\n", encoding="utf-8")
     (folder / "link.yaml").symlink_to(run / "config.yaml")
     (folder / "demo").write_text(yaml.safe_dump(sweep), encoding="utf-8")
+    shutil.copy(run / "config.yaml", folder / "tiny")
     readers = [
         ("show", run),
         ("config", "show", run / "config.yaml"),
@@ -419,13 +421,21 @@ def test_a_store_that_was_handed_over_has_nothing_imported(tmp_path, folder, han
         ("sweep", "mine.yaml", "--dry-run"),
         ("sweep", "status", "mine.yaml"),
         ("sweep", "demo", "--dry-run"),
-        ("train", "demo"),
+        ("train", "tiny"),
         ("gate", run, "--baseline", run, "--policy", policy),
     ]
+    reasons = (
+        "lies in a store of runs",
+        "is a preset, and also a file",
+        "only if the command line",
+    )
     for line in refused:
         result = command(*line)
         assert result.code == 2, line
+        assert any(reason in result.sentence for reason in reasons), (line, result.err)
         assert "evil_module" not in sys.modules, line
+    other = ("--set", "optimizer.class=torch.optim:NAdam", "--dry-run")
+    assert command("sweep", store / "excluded.yaml", *other).code == 0
     assert not mark.exists()
     text = command("train", run / "config.yaml").sentence
     assert "which lies in a store of runs, and a class is code" in text
@@ -494,7 +504,8 @@ def test_an_error_of_the_family_ends_the_judging():
 
 
 def test_a_judges_identity_follows_settings_source_and_version():
-    source = "class Judge:\n    def __init__(self, x=0): ...\n    def scores(self, requests): return []\n"
+    head = "class Judge:\n    def __init__(self, x=0): ...\n"
+    source = f"{head}    def scores(self, requests): return []\n"
 
     def facts(text: str = source, **settings: Any) -> str:
         write("judge_e", text)

@@ -16,6 +16,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import inspect
+import itertools
 import os
 import sys
 import traceback
@@ -29,8 +30,9 @@ from evilspectra.config.own_class import check_path
 from evilspectra.errors import BadInput, first_line, near
 from evilspectra.store.run import is_run
 
-#: Folders above a file in which a store is looked for.
-_ABOVE = 4
+#: Folders above a file in which a store is looked for; the last may be a wide one, of which this
+#: many inner folders are looked at.
+_ABOVE, _WIDEST = 3, 1000
 #: Classes imported so far, with the sha256 that their source then had.
 _hashes: dict[type, str | None] = {}
 
@@ -81,9 +83,9 @@ def import_class(
     except ModuleNotFoundError as error:
         if error.name and f"{module_name}.".startswith(f"{error.name}."):
             raise BadInput(
-                f"{who}: there is no module '{error.name}' in {os.getcwd()}, on PYTHONPATH, or "
-                "among the installed packages of this process: start from the folder that holds "
-                "it, or install it (on every node)"
+                f"{who}: there is no module '{error.name}' in the current folder, on PYTHONPATH "
+                "or among the installed packages of this process: start from the folder that "
+                "holds it, or install it (on every node)"
             ) from None
         raise BadInput(f"{who} cannot be imported: {explained(error)}") from None
     except (Exception, SystemExit) as error:
@@ -148,17 +150,22 @@ def _is_store_or_within(path: Path) -> bool:
     folders = [path, *path.parents] if path.is_dir() else list(path.parents)
     if any(map(is_run, folders)):
         return True
-    home = Path.home()
+    home = Path(os.path.expanduser("~"))
     outer = {home, *home.parents}
-    return any(_holds_runs(folder) for folder in folders[:_ABOVE] if folder not in outer)
-
-
-def _holds_runs(folder: Path) -> bool:
-    """Whether a folder is an experiment, which holds runs, or a store, which holds experiments."""
+    closest = [folder for folder in folders[:_ABOVE] if folder not in outer]
     return any(
-        is_run(Path(inner)) or any(is_run(Path(run)) for run in _folders(inner))
-        for inner in _folders(folder)
+        _holds_runs(folder, None if folder in folders[: _ABOVE - 1] else _WIDEST)
+        for folder in closest
     )
+
+
+def _holds_runs(folder: Path, most: int | None) -> bool:
+    """Whether a folder is an experiment, which holds runs, or a store, which holds experiments.
+
+    `most`: of how many inner folders that is looked at; None for all.
+    """
+    inner = itertools.chain.from_iterable((path, *_folders(path)) for path in _folders(folder))
+    return any(is_run(Path(path)) for path in itertools.islice(inner, most))
 
 
 def _folders(folder: str | Path) -> Iterator[str]:
@@ -170,7 +177,10 @@ def _folders(folder: str | Path) -> Iterator[str]:
 
 
 def _search_current_folder() -> None:
-    folder = os.getcwd()
+    try:
+        folder = os.getcwd()
+    except OSError:
+        return  # it was removed
     if folder not in sys.path and "" not in sys.path and not in_store(Path(folder)):
         sys.path.append(folder)
 
@@ -206,7 +216,10 @@ def _is_in_memory(cls: type, source: bytes | None, file: str | None) -> bool:
     """Whether the functions of a class, and its bytecode on disk, are those of its source."""
     if source is None or file is None:
         return True
-    compiled = compile(source, file, "exec", dont_inherit=True)
+    try:
+        compiled = compile(source, file, "exec", dont_inherit=True)
+    except (SyntaxError, ValueError):
+        return False
     loader: Any = getattr(sys.modules.get(cls.__module__), "__loader__", None)
     if hasattr(loader, "get_code") and getattr(loader, "path", None) == file:
         try:

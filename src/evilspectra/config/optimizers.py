@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from typing import Annotated, Any, Literal, Union
 
 from pydantic import Field, PrivateAttr, create_model, field_validator
@@ -236,7 +237,7 @@ class Custom(_Named):
     def with_files(self, files: tuple[str, ...]) -> Custom:
         """A copy that says which files name the class."""
         copy = self.model_copy()
-        copy._named_by = files
+        copy._named_by = tuple(map(os.path.abspath, files))
         return copy
 
 

@@ -166,7 +166,7 @@ def expand(
     evaluation = _evaluation(file.evaluate, over.pop("evaluate", {}), source)
     judging = _judging(file.judge, over.pop("judge", {}), evaluation, source, names)
     exceptions = _Exceptions(file, source)
-    files = () if names_class(over) else tuple(names)
+    files = () if (by_command_line := names_class(over)) else tuple(names)
     names_by_content: dict[str, str] = {}
     configs: list[Config] = []
     for cell in cells(file.arms, axes, source):
@@ -178,7 +178,10 @@ def expand(
             cell.moved,
         ]
         if exceptions:
-            changes = exceptions.of(_built(functools.reduce(merge, layers), where, files))
+            before = functools.reduce(merge, layers)  # its class is not the command line's
+            changes = exceptions.of(
+                build(before, where) if by_command_line else _built(before, where, files)
+            )
             if changes is None:
                 continue
             layers += changes
