@@ -104,7 +104,7 @@ class ClassJudge:
             return Reply(text="")
         if isinstance(score, str) and score in VERDICT_WORDS:
             return Reply(text=str(score))
-        is_number = isinstance(score, Real) and not isinstance(score, bool)
+        is_number = not isinstance(score, bool | str) and isinstance(score, Real)
         if is_number and LOWEST <= score <= HIGHEST:  # which nothing that is not finite is
             return Reply(score=float(score))
         return Reply(
