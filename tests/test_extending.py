@@ -34,6 +34,7 @@ from evilspectra.tables.tidy import runs_frame
 from evilspectra.training.identity import locate
 from evilspectra.training.train import train
 from tests.support.commands import command
+from tests.support.small_items import TRIPLES, write_lines
 from tests.support.tiny_runs import tiny_config
 from tests.test_resume import same_results, signal_in_step
 
@@ -400,6 +401,7 @@ def test_a_store_that_was_handed_over_has_nothing_imported(tmp_path, folder, han
     (folder / "link.yaml").symlink_to(run / "config.yaml")
     (folder / "demo").write_text(yaml.safe_dump(sweep), encoding="utf-8")
     shutil.copy(run / "config.yaml", folder / "tiny")
+    items = write_lines(tmp_path / "items.jsonl", TRIPLES)
     readers = [
         ("show", run),
         ("config", "show", run / "config.yaml"),
@@ -408,7 +410,7 @@ def test_a_store_that_was_handed_over_has_nothing_imported(tmp_path, folder, han
         ("query", "SELECT run, optimizer FROM runs", "--store", store),
         ("card", run),
         ("spectrum", run / "adapter"),
-        ("probe", run, "--set", "capability=null", "--set", "ordinary=null"),
+        ("probe", run, "--items", items, "--set", "capability=null", "--set", "ordinary=null"),
     ]
     for line in readers:
         assert command(*line).code == 0, line

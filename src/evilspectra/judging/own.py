@@ -104,9 +104,9 @@ class ClassJudge:
             return Reply(text="")
         if isinstance(score, str) and score in VERDICT_WORDS:
             return Reply(text=str(score))
-        is_number = not isinstance(score, bool | str) and isinstance(score, Real)
-        if is_number and LOWEST <= score <= HIGHEST:  # which nothing that is not finite is
-            return Reply(score=float(score))
+        number: Any = score if isinstance(score, Real) and not isinstance(score, bool) else -1
+        if LOWEST <= number <= HIGHEST:  # which nothing that is not finite is
+            return Reply(score=float(number))
         return Reply(
             fault=(
                 f"{self._who} returned {printable(short_repr(score), 100)}, which is no number "
