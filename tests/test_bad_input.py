@@ -129,7 +129,7 @@ def test_an_unknown_optimizer(tmp_path: Path) -> None:
     path = tmp_path / "run.yaml"
     assert refused(tmp_path, optimizer={"name": "adamv"}) == (
         f"{path}: optimizer.name 'adamv' is unknown; allowed: sgd, adam, adamw, lion, "
-        "muon, soap, scion, lora-rite, adafactor. Did you mean 'adam'?"
+        "muon, soap, scion, lora-rite, adafactor, custom. Did you mean 'adam'?"
     )
     assert refused(tmp_path, "optimizer.name=moun").endswith("Did you mean 'muon'?")
 

@@ -12,7 +12,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "evilspectra"
 #: Top to bottom: a package (or a module at the top) imports from those above it, not from below.
 LAYERS = [
     *("errors", "text", "numbers", "terminal", "intervals"),
-    *("config", "store", "spectra", "optim", "data", "rates"),
+    *("config", "store", "classes", "spectra", "optim", "data", "rates"),
     *("model", "cards", "probes", "training", "endpoint", "answers", "targets", "judging"),
     *("evaluation", "tables", "analysis", "adapters", "gating", "executors", "sweeps"),
     *("reporting", "api", "cli", "integrations", "__main__"),
@@ -24,7 +24,7 @@ TORCH = {
     "optim": ["build", "extra", "lion", "muon", "orthogonal", "parameters"],
     "model": ["adapter", "device", "load", "packing", "reuse"],
     "probes": ["harness", "isolation", "likelihood"],
-    "training": ["flatness", "loop", "monitor", "train"],
+    "training": ["flatness", "loop", "monitor", "own_optimizer", "train"],
     "answers": ["sample"],
     "judging": ["digits", "local"],
     "evaluation": ["evaluate"],

@@ -250,6 +250,11 @@ def _judge(
                 "name one with --judge, or in the policy under misalignment.judge"
             )
         return None
+    if chosen.startswith("class:") and judge is None:
+        raise BadInput(
+            f"the policy names the judge {chosen}, and a class is code: it is imported only if the "
+            f"command line names it too: add --judge {chosen}"
+        )
     before = written.model_dump(exclude_unset=True) if written and written.judge == chosen else {}
     return judge_config({**before, **overrides, "judge": chosen})
 

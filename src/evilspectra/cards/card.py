@@ -143,12 +143,24 @@ def _lora(lora: Mapping[str, Any]) -> str:
 
 
 def _optimizer(optimizer: Mapping[str, Any]) -> str:
+    if "class" in optimizer:
+        return _own_optimizer(optimizer)
     facts = ", ".join(
         f"{name} {value}"
         for name, value in optimizer.items()
         if name not in ("name", "lr", "lr_rule")
     )
     return f"{optimizer['name']}, lr {optimizer['lr']:g}" + (f"; {facts}" if facts else "")
+
+
+def _own_optimizer(optimizer: Mapping[str, Any]) -> str:
+    """A class of the user's own: its import path, rate, settings and source."""
+    settings = ", ".join(f"{name} {value}" for name, value in optimizer["settings"].items())
+    origin = f"version {optimizer['version']}" if optimizer["version"] else ""
+    if optimizer["sha256"]:
+        origin = f"source sha256 {optimizer['sha256'][:12]}"
+    parts = [f"{optimizer['class']}, lr {optimizer['lr']:g}", settings, origin]
+    return "; ".join(filter(None, parts))
 
 
 def _lr_rule(optimizer: Mapping[str, Any]) -> str:

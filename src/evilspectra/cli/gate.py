@@ -51,7 +51,7 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
     metavar="JUDGE",
     help=(
         "Sample answers of both and have them judged too: "
-        "openai:MODEL, local:MODEL or scripted:FILE."
+        "openai:MODEL, local:MODEL, scripted:FILE or class:MODULE:CLASS."
     ),
 )
 @JUDGE_URL

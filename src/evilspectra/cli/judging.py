@@ -20,7 +20,7 @@ JUDGE = click.option(
     "judge_name",
     metavar="JUDGE",
     required=True,
-    help="openai:MODEL, local:MODEL or scripted:FILE.",
+    help="openai:MODEL, local:MODEL, scripted:FILE or class:MODULE:CLASS.",
 )
 ANSWERS_STORE = store_option(
     "The store to look runs up in; answers of CSV files go to FOLDER/evaluated."
@@ -65,7 +65,7 @@ judge_options = together(
         metavar="FIELD=VALUE",
         help=(
             "Another setting of the judge: seed, timeout, attempts, backoff, key_variable, device, "
-            "dtype, tokens_per_pass, threads. Repeatable."
+            "dtype, tokens_per_pass, threads, version, settings.NAME. Repeatable."
         ),
     ),
 )

@@ -11,9 +11,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from evilspectra.config.loading import build_section
+from evilspectra.config.own_class import Version, check_path, plain_json
 from evilspectra.config.section import Name, Section
 from evilspectra.errors import BadInput, listing, near
 
@@ -22,13 +23,16 @@ KINDS = {
     "openai": "a model behind an OpenAI-compatible endpoint, such as openai:gpt-4o-2024-08-06",
     "local": "a model on this machine, such as local:my-model-folder",
     "scripted": "a YAML file of replies",
+    "class": "a class of your own, such as class:package.module:Class (docs/extending.md)",
 }
 
 
 class JudgeConfig(Section):
     """The settings of a judge that a command names."""
 
-    judge: Name = Field(description="openai:MODEL, local:MODEL or scripted:FILE.")
+    judge: Name = Field(
+        description="openai:MODEL, local:MODEL, scripted:FILE or class:MODULE:CLASS."
+    )
     url: Name | None = Field(
         default=None,
         description=(
@@ -96,6 +100,21 @@ class JudgeConfig(Section):
         ),
     )
     threads: int = Field(default=2, ge=1, le=1024, description="CPU threads of a local judge.")
+    settings: dict[str, Any] = Field(
+        default={}, description="Arguments of a judge class:…, of JSON's types."
+    )
+    version: Version | None = Field(
+        default=None,
+        description=(
+            "Of a judge class:…: a text that you change when the class does; needed where it has "
+            "no Python source."
+        ),
+    )
+
+    @field_validator("settings")
+    @classmethod
+    def _plain(cls, settings: dict[str, Any]) -> dict[str, Any]:
+        return plain_json(settings, "settings")
 
     @model_validator(mode="after")
     def _consistent(self) -> JudgeConfig:
@@ -112,6 +131,13 @@ class JudgeConfig(Section):
             raise ValueError(
                 f"seed is for a judge openai:MODEL, and '{self.judge}' gives the same verdict "
                 "every time: leave it out"
+            )
+        if self.kind == "class":
+            check_path(self.model)
+        elif self.settings or self.version is not None:
+            raise ValueError(
+                f"settings and version are for a judge class:MODULE:CLASS, and this one is "
+                f"'{self.judge}': leave them out"
             )
         if self.url is not None and not re.fullmatch(r"https?://[^\s/@?#]+(/[^\s@?#]*)?", self.url):
             raise ValueError(
@@ -153,6 +179,7 @@ class Judging:
 
     `questions`: the file whose judge prompts are used; None: that of the answers. `base`: whether
     the base's answers are judged too. `price`: of a million tokens sent, for an estimate.
+    `named_by`: the files that name the judge; none where the command line does.
     """
 
     settings: JudgeConfig
@@ -160,6 +187,7 @@ class Judging:
     questions: str | None = None
     base: bool = True
     price: float | None = None
+    named_by: tuple[str, ...] = ()
 
 
 class _JudgeSection(JudgeConfig):

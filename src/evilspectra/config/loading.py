@@ -17,10 +17,10 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 from evilspectra.config.evaluation import Evaluation
-from evilspectra.config.optimizers import OPTIMIZERS, AdamW
+from evilspectra.config.optimizers import KINDS, AdamW, Custom
 from evilspectra.config.section import Section, SectionKind
 from evilspectra.config.sections import RECIPE, Config
-from evilspectra.config.yaml_files import assignments, find, merge, read_mapping
+from evilspectra.config.yaml_files import assignments, find, merge, presets, read_mapping
 from evilspectra.errors import BadInput, listing, near
 from evilspectra.text import short_repr
 
@@ -49,9 +49,20 @@ def build(values: Mapping[str, Any], source: str = "the config") -> Config:
     """
     values = named(values)
     try:
-        return Config.model_validate(values)
+        config = Config.model_validate(values)
     except ValidationError as error:
         raise BadInput(f"{source}: {_sentence(error, values, Config)}") from None
+    return named_by(config, (source,))
+
+
+def named_by(config: Config, files: tuple[str, ...]) -> Config:
+    """The config, which says which files name its class if it has one of the user's own.
+
+    A class is not imported when one of them lies in a store (`evilspectra.classes`).
+    """
+    if not isinstance(config.optimizer, Custom):
+        return config
+    return config.model_copy(update={"optimizer": config.optimizer.with_files(files)})
 
 
 def build_evaluation(values: Mapping[str, Any], source: str = "evaluate") -> Evaluation:
@@ -82,7 +93,31 @@ def load(name: str, settings: Iterable[str | Mapping[str, Any]] = ()) -> Config:
         raise BadInput(
             f"{name} is a sweep file, not the config of one run: use `evilspectra sweep {name}`"
         )
-    return build(merge(named(values), assignments(settings)), name)
+    over = assignments(settings)
+    config = build(merge(named(values), over), name)
+    if not isinstance(config.optimizer, Custom):
+        return config
+    check_no_preset(name)
+    return named_by(config, () if names_class(over) else (name,))
+
+
+def names_class(over: Mapping[str, Any]) -> bool:
+    """Whether the assignments of a command line name the optimiser's class."""
+    block = over.get("optimizer")
+    return isinstance(block, Mapping) and "class" in block
+
+
+def check_no_preset(name: str) -> None:
+    """Refuses a file with the name of a preset, where a class would be imported.
+
+    Raises:
+        BadInput: who gives a preset's name expects no code of a file that lies here.
+    """
+    if name in presets() and find(name) != presets()[name]:
+        raise BadInput(
+            f"'{name}' is a preset, and also a file here that names a class to import: write "
+            f"./{name} if you mean the file"
+        )
 
 
 #: Line ends of Unicode that PyYAML writes unescaped and reads back as something else.
@@ -113,9 +148,10 @@ def schema() -> dict[str, Any]:
     As in `build`, an optimizer without a name is the default one.
     """
     description = Config.model_json_schema()
-    for kind in OPTIMIZERS.values():
+    for kind in KINDS.values():
         if kind is not AdamW:
-            description["$defs"][kind.__name__]["required"] = ["name"]
+            required = [name for name, field in kind.model_fields.items() if field.is_required()]
+            description["$defs"][kind.__name__]["required"] = ["name", *required]
     return description
 
 
@@ -159,8 +195,11 @@ def _sentence(error: ValidationError, values: Mapping[str, Any], root: type[Sect
             name = first["input"].get("name")
             text = (
                 f"optimizer.name {short_repr(name)} is unknown; allowed: "
-                f"{listing(OPTIMIZERS)}.{near(name, OPTIMIZERS)}"
+                f"{listing(KINDS)}.{near(name, KINDS)}"
             )
+        case "missing":
+            allowed = f" ({_allowed(field)})" if field else ""
+            text = f"{dotted} is missing, and has no default: set it{allowed}"
         case "model_type" | "model_attributes_type":
             text = (
                 f"{dotted} = {short_repr(first['input'])} is refused: it is a section, with "
@@ -197,7 +236,7 @@ def _field(
     field = None
     for part in location:
         if path == ["optimizer"] and kind is None:
-            kind = OPTIMIZERS[part]
+            kind = KINDS[part]
         elif kind and part in kind.model_fields:
             field = kind.model_fields[part]
             path.append(part)

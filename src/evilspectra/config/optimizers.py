@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Union
+import hashlib
+import json
+import os
+from typing import Annotated, Any, Literal, Union
 
-from pydantic import Field
+from pydantic import Field, PrivateAttr, create_model, field_validator
 
+from evilspectra.config.own_class import ClassPath, Sha256, Version, plain_json, short_name
 from evilspectra.config.section import Section
 
 _Beta = Annotated[float, Field(ge=0, lt=1)]
@@ -157,11 +161,111 @@ class Adafactor(Section):
     weight_decay: float = Field(default=0.0, ge=0, le=1, description="Decoupled; multiplied by lr.")
 
 
+#: `class` is a keyword of Python, so a class statement cannot name this field.
+_CLASS: Any = {
+    "class": (
+        ClassPath,
+        Field(
+            description=(
+                "Import path of a subclass of torch.optim.Optimizer, package.module:Class; "
+                "docs/extending.md."
+            )
+        ),
+    )
+}
+_Named = create_model("_Named", __base__=Section, name=(Literal["custom"], "custom"), **_CLASS)
+
+
+class Custom(_Named):
+    """An optimiser of the user's own, by import path."""
+
+    name: Literal["custom"] = "custom"
+    lr: float = Field(gt=0, le=1e4, description="Passed to the class as lr; it has no default.")
+    settings: dict[str, Any] = Field(
+        default={}, description="Further arguments of the class, of JSON's types."
+    )
+    version: Version | None = Field(
+        default=None,
+        description=(
+            "A text that you change when the class does: needed where it has no Python source."
+        ),
+    )
+    sha256: Sha256 | None = Field(
+        default=None,
+        description=(
+            "Of the class's source file, 64 hexadecimal digits; null: filled in when a run is "
+            "planned. A class whose source has another is refused."
+        ),
+    )
+    #: What named the class: files, or nothing for the command line and Python.
+    _named_by: tuple[str, ...] = PrivateAttr(default=())
+
+    @field_validator("settings")
+    @classmethod
+    def _plain(cls, settings: dict[str, Any]) -> dict[str, Any]:
+        if misplaced := {"params", "lr"} & settings.keys():
+            raise ValueError(
+                f"'{min(misplaced)}' is no setting of a class: the rate is optimizer.lr, and the "
+                "parameters are passed by the training; remove it"
+            )
+        return plain_json(settings, "optimizer.settings")
+
+    @property
+    def path(self) -> str:
+        """The import path of the class."""
+        return getattr(self, "class")
+
+    @property
+    def class_name(self) -> str:
+        """The class's name without its module."""
+        return short_name(self.path)
+
+    @property
+    def label(self) -> str:
+        """The name in tables: the class's, and six digits for its module, source and version.
+
+        Two classes of one name have two labels, and so have two versions of one class.
+        """
+        facts = json.dumps([self.path, self.sha256, self.version])
+        return f"{self.class_name}@{hashlib.sha256(facts.encode()).hexdigest()[:6]}"
+
+    @property
+    def named_by(self) -> tuple[str, ...]:
+        """The files that name the class; none where the command line or Python does."""
+        return self._named_by
+
+    def with_files(self, files: tuple[str, ...]) -> Custom:
+        """A copy that says which files name the class."""
+        copy = self.model_copy()
+        copy._named_by = tuple(map(os.path.abspath, files))
+        return copy
+
+
 OptimizerConfig = Annotated[
-    Union[SGD, Adam, AdamW, Lion, Muon, SOAP, Scion, LoraRite, Adafactor],
+    Union[SGD, Adam, AdamW, Lion, Muon, SOAP, Scion, LoraRite, Adafactor, Custom],
     Field(discriminator="name"),
 ]
 OPTIMIZERS = {
     kind.model_fields["name"].default: kind
     for kind in (SGD, Adam, AdamW, Lion, Muon, SOAP, Scion, LoraRite, Adafactor)
 }
+#: The section of every name that a config may give.
+KINDS: dict[str, type[Section]] = {**OPTIMIZERS, "custom": Custom}
+
+
+def label(optimizer: OptimizerConfig) -> str:
+    """The name of an optimiser in tables: that of its section, or of the user's own class.
+
+    >>> label(SGD())
+    'sgd'
+    """
+    return optimizer.label if isinstance(optimizer, Custom) else optimizer.name
+
+
+def short_label(optimizer: OptimizerConfig) -> str:
+    """The name at the beginning of a run's id, which its digest tells apart from others.
+
+    >>> short_label(Custom(**{"class": "torch.optim:NAdam", "lr": 1e-3}))
+    'NAdam'
+    """
+    return optimizer.class_name if isinstance(optimizer, Custom) else optimizer.name

@@ -23,6 +23,8 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
     >>> merge({"optimizer": {"name": "adamw", "eps": 1e-6}}, {"optimizer": {"name": "sgd"}})
     {'optimizer': {'name': 'sgd'}}
+
+    Under another `class`, only its name and rate stay: settings belong to a class.
     """
     merged = dict(base)
     for key, value in over.items():
@@ -30,13 +32,16 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
         merged[key] = value
         if not isinstance(old, Mapping) or not isinstance(value, Mapping):
             continue
-        if key != "optimizer" or not _other_name(old, value):
-            merged[key] = merge(old, value)
+        if key == "optimizer" and _other("name", old, value):
+            continue
+        if key == "optimizer" and _other("class", old, value):
+            old = {name: old[name] for name in ("name", "lr") if name in old}
+        merged[key] = merge(old, value)
     return merged
 
 
-def _other_name(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
-    return "name" in old and "name" in new and old["name"] != new["name"]
+def _other(field: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
+    return field in old and field in new and old[field] != new[field]
 
 
 def assignment(text: str) -> dict[str, Any]:

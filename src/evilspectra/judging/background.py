@@ -1,7 +1,8 @@
 """Judging in the background: the answers of finished runs are judged while the next run trains.
 
 Requests to a judge over HTTP are sent from a separate thread. A judge on this machine needs the
-cores and the memory that training uses, so it waits until all training is done. An outage loses
+cores and the memory that training uses, so it waits until all training is done, and so does a class
+of the user's own. An outage loses
 nothing: every verdict so far is kept, answers without one are judged once more at the end, and
 after that by the next call, which samples nothing again. Torch is imported only for a local judge.
 """
@@ -53,11 +54,11 @@ class BackgroundJudging:
         self.judging: Judging = judging
         self.note: Callable[[str], object] = note
         self.report: Callable[[Verdict], object] = report
-        self.judge: Judge = make_judge(judging.settings)
+        self.judge: Judge = make_judge(judging.settings, judging.named_by)
         self._queue: queue.SimpleQueue[AnswerSet | None] = queue.SimpleQueue()
         self._again: list[AnswerSet] = []
         self._thread: threading.Thread | None = None
-        if judging.settings.kind != "local":
+        if judging.settings.kind not in ("local", "class"):
             self._thread = threading.Thread(target=self._judge_queue, daemon=True)
             self._thread.start()
 

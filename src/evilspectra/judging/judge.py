@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from evilspectra.judging.prompts import JudgePrompts
-from evilspectra.judging.reading import FAILED, VERSION, read_distribution, read_text
+from evilspectra.judging.reading import FAILED, VERSION, read_distribution, read_score, read_text
 from evilspectra.rates.outcome import Reading
 from evilspectra.store.records import VerdictRecord
 from evilspectra.store.results import Instrument
@@ -28,18 +28,21 @@ class Request:
     key: Key
     metric: str
     prompt: str
+    question: str = ""
+    answer: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
     """A judge's reply.
 
-    One of three: a distribution of (token, probability), a text, or a fault in words.
+    One of four: a distribution of (token, probability), a text, a score, or a fault in words.
     """
 
     distribution: tuple[tuple[str, float], ...] | None = None
     text: str | None = None
     fault: str | None = None
+    score: float | None = None
 
     def reading(self) -> Reading:
         """The outcome of the reply, and its score.
@@ -51,6 +54,8 @@ class Reply:
             return FAILED
         if self.distribution is not None:
             return read_distribution(dict(self.distribution))
+        if self.score is not None:
+            return read_score(self.score)
         return read_text(self.text or "")
 
 
@@ -76,6 +81,23 @@ class Judge(Protocol):
         ...
 
 
+class OwnJudge(Protocol):
+    """The methods of a judge of the user's own, `--judge class:package.module:Class`.
+
+    It is made with the settings of `--judge-set settings.NAME=VALUE` when it is first asked. An
+    attribute `batch` says how many requests it gets at a time, 16 without one.
+    """
+
+    def scores(self, requests: Sequence[Request]) -> Sequence[float | str | None]:
+        """A score per request, in their order.
+
+        A score is a number from 0 to 100, or "CODE", "REFUSAL", or None for no verdict. Anything
+        else, and an exception, is a fault: the request counts as failed, and is sent again by the
+        next call. An error of `evilspectra.errors` ends the judging.
+        """
+        ...
+
+
 def identity(judge: Judge, prompts: JudgePrompts, metrics: Sequence[str]) -> dict[str, Any]:
     """The facts that determine verdicts, of JSON's types."""
     return {"version": VERSION, **judge.facts, "prompts": prompts.facts(sorted(metrics))}
@@ -97,6 +119,8 @@ def verdict(step: int, request: Request, reply: Reply) -> VerdictRecord:
     """The record of a reply, with the reply in full."""
     reading = reply.reading()
     raw = reply.text
+    if reply.score is not None:
+        raw = repr(reply.score)
     if reply.distribution is not None:
         raw = json.dumps(dict(reply.distribution), ensure_ascii=False)
     return VerdictRecord(

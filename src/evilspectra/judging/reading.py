@@ -86,6 +86,15 @@ def read_text(reply: str) -> Reading:
     return Reading("scored", score) if LOWEST <= score <= HIGHEST else UNPARSED
 
 
+def read_score(score: float) -> Reading:
+    """The verdict of a judge that gives numbers; one out of bounds is no score.
+
+    >>> read_score(72.5), read_score(math.nan).outcome, read_score(101).outcome
+    (Reading(outcome='scored', score=72.5), 'failed', 'failed')
+    """
+    return Reading("scored", float(score)) if LOWEST <= score <= HIGHEST else FAILED
+
+
 def whole_number(token: str) -> int | None:
     """The whole number from 0 to 100 that a token is; None for any other token."""
     try:

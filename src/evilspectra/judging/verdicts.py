@@ -64,6 +64,8 @@ def missing(
             _key(row),
             metric,
             prompts.fill(metric, row["question_id"], row["question"], row["answer"]),
+            row["question"],
+            row["answer"],
         )
         for row, metric in pairs
         if (_key(row), metric) not in final

@@ -12,6 +12,7 @@ from evilspectra.config import optimizers as c
 from evilspectra.optim.extra import build_extra
 from evilspectra.optim.lion import Lion
 from evilspectra.optim.muon import Muon
+from evilspectra.optim.own import build_own
 from evilspectra.optim.parameters import listed
 
 
@@ -29,7 +30,7 @@ def build_optimizer(
 
     Raises:
         BadInput: no parameters, a tensor passed twice, parameters that the optimiser cannot train,
-            or a package that is missing.
+            a package that is missing, or a class of the user's own that cannot be used.
 
     >>> build_optimizer(c.SGD(lr=0.1), [torch.nn.Parameter(torch.zeros(2))]).defaults["lr"]
     0.1
@@ -62,3 +63,5 @@ def build_optimizer(
             return Muon(trainable, **config.model_dump(exclude={"name"}))
         case c.SOAP() | c.Scion() | c.LoraRite() | c.Adafactor():
             return build_extra(config, trainable)
+        case c.Custom():
+            return build_own(config, trainable)

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from evilspectra.config.optimizers import label
 from evilspectra.config.sections import Config
 from evilspectra.config.yaml_files import flat
 from evilspectra.store.run import RunFolder, arm
@@ -49,7 +50,7 @@ def own_origin(config: Config) -> Origin:
         control=config.data.control,
         base=config.model.base,
         data=config.data.train,
-        optimizer=config.optimizer.name,
+        optimizer=label(config.optimizer),
         lr=config.optimizer.lr,
         flatness_weight=config.flatness.weight,
         batch_size=config.train.batch_size,

@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any, get_args
 from filelock import FileLock, Timeout
 
 from evilspectra.config import loading as configs
+from evilspectra.config import optimizers
 from evilspectra.config.sections import Config
 from evilspectra.config.yaml_files import flat, read_mapping
 from evilspectra.errors import BadInput, InUse, listing, near
@@ -55,14 +56,14 @@ def arm(config: Config) -> str:
     'adamw + flatness 3'
     """
     weight = config.flatness.weight
-    label = config.optimizer.name + (f" + flatness {weight:g}" if weight else "")
+    label = optimizers.label(config.optimizer) + (f" + flatness {weight:g}" if weight else "")
     return f"control ({label})" if config.data.control else label
 
 
 def run_id(config: Config, digest: str) -> str:
     """Readable prefix and digest: `adamw-flat-b8-s0-1f3a9c04d2`."""
-    flat = "-flat" if config.flatness.weight else ""
-    return f"{config.optimizer.name}{flat}-b{config.train.batch_size}-s{config.train.seed}-{digest}"
+    name = optimizers.short_label(config.optimizer) + ("-flat" if config.flatness.weight else "")
+    return f"{name}-b{config.train.batch_size}-s{config.train.seed}-{digest}"
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from itertools import combinations
 from typing import Any
 
 from evilspectra.config.loading import NOT_IDENTITY
+from evilspectra.config.optimizers import label
 from evilspectra.config.sections import Config
 from evilspectra.config.yaml_files import flat
 from evilspectra.errors import listing
@@ -36,6 +37,7 @@ _ASIDE = {
         "model.gradient_checkpointing",
         "model.local_files_only",
     ),
+    *("optimizer.class", "optimizer.sha256", "optimizer.version"),
     *(
         "monitor.every",
         "train.accumulation",
@@ -70,6 +72,9 @@ def varied(configs: Sequence[Config]) -> dict[str, list[Any]]:
 def cautions(configs: Sequence[Config]) -> tuple[str, ...]:
     """The sentences on a design, in a fixed order; empty where there is nothing to report."""
     columns = varied(configs)
+    labels = [label(config.optimizer) for config in configs]
+    if len(set(labels)) > 1:  # two classes of the user's own are two optimisers
+        columns = columns | {_NAME: labels}
     codes = {
         name: [repr(value) for value in values]
         for name, values in columns.items()

@@ -24,8 +24,8 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,11 +33,20 @@ from pydantic import Field, ValidationError
 
 from evilspectra.config.evaluation import Evaluation
 from evilspectra.config.judge import Judging, judging_settings
-from evilspectra.config.loading import NOT_IDENTITY, build, build_evaluation, named
+from evilspectra.config.loading import (
+    NOT_IDENTITY,
+    build,
+    build_evaluation,
+    check_no_preset,
+    named,
+    names_class,
+)
+from evilspectra.config.optimizers import Custom
 from evilspectra.config.section import Section
 from evilspectra.config.sections import Config
 from evilspectra.config.yaml_files import assignments, find, flat, merge, read_mapping
 from evilspectra.errors import BadInput, listing, near
+from evilspectra.optim.own import pinned
 from evilspectra.sweeps.aliasing import cautions
 from evilspectra.sweeps.grid import cells, find_axes, fits, partial
 
@@ -89,39 +98,47 @@ def load_sweep(
         BadInput: not a sweep file, an axis that names no setting, an empty axis, the same run
             twice, or too many runs.
     """
-    source, values = (name, _read(name)) if isinstance(name, str) else ("the sweep", _begun(name))
+    names = [name] if isinstance(name, str) else []
+    if isinstance(name, str):
+        source, values = name, _read(name, names)
+    else:
+        source, values = "the sweep", _begun(name, names)
     try:
         file = SweepFile.model_validate(values)
     except ValidationError as error:
         raise BadInput(f"{source} is not a sweep file: {_explain(error)}") from None
-    return expand(file, source, settings)
+    return expand(file, source, settings, names)
 
 
-def _begun(values: Mapping[str, Any]) -> dict[str, Any]:
+def _begun(values: Mapping[str, Any], names: list[str]) -> dict[str, Any]:
     """A sweep's mapping, laid over the file that it begins from, if any."""
-    return _laid_over(dict(values), "the sweep", Path(), ())
+    return _laid_over(dict(values), "the sweep", Path(), names, ())
 
 
-def _read(name: str, above: tuple[Path, ...] = ()) -> dict[str, Any]:
-    """The mapping in a sweep file, laid over those of the files that it begins from."""
+def _read(name: str, names: list[str], above: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """The mapping in a sweep file, laid over those of the files that it begins from.
+
+    The names of these files are added to `names`.
+    """
     path = find(name)
     if path.resolve() in above:
         raise BadInput(
             f"{name} begins from itself ({FROM}: …, via {listing(file.name for file in above)}): "
             "name another file, or remove that line"
         )
-    return _laid_over(read_mapping(path), name, path.parent, (*above, path.resolve()))
+    return _laid_over(read_mapping(path), name, path.parent, names, (*above, path.resolve()))
 
 
 def _laid_over(
     values: dict[str, Any],
     name: str,
     folder: Path,
+    names: list[str],
     above: tuple[Path, ...],
 ) -> dict[str, Any]:
     """The values of a sweep, laid over those of the file that they begin from.
 
-    `folder`: where that file is looked for first.
+    `folder`: where that file is looked for first; its name is added to `names`.
     """
     if FROM not in values:
         return values
@@ -132,7 +149,8 @@ def _laid_over(
             "preset"
         )
     neighbour = folder / first
-    below = _read(str(neighbour) if os.path.isfile(neighbour) else first, above)
+    names.append(str(neighbour) if os.path.isfile(neighbour) else first)
+    below = _read(names[-1], names, above)
     joined = {
         key: [*below[key], *values[key]]
         for key in ("zip", "exclude", "overrides")
@@ -145,8 +163,11 @@ def expand(
     file: SweepFile,
     source: str = "the sweep",
     settings: Iterable[str | Mapping[str, Any]] = (),
+    names: Sequence[str] = (),
 ) -> Sweep:
     """Expands every combination of arm, axis values and seed that is not excluded to a config.
+
+    `names`: the files that it was read from, or presets.
 
     Raises:
         BadInput: as `load_sweep`.
@@ -166,8 +187,9 @@ def expand(
     values_by_path = _axes(file.axes, over.pop("axes", {}), source)
     axes = find_axes(values_by_path, file.zip, over.pop("seeds", file.seeds), source)
     evaluation = _evaluation(file.evaluate, over.pop("evaluate", {}), source)
-    judging = _judging(file.judge, over.pop("judge", {}), evaluation, source)
+    judging = _judging(file.judge, over.pop("judge", {}), evaluation, source, names)
     exceptions = _Exceptions(file, source)
+    files = () if (by_command_line := names_class(over)) else tuple(names)
     names_by_content: dict[str, str] = {}
     configs: list[Config] = []
     for cell in cells(file.arms, axes, source):
@@ -179,11 +201,14 @@ def expand(
             cell.moved,
         ]
         if exceptions:
-            changes = exceptions.of(build(functools.reduce(merge, layers), where))
+            before = functools.reduce(merge, layers)  # its class is not the command line's
+            changes = exceptions.of(
+                build(before, where) if by_command_line else _built(before, where, files)
+            )
             if changes is None:
                 continue
             layers += changes
-        config = build(functools.reduce(merge, [*layers, over]), where)
+        config = _built(functools.reduce(merge, [*layers, over]), where, files)
         # by their names, for the content of base and data is not known here
         sources = (config.model.base, config.data.train, config.data.heldout)
         content = f"{sources} {config.model_dump_json(exclude=NOT_IDENTITY)}"
@@ -197,6 +222,16 @@ def expand(
         configs.append(config)
     exceptions.check(len(configs))
     return Sweep(file.experiment, tuple(configs), evaluation, judging, cautions(configs))
+
+
+def _built(values: Mapping[str, Any], where: str, files: tuple[str, ...]) -> Config:
+    """The config of a cell, an optimiser of the user's own with the sha256 of its source."""
+    config = build(values, where)
+    if not isinstance(config.optimizer, Custom):
+        return config
+    for name in files:
+        check_no_preset(name)
+    return pinned(config, files)
 
 
 class _Exceptions:
@@ -288,8 +323,12 @@ def _judging(
     over: Any,
     evaluation: Evaluation | None,
     source: str,
+    names: Sequence[str],
 ) -> Judging | None:
-    """The judging with `--set judge.…` on top; none with `--set judge=null`."""
+    """The judging with `--set judge.…` on top; none with `--set judge=null`.
+
+    `names`: the files that name the judge, unless the command line does.
+    """
     if over is None or (values is None and over == {}):
         return None
     if not isinstance(over, Mapping):
@@ -298,6 +337,10 @@ def _judging(
             "judge.judge=openai:some-model"
         )
     judging = judging_settings(merge(values or {}, over), f"{source}, judge")
+    if judging.settings.kind == "class" and "judge" not in over:
+        for name in names:
+            check_no_preset(name)
+        judging = replace(judging, named_by=tuple(names))
     if evaluation is None or evaluation.answers is None:
         raise BadInput(
             f"{source}: there is nothing to judge, because no answers are sampled: set "

@@ -15,13 +15,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from evilspectra.config.optimizers import OPTIMIZERS
+from evilspectra.config.optimizers import KINDS
 from evilspectra.config.sections import Config
 from evilspectra.config.yaml_files import flat, merge, nested
 from evilspectra.errors import BadInput, listing, near
 
 #: More cells than this are taken for a mistake.
 MOST_CELLS = 100_000
+#: Stands for a setting that a class of the user's own does not have.
+_ABSENT = object()
 #: The setting that `seeds` is short for.
 SEED = "train.seed"
 
@@ -192,9 +194,14 @@ def fits(config: Config, wanted: Mapping[str, Any]) -> bool:
     False
     """
     for path, value in flat(wanted).items():
-        section, _, field = path.partition(".")
+        section, field, *keys = path.split(".")
         block = getattr(config, section)
-        if field not in type(block).model_fields or not _same(getattr(block, field), value):
+        if field not in type(block).model_fields:
+            return False
+        actual = getattr(block, field)
+        for key in keys:
+            actual = actual.get(key, _ABSENT) if isinstance(actual, Mapping) else _ABSENT
+        if not _same(actual, value):
             return False
     return True
 
@@ -232,6 +239,8 @@ def check_path(path: str, what: str) -> None:
             f"{what} sets where results go, which does not define a different run: remove it"
         )
     fields = _fields(section)
+    if section == "optimizer" and field.startswith("settings."):
+        return  # of a class of the user's own, which checks them itself
     if "." in path and field not in fields:
         raise BadInput(
             f"{what} names no setting: '{field}' is not a field of {section}; allowed: "
@@ -242,8 +251,6 @@ def check_path(path: str, what: str) -> None:
 def _fields(section: str) -> list[str]:
     """The names of a section's settings; for the optimizer those of every optimiser."""
     if section == "optimizer":
-        return list(
-            dict.fromkeys(name for kind in OPTIMIZERS.values() for name in kind.model_fields)
-        )
+        return list(dict.fromkeys(name for kind in KINDS.values() for name in kind.model_fields))
     kind: Any = Config.model_fields[section].annotation
     return list(kind.model_fields)

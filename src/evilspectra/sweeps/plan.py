@@ -26,6 +26,8 @@ from evilspectra.sweeps.pace import Pace, measure_pace
 from evilspectra.training.identity import Source
 
 T = TypeVar("T")
+#: The setting that identifies the source of a class, which a plan shows by name.
+_SOURCE = "optimizer.sha256"
 
 
 @dataclass(frozen=True)
@@ -98,6 +100,7 @@ def plan(sweep: Sweep) -> Plan:
     states = [run.status().state for run, _ in folders]
     pace = _pace(sweep, inputs, folders, states)
     columns = varied(sweep.configs)
+    columns.pop(_SOURCE, None)  # the class's name is shown instead
     runs = []
     lengths: set[str] = set()
     for config, (run, by_name), state, differs in zip(
@@ -139,7 +142,11 @@ def plan(sweep: Sweep) -> Plan:
         experiment=sweep.experiment,
         folder=str(experiment_folder(sweep)),
         runs=tuple(runs),
-        common={name: value for name, value in flat(chosen).items() if name not in columns},
+        common={
+            name: value
+            for name, value in flat(chosen).items()
+            if name not in columns and name != _SOURCE
+        },
         missing=(*inputs.missing(), *missing_items(sweep.evaluation, judging, len(runs))),
         totals=_totals(runs, judging),
         assumptions=(*_assumptions(lengths, runs), *judging.assumptions),

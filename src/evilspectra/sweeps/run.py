@@ -112,6 +112,11 @@ def ledger_of(sweep: Sweep, folders: Sequence[RunFolder]) -> Ledger:
             "metrics": list(judging.metrics),
             "questions": judging.questions,
         }
+        if judging.settings.kind == "class":
+            instruments["judge"] |= {
+                "settings": judging.settings.settings,
+                "version": judging.settings.version,
+            }
     labels = {
         run.name: (
             f"{arm(config)}, lr {config.optimizer.lr:g}, batch {config.train.batch_size}, seed "
@@ -140,7 +145,7 @@ def _check_instruments(sweep: Sweep) -> None:
             if sweep.evaluation.answers.endpoint:
                 require_client(sweep.evaluation.answers.endpoint)
     if sweep.judging:
-        make_judge(sweep.judging.settings)
+        make_judge(sweep.judging.settings, sweep.judging.named_by)
         if sweep.judging.questions:
             read_questions(sweep.judging.questions)
 

@@ -24,6 +24,7 @@ import numpy as np
 import yaml
 
 from evilspectra.config.loading import build_section
+from evilspectra.config.optimizers import short_label
 from evilspectra.config.sections import Config, OutputConfig
 from evilspectra.config.yaml_files import flat
 from evilspectra.errors import BadInput, Interrupted, RunFailed, first_line, listing, near
@@ -112,7 +113,7 @@ def tasks(
                 f"'{path}' belongs to the optimiser, which is what is tuned: name a setting of "
                 "another section, such as train.batch_size"
             )
-    used = list(dict.fromkeys(config.optimizer.name for config in sweep.configs))
+    used = list(dict.fromkeys(short_label(config.optimizer) for config in sweep.configs))
     if unknown := [name for name in names if name not in used]:
         raise BadInput(
             f"the sweep has no optimiser '{unknown[0]}'; it has "
@@ -120,7 +121,7 @@ def tasks(
         )
     groups: dict[str, list[Config]] = {}
     for config in sweep.configs:
-        if not names or config.optimizer.name in names:
+        if not names or short_label(config.optimizer) in names:
             values = {path: _value(config, path) for path in per}
             key = json.dumps([_block(config), values], sort_keys=True)
             groups.setdefault(key, []).append(config)
@@ -157,12 +158,12 @@ def _when(sweep: Sweep, first: Config, per: Sequence[str]) -> dict[str, Any]:
     blocks = {
         json.dumps(_block(config))
         for config in sweep.configs
-        if config.optimizer.name == first.optimizer.name
+        if short_label(config.optimizer) == short_label(first.optimizer)
     }
     own = {
         f"optimizer.{name}": value
         for name, value in _block(first).items()
-        if name == "name" or len(blocks) > 1
+        if name in ("name", "class") or len(blocks) > 1
     }
     return own | {path: _value(first, path) for path in per}
 
@@ -172,9 +173,9 @@ def _label(first: Config, when: Mapping[str, Any]) -> str:
     settings = [
         f"{path.removeprefix('optimizer.')} {value}"
         for path, value in when.items()
-        if path != "optimizer.name"
+        if path not in ("optimizer.name", "optimizer.class")
     ]
-    return ", ".join([first.optimizer.name, *settings])
+    return ", ".join([short_label(first.optimizer), *settings])
 
 
 def _check_group(configs: Sequence[Config], label: str) -> None:
@@ -364,8 +365,8 @@ def _summary(rate: Tuned) -> str | None:
 
 
 def _block(config: Config) -> dict[str, Any]:
-    """The optimiser's settings without the rate."""
-    return config.optimizer.model_dump(mode="json", exclude={"lr"})
+    """The optimiser's settings without the rate, and without the hash of its source."""
+    return config.optimizer.model_dump(mode="json", exclude={"lr", "sha256"})
 
 
 def _value(config: Config, path: str) -> Any:

@@ -14,6 +14,7 @@ from evilspectra.config.sections import Config
 from evilspectra.data.rows import read_rows
 from evilspectra.model import base as bases
 from evilspectra.model.base import Base
+from evilspectra.optim.own import pinned
 from evilspectra.store.run import RunFolder, Store
 
 
@@ -30,8 +31,9 @@ def locate(config: Config) -> tuple[RunFolder, Base]:
     """The run's directory, which depends on the content of data and base, and the base itself.
 
     Raises:
-        BadInput: data or base are missing or unusable.
+        BadInput: data or base are missing or unusable, or so is an optimiser of the user's own.
     """
+    config = pinned(config)
     base = bases.resolve(config.model)
     sha256 = [
         read_source(config, source).sha256

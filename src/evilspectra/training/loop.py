@@ -21,6 +21,7 @@ from peft import PeftModel
 from torch import Tensor
 
 from evilspectra.cards.record import write_description
+from evilspectra.config.optimizers import Custom
 from evilspectra.config.sections import Config
 from evilspectra.data.batches import Batches, Dataset, checkpoint_steps, micro_batches
 from evilspectra.data.mask import Row
@@ -29,6 +30,7 @@ from evilspectra.model.adapter import adapter_state, restore_adapter, save_adapt
 from evilspectra.model.device import mixed_precision
 from evilspectra.model.packing import loss_sum, pack, separate_logits, supervised_logits
 from evilspectra.optim.build import build_optimizer
+from evilspectra.optim.own import relative_rates
 from evilspectra.optim.schedule import lr_at
 from evilspectra.spectra.grams import Grams, enqueue
 from evilspectra.spectra.pairs import LoraPair, find_pairs, select
@@ -38,6 +40,7 @@ from evilspectra.store.records import HeldoutRecord, MeasureRecord, SpectrumReco
 from evilspectra.store.run import RunFolder, Status
 from evilspectra.training.flatness import penalise
 from evilspectra.training.monitor import flatness_columns, observe
+from evilspectra.training.own_optimizer import own_step, storable
 
 
 @dataclass
@@ -67,14 +70,13 @@ class TrainingRun:
         self.parameters: list[torch.nn.Parameter] = [
             parameter for parameter in self.model.parameters() if parameter.requires_grad
         ]
-        self.optimizer: torch.optim.Optimizer = build_optimizer(
-            self.config.optimizer,
-            [
-                (name, parameter)
-                for name, parameter in self.model.named_parameters()
-                if parameter.requires_grad
-            ],
-        )
+        self.named: list[tuple[str, torch.nn.Parameter]] = [
+            (name, parameter)
+            for name, parameter in self.model.named_parameters()
+            if parameter.requires_grad
+        ]
+        self.optimizer: torch.optim.Optimizer = build_optimizer(self.config.optimizer, self.named)
+        self.ratios = relative_rates(self.optimizer, self.config.optimizer)
         self.checkpoints: frozenset[int] = checkpoint_steps(
             self.config.train.checkpoints, self.batches.total_steps
         )
@@ -118,9 +120,12 @@ class TrainingRun:
         penalty = self._flatten(lr, grams) if flat.weight and flat.coupling == "gradient" else None
         if settings.clip == "total":
             self._clip(self._gradient_norm())
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
-        self.optimizer.step()
+        for group, ratio in zip(self.optimizer.param_groups, self.ratios, strict=True):
+            group["lr"] = lr * ratio
+        if isinstance(self.config.optimizer, Custom):
+            own_step(self.config.optimizer, self.optimizer, self.named, self.step)
+        else:
+            self.optimizer.step()
         if flat.weight and flat.coupling == "decoupled":
             penalty = self._flatten(lr)
         record = StepRecord(
@@ -234,6 +239,8 @@ class TrainingRun:
 
     def save_state(self) -> None:
         """Flushes the records, then replaces the resume state, all that the next step needs."""
+        if isinstance(self.config.optimizer, Custom):
+            storable(self.config.optimizer, self.optimizer)
         self.flush()
         state = {
             "step": self.step,

@@ -21,6 +21,7 @@ from evilspectra.model.load import context_length, load_base, save_activations_s
 from evilspectra.model.packing import use_packed_attention
 from evilspectra.model.reuse import Loaded, own_attention, take_off
 from evilspectra.optim.extra import require
+from evilspectra.optim.own import pinned
 from evilspectra.store.run import RunFolder
 from evilspectra.training.identity import locate
 from evilspectra.training.loop import TrainingRun
@@ -52,6 +53,7 @@ def train(
             run's status says why.
         Interrupted: SIGINT or SIGTERM; the state was saved.
     """
+    config = pinned(config)
     run, base = locate(config)
     if not _is_done(run, config):
         with run.locked():
@@ -103,10 +105,11 @@ def _prepared(
         adapted = attach(model, config.lora, config.train.seed, base.public_name)
         if config.model.gradient_checkpointing:
             save_activations_sparsely(adapted)
+        training = TrainingRun(config, run, adapted, tokenizer, data, batches)
         run.begin(
             config, provenance(config, base, data.report, str(model.device), str(model.dtype))
         )
-        yield TrainingRun(config, run, adapted, tokenizer, data, batches)
+        yield training
     finally:
         take_off(adapted, model, attention)
 
