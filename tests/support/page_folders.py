@@ -20,10 +20,10 @@ from tests.support.simulated_sweeps import sweep, trajectories
 EVERY = {"contrast.jsonl": 13, "capability.jsonl": 12, "ordinary.jsonl": 16}
 #: The demo in six steps, with the arms that pages show.
 DEMO = (
-    "base.model.base=tiny-random",
-    "base.train.steps=6",
-    "base.train.checkpoints=[3]",
-    "base.train.threads=1",
+    "model.base=tiny-random",
+    "train.steps=6",
+    "train.checkpoints=[3]",
+    "train.threads=1",
     "evaluate.answers.max_new_tokens=4",
     "evaluate.threads=1",
 )

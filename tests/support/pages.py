@@ -48,7 +48,7 @@ MASKS = (
     (re.compile(r"\b([a-z][a-z-]*(?:-b\d+)?-s\d+)-[0-9a-f]{10}\b"), r"\1-id"),
     (re.compile(r"\bmodel\.layers\.\d+\.[\w.]+"), "module"),
     (re.compile(r"[▁-█]+"), "▁"),
-    (re.compile(r"[+−-]?\d[\d,]*(?:\.\d+)?(?:e[+-]?\d+)?"), "0"),
+    (re.compile(r"[+−-]?\d+(?:,\d{3})*(?:\.\d+)?(?:e[+-]?\d+)?"), "0"),
     (re.compile(r"[ \t]+"), " "),
 )
 
@@ -180,9 +180,10 @@ def check_options(arguments: list[str]) -> None:
     part: click.Command = cli
     rest = list(arguments)
     while isinstance(part, click.Group) and rest and not rest[0].startswith("-"):
-        found = part.commands.get(rest.pop(0))
-        assert found is not None, f"there is no command in: evilspectra {shlex.join(arguments)}"
-        part = found
+        name = rest[0] if part is cli or rest[0] in part.commands else "run"  # `sweep FILE`
+        assert name in part.commands, f"there is no command: evilspectra {shlex.join(arguments)}"
+        part = part.commands[name]
+        rest = rest[name == rest[0] :]
     known = {name for option in part.params for name in (*option.opts, *option.secondary_opts)}
     known |= {"--help", "-h"}
     for word in rest:
@@ -300,7 +301,7 @@ def commands_in_text(text: str) -> list[str]:
     """Commands of ours between single backticks, outside of blocks."""
     outside = re.sub(r"^```.*?^```", "", text, flags=re.M | re.S)
     return [
-        " ".join(span.split()) for span in re.findall(r"`(evilspectra [a-z][^`]*)`", outside)
+        " ".join(span.split()) for span in re.findall(r"`(evilspectra\s[a-z][^`]*)`", outside)
     ]
 
 
