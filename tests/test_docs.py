@@ -60,9 +60,12 @@ def prepare_diff(values: dict[str, Any]) -> None:
 
 
 def check_diff() -> None:
-    """The added lines leave the records that the text promises."""
+    """The added lines leave the records that the text promises; then the adapter is saved."""
     summary = summarise(find_run("out"))
     assert (summary.status, summary.flatness_weight) == ("done", 0.3)
+    Path("my-adapter").rename("saved")
+    for file in Path("saved").iterdir():  # as trainer.save_model() would
+        file.rename(Path("out") / file.name)
 
 
 def check_sweeps() -> None:
@@ -140,12 +143,8 @@ def test_links_in_tables_have_the_titles_of_their_pages(page: str) -> None:
 
 def test_the_index_lists_every_page() -> None:
     index = (ROOT / "docs" / "README.md").read_text(encoding="utf-8")
-    lacking = [
-        path.relative_to(ROOT / "docs").as_posix()
-        for path in (ROOT / "docs").rglob("*.md")
-        if path.name != "README.md" and f"({path.relative_to(ROOT / 'docs').as_posix()})" not in index
-    ]
-    assert lacking == []
+    paths = {page.removeprefix("docs/") for page in pages() if page.startswith("docs/")}
+    assert {path for path in paths - {"README.md"} if f"({path})" not in index} == set()
 
 
 def test_file_map_names_every_package() -> None:
@@ -165,6 +164,9 @@ def run_page(text: str) -> None:
         runner.run(block)
 
 
+VERSION = "```bash\nevilspectra --version\n```\n"
+
+
 @pytest.mark.parametrize(
     ("text", "fault"),
     [
@@ -178,8 +180,8 @@ def run_page(text: str) -> None:
         ("```yaml\na: 1\n```", "not the file's name"),
         ("```text\nx\n```", "an output of nothing"),
         ("```python\nassert 1 == 2\n```", ""),
-        ("```bash\nevilspectra --version\n```\n\n```text\nevilspectra, version 0 beta\n```", "beta"),
-        ("```bash\nevilspectra --version\n```\n\n```text\nversion 0\n```", "shown 'version 0'"),
+        (f"{VERSION}\n```text\nevilspectra, version 0 beta\n```", "beta"),
+        (f"{VERSION}\n```text\nversion 0\n```", "shown 'version 0'"),
         ("<!-- not run: a key -->\n```bash\nevilspectra probe x --judje y\n```", "no --judje"),
         ("<!-- not run: a key -->\n```bash\nevilspectra prob x\n```", "there is no command"),
         ("<!-- not run: -->\n```\nx\n```", "neither run nor compared"),
@@ -227,7 +229,7 @@ def test_outputs_are_compared_by_words_and_columns() -> None:
 
 
 def test_commands_in_the_text_are_read() -> None:
-    text = "Use `evilspectra probe X --bae y` or `evilspectra\nshow RUN`.\n```bash\n`evilspectra z`\n```"
+    text = "`evilspectra probe X --bae y`, `evilspectra\nshow RUN`.\n```bash\n`evilspectra z`\n```"
     assert commands_in_text(text) == ["evilspectra probe X --bae y", "evilspectra show RUN"]
     with pytest.raises(AssertionError, match="no --bae"):
         check_options(["probe", "X", "--bae", "y"])

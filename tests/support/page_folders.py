@@ -16,8 +16,14 @@ from evilspectra.probes import items
 from tests.support.commands import command, write_model
 from tests.support.simulated_sweeps import sweep, trajectories
 
-#: Items that are kept of the package's own, so that a measurement takes a second: every so many.
-EVERY = {"contrast.jsonl": 13, "capability.jsonl": 12, "ordinary.jsonl": 16}
+#: Items that are kept of the package's own, so that a measurement takes a second. Of these the
+#: tiny model answers half the questions, so that an adapter can lose some, and the labels' exchange
+#: shows nothing.
+KEPT = {
+    "contrast.jsonl": slice(8, None, 11),
+    "capability.jsonl": slice(7, None, 10),
+    "ordinary.jsonl": slice(0, None, 16),
+}
 #: The demo in six steps, with the arms that pages show.
 DEMO = (
     "model.base=tiny-random",
@@ -27,6 +33,13 @@ DEMO = (
     "evaluate.answers.max_new_tokens=4",
     "evaluate.threads=1",
 )
+#: A sweep of two runs, for pages that name one and do not show it.
+SWEEP = """
+experiment: my-sweep
+base: {model: {base: tiny-random}, train: {steps: 2, threads: 1}}
+arms: {plain: {}, flat: {flatness: {weight: 0.3}}}
+evaluate: {capability: null, ordinary: null}
+"""
 #: Words of pages → the words that stand for them here.
 NAMES = {
     "HuggingFaceTB/SmolLM2-135M-Instruct": "tiny-random",
@@ -40,11 +53,11 @@ def few_items(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
 
     def shortened(file: str, subject: str) -> Path:
         path = of_package(file, subject)
-        if file not in EVERY:
+        if file not in KEPT:
             return path
         short = folder / file
         lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-        short.write_text("".join(lines[:: EVERY[file]]), encoding="utf-8")
+        short.write_text("".join(lines[KEPT[file]]), encoding="utf-8")
         return short
 
     monkeypatch.setattr(items, "built_in_file", shortened)
@@ -58,10 +71,16 @@ def write_everything(folder: Path) -> None:
         *(word for setting in DEMO for word in ("--set", setting)),
     )
     assert done.code == 0, done.err
-    runs = folder / "runs" / "demo"
-    for name, pattern in (("my-adapter", "adamw-b8*"), ("another-adapter", "muon*")):
-        shutil.copytree(next(runs.glob(pattern)) / "adapter", folder / name)
+    muon = next((folder / "runs" / "demo").glob("muon*"))
+    shutil.copytree(muon / "adapter", folder / "another-adapter")
+    done = command(
+        *("train", "tiny", "--output", folder.parent, "--quiet", "--set", "train.threads=1"),
+    )
+    assert done.code == 0, done.err
+    trained = next((folder.parent / "tiny").glob("adamw*"))
+    shutil.copytree(trained / "adapter", folder / "my-adapter")
     write_tables(folder)
+    (folder / "my-sweep.yaml").write_text(SWEEP, encoding="utf-8")
 
 
 def write_tables(folder: Path) -> None:

@@ -300,9 +300,7 @@ def _expanded(pattern: str) -> list[str]:
 def commands_in_text(text: str) -> list[str]:
     """Commands of ours between single backticks, outside of blocks."""
     outside = re.sub(r"^```.*?^```", "", text, flags=re.M | re.S)
-    return [
-        " ".join(span.split()) for span in re.findall(r"`(evilspectra\s[a-z][^`]*)`", outside)
-    ]
+    return [" ".join(span.split()) for span in re.findall(r"`(evilspectra\s[a-z][^`]*)`", outside)]
 
 
 def title(page: Path) -> str:
