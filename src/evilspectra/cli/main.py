@@ -5,9 +5,11 @@ Everything heavy is imported inside the commands.
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import click
 
@@ -27,7 +29,7 @@ from evilspectra.cli.show import config, show
 from evilspectra.cli.sweep import sweep
 from evilspectra.cli.train import demo, train
 from evilspectra.cli.tune import tune
-from evilspectra.errors import EvilspectraError
+from evilspectra.errors import EvilspectraError, packages_explained, require
 
 EXIT_CODES = (
     "Exit codes: 0 done; 1 the answer is no, or a run failed; 2 usage or bad input; "
@@ -38,6 +40,29 @@ VERBS = (
     *(probe, generate, evaluate, judge, score, compare, calibrate),
     *(report, analyze, query_verb, spectrum, flatten, gate, card),
 )
+#: Those that load a model, whatever they lack first.
+MODEL_VERBS = (
+    *(train, demo, tune, probe, generate, evaluate, gate),
+    *(sweep.commands[name] for name in ("run", "retry")),
+)
+
+
+def _with_packages(callback: Callable[..., Any] | None) -> Callable[..., Any]:
+    """A command's function, which names the extra `train` for whatever package is not installed.
+
+    The packages that write tables are looked for before any work, unless that is a dry run.
+    """
+    if callback is None:
+        raise ValueError("a command without a function cannot load a model")
+
+    @functools.wraps(callback)
+    @packages_explained("train")
+    def checked(*arguments: Any, **options: Any) -> Any:
+        if not options.get("dry"):
+            require("pandas", "pyarrow", extra="train")
+        return callback(*arguments, **options)
+
+    return checked
 
 
 @click.group(
@@ -56,6 +81,8 @@ def cli() -> None:
 
 for _verb in VERBS:
     cli.add_command(_verb)
+for _verb in MODEL_VERBS:
+    _verb.callback = _with_packages(_verb.callback)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -64,11 +91,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Every expected failure becomes one sentence on standard error.
     """
     try:
-        code = cli.main(
-            args=list(arguments) if arguments is not None else None,
-            prog_name="evilspectra",
-            standalone_mode=False,
-        )
+        with packages_explained():
+            code = cli.main(
+                args=list(arguments) if arguments is not None else None,
+                prog_name="evilspectra",
+                standalone_mode=False,
+            )
         sys.stdout.flush()
     except EvilspectraError as error:
         click.echo(f"evilspectra: {error}", err=True)

@@ -16,7 +16,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from evilspectra.config.sections import ModelConfig
-from evilspectra.errors import Interrupted
+from evilspectra.errors import Interrupted, require
 from evilspectra.executors.stages import Report, Task, carry_out
 from evilspectra.executors.worker import serve
 from evilspectra.model.base import Base
@@ -75,6 +75,7 @@ class Workers:
         return f"in {self.count} workers"
 
     def run(self, tasks: Sequence[Task], started: Callable[[Task], object]) -> Iterator[Report]:
+        require("torch", "transformers", "peft", extra="train")  # a worker that ends says no more
         waiting = list(tasks)
         workers: list[_Worker] = []
         with stop_signals() as stop:

@@ -19,7 +19,15 @@ import pandas as pd
 from evilspectra.cards.record import RECORD, weights_sha256
 from evilspectra.config.judge import METRICS
 from evilspectra.config.sections import ModelConfig
-from evilspectra.errors import BadInput, EvilspectraError, Interrupted, Undecided, first_line
+from evilspectra.errors import (
+    BadInput,
+    EvilspectraError,
+    Interrupted,
+    MissingPackage,
+    Undecided,
+    first_line,
+    packages_explained,
+)
 from evilspectra.gating.decision import Difference, Measurements, Unmeasured
 from evilspectra.gating.policy import MisalignmentRule, Policy
 from evilspectra.judging.inputs import answer_set_of, answers_of
@@ -65,15 +73,17 @@ class GateRequest:
 def gather(request: GateRequest, policy: Policy, note: Note = lambda text: None) -> Measurements:
     """Measures what a policy asks for.
 
-    Every error but an interruption becomes a missing measurement: a gate that breaks must end
-    undecided.
+    Every error but an interruption and a package that is not installed becomes a missing
+    measurement: a gate that breaks must end undecided.
 
     Raises:
         Interrupted: the user stopped the work.
+        MissingPackage: a package of an extra is not installed.
     """
     try:
-        return _gather(request, policy, note)
-    except Interrupted:
+        with packages_explained("train"):
+            return _gather(request, policy, note)
+    except (Interrupted, MissingPackage):
         raise
     except Exception as error:  # whatever it is, a measurement is missing, and the gate stays shut
         return Measurements.none(_explanation(error))
@@ -357,10 +367,11 @@ def spectrum(candidate: Target) -> Mapping[str, float | None] | Unmeasured:
 
 
 def _guarded(measure: Callable[[], Any]) -> Any:
-    """The measurement, or the reason why it failed; an interruption is raised."""
+    """The measurement, or the reason why it failed; raises what `gather` raises."""
     try:
-        return measure()
-    except Interrupted:
+        with packages_explained("train"):
+            return measure()
+    except (Interrupted, MissingPackage):
         raise
     except Exception as error:  # as in `gather`: the other checks are made all the same
         return Unmeasured(_explanation(error))
