@@ -15,7 +15,7 @@ LAYERS = [
     *("config", "store", "spectra", "optim", "data", "rates"),
     *("model", "cards", "probes", "training", "endpoint", "answers", "targets", "judging"),
     *("evaluation", "tables", "analysis", "adapters", "gating", "executors", "sweeps"),
-    *("reporting", "cli", "integrations"),
+    *("reporting", "api", "cli", "integrations"),
 ]
 
 #: Modules that may import torch or transformers when they are imported.

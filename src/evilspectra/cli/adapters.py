@@ -15,10 +15,9 @@ from typing import TYPE_CHECKING
 import click
 
 from evilspectra.cli.options import JSON, QUIET, STORE, progress, together
-from evilspectra.errors import BadInput
 
 if TYPE_CHECKING:
-    from evilspectra.adapters.flatten import Keep, Kind
+    from evilspectra.adapters.flatten import Keep
 
 #: The places that an adapter is looked up in.
 _SOURCES = together(
@@ -111,51 +110,40 @@ def spectrum(
     same directions.
     """
     use_one_thread()
-    from evilspectra.adapters.comparison import compare, distinct
-    from evilspectra.adapters.output import as_json as as_data
     from evilspectra.adapters.output import rows
-    from evilspectra.adapters.xray import xray
     from evilspectra.answers.export import check_export, export
-    from evilspectra.targets.adapters import find_adapters
+    from evilspectra.api.adapters import spectrum as spectra_of
 
     if csv_file:
         csv_file = check_export(csv_file)
-    matches = find_adapters(adapters, output, revision, local_files_only)
-    labels = distinct([label for label, _ in matches])
-    labelled = list(zip(labels, (adapter for _, adapter in matches), strict=True))
-    if initial and len(labelled) > 1:
-        raise BadInput(f"--initial belongs to one adapter, and {len(labelled)} are named: name one")
-    before = find_adapters([initial], output, revision, local_files_only)[0][1] if initial else None
-    weight = None
-    if base:
-        from evilspectra.adapters.base_weights import base_weights
-
-        weight = base_weights(base, None, local_files_only)
-    note = progress(quiet)
-    xrays = [
-        xray(label, adapter, before, weight, leading, threshold, note)
-        for label, adapter in labelled
-    ]
-    comparisons = compare(labelled, directions)
+    spectra = spectra_of(
+        adapters,
+        base=base,
+        initial=initial,
+        leading=leading,
+        threshold=threshold,
+        directions=directions,
+        output=output,
+        revision=revision,
+        local_files_only=local_files_only,
+        note=progress(quiet),
+    )
     if csv_file:
-        export(rows(xrays), csv_file)
+        export(rows(spectra.adapters), csv_file)
     if html_file:
-        from evilspectra.reporting.adapter_page import write_page
-
-        write_page(xrays, comparisons, html_file)
+        spectra.write_page(html_file)
     if as_json:
-        values = [as_data(picture, comparisons) for picture in xrays]
-        click.echo(json.dumps(values, indent=2, allow_nan=False))
+        click.echo(json.dumps(spectra.flat(), indent=2, allow_nan=False))
         return
     from evilspectra.reporting.adapter_text import print_comparison, print_xray
 
-    for number, picture in enumerate(xrays):
+    for number, picture in enumerate(spectra.adapters):
         if number:
             click.echo()
         print_xray(picture, layers)
-    if len(xrays) > 1:
+    if len(spectra.adapters) > 1:
         click.echo()
-        print_comparison(xrays, comparisons)
+        print_comparison(spectra.adapters, spectra.comparisons)
     for file in (csv_file, html_file):
         if file:
             click.echo(f"written: {file}")
@@ -214,31 +202,26 @@ def flatten(
     """
     use_one_thread()
     from evilspectra.adapters.flatten import EXACT
-    from evilspectra.adapters.flatten import flatten as run_flatten
-    from evilspectra.targets.adapters import find_adapters
+    from evilspectra.api.adapters import flatten as flatten_adapter
 
-    matches = find_adapters([adapter], output, revision, local_files_only)
-    if len(matches) > 1:
-        raise BadInput(f"{adapter} holds {len(matches)} adapters: name one of them")
-    kinds: dict[str, Kind] = {
-        "float32": "F32",
-        "bfloat16": "BF16",
-        "float16": "F16",
-        "float64": "F64",
-    }
-    done = run_flatten(matches[0][1], out.expanduser(), amount, keep, rank, kinds[dtype])
+    done = flatten_adapter(
+        adapter,
+        out,
+        amount=amount,
+        keep=keep,
+        rank=rank,
+        dtype=dtype,
+        output=output,
+        revision=revision,
+        local_files_only=local_files_only,
+    )
     if as_json:
-        changes = {"folder": str(done.folder), "unchanged": list(done.unchanged)}
-        click.echo(json.dumps({**vars(done), **changes}, indent=2))
+        click.echo(json.dumps(done.flat(), indent=2))
         return
     rounded = ""
     if done.norm_error > EXACT:
         rounded = f" (the rounding of {dtype}; float32 keeps it to 1e-6)"
-    ranks = f"{done.stable_rank_before:.2f} → {done.stable_rank_after:.2f}"
-    click.echo(
-        f"{done.folder}: {done.modules} modules, mean stable rank {ranks}, "
-        f"{keep} norm kept to {done.norm_error:.0e}{rounded}"
-    )
+    click.echo(f"{done.headline}{rounded}")
     if done.unchanged:
         click.echo(f"{len(done.unchanged)} other tensors were copied as they are")
     click.echo("nothing was trained: measure what it does with `evilspectra probe`")

@@ -6,7 +6,7 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -16,7 +16,6 @@ from evilspectra.errors import BadInput, Undecided
 
 if TYPE_CHECKING:
     from evilspectra.judging.inputs import AnswerSet
-    from evilspectra.rates.definitions import Judged
     from evilspectra.store.results import Instrument
 
 _JUDGE = click.option(
@@ -87,31 +86,26 @@ def score(
     FILE_OR_RUN is a CSV file with published scores, or any argument of `judge`. If too many
     answers are unscored, the rate is withheld and the exit code is 3.
     """
+    from evilspectra.api.scoring import score as rates_of
     from evilspectra.cli.print_scores import print_score
-    from evilspectra.rates.definitions import DEFINITIONS, check_definition
-    from evilspectra.rates.definitions import score as rate
 
-    definition = check_definition(definition)
-    side = _Side(target, _Sources(output, judge, questions), step)
-    scores = {name: rate(side.answers, name, max_unscored) for name in DEFINITIONS}
-    base = rate(side.base, definition, max_unscored) if side.base else None
-    if export:
-        side.export(export, form)
+    (side,) = rates_of(
+        target,
+        definition=definition,
+        max_unscored=max_unscored,
+        step=step,
+        judge=judge,
+        questions=questions,
+        output=output,
+        export=export,
+        form=form,
+    ).targets
     if as_json:
-        facts = {
-            "target": side.label,
-            "judge": side.judge,
-            "judged_by": side.facts,
-            "step": side.step,
-            "rates": {name: scores[name].rate for name in DEFINITIONS},
-            "base": base and base.flat(),
-        }
-        click.echo(json.dumps(scores[definition].flat() | facts, indent=2, ensure_ascii=False))
+        click.echo(json.dumps(side.flat(), indent=2, ensure_ascii=False))
     else:
-        print_score(side.label, side.judge, scores[definition], scores, base)
-    if scores[definition].rate is None:
-        withheld = scores[definition].withheld
-        raise Undecided(f"the rate of {side.label} is withheld: {withheld}; {_REMEDY}")
+        print_score(side.label, side.judge, side.score, side.scores, side.base)
+    if side.rate is None:
+        raise Undecided(f"the rate of {side.label} is withheld: {side.withheld}; {_REMEDY}")
 
 
 @click.command()
@@ -138,13 +132,14 @@ def compare(
     been judged by the same judge.
     """
     from evilspectra.cli.print_scores import print_paired
+    from evilspectra.judging.sides import Side, Sources
     from evilspectra.rates.compare import compare as compare_answers
     from evilspectra.rates.definitions import check_definition
 
     definition = check_definition(definition)
-    sources = _Sources(output, judge, questions)
-    first = _Side(a, sources, 0 if b is None else None)
-    second = _Side(a if b is None else b, sources, None)
+    sources = Sources(output, judge, questions)
+    first = Side(a, sources, 0 if b is None else None)
+    second = Side(a if b is None else b, sources, None)
     if b is None and second.step == 0:
         raise BadInput(f"{a} has only one set of answers: name two to compare")
     if first.facts != second.facts:
@@ -165,88 +160,6 @@ def compare(
     withheld = paired.a.withheld or paired.b.withheld
     if paired.rate is None and withheld:
         raise Undecided(f"the difference of rates is withheld: {withheld}; {_REMEDY}")
-
-
-class _Sources(NamedTuple):
-    """The store, the judge and the questions whose verdicts count."""
-
-    output: str
-    judge: str | None
-    questions: str | None
-
-    @property
-    def chosen(self) -> bool:
-        """Whether the user has named a judge or questions."""
-        return self.judge is not None or self.questions is not None
-
-
-class _Side:
-    """An argument of `score` or `compare`: its answers with their verdicts.
-
-    `base`: the base's answers, if they are another step's.
-    """
-
-    def __init__(self, name: str, sources: _Sources, step: int | None) -> None:
-        from evilspectra.judging.csv_files import read_answers
-
-        self.label = Path(name).name
-        self.judge = "the file's own judge"
-        self.step = 0
-        self.facts: dict[str, Any] = {}
-        self.base: list[Judged] | None = None
-        self._rows: list[tuple[str, str, str, Any]] = []
-        if Path(name).suffix.lower() == ".csv" and not sources.chosen:
-            file = read_answers(Path(name))
-            if "aligned" in file.metrics:
-                self.answers = [row.judged() for row in file.rows]
-                self._rows = [
-                    (row.question_id, row.question, row.answer, row.readings) for row in file.rows
-                ]
-                return
-        self._read_store(name, sources, step)
-
-    def _read_store(self, name: str, sources: _Sources, step: int | None) -> None:
-        from evilspectra.judging.inputs import find_answer_sets, judged_by, stored
-        from evilspectra.judging.verdicts import judged
-
-        answer_sets = find_answer_sets([name], sources.output, sources.questions, done=True)
-        if len(answer_sets) > 1:
-            raise BadInput(f"{name} holds {len(answer_sets)} runs: name one of them")
-        (answers,) = answer_sets
-        instrument = stored(answers, sources.judge)
-        if step is not None and step not in answers.steps:
-            steps = ", ".join(map(str, answers.steps))
-            raise BadInput(
-                f"{answers.label} has answers at the steps {steps}, not at {step}: "
-                "name one of these with --step"
-            )
-        self.label = answers.label
-        self.judge = _judge_name(instrument)
-        self.facts = judged_by(instrument)
-        self.step = answers.last if step is None else step
-        pairs = judged(answers.results, answers.answers, self.step, instrument)
-        self.answers = [answer for _, answer in pairs]
-        self._rows = [
-            (
-                row["question_id"],
-                row["question"],
-                row["answer"],
-                {"aligned": answer.aligned, "coherent": answer.coherent},
-            )
-            for row, answer in pairs
-        ]
-        if self.step and 0 in answers.steps:
-            base_pairs = judged(answers.results, answers.answers, 0, instrument)
-            base = [answer for _, answer in base_pairs]
-            self.base = base if any(answer.aligned for answer in base) else None
-
-    def export(self, path: Path, form: Any) -> None:
-        """Writes answers and scores to a .csv file."""
-        from evilspectra.judging.csv_files import write_answers
-
-        if path.suffix.lower() != ".csv" or path.is_dir():
-            raise BadInput(f"--export {path} does not name a .csv file: choose one")
-        write_answers(self._rows, path, form)
 
 
 def judge_and_score(
@@ -303,6 +216,7 @@ def _score_of(
     """The score of a judged set of answers as JSON's types; printed unless JSON is asked for."""
     from evilspectra.cli.print_scores import print_score
     from evilspectra.judging.inputs import answers_of
+    from evilspectra.judging.sides import judge_name
     from evilspectra.rates.definitions import DEFINITIONS
     from evilspectra.rates.definitions import score as rate
 
@@ -311,18 +225,14 @@ def _score_of(
     base = None
     if answers.last and 0 in answers.steps:
         base = rate(answers_of(answers, instrument, 0), definition, max_unscored)
-    judge_name = _judge_name(instrument)
+    judge = judge_name(instrument)
     if not as_json:
-        print_score(answers.label, judge_name, scores[definition], scores, base)
+        print_score(answers.label, judge, scores[definition], scores, base)
     return scores[definition].flat() | {
         "target": answers.label,
         "folder": str(answers.results.folder),
-        "judge": judge_name,
+        "judge": judge,
         "step": answers.last,
         "rates": {name: scores[name].rate for name in DEFINITIONS},
         "base": base and base.flat(),
     }
-
-
-def _judge_name(instrument: Instrument) -> str:
-    return f"{instrument.source} ({instrument.id})"

@@ -37,7 +37,8 @@ class Recorded(TrainerCallback):
     """A callback that comes first, adds metrics to the trainer's log and records the training."""
 
     def __init__(self, adapter: str | None, record: bool) -> None:
-        self.adapter, self.record = adapter, record
+        self.adapter: str | None = adapter
+        self.record: bool = record
         self.pairs: list[LoraPair] = []
         self._recording: Recording | None = None
         self._metrics: dict[str, float] = {}

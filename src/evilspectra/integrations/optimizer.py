@@ -22,7 +22,7 @@ from evilspectra.spectra.pairs import find_pairs
 
 
 def lora_optimizer(name: str, **settings: Any) -> tuple[type[LoraOptimizer], dict[str, Any]]:
-    """The argument of `Trainer(..., optimizer_cls_and_kwargs=lora_optimizer("muon", lr=1e-3))`.
+    """Makes the argument of `Trainer(..., optimizer_cls_and_kwargs=lora_optimizer("muon", ...))`.
 
     For a trainer without that argument (TRL's DPOTrainer, GRPOTrainer), set the attribute before
     training: `trainer.optimizer_cls_and_kwargs = lora_optimizer(...)`.

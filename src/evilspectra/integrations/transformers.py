@@ -24,7 +24,7 @@ from evilspectra.integrations._callback import Recorded, mean
 from evilspectra.integrations._factors import learning_rates, observed_pairs, trained_pairs
 from evilspectra.integrations.optimizer import build_for, lora_optimizer
 from evilspectra.spectra.grams import Grams, enqueue
-from evilspectra.spectra.pairs import select
+from evilspectra.spectra.pairs import LoraPair, select
 from evilspectra.spectra.penalty import Measure, Products, Recipe
 from evilspectra.store.records import MeasureRecord
 from evilspectra.training.flatness import penalise
@@ -67,6 +67,8 @@ class SpectralFlatness(Recorded):
             several learning rates under `coupling="decoupled"`.
         RunFailed: during training, a factor is no longer finite.
 
+    Source: Evil Spectra (arXiv 2606.31591), spectral regularisation; docs/penalty.md.
+
     >>> SpectralFlatness(weight=0.3).settings.soft_start
     0.01
     """
@@ -96,7 +98,7 @@ class SpectralFlatness(Recorded):
             "warmup_steps": warmup_steps,
             "modules": modules,
         }
-        self.settings = build({"flatness": fields}, type(self).__name__).flatness
+        self.settings: FlatnessConfig = build({"flatness": fields}, type(self).__name__).flatness
         self._grams: Grams | None = None
         self._scale = 1.0
 
@@ -110,7 +112,7 @@ class SpectralFlatness(Recorded):
         who = type(self).__name__
         model, optimizer = kwargs["model"], kwargs["optimizer"]
         pairs = trained_pairs(model, optimizer, self.adapter, who)
-        self.pairs = select(pairs, self.settings.modules)
+        self.pairs: list[LoraPair] = select(pairs, self.settings.modules)
         decoupled = self.settings.coupling == "decoupled"
         if decoupled and len(rates := learning_rates(optimizer, self.pairs)) > 1:
             raise BadInput(
@@ -199,13 +201,19 @@ class SpectrumMonitor(Recorded):
         BadInput: `every` out of bounds; when training begins, as `SpectralFlatness`, except for
             frozen factors.
         RunFailed: during training, a factor is no longer finite.
+
+    Source: Evil Spectra (arXiv 2606.31591), its spectral measures; docs/measures.md.
+
+    >>> SpectrumMonitor(every=10).settings.every
+    10
     """
 
     def __init__(
         self, every: int = _MONITOR.every, *, adapter: str | None = None, record: bool = True
     ) -> None:
         super().__init__(adapter, record)
-        self.settings = build({"monitor": {"every": every}}, type(self).__name__).monitor
+        config = build({"monitor": {"every": every}}, type(self).__name__)
+        self.settings: MonitorConfig = config.monitor
         self._last = -1
 
     def on_train_begin(
@@ -217,7 +225,8 @@ class SpectrumMonitor(Recorded):
     ) -> None:
         model, optimizer = kwargs["model"], kwargs["optimizer"]
         self._last = -1
-        self.pairs = observed_pairs(model, optimizer, self.adapter, type(self).__name__)
+        who = type(self).__name__
+        self.pairs: list[LoraPair] = observed_pairs(model, optimizer, self.adapter, who)
         self._begin(args, state, {"monitor": self.settings}, kwargs)
 
     def on_step_end(

@@ -33,6 +33,12 @@ class Lion(Optimizer):
         betas: (β₁ of the update, β₂ of the momentum), each in [0, 1).
         weight_decay: decoupled, multiplied by lr.
 
+    Raises:
+        BadInput: a setting out of range, a tensor passed twice, or an empty group.
+
+    Source: Chen et al. 2023, "Symbolic Discovery of Optimization Algorithms" (arXiv 2302.06675),
+    algorithm 2.
+
     >>> w = torch.nn.Parameter(torch.tensor([1.0, -1.0, 0.0]))
     >>> w.grad = torch.tensor([5.0, -0.1, 0.0])
     >>> Lion([w], lr=0.1).step(); w.data

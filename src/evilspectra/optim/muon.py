@@ -91,6 +91,8 @@ class Muon(Optimizer):
             numbers, a tensor passed twice, `b_only` without names or without any `lora_B` among
             them.
 
+    Source: Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/.
+
     >>> w = torch.nn.Parameter(torch.zeros(1, 2)); w.grad = torch.tensor([[3.0, -4.0]])
     >>> Muon([w], lr=0.1, lr_rule="original", orthogonalisation="exact").step(); w.data
     tensor([[-0.0600,  0.0800]])

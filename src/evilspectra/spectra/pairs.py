@@ -43,7 +43,7 @@ class LoraPair:
 
 
 def find_pairs(model: nn.Module, adapter: str | None = None) -> list[LoraPair]:
-    """The pairs of one adapter of a model, in module order; A and B are the live parameters.
+    """Finds the pairs of one adapter of a model, in module order; A and B are live parameters.
 
     Two kinds of modules are found: PEFT's LoRA layers, and modules whose lora_A and lora_B are
     tensors or linear layers (the scale is then their `scaling`, or lora_alpha/r, or 1). An adapter
@@ -54,9 +54,17 @@ def find_pairs(model: nn.Module, adapter: str | None = None) -> list[LoraPair]:
             the whole PEFT model).
         adapter: PEFT's name of it; by default the active one.
 
+    Returns:
+        A `LoraPair` per adapted matrix: A is r × d_in, B is d_out × r.
+
     Raises:
         BadInput: no LoRA module, no such adapter, or an adapted embedding, convolution or bank of
             experts (their update is not a product of two matrices).
+
+    >>> layer = nn.Linear(5, 3)
+    >>> layer.lora_A, layer.lora_B = nn.Linear(5, 2, bias=False), nn.Linear(2, 3, bias=False)
+    >>> [(pair.name, pair.shape) for pair in find_pairs(nn.Sequential(layer))]
+    [('0', (2, 5, 3))]
     """
     pairs: list[LoraPair] = []
     adapters: set[str] = set()

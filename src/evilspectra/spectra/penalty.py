@@ -93,9 +93,14 @@ def add_flatness_gradient(
         grams: what `enqueue(pairs)` returned, where the products were started earlier in the step;
             the factors must be the same since.
 
+    Returns:
+        The penalty at this point: mean, spread and weighted value of R over the pairs.
+
     Raises:
         BadInput: a factor is not finite; another measure than frobenius_nuclear with the paper's
             recipe.
+
+    Source: Evil Spectra (arXiv 2606.31591), spectral regularisation.
 
     >>> A = torch.nn.Parameter(torch.eye(2, 3))
     >>> B = torch.nn.Parameter(torch.diag(torch.tensor([3.0, 1.0])))
