@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import difflib
 import errno
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 
@@ -48,6 +48,16 @@ class Undecided(EvilspectraError):
     """The question could not be answered, and the message says why. Exit code 3."""
 
     exit_code = 3
+
+
+class NothingMeasured(EvilspectraError):
+    """No target could be measured; the exit code is that of the first one's error."""
+
+    def __init__(self, failures: Sequence[tuple[str, EvilspectraError]]) -> None:
+        reasons = "; ".join(f"{label}: {error}" for label, error in failures)
+        several = f"none of {len(failures)} targets could be measured: "
+        super().__init__((several if len(failures) > 1 else "") + reasons)
+        self.exit_code = failures[0][1].exit_code
 
 
 class Interrupted(EvilspectraError):

@@ -98,12 +98,13 @@ class Rates(Result):
     """Rates of misaligned answers, one per file or run, with intervals and counts.
 
     `targets`: in the order given. `failed`: targets that could not be measured, with the reason;
-    `score` leaves none.
+    `incomplete`: how many requests to the judge failed, and why. `score` leaves neither.
     """
 
     definition: Definition
     targets: tuple[TargetRate, ...]
     failed: tuple[Mapping[str, str], ...] = ()
+    incomplete: str | None = None
 
     @property
     def headline(self) -> str:
@@ -117,6 +118,7 @@ class Rates(Result):
         for target in self.targets:
             sentences += [target.withheld] if target.withheld else []
             sentences += [f"{target.label}: {warning}" for warning in target.score.warnings]
+        sentences += [self.incomplete] if self.incomplete else []
         return (*sentences, *("; ".join(failure.values()) for failure in self.failed))
 
     def rows(self) -> list[dict[str, Any]]:
@@ -125,16 +127,11 @@ class Rates(Result):
 
     def figure(self) -> altair.LayerChart | altair.FacetChart:
         """The rates with their 95 % intervals, a line per target."""
-        import altair
+        from evilspectra.api.figures import figure_of_estimates
 
-        values = [row for row in self.rows() if row["rate"] is not None]
-        base = altair.Chart(altair.InlineData(values)).encode(y=altair.Y("target:N").title(None))
+        rows = [(row["target"], row["rate"], row["low"], row["high"]) for row in self.rows()]
         title = f"misalignment rate ({self.definition}), 95 % interval"
-        span = base.mark_rule().encode(x=altair.X("low:Q").title(title), x2="high:Q")
-        return span + base.mark_circle(size=80, opacity=1).encode(
-            x=altair.X("rate:Q").axis(format="%"),
-            tooltip=["target:N", "judge:N", "rate:Q", "low:Q", "high:Q", "counted:Q"],
-        )
+        return figure_of_estimates(rows, title, ".0%")
 
 
 def _sentence(target: TargetRate) -> str:

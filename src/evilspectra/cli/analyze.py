@@ -6,17 +6,16 @@ Everything heavy is imported inside the command.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from evilspectra.cli.options import COLUMNS, JSON
-from evilspectra.errors import BadInput, cannot_write, first_line, listing
+from evilspectra.errors import cannot_write
 
-#: Suffixes of tables that can be read.
-TABLES = (".csv", ".parquet")
+if TYPE_CHECKING:
+    from evilspectra.api.analyses import Analysis
 
 
 @click.command()
@@ -55,7 +54,6 @@ TABLES = (".csv", ".parquet")
 )
 @click.option(
     "--at-loss",
-    "at",
     type=click.FloatRange(min=0, min_open=True),
     help="Compare at this loss; without it in the middle of the range that all groups have.",
 )
@@ -90,10 +88,6 @@ TABLES = (".csv", ".parquet")
 @JSON
 def analyze(
     source: Path,
-    outcome: str | None,
-    factors: Sequence[str],
-    by_checkpoint: bool,
-    columns: Sequence[str],
     out: Path | None,
     as_json: bool,
     **options: Any,
@@ -103,15 +97,9 @@ def analyze(
     The parts are design, variance, loss, flatness and stability. STORE_OR_TABLE is a folder of
     runs, or a .csv or .parquet file with a row per run. docs/statistics.md explains every number.
     """
-    from evilspectra.analysis.analyse import analyse
-    from evilspectra.analysis.outcome import renamed
+    from evilspectra.api.analyses import analyze as analyze_runs
 
-    runs, checkpoints, rates = _frames(source, by_checkpoint)
-    mapping = mapping_of(columns)
-    runs = renamed(runs, mapping)
-    if by_checkpoint and source.is_file():
-        checkpoints, runs = runs, _last_rows(runs, source)
-    analysis = analyse(runs, outcome, list(factors) or None, checkpoints, rates=rates, **options)
+    analysis = analyze_runs(source, **options)
     text = _json(analysis) if as_json else _text(analysis)
     if out is None:
         click.echo(text, nl=False)
@@ -122,11 +110,11 @@ def analyze(
         raise cannot_write(error, out, "--out") from None
 
 
-def _json(analysis: Any) -> str:
-    return json.dumps(analysis.to_dict(), indent=2, ensure_ascii=False) + "\n"
+def _json(analysis: Analysis) -> str:
+    return json.dumps(analysis.flat(), indent=2, ensure_ascii=False) + "\n"
 
 
-def _text(analysis: Any) -> str:
+def _text(analysis: Analysis) -> str:
     import io
 
     from rich.console import Console
@@ -134,76 +122,5 @@ def _text(analysis: Any) -> str:
     from evilspectra.cli.print_analysis import print_analysis
 
     page = io.StringIO()
-    print_analysis(analysis, Console(file=page, width=140))
+    print_analysis(analysis.parts, Console(file=page, width=140))
     return "\n".join(line.rstrip() for line in page.getvalue().splitlines()) + "\n"
-
-
-def _frames(source: Path, by_checkpoint: bool) -> tuple[Any, Any, Any]:
-    """Runs, checkpoints and rates of a store; of a table only the runs."""
-    if source.is_dir():
-        from evilspectra.tables.tidy import checkpoints_frame, rates_frame, runs_frame
-
-        return (
-            runs_frame(source),
-            checkpoints_frame(source) if by_checkpoint else None,
-            rates_frame(source),
-        )
-    return read_table(source), None, None
-
-
-def read_table(path: Path) -> Any:
-    """A frame of a .csv or .parquet file.
-
-    Raises:
-        BadInput: there is no such file, it is no table, or it has no rows.
-    """
-    import pandas as pd
-
-    if not path.is_file():
-        raise BadInput(
-            f"there is no folder or file {path}: "
-            f"name a folder of runs, or a table ({listing(TABLES)})."
-        )
-    if path.suffix.lower() not in TABLES:
-        raise BadInput(
-            f"{path} is no table that can be read: a table's name ends in {' or '.join(TABLES)}."
-        )
-    try:
-        frame = pd.read_csv(path) if path.suffix.lower() == ".csv" else pd.read_parquet(path)
-    except (ValueError, OSError, UnicodeError) as error:
-        raise BadInput(
-            f"{path} cannot be read as a table ({first_line(error)}): "
-            "write it again as CSV with a header, or as Parquet."
-        ) from None
-    if frame.empty:
-        raise BadInput(f"{path} has no rows: it needs one per run.")
-    return frame
-
-
-def mapping_of(columns: Sequence[str]) -> Mapping[str, str]:
-    """Our name of a column → theirs, from `--column OURS=THEIRS`.
-
-    >>> mapping_of(["optimizer=opt"])
-    {'optimizer': 'opt'}
-
-    Raises:
-        BadInput: one is not of that form.
-    """
-    pairs = [column.partition("=") for column in columns]
-    for ours, equals, theirs in pairs:
-        if not (ours and equals and theirs):
-            text = f"{ours}{equals}{theirs}"
-            raise BadInput(f"--column takes OURS=THEIRS, such as optimizer=opt_name, not '{text}'.")
-    return {ours: theirs for ours, _, theirs in pairs}
-
-
-def _last_rows(frame: Any, source: Path) -> Any:
-    """Each run's last step of a table of checkpoints."""
-    lacking = [name for name in ("run", "step") if name not in frame]
-    if lacking:
-        raise BadInput(
-            f"{source} has no column {' and no column '.join(lacking)}: "
-            "--by-checkpoint needs both, and --column names them."
-        )
-    by_run = frame.sort_values("step", kind="stable").groupby("run", sort=False)
-    return by_run.tail(1).reset_index(drop=True)

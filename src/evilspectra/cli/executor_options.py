@@ -1,25 +1,14 @@
-"""The options of commands that execute runs, and the executor that they select.
-
-Everything heavy is imported inside the functions.
-"""
+"""The options of commands that execute runs."""
 
 from __future__ import annotations
-
-from typing import TYPE_CHECKING, Any
 
 import click
 
 from evilspectra.cli.options import together
-from evilspectra.errors import BadInput
-
-if TYPE_CHECKING:
-    from evilspectra.executors.executor import Executor
-    from evilspectra.sweeps.file import Sweep
 
 executor_options = together(
     click.option(
         "--executor",
-        "where",
         type=click.Choice(["local", "ray", "slurm"]),
         default="local",
         show_default=True,
@@ -74,50 +63,3 @@ executor_options = together(
         ),
     ),
 )
-#: Options of some executors only.
-_OWNERS = {
-    "address": ("ray",),
-    "partition": ("slurm",),
-    "slurm_settings": ("slurm",),
-    "gpus_per_run": ("ray", "slurm"),
-}
-
-
-def executor_of(loaded: Sweep, quiet: bool, options: dict[str, Any]) -> Executor:
-    """The executor that the options name.
-
-    Raises:
-        BadInput: an option belongs to another executor.
-    """
-    where = options.get("where", "local")
-    for name, allowed in _OWNERS.items():
-        if options.get(name) and where not in allowed:
-            flag = {"slurm_settings": "--slurm-set"}.get(name, f"--{name.replace('_', '-')}")
-            raise BadInput(
-                f"{flag} is for --executor {' or '.join(allowed)}, and this one is {where}: "
-                "leave it out, or choose that"
-            )
-    count = options.get("workers")
-    if where == "ray":
-        from evilspectra.executors.ray import OnRay
-
-        return OnRay(options["address"], options["gpus_per_run"] or 0.0, count, quiet)
-    if where == "slurm":
-        from evilspectra.executors.slurm import OnSlurm, slurm_settings
-        from evilspectra.sweeps.file import experiment_folder
-
-        partition = {"partition": options["partition"]} if options["partition"] else {}
-        return OnSlurm(
-            experiment_folder(loaded) / "jobs",
-            options["gpus_per_run"] or 0.0,
-            count,
-            options["runs_per_job"],
-            options["hours"],
-            partition | slurm_settings(options["slurm_settings"]),
-        )
-    from evilspectra.executors.local import suitable, workers
-    from evilspectra.executors.stages import Task
-
-    if count is not None:
-        return workers(count)
-    return suitable([Task(number, config) for number, config in enumerate(loaded.configs)])

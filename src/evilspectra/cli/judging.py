@@ -6,14 +6,14 @@ Everything heavy is imported inside the functions.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from evilspectra.cli.options import JUDGE_URL, store_option, together
 
 if TYPE_CHECKING:
-    from evilspectra.judging.judge import Judge
+    from evilspectra.api.judges import JudgeArguments
 
 JUDGE = click.option(
     "--judge",
@@ -71,14 +71,6 @@ judge_options = together(
 )
 
 
-class JudgeArguments(NamedTuple):
-    """The judge, the metrics that it judges, and the most requests that may be sent."""
-
-    judge: Judge
-    metrics: list[str]
-    max_requests: int
-
-
 def settings_of_options(options: Mapping[str, Any]) -> dict[str, Any]:
     """Settings of a judge that the options give; `--judge-set` overrides the others."""
     from evilspectra.config.yaml_files import assignments
@@ -91,9 +83,6 @@ def settings_of_options(options: Mapping[str, Any]) -> dict[str, Any]:
 
 def make(name: str, options: Mapping[str, Any]) -> JudgeArguments:
     """The judge that the options mean."""
-    from evilspectra.config.judge import judge_settings
-    from evilspectra.judging.make import make_judge
+    from evilspectra.api.judges import judge_of
 
-    settings = judge_settings({"judge": name, **settings_of_options(options)})
-    metrics = [part.strip() for part in options["metrics"].split(",") if part.strip()]
-    return JudgeArguments(make_judge(settings), metrics, settings.max_requests)
+    return judge_of(name, settings_of_options(options), options["metrics"])

@@ -8,23 +8,26 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from evilspectra.cli.judging import JUDGE, judge_options, make
+from evilspectra.cli.judging import JUDGE, judge_options
 from evilspectra.cli.measuring import (
     MEASURING,
     SAMPLING,
     TARGETS,
-    answers_only,
     endpoint_options,
-    measure,
+    exits_if_nothing_measured,
+    show_failure,
 )
-from evilspectra.cli.options import assigned
-from evilspectra.cli.score import judge_and_score, score_options
+from evilspectra.cli.options import assigned, progress
+from evilspectra.cli.score import REMEDY, score_options
+from evilspectra.errors import EvilspectraError, Undecided
+
+if TYPE_CHECKING:
+    from evilspectra.api.scoring import TargetRate
 
 
 @click.command()
@@ -46,6 +49,7 @@ from evilspectra.cli.score import judge_and_score, score_options
     ),
 )
 @MEASURING
+@exits_if_nothing_measured
 def probe(
     targets: Sequence[str],
     items: str | None,
@@ -64,37 +68,35 @@ def probe(
     folder of any PEFT adapter, or a base model. Nothing is measured twice. Drift is no misalignment
     rate: docs/probe.md explains it.
     """
+    from evilspectra.api.measurements import NO_CONTROL
+    from evilspectra.api.measuring import probe as probe_targets
     from evilspectra.cli.print_runs import print_measured
-    from evilspectra.evaluation.measured import measured_rows
+    from evilspectra.evaluation.measured import MeasuredRow
 
-    names = [name.strip() for name in tasks.split(",")] if tasks else None
-    options = {"checkpoints": checkpoints or None, "contrast": items, "harness.tasks": names}
-    measured, failed = measure(
-        targets, base, [*assigned(options), *settings], model_settings, output, quiet
-    )
-    rows = measured_rows(
-        [(target.label, target.results, target.base.sha256, target.control) for target in measured]
+    probed = probe_targets(
+        targets,
+        items=items,
+        checkpoints=checkpoints,
+        tasks=tasks or (),
+        base=base,
+        settings=settings,
+        model=model_settings,
+        output=output,
+        note=progress(quiet),
+        on_failure=show_failure,
     )
     if as_json:
-        entries = [
-            {
-                "target": target.label,
-                "folder": str(target.results.folder),
-                "control": target.control,
-                "beyond_control": row.beyond and asdict(row.beyond),
-            }
-            | asdict(row.measured)
-            for target, row in zip(measured, rows, strict=True)
-        ]
-        click.echo(json.dumps({"targets": entries, "failed": failed}, indent=2))
+        click.echo(json.dumps(probed.flat(), indent=2))
     else:
-        print_measured(rows)
-        if not any(target.control for target in measured):
-            click.echo(
-                "There is no control among these: to see what part of a drift is style alone, "
-                "train one on good answers to the same questions (data.control: true)."
-            )
-    sys.exit(1 if failed else 0)
+        print_measured(
+            [
+                MeasuredRow(target.label, target.measured, target.beyond_control)
+                for target in probed.targets
+            ]
+        )
+        if not probed.has_control:
+            click.echo(NO_CONTROL)
+    sys.exit(1 if probed.failed else 0)
 
 
 @click.command()
@@ -112,9 +114,12 @@ def probe(
     help="Write the answers to this .csv, .jsonl or .parquet file.",
 )
 @MEASURING
+@exits_if_nothing_measured
 def generate(
     targets: Sequence[str],
     export: Path | None,
+    endpoint: str | None,
+    endpoint_model: str | None,
     base: str | None,
     settings: Sequence[str],
     model_settings: Sequence[str],
@@ -130,12 +135,21 @@ def generate(
     """
     from evilspectra.answers.export import check_export
     from evilspectra.answers.export import export as export_answers
+    from evilspectra.api.measurements import measure
+    from evilspectra.api.measuring import answers_only
     from evilspectra.evaluation.measured import answer_rows
 
     if export:
         check_export(export)
+    requests = assigned({"endpoint.url": endpoint, "endpoint.model": endpoint_model})
     measured, failed = measure(
-        targets, base, answers_only(options, settings), model_settings, output, quiet
+        targets,
+        base,
+        answers_only(options, [*requests, *settings]),
+        model_settings,
+        output,
+        progress(quiet),
+        show_failure,
     )
     rows = [row for target in measured for row in answer_rows(target.label, target.results)]
     if export:
@@ -176,12 +190,10 @@ def _print_answer(row: Mapping[str, Any]) -> None:
 )
 @SAMPLING
 @MEASURING
+@exits_if_nothing_measured
 def evaluate(
     targets: Sequence[str],
     judge_name: str,
-    definition: str,
-    max_unscored: float,
-    questions: str | None,
     base: str | None,
     settings: Sequence[str],
     model_settings: Sequence[str],
@@ -195,27 +207,36 @@ def evaluate(
     It is `generate`, `judge` and `score` in one. A TARGET is as for `probe`. Interrupted and run
     again, sampling and judging resume from where they stopped.
     """
-    from evilspectra.judging.inputs import answer_set_of
-    from evilspectra.rates.definitions import check_definition
+    from evilspectra.api.measuring import evaluate as evaluate_targets
+    from evilspectra.cli.print_scores import print_score
 
-    check_definition(definition)
-    make(judge_name, options)  # a judge that cannot be used is refused before anything is sampled
-    names = ("samples", "max_new_tokens", "temperature", "seed", "checkpoints")
-    sampling = {"questions": questions} | {name: options[name] for name in names}
-    measured, failed = measure(
-        targets, base, answers_only(sampling, settings), model_settings, output, quiet
+    rates = evaluate_targets(
+        targets,
+        judge=judge_name,
+        judge_settings=options.pop("judge_set"),
+        base=base,
+        settings=settings,
+        model=model_settings,
+        output=output,
+        note=progress(quiet),
+        on_failure=show_failure,
+        **options,
     )
-    answer_sets = [
-        answer_set_of(target.label, target.results, target.base.sha256) for target in measured
-    ]
-    judge_and_score(
-        answer_sets,
-        judge_name,
-        options,
-        questions,
-        definition,
-        max_unscored,
-        as_json,
-        quiet,
-        failed,
-    )
+    if as_json:
+        values = {"scores": [_flat(rate) for rate in rates.targets], "failed": rates.failed}
+        click.echo(json.dumps(values, indent=2, ensure_ascii=False))
+    else:
+        for rate in rates.targets:
+            print_score(rate.label, rate.judge, rate.score, rate.scores, rate.base)
+    if rates.incomplete:
+        raise EvilspectraError(rates.incomplete)
+    if withheld := [rate.withheld for rate in rates.targets if rate.rate is None]:
+        raise Undecided(f"the rate is withheld: {withheld[0]}; {REMEDY}")
+    sys.exit(1 if rates.failed else 0)
+
+
+def _flat(rate: TargetRate) -> dict[str, Any]:
+    """A rate as values of JSON's types."""
+    values = rate.flat() | {"folder": str(rate.folder)}
+    order = (*rate.score.flat(), "target", "folder", "judge", "step", "rates", "base")
+    return {name: values[name] for name in order}

@@ -1,4 +1,4 @@
-"""The options of commands that measure targets, and the measurement itself.
+"""The options of commands that measure targets, and how they fail.
 
 Everything heavy is imported inside the functions.
 """
@@ -7,25 +7,13 @@ from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any
 
 import click
 
-from evilspectra.cli.options import (
-    BASE,
-    JSON,
-    MEASURED_STORE,
-    MODEL,
-    QUIET,
-    assigned,
-    model_config,
-    progress,
-    together,
-)
-
-if TYPE_CHECKING:
-    from evilspectra.targets.find import Target
+from evilspectra.cli.options import BASE, JSON, MEASURED_STORE, MODEL, QUIET, together
+from evilspectra.errors import EvilspectraError, NothingMeasured
 
 TARGETS = click.argument("targets", metavar="TARGET...", nargs=-1, required=True)
 #: The options of every verb that measures targets.
@@ -80,68 +68,33 @@ _ENDPOINT = together(
 
 
 def endpoint_options(verb: Callable[..., None]) -> Callable[..., None]:
-    """Adds --endpoint and --endpoint-model, which are passed on as settings."""
+    """Adds --endpoint and --endpoint-model, which are given together or not at all."""
 
     @functools.wraps(verb)
-    def with_endpoint(
-        *arguments: Any,
-        endpoint: str | None,
-        endpoint_model: str | None,
-        settings: Sequence[str],
-        **options: Any,
-    ) -> None:
-        if (endpoint is None) != (endpoint_model is None):
+    def with_endpoint(*arguments: Any, **options: Any) -> None:
+        if (options["endpoint"] is None) != (options["endpoint_model"] is None):
             raise click.UsageError(
                 "--endpoint URL and --endpoint-model NAME are given together: "
                 "where to ask, and what the base is called there."
             )
-        values = assigned({"endpoint.url": endpoint, "endpoint.model": endpoint_model})
-        verb(*arguments, settings=[*values, *settings], **options)
+        verb(*arguments, **options)
 
     return _ENDPOINT(with_endpoint)
 
 
-def measure(
-    names: Sequence[str],
-    base: str | None,
-    settings: Sequence[str],
-    model_settings: Sequence[str],
-    output: str,
-    quiet: bool,
-) -> tuple[list[Target], list[dict[str, str]]]:
-    """Measures targets; returns those that were measured, and the failures as JSON's types.
-
-    Exits if every target failed.
-    """
-    from evilspectra.config.loading import build_evaluation
-    from evilspectra.config.yaml_files import assignments
-    from evilspectra.targets.find import find_targets
-
-    evaluation = build_evaluation(assignments(settings), "--set")
-    targets = find_targets(names, output, model_config(model_settings), base)
-    from evilspectra.evaluation.evaluate import evaluate
-
-    done = evaluate(targets, evaluation, progress(quiet))
-    for target, error in done.failed:
-        click.echo(f"evilspectra: {target.label}: {error}", err=True)
-    if len(done.failed) == len(targets):
-        sys.exit(done.failed[0][1].exit_code)
-    failures = [
-        {"target": target.label, "folder": str(target.results.folder), "reason": str(error)}
-        for target, error in done.failed
-    ]
-    failed = [target for target, _ in done.failed]
-    measured = [target for target in targets if target not in failed]
-    return [target.showing(done.used[target.results.folder]) for target in measured], failures
+def show_failure(label: str, error: EvilspectraError) -> None:
+    """Prints why a target could not be measured."""
+    click.echo(f"evilspectra: {label}: {error}", err=True)
 
 
-def answers_only(options: Mapping[str, Any], settings: Sequence[str]) -> list[str]:
-    """Assignments for a measurement that samples answers and runs no probe."""
-    sampling = {f"answers.{name}": value for name, value in options.items() if value is not False}
-    others = ("answers.", "threads=", "enable_thinking=")
-    return [
-        *(f"{name}=null" for name in ("contrast", "capability", "ordinary")),
-        "answers={}",
-        *assigned(sampling),
-        *(text if text.startswith(others) else f"answers.{text}" for text in settings),
-    ]
+def exits_if_nothing_measured(verb: Callable[..., None]) -> Callable[..., None]:
+    """Ends the command with the code of the first failure, the failures having been printed."""
+
+    @functools.wraps(verb)
+    def measured(*arguments: Any, **options: Any) -> None:
+        try:
+            verb(*arguments, **options)
+        except NothingMeasured as error:
+            sys.exit(error.exit_code)
+
+    return measured

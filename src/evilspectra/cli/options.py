@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import functools
-import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
+
+from evilspectra.api.layers import assigned
 
 if TYPE_CHECKING:
     from evilspectra.config.sections import ModelConfig
@@ -77,19 +78,6 @@ def together(*options: Decorator) -> Decorator:
         return functools.reduce(lambda inner, option: option(inner), reversed(options), verb)
 
     return decorate
-
-
-def assigned(values: Mapping[str, Any]) -> list[str]:
-    """Options as `--set` assignments, without those that are None.
-
-    >>> assigned({"checkpoints": True, "contrast": None})
-    ['checkpoints=true']
-    """
-    return [
-        f"{name}={json.dumps(value, ensure_ascii=False)}"
-        for name, value in values.items()
-        if value is not None
-    ]
 
 
 def with_output(settings: Sequence[str], output: str | None) -> list[str]:

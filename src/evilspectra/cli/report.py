@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import click
 
 from evilspectra.cli.options import COLUMNS
-from evilspectra.errors import BadInput
 
 
 @click.command()
@@ -49,7 +50,7 @@ from evilspectra.errors import BadInput
 def report(
     source: Path,
     out: Path | None,
-    form: str,
+    form: Literal["html", "md"],
     summary: bool | None,
     outcome: str | None,
     columns: Sequence[str],
@@ -59,50 +60,15 @@ def report(
     The figures are also written as SVG, PNG and PDF. STORE_OR_TABLE is a folder of runs, or a .csv
     or .parquet file with a row per run that other tools made.
     """
-    missing_table = source.suffix in (".csv", ".parquet") and not source.exists()
-    if not source.is_file() and not missing_table:
-        if columns or outcome:
-            option = "column" if columns else "outcome"
-            raise BadInput(
-                f"--{option} is for tables of other tools, and {source} is no such file: "
-                "leave it out, or name a .csv or .parquet file"
-            )
-        click.echo(_of_store(source, out, form, summary))
-        return
-    if summary is not None:
-        raise BadInput(
-            f"--summary and --each are for stores of runs, and {source} is a table: leave it out"
-        )
-    from evilspectra.cli.analyze import mapping_of, read_table
-    from evilspectra.reporting.build import build_table_report
+    from evilspectra.api.reports import report as write_report
 
-    click.echo(
-        build_table_report(source, read_table(source), mapping_of(columns), outcome, out, form)
+    written = write_report(
+        source,
+        out=out,
+        format=form,
+        summary=summary,
+        outcome=outcome,
+        columns=columns,
+        note=partial(click.echo, err=True),
     )
-
-
-def _of_store(
-    store: Path,
-    out: Path | None,
-    form: str,
-    summary: bool | None,
-) -> Path:
-    """Writes a page about each run or, if there are very many, about arms and factors."""
-    from evilspectra.reporting.large import MANY_RUNS, build_summary
-    from evilspectra.tables.inventory import run_folders
-
-    if summary and form == "md":
-        raise BadInput("--summary has no Markdown: leave out --format md, or take --each")
-    if summary is None:
-        summary = form == "html" and len(run_folders(store)) > MANY_RUNS
-        if summary:
-            click.echo(
-                f"more than {MANY_RUNS} runs: a page about arms and factors "
-                "(--each makes one about each run, --summary chooses this one beforehand)",
-                err=True,
-            )
-    if summary:
-        return build_summary(store, out)
-    from evilspectra.reporting.build import build_report
-
-    return build_report(store, out, form)
+    click.echo(written.path)

@@ -3,20 +3,14 @@
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-from evilspectra.cli.judging import ANSWERS_STORE, QUESTIONS, make
-from evilspectra.cli.options import JSON, progress, together
+from evilspectra.cli.judging import ANSWERS_STORE, QUESTIONS
+from evilspectra.cli.options import JSON, together
 from evilspectra.errors import BadInput, Undecided
-
-if TYPE_CHECKING:
-    from evilspectra.judging.inputs import AnswerSet
-    from evilspectra.store.results import Instrument
 
 _JUDGE = click.option(
     "--judge",
@@ -44,7 +38,7 @@ score_options = together(
     ),
 )
 #: The end of a message about a rate that is withheld.
-_REMEDY = "judge what is missing, or raise --max-unscored"
+REMEDY = "judge what is missing, or raise --max-unscored"
 
 
 @click.command()
@@ -105,7 +99,7 @@ def score(
     else:
         print_score(side.label, side.judge, side.score, side.scores, side.base)
     if side.rate is None:
-        raise Undecided(f"the rate of {side.label} is withheld: {side.withheld}; {_REMEDY}")
+        raise Undecided(f"the rate of {side.label} is withheld: {side.withheld}; {REMEDY}")
 
 
 @click.command()
@@ -159,80 +153,4 @@ def compare(
         print_paired(labels, [first.judge, second.judge], paired)
     withheld = paired.a.withheld or paired.b.withheld
     if paired.rate is None and withheld:
-        raise Undecided(f"the difference of rates is withheld: {withheld}; {_REMEDY}")
-
-
-def judge_and_score(
-    answer_sets: Sequence[AnswerSet],
-    judge_name: str,
-    options: Mapping[str, Any],
-    questions: str | None,
-    definition: str,
-    max_unscored: float,
-    as_json: bool,
-    quiet: bool,
-    failed: Sequence[Mapping[str, str]],
-) -> None:
-    """The second half of `evaluate`: judges the sampled answers, and prints a score for each set.
-
-    `failed`: targets whose measurement failed, as JSON's types.
-    """
-    from evilspectra.judging.rounds import judge_answer_sets, raise_if_failed
-    from evilspectra.rates.definitions import check_definition
-
-    definition = check_definition(definition)
-    judge, metrics, max_requests = make(judge_name, options)
-    rounds = judge_answer_sets(
-        answer_sets, judge, questions, metrics, progress(quiet), max_requests
-    )
-    entries: list[dict[str, Any]] = []
-    withheld: list[str | None] = []
-    for answers in answer_sets:
-        instruments = {
-            judged.verdicts.instrument.id: judged.verdicts.instrument
-            for judged in rounds
-            if judged.answers is answers
-        }
-        (instrument,) = instruments.values()
-        entry = _score_of(answers, instrument, definition, max_unscored, as_json)
-        entries.append(entry)
-        withheld += [entry["withheld"]] if entry["rate"] is None else []
-    if as_json:
-        values = {"scores": entries, "failed": list(failed)}
-        click.echo(json.dumps(values, indent=2, ensure_ascii=False))
-    raise_if_failed(rounds)
-    if withheld:
-        raise Undecided(f"the rate is withheld: {withheld[0]}; {_REMEDY}")
-    sys.exit(1 if failed else 0)
-
-
-def _score_of(
-    answers: AnswerSet,
-    instrument: Instrument,
-    definition: Any,
-    max_unscored: float,
-    as_json: bool,
-) -> dict[str, Any]:
-    """The score of a judged set of answers as JSON's types; printed unless JSON is asked for."""
-    from evilspectra.cli.print_scores import print_score
-    from evilspectra.judging.inputs import answers_of
-    from evilspectra.judging.sides import judge_name
-    from evilspectra.rates.definitions import DEFINITIONS
-    from evilspectra.rates.definitions import score as rate
-
-    judged = answers_of(answers, instrument, answers.last)
-    scores = {name: rate(judged, name, max_unscored) for name in DEFINITIONS}
-    base = None
-    if answers.last and 0 in answers.steps:
-        base = rate(answers_of(answers, instrument, 0), definition, max_unscored)
-    judge = judge_name(instrument)
-    if not as_json:
-        print_score(answers.label, judge, scores[definition], scores, base)
-    return scores[definition].flat() | {
-        "target": answers.label,
-        "folder": str(answers.results.folder),
-        "judge": judge,
-        "step": answers.last,
-        "rates": {name: scores[name].rate for name in DEFINITIONS},
-        "base": base and base.flat(),
-    }
+        raise Undecided(f"the difference of rates is withheld: {withheld}; {REMEDY}")

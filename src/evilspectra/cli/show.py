@@ -50,8 +50,12 @@ def config_schema() -> None:
 @SET
 def config_show(name: str | None, settings: Sequence[str]) -> None:
     """Print a config with every default filled in: CONFIG, or one of defaults only."""
-    from evilspectra.config.loading import build, dump, load
+    from evilspectra.api.configs import load_config
+    from evilspectra.config.loading import build, dump
     from evilspectra.config.yaml_files import assignments
 
-    config = load(name, settings) if name is not None else build(assignments(settings), "--set")
+    if name is None:
+        config = build(assignments(settings), "--set")
+    else:
+        config = load_config(name, settings=settings)
     click.echo(dump(config), nl=False)

@@ -16,9 +16,9 @@ import click
 
 from evilspectra.cli.executor_options import executor_options
 from evilspectra.cli.options import JSON, OUTPUT, QUIET, with_output
-from evilspectra.cli.print_plan import DRY_RUN, SEEDS, caution, dry_run, with_seeds
+from evilspectra.cli.print_plan import DRY_RUN, SEEDS, dry_run, with_seeds
 from evilspectra.cli.print_status import print_status, watch_status
-from evilspectra.cli.run_sweep import load, run_sweep
+from evilspectra.cli.run_sweep import run_sweep
 from evilspectra.errors import BadInput
 
 if TYPE_CHECKING:
@@ -82,8 +82,8 @@ def run_verb(
     changes = with_seeds(with_output(settings, output), seeds)
     if dry:
         return dry_run(file, changes, as_json)
-    _, failed = run_sweep(file, changes, as_json, quiet, options, say=caution)
-    sys.exit(1 if failed else 0)
+    outcome = run_sweep(file, changes, as_json, quiet, options, warn=True)
+    sys.exit(1 if outcome.failed else 0)
 
 
 @sweep.command()
@@ -126,8 +126,8 @@ def retry(
         else:
             click.echo(f"no run of {file} {' or '.join(sorted(states))}: nothing to do")
         return
-    _, some_failed = run_sweep(file, changes, as_json, quiet, options, names)
-    sys.exit(1 if some_failed else 0)
+    outcome = run_sweep(file, changes, as_json, quiet, options, names)
+    sys.exit(1 if outcome.failed else 0)
 
 
 @sweep.command()
@@ -180,8 +180,9 @@ def status(
 
 
 def _ledger(file: str, settings: Sequence[str]) -> Ledger:
+    from evilspectra.sweeps.file import load_sweep
     from evilspectra.sweeps.run import ledger_of
     from evilspectra.training.identity import locate
 
-    loaded = load(file, settings)
+    loaded = load_sweep(file, settings)
     return ledger_of(loaded, [locate(config)[0] for config in loaded.configs])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 import click
 
@@ -31,27 +30,27 @@ def train(
     `evilspectra config show` prints such a file. A run that was interrupted resumes from where it
     stopped; a run that is done is not trained again.
     """
-    from evilspectra.config.loading import load
+    from evilspectra.api.configs import load_config
+    from evilspectra.api.training import train as train_run
 
-    loaded = load(config, with_output(settings, output))
+    loaded = load_config(config, settings=with_output(settings, output))
     from evilspectra.cli.print_runs import print_json, print_summaries
-    from evilspectra.evaluation.summary import summarise
-    from evilspectra.training.identity import locate
-    from evilspectra.training.train import train as run_training
 
     try:
-        run = run_training(loaded, quiet)
+        trained = train_run(loaded, progress=not quiet)
     except RunFailed:
+        from evilspectra.evaluation.summary import summarise
+        from evilspectra.training.identity import locate
+
         failed = locate(loaded)[0]
         if as_json and (failed.path / "config.yaml").is_file():
             print_json(summarise(failed))
         raise
-    summary = summarise(run)
     if as_json:
-        print_json(summary)
+        print_json(trained.summary)
     else:
-        print_summaries([summary])
-        click.echo(f"adapter: {Path(summary.folder) / 'adapter'}")
+        print_summaries([trained.summary])
+        click.echo(f"adapter: {trained.adapter}")
 
 
 @click.command()
@@ -68,10 +67,10 @@ def demo(settings: Sequence[str], output: str | None, quiet: bool) -> None:
     from evilspectra.reporting.build import build_report, read_rows
     from evilspectra.reporting.sentences.headline import headline
 
-    runs, failed = run_sweep("demo", with_output(settings, output), as_json=False, quiet=quiet)
-    path = build_report(runs)
+    outcome = run_sweep("demo", with_output(settings, output), as_json=False, quiet=quiet)
+    path = build_report(outcome.folder)
     click.echo()
-    for sentence in headline(read_rows(runs)):
+    for sentence in headline(read_rows(outcome.folder)):
         click.echo(f"- {sentence}")
     click.echo(f"\nreport: {path.resolve()}")
-    sys.exit(1 if failed else 0)
+    sys.exit(1 if outcome.failed else 0)

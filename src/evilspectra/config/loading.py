@@ -71,8 +71,8 @@ def build_section(kind: type[SectionKind], values: Mapping[str, Any], source: st
         raise BadInput(f"{source}: {_sentence(error, values, kind)}") from None
 
 
-def load(name: str, settings: Iterable[str] = ()) -> Config:
-    """The config in a YAML file or preset, with `--set` assignments laid on top.
+def load(name: str, settings: Iterable[str | Mapping[str, Any]] = ()) -> Config:
+    """The config in a YAML file or preset, with assignments or nested mappings laid on top.
 
     Raises:
         BadInput: no such file or preset, a sweep file, or a config that is refused.

@@ -55,13 +55,16 @@ def assignment(text: str) -> dict[str, Any]:
     return nested(keys, parse_yaml(value, f"--set {path}"))
 
 
-def assignments(texts: Iterable[str]) -> dict[str, Any]:
+def assignments(layers: Iterable[str | Mapping[str, Any]]) -> dict[str, Any]:
     """Several assignments as one mapping, a later one over an earlier one.
 
-    >>> assignments(["optimizer.lr=0.1", "optimizer.name=sgd"])
+    A layer is the text of an assignment, or a nested mapping.
+
+    >>> assignments(["optimizer.lr=0.1", {"optimizer": {"name": "sgd"}}])
     {'optimizer': {'lr': 0.1, 'name': 'sgd'}}
     """
-    return functools.reduce(merge, map(assignment, texts), {})
+    mappings = (assignment(layer) if isinstance(layer, str) else layer for layer in layers)
+    return functools.reduce(merge, mappings, {})
 
 
 def nested(keys: Iterable[str], value: Any) -> dict[str, Any]:

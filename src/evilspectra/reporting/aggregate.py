@@ -5,6 +5,7 @@ It is descriptive; inference is left to `evilspectra analyze`. No torch.
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -100,12 +101,13 @@ def spread(values: Any) -> Spread | None:
     )
 
 
-def overview(root: Path, index: Index | None = None) -> Overview:
+def overview(root: str | os.PathLike[str], index: Index | None = None) -> Overview:
     """The runs below a root in few rows.
 
     Raises:
         BadInput: there are no runs.
     """
+    root = Path(root)
     index = index or read_index(root)
     table = runs_frame(root, index)
     summary_fields = {field.name for field in fields(RunSummary)}

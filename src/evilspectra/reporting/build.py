@@ -40,7 +40,19 @@ from evilspectra.store.origin import differing
 FIRST = 8
 
 
-def build_report(root: Path, out: Path | None = None, form: str = "html") -> Path:
+def store_figures(root: Path) -> Path:
+    """The folder for the figures of a report on a store."""
+    return root / "figures"
+
+
+def table_figures(path: Path) -> Path:
+    """The folder for the figures of a report on a table."""
+    return path.with_name(f"{path.stem}-figures")
+
+
+def build_report(
+    root: str | os.PathLike[str], out: str | os.PathLike[str] | None = None, form: str = "html"
+) -> Path:
     """Writes the report on every run below `root`, and its figures as files.
 
     `root` is a store, an experiment or one run.
@@ -52,18 +64,20 @@ def build_report(root: Path, out: Path | None = None, form: str = "html") -> Pat
     Raises:
         BadInput: there is no run below `root`.
     """
+    root = Path(root)
     rows = read_rows(root)
     tables = read_tables(root, rows)
     page = page_of(root, rows, tables)
-    return _write(page, tables, out or root / f"report.{form}", root / "figures", form)
+    path = root / f"report.{form}" if out is None else Path(out)
+    return _write(page, tables, path, store_figures(root), form)
 
 
 def build_table_report(
-    path: Path,
+    path: str | os.PathLike[str],
     frame: Frame,
     mapping: Mapping[str, str],
     outcome: str | None = None,
-    out: Path | None = None,
+    out: str | os.PathLike[str] | None = None,
     form: str = "html",
 ) -> Path:
     """Writes the report on a table of runs that other tools made, and its figures as files.
@@ -74,10 +88,11 @@ def build_table_report(
     Raises:
         BadInput: the table lacks a column that is mapped or needed.
     """
+    path = Path(path)
     tables = outside_tables.tables_of(frame, mapping, outcome)
     page = page_of_table(path, frame, mapping, tables)
-    out = out or path.with_name(f"{path.stem}-report.{form}")
-    return _write(page, tables, out, path.with_name(f"{path.stem}-figures"), form)
+    target = path.with_name(f"{path.stem}-report.{form}") if out is None else Path(out)
+    return _write(page, tables, target, table_figures(path), form)
 
 
 def _write(

@@ -5,6 +5,7 @@ It is one self-contained HTML file, without network and script, the same bytes e
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -30,16 +31,21 @@ _MOST_ARMS = 40
 _MOST_REASONS = 12
 
 
-def build_summary(root: Path, out: Path | None = None, index: Index | None = None) -> Path:
+def build_summary(
+    root: str | os.PathLike[str],
+    out: str | os.PathLike[str] | None = None,
+    index: Index | None = None,
+) -> Path:
     """Writes the page, and returns its path: `out`, or `report.html` in `root`.
 
     Raises:
         BadInput: there is no run below `root`.
     """
+    root = Path(root)
     text = render_summary(overview(root, index)).encode("utf-8", "replace")
-    out = out or root / "report.html"
-    write_atomically(out, lambda path: path.write_bytes(text))
-    return out
+    page = root / "report.html" if out is None else Path(out)
+    write_atomically(page, lambda path: path.write_bytes(text))
+    return page
 
 
 def render_summary(store: Overview) -> str:

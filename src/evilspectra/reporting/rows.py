@@ -31,8 +31,9 @@ from evilspectra.store.run import RunFolder, Store
 WORKERS = min(8, os.cpu_count() or 1)
 
 
-def read_rows(root: Path) -> list[Row]:
+def read_rows(root: str | os.PathLike[str]) -> list[Row]:
     """The runs below `root`, labelled by name, or by experiment and name if there are several."""
+    root = Path(root)
     runs = Store(root).runs()
     if not runs:
         raise BadInput(
@@ -100,11 +101,12 @@ def _beyond(root: Path, row: Row, rows: list[Row]) -> Interval | None:
     return beyond_control(Results(root / row.folder), controls)
 
 
-def read_tables(root: Path, rows: list[Row]) -> Tables:
+def read_tables(root: str | os.PathLike[str], rows: list[Row]) -> Tables:
     """The data of the figures and the panel: the tables of all runs in one frame each.
 
     Of the spectra they hold the last step, and medians of the steps before.
     """
+    root = Path(root)
     with ThreadPoolExecutor(WORKERS) as pool:
         read = list(pool.map(_read, rows, Store(root).runs()))
     joined = {

@@ -165,7 +165,7 @@ def statistics_of(
         analysis,
         "",
         _fits(analysis, runs, arms),
-        _shares(analysis),
+        shares_of(analysis),
         _partials(analysis),
         sentences(analysis),
         tuple(statistics_tables(analysis)),
@@ -219,7 +219,8 @@ def _banded(
     )
 
 
-def _shares(analysis: Analysis) -> tuple[Share, ...]:
+def shares_of(analysis: Analysis) -> tuple[Share, ...]:
+    """The shares of variance of each term, by kind of share."""
     if analysis.variance is None:
         return ()
     kind = "partial ω² (type II), of what the other terms leave"

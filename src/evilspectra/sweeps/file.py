@@ -77,22 +77,29 @@ class Sweep:
     warnings: tuple[str, ...] = ()
 
 
-def load_sweep(name: str, settings: Iterable[str] = ()) -> Sweep:
-    """Reads a sweep from a file or preset.
+def load_sweep(
+    name: str | Mapping[str, Any], settings: Iterable[str | Mapping[str, Any]] = ()
+) -> Sweep:
+    """Reads a sweep from a file or preset, or takes the mapping that such a file would hold.
 
-    `--set` assignments are laid over every run, those of `axes`, `seeds`, `evaluate` and `judge`
-    over the file.
+    Assignments of `--set`, or nested mappings, are laid over every run, those of `axes`, `seeds`,
+    `evaluate` and `judge` over the file.
 
     Raises:
         BadInput: not a sweep file, an axis that names no setting, an empty axis, the same run
             twice, or too many runs.
     """
-    values = _read(name)
+    source, values = (name, _read(name)) if isinstance(name, str) else ("the sweep", _begun(name))
     try:
         file = SweepFile.model_validate(values)
     except ValidationError as error:
-        raise BadInput(f"{name} is not a sweep file: {_explain(error)}") from None
-    return expand(file, name, settings)
+        raise BadInput(f"{source} is not a sweep file: {_explain(error)}") from None
+    return expand(file, source, settings)
+
+
+def _begun(values: Mapping[str, Any]) -> dict[str, Any]:
+    """A sweep's mapping, laid over the file that it begins from, if any."""
+    return _laid_over(dict(values), "the sweep", Path(), ())
 
 
 def _read(name: str, above: tuple[Path, ...] = ()) -> dict[str, Any]:
@@ -103,7 +110,19 @@ def _read(name: str, above: tuple[Path, ...] = ()) -> dict[str, Any]:
             f"{name} begins from itself ({FROM}: …, via {listing(file.name for file in above)}): "
             "name another file, or remove that line"
         )
-    values = read_mapping(path)
+    return _laid_over(read_mapping(path), name, path.parent, (*above, path.resolve()))
+
+
+def _laid_over(
+    values: dict[str, Any],
+    name: str,
+    folder: Path,
+    above: tuple[Path, ...],
+) -> dict[str, Any]:
+    """The values of a sweep, laid over those of the file that they begin from.
+
+    `folder`: where that file is looked for first.
+    """
     if FROM not in values:
         return values
     first = values.pop(FROM)
@@ -112,8 +131,8 @@ def _read(name: str, above: tuple[Path, ...] = ()) -> dict[str, Any]:
             f"{name} is not a sweep file: {FROM} = {first!r} is refused: name a sweep file or a "
             "preset"
         )
-    neighbour = path.parent / first
-    below = _read(str(neighbour) if os.path.isfile(neighbour) else first, (*above, path.resolve()))
+    neighbour = folder / first
+    below = _read(str(neighbour) if os.path.isfile(neighbour) else first, above)
     joined = {
         key: [*below[key], *values[key]]
         for key in ("zip", "exclude", "overrides")
@@ -122,7 +141,11 @@ def _read(name: str, above: tuple[Path, ...] = ()) -> dict[str, Any]:
     return merge(below, values) | joined
 
 
-def expand(file: SweepFile, source: str = "the sweep", settings: Iterable[str] = ()) -> Sweep:
+def expand(
+    file: SweepFile,
+    source: str = "the sweep",
+    settings: Iterable[str | Mapping[str, Any]] = (),
+) -> Sweep:
     """Expands every combination of arm, axis values and seed that is not excluded to a config.
 
     Raises:

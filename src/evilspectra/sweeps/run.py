@@ -67,12 +67,14 @@ def execute(
     quiet: bool = False,
     on_start: Callable[[int, Config], object] | None = None,
     only: Collection[str] | None = None,
+    note: Callable[[str], object] | None = None,
 ) -> list[Outcome]:
     """Trains and measures what is not done of a sweep, and has it judged.
 
     `executor` says where; by default in this process. A run that fails does not stop the others.
     Data and base of every run, items and judge are looked for before the first one starts. `only`:
-    names of the runs to execute, if not all are wanted.
+    names of the runs to execute, if not all are wanted. `note` receives a line about what the
+    driver does; without it that goes to standard error, or with `quiet` nowhere.
 
     Raises:
         BadInput: data or base of some run, items to measure with, or the judge, are missing or
@@ -85,7 +87,9 @@ def execute(
         number for number, folder in enumerate(folders) if only is None or folder.name in only
     ]
     tasks = [Task(number, sweep.configs[number], sweep.evaluation, quiet) for number in chosen]
-    note = (lambda text: None) if quiet else functools.partial(print, file=sys.stderr, flush=True)
+    if note is None:
+        to_standard_error = functools.partial(print, file=sys.stderr, flush=True)
+        note = (lambda text: None) if quiet else to_standard_error
     with Writer(ledger_of(sweep, folders)) as writer:
         driver = _Driver(sweep, folders, writer, note)
         driver.carry_out(executor or InThisProcess(), tasks, on_start)

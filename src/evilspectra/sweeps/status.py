@@ -5,6 +5,7 @@ Reading them changes nothing. No torch here.
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -71,12 +72,13 @@ def of_sweep(ledger: Ledger) -> list[RunProgress]:
     ]
 
 
-def of_store(root: Path) -> list[RunProgress]:
+def of_store(root: str | os.PathLike[str]) -> list[RunProgress]:
     """The progress of all runs in a store or an experiment, whether a sweep planned them or not.
 
     Raises:
         BadInput: there is no run and no sweep.
     """
+    root = Path(root)
     if not root.is_dir():
         raise BadInput(
             f"{root} is not a folder: name a store of runs, an experiment in it, or a sweep file"

@@ -10,6 +10,7 @@ slower.
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -75,7 +76,7 @@ class Index:
         return self.table.filter(self.table["problem"].is_null())
 
 
-def states(root: Path) -> dict[Path, Status | BadInput]:
+def states(root: str | os.PathLike[str]) -> dict[Path, Status | BadInput]:
     """Maps the folder of every run below the root to its status, or why that cannot be read.
 
     In order of folders; nothing but the status is opened.
@@ -91,7 +92,7 @@ def _status(run: RunFolder) -> Status | BadInput:
 
 
 def read_index(
-    root: Path,
+    root: str | os.PathLike[str],
     note: Callable[[str], object] = lambda text: None,
     *,
     keep: bool = True,
@@ -103,6 +104,7 @@ def read_index(
     Raises:
         BadInput: there is no run below the root.
     """
+    root = Path(root)
     runs = stocks(root)
     if not runs:
         raise no_runs(root)
@@ -132,7 +134,7 @@ def read_index(
     return Index(root, runs, table, len(outdated))
 
 
-def no_runs(root: Path) -> BadInput:
+def no_runs(root: str | os.PathLike[str]) -> BadInput:
     """The error for a root without runs."""
     return BadInput(
         f"{root} holds no runs: name a store, an experiment or a run's folder, or make runs with "

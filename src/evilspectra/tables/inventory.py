@@ -84,7 +84,7 @@ class Stock:
         return [read_instrument(folder / f"{name}.json", table) for name in names]
 
 
-def run_folders(root: Path) -> list[Path]:
+def run_folders(root: str | os.PathLike[str]) -> list[Path]:
     """Lists the folders of the runs below a root, which may be a run itself; sorted.
 
     Folders inside a run's folder are not looked into.
@@ -109,7 +109,7 @@ def _runs(folder: str) -> Iterator[str]:
             yield from _runs(entry.path)
 
 
-def stocks(root: Path, tables: Collection[str] | None = None) -> list[Stock]:
+def stocks(root: str | os.PathLike[str], tables: Collection[str] | None = None) -> list[Stock]:
     """Lists the runs below a root with their files, in the order of `run_folders`.
 
     With `tables`, only the files of these tables, and a `state` that covers no others.

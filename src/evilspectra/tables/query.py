@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -39,7 +40,11 @@ EXAMPLES = (
 )
 
 
-def query(root: Path, sql: str, note: Callable[[str], object] = lambda text: None) -> pa.Table:
+def query(
+    root: str | os.PathLike[str],
+    sql: str,
+    note: Callable[[str], object] = lambda text: None,
+) -> pa.Table:
     """Runs one SELECT over the runs below a root.
 
     `note` is called with messages on work that takes long.
@@ -48,6 +53,7 @@ def query(root: Path, sql: str, note: Callable[[str], object] = lambda text: Non
         BadInput: no runs; not one SELECT; an unknown view or column; anything else that DuckDB
             refuses; a file that cannot be read.
     """
+    root = Path(root)
     names = _checked(sql)
     needed = set(names) & {*TABLES, *MEASURED}
     if needed & {"answers", "verdicts"}:  # each says which of the other counts

@@ -13,6 +13,7 @@ there is no run below the root.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -43,7 +44,7 @@ KEYS = (
 )
 
 
-def runs_frame(root: Path, index: Index | None = None) -> Frame:
+def runs_frame(root: str | os.PathLike[str], index: Index | None = None) -> Frame:
     """One row per run that could be read, done or not (`status`), in the order of folders.
 
     Columns: every field of `RunSummary` under its name (the outcome `mean_alignment`; `misaligned`
@@ -63,7 +64,7 @@ def runs_frame(root: Path, index: Index | None = None) -> Frame:
     return pd.concat([frame, pd.DataFrame(by_path, index=frame.index)], axis=1)
 
 
-def checkpoints_frame(root: Path, index: Index | None = None) -> Frame:
+def checkpoints_frame(root: str | os.PathLike[str], index: Index | None = None) -> Frame:
     """One row per run and step at which something is known.
 
     Columns: `KEYS`, then the fields of `CheckpointRow`. Step 0 is the base: its held-out loss and,
@@ -72,7 +73,7 @@ def checkpoints_frame(root: Path, index: Index | None = None) -> Frame:
     return _with_keys(index or read_index(root), "checkpoints", CheckpointRow)
 
 
-def rates_frame(root: Path, index: Index | None = None) -> Frame:
+def rates_frame(root: str | os.PathLike[str], index: Index | None = None) -> Frame:
     """One row per run, judged step (0: the base), judge and definition of the misalignment rate.
 
     Columns: `KEYS`, then the fields of `RateRow`. The rows of one judge have one `judge_id`,
@@ -82,7 +83,7 @@ def rates_frame(root: Path, index: Index | None = None) -> Frame:
     return _with_keys(index or read_index(root), "rates", RateRow)
 
 
-def answers_frame(root: Path, judge: str | None = None) -> Frame:
+def answers_frame(root: str | os.PathLike[str], judge: str | None = None) -> Frame:
     """One row per sampled answer that counts, the base's at step 0.
 
     An answer counts if it is of the instrument that `results.chosen` selects. Columns: `KEYS`, then
@@ -133,7 +134,7 @@ def answers_frame(root: Path, judge: str | None = None) -> Frame:
     return typed_frame(rows, [*KEYS, *columns(AnswerRecord), *extra])
 
 
-def verdicts_frame(root: Path) -> Frame:
+def verdicts_frame(root: str | os.PathLike[str]) -> Frame:
     """One row per answer, judge and metric.
 
     Columns: `KEYS`, `step`, `question_id`, `paraphrase`, `sample`, `judge`, `judge_id`, `metric`,
@@ -168,7 +169,11 @@ def verdicts_frame(root: Path) -> Frame:
     return typed_frame(rows, [*KEYS, *names, "metric", "outcome", "score"])
 
 
-def excluded(root: Path, outcome: str | None = None, index: Index | None = None) -> Frame:
+def excluded(
+    root: str | os.PathLike[str],
+    outcome: str | None = None,
+    index: Index | None = None,
+) -> Frame:
     """The runs that an analysis leaves out: `folder`, `experiment`, `run`, `reason`.
 
     There is a row for every run that is not done or cannot be read, and with `outcome` (a column of

@@ -8,7 +8,7 @@ from __future__ import annotations
 import multiprocessing
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Protocol
 
@@ -49,11 +49,47 @@ class Silent:
     def note(self, text: str) -> None: ...
 
 
-class Lines:
-    """A plain line every ten seconds, at the first step and at the last."""
+class Steps:
+    """Passes every step's record to a function, and no lines."""
 
-    def __init__(self, label: str, total: int) -> None:
-        self.label, self.total = label, total
+    def __init__(self, on_step: Callable[[StepRecord], object]) -> None:
+        self.on_step = on_step
+
+    def step(self, record: StepRecord, stable_rank: float | None) -> None:
+        self.on_step(record)
+
+    def note(self, text: str) -> None: ...
+
+
+class Several:
+    """Passes everything to several watchers."""
+
+    def __init__(self, watchers: Sequence[Watcher]) -> None:
+        self.watchers = watchers
+
+    def step(self, record: StepRecord, stable_rank: float | None) -> None:
+        for watcher in self.watchers:
+            watcher.step(record, stable_rank)
+
+    def note(self, text: str) -> None:
+        for watcher in self.watchers:
+            watcher.note(text)
+
+
+def _to_standard_error(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+class Lines:
+    """A plain line every ten seconds, at the first step and at the last.
+
+    `write` receives them; without it they go to standard error.
+    """
+
+    def __init__(
+        self, label: str, total: int, write: Callable[[str], object] = _to_standard_error
+    ) -> None:
+        self.label, self.total, self.write = label, total, write
         self.last_line = -_EVERY
         self.tokens, self.seconds, self.steps = 0, 0.0, 0
 
@@ -81,7 +117,7 @@ class Lines:
         return clock(self.seconds / self.steps * (self.total - step))
 
     def note(self, text: str) -> None:
-        print(text, file=sys.stderr, flush=True)
+        self.write(text)
 
 
 class Bar(Lines):

@@ -5,8 +5,9 @@ This module does not evaluate.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 from evilspectra.cards.record import training_record
@@ -23,15 +24,25 @@ from evilspectra.optim.extra import require
 from evilspectra.store.run import RunFolder
 from evilspectra.training.identity import locate
 from evilspectra.training.loop import TrainingRun
-from evilspectra.training.progress import watching
+from evilspectra.training.progress import Watcher, watching
 from evilspectra.training.provenance import provenance
 from evilspectra.training.signals import stop_signals
 
+#: Gives a run's watcher, from the run's name and its number of steps.
+Watch = Callable[[str, int], AbstractContextManager[Watcher]]
 
-def train(config: Config, quiet: bool = True, loaded: Loaded | None = None) -> RunFolder:
+
+def train(
+    config: Config,
+    quiet: bool = True,
+    loaded: Loaded | None = None,
+    watch: Watch | None = None,
+) -> RunFolder:
     """Trains one run, resumes it from where it stopped, or returns at once when it is done.
 
     `loaded` keeps the base for the runs after this one; a run's result does not depend on it.
+    `watch` gives the receiver of its progress; without it that is what fits standard error, or with
+    `quiet` nothing.
 
     Raises:
         InUse: another process is training it.
@@ -46,7 +57,7 @@ def train(config: Config, quiet: bool = True, loaded: Loaded | None = None) -> R
         with run.locked():
             if not _is_done(run, config):
                 with _prepared(config, run, base, loaded or Loaded()) as training:
-                    _follow(training, quiet)
+                    _follow(training, watch or partial(watching, quiet=quiet))
     return run
 
 
@@ -100,7 +111,7 @@ def _prepared(
         take_off(adapted, model, attention)
 
 
-def _follow(training: TrainingRun, quiet: bool) -> None:
+def _follow(training: TrainingRun, watch: Watch) -> None:
     """Trains to the end, and records how it ended."""
     settings = training.config.train
     try:
@@ -109,7 +120,7 @@ def _follow(training: TrainingRun, quiet: bool) -> None:
             "model.gradient_checkpointing: true, or lower train.batch_size (now "
             f"{settings.batch_size})"
         ):
-            _train(training, quiet)
+            _train(training, watch)
     except EvilspectraError as error:
         if training.run.status().state != "done":
             with suppress(EvilspectraError):  # a full disk must not hide what filled it
@@ -120,7 +131,7 @@ def _follow(training: TrainingRun, quiet: bool) -> None:
         raise
 
 
-def _train(training: TrainingRun, quiet: bool) -> None:
+def _train(training: TrainingRun, watch: Watch) -> None:
     config = training.config
     run = training.run
     total = training.batches.total_steps
@@ -131,7 +142,7 @@ def _train(training: TrainingRun, quiet: bool) -> None:
         training.save(folder, record)
 
     training.set_status("running")
-    with watching(run.name, total, quiet) as watcher, stop_signals() as stop:
+    with watch(run.name, total) as watcher, stop_signals() as stop:
         watcher.note(f"{run.name}  {training.data.report.line()}")
         if training.resume():
             watcher.note(f"{run.name}  resumes after step {training.step} of {total}")
