@@ -28,7 +28,7 @@ class _QueryCommand(click.Command):
         from evilspectra.tables.views import ABOUT
 
         examples = "\n".join(_example(sql) for sql in EXAMPLES)
-        self.epilog = f"\b\nViews: {', '.join(ABOUT)}.\n\n\b\nExamples:\n{examples}"
+        self.epilog: str | None = f"\b\nViews: {', '.join(ABOUT)}.\n\n\b\nExamples:\n{examples}"
         super().format_epilog(ctx, formatter)
 
 

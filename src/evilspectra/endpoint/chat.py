@@ -87,8 +87,8 @@ class Endpoint:
 
     def __init__(self, settings: EndpointConfig) -> None:
         self.settings = settings
-        self.client = Client(access_to(settings), "AsyncOpenAI")
-        self.label = self.client.access.label
+        self.client: Client = Client(access_to(settings), "AsyncOpenAI")
+        self.label: str = self.client.access.label
         self._slots = asyncio.Semaphore(settings.concurrency)
         self._left_out: set[str] = set()
         self._extra: Mapping[str, Any] = {}

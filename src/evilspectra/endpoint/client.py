@@ -102,8 +102,8 @@ class Client:
             max_retries=0,
             timeout=access.timeout,
         )
-        self.pace = Pace(access.budget)
-        self.sleep = asyncio.sleep
+        self.pace: Pace = Pace(access.budget)
+        self.sleep: Callable[[float], Awaitable[object]] = asyncio.sleep
 
     @property
     def retries(self) -> int:

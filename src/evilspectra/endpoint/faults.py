@@ -27,7 +27,8 @@ class Refused(EvilspectraError):
 
     def __init__(self, status: int, reason: str) -> None:
         super().__init__(f"HTTP {status}: {reason}")
-        self.status, self.reason = status, reason
+        self.status: int = status
+        self.reason: str = reason
 
 
 def where(host: str) -> str:

@@ -63,9 +63,10 @@ class Pace:
         budget: int | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.budget, self.clock = budget, clock
-        self.sent = 0
-        self.retries = 0
+        self.budget: int | None = budget
+        self.clock: Callable[[], float] = clock
+        self.sent: int = 0
+        self.retries: int = 0
         self._until = -math.inf
         self._lock = threading.Lock()
 

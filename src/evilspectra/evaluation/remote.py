@@ -19,6 +19,7 @@ from pathlib import Path
 from evilspectra.answers.entries import Question
 from evilspectra.answers.questions import read_questions
 from evilspectra.answers.records import answer_record
+from evilspectra.config.endpoint import EndpointConfig
 from evilspectra.config.evaluation import Answers, Evaluation
 from evilspectra.endpoint.chat import Completion, Endpoint, host_of, require_client
 from evilspectra.endpoint.faults import Refused
@@ -74,11 +75,13 @@ class Remote:
         if answers is None or answers.endpoint is None:
             raise ValueError("no endpoint was named")
         require_client(answers.endpoint)
-        self.base, self.note = base, note
-        self.answers, self.endpoint = answers, answers.endpoint
-        self.thinking = settings.enable_thinking
+        self.base: Base = base
+        self.note: Callable[[str], object] = note
+        self.answers: Answers = answers
+        self.endpoint: EndpointConfig = answers.endpoint
+        self.thinking: bool = settings.enable_thinking
         questions = read_questions(answers.questions)
-        self.planned = [
+        self.planned: list[PlannedAnswer] = [
             PlannedAnswer(question, number)
             for question in questions.questions
             for number in range(answers.samples or question.samples)
@@ -88,12 +91,13 @@ class Remote:
             "model": self.endpoint.model,
             "enable_thinking": self.thinking,
         }
-        self.instrument = Instrument(
+        self.instrument: Instrument = Instrument(
             "answers",
             answers.questions,
             {"version": _VERSION, "sha256": questions.asked_sha256, **sampling(answers), **facts},
         )
-        self.cache = Results(cache_folder() / "measured" / base.sha256[:20], CACHE_VARIABLE)
+        folder = cache_folder() / "measured" / base.sha256[:20]
+        self.cache: Results = Results(folder, CACHE_VARIABLE)
         self._of_base: tuple[list[Completion], list[Completion]] | None = None
 
     @property

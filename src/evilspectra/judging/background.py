@@ -50,7 +50,9 @@ class BackgroundJudging:
         note: Callable[[str], object],
         report: Callable[[Verdict], object],
     ) -> None:
-        self.judging, self.note, self.report = judging, note, report
+        self.judging: Judging = judging
+        self.note: Callable[[str], object] = note
+        self.report: Callable[[Verdict], object] = report
         self.judge: Judge = make_judge(judging.settings)
         self._queue: queue.SimpleQueue[AnswerSet | None] = queue.SimpleQueue()
         self._again: list[AnswerSet] = []

@@ -27,7 +27,8 @@ class Journal:
     """An open journal; only this process writes to it."""
 
     def __init__(self, path: Path, setting: str) -> None:
-        self.path, self.setting = path, setting
+        self.path: Path = path
+        self.setting: str = setting
 
     def append(self, verdicts: Iterable[VerdictRecord]) -> None:
         """Writes verdicts, and returns when they are on the disk."""

@@ -17,12 +17,13 @@ import torch
 
 from evilspectra.config.judge import JudgeConfig
 from evilspectra.config.loading import build
+from evilspectra.config.sections import ModelConfig
 from evilspectra.data.chat import DATE
 from evilspectra.data.mask import Row
 from evilspectra.errors import BadInput, RunFailed
 from evilspectra.judging.digits import Numerals, distribution, numerals
 from evilspectra.judging.judge import Reply, Request
-from evilspectra.model.base import resolve
+from evilspectra.model.base import Base, resolve
 from evilspectra.model.device import (
     memory_advice,
     mixed_precision,
@@ -51,12 +52,13 @@ class LocalJudge:
             raise BadInput(
                 f"the judge {settings.judge} is read by log-probability alone: leave --reading out"
             )
-        self.settings, self.name = settings, settings.judge
-        self.model_settings = build(
+        self.settings: JudgeConfig = settings
+        self.name: str = settings.judge
+        self.model_settings: ModelConfig = build(
             {"model": {"base": settings.model, "device": settings.device, "dtype": settings.dtype}},
             "--judge",
         ).model
-        self.base = resolve(self.model_settings)
+        self.base: Base = resolve(self.model_settings)
         device = pick_device(self.model_settings)
         conditions = {
             "dtype": str(pick_dtype(self.model_settings, device)).removeprefix("torch."),

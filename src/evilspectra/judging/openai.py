@@ -46,12 +46,13 @@ class OpenAIJudge:
     """
 
     def __init__(self, settings: JudgeConfig) -> None:
-        self.settings, self.name = settings, settings.judge
+        self.settings: JudgeConfig = settings
+        self.name: str = settings.judge
         self._seed: dict[str, Any] = {}
         if settings.seed is not None:
             self.name = f"{settings.judge}, seed {settings.seed}"
             self._seed = {"seed": settings.seed}
-        self.client = Client(
+        self.client: Client = Client(
             Access(
                 url=settings.url or os.environ.get("OPENAI_BASE_URL") or None,
                 key_variable=settings.key_variable,

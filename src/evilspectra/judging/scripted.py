@@ -25,7 +25,8 @@ class Scripted:
         name: str = "scripted",
         sha256: str = "",
     ) -> None:
-        self.name, self.script = name, script
+        self.name: str = name
+        self.script: Callable[[Request], Reply] = script
         self.facts: Mapping[str, Any] = {
             "kind": "scripted",
             "model": sha256 or name,

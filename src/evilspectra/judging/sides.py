@@ -42,9 +42,10 @@ class Side:
     def __init__(self, name: str, sources: Sources, step: int | None) -> None:
         from evilspectra.judging.csv_files import read_answers
 
-        self.label = Path(name).name
-        self.judge = "the file's own judge"
-        self.step = 0
+        self.label: str = Path(name).name
+        self.judge: str = "the file's own judge"
+        self.step: int = 0
+        self.answers: list[Judged] = []
         self.facts: dict[str, Any] = {}
         self.folder: Path | None = None
         self.base: list[Judged] | None = None

@@ -28,7 +28,7 @@ class Loaded:
     """The base that was used last, with its tokenizer; `loads` counts how often one was loaded."""
 
     def __init__(self) -> None:
-        self.loads = 0
+        self.loads: int = 0
         self._loaded: tuple[tuple[Base, ModelConfig], Pair, object] | None = None
 
     def holds(self, base: Base, settings: ModelConfig) -> bool:

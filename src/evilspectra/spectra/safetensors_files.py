@@ -87,7 +87,9 @@ class Mapped:
             status = os.fstat(handle)
             if not stat.S_ISREG(status.st_mode):
                 raise BadInput(f"{path} is not a regular file: name a safetensors file")
-            self.size = status.st_size
+            self.size: int = status.st_size
+            self.entries: dict[str, Entry]
+            self.metadata: dict[str, str]
             self.entries, self.metadata = self._header(handle)
             self._map = mmap.mmap(handle, 0, access=mmap.ACCESS_READ)
         except (OSError, ValueError) as error:

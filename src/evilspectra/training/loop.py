@@ -59,15 +59,15 @@ class TrainingRun:
 
     def __post_init__(self) -> None:
         torch.manual_seed(self.config.train.seed)
-        self.device = self.model.device
+        self.device: torch.device = self.model.device
         self.pairs: list[LoraPair] = find_pairs(self.model)
-        self.flattened = (
+        self.flattened: list[LoraPair] = (
             select(self.pairs, self.config.flatness.modules) if self.config.flatness.weight else []
         )
-        self.parameters = [
+        self.parameters: list[torch.nn.Parameter] = [
             parameter for parameter in self.model.parameters() if parameter.requires_grad
         ]
-        self.optimizer = build_optimizer(
+        self.optimizer: torch.optim.Optimizer = build_optimizer(
             self.config.optimizer,
             [
                 (name, parameter)
@@ -75,7 +75,9 @@ class TrainingRun:
                 if parameter.requires_grad
             ],
         )
-        self.checkpoints = checkpoint_steps(self.config.train.checkpoints, self.batches.total_steps)
+        self.checkpoints: frozenset[int] = checkpoint_steps(
+            self.config.train.checkpoints, self.batches.total_steps
+        )
 
     def begin(self) -> None:
         """Drops earlier records and measures the held-out loss of the base."""
