@@ -53,6 +53,8 @@ class Undecided(EvilspectraError):
 class NothingMeasured(EvilspectraError):
     """No target could be measured; the exit code is that of the first one's error."""
 
+    exit_code: int
+
     def __init__(self, failures: Sequence[tuple[str, EvilspectraError]]) -> None:
         reasons = "; ".join(f"{label}: {error}" for label, error in failures)
         several = f"none of {len(failures)} targets could be measured: "

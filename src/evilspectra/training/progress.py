@@ -17,6 +17,7 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    TaskID,
     TaskProgressColumn,
     TextColumn,
     TimeRemainingColumn,
@@ -53,7 +54,7 @@ class Steps:
     """Passes every step's record to a function, and no lines."""
 
     def __init__(self, on_step: Callable[[StepRecord], object]) -> None:
-        self.on_step = on_step
+        self.on_step: Callable[[StepRecord], object] = on_step
 
     def step(self, record: StepRecord, stable_rank: float | None) -> None:
         self.on_step(record)
@@ -65,7 +66,7 @@ class Several:
     """Passes everything to several watchers."""
 
     def __init__(self, watchers: Sequence[Watcher]) -> None:
-        self.watchers = watchers
+        self.watchers: Sequence[Watcher] = watchers
 
     def step(self, record: StepRecord, stable_rank: float | None) -> None:
         for watcher in self.watchers:
@@ -89,9 +90,13 @@ class Lines:
     def __init__(
         self, label: str, total: int, write: Callable[[str], object] = _to_standard_error
     ) -> None:
-        self.label, self.total, self.write = label, total, write
-        self.last_line = -_EVERY
-        self.tokens, self.seconds, self.steps = 0, 0.0, 0
+        self.label: str = label
+        self.total: int = total
+        self.write: Callable[[str], object] = write
+        self.last_line: float = -_EVERY
+        self.tokens: int = 0
+        self.seconds: float = 0.0
+        self.steps: int = 0
 
     def step(self, record: StepRecord, stable_rank: float | None) -> None:
         self.count(record)
@@ -125,8 +130,8 @@ class Bar(Lines):
 
     def __init__(self, label: str, total: int, bar: Progress) -> None:
         super().__init__(label, total)
-        self.bar = bar
-        self.task = bar.add_task(label, total=total, figures="")
+        self.bar: Progress = bar
+        self.task: TaskID = bar.add_task(label, total=total, figures="")
 
     def step(self, record: StepRecord, stable_rank: float | None) -> None:
         self.count(record)

@@ -162,7 +162,7 @@ class Figure:
             }
             for panel in self.panels
         ]
-        legend = [] if self.key else [Panel("", legend(arms), 0).spec]
+        legend = [] if self.key else [Panel("", legend_of(arms), 0).spec]
         datasets = {
             name: rows for part in (*panels, *legend) for name, rows in part["datasets"].items()
         }
@@ -209,7 +209,7 @@ def _without_colour_legend(spec: Any) -> Any:
     return spec
 
 
-def legend(arms: Arms) -> Any:
+def legend_of(arms: Arms) -> Any:
     """A stroke and a name per arm, in lines as wide as two panels.
 
     Positions are in pixels, as the widths of texts are only estimated.

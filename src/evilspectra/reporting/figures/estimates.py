@@ -11,7 +11,7 @@ from typing import Any
 import altair as alt
 import pandas as pd
 
-from evilspectra.reporting.figures.charts import WIDTH, Figure, legend
+from evilspectra.reporting.figures.charts import WIDTH, Figure, legend_of
 from evilspectra.reporting.figures.marks import rounded
 from evilspectra.reporting.figures.palette import INK, MUTED, PAPER, RAMP, THEME, Arms
 
@@ -67,6 +67,6 @@ def joined(figures: Sequence[Figure], arms: Arms) -> alt.VConcatChart:
         panel.chart.properties(width=WIDTH, height=panel.height - 50, title=panel.title)
         for panel in panels
     ]
-    chart = alt.vconcat(alt.concat(*charts, columns=2, spacing=40), legend(arms), spacing=24)
+    chart = alt.vconcat(alt.concat(*charts, columns=2, spacing=40), legend_of(arms), spacing=24)
     chart.params = [alt.VariableParameter(name=name, value="") for name in ("shown", "picked")]
     return chart.configure(**_LOOK)
