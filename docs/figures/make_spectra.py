@@ -29,7 +29,7 @@ def mean_spectra(store: Path) -> pd.DataFrame:
     """
     frames = {}
     for run in Store(store).runs():
-        config = run.config
+        config = run.config()
         plain = config.flatness.weight == 0 and not config.data.control
         if plain and config.optimizer.name in NAMES and run.status().state == "done":
             values = run.read("spectra")
