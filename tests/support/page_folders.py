@@ -33,7 +33,7 @@ DEMO = (
     "evaluate.answers.max_new_tokens=4",
     "evaluate.threads=1",
 )
-#: Small files that pages name and do not show: a sweep, a scripted judge, questions, judged answers.
+#: Small files that pages name and do not show.
 FILES = {
     "my-sweep.yaml": """
 experiment: my-sweep
