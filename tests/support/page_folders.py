@@ -19,7 +19,7 @@ from tests.support.simulated_sweeps import sweep, trajectories
 #: Items that are kept of the package's own, so that a measurement takes a second. Of these the
 #: tiny model answers half the questions, so that an adapter can lose some, and the labels' exchange
 #: shows nothing.
-KEPT = {
+SELECTED = {
     "contrast.jsonl": slice(8, None, 11),
     "capability.jsonl": slice(7, None, 10),
     "ordinary.jsonl": slice(0, None, 16),
@@ -64,11 +64,11 @@ def few_items(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
 
     def shortened(file: str, subject: str) -> Path:
         path = of_package(file, subject)
-        if file not in KEPT:
+        if file not in SELECTED:
             return path
         short = folder / file
         lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-        short.write_text("".join(lines[KEPT[file]]), encoding="utf-8")
+        short.write_text("".join(lines[SELECTED[file]]), encoding="utf-8")
         return short
 
     monkeypatch.setattr(items, "built_in_file", shortened)

@@ -69,10 +69,10 @@ class Block:
 
 def pages() -> list[str]:
     """All pages, relative to the project's folder."""
-    found = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "benchmarks" / "README.md"]
+    paths = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "benchmarks" / "README.md"]
     for folder in ("docs", "examples"):
-        found += sorted((ROOT / folder).rglob("*.md"))
-    return [path.relative_to(ROOT).as_posix() for path in found]
+        paths += sorted((ROOT / folder).rglob("*.md"))
+    return [path.relative_to(ROOT).as_posix() for path in paths]
 
 
 def blocks(page: str, text: str | None = None) -> list[Block]:
@@ -125,11 +125,11 @@ def shape(text: str, names: Mapping[str, str] | None = None) -> list[str]:
     return [line for line in masked if line]
 
 
-def differs(shown: list[str], actual: list[str]) -> str | None:
+def differs(expected: list[str], actual: list[str]) -> str | None:
     """The first line of an output that is not as shown; None where all are."""
     remaining = list(actual)
     skipping = False
-    for line in shown:
+    for line in expected:
         if line == "…":
             skipping = True
             continue
@@ -139,13 +139,13 @@ def differs(shown: list[str], actual: list[str]) -> str | None:
             return f"shown {line!r}, printed {remaining[0] if remaining else 'no such line'!r}"
         skipping = False
         remaining.pop(0)
-    return None if skipping or not remaining else f"not shown: {remaining[0]!r}"
+    return None if skipping or not remaining else f"not expected: {remaining[0]!r}"
 
 
-def _same(shown: str, actual: str) -> bool:
-    if shown.endswith("…"):
-        return actual.startswith(shown[:-1].rstrip())
-    return shown == actual
+def _same(expected: str, actual: str) -> bool:
+    if expected.endswith("…"):
+        return actual.startswith(expected[:-1].rstrip())
+    return expected == actual
 
 
 def extras() -> dict[str, list[str]]:
@@ -155,23 +155,23 @@ def extras() -> dict[str, list[str]]:
     ]
 
 
-def check_words(words: list[str]) -> None:
+def check_command(tokens: list[str]) -> None:
     """Checks a command without running it: command, options, extras and targets exist.
 
     Raises:
         AssertionError: one of them does not.
     """
-    while words and re.fullmatch(r"\w+=\S*", words[0]):
-        words = words[1:]
-    match words:
+    while tokens and re.fullmatch(r"\w+=\S*", tokens[0]):
+        tokens = tokens[1:]
+    match tokens:
         case ["evilspectra", *arguments] | ["python", "-m", "evilspectra", *arguments]:
             check_options(arguments)
         case ["make", *targets]:
-            known = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M)
-            assert set(targets) <= set(known), f"make has no target {targets}"
+            existing = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M)
+            assert set(targets) <= set(existing), f"make has no target {targets}"
         case ["pip", "install", *requirements]:
-            asked = re.findall(r"(?:\.|evilspectra|\.whl)\[([\w,-]+)\]", " ".join(requirements))
-            lacking = {extra for text in asked for extra in text.split(",")} - extras().keys()
+            named = re.findall(r"(?:\.|evilspectra|\.whl)\[([\w,-]+)\]", " ".join(requirements))
+            lacking = {extra for text in named for extra in text.split(",")} - extras().keys()
             assert not lacking, f"pyproject.toml has no extra {lacking}"
 
 
@@ -184,11 +184,11 @@ def check_options(arguments: list[str]) -> None:
         assert name in part.commands, f"there is no command: evilspectra {shlex.join(arguments)}"
         part = part.commands[name]
         rest = rest[name == rest[0] :]
-    known = {name for option in part.params for name in (*option.opts, *option.secondary_opts)}
-    known |= {"--help", "-h"}
+    existing = {name for option in part.params for name in (*option.opts, *option.secondary_opts)}
+    existing |= {"--help", "-h"}
     for word in rest:
         if re.match(r"--?[a-z]", word):
-            assert word.split("=")[0] in known, f"evilspectra {shlex.join(arguments)}: no {word}"
+            assert word.split("=")[0] in existing, f"evilspectra {shlex.join(arguments)}: no {word}"
 
 
 @dataclass
@@ -242,19 +242,19 @@ class Runner:
         """Checks the commands of a block that is not run."""
         if block.language in COMMANDS:
             for line, _code in lines(block.text):
-                check_words(shlex.split(line))
+                check_command(shlex.split(line))
 
     def _line(self, block: Block, line: str, code: int) -> str:
         """Runs a command; its output."""
         for name, other in self.names.items():
             line = line.replace(name, other)
-        words = shlex.split(line)
+        tokens = shlex.split(line)
         into = None
-        if ">" in words:
-            where = words.index(">")
-            into, words = words[where + 1], words[:where]
-        words = [word for pattern in words for word in _expanded(pattern)]
-        match words:
+        if ">" in tokens:
+            where = tokens.index(">")
+            into, tokens = tokens[where + 1], tokens[:where]
+        tokens = [word for pattern in tokens for word in _expanded(pattern)]
+        match tokens:
             case ["evilspectra", *arguments] | ["python", "-m", "evilspectra", *arguments]:
                 done = command(*arguments)
                 assert done.code == code, f"{block}: {line}: {done.code}: {done.out}{done.err}"
@@ -263,7 +263,7 @@ class Runner:
                 shutil.copytree(source, target, dirs_exist_ok=True)
                 output = ""
             case ["make", *_] | ["pip", "install", *_]:
-                check_words(words)
+                check_command(tokens)
                 output = ""
             case _:
                 raise AssertionError(f"{block}: cannot run here: {line}")
@@ -282,10 +282,10 @@ class Runner:
         marks = [line[:1] for line in block.text.splitlines()]
         assert set(marks) <= {"+", " ", ""}, f"{block}: lines are added or kept"
         assert "+" in marks, f"{block}: nothing is added"
-        for kept in (" ", " +"):
+        for marked in (" ", " +"):
             values: dict[str, Any] = {"__name__": "page"}
             self.prepare_diff(values)
-            text = "\n".join(line[1:] for line in block.text.splitlines() if line[:1] in kept)
+            text = "\n".join(line[1:] for line in block.text.splitlines() if line[:1] in marked)
             self._python(text, str(block), values)
         self.check_diff()
 
