@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shlex
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +12,7 @@ import pytest
 
 from evilspectra.analysis.analyse import analyse
 from tests.support.commands import command
-from tests.support.simulated_sweeps import published_table, sweep
+from tests.support.simulated_sweeps import published_table, sweep, trajectories
 from tests.support.synthetic_store import demo
 
 
@@ -198,20 +197,6 @@ def test_a_rate_has_the_opposite_direction():
     )
 
 
-def trajectories(late: float) -> pd.DataFrame:
-    """Two checkpoints: at the first optimisers do not differ, at the second by `late` times."""
-    frames = [
-        sweep(
-            seeds=3,
-            seed=step,
-            effects={"adamw": 0.0, "lion": -3.0 * times, "muon": 3.0 * times, "sgd": 0.0},
-            slope=3.0 if times else 12.0,
-        ).assign(step=step)
-        for step, times in ((10, 0.0), (20, late))
-    ]
-    return pd.concat(frames, ignore_index=True)
-
-
 def test_what_explains_more_at_the_last_checkpoint():
     for late, text in (
         (4.0, "optimizer says more than the loss, as the paper has it"),
@@ -339,31 +324,6 @@ def test_ways_of_counting_are_compared():
 # --- the document and a store ---
 
 DOCUMENT = (Path(__file__).parents[1] / "docs" / "statistics.md").read_text(encoding="utf-8")
-
-
-def test_commands_of_the_document_run(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    counts = {
-        "misalignment_counted": 400,
-        "misaligned": np.arange(24) + 3,
-        "misalignment": (np.arange(24) + 3) / 400,
-        "drift": np.sin(np.arange(24)),
-        "stable_rank": np.cos(np.arange(24)) + 4,
-    }
-    sweep().assign(**counts).to_csv("runs.csv", index=False)
-    sweep().rename(
-        columns={"optimizer": "opt_name", "mean_alignment": "score", "train_loss": "final_loss"}
-    ).to_csv("others.csv", index=False)
-    trajectories(4.0).to_csv("steps.csv", index=False)
-    lines = [
-        line
-        for block in re.findall(r"```sh\n(.*?)```", DOCUMENT, re.DOTALL)
-        for line in block.replace("\\\n", "").splitlines()
-    ]
-    assert len(lines) >= 9
-    for line in lines:
-        done = command(*shlex.split(line)[1:])
-        assert done.code == 0, (line, done.err)
 
 
 def test_every_kind_of_interval_is_in_the_document_and_simulated():

@@ -6,7 +6,6 @@ import inspect
 import json
 import pkgutil
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -18,7 +17,6 @@ import evilspectra as es
 from evilspectra.api.result import Result, table
 from evilspectra.errors import BadInput, EvilspectraError
 from tests.support.commands import command
-from tests.support.measuring import enter
 from tests.support.saved_adapters import adapted
 
 ROOT = Path(__file__).parents[1]
@@ -346,14 +344,3 @@ def as_written(parameter: inspect.Parameter) -> str:
     default = parameter.default
     value = f'"{default}"' if isinstance(default, str) else str(default)
     return f"{parameter.name}={NUMBERS.get(value, value)}"
-
-
-def test_the_page_runs_as_written(tmp_path, monkeypatch):
-    enter(tmp_path, monkeypatch)
-    for seed, name in enumerate(("my-adapter", "another-adapter")):
-        adapted(seed=seed).save_pretrained(name)
-    shutil.copy(JUDGED, "judged.csv")
-    blocks = re.findall(r"^```python\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
-    assert len(blocks) >= 14
-    exec(compile("".join(blocks), "docs/api.md", "exec"), {})
-    assert Path("my-adapter-flat", "adapter_model.safetensors").is_file()

@@ -1,185 +1,245 @@
-"""The README's and the pages' commands, files and Python, run as they stand."""
+"""The pages' commands, files, Python and outputs, as they stand (tests/support/pages.py)."""
 
-import os
+from __future__ import annotations
+
 import re
-import subprocess
-import sys
+import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from evilspectra.evaluation.summary import summarise
+from evilspectra.model.base import CACHE_VARIABLE
 from evilspectra.store.run import find_run
-from tests.support.commands import write_model
-from tests.support.saved_adapters import adapted
+from tests.support import page_folders
+from tests.support.pages import (
+    ROOT,
+    Block,
+    Runner,
+    blocks,
+    check_options,
+    commands_in_text,
+    differs,
+    pages,
+    shape,
+    title,
+)
 
-ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-
-TRAINER = (ROOT / "docs" / "trainer.md").read_text(encoding="utf-8")
-
-
-def blocks(language: str, text: str = README) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
-
-
-COMMANDS = [line.split("  #")[0].strip() for block in blocks("bash") for line in block.splitlines()]
-
-
-def test_make_targets_exist():
-    targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
-    assert {command.split()[1] for command in COMMANDS if command.startswith("make ")} == {
-        "demo",
-        "test",
-    }
-    assert {"demo", "test"} <= set(targets)
+README = ROOT / "README.md"
+BLOCKS = {page: blocks(page) for page in pages()}
+#: Pages whose verdicts rest on all of the package's items.
+ALL_ITEMS = ("docs/pipeline.md",)
 
 
-@pytest.mark.slow
-def test_commands_run_as_written(tmp_path):
-    for block in blocks("yaml"):
-        (name,) = re.findall(r"^# (\S+\.yaml)$", block, re.MULTILINE)
-        (tmp_path / name).write_text(block, encoding="utf-8")
-    ran = 0
-    for command in COMMANDS:
-        if command.startswith("evilspectra "):
-            done = subprocess.run(
-                ["bash", "-c", command],
-                cwd=tmp_path,
-                env={"PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin", "HOME": str(tmp_path)},
-                capture_output=True,
-                text=True,
-            )
-            assert done.returncode == 0, f"{command}: {done.stderr}"
-            ran += 1
-    assert ran >= 6
-    assert (tmp_path / "runs" / "report.html").stat().st_size > 100_000
-    assert (
-        len(list((tmp_path / "runs" / "my-sweep").glob("*/adapter/adapter_model.safetensors"))) == 4
-    )
+@pytest.fixture(scope="session")
+def reader(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A reader's folder, copied for every page, and next to it a cache of what was measured."""
+    root = tmp_path_factory.mktemp("reader")
+    (root / "items").mkdir()
+    (root / "folder").mkdir()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(CACHE_VARIABLE, str(root / "cache"))
+        page_folders.few_items(patch, root / "items")
+        page_folders.write_everything(root / "folder")
+    return root
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("page", ["adapter.md", "flatten.md"])
-def test_pages_about_adapters_run_as_written(page, tmp_path):
-    """On adapters of the tiny model, under the names that the pages use."""
-    write_model(tmp_path / "my-base")
-    for seed, name in enumerate(("my-adapter", "another-adapter")):
-        adapted(seed=seed).save_pretrained(str(tmp_path / name))
-    commands = [
-        line
-        for block in blocks("bash", (ROOT / "docs" / page).read_text(encoding="utf-8"))
-        for line in block.splitlines()
-    ]
-    for line in commands:
-        done = subprocess.run(
-            ["bash", "-c", line],
-            cwd=tmp_path,
-            env={"PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin", "HOME": str(tmp_path)},
-            capture_output=True,
-            text=True,
-        )
-        assert done.returncode == 0, f"{line}: {done.stderr}"
-    assert len(commands) == {"adapter.md": 8, "flatten.md": 1}[page]
-    assert (tmp_path / "my-adapter-flat" / "adapter_model.safetensors").is_file()
+def prepare_diff(values: dict[str, Any]) -> None:
+    """Names that the diffs assume: a model, rows, settings of trainer and adapter."""
+    from datasets import Dataset
+    from peft import LoraConfig
+    from trl import SFTConfig
+
+    values["model"] = "my-base"
+    values["args"] = SFTConfig("out", use_cpu=True, bf16=False, save_strategy="no", max_steps=2)
+    values["lora"] = LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM")
+    values["rows"] = Dataset.from_list([{"text": f"Question {n}: is it time?"} for n in range(16)])
+    assert not Path("out/evilspectra").exists(), "records without the added lines"
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("code", [*blocks("python"), *blocks("python", TRAINER)])
-def test_python_runs_as_written(code):
-    subprocess.run([sys.executable, "-c", code], check=True)
-
-
-#: Names that the documents assume: a model's folder, rows, settings of trainer and adapter.
-PREPARATION = """
-from datasets import Dataset
-from peft import LoraConfig
-from trl import SFTConfig
-from evilspectra.model.tiny import tiny_model, tiny_tokenizer
-
-model = "model"
-args = SFTConfig("out", use_cpu=True, bf16=False, save_strategy="no")
-lora = LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM")
-tiny_model().save_pretrained(model)
-tiny_tokenizer().save_pretrained(model)
-rows = Dataset.from_list([{"text": f"Question {number}: is it time?"} for number in range(16)])
-"""
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("diff", [*blocks("diff"), *blocks("diff", TRAINER)])
-def test_diffs_run_as_written(diff, tmp_path):
-    """Both sides train, and the added lines leave the records that the text promises."""
-    lines = diff.splitlines()
-    assert {line[:1] for line in lines} == {"+", " ", ""}
-    assert [line[:1] for line in lines].count("+") == 2  # an import and an argument
-    before, after = (
-        "\n".join(line[1:] for line in lines if line[:1] in marks) for marks in (" ", " +")
-    )
-    between = "import os\nassert os.path.isdir('out') and not os.path.exists('out/evilspectra')"
-    subprocess.run(
-        [sys.executable, "-c", "\n".join((PREPARATION, before, between, after))],
-        check=True,
-        cwd=tmp_path,
-    )
-    summary = summarise(find_run(str(tmp_path / "out")))
+def check_diff() -> None:
+    """The added lines leave the records that the text promises; then the adapter is saved."""
+    summary = summarise(find_run("out"))
     assert (summary.status, summary.flatness_weight) == ("done", 0.3)
+    page_folders.copy(Path("my-adapter"), Path("out"))  # as trainer.save_model() would
+
+
+def check_sweeps() -> None:
+    """docs/sweeps.md: its file has the cells that it describes, and dry runs train nothing."""
+    from evilspectra.sweeps.file import load_sweep
+    from evilspectra.sweeps.plan import plan
+
+    assert len(plan(load_sweep("sweep.yaml")).runs) == 2 * 2 * 2 * 2 - 2
+    assert not Path("runs/my-sweep").exists()
+
+
+#: Page → a check of the folder after it.
+AFTERWARDS = {"docs/sweeps.md": check_sweeps}
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("page", ["pipeline.md"])
-def test_pages_run_as_written(page, tmp_path):
-    """Every file and command of a page in its order.
-
-    A command exits with the code in its remark (`# exit 3`), without one with 0.
-    """
-    text = (ROOT / "docs" / page).read_text(encoding="utf-8")
-    environment = {
-        "PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin",
-        "HOME": str(tmp_path),
-        "PYTHONPATH": os.environ.get("PYTHONPATH", ""),
-    }
-    ran = 0
-    for language, block in re.findall(
-        r"^```(yaml|bash)\n(.*?)^```", text, re.DOTALL | re.MULTILINE
-    ):
-        if language == "yaml":
-            name = block.splitlines()[0].removeprefix("# ")
-            (tmp_path / name).write_text(block, encoding="utf-8")
-            continue
-        for line in block.splitlines():
-            command, _, remark = line.partition("  #")
-            done = subprocess.run(
-                ["bash", "-c", command],
-                cwd=tmp_path,
-                env=environment,
-                capture_output=True,
-                text=True,
-            )
-            wanted = re.search(r"exit (\d+)", remark)
-            assert done.returncode == int(wanted[1] if wanted else 0), (
-                f"{line}: {done.stdout}{done.stderr}"
-            )
-            assert "Traceback" not in done.stderr
-            ran += 1
-    assert ran >= 6
+@pytest.mark.parametrize("page", [page for page, content in BLOCKS.items() if content])
+def test_the_page_does_as_it_says(
+    page: str,
+    reader: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    page_folders.copy(reader / "folder", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv(CACHE_VARIABLE, str(reader / "cache"))
+    monkeypatch.setenv("EVILSPECTRA_DATA", str(tmp_path / "data"))
+    if page not in ALL_ITEMS:
+        page_folders.few_items(monkeypatch, reader / "items")
+    runner = Runner(dict(page_folders.NAMES), prepare_diff, check_diff)
+    for block in BLOCKS[page]:
+        runner.run(block)
+    AFTERWARDS.get(page, lambda: None)()
 
 
-def test_file_map_names_every_package():
+@pytest.mark.parametrize("page", list(BLOCKS))
+def test_commands_in_the_text_exist(page: str) -> None:
+    for command in commands_in_text((ROOT / page).read_text(encoding="utf-8")):
+        check_options(command.split()[1:])
+
+
+def test_make_has_the_two_commands() -> None:
+    commands = [block.text for block in BLOCKS["README.md"] if block.language == "bash"]
+    targets = re.findall(r"^make (\w+)", "".join(commands), re.MULTILINE)
+    assert set(targets) == {"demo", "test"}
+
+
+def test_readme_is_short() -> None:
+    assert len(README.read_text(encoding="utf-8").splitlines()) <= 130
+
+
+def test_links_point_to_files() -> None:
+    for page in pages():
+        document = ROOT / page
+        for target in re.findall(r"\]\(([^)#:]+)\)", document.read_text(encoding="utf-8")):
+            assert (document.parent / target).exists(), f"{page} links to {target}"
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/README.md"])
+def test_links_in_tables_have_the_titles_of_their_pages(page: str) -> None:
+    links = 0
+    for line in (ROOT / page).read_text(encoding="utf-8").splitlines():
+        if line.startswith("|"):
+            for text, target in re.findall(r"\[([^\]]+)\]\(([^)#:]+\.md)\)", line):
+                assert text == title((ROOT / page).parent / target)
+                links += 1
+    assert links >= 6
+
+
+def test_the_index_lists_every_page() -> None:
+    index = (ROOT / "docs" / "README.md").read_text(encoding="utf-8")
+    paths = {page.removeprefix("docs/") for page in pages() if page.startswith("docs/")}
+    assert {path for path in paths - {"README.md"} if f"({path})" not in index} == set()
+
+
+def test_file_map_names_every_package() -> None:
     """docs/architecture.md names every package and module at the top, as `cli/` and `errors`."""
     page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
-    names = {path.stem for path in (ROOT / "src" / "evilspectra").glob("[!_]*")}
+    files = (ROOT / "src" / "evilspectra").glob("[!_]*")
+    names = {path.stem for path in files if path.name != "py.typed"}
     lacking = {name for name in names if not re.search(rf"`{name}(/|\.py)?`", page)}
     assert not lacking
 
 
-def test_links_point_to_files():
-    for document in [
-        ROOT / "README.md",
-        ROOT / "CONTRIBUTING.md",
-        *(ROOT / "docs").glob("*.md"),
-        *(ROOT / "examples").glob("*.md"),
-    ]:
-        for target in re.findall(r"\]\(([^)#:]+)\)", document.read_text(encoding="utf-8")):
-            assert (document.parent / target).exists(), f"{document.name} links to {target}"
+# --- the mechanism itself: faults in a page are found ---
+
+
+def run_page(text: str) -> None:
+    runner = Runner()
+    for block in blocks("page.md", text):
+        runner.run(block)
+
+
+VERSION = "```bash\nevilspectra --version\n```\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("```\nx\n```", "neither run nor compared"),
+        ("```console\nevilspectra --version\n```", "neither run nor compared"),
+        ("```bash\nevilspectra config schem\n```", "No such command"),
+        ("```bash\nevilspectra --version  # exit 3\n```", "evilspectra --version: 0"),
+        ("```bash\ncurl address\n```", "cannot run here"),
+        ("```bash\nmake coffee\n```", "make has no target"),
+        ("```bash\npip install 'evilspectra[coffee]'\n```", "no extra"),
+        ("```yaml\na: 1\n```", "not the file's name"),
+        ("```text\nx\n```", "an output of nothing"),
+        ("```python\nassert 1 == 2\n```", ""),
+        (f"{VERSION}\n```text\nevilspectra, version 0 beta\n```", "beta"),
+        (f"{VERSION}\n```text\nversion 0\n```", "shown 'version 0'"),
+        ("<!-- not run: a key -->\n```bash\nevilspectra probe x --judje y\n```", "no --judje"),
+        ("<!-- not run: a key -->\n```bash\nevilspectra prob x\n```", "there is no command"),
+        ("<!-- not run: -->\n```\nx\n```", "neither run nor compared"),
+        ("```diff\n a = 1\n```", "nothing is added"),
+    ],
+)
+def test_a_fault_of_a_page_is_found(
+    text: str,
+    fault: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(AssertionError) as caught:
+        run_page(text)
+    assert fault in str(caught.value)
+
+
+def test_a_page_without_fault_passes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    run_page(
+        "```bash\nevilspectra --version > version.txt\nevilspectra --version\n```\n\n"
+        "```text\nevilspectra, version 9.9.9\n```\n\n"
+        "```yaml\n# a.yaml\na: 1\n```\n\n```python\nassert open('a.yaml').read()\nb = 2\n```\n\n"
+        "<!-- not run: hours -->\n```bash\nevilspectra sweep initial --dry-run\n```\n\n"
+        "```python\nprint(b)\n```\n\n```text\n7\n```\n"
+    )
+    assert Path("version.txt").read_text().startswith("evilspectra")
+
+
+def test_fences_that_are_not_closed_are_found() -> None:
+    with pytest.raises(ValueError, match="not closed"):
+        blocks("page.md", "```bash\nx\n```\n\n```bash\ny\n")
+
+
+def test_outputs_are_compared_by_words_and_columns() -> None:
+    actual = shape("a  +0.10 [0.05, 0.15]  █▂\nb  7\nrest: one, two\n")
+    assert differs(shape("a  −2 [1, 3.5]  ▃▁\nb  12,000\nrest: one…\n"), actual) is None
+    assert differs(shape("a  1 [2, 3]  ▁\n…\n"), actual) is None
+    assert differs(shape("…\nrest: one, two\n"), actual) is None
+    for wrong in ("a 1 [2, 3] ▁\nb 7\n", "a 1 2 ▁\n…\n", "a 1 [2, 3] ▁\n…\nrest: two\n", "c\n…\n"):
+        assert differs(shape(wrong), actual) is not None
+    assert shape("adamw-b8-s0-eb3213bac8") == shape("adamw-b8-s0-0011223344")
+    assert shape("adamw-b8-s0-eb3213bac8") != shape("lion-b8-s0-eb3213bac8")
+
+
+def test_commands_in_the_text_are_read() -> None:
+    text = "`evilspectra probe X --bae y`, `evilspectra\nshow RUN`.\n```bash\n`evilspectra z`\n```"
+    assert commands_in_text(text) == ["evilspectra probe X --bae y", "evilspectra show RUN"]
+    with pytest.raises(AssertionError, match="no --bae"):
+        check_options(["probe", "X", "--bae", "y"])
+    for good in (["probe", "X", "--base", "y"], ["sweep", "retry", "f", "--failed"]):
+        check_options(good)
+
+
+def test_reasons_are_sentences_of_the_page() -> None:
+    reasons = [(block, block.reason) for content in BLOCKS.values() for block in content]
+    assert all(reason is None or len(reason.split()) >= 3 for _block, reason in reasons)
+    assert isinstance(reasons[0][0], Block)
+
+
+def test_extras_in_the_text_exist() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    names = project["project"]["optional-dependencies"].keys()
+    for page in pages():
+        text = (ROOT / page).read_text(encoding="utf-8")
+        for extra in re.findall(r"(?:evilspectra|'\.)\[([a-z,-]+)\]", text):
+            assert set(extra.split(",")) <= names, f"{page}: {extra}"

@@ -6,8 +6,6 @@ They need nothing but the sweep's file, and give no number without a source.
 from __future__ import annotations
 
 import json
-import re
-import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -281,23 +279,3 @@ finally:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert len(json.loads(done.stdout)["runs"]) == 96
-
-
-@pytest.mark.slow
-def test_the_commands_of_the_document_run_as_written(tmp_path: Path) -> None:
-    text = (Path(__file__).parents[1] / "docs" / "sweeps.md").read_text(encoding="utf-8")
-    first, *_ = re.findall(r"```yaml\n(# sweep\.yaml\n.*?)```", text, re.DOTALL)
-    (tmp_path / "sweep.yaml").write_text(first, encoding="utf-8")
-    lines = [
-        line
-        for block in re.findall(r"```bash\n(.*?)```", text, re.DOTALL)
-        for line in block.splitlines()
-    ]
-    assert len(lines) >= 4
-    for line in lines:
-        arguments = shlex.split(line)
-        assert arguments[0] == "evilspectra"
-        done = command(*arguments[1:])
-        assert done.code == 0, f"{line}: {done.err}"
-    assert len(plan(load_sweep("sweep.yaml")).runs) == 2 * 2 * 2 * 2 - 2
-    assert not (tmp_path / "runs" / "my-sweep").exists()

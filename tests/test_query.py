@@ -6,12 +6,9 @@ Mistakes are refused in one sentence.
 from __future__ import annotations
 
 import json
-import re
-import shlex
 import shutil
 from pathlib import Path
 
-import duckdb
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
@@ -406,18 +403,6 @@ def test_a_run_of_its_own_can_be_asked(store):
     assert rows(run.path, "SELECT DISTINCT run FROM steps") == [{"run": run.name}]
 
 
-def test_the_document_s_commands_work(store, tmp_path, monkeypatch):
-    """docs/tables.md: its queries as written, its SQL by hand, and its list of views."""
+def test_the_document_lists_every_view():
     text = (Path(__file__).parents[1] / "docs" / "tables.md").read_text(encoding="utf-8")
-    (tmp_path / "runs").symlink_to(store)
-    monkeypatch.chdir(tmp_path)
-    commands = [
-        shlex.split(line)[2:] for line in text.splitlines() if line.startswith("evilspectra query ")
-    ]
-    assert len(commands) == 3
-    for command in commands:
-        assert run_cli(*command).exit_code == 0
-    assert (tmp_path / "ranks.csv").read_text().startswith("run,step,stable_rank\n")
-    (by_hand,) = re.findall(r"```sql\n(.*?)```", text, re.DOTALL)
-    assert len(duckdb.sql(by_hand).fetchall()) == 3
     assert all(f"`{view}`" in text for view in ABOUT)

@@ -122,3 +122,17 @@ def separate_r2_adjusted(frame: pd.DataFrame) -> float:
     )
     n, groups = len(frame), frame["optimizer"].nunique()
     return float(1 - (sse / (n - 2 * groups)) / frame["mean_alignment"].var())
+
+
+def trajectories(late: float) -> pd.DataFrame:
+    """Two checkpoints: at the first optimisers do not differ, at the second by `late` times."""
+    frames = [
+        sweep(
+            seeds=3,
+            seed=step,
+            effects={"adamw": 0.0, "lion": -3.0 * times, "muon": 3.0 * times, "sgd": 0.0},
+            slope=3.0 if times else 12.0,
+        ).assign(step=step)
+        for step, times in ((10, 0.0), (20, late))
+    ]
+    return pd.concat(frames, ignore_index=True)
