@@ -61,11 +61,11 @@ class Sign(torch.optim.Optimizer):
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """The current folder, with Python's modules and its path as before afterwards."""
-    work = tmp_path / "here"
-    work.mkdir()
-    monkeypatch.chdir(work)
+    current = tmp_path / "here"
+    current.mkdir()
+    monkeypatch.chdir(current)
     monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry])
-    yield work
+    yield current
     forget(tmp_path)
 
 
@@ -349,13 +349,14 @@ def test_settings_belong_to_their_class_and_can_be_axes(folder):
     }
     Path("s.yaml").write_text(yaml.safe_dump(text), encoding="utf-8")
     sweep = load_sweep("s.yaml")
-    blocks = [(config.optimizer.path, config.optimizer.settings) for config in sweep.configs]  # type: ignore[union-attr]
+    optimizers: list[Any] = [config.optimizer for config in sweep.configs]
+    blocks = [(optimizer.path, optimizer.settings) for optimizer in optimizers]
     nadam = ("torch.optim.nadam:NAdam", {})
     assert blocks == [("sign_g:Sign", {"decay": 0.5}), nadam, nadam]
     text |= {"arms": {}, "exclude": [], "axes": {"optimizer.settings.decay": [0.1, 0.2]}}
     Path("s.yaml").write_text(yaml.safe_dump(text), encoding="utf-8")
-    decays = [config.optimizer.settings["decay"] for config in load_sweep("s.yaml").configs]  # type: ignore[union-attr]
-    assert decays == [0.1, 0.2]
+    optimizers = [config.optimizer for config in load_sweep("s.yaml").configs]
+    assert [optimizer.settings["decay"] for optimizer in optimizers] == [0.1, 0.2]
 
 
 # --- attacks --------------------------------------------------------------------------------------

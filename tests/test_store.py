@@ -25,6 +25,7 @@ from safetensors.torch import save_file
 from evilspectra.config import loading as configs
 from evilspectra.errors import BadInput, EvilspectraError
 from evilspectra.store.files import write_atomically
+from evilspectra.store.labels import run_id
 from evilspectra.store.records import (
     TABLES,
     HeldoutRecord,
@@ -33,7 +34,7 @@ from evilspectra.store.records import (
     StepRecord,
     columns,
 )
-from evilspectra.store.run import RunFolder, Status, Store, find_run, run_id
+from evilspectra.store.run import RunFolder, Status, Store, find_run
 from tests.support.commands import left_in
 
 CONFIG = configs.build({"output": {"experiment": "x"}})

@@ -46,7 +46,7 @@ class Analysis(Result):
 
     @property
     def sentences(self) -> tuple[str, ...]:
-        """What the statistics show, and what they do not, a sentence each."""
+        """The sentences on results: those that are shown, and those that are not."""
         return tuple(sentence.text for sentence in self.parts.sentences)
 
     @property

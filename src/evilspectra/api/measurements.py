@@ -100,7 +100,7 @@ class Probe(Result):
 
     @property
     def details(self) -> tuple[str, ...]:
-        """What is missing: a control, or targets that could not be measured."""
+        """Sentences on what is missing: a control, or targets that could not be measured."""
         reasons = (f"{failure['target']}: {failure['reason']}" for failure in self.failed)
         return (*reasons, *(() if self.has_control else (NO_CONTROL,)))
 
@@ -133,17 +133,14 @@ class Probe(Result):
         """Draws the drift of each target with its 95 % interval, and that beyond the control."""
         from evilspectra.api.figures import figure_of_estimates
 
-        estimates = [
-            (f"{target.label}{suffix}", estimate)
-            for target in self.targets
-            for suffix, estimate in (
-                ("", target.drift),
-                (", beyond control", target.beyond_control),
-            )
-            if estimate
-        ]
+        estimates = []
+        for target in self.targets:
+            estimates.append((target.label, target.drift))
+            estimates.append((f"{target.label}, beyond control", target.beyond_control))
         rows = [
-            (label, estimate.value, estimate.low, estimate.high) for label, estimate in estimates
+            (label, estimate.value, estimate.low, estimate.high)
+            for label, estimate in estimates
+            if estimate
         ]
         return figure_of_estimates(rows, "drift, nats per token", "+.2f", 0.0)
 

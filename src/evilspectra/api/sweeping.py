@@ -175,7 +175,7 @@ def sweep(
     if note:
         for warning in loaded.warnings:
             note(f"{WARNING}{warning}")
-    from evilspectra.store.run import arm
+    from evilspectra.store.labels import arm
     from evilspectra.sweeps.file import experiment_folder
     from evilspectra.sweeps.run import execute
     from evilspectra.tables.index import read_index

@@ -9,7 +9,8 @@ from typing import Any
 from evilspectra.config.optimizers import label
 from evilspectra.config.sections import Config
 from evilspectra.config.yaml_files import flat
-from evilspectra.store.run import RunFolder, arm
+from evilspectra.store.labels import arm
+from evilspectra.store.run import RunFolder
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,6 @@ from typing import TYPE_CHECKING, Any, get_args
 from filelock import FileLock, Timeout
 
 from evilspectra.config import loading as configs
-from evilspectra.config import optimizers
 from evilspectra.config.sections import Config
 from evilspectra.config.yaml_files import flat, read_mapping
 from evilspectra.errors import BadInput, InUse, listing, near
@@ -42,28 +41,12 @@ from evilspectra.store.files import (
     write_table,
     writing,
 )
+from evilspectra.store.labels import run_id
 from evilspectra.store.records import TABLES, State
 
 if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
-
-
-def arm(config: Config) -> str:
-    """A short label of a run: optimiser, the penalty's weight if not 0, whether it is a control.
-
-    >>> arm(configs.build({"flatness": {"weight": 3}}))
-    'adamw + flatness 3'
-    """
-    weight = config.flatness.weight
-    label = optimizers.label(config.optimizer) + (f" + flatness {weight:g}" if weight else "")
-    return f"control ({label})" if config.data.control else label
-
-
-def run_id(config: Config, digest: str) -> str:
-    """Readable prefix and digest: `adamw-flat-b8-s0-1f3a9c04d2`."""
-    name = optimizers.short_label(config.optimizer) + ("-flat" if config.flatness.weight else "")
-    return f"{name}-b{config.train.batch_size}-s{config.train.seed}-{digest}"
 
 
 @dataclass(frozen=True)

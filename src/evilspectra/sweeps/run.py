@@ -26,8 +26,9 @@ from evilspectra.judging.background import BackgroundJudging, Verdict
 from evilspectra.judging.inputs import answer_set_of
 from evilspectra.judging.make import make_judge
 from evilspectra.probes.probe import probes
+from evilspectra.store.labels import arm
 from evilspectra.store.results import Results
-from evilspectra.store.run import RunFolder, Status, arm
+from evilspectra.store.run import RunFolder, Status
 from evilspectra.sweeps.file import Sweep, experiment_folder
 from evilspectra.sweeps.ledger import Event, Ledger, Planned, Stage, Writer
 from evilspectra.training.identity import locate

@@ -24,8 +24,9 @@ from evilspectra.model import base as bases
 from evilspectra.model.base import EMBEDDED, EMBEDDED_PACKAGE, KNOWN_GGUF, Base, file_sha256
 from evilspectra.spectra.peft_files import CONFIG, WEIGHTS
 from evilspectra.store.files import read_json, write_json
+from evilspectra.store.labels import arm
 from evilspectra.store.results import Instrument, Results
-from evilspectra.store.run import RunFolder, arm
+from evilspectra.store.run import RunFolder
 from evilspectra.targets.names import TARGETS, meaning_of, nothing, run_of
 
 
