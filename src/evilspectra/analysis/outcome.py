@@ -13,7 +13,7 @@ Paule and Mandel's (1982) equation. If τ² is 0 the weights are the binomial on
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -61,6 +61,12 @@ class Outcome:
     misaligned: np.ndarray | None = None
     counted: np.ndarray | None = None
     note: str | None = None
+
+    def take(self, rows: np.ndarray) -> Outcome:
+        """The outcome of some runs: row numbers, or a mask [n]."""
+        misaligned = None if self.misaligned is None else self.misaligned[rows]
+        counted = None if self.counted is None else self.counted[rows]
+        return replace(self, values=self.values[rows], misaligned=misaligned, counted=counted)
 
     @property
     def label(self) -> str:

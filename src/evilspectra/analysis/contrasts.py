@@ -1,0 +1,201 @@
+"""Contrasts of a linear model in which every level has a spread of its own.
+
+The coefficients are those of (weighted) least squares, or of the bias-reduced binomial model where
+the outcome is a rate with its counts. The variance of a contrast c is a sum over levels g,
+
+    V(c) = Σ_g s_g²·v_g(c),  v_g(c) = Σ_{i in g} u_i·(x_iᵀ M c)²,  M = (Σ u_i·x_i·x_iᵀ)⁻¹,
+
+where s_g² is the level's own residual variance (1 for rates: their weights hold it already). Its
+degrees of freedom df_g are those that the level's residuals have left. Student's t then has
+
+- Satterthwaite's (Welch 1947) degrees of freedom, if every level involved has at least 3 of its own
+  (4 runs, where it has only a mean);
+- otherwise the smallest df_g of the levels involved: with it the test keeps its level for any ratio
+  of spreads, and for noise that is a mixture of normal distributions (Bakirov 1998; Ibragimov and
+  Müller 2016). Welch's does not there: with 2 runs in the widest of four groups it errs in 9 % of
+  tables at a level of 5 %, pooled variances in 43 %.
+
+A level with less than one degree of freedom has no spread: a contrast with it has no error.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import special
+
+from evilspectra.analysis.counts import fit_counts
+from evilspectra.analysis.estimate import TAIL, MethodEstimate
+from evilspectra.analysis.outcome import Outcome
+
+#: From so many degrees of freedom in every level on, Welch's method is used.
+WELCH_FROM = 3.0
+#: A level with a smaller share of a contrast's variance is not involved in it.
+_INVOLVED = 1e-12
+#: Residuals below n·ε times the outcome are rounding.
+_EPSILON = float(np.finfo(float).eps)
+
+
+@dataclass(frozen=True, slots=True)
+class Contrast:
+    """A contrast's value, standard error, degrees of freedom and method; NaN where there are none."""
+
+    value: float
+    error: float
+    df: float
+    method: str
+
+    @property
+    def p(self) -> float | None:
+        """The two-sided p-value of no effect; None where the error is unknown or is rounding."""
+        if not (self.df >= 1 and self.error > 0):
+            return None
+        return float(2 * special.stdtr(self.df, -abs(self.value) / self.error))
+
+    @property
+    def estimate(self) -> MethodEstimate:
+        """The value with its own 95 % interval and p-value."""
+        if self.p is None:
+            note = "no error can be estimated: a level has too few runs"
+            return MethodEstimate(self.value, None, None, self.method, note)
+        half = float(special.stdtrit(self.df, 1 - TAIL)) * self.error
+        low, high = self.value - half, self.value + half
+        return MethodEstimate(self.value, low, high, self.method, None, self.p)
+
+    def one_sided(self, below: float) -> float | None:
+        """The p-value against a value of at least `below`."""
+        if not (self.df >= 1 and self.error > 0):
+            return None
+        return float(special.stdtr(self.df, (self.value - below) / self.error))
+
+
+@dataclass(frozen=True)
+class Model:
+    """A fitted model over k columns and L levels.
+
+    `coefficients` [k]; `parts`: Σ_{i in g} u·x·xᵀ by level, times M on both sides and s_g²
+    [L, k, k]; `df`: by level [L]; `response` [n] and `weights` u [n] as analyses of variance take
+    them.
+    """
+
+    coefficients: np.ndarray
+    parts: np.ndarray
+    df: np.ndarray
+    response: np.ndarray
+    weights: np.ndarray
+
+    def contrast(self, c: Sequence[float] | np.ndarray) -> Contrast:
+        """The contrast Σ c·coefficients.
+
+        >>> y = Outcome("y", "as measured", np.array([0.0, 1.0, 2.0, 9.0, 10.0, 14.0]))
+        >>> groups = np.array([0, 0, 0, 1, 1, 1])
+        >>> second = fit(y, np.eye(2)[groups], groups).contrast([-1, 1])
+        >>> [round(number, 3) for number in (second.value, second.error, second.df, second.p)]
+        [10.0, 1.633, 2.0, 0.026]
+        """
+        c = np.asarray(c, float)
+        variances = np.einsum("i,gij,j->g", c, self.parts, c)
+        value, total = float(c @ self.coefficients), float(variances.sum())
+        involved = variances > _INVOLVED * total
+        if not math.isfinite(total) or total <= 0 or (self.df[involved] < 1).any():
+            return Contrast(value, math.nan, math.nan, "none")
+        own = self.df[involved]
+        if own.min() >= WELCH_FROM:
+            df = float(total**2 / (variances[involved] ** 2 / own).sum())
+            return Contrast(value, math.sqrt(total), df, "Welch's t")
+        return Contrast(value, math.sqrt(total), float(own.min()), "t, smallest df")
+
+
+def fit(outcome: Outcome, columns: np.ndarray, levels: np.ndarray) -> Model:
+    """The model of an outcome [n] over columns [n, k] of full rank and levels [n] (numbers from 0).
+
+    The response is centred first, so that a large offset costs no digits.
+    """
+    if outcome.misaligned is not None and outcome.counted is not None:
+        counts = fit_counts(outcome.misaligned, outcome.counted, columns, levels)
+        bread, df = _bread(columns, counts.weights, levels)
+        parts = _parts(columns, counts.weights, levels, bread, np.ones(len(df)))
+        return Model(counts.coefficients, parts, df, counts.response, counts.weights)
+    weights = np.ones(len(levels))
+    bread, df = _bread(columns, weights, levels)
+    coefficients, residuals = least_squares(outcome.values, columns)
+    spreads = _spreads(columns, residuals, levels, bread, df)
+    parts = _parts(columns, weights, levels, bread, spreads)
+    return Model(coefficients, parts, df, outcome.values, weights)
+
+
+def least_squares(values: np.ndarray, columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Coefficients and residuals; residuals that are rounding of the values are zero."""
+    offset = float(values.mean())
+    centred = values - offset
+    coefficients = np.linalg.lstsq(columns, centred, rcond=None)[0]
+    residuals = centred - columns @ coefficients
+    coefficients = (
+        coefficients + np.linalg.lstsq(columns, np.full(len(values), offset), rcond=None)[0]
+    )
+    if is_rounding(residuals, values):
+        residuals = np.zeros_like(residuals)
+    return coefficients, residuals
+
+
+def is_rounding(differences: np.ndarray, values: np.ndarray) -> bool:
+    """Whether differences [n] are no more than the rounding of values: SSE ≤ (nε)²·‖y‖².
+
+    >>> is_rounding(np.array([1e-16, -1e-16]), np.array([1.0, 1.0]))
+    True
+    """
+    bound = (len(values) * _EPSILON) ** 2 * float(values @ values)
+    return float(differences @ differences) <= bound
+
+
+def _bread(
+    columns: np.ndarray, weights: np.ndarray, levels: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """M, and each level's degrees of freedom: its runs less their leverages."""
+    root = np.sqrt(weights)[:, None] * columns
+    basis = np.linalg.qr(root)[0]
+    leverage = (basis**2).sum(axis=1)
+    df = np.bincount(levels, weights=1 - leverage).round(9)
+    return np.linalg.pinv(root.T @ root, hermitian=True), np.maximum(df, 0.0)
+
+
+def _spreads(
+    columns: np.ndarray,
+    residuals: np.ndarray,
+    levels: np.ndarray,
+    bread: np.ndarray,
+    df: np.ndarray,
+) -> np.ndarray:
+    """Each level's residual variance [L], the larger of two estimates.
+
+    One divides its squares by its degrees of freedom; the other solves for all levels at once, since
+    residuals of one level hold a part of the others' noise (equal where each level has its own mean).
+    """
+    count = len(df)
+    squares = np.bincount(levels, weights=residuals**2, minlength=count)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        simple = np.where(df > 0, squares / df, 0.0)
+    member = np.eye(count)[levels]
+    maker = np.eye(len(levels)) - columns @ bread @ columns.T
+    mixing = member.T @ maker**2 @ member
+    solved = np.linalg.lstsq(mixing, squares, rcond=None)[0]
+    return np.maximum(simple, solved)
+
+
+def _parts(
+    columns: np.ndarray,
+    weights: np.ndarray,
+    levels: np.ndarray,
+    bread: np.ndarray,
+    spreads: np.ndarray,
+) -> np.ndarray:
+    """s_g²·M·(Σ_{i in g} u·x·xᵀ)·M by level."""
+    parts = []
+    for level, spread in enumerate(spreads):
+        own = columns[levels == level]
+        inner = own.T @ (own * weights[levels == level][:, None])
+        parts.append(spread * bread @ inner @ bread)
+    return np.array(parts)
