@@ -76,13 +76,13 @@ class Contrast:
 class Model:
     """A fitted model over k columns and L levels.
 
-    `coefficients` [k]; `parts`: Σ_{i in g} u·x·xᵀ by level, times M on both sides and s_g²
-    [L, k, k]; `df`: by level [L]; `response` [n] and `weights` u [n] as analyses of variance take
-    them.
+    `coefficients` [k]; `parts`: M·(Σ_{i in g} u·x·xᵀ)·M by level [L, k, k]; `spreads`: s_g² [L];
+    `df`: by level [L]; `response` [n] and `weights` u [n] as analyses of variance take them.
     """
 
     coefficients: np.ndarray
     parts: np.ndarray
+    spreads: np.ndarray
     df: np.ndarray
     response: np.ndarray
     weights: np.ndarray
@@ -97,9 +97,10 @@ class Model:
         [10.0, 1.633, 2.0, 0.026]
         """
         c = np.asarray(c, float)
-        variances = np.einsum("i,gij,j->g", c, self.parts, c)
+        shares = np.einsum("i,gij,j->g", c, self.parts, c)
+        variances = self.spreads * shares
         value, total = float(c @ self.coefficients), float(variances.sum())
-        involved = variances > _INVOLVED * total
+        involved = shares > _INVOLVED * shares.sum()
         if not math.isfinite(total) or total <= 0 or (self.df[involved] < 1).any():
             return Contrast(value, math.nan, math.nan, "none")
         own = self.df[involved]
@@ -117,14 +118,15 @@ def fit(outcome: Outcome, columns: np.ndarray, levels: np.ndarray) -> Model:
     if outcome.misaligned is not None and outcome.counted is not None:
         counts = fit_counts(outcome.misaligned, outcome.counted, columns, levels)
         bread, df = _bread(columns, counts.weights, levels)
-        parts = _parts(columns, counts.weights, levels, bread, np.ones(len(df)))
-        return Model(counts.coefficients, parts, df, counts.response, counts.weights)
+        parts = _parts(columns, counts.weights, levels, bread, len(df))
+        spreads = np.ones(len(df))
+        return Model(counts.coefficients, parts, spreads, df, counts.response, counts.weights)
     weights = np.ones(len(levels))
     bread, df = _bread(columns, weights, levels)
     coefficients, residuals = least_squares(outcome.values, columns)
     spreads = _spreads(columns, residuals, levels, bread, df)
-    parts = _parts(columns, weights, levels, bread, spreads)
-    return Model(coefficients, parts, df, outcome.values, weights)
+    parts = _parts(columns, weights, levels, bread, len(df))
+    return Model(coefficients, parts, spreads, df, outcome.values, weights)
 
 
 def least_squares(values: np.ndarray, columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -190,12 +192,12 @@ def _parts(
     weights: np.ndarray,
     levels: np.ndarray,
     bread: np.ndarray,
-    spreads: np.ndarray,
+    count: int,
 ) -> np.ndarray:
-    """s_g²·M·(Σ_{i in g} u·x·xᵀ)·M by level."""
+    """M·(Σ_{i in g} u·x·xᵀ)·M by level [L, k, k]."""
     parts = []
-    for level, spread in enumerate(spreads):
+    for level in range(count):
         own = columns[levels == level]
         inner = own.T @ (own * weights[levels == level][:, None])
-        parts.append(spread * bread @ inner @ bread)
+        parts.append(bread @ inner @ bread)
     return np.array(parts)

@@ -52,6 +52,22 @@ def orthonormal(columns: np.ndarray, against: np.ndarray | None = None) -> np.nd
     return left[:, values > TOLERANCE]
 
 
+def independent(columns: np.ndarray) -> np.ndarray:
+    """The columns [n, k] that add something to those before them.
+
+    >>> independent(np.array([[1.0, 1.0, 0.0], [1.0, 1.0, 1.0]])).tolist()
+    [[1.0, 0.0], [1.0, 1.0]]
+    """
+    kept: list[int] = []
+    basis = np.zeros((len(columns), 0))
+    for number in range(columns.shape[1]):
+        added = orthonormal(columns[:, [number]], basis)
+        if added.shape[1]:
+            kept.append(number)
+            basis = np.hstack([basis, added])
+    return columns[:, kept]
+
+
 @dataclass
 class Layout:
     """The terms of a model over n rows.
