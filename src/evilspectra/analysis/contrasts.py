@@ -41,7 +41,7 @@ _EPSILON = float(np.finfo(float).eps)
 
 @dataclass(frozen=True, slots=True)
 class Contrast:
-    """A contrast's value, standard error, degrees of freedom and method; NaN where there are none."""
+    """A contrast's value, standard error, degrees of freedom and method; NaN: there is none."""
 
     value: float
     error: float
@@ -173,8 +173,9 @@ def _spreads(
 ) -> np.ndarray:
     """Each level's residual variance [L], the larger of two estimates.
 
-    One divides its squares by its degrees of freedom; the other solves for all levels at once, since
-    residuals of one level hold a part of the others' noise (equal where each level has its own mean).
+    One divides its squares by its degrees of freedom; the other solves for all levels at once,
+    since residuals of one level hold a part of the others' noise. Both are equal where each level
+    has a mean of its own.
     """
     count = len(df)
     squares = np.bincount(levels, weights=residuals**2, minlength=count)

@@ -15,9 +15,10 @@ from typing import Any
 from evilspectra.analysis.equal_loss import Difference, EqualLoss
 from evilspectra.analysis.loss import LossFit
 from evilspectra.analysis.mediation import Mediation
+from evilspectra.analysis.ranking import Ranking
 from evilspectra.analysis.result import Analysis
 from evilspectra.analysis.sentences import within
-from evilspectra.analysis.stability import Ranking, Stability
+from evilspectra.analysis.stability import Stability
 from evilspectra.analysis.trajectory import Trajectory
 from evilspectra.analysis.variance import Decomposition
 from evilspectra.numbers import DASH, bracketed, figure, minus, number, percent, probability
