@@ -16,7 +16,7 @@ from evilspectra.analysis.design import SEED, describe
 from evilspectra.analysis.estimate import Frame
 from evilspectra.analysis.linear import text_columns
 from evilspectra.analysis.loss import LossFit, fit_loss
-from evilspectra.analysis.mediation import WEIGHT, mediation
+from evilspectra.analysis.mediation import flatness_claims, mediation
 from evilspectra.analysis.outcome import (
     COUNTED,
     MISALIGNED,
@@ -29,6 +29,7 @@ from evilspectra.analysis.outcome import (
     select,
     usual_factors,
 )
+from evilspectra.analysis.penalty import WEIGHT, penalty_claims
 from evilspectra.analysis.ranking import Ranking, rank_frame, settle
 from evilspectra.analysis.result import Analysis
 from evilspectra.analysis.sentences import sentences
@@ -118,7 +119,7 @@ def analyse(
         components=parts,
         loss_fit=_loss(runs, measured, loss, group, at, reasons),
         training=_training(checkpoints, runs, name, loss, group, reasons),
-        mediation=mediation(runs, name, measured.values, loss) if name != loss else None,
+        mediation=mediation(runs, measured, loss) if name != loss else None,
         stability=_stability(runs, measured, group, chosen, cell, rates, differences, margin),
         reasons=reasons,
         levels={
@@ -138,6 +139,9 @@ def _decided(analysis: Analysis) -> Analysis:
         claims += [
             claim for claim in analysis.variance.claims if claim.subject != (analysis.group,)
         ]
+    if analysis.mediation is not None:
+        claims += flatness_claims(analysis.mediation)
+        claims += penalty_claims(analysis.mediation.penalty, analysis.outcome)
     analysis = replace(analysis, claims=decide(claims))
     if ranking is not None:
         stability = replace(analysis.stability, ranking=settle(ranking, analysis.claims))

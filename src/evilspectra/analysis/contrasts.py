@@ -103,11 +103,26 @@ class Model:
         involved = shares > _INVOLVED * shares.sum()
         if not math.isfinite(total) or total <= 0 or (self.df[involved] < 1).any():
             return Contrast(value, math.nan, math.nan, "none")
-        own = self.df[involved]
-        if own.min() >= WELCH_FROM:
-            df = float(total**2 / (variances[involved] ** 2 / own).sum())
-            return Contrast(value, math.sqrt(total), df, "Welch's t")
-        return Contrast(value, math.sqrt(total), float(own.min()), "t, smallest df")
+        df, method = degrees_of_freedom(variances[involved], self.df[involved])
+        return Contrast(value, math.sqrt(total), df, method)
+
+
+def between(first: Contrast, second: Contrast) -> Contrast:
+    """The difference of two contrasts of different runs: first − second."""
+    value = first.value - second.value
+    errors = np.array([first.error, second.error])
+    own = np.array([first.df, second.df])
+    if not (np.isfinite(errors).all() and (own >= 1).all() and errors.any()):
+        return Contrast(value, math.nan, math.nan, "none")
+    df, method = degrees_of_freedom(errors**2, own)
+    return Contrast(value, math.hypot(*errors), df, method)
+
+
+def degrees_of_freedom(variances: np.ndarray, own: np.ndarray) -> tuple[float, str]:
+    """Of a sum of independent variances with degrees of freedom of their own, and the method."""
+    if own.min() >= WELCH_FROM:
+        return float(variances.sum() ** 2 / (variances**2 / own).sum()), "Welch's t"
+    return float(own.min()), "t, smallest df"
 
 
 def fit(outcome: Outcome, columns: np.ndarray, levels: np.ndarray) -> Model:

@@ -203,18 +203,16 @@ def _training(training: Trajectory) -> StatisticsTable:
 
 
 def _penalty_and_flatness(mediation: Mediation) -> Iterator[StatisticsTable]:
-    if mediation.effects:
+    if mediation.penalty.effects:
         columns = [
             _Column(
                 "outcome",
-                lambda paired: (
-                    f"{paired.optimizer}, λ {_weight(paired.weight)}: {_plain(paired.measure)}"
-                ),
+                lambda paired: f"{paired.optimizer}, {paired.treatment}: {_plain(paired.measure)}",
             ),
             _Column("pairs", lambda paired: str(paired.pairs)),
             _Column("difference", lambda paired: within(paired.difference, True)),
         ]
-        yield _table("Flatness penalty, with − without", columns, mediation.effects)
+        yield _table("Flatness penalty, with − without", columns, mediation.penalty.effects)
     if mediation.beyond:
         columns = [
             _Column("measure", lambda beyond: _plain(beyond.measure)),
@@ -224,10 +222,6 @@ def _penalty_and_flatness(mediation: Mediation) -> Iterator[StatisticsTable]:
             _Column("given", lambda beyond: ", ".join(map(spelled, beyond.given))),
         ]
         yield _table("Flatness and outcome, correlations", columns, mediation.beyond)
-
-
-def _weight(weight: float | None) -> str:
-    return number(weight, "g", "all")
 
 
 def _ranking(ranking: Ranking) -> StatisticsTable:
