@@ -74,8 +74,8 @@ class Lines(Shape):
         values = 60 + effect + self.slope * log_loss + spread * noise
         names = [NAMES[code] for code in group]
         table = runs(names, train_loss=np.exp(log_loss), mean_alignment=values)
-        asked = {} if self.margin is None else {"margin": self.margin}
-        return {"frame": table, "outcome": "mean_alignment"} | asked
+        margin = {} if self.margin is None else {"margin": self.margin}
+        return {"frame": table, "outcome": "mean_alignment"} | margin
 
     def _by_group(self) -> tuple[tuple[float, ...], ...]:
         nothing = (0.0,) * len(self.sizes)

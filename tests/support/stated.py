@@ -36,7 +36,7 @@ class Statement:
 
 @dataclass(frozen=True)
 class Truth:
-    """What is true of the population that a table is drawn from; whatever is not named is null.
+    """The population that a table is drawn from; whatever is not named is null.
 
     `means`: level of the ranked group → its mean; `at_equal_loss`: the same at one loss (None:
     equal to `means`). `terms`: terms of the variance, as sets of factors, that are not null.
@@ -75,7 +75,7 @@ class Truth:
                     return not _differ(means)
                 return _against(_difference(means, statement.subject), statement.value)
             case "training":
-                changed = any("change" in words for words in statement.subject)
+                changed = any("change" in part for part in statement.subject)
                 return _against(self.change if changed else self.advantage, statement.value)
             case "flatness":
                 return _against(self.partial.get(statement.subject[0], 0.0), statement.value)
