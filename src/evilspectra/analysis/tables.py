@@ -12,16 +12,28 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from evilspectra.analysis.claims import Claim, find
 from evilspectra.analysis.equal_loss import Difference, EqualLoss
 from evilspectra.analysis.loss import LossFit
 from evilspectra.analysis.mediation import Mediation
 from evilspectra.analysis.ranking import Ranking
 from evilspectra.analysis.result import Analysis
 from evilspectra.analysis.sentences import within
+from evilspectra.analysis.sentences.flatness import effect_claim
+from evilspectra.analysis.sentences.variance import term_is_shown
 from evilspectra.analysis.stability import Stability
 from evilspectra.analysis.trajectory import Trajectory
 from evilspectra.analysis.variance import Decomposition
-from evilspectra.numbers import DASH, bracketed, figure, minus, number, percent, probability
+from evilspectra.numbers import (
+    DASH,
+    bracketed,
+    figure,
+    minus,
+    number,
+    p_value,
+    percent,
+    probability,
+)
 
 
 @dataclass(frozen=True)
@@ -52,7 +64,7 @@ def statistics_tables(analysis: Analysis, detailed: bool = False) -> Iterator[St
     `detailed`: with sums of squares, adjusted R², ranges of loss, counts of pairs and every note.
     """
     if analysis.variance:
-        yield from _variance(analysis.variance, detailed)
+        yield from _variance(analysis, analysis.variance, detailed)
     if analysis.loss_fit:
         yield _lines(analysis, analysis.loss_fit, detailed)
         if analysis.loss_fit.equal_loss.differences:
@@ -60,9 +72,10 @@ def statistics_tables(analysis: Analysis, detailed: bool = False) -> Iterator[St
     if analysis.training:
         yield _training(analysis.training)
     if analysis.mediation:
-        yield from _penalty_and_flatness(analysis.mediation)
+        yield from _penalty_and_flatness(analysis, analysis.mediation)
     if analysis.stability.ranking:
         yield _ranking(analysis.stability.ranking)
+        yield _pairs(analysis, analysis.stability.ranking)
     if analysis.stability.variants:
         yield _variants(analysis.stability, analysis.group, detailed)
 
@@ -94,7 +107,28 @@ def _table(
     )
 
 
-def _variance(variance: Decomposition, detailed: bool) -> Iterator[StatisticsTable]:
+def _adjusted_p(claim: Claim | None) -> str:
+    """A claim's p-value over the page, or why there is none."""
+    if claim is None or claim.adjusted is None:
+        return "not tested"
+    return p_value(claim.adjusted, ".3f")
+
+
+def _is_shown(claim: Claim | None) -> str:
+    return _yes(claim is not None and claim.shown)
+
+
+def _decision(of: Callable[[Any], Claim | None]) -> list[_Column]:
+    """The two columns of a decision over the page."""
+    return [
+        _Column("adjusted p", lambda record: _adjusted_p(of(record))),
+        _Column("shown", lambda record: _is_shown(of(record))),
+    ]
+
+
+def _variance(
+    analysis: Analysis, variance: Decomposition, detailed: bool
+) -> Iterator[StatisticsTable]:
     adjusted = _adjusted(variance.r2_adjusted) if detailed else ""
     notes = [f"R² {variance.r2:.3f}{adjusted}, {variance.residual_df} degrees of freedom left."]
     notes += [f"{text[0].upper()}{text[1:]}." for text in variance.notes]
@@ -105,15 +139,21 @@ def _variance(variance: Decomposition, detailed: bool) -> Iterator[StatisticsTab
         _Column("df", lambda effect: str(effect.df)),
         _Column("SS", lambda effect: figure(effect.ss), detailed=True),
         _Column("F", lambda effect: DASH if effect.p is None else figure(effect.f)),
-        _Column("p", lambda effect: probability(effect.p)),
-        _Column("p by permutation", lambda effect: probability(effect.permutation)),
+        _Column("p, equal spreads", lambda effect: probability(effect.p), detailed=True),
+        _Column("p by permutation", lambda effect: probability(effect.permutation), detailed=True),
         _Column("partial η²", lambda effect: bracketed(effect.eta, percent)),
         _Column("partial ω²", lambda effect: _number(effect.omega)),
     ]
     share = _Column("LMG share", lambda effect: _share(variance.lmg, effect.term))
-    yield _table("Variance, type II", [*effects, share], variance.type2, notes, detailed)
+    decision = _Column("shown", lambda effect: _yes(term_is_shown(analysis, effect.term)))
+    columns = [*effects, share, decision]
+    yield _table("Variance, type II", columns, variance.type2, notes, detailed)
     if variance.type3:
         yield _table("Variance, type III", effects, variance.type3, detailed=detailed)
+
+
+def _yes(value: bool) -> str:
+    return "yes" if value else "no"
 
 
 def _share(shares: Mapping[str, float], term: str) -> str:
@@ -202,7 +242,7 @@ def _training(training: Trajectory) -> StatisticsTable:
     return _table("Partial R² while training", columns, training.moments, notes)
 
 
-def _penalty_and_flatness(mediation: Mediation) -> Iterator[StatisticsTable]:
+def _penalty_and_flatness(analysis: Analysis, mediation: Mediation) -> Iterator[StatisticsTable]:
     if mediation.penalty.effects:
         columns = [
             _Column(
@@ -211,6 +251,7 @@ def _penalty_and_flatness(mediation: Mediation) -> Iterator[StatisticsTable]:
             ),
             _Column("pairs", lambda paired: str(paired.pairs)),
             _Column("difference", lambda paired: within(paired.difference, True)),
+            *_decision(lambda paired: effect_claim(analysis, paired)),
         ]
         yield _table("Flatness penalty, with − without", columns, mediation.penalty.effects)
     if mediation.beyond:
@@ -220,6 +261,7 @@ def _penalty_and_flatness(mediation: Mediation) -> Iterator[StatisticsTable]:
             _Column("alone", lambda beyond: within(beyond.simple, True)),
             _Column("partial", lambda beyond: within(beyond.partial, True)),
             _Column("given", lambda beyond: ", ".join(map(spelled, beyond.given))),
+            *_decision(lambda beyond: find(analysis.claims, "flatness", beyond.measure)),
         ]
         yield _table("Flatness and outcome, correlations", columns, mediation.beyond)
 
@@ -236,6 +278,26 @@ def _ranking(ranking: Ranking) -> StatisticsTable:
         ),
     ]
     return _table(f"Ranking by {factor}", columns, ranking.groups)
+
+
+def _pairs(analysis: Analysis, ranking: Ranking) -> StatisticsTable:
+    """Each pair's difference, and with a margin whether it is shown to be smaller than that."""
+    columns = [
+        _Column("pair", lambda pair: " − ".join(pair)),
+        _Column("difference", lambda pair: within(ranking.differences[pair], True)),
+        _Column("method", lambda pair: ranking.differences[pair].method, detailed=True),
+        *_decision(lambda pair: find(analysis.claims, "ranking", *pair)),
+    ]
+    if ranking.margin is not None:
+        heading = f"less than {figure(ranking.margin)}"
+        columns.append(_Column(heading, lambda pair: _yes(pair in ranking.equal)))
+    notes = [f"Adjusted over the {_family(analysis)} claims of this page."]
+    title = f"Differences between levels of {spelled(ranking.factor)}"
+    return _table(title, columns, list(ranking.differences), notes)
+
+
+def _family(analysis: Analysis) -> int:
+    return max((claim.family for claim in analysis.claims), default=0)
 
 
 def _variants(stability: Stability, group: str | None, detailed: bool) -> StatisticsTable:
