@@ -28,6 +28,7 @@ import numpy as np
 from evilspectra.analysis.analyse import analyse
 from tests.support.shapes import (
     NAMES,
+    CheckpointRates,
     Checkpoints,
     Constant,
     Counted,
@@ -35,6 +36,7 @@ from tests.support.shapes import (
     Factorial,
     Lines,
     Penalised,
+    PenalisedRates,
     Powered,
     Rates,
     Shape,
@@ -59,6 +61,14 @@ def _rates() -> Iterator[tuple[str, Shape]]:
             for between in (0.0, 0.3):
                 name = f"rates {100 * rate:g} %, {text}, τ = {between:g}"
                 yield name, Rates((rate,) * 3, counted, between)
+    for text, centres in (("equal", (0.0, 0.0, 0.0)), ("differ", (-0.15, 0.0, 0.15))):
+        name = f"loss drives a rate of 2 %, losses {text}"
+        yield name, Rates((0.02,) * 3, (1420,) * 3, 0.2, centres=centres, slope=3.0)
+    yield "rates 0.5 %, with and without penalty", PenalisedRates(0.005)
+    yield "rates 0.5 %, penalised runs count 30", PenalisedRates(0.005, (400, 30))
+    yield "rates 2 %, penalised runs count 30", PenalisedRates(0.02, (400, 30), 0.3)
+    yield "rates 0.5 %, checkpoints of 16 runs", CheckpointRates(0.005)
+    yield "rates 0.5 %, checkpoints, from 400 to 30 counted", CheckpointRates(0.005, 30)
 
 
 def _groups() -> Iterator[tuple[str, Shape]]:
