@@ -172,10 +172,10 @@ POWERED: dict[str, Powered] = {
     ),
     "trajectory: the loss alone leaves 5.8 times as much, 4 × 4 runs": Powered(
         Checkpoints(step_effects=(1.0,) * 5, slope=2.0),
-        Expected((("training", ("advantage",), 1),), None),
+        Expected((("training", ("last",), 1),), None),
     ),
     "trajectory: the loss alone leaves 5.6 times as much, 4 × 13 runs": Powered(
-        Checkpoints((13,) * 4, (1.0,) * 5, 2.0), Expected((("training", ("advantage",), 1),))
+        Checkpoints((13,) * 4, (1.0,) * 5, 2.0), Expected((("training", ("last",), 1),))
     ),
     "trajectory: from 0.9 to 5.6 times as much, 4 × 13 runs": Powered(
         Checkpoints((13,) * 4, (0.0, 0.25, 0.5, 0.75, 1.0), 2.0),

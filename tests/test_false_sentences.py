@@ -86,7 +86,7 @@ TRUTH = Truth(
         ("penalty", ("lion", "λ = 1", "drift"), -1.0, False),
         ("penalty", ("lion", "λ = 1", "capability"), -1.0, True),
         ("penalty differs", ("drift",), 1.0, True),
-        ("training", ("advantage",), 1.0, False),
+        ("training", ("last",), 1.0, False),
         ("training", ("change",), 1.0, True),
         ("equivalence", ("a", "b"), 1.0, True),
         ("equivalence", ("b", "c"), 0.0, False),
