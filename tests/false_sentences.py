@@ -200,7 +200,7 @@ POWERED: dict[str, Powered] = {
 
 @dataclass(frozen=True)
 class Page:
-    """A page's sections with a false statement; the share of the expected statements, or NaN."""
+    """A page: sections with a false statement, share of expected statements or NaN, CPU seconds."""
 
     false: frozenset[str]
     power: float
@@ -268,12 +268,12 @@ def page(name: str, seed: int, number: int) -> Page:
     shape = powered.shape if powered else SHAPES[name]
     draw = np.random.default_rng([seed, zlib.crc32(name.encode()), number])
     arguments = {key: value for key, value in shape.arguments(draw).items() if key in _ARGUMENTS}
-    began = time.perf_counter()
+    began = time.process_time()
     try:
         analysis = analyse(**arguments, permutations=0)
     except ArithmeticError:
         return Page(frozenset({"no page, a traceback"}), 0.0, 0.0)
-    seconds = time.perf_counter() - began
+    seconds = time.process_time() - began
     stated, truth = statements(analysis), shape.truth()
     false = frozenset(statement.section for statement in stated if truth.denies(statement))
     power = _power(powered.expected, stated) if powered else math.nan

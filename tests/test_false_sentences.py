@@ -17,7 +17,7 @@ from tests.support.shapes import Lines, Rates
 from tests.support.stated import Statement, Truth
 
 #: Tables of each shape in the suite.
-TABLES = 100
+TABLES = 80
 
 
 @dataclass(frozen=True)
