@@ -128,7 +128,7 @@ _PENALTY = tuple(
     ("penalty", (name, "mean_alignment"), 1) for name in ("muon", "adam", "sgd", "lion")
 )
 _LOSS_LINES = Lines((10,) * 4, (0.6,) * 4, slope=12.0)
-_APART = dict(zip(NAMES[:4], (6.0, 0.0, 3.0, -8.0), strict=False))
+_APART = dict(zip(NAMES[:4], (8.0, 0.0, 4.0, -8.0), strict=True))
 
 
 def _paper_rates(seeds: int) -> Rates:
@@ -153,7 +153,7 @@ POWERED: dict[str, Powered] = {
     "variance: data 0, 3, 6, noise 2, 4 × 3 × 2 × 2 runs": Powered(
         Factorial(data_effect=3.0), Expected((("variance", ("data",), 1),))
     ),
-    "ranking: means 6, 0, 3, −8, noise 2, 6 runs each: every pair": Powered(
+    "ranking: means 8, 0, 4, −8, noise 2, 6 runs each: each pair": Powered(
         Lines((6,) * 4, (2.0,) * 4, tuple(_APART.values())),
         Expected(pairs_of("ranking", _APART), jointly=False),
     ),
