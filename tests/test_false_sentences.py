@@ -13,11 +13,11 @@ import pytest
 
 from tests import false_sentences
 from tests.false_sentences import POWERED, RATES, SHAPES, main, measure, page
-from tests.support.shapes import Lines, Rates
+from tests.support.shapes import CheckpointRates, Lines, Rates
 from tests.support.stated import Statement, Truth
 
-#: Tables of each shape in the suite.
-TABLES = 100
+#: Tables of each shape in the suite; fewer where every step of a trajectory is fitted to counts.
+TABLES, FEWER_TABLES = 80, 20
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ TRUTH = Truth(
         ("penalty", ("lion", "λ = 1", "drift"), -1.0, False),
         ("penalty", ("lion", "λ = 1", "capability"), -1.0, True),
         ("penalty differs", ("drift",), 1.0, True),
-        ("training", ("advantage",), 1.0, False),
+        ("training", ("last",), 1.0, False),
         ("training", ("change",), 1.0, True),
         ("equivalence", ("a", "b"), 1.0, True),
         ("equivalence", ("b", "c"), 0.0, False),
@@ -138,5 +138,6 @@ def test_every_expected_statement_is_true_of_its_shape():
 @pytest.mark.slow
 @pytest.mark.parametrize("name", RATES)
 def test_pages_of_equal_rates_keep_their_level(name):
-    measured = measure(name, TABLES)
+    tables = FEWER_TABLES if isinstance(RATES[name], CheckpointRates) else TABLES
+    measured = measure(name, tables)
     assert measured.keeps_level, measured

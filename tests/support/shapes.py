@@ -47,6 +47,21 @@ def losses(draw: Draw, n: int) -> np.ndarray:
     return np.exp(LOSS_SD * draw.standard_normal(n))
 
 
+def logits_of(rates: Sequence[float]) -> np.ndarray:
+    rate = np.asarray(rates, float)
+    return np.log(rate / (1 - rate))
+
+
+def counted_rates(draw: Draw, logit: np.ndarray, counted: np.ndarray) -> dict[str, np.ndarray]:
+    """The columns of rates: binomial counts of runs with these logits [n], of `counted` [n]."""
+    misaligned = draw.binomial(counted, 1 / (1 + np.exp(-logit)))
+    return {
+        "misaligned": misaligned,
+        "misalignment_counted": counted,
+        "misalignment": misaligned / counted,
+    }
+
+
 @dataclass(frozen=True)
 class Lines(Shape):
     """Mean alignment = 60 + effect of the group + slope·ln(loss) + noise, in groups of `sizes`.
@@ -105,9 +120,11 @@ class Lines(Shape):
 class Rates(Shape):
     """Rates of misaligned answers: k of m by run, logit(rate of the run) normal about the group's.
 
-    `rates`: by group; `counted`: answers that count in each run of a group; `between`: the standard
-    deviation on the logit. Losses are independent of all. True are differences between groups of
-    different rates; with equal rates every claim is false.
+    `rates`: by group, at a loss of 1; `counted`: answers that count in each run of a group;
+    `between`: the standard deviation on the logit. ln(loss) is normal about the group's `centres`
+    and moves the logit by `slope`. True are the slope, and the differences that rate and
+    slope·centre make together (ranking, variance) or the rates alone (equal loss, matched); with
+    equal rates and no slope every claim is false.
     """
 
     rates: tuple[float, ...]
@@ -115,26 +132,78 @@ class Rates(Shape):
     between: float = 0.0
     seeds: int = 6
     names: tuple[str, ...] = NAMES
+    centres: tuple[float, ...] = ()
+    slope: float = 0.0
 
     def arguments(self, draw: Draw) -> dict[str, Any]:
         group = np.repeat(np.arange(len(self.rates)), self.seeds)
-        rate = np.asarray(self.rates)[group]
-        logit = np.log(rate / (1 - rate)) + self.between * draw.standard_normal(len(group))
-        counted = np.asarray(self.counted)[group]
-        misaligned = draw.binomial(counted, 1 / (1 + np.exp(-logit)))
-        table = runs(
-            [self.names[code] for code in group],
-            train_loss=losses(draw, len(group)),
-            misaligned=misaligned,
-            misalignment_counted=counted,
-            misalignment=misaligned / counted,
-        )
+        centre = np.asarray(self.centres or (0.0,) * len(self.rates))[group]
+        log_loss = centre + LOSS_SD * draw.standard_normal(len(group))
+        logit = logits_of(self.rates)[group] + self.slope * log_loss
+        logit += self.between * draw.standard_normal(len(group))
+        counts = counted_rates(draw, logit, np.asarray(self.counted)[group])
+        names = [self.names[code] for code in group]
+        table = runs(names, train_loss=np.exp(log_loss), **counts)
         return {"frame": table, "outcome": "misalignment"}
 
     def truth(self) -> Truth:
-        means = dict(zip(self.names, self.rates, strict=False))
-        differ = len(set(self.rates)) > 1
-        return Truth(means=means, terms=frozenset({frozenset({"optimizer"})} if differ else ()))
+        at_equal_loss = logits_of(self.rates)
+        means = at_equal_loss + self.slope * np.asarray(self.centres or 0.0)
+        differ = len(set(means.tolist())) > 1
+        return Truth(
+            means=dict(zip(self.names, means.tolist(), strict=False)),
+            at_equal_loss=dict(zip(self.names, at_equal_loss.tolist(), strict=False)),
+            terms=frozenset({frozenset({"optimizer"})} if differ else ()),
+            slope=self.slope,
+        )
+
+
+@dataclass(frozen=True)
+class PenalisedRates(Shape):
+    """Four optimisers × 6 seeds, with and without the penalty, of one rate of misaligned answers.
+
+    `counted`: answers that count without and with the penalty. The logit of a run has a standard
+    deviation of `between`. Every claim is false.
+    """
+
+    rate: float
+    counted: tuple[int, int] = (400, 400)
+    between: float = 0.0
+
+    def arguments(self, draw: Draw) -> dict[str, Any]:
+        rows = list(product(NAMES[:4], range(6), (0.0, 1.0)))
+        names, seeds, weights = zip(*rows, strict=True)
+        logit = logits_of((self.rate,)) + self.between * draw.standard_normal(len(rows))
+        counted = np.asarray(self.counted)[np.asarray(weights).astype(int)]
+        counts = counted_rates(draw, logit, counted)
+        table = runs(names, train_loss=losses(draw, len(rows)), **counts)
+        settings = {"seed": seeds, "flatness_weight": weights, "flatness.weight": weights}
+        return {"frame": table.assign(**settings), "outcome": "misalignment"}
+
+
+@dataclass(frozen=True)
+class CheckpointRates(Shape):
+    """Four optimisers × 4 seeds of one rate of misaligned answers, evaluated at five steps.
+
+    Of one optimiser 400 answers count at the first step, and `last` at the last; of the others all
+    400. Every claim is false.
+    """
+
+    rate: float
+    last: int = 400
+
+    def arguments(self, draw: Draw) -> dict[str, Any]:
+        names, steps = np.repeat(NAMES[:4], 4), 100 * np.arange(1, 6)
+        counted = np.full((16, 5), 400)
+        counted[:4] = np.linspace(400, self.last, 5).astype(int)
+        log_loss = LOSS_SD * draw.standard_normal((16, 5))
+        counts = counted_rates(draw, np.full(80, logits_of((self.rate,))[0]), counted.ravel())
+        at_last = {name: values[4::5] for name, values in counts.items()}
+        table = runs(names.tolist(), train_loss=np.exp(log_loss[:, -1]), **at_last)
+        keys = {name: np.repeat(table[name], 5).to_numpy() for name in ("folder", "run")}
+        rows = {"step": np.tile(steps, 16), "train_loss": np.exp(log_loss).ravel()}
+        checkpoints = pd.DataFrame(keys | rows | counts)
+        return {"frame": table, "outcome": "misalignment", "checkpoints": checkpoints}
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ SECTIONS_OF_TOPICS = {
     "equal loss": {"equal loss", "matched"},
     "training": {"training"},
     "flatness": {"flatness"},
-    "penalty": {"penalty", "penalty differs"},
+    "penalty": {"penalty", "penalty, other measures", "penalty differs"},
 }
 UNFOUNDED = "sentence without a claim"
 
@@ -79,7 +79,7 @@ class Truth:
                 return _against(self.change if changed else self.advantage, statement.value)
             case "flatness":
                 return _against(self.partial.get(statement.subject[0], 0.0), statement.value)
-            case "penalty":
+            case "penalty" | "penalty, other measures":
                 return _against(self.penalty.get(statement.subject[-1], 0.0), statement.value)
             case "penalty differs":
                 return not self.differs
@@ -120,11 +120,12 @@ def _differ(means: Mapping[str, float]) -> bool:
 def statements(analysis: Analysis) -> list[Statement]:
     """All statements of a page that are shown.
 
-    With them, shown sentences of a topic none of whose claims is shown.
+    With them, shown sentences of a topic none of whose claims is shown, that judges differ, and
+    that ways of counting contradict each other.
     """
     claims = getattr(analysis, "claims", None)
     if claims is None:
-        return list(_before_claims(analysis))
+        return [*_before_claims(analysis), *_without_claims(analysis)]
     stated = [
         Statement(claim.section, tuple(map(str, claim.subject)), claim.value)
         for claim in claims
@@ -132,9 +133,20 @@ def statements(analysis: Analysis) -> list[Statement]:
     ]
     sections = {statement.section for statement in stated}
     for sentence in analysis.sentences:
-        if sentence.shown and not SECTIONS_OF_TOPICS.get(sentence.topic, sections) & sections:
+        founded = SECTIONS_OF_TOPICS.get(sentence.topic)
+        if sentence.shown and founded is not None and not founded & sections:
             stated.append(Statement(UNFOUNDED, (sentence.topic, sentence.text), 1.0))
-    return stated
+    return [*stated, *_without_claims(analysis)]
+
+
+def _without_claims(analysis: Analysis) -> Iterator[Statement]:
+    """Statements that are not among the claims."""
+    for sentence in analysis.sentences:
+        if sentence.topic == "seeds" and sentence.shown:
+            yield Statement("seeds", (sentence.text,), 1.0)
+    pairs = {pair for variant in analysis.stability.variants for pair in variant.shown}
+    if any(pair[::-1] in pairs for pair in pairs):
+        yield Statement("counting", (), 1.0)
 
 
 def _before_claims(analysis: Analysis) -> Iterator[Statement]:
@@ -150,7 +162,7 @@ def _before_claims(analysis: Analysis) -> Iterator[Statement]:
     if analysis.training:
         last, change = analysis.training.moments[-1].advantage, analysis.training.change
         if last.clear_of():
-            yield Statement("training", ("advantage",), last.value)
+            yield Statement("training", ("last",), last.value)
         if change is not None and change.clear_of():
             yield Statement("training", ("change",), change.value)
     if analysis.mediation:
@@ -165,9 +177,6 @@ def _before_claims(analysis: Analysis) -> Iterator[Statement]:
         _, p = analysis.mediation.heterogeneity.get(analysis.outcome, (0.0, None))
         if p is not None and p < 0.05:
             yield Statement("penalty differs", (analysis.outcome,), 1.0)
-    pairs = {pair for variant in analysis.stability.variants for pair in variant.shown}
-    if any(pair[::-1] in pairs for pair in pairs):
-        yield Statement("counting", (), 1.0)
 
 
 def _before_claims_on_loss(analysis: Analysis) -> Iterator[Statement]:
