@@ -10,12 +10,13 @@ from dataclasses import replace
 
 import numpy as np
 
+from evilspectra.analysis.claims import Claim, decide
 from evilspectra.analysis.components import JUDGE, Components, components
 from evilspectra.analysis.design import SEED, describe
 from evilspectra.analysis.estimate import Frame
 from evilspectra.analysis.linear import text_columns
 from evilspectra.analysis.loss import LossFit, fit_loss
-from evilspectra.analysis.mediation import WEIGHT, mediation
+from evilspectra.analysis.mediation import flatness_claims, mediation
 from evilspectra.analysis.outcome import (
     COUNTED,
     MISALIGNED,
@@ -28,12 +29,14 @@ from evilspectra.analysis.outcome import (
     select,
     usual_factors,
 )
+from evilspectra.analysis.penalty import WEIGHT, penalty_claims
+from evilspectra.analysis.ranking import Ranking, rank_frame, settle
 from evilspectra.analysis.result import Analysis
 from evilspectra.analysis.sentences import sentences
-from evilspectra.analysis.stability import Needed, Ranking, Stability, seeds_needed, spreads
+from evilspectra.analysis.stability import Needed, Stability, seeds_needed, spreads
 from evilspectra.analysis.trajectory import Trajectory, trajectory
 from evilspectra.analysis.variance import PERMUTATIONS, decompose
-from evilspectra.analysis.variants import JUDGED, judged_rows, ranking_of, variants
+from evilspectra.analysis.variants import JUDGED, judged_rows, variants
 from evilspectra.errors import BadInput, near
 from evilspectra.evaluation.run_rates import MAIN_DEFINITION
 
@@ -55,12 +58,14 @@ def analyse(
     at: float | None = None,
     differences: Sequence[float] = (),
     permutations: int = PERMUTATIONS,
+    margin: float | None = None,
 ) -> Analysis:
     """Every part for one outcome of the runs of a frame (columns as of `tidy.runs_frame`).
 
     `checkpoints`: rows of runs by step (`tidy.checkpoints_frame`); `rates`: rows by judge and
     definition (`tidy.rates_frame`); `blocks`: a column within whose levels permutations exchange;
-    `at`: the loss to compare at; `differences`: those whose power is to be found.
+    `at`: the loss to compare at; `differences`: those whose power is to be found; `margin`: the
+    largest difference between two groups that is of no importance, on the scale of analysis.
 
     Raises:
         BadInput: an unknown outcome, factor or loss, an outcome that is not a number, a constant
@@ -114,13 +119,33 @@ def analyse(
         components=parts,
         loss_fit=_loss(runs, measured, loss, group, at, reasons),
         training=_training(checkpoints, runs, name, loss, group, reasons),
-        mediation=mediation(runs, name, measured.values, loss) if name != loss else None,
-        stability=_stability(runs, measured, group, chosen, cell, rates, differences),
+        mediation=mediation(runs, measured, loss) if name != loss else None,
+        stability=_stability(runs, measured, group, chosen, cell, rates, differences, margin),
         reasons=reasons,
         levels={
             factor: tuple(sorted(set(text_columns(runs, [factor])[factor]))) for factor in levelled
         },
     )
+    return _decided(analysis)
+
+
+def _decided(analysis: Analysis) -> Analysis:
+    """The analysis with its claims decided over the page, and the sentences on them."""
+    ranking = analysis.stability.ranking
+    claims: list[Claim] = []
+    if ranking is not None:
+        claims += ranking.claims
+    if analysis.variance is not None:
+        claims += [
+            claim for claim in analysis.variance.claims if claim.subject != (analysis.group,)
+        ]
+    if analysis.mediation is not None:
+        claims += flatness_claims(analysis.mediation)
+        claims += penalty_claims(analysis.mediation.penalty, analysis.outcome)
+    analysis = replace(analysis, claims=decide(claims))
+    if ranking is not None:
+        stability = replace(analysis.stability, ranking=settle(ranking, analysis.claims))
+        analysis = replace(analysis, stability=stability)
     return replace(analysis, sentences=sentences(analysis))
 
 
@@ -277,6 +302,7 @@ def _stability(
     cell: Sequence[str],
     rates: Frame | None,
     differences: Sequence[float],
+    margin: float | None,
 ) -> Stability:
     reasons: dict[str, str] = {}
     texts = text_columns(runs, cell)
@@ -291,11 +317,9 @@ def _stability(
             if SEED in runs
             else "the table has no column 'seed'"
         )
-    ranking = ranking_of(runs, outcome, group, factors)
+    ranking = rank_frame(runs, outcome, group, factors, margin)
     if ranking is None:
-        reasons["ranking"] = (
-            "there are no groups to rank, or nothing is left to estimate the error from"
-        )
+        reasons["ranking"] = "there are no groups to rank"
     ways = (
         variants(runs, outcome.name, rates, group, factors) if rates is not None and group else ()
     )

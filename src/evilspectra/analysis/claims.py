@@ -1,11 +1,11 @@
 """The claims of a page and their common error budget.
 
 Everything that a page may show is one claim with one decision, which its sentences, tables and
-figures share. Claims are decided by Holm's procedure with weights (Holm 1979; Benjamini and Hochberg
-1997): whatever else is true, at most 5 % of pages hold a false claim. A section's weight is divided
-equally among its claims; that of sections without a claim that can be tested goes to the others in
-proportion. Both depend on the design alone, not on the outcome. A claim that is shown frees its
-share for the rest.
+figures share. Claims are decided by Holm's procedure with weights (Holm 1979; Benjamini and
+Hochberg 1997): whatever else is true, at most 5 % of pages hold a false claim. A section's weight
+is divided equally among its claims; that of sections without a claim that can be tested goes to the
+others in proportion. Both depend on the design alone, not on the outcome. A claim that is shown
+frees its share for the rest.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Claim:
 
     `section`: of WEIGHTS, or EQUIVALENCE; `subject`: what it is about, such as two groups or a
     measure; `value`: the estimate, whose sign is the direction; `p`: of this claim alone, None if
-    it cannot be tested (`note` says why); `adjusted`: over the whole page, so that it is shown where
+    it cannot be tested (`note` says why); `adjusted`: over the whole page: the claim is shown where
     this is at most 0.05; `family`: how many claims share the budget.
 
     >>> Claim("ranking", ("adam", "lion"), 2.0, 0.001, "Welch's t").shown

@@ -41,7 +41,7 @@ _EPSILON = float(np.finfo(float).eps)
 
 @dataclass(frozen=True, slots=True)
 class Contrast:
-    """A contrast's value, standard error, degrees of freedom and method; NaN where there are none."""
+    """A contrast's value, standard error, degrees of freedom and method; NaN: there is none."""
 
     value: float
     error: float
@@ -103,11 +103,26 @@ class Model:
         involved = shares > _INVOLVED * shares.sum()
         if not math.isfinite(total) or total <= 0 or (self.df[involved] < 1).any():
             return Contrast(value, math.nan, math.nan, "none")
-        own = self.df[involved]
-        if own.min() >= WELCH_FROM:
-            df = float(total**2 / (variances[involved] ** 2 / own).sum())
-            return Contrast(value, math.sqrt(total), df, "Welch's t")
-        return Contrast(value, math.sqrt(total), float(own.min()), "t, smallest df")
+        df, method = degrees_of_freedom(variances[involved], self.df[involved])
+        return Contrast(value, math.sqrt(total), df, method)
+
+
+def between(first: Contrast, second: Contrast) -> Contrast:
+    """The difference of two contrasts of different runs: first − second."""
+    value = first.value - second.value
+    errors = np.array([first.error, second.error])
+    own = np.array([first.df, second.df])
+    if not (np.isfinite(errors).all() and (own >= 1).all() and errors.any()):
+        return Contrast(value, math.nan, math.nan, "none")
+    df, method = degrees_of_freedom(errors**2, own)
+    return Contrast(value, math.hypot(*errors), df, method)
+
+
+def degrees_of_freedom(variances: np.ndarray, own: np.ndarray) -> tuple[float, str]:
+    """Of a sum of independent variances with degrees of freedom of their own, and the method."""
+    if own.min() >= WELCH_FROM:
+        return float(variances.sum() ** 2 / (variances**2 / own).sum()), "Welch's t"
+    return float(own.min()), "t, smallest df"
 
 
 def fit(outcome: Outcome, columns: np.ndarray, levels: np.ndarray) -> Model:
@@ -173,8 +188,9 @@ def _spreads(
 ) -> np.ndarray:
     """Each level's residual variance [L], the larger of two estimates.
 
-    One divides its squares by its degrees of freedom; the other solves for all levels at once, since
-    residuals of one level hold a part of the others' noise (equal where each level has its own mean).
+    One divides its squares by its degrees of freedom; the other solves for all levels at once,
+    since residuals of one level hold a part of the others' noise. Both are equal where each level
+    has a mean of its own.
     """
     count = len(df)
     squares = np.bincount(levels, weights=residuals**2, minlength=count)

@@ -1,15 +1,15 @@
 """Rates as counts: a bias-reduced binomial model with a spread between runs of its own per level.
 
 Run i has k_i misaligned of m_i counted answers, logit p_i = x_iᵀβ + b_i, and b_i has the variance
-τ_g² of the run's level g. With w = m·p·(1 − p), u = w/(1 + τ_g²·w) (Williams 1982) and the leverages
-h of the weighted model, β solves Firth's (1993) estimating equation
+τ_g² of the run's level g. With w = m·p·(1 − p), u = w/(1 + τ_g²·w) (Williams 1982) and h the
+leverages of the weighted model, β solves Firth's (1993) estimating equation
 
     Σ x_i·[(u_i/w_i)·(k_i − m_i·p_i) + h_i·(½ − p_i)] = 0,
 
-and τ_g² is the root of Σ_{i in g} u_i·r_i² = Σ_{i in g} (1 − h_i), r = (k − m·p)/w being the working
-residual (Paule and Mandel 1982), or 0 where the left side is smaller already. So a level whose runs
-agree better than binomial sampling lets them is not believed beyond it, a run without a misaligned
-answer is finite, and how few answers were counted moves nothing but its weight.
+and τ_g² is the root of Σ_{i in g} u_i·r_i² = Σ_{i in g} (1 − h_i), r = (k − m·p)/w being the
+working residual (Paule and Mandel 1982), or 0 where the left side is smaller already. So a level
+whose runs agree better than binomial sampling lets them is not believed beyond it, a run without a
+misaligned answer stays finite, and the number of its answers moves nothing but its weight.
 """
 
 from __future__ import annotations

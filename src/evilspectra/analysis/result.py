@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from evilspectra.analysis.claims import Claim
 from evilspectra.analysis.components import Components
 from evilspectra.analysis.design import Design
 from evilspectra.analysis.estimate import plain
@@ -35,7 +36,8 @@ class Analysis:
 
     `scale`: as measured, or logit; `better`: +1 if more of the outcome is better, −1 if less is,
     else 0. `left_out`: reason → runs. `group`: the factor whose levels are compared at equal loss
-    and ranked. `levels`: factor → its levels.
+    and ranked. `levels`: factor → its levels. `claims`: everything that the page may show, decided
+    over the whole page; sentences, tables and figures take their decisions from there.
     """
 
     outcome: str
@@ -56,6 +58,7 @@ class Analysis:
     stability: Stability
     reasons: dict[str, str]
     levels: dict[str, tuple[str, ...]]
+    claims: tuple[Claim, ...] = ()
     sentences: tuple[Sentence, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:

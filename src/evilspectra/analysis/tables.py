@@ -15,9 +15,10 @@ from typing import Any
 from evilspectra.analysis.equal_loss import Difference, EqualLoss
 from evilspectra.analysis.loss import LossFit
 from evilspectra.analysis.mediation import Mediation
+from evilspectra.analysis.ranking import Ranking
 from evilspectra.analysis.result import Analysis
 from evilspectra.analysis.sentences import within
-from evilspectra.analysis.stability import Ranking, Stability
+from evilspectra.analysis.stability import Stability
 from evilspectra.analysis.trajectory import Trajectory
 from evilspectra.analysis.variance import Decomposition
 from evilspectra.numbers import DASH, bracketed, figure, minus, number, percent, probability
@@ -202,18 +203,16 @@ def _training(training: Trajectory) -> StatisticsTable:
 
 
 def _penalty_and_flatness(mediation: Mediation) -> Iterator[StatisticsTable]:
-    if mediation.effects:
+    if mediation.penalty.effects:
         columns = [
             _Column(
                 "outcome",
-                lambda paired: (
-                    f"{paired.optimizer}, λ {_weight(paired.weight)}: {_plain(paired.measure)}"
-                ),
+                lambda paired: f"{paired.optimizer}, {paired.treatment}: {_plain(paired.measure)}",
             ),
             _Column("pairs", lambda paired: str(paired.pairs)),
             _Column("difference", lambda paired: within(paired.difference, True)),
         ]
-        yield _table("Flatness penalty, with − without", columns, mediation.effects)
+        yield _table("Flatness penalty, with − without", columns, mediation.penalty.effects)
     if mediation.beyond:
         columns = [
             _Column("measure", lambda beyond: _plain(beyond.measure)),
@@ -223,10 +222,6 @@ def _penalty_and_flatness(mediation: Mediation) -> Iterator[StatisticsTable]:
             _Column("given", lambda beyond: ", ".join(map(spelled, beyond.given))),
         ]
         yield _table("Flatness and outcome, correlations", columns, mediation.beyond)
-
-
-def _weight(weight: float | None) -> str:
-    return number(weight, "g", "all")
 
 
 def _ranking(ranking: Ranking) -> StatisticsTable:
