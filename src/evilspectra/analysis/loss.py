@@ -102,11 +102,13 @@ def why_no_fit(
 ) -> str | None:
     """Why there are no lines of the outcome on loss [n] > 0 by groups [n]; None if there are."""
     names = np.asarray([str(name) for name in groups])
-    if len(loss) and not varies(outcome):
+    fitted = _with_lines(loss, names)
+    which = np.isin(names, fitted) if len(fitted) > 1 else np.full(len(names), True)
+    if len(names) and not varies(outcome.take(which)):
         return "the outcome is the same in all runs"
-    if len(loss) and not losses_vary(loss):
+    if len(names) and not losses_vary(loss):
         return "the loss is the same in all runs"
-    if len(_with_lines(loss, names)) < 2:
+    if len(fitted) < 2:
         return (
             f"a line needs three runs at two losses in each of two groups of {group}: train with "
             "more seeds, data sets or learning rates"
@@ -149,10 +151,10 @@ def fit_loss(
         f"{name} is left out: a line needs three runs at two losses"
         for name in sorted(set(names.tolist()) - set(fitted))
     )
+    if why_no_fit(outcome, loss, groups) is not None:
+        return None
     which = np.isin(names, fitted)
     outcome, loss, names = outcome.take(which), loss[which], names[which]
-    if why_no_fit(outcome, loss, names.tolist()) is not None:
-        return None
     x, n = np.log(loss), len(loss)
     lines = own_lines(outcome, x, names)
     response, weights = lines.model.response, lines.model.weights

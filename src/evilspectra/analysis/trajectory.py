@@ -9,13 +9,13 @@ comparison of the two, and of steps with each other, uses several rows of the sa
 positive where the group alone leaves less unexplained than the loss alone; of rates, with the
 working response and weights of the binomial model of group and ln(loss). Its interval leaves out
 whole runs, one at a time and at all steps together: the bias-corrected jackknife within groups
-(Efron and Stein 1981). With Satterthwaite's (1946) degrees of freedom it errs too often, the more so
-in the tails (0.4 % at a level of 0.08 %, even with 52 runs), since A is no mean. So t has
+(Efron and Stein 1981). A is no mean, so that with Satterthwaite's (1946) degrees of freedom it errs
+too often, the more so in the tails: in 0.4 % at a level of 0.08 %, even with 52 runs. So t has
 
 - Satterthwaite's, but no more than a third of those that the groups have in all, if every group has
   at least 3 of its own (4 runs);
-- otherwise those of the smallest group. With 2 runs in the widest of four groups Satterthwaite's err
-  in 17 % of tables at a level of 5 %.
+- otherwise those of the smallest group. With 2 runs in the widest of four groups Satterthwaite's
+  would err in 17 % of tables at a level of 5 %.
 
 docs/statistics.md lists how often it errs. It uses no random draws: the same runs give the same
 interval.
@@ -79,11 +79,11 @@ def trajectory(
     that were measured at both ends.
     """
     names = np.asarray([str(name) for name in groups])
-    measured = np.array([np.isfinite(outcome.values) for outcome in outcomes]).T
-    measured = measured & np.isfinite(loss) & (loss > 0)
+    values = np.array([outcome.values for outcome in outcomes]).T
+    measured = np.isfinite(values) & np.isfinite(loss) & (loss > 0)
     moments, used = [], []
     for column, step in enumerate(steps):
-        enough = _in_enough(measured[:, column], names)
+        enough = _in_enough(np.asarray(measured[:, column]), names)
         own, own_loss = outcomes[column].take(enough), loss[enough, column]
         lines = fit_loss(own, own_loss, names[enough].tolist(), group=group)
         if lines is None:
