@@ -80,10 +80,10 @@ def trajectory(
     """
     names = np.asarray([str(name) for name in groups])
     values = np.array([outcome.values for outcome in outcomes]).T
-    measured = np.isfinite(values) & np.isfinite(loss) & (loss > 0)
+    measured = np.logical_and.reduce([np.isfinite(values), np.isfinite(loss), loss > 0])
     moments, used = [], []
     for column, step in enumerate(steps):
-        enough = _in_enough(np.asarray(measured[:, column]), names)
+        enough = _in_enough(measured[:, column], names)
         own, own_loss = outcomes[column].take(enough), loss[enough, column]
         lines = fit_loss(own, own_loss, names[enough].tolist(), group=group)
         if lines is None:
