@@ -1,4 +1,4 @@
-"""Loss and outcome, flatness, ranks: agreement with statsmodels, the published table, refusals."""
+"""Loss and outcome: agreement with statsmodels, the published table, refusals."""
 
 from __future__ import annotations
 
@@ -10,12 +10,9 @@ from scipy import stats
 
 from evilspectra.analysis.analyse import analyse
 from evilspectra.analysis.equal_loss import APART
-from evilspectra.analysis.linear import lay_out
 from evilspectra.analysis.lines import CONSTANT, EXACT
 from evilspectra.analysis.loss import fit_loss, loss_claims, why_no_fit
-from evilspectra.analysis.mediation import intervention, pairs, partial_correlation
 from evilspectra.analysis.outcome import Outcome
-from evilspectra.analysis.stability import rank
 from evilspectra.analysis.trajectory import advantage, training_claims, trajectory
 from tests.support.commands import command
 from tests.support.simulated_sweeps import POOLED, PUBLISHED, STRATIFIED, published_table, sweep
@@ -226,69 +223,6 @@ def test_steps_with_too_few_runs_are_left_out():
         path.moments[-1].advantage.value,
         path.change.value,
     ]
-
-
-def test_partial_correlation_agrees_with_residuals():
-    draw, groups = np.random.default_rng(3), ["a", "b", "c"] * 8
-    x, y, z = draw.standard_normal((3, 24))
-    frame = pd.DataFrame({"x": x, "y": y, "z": z, "g": groups})
-    left = [smf.ols(f"{name} ~ z + C(g)", frame).fit().resid for name in "xy"]
-    layout = lay_out({"g": groups}, 1, numbers={"z": z})
-    assert partial_correlation(x, y, layout.basis(layout.terms)).value == pytest.approx(
-        np.corrcoef(*left)[0, 1], rel=SAME
-    )
-
-
-def test_penalty_is_compared_within_pairs_alone():
-    base = pd.DataFrame(
-        {
-            "optimizer": ["adamw", "adamw", "sgd"],
-            "seed": [0, 1, 0],
-            "lr": 1e-3,
-            "flatness_weight": 0.0,
-            "mean_alignment": [60.0, 62, 70],
-        }
-    )
-    weak, strong = (
-        base.assign(flatness_weight=weight, mean_alignment=base["mean_alignment"] + gain)
-        for weight, gain in ((0.1, [1.0, 3, -2]), (1.0, [5.0, 7, -6]))
-    )
-    alone = base.iloc[:1].assign(seed=9, flatness_weight=1.0, mean_alignment=99.0)
-    frame = pd.concat([base, weak, strong, alone], ignore_index=True)
-    assert pairs(frame) == [(3, 0), (4, 1), (5, 2), (6, 0), (7, 1), (8, 2)]
-    effects, heterogeneity = intervention(frame)
-    by_arm = {
-        (effect.optimizer, effect.weight): (effect.difference.value, effect.pairs)
-        for effect in effects
-    }
-    assert by_arm == {
-        ("adamw", 0.1): (2.0, 2),
-        ("adamw", 1.0): (6.0, 2),
-        ("adamw", None): (4.0, 2),
-        ("sgd", 0.1): (-2.0, 1),
-        ("sgd", 1.0): (-6.0, 1),
-        ("sgd", None): (-4.0, 1),
-    }
-    # Baselines average to 3 and 5, and −4: between them 128/3, within 2.
-    assert heterogeneity["mean_alignment"][0] == pytest.approx(64 / 3)
-    assert {effect.difference.note for effect in effects if effect.optimizer == "sgd"} == {
-        "one value: no interval"
-    }
-
-
-def test_ranks_agree_with_statsmodels_tukey():
-    from statsmodels.stats.multicomp import pairwise_tukeyhsd
-
-    frame = sweep()
-    ranking = rank(frame["mean_alignment"].to_numpy(), frame["optimizer"].tolist())
-    theirs = pairwise_tukeyhsd(frame["mean_alignment"], frame["optimizer"])
-    ours = np.array(
-        [
-            (-difference.value, -difference.high, -difference.low)
-            for difference in ranking.differences.values()
-        ]
-    )
-    assert ours == pytest.approx(np.column_stack([theirs.meandiffs, theirs.confint]), rel=1e-3)
 
 
 def test_exact_and_constant_outcomes_have_no_interval():

@@ -10,19 +10,22 @@ from dataclasses import replace
 
 import numpy as np
 
+from evilspectra.analysis.cells import cell_columns, cells_of, unlisted
 from evilspectra.analysis.claims import Claim, decide
-from evilspectra.analysis.components import JUDGE, Components, components
+from evilspectra.analysis.components import JUDGE, Components, components, judge_effect
+from evilspectra.analysis.contrasts import fit
+from evilspectra.analysis.counts import fit_counts
 from evilspectra.analysis.design import SEED, describe
 from evilspectra.analysis.estimate import Frame
-from evilspectra.analysis.linear import text_columns
+from evilspectra.analysis.linear import lay_out, text_columns
 from evilspectra.analysis.loss import LossFit, fit_loss, loss_claims, why_no_fit
 from evilspectra.analysis.mediation import flatness_claims, mediation
 from evilspectra.analysis.outcome import (
-    MISALIGNED,
+    COUNTED,
     Outcome,
     check_factors,
     choose,
-    logits,
+    constants,
     numbers,
     read,
     select,
@@ -39,8 +42,8 @@ from evilspectra.analysis.variants import JUDGED, judged_rows, variants
 from evilspectra.errors import BadInput, near
 from evilspectra.evaluation.run_rates import MAIN_DEFINITION
 
-#: Settings besides the factors that tell cells apart; seeds and settings without effect are absent.
-_CELL = ("base", "data", "optimizer", "lr", "batch_size", WEIGHT, "arm")
+#: Parts that need an outcome that varies.
+_PARTS = ("variance", "components", "loss", "training")
 #: Columns within whose levels runs are matched at equal loss.
 _STRATA = ("base", "data", "batch_size", WEIGHT)
 
@@ -89,16 +92,21 @@ def analyse(
         raise BadInput(f"there is no loss '{loss}': name a column with --loss.{near(loss, runs)}")
     measured = read(runs, name)
     group = _group(chosen)
+    factors_of_design = chosen
     reasons: dict[str, str] = {}
+    constant = measured.constant
+    if constant is not None:
+        chosen, group, checkpoints = (), None, None
+        reasons = dict.fromkeys(_PARTS, constant)
     variance = decompose(runs, measured, chosen, order, blocks, permutations) if chosen else None
-    if variance is None:
+    if variance is None and constant is None:
         reasons["variance"] = (
             "no factor varies between these runs and repeats: vary the optimiser, the data or the "
             "base, or name one with --factor"
         )
     cell = cell_columns(runs, chosen)
-    parts = _components(runs, measured, cell, rates)
-    if parts is None:
+    parts = _components(runs, measured, cell, rates) if constant is None else None
+    if parts is None and constant is None:
         reasons["components"] = "the table has no column 'seed'"
     levelled = [*chosen]
     if "optimizer" in runs and "optimizer" not in chosen:
@@ -113,13 +121,19 @@ def analyse(
         loss=loss,
         runs=len(runs),
         left_out=left_out,
-        design=describe(runs, chosen, order),
+        design=describe(runs, factors_of_design, order),
+        unlisted=tuple(unlisted(runs, cell)) if SEED in runs else (),
+        constant=constants(frame, name) if outcome is None else {},
         variance=variance,
         components=parts,
-        loss_fit=_loss(runs, measured, loss, group, at, reasons),
-        training=_training(checkpoints, runs, name, loss, group, reasons),
-        mediation=mediation(runs, measured, loss) if name != loss else None,
-        stability=_stability(runs, measured, group, chosen, cell, rates, differences, margin),
+        loss_fit=_loss(runs, measured, loss, group, at, reasons) if constant is None else None,
+        training=(
+            _training(checkpoints, runs, name, loss, group, reasons) if constant is None else None
+        ),
+        mediation=mediation(runs, measured, loss) if name != loss and constant is None else None,
+        stability=Stability.without(constant)
+        if constant is not None
+        else _stability(runs, measured, group, chosen, cell, rates, differences, margin),
         reasons=reasons,
         levels={
             factor: tuple(sorted(set(text_columns(runs, [factor])[factor]))) for factor in levelled
@@ -159,21 +173,16 @@ def _group(factors: Sequence[str]) -> str | None:
     return factors[0] if factors else None
 
 
-def cell_columns(frame: Frame, factors: Sequence[str]) -> list[str]:
-    """The columns that are equal between replicates.
-
-    The factors, and every setting but seeds, folders and the arm's name.
-    """
-    dotted = [
-        column
-        for column in frame
-        if isinstance(column, str)
-        and "." in column
-        and not column.endswith("seed")
-        and not column.startswith("output.")
-    ]
-    usual = [column for column in _CELL if column in frame]
-    return list(dict.fromkeys([*factors, *usual, *dotted]))
+def _by_cell(outcome: Outcome, cells: Sequence[str]) -> tuple[np.ndarray, np.ndarray | None]:
+    """Values [n] and weights for the spread within cells; of rates their working response."""
+    if outcome.misaligned is None or outcome.counted is None:
+        return outcome.values, None
+    names = sorted(set(cells))
+    member = np.eye(len(names))[[names.index(cell) for cell in cells]]
+    model = fit_counts(
+        outcome.misaligned, outcome.counted, member, np.zeros(len(cells), int), sampling=True
+    )
+    return model.response, model.weights
 
 
 def _components(
@@ -188,24 +197,23 @@ def _components(
     """
     if SEED not in runs:
         return None
-    parts = components(runs, outcome.values, cell)
+    values, weights = _by_cell(outcome, cells_of(runs, cell))
+    parts = components(runs, values, cell, weights=weights)
     rows = judged_rows(runs, outcome.name, rates)
     if rows is None or parts.judge is not None:
         return parts
     rows = rows[rows["definition"] == MAIN_DEFINITION]
-    stale = [column for column in rows if column in runs and column != "folder"]
-    long = runs.drop(columns=stale).merge(rows, on="folder")
-    if long["judge_id"].nunique() < 2 or long["folder"].duplicated().sum() < 2:
+    if rows["judge_id"].nunique() < 2 or rows["folder"].duplicated().sum() < 2:
         return parts
-    values = numbers(long, outcome.name)
-    if outcome.scale == "logit":
-        values = logits(numbers(long, MISALIGNED), numbers(long, "counted"))
-    judged = components(long.assign(**{JUDGE: long["judge_id"]}), values, cell)
-    return replace(
-        parts,
-        judge=judged.judge,
-        reasons={part: reason for part, reason in parts.reasons.items() if part != JUDGE},
-    )
+    table = rows.assign(**{COUNTED: rows["counted"]}) if outcome.scale == "logit" else rows
+    folders, judges = list(rows["folder"]), list(rows["judge_id"])
+    main = lay_out({"run": folders, "judge": judges}, 1)
+    model = fit(read(table, outcome.name), main.basis(main.terms), np.zeros(len(rows), int))
+    effect = judge_effect(model.response, folders, judges, model.weights)
+    if effect is None:
+        return parts
+    reasons = {part: reason for part, reason in parts.reasons.items() if part != JUDGE}
+    return replace(parts, judge=effect, reasons=reasons)
 
 
 def _loss(
@@ -294,12 +302,9 @@ def _stability(
     margin: float | None,
 ) -> Stability:
     reasons: dict[str, str] = {}
-    texts = text_columns(runs, cell)
-    varying = [column for column in cell if len(set(texts[column])) > 1]
-    cells = [
-        ", ".join(texts[column][row] for column in varying) or "all" for row in range(len(runs))
-    ]
-    seeds, pooled = spreads(outcome.values, cells) if SEED in runs else ((), None)
+    cells = cells_of(runs, cell)
+    values, weights = _by_cell(outcome, cells)
+    seeds, pooled = spreads(values, cells, weights) if SEED in runs else ((), None)
     if pooled is None:
         reasons["seeds"] = (
             "no two runs differ in the seed alone: add seeds to the sweep"

@@ -29,14 +29,13 @@ from scipy import special
 
 from evilspectra.analysis.counts import fit_counts
 from evilspectra.analysis.estimate import TAIL, MethodEstimate
+from evilspectra.analysis.linear import is_rounding
 from evilspectra.analysis.outcome import Outcome
 
 #: From so many degrees of freedom in every level on, Welch's method is used.
 WELCH_FROM = 3.0
 #: A level with a smaller share of a contrast's variance is not involved in it.
 _INVOLVED = 1e-12
-#: Residuals below n·ε times the outcome are rounding.
-_EPSILON = float(np.finfo(float).eps)
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,16 +155,6 @@ def least_squares(values: np.ndarray, columns: np.ndarray) -> tuple[np.ndarray, 
     if is_rounding(residuals, values):
         residuals = np.zeros_like(residuals)
     return coefficients, residuals
-
-
-def is_rounding(differences: np.ndarray, values: np.ndarray) -> bool:
-    """Whether differences [n] are no more than the rounding of values: SSE ≤ (nε)²·‖y‖².
-
-    >>> is_rounding(np.array([1e-16, -1e-16]), np.array([1.0, 1.0]))
-    True
-    """
-    bound = (len(values) * _EPSILON) ** 2 * float(values @ values)
-    return float(differences @ differences) <= bound
 
 
 def _bread(

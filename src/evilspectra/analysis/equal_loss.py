@@ -21,9 +21,9 @@ from itertools import combinations
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-from evilspectra.analysis.contrasts import Contrast, fit, is_rounding
+from evilspectra.analysis.contrasts import Contrast, fit
 from evilspectra.analysis.estimate import MethodEstimate, t_interval
-from evilspectra.analysis.linear import coded, independent
+from evilspectra.analysis.linear import coded, independent, is_rounding
 from evilspectra.analysis.lines import (
     EXACT,
     OwnLines,

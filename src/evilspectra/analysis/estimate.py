@@ -157,14 +157,15 @@ def share(
 ) -> MethodEstimate:
     """A share of variance with its interval, from the F statistic that tests it.
 
-    No interval where the fit is exact or no residual is left.
+    No interval where the fit is exact or no residual is left. Where F is smaller than chance alone
+    makes likely, both ends of the inversion are 0; the interval then reaches to the value itself.
     """
     if df1 < 1 or df2 < 1 or not math.isfinite(f):
         return MethodEstimate(
             value, None, None, method, "nothing is left to estimate the error from"
         )
     low, high = shares(f, df1, df2, n)
-    return MethodEstimate(value, float(low), float(high), method)
+    return MethodEstimate(value, min(float(low), value), max(float(high), value), method)
 
 
 def f_tail(f: float, df1: int, df2: int) -> float | None:

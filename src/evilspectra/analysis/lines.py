@@ -13,8 +13,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy import special
 
-from evilspectra.analysis.contrasts import Contrast, Model, fit, is_rounding
+from evilspectra.analysis.contrasts import Contrast, Model, fit
 from evilspectra.analysis.estimate import TAIL, MethodEstimate, share
+from evilspectra.analysis.linear import is_rounding
 from evilspectra.analysis.outcome import Outcome
 
 EXACT = "the runs lie exactly on the fitted lines"
@@ -36,19 +37,6 @@ class Line:
     r2_adjusted: float | None
     low: float
     high: float
-
-
-def varies(outcome: Outcome) -> bool:
-    """Whether the runs' outcomes differ by more than rounding; rates of 0 or of 1 alone do not.
-
-    >>> varies(Outcome("drift", "as measured", np.array([0.1 + 0.2, 0.3])))
-    False
-    """
-    if outcome.misaligned is not None and outcome.counted is not None:
-        rest = outcome.counted - outcome.misaligned
-        return bool((outcome.misaligned > 0).any() and (rest > 0).any())
-    values = outcome.values
-    return not is_rounding(values - values.mean(), values)
 
 
 def losses_vary(loss: np.ndarray) -> bool:
@@ -172,7 +160,7 @@ def fit_line(outcome: Outcome, x: np.ndarray, name: str) -> Line:
     columns = np.column_stack([np.ones(n), x - x.mean()])
     model = fit(outcome, columns, np.zeros(n, int))
     intercept = estimate_of(model.contrast([1.0, -float(x.mean())]), "t")
-    if not varies(outcome):
+    if outcome.constant is not None:
         level = float(outcome.values.mean()) if outcome.counted is None else intercept.value
         return Line(
             name,

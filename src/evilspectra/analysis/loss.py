@@ -40,7 +40,6 @@ from evilspectra.analysis.lines import (
     own_lines,
     partial_r2,
     residual_squares,
-    varies,
 )
 from evilspectra.analysis.outcome import Outcome
 
@@ -104,7 +103,7 @@ def why_no_fit(
     names = np.asarray([str(name) for name in groups])
     fitted = _with_lines(loss, names)
     which = np.isin(names, fitted) if len(fitted) > 1 else np.full(len(names), True)
-    if len(names) and not varies(outcome.take(which)):
+    if len(names) and outcome.take(which).constant is not None:
         return "the outcome is the same in all runs"
     if len(names) and not losses_vary(loss):
         return "the loss is the same in all runs"

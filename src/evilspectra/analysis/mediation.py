@@ -17,9 +17,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from evilspectra.analysis.claims import Claim
-from evilspectra.analysis.contrasts import fit, is_rounding
+from evilspectra.analysis.contrasts import fit
 from evilspectra.analysis.estimate import Frame, MethodEstimate
-from evilspectra.analysis.linear import independent, orthonormal, text_columns
+from evilspectra.analysis.linear import independent, is_rounding, orthonormal, text_columns
 from evilspectra.analysis.outcome import Outcome, numbers
 from evilspectra.analysis.penalty import Penalty, penalty
 from evilspectra.rates.calibrate import cosine

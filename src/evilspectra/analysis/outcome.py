@@ -18,8 +18,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from evilspectra.analysis.estimate import Frame, missing
-from evilspectra.analysis.linear import text_columns
+from evilspectra.analysis.linear import is_rounding, text_columns
 from evilspectra.errors import BadInput, listing, near
+from evilspectra.numbers import figure
 
 #: Outcome → its name in tables, in the order in which one is chosen if none is named.
 LABELS = {
@@ -86,6 +87,27 @@ class Outcome:
     def better(self) -> int:
         return BETTER.get(self.name, 0)
 
+    @property
+    def constant(self) -> str | None:
+        """That nothing varies, as a clause; None if something does.
+
+        Numbers vary if they differ by more than rounding; rates unless none or all of the counted
+        answers are misaligned.
+
+        >>> Outcome("drift", "as measured", np.full(3, 0.1) + [0, 1e-17, 0]).constant
+        'nothing varies: it is 0.1 in all 3 runs'
+        """
+        runs = len(self.values)
+        if self.misaligned is not None and self.counted is not None:
+            bad, every = int(self.misaligned.sum()), int(self.counted.sum())
+            if 0 < bad < every:
+                return None
+            which = "none is" if bad == 0 else "all are"
+            return f"nothing varies: of {every} counted answers in {runs} runs {which} misaligned"
+        if not is_rounding(self.values - self.values.mean(), self.values):
+            return None
+        return f"nothing varies: it is {figure(float(self.values.mean()))} in all {runs} runs"
+
     def weights(self, project: Callable[[np.ndarray], np.ndarray]) -> np.ndarray | None:
         """Weights [n] under a model; None if all runs weigh the same.
 
@@ -141,7 +163,7 @@ def binomial_weights(
 def choose(frame: Frame, name: str | None = None) -> str:
     """The named outcome, or else the first usable one of LABELS.
 
-    Usable is an outcome that at least FEWEST runs have and that differs between them.
+    Usable is an outcome that at least FEWEST runs have; one that differs between them comes first.
 
     Raises:
         BadInput: no such column, or none to choose.
@@ -154,15 +176,32 @@ def choose(frame: Frame, name: str | None = None) -> str:
                 f"{listing(numeric, 8) or 'none here'}.{near(name, frame)}"
             )
         return name
+    measured = []
     for column in LABELS:
         if column in frame:
             values = [value for value in frame[column] if not missing(value)]
             if len(values) >= FEWEST and len(set(values)) > 1:
                 return column
+            if len(values) >= FEWEST:
+                measured.append(column)
+    if measured:
+        return measured[0]
     raise BadInput(
         f"no outcome was measured on {FEWEST} runs or more: evaluate the runs, or name a column "
         f"with --outcome; looked for {listing(LABELS)}."
     )
+
+
+def constants(frame: Frame, chosen: str) -> dict[str, str]:
+    """The outcomes before the chosen one that were measured and do not vary, and how."""
+    named = {}
+    for column in list(LABELS)[: list(LABELS).index(chosen)] if chosen in LABELS else ():
+        if column not in frame or frame[column].notna().sum() < FEWEST:
+            continue
+        clause = read(select(frame, column)[0], column).constant
+        if clause is not None:
+            named[column] = clause
+    return named
 
 
 def select(frame: Frame, name: str, needed: Sequence[str] = ()) -> tuple[Frame, dict[str, int]]:

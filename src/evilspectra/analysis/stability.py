@@ -9,6 +9,7 @@ where σ is the spread between seeds, a that of one answer, and m the number of 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -73,25 +74,32 @@ class Stability:
     variants: tuple[Variant, ...]
     reasons: dict[str, str]
 
+    @classmethod
+    def without(cls, reason: str) -> Stability:
+        """No part of it, for one reason."""
+        return cls((), None, (), None, (), dict.fromkeys(("seeds", "ranking", "variants"), reason))
+
 
 def spreads(
-    values: np.ndarray, cells: Sequence[str]
+    values: np.ndarray, cells: Sequence[str], weights: np.ndarray | None = None
 ) -> tuple[tuple[Spread, ...], MethodEstimate | None]:
     """The spread of every cell with two runs or more, and of all within cells.
+
+    With weights [n] (of rates), of a run of average weight.
 
     >>> by_cell, pooled = spreads(np.array([1.0, 3, 5]), ["a", "a", "b"])
     >>> by_cell[0].cell, round(pooled.value, 3)
     ('a', 1.414)
     """
     names = np.asarray(cells)
+    w = np.ones(len(values)) if weights is None else weights / weights.mean()
     by_cell, ss, df = [], 0.0, 0
     for name in sorted(set(cells)):
-        mine = values[names == name]
+        mine, own_weights = values[names == name], w[names == name]
         if len(mine) > 1:
-            own = float(((mine - mine.mean()) ** 2).sum())
-            by_cell.append(
-                Spread(name, len(mine), float(mine.mean()), spread_interval(own, len(mine) - 1))
-            )
+            mean = float(np.average(mine, weights=own_weights))
+            own = float((own_weights * (mine - mean) ** 2).sum())
+            by_cell.append(Spread(name, len(mine), mean, spread_interval(own, len(mine) - 1)))
             ss, df = ss + own, df + len(mine) - 1
     return tuple(by_cell), spread_interval(ss, df) if df else None
 
@@ -116,7 +124,10 @@ def power(
         return 1.0 if d else 2 * TAIL
     squared = d * d / (2 * variance / seeds)
     limit = float(special.stdtrit(df, 1 - TAIL))
-    return 1 - float(special.ncfdtr(1, df, squared, limit**2))  # t² is F
+    power = 1 - float(special.ncfdtr(1, df, squared, limit**2))  # t² is F
+    if math.isnan(power):  # too large for SciPy's series, and for anything but the normal tail
+        return float(special.ndtr(math.sqrt(squared) - limit))
+    return power
 
 
 def seeds_needed(

@@ -29,9 +29,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from evilspectra.analysis.claims import Claim
-from evilspectra.analysis.contrasts import WELCH_FROM, fit, is_rounding
+from evilspectra.analysis.contrasts import WELCH_FROM, fit
 from evilspectra.analysis.estimate import MethodEstimate, t_interval
-from evilspectra.analysis.lines import EXACT, group_means, losses_vary, varies
+from evilspectra.analysis.linear import is_rounding
+from evilspectra.analysis.lines import EXACT, group_means, losses_vary
 from evilspectra.analysis.loss import FEWEST_RUNS, fit_loss
 from evilspectra.analysis.outcome import Outcome
 
@@ -135,7 +136,7 @@ def advantage(
     y, weights = (np.column_stack(part) for part in zip(*columns, strict=True))
     vague = [
         not losses_vary(loss[:, k])
-        or not varies(outcome)
+        or outcome.constant is not None
         or _is_exact(y[:, k], x[:, k], weights[:, k], names)
         for k, outcome in enumerate(outcomes)
     ]

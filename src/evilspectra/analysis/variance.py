@@ -26,10 +26,18 @@ from typing import Any
 import numpy as np
 
 from evilspectra.analysis.claims import Claim
-from evilspectra.analysis.contrasts import fit, is_rounding
+from evilspectra.analysis.contrasts import fit
 from evilspectra.analysis.design import Confounded, aliases
 from evilspectra.analysis.estimate import Frame, MethodEstimate, f_tail, share
-from evilspectra.analysis.linear import Layout, Term, lay_out, spelled, squares, text_columns
+from evilspectra.analysis.linear import (
+    Layout,
+    Term,
+    is_rounding,
+    lay_out,
+    spelled,
+    squares,
+    text_columns,
+)
 from evilspectra.analysis.outcome import Outcome
 from evilspectra.analysis.terms import term_claim
 

@@ -33,7 +33,7 @@ def loss_sentences(analysis: Analysis) -> Iterator[Sentence]:
     fit = analysis.loss_fit
     name = outcome_name(analysis)
     if fit is None:
-        if "loss" in analysis.reasons:
+        if "loss" in analysis.reasons and not analysis.is_constant:
             yield Sentence(
                 "loss",
                 f"How {name} depends on the loss cannot be said: {analysis.reasons['loss']}.",
@@ -252,7 +252,7 @@ def training_sentences(analysis: Analysis) -> Iterator[Sentence]:
     """Sentences on group against loss at the last checkpoint, and on how that changed."""
     path = analysis.training
     if path is None:
-        if "training" in analysis.reasons:
+        if "training" in analysis.reasons and not analysis.is_constant:
             yield Sentence(
                 "training",
                 f"Whether {analysis.group or 'a factor'} explains more than the loss in the course "

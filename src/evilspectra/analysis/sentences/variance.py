@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from evilspectra.analysis.claims import find
+from evilspectra.analysis.outcome import LABELS
 from evilspectra.analysis.result import Analysis, Sentence
 from evilspectra.analysis.sentences.wording import (
     PAPER_OUTCOMES,
@@ -13,6 +14,7 @@ from evilspectra.analysis.sentences.wording import (
     paper_name,
 )
 from evilspectra.analysis.variance import Effect
+from evilspectra.errors import listing
 from evilspectra.numbers import bracketed, percent
 
 
@@ -23,6 +25,16 @@ def design_sentences(analysis: Analysis) -> Iterator[Sentence]:
     if analysis.left_out:
         reasons = "; ".join(f"{count} {reason}" for reason, count in analysis.left_out.items())
         yield Sentence("design", f"Left out: {reasons}.")
+    for outcome, clause in analysis.constant.items():
+        label = LABELS[outcome].split(" (")[0]
+        yield Sentence("design", f"{capitalised(label)} is not the outcome here, since {clause}.")
+    if analysis.unlisted:
+        names = listing(analysis.unlisted)
+        yield Sentence(
+            "design",
+            f"Repeats differ not in the seed alone but in {names}, which nobody named as a factor: "
+            "what it changes counts as spread between repeats.",
+        )
     parts = analysis.variance or analysis.design
     for confounded in parts.confounded:
         yield Sentence("design", f"{capitalised(confounded.sentence)}.")
