@@ -37,6 +37,9 @@ from evilspectra.analysis.outcome import Outcome
 CALIPER = 0.1
 #: Fewest matched pairs from which their spread is estimated.
 FEWEST_PAIRS = 3
+#: Crossed pairs are as close in all as pairs in order: this share of their squared distance more
+#: decides for those in order, so that the pairs do not depend on the order of runs.
+_CROSSED = 1e-3
 #: Of a pair of groups: no loss is within the ranges of both.
 APART = "their losses do not overlap"
 _TOO_FEW = f"fewer than {FEWEST_PAIRS} pairs"
@@ -167,7 +170,8 @@ def _matched(
     barred = apart > caliper
     if strata is not None:
         barred |= strata[here][:, None] != strata[there][None, :]
-    rows, columns = linear_sum_assignment(np.where(barred, 1e6, apart))
+    cost = apart + _CROSSED * apart**2
+    rows, columns = linear_sum_assignment(np.where(barred, 1 + 2 * len(x) * cost.max(), cost))
     allowed = ~barred[rows, columns]
     left, right = here[rows[allowed]], there[columns[allowed]]
     if not len(left):
