@@ -150,7 +150,7 @@ def _by_fit(
     low = max(lines.ranges[first][0], lines.ranges[second][0])
     high = min(lines.ranges[first][1], lines.ranges[second][1])
     if at_x is None and low > high:
-        return Difference(first, second, MethodEstimate(math.nan, None, None, "none", APART))
+        return Difference(first, second, MethodEstimate(math.nan, None, None, "t", APART))
     at_x = (low + high) / 2 if at_x is None else at_x
     return Difference(first, second, lines.difference(first, second, at_x), math.exp(at_x))
 

@@ -38,7 +38,6 @@ from evilspectra.analysis.outcome import Outcome
 
 #: Satterthwaite's degrees of freedom are used up to this share of all.
 _TRUSTED = 1 / 3
-_METHOD = "cluster jackknife"
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +149,7 @@ def advantage(
     if len(vague) > 1:
         vague.append(vague[0] or vague[-1])
     return [
-        MethodEstimate(np.nan, None, None, _METHOD, EXACT) if is_vague else result
+        MethodEstimate(np.nan, None, None, result.method, EXACT) if is_vague else result
         for is_vague, result in zip(vague, jackknife(estimate, gone, codes), strict=True)
     ]
 
@@ -196,6 +195,7 @@ def jackknife(
     estimate: np.ndarray,
     gone: np.ndarray,
     strata: np.ndarray,
+    method: str = "cluster jackknife",
 ) -> list[MethodEstimate]:
     """Estimates [k] with intervals from their values without each cluster.
 
@@ -214,7 +214,7 @@ def jackknife(
     most = _TRUSTED * float((sizes - 1).sum())
     df = np.minimum(df, most) if smallest >= WELCH_FROM else np.full_like(df, smallest)
     estimates = [
-        t_interval(float(value - shift), float(np.sqrt(v)), float(freedom), _METHOD)
+        t_interval(float(value - shift), float(np.sqrt(v)), float(freedom), method)
         for value, shift, v, freedom in zip(estimate, bias, variance, df, strict=True)
     ]
     return [
