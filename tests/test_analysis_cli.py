@@ -172,7 +172,7 @@ def test_results_like_the_papers_contradict_nothing():
 def test_an_order_against_the_paper_s_is_reported():
     texts = contradictions(sweep(effects={"adamw": 0.0, "lion": 9.0, "muon": -9.0, "sgd": 0.0}))
     assert any(
-        text.startswith("This contradicts the paper: lion stays more aligned than muon here")
+        text.startswith("This contradicts the paper: lion stays more aligned than muon")
         for text in texts
     )
 
@@ -274,7 +274,8 @@ def test_the_penalty_as_the_only_factor_is_reported_by_optimizer():
     analysis = analyse(both, factors=["flatness_weight"], permutations=0)
     assert analysis.group == "flatness_weight"
     assert {
-        (effect.optimizer, effect.weight, effect.pairs) for effect in analysis.mediation.effects
+        (effect.optimizer, effect.weight, effect.pairs)
+        for effect in analysis.mediation.penalty.effects
     } == {("adamw", 0.3, 24)}
 
 
@@ -299,7 +300,7 @@ def test_noise_alone_shows_nothing():
     texts = [sentence.text for sentence in analyse(frame, permutations=0).sentences]
     assert any("no two are shown to differ" in text for text in texts)
     assert any(
-        text.startswith("The factor optimizer is not shown to go with any") for text in texts
+        text.startswith("The factor optimizer is not shown to explain any") for text in texts
     )
     assert any("that mean alignment changes with the loss is not shown" in text for text in texts)
 

@@ -12,13 +12,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from evilspectra.analysis.claims import find
+from evilspectra.analysis.claims import Claim, find
 from evilspectra.analysis.equal_loss import Difference, EqualLoss
 from evilspectra.analysis.loss import LossFit
 from evilspectra.analysis.mediation import Mediation
 from evilspectra.analysis.ranking import Ranking
 from evilspectra.analysis.result import Analysis
 from evilspectra.analysis.sentences import within
+from evilspectra.analysis.sentences.flatness import effect_claim
+from evilspectra.analysis.sentences.variance import term_is_shown
 from evilspectra.analysis.stability import Stability
 from evilspectra.analysis.trajectory import Trajectory
 from evilspectra.analysis.variance import Decomposition
@@ -62,7 +64,7 @@ def statistics_tables(analysis: Analysis, detailed: bool = False) -> Iterator[St
     `detailed`: with sums of squares, adjusted R², ranges of loss, counts of pairs and every note.
     """
     if analysis.variance:
-        yield from _variance(analysis.variance, detailed)
+        yield from _variance(analysis, analysis.variance, detailed)
     if analysis.loss_fit:
         yield _lines(analysis, analysis.loss_fit, detailed)
         equal_loss = analysis.loss_fit.equal_loss
@@ -71,9 +73,10 @@ def statistics_tables(analysis: Analysis, detailed: bool = False) -> Iterator[St
     if analysis.training:
         yield _training(analysis.training)
     if analysis.mediation:
-        yield from _penalty_and_flatness(analysis.mediation)
+        yield from _penalty_and_flatness(analysis, analysis.mediation)
     if analysis.stability.ranking:
         yield _ranking(analysis.stability.ranking)
+        yield _pairs(analysis, analysis.stability.ranking)
     if analysis.stability.variants:
         yield _variants(analysis.stability, analysis.group, detailed)
 
@@ -105,7 +108,28 @@ def _table(
     )
 
 
-def _variance(variance: Decomposition, detailed: bool) -> Iterator[StatisticsTable]:
+def _adjusted_p(claim: Claim | None) -> str:
+    """A claim's p-value over the page, or why there is none."""
+    if claim is None or claim.adjusted is None:
+        return "not tested"
+    return p_value(claim.adjusted, ".3f")
+
+
+def _is_shown(claim: Claim | None) -> str:
+    return _yes(claim is not None and claim.shown)
+
+
+def _decision(of: Callable[[Any], Claim | None]) -> list[_Column]:
+    """The two columns of a decision over the page."""
+    return [
+        _Column("adjusted p", lambda record: _adjusted_p(of(record))),
+        _Column("shown", lambda record: _is_shown(of(record))),
+    ]
+
+
+def _variance(
+    analysis: Analysis, variance: Decomposition, detailed: bool
+) -> Iterator[StatisticsTable]:
     adjusted = _adjusted(variance.r2_adjusted) if detailed else ""
     notes = [f"R² {variance.r2:.3f}{adjusted}, {variance.residual_df} degrees of freedom left."]
     notes += [f"{text[0].upper()}{text[1:]}." for text in variance.notes]
@@ -116,15 +140,21 @@ def _variance(variance: Decomposition, detailed: bool) -> Iterator[StatisticsTab
         _Column("df", lambda effect: str(effect.df)),
         _Column("SS", lambda effect: figure(effect.ss), detailed=True),
         _Column("F", lambda effect: DASH if effect.p is None else figure(effect.f)),
-        _Column("p", lambda effect: probability(effect.p)),
-        _Column("p by permutation", lambda effect: probability(effect.permutation)),
+        _Column("p, equal spreads", lambda effect: probability(effect.p), detailed=True),
+        _Column("p by permutation", lambda effect: probability(effect.permutation), detailed=True),
         _Column("partial η²", lambda effect: bracketed(effect.eta, percent)),
         _Column("partial ω²", lambda effect: _number(effect.omega)),
     ]
     share = _Column("LMG share", lambda effect: _share(variance.lmg, effect.term))
-    yield _table("Variance, type II", [*effects, share], variance.type2, notes, detailed)
+    decision = _Column("shown", lambda effect: _yes(term_is_shown(analysis, effect.term)))
+    columns = [*effects, share, decision]
+    yield _table("Variance, type II", columns, variance.type2, notes, detailed)
     if variance.type3:
         yield _table("Variance, type III", effects, variance.type3, detailed=detailed)
+
+
+def _yes(value: bool) -> str:
+    return "yes" if value else "no"
 
 
 def _share(shares: Mapping[str, float], term: str) -> str:
@@ -174,20 +204,16 @@ def _equal_loss(analysis: Analysis, equal_loss: EqualLoss, detailed: bool) -> St
         """The cell of a pair's difference in one of the two comparisons."""
         return lambda pair: text(pairs[pair]) if pair in pairs else none
 
-    def p_of(section: str) -> Callable[[Any], str]:
-        def cell(pair: tuple[str, str]) -> str:
-            claim = find(analysis.claims, section, *pair)
-            return DASH if claim is None or claim.adjusted is None else p_value(claim.adjusted)
-
-        return cell
+    def claim_of(section: str) -> Callable[[Any], Claim | None]:
+        return lambda pair: find(analysis.claims, section, *pair)
 
     columns = [
         _Column("pair", " − ".join),
         _Column("by fit", of(by_fit, lambda pair: within(pair.difference, True))),
         _Column("at loss", of(by_fit, lambda pair: _figure(pair.loss)), detailed=True),
-        _Column("adjusted p", p_of("equal loss")),
+        *_decision(claim_of("equal loss")),
         _Column("by matched pairs", of(matched, lambda pair: within(pair.difference, True))),
-        _Column("adjusted p, matched", p_of("matched"), detailed=True),
+        _Column("shown", lambda pair: _is_shown(claim_of("matched")(pair))),
         _Column("pairs", of(matched, lambda pair: str(pair.pairs), "0")),
         _Column("Δ ln(loss)", of(matched, _loss_apart), detailed=True),
     ]
@@ -219,7 +245,7 @@ def _training(training: Trajectory) -> StatisticsTable:
     return _table("Partial R² while training", columns, training.moments)
 
 
-def _penalty_and_flatness(mediation: Mediation) -> Iterator[StatisticsTable]:
+def _penalty_and_flatness(analysis: Analysis, mediation: Mediation) -> Iterator[StatisticsTable]:
     if mediation.penalty.effects:
         columns = [
             _Column(
@@ -228,6 +254,7 @@ def _penalty_and_flatness(mediation: Mediation) -> Iterator[StatisticsTable]:
             ),
             _Column("pairs", lambda paired: str(paired.pairs)),
             _Column("difference", lambda paired: within(paired.difference, True)),
+            *_decision(lambda paired: effect_claim(analysis, paired)),
         ]
         yield _table("Flatness penalty, with − without", columns, mediation.penalty.effects)
     if mediation.beyond:
@@ -237,6 +264,7 @@ def _penalty_and_flatness(mediation: Mediation) -> Iterator[StatisticsTable]:
             _Column("alone", lambda beyond: within(beyond.simple, True)),
             _Column("partial", lambda beyond: within(beyond.partial, True)),
             _Column("given", lambda beyond: ", ".join(map(spelled, beyond.given))),
+            *_decision(lambda beyond: find(analysis.claims, "flatness", beyond.measure)),
         ]
         yield _table("Flatness and outcome, correlations", columns, mediation.beyond)
 
@@ -253,6 +281,26 @@ def _ranking(ranking: Ranking) -> StatisticsTable:
         ),
     ]
     return _table(f"Ranking by {factor}", columns, ranking.groups)
+
+
+def _pairs(analysis: Analysis, ranking: Ranking) -> StatisticsTable:
+    """Each pair's difference, and with a margin whether it is shown to be smaller than that."""
+    columns = [
+        _Column("pair", lambda pair: " − ".join(pair)),
+        _Column("difference", lambda pair: within(ranking.differences[pair], True)),
+        _Column("method", lambda pair: ranking.differences[pair].method, detailed=True),
+        *_decision(lambda pair: find(analysis.claims, "ranking", *pair)),
+    ]
+    if ranking.margin is not None:
+        heading = f"less than {figure(ranking.margin)}"
+        columns.append(_Column(heading, lambda pair: _yes(pair in ranking.equal)))
+    notes = [f"Adjusted over the {_family(analysis)} claims of this page."]
+    title = f"Differences between levels of {spelled(ranking.factor)}"
+    return _table(title, columns, list(ranking.differences), notes)
+
+
+def _family(analysis: Analysis) -> int:
+    return max((claim.family for claim in analysis.claims), default=0)
 
 
 def _variants(stability: Stability, group: str | None, detailed: bool) -> StatisticsTable:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from evilspectra.analysis.claims import find
+from evilspectra.analysis.claims import Claim, find
 from evilspectra.analysis.mediation import Beyond
 from evilspectra.analysis.penalty import ALL, Paired
 from evilspectra.analysis.result import Analysis, Sentence
@@ -101,9 +101,14 @@ def _between_optimisers(analysis: Analysis) -> Iterator[Sentence]:
     yield Sentence("penalty", text, bool(shown))
 
 
-def _on_effect(analysis: Analysis, effect: Paired) -> Sentence:
+def effect_claim(analysis: Analysis, effect: Paired) -> Claim | None:
+    """The claim on an effect of the penalty."""
     section = "penalty" if effect.measure == analysis.outcome else "penalty, other measures"
-    claim = find(analysis.claims, section, effect.optimizer, effect.treatment, effect.measure)
+    return find(analysis.claims, section, effect.optimizer, effect.treatment, effect.measure)
+
+
+def _on_effect(analysis: Analysis, effect: Paired) -> Sentence:
+    claim = effect_claim(analysis, effect)
     which = "over all treatments" if effect.treatment == ALL else f"with {effect.treatment}"
     where = f"under {effect.optimizer} {which}"
     measure = measure_name(effect.measure)
