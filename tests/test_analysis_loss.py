@@ -174,7 +174,7 @@ def test_published_table_reproduces_the_published_figures(tmp_path):
     assert done.code == 0
     text = " ".join(done.out.split())
     assert "R² of mean alignment on ln(loss) is 0.74" in text
-    assert "within optimizer it is adam 0.93, adamw 0.91, lion 0.92, muon 0.94, sgd 0.90" in text
+    assert "for each optimizer alone: adam 0.93, adamw 0.91, lion 0.92, muon 0.94, sgd 0.90" in text
     assert (
         f"adjusted R² of 0.94 with separate slopes and {fit.common_adjusted:.2f} with a common"
         in text

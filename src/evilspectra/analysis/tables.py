@@ -286,7 +286,7 @@ def _ranking(ranking: Ranking) -> StatisticsTable:
 def _pairs(analysis: Analysis, ranking: Ranking) -> StatisticsTable:
     """Each pair's difference, and with a margin whether it is shown to be smaller than that."""
     columns = [
-        _Column("pair", lambda pair: " − ".join(pair)),
+        _Column("pair", " − ".join),
         _Column("difference", lambda pair: within(ranking.differences[pair], True)),
         _Column("method", lambda pair: ranking.differences[pair].method, detailed=True),
         *_decision(lambda pair: find(analysis.claims, "ranking", *pair)),

@@ -52,8 +52,8 @@ def _on_r2(name: str, fit: LossFit) -> Iterator[Sentence]:
     )
     yield Sentence(
         "loss",
-        f"R² of {name} on ln(loss) is {within(fit.pooled.r2)} over all runs; "
-        f"within {fit.group} it is {lines}.",
+        f"R² of {name} on ln(loss) is {within(fit.pooled.r2)} over all runs, and "
+        f"for each {fit.group} alone: {lines}.",
     )
     if fit.separate_adjusted is not None and fit.common_adjusted is not None:
         yield Sentence(
