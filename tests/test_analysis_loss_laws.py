@@ -138,7 +138,7 @@ def test_a_large_offset_costs_no_digits():
 
 
 def test_each_group_has_its_own_spread():
-    """What one group's noise is changes nothing between two others."""
+    """One group's noise changes nothing between two others."""
     y, loss, _ = table()
     wild = np.where(NAMES == "sgd", 50 * y, y)
     for section in ("slopes", "equal loss"):
@@ -220,7 +220,7 @@ def test_runs_that_were_not_is_leftare_left_out_of_a_trajectory():
     left = np.arange(20) != 3
     missing = [step.spread(np.where(left, np.arange(20), -1)) for step in steps]
     assert np.isnan(missing[0].misaligned[3])
-    whole = trajectory(
+    complete = trajectory(
         [1, 2], [step.take(left) for step in steps], loss[left], np.array(names)[left]
     )
-    assert trajectory([1, 2], missing, loss, names) == whole
+    assert trajectory([1, 2], missing, loss, names) == complete

@@ -21,7 +21,7 @@ def texts(analysis: Analysis) -> list[str]:
     return [sentence.text for sentence in analysis.sentences if sentence.topic in TOPICS]
 
 
-def shown(analysis: Analysis, section: str) -> list[tuple[str, ...]]:
+def decided(analysis: Analysis, section: str) -> list[tuple[str, ...]]:
     return [claim.subject for claim in analysis.claims if claim.section == section and claim.shown]
 
 
@@ -51,15 +51,15 @@ def test_sentences_and_tables_have_the_decisions_of_the_claims(seed):
             for sentence in analysis.sentences
             if sentence.topic in TOPICS and re.search(pattern, sentence.text)
         ]
-        assert set(decisions) <= {bool(shown(analysis, section)), None}, section
+        assert set(decisions) <= {bool(decided(analysis, section)), None}, section
         assert decisions, section
     by_title = {table.title: table for table in statistics_tables(analysis)}
     table = by_title["At equal loss"]
     column = table.headings.index("shown")
     ticked = {tuple(row[0].split(" − ")) for row in table.rows if row[column] == "yes"}
-    assert ticked == set(shown(analysis, "equal loss"))
+    assert ticked == set(decided(analysis, "equal loss"))
     listed = next(text for text in texts(analysis) if text.startswith("At equal loss, on their"))
-    for first, second in shown(analysis, "equal loss"):
+    for first, second in decided(analysis, "equal loss"):
         assert f"{first} − {second} " in listed
 
 
@@ -72,7 +72,7 @@ def test_an_interval_clear_of_zero_shows_nothing_by_itself():
             for claim in analysis.claims
             if claim.section == "equal loss" and claim.p < 0.05 < claim.adjusted
         ]
-        if unsure and not shown(analysis, "equal loss"):
+        if unsure and not decided(analysis, "equal loss"):
             break
     else:
         pytest.fail("no such table was drawn")

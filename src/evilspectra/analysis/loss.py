@@ -188,7 +188,7 @@ def fit_loss(
 
 
 def loss_claims(fit: LossFit) -> list[Claim]:
-    """What the fit may show, undecided.
+    """List what the fit may show, undecided.
 
     That the outcome changes with the loss within groups; that the slopes of two groups differ; that
     two groups differ at equal loss, by fit and by matched pairs. The first of the two also decides

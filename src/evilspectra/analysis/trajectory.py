@@ -103,7 +103,7 @@ def trajectory(
 
 
 def training_claims(path: Trajectory) -> list[Claim]:
-    """What the trajectory may show, undecided: A at the last step, and its change."""
+    """List what the trajectory may show, undecided: A at the last step, and its change."""
     estimates = {"last": path.moments[-1].advantage, "change": path.change}
     return [
         Claim("training", (subject,), estimate.value, estimate.p, estimate.method, estimate.note)
