@@ -179,7 +179,7 @@ def test_an_order_against_the_paper_s_is_reported():
 
 def test_a_loss_with_the_opposite_slope_is_reported():
     assert any(
-        "this contradicts the paper, where a lower loss goes with less alignment" in text
+        "this contradicts the paper, where runs with a lower loss are less aligned" in text
         for text in contradictions(sweep(slope=-12))
     )
 
@@ -214,8 +214,11 @@ def trajectories(late: float) -> pd.DataFrame:
 
 def test_what_explains_more_at_the_last_checkpoint():
     for late, text in (
-        (4.0, "optimizer says more than the loss, as the paper has it"),
-        (0.0, "this contradicts the paper, where after enough training the optimiser says more"),
+        (4.0, "optimizer explains more than the loss, as in the paper"),
+        (
+            0.0,
+            "this contradicts the paper, where after enough training the optimiser explains more",
+        ),
     ):
         steps = trajectories(late)
         analysis = analyse(steps[steps["step"] == 20], checkpoints=steps, permutations=0)

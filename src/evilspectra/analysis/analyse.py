@@ -18,16 +18,14 @@ from evilspectra.analysis.counts import fit_counts
 from evilspectra.analysis.design import SEED, describe
 from evilspectra.analysis.estimate import Frame
 from evilspectra.analysis.linear import lay_out, text_columns
-from evilspectra.analysis.loss import LossFit, fit_loss
+from evilspectra.analysis.loss import LossFit, fit_loss, loss_claims, why_no_fit
 from evilspectra.analysis.mediation import flatness_claims, mediation
 from evilspectra.analysis.outcome import (
     COUNTED,
-    MISALIGNED,
     Outcome,
     check_factors,
     choose,
     constants,
-    logits,
     numbers,
     read,
     select,
@@ -38,7 +36,7 @@ from evilspectra.analysis.ranking import Ranking, rank_frame, settle
 from evilspectra.analysis.result import Analysis
 from evilspectra.analysis.sentences import sentences
 from evilspectra.analysis.stability import Needed, Stability, seeds_needed, spreads
-from evilspectra.analysis.trajectory import Trajectory, trajectory
+from evilspectra.analysis.trajectory import Trajectory, training_claims, trajectory
 from evilspectra.analysis.variance import PERMUTATIONS, decompose
 from evilspectra.analysis.variants import JUDGED, judged_rows, variants
 from evilspectra.errors import BadInput, near
@@ -154,6 +152,10 @@ def _decided(analysis: Analysis) -> Analysis:
         claims += [
             claim for claim in analysis.variance.claims if claim.subject != (analysis.group,)
         ]
+    if analysis.loss_fit is not None:
+        claims += loss_claims(analysis.loss_fit)
+    if analysis.training is not None:
+        claims += training_claims(analysis.training)
     if analysis.mediation is not None:
         claims += flatness_claims(analysis.mediation)
         claims += penalty_claims(analysis.mediation.penalty, analysis.outcome)
@@ -239,24 +241,13 @@ def _loss(
     strata = np.asarray(
         ["|".join(texts[column][row] for column in strata_columns) for row in range(len(runs))]
     )
-    fit = None
-    if usable.any():
-        fit = fit_loss(
-            outcome.values[usable],
-            losses[usable],
-            names[usable].tolist(),
-            strata[usable].tolist(),
-            at,
-            group,
-        )
-    if fit is None:
-        reasons["loss"] = (
-            f"a line needs three runs at two losses in each of two groups of {group}: train with "
-            "more seeds, data sets or learning rates"
-        )
+    own, own_losses, own_names = outcome.take(usable), losses[usable], names[usable].tolist()
+    if (reason := why_no_fit(own, own_losses, own_names, group)) is not None:
+        reasons["loss"] = reason
         return None
+    fit = fit_loss(own, own_losses, own_names, strata[usable].tolist(), at, group)
     left = int((~usable).sum())
-    if not left:
+    if fit is None or not left:
         return fit
     return replace(fit, notes=(*fit.notes, f"{left} runs without a loss above 0 are left out"))
 
@@ -281,17 +272,14 @@ def _training(
         return None
     groups = dict(zip(runs[key], text_columns(runs, [group])[group], strict=True))
     rows = checkpoints[checkpoints[key].isin(list(groups)) & (checkpoints["step"] > 0)]
-    values = numbers(rows, name)
-    if name == "misalignment" and {MISALIGNED, COUNTED} <= set(rows):
-        values = logits(numbers(rows, MISALIGNED), numbers(rows, COUNTED))
-    finite = np.isfinite(values)
-    steps, keys = sorted(set(rows["step"][finite])), list(groups)
-    outcomes, losses = (np.full((len(keys), len(steps)), np.nan) for _ in range(2))
-    columns = zip(rows[key], rows["step"], values, numbers(rows, loss), finite, strict=True)
-    for run, step, value, at_loss, has_value in columns:
-        if has_value:
-            cell = keys.index(run), steps.index(step)
-            outcomes[cell], losses[cell] = value, at_loss
+    rows = rows[np.isfinite(numbers(rows, name))]
+    measured = read(rows, name)
+    steps, keys = sorted(set(rows["step"])), list(groups)
+    row_of = np.full((len(keys), len(steps)), -1)
+    for row, (run, step) in enumerate(zip(rows[key], rows["step"], strict=True)):
+        row_of[keys.index(run), steps.index(step)] = row
+    outcomes = [measured.spread(row_of[:, column]) for column in range(len(steps))]
+    losses = np.where(row_of < 0, np.nan, np.append(numbers(rows, loss), np.nan)[row_of])
     path = trajectory(
         [float(step) for step in steps], outcomes, losses, [groups[run] for run in keys], group
     )

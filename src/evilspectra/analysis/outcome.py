@@ -69,6 +69,16 @@ class Outcome:
         counted = None if self.counted is None else self.counted[rows]
         return replace(self, values=self.values[rows], misaligned=misaligned, counted=counted)
 
+    def spread(self, rows: np.ndarray) -> Outcome:
+        """The outcome of some runs, missing (NaN) where a row number [m] is −1."""
+
+        def padded(values: np.ndarray) -> np.ndarray:
+            return np.append(values, np.nan)[rows]
+
+        misaligned = None if self.misaligned is None else padded(self.misaligned)
+        counted = None if self.counted is None else padded(self.counted)
+        return replace(self, values=padded(self.values), misaligned=misaligned, counted=counted)
+
     @property
     def label(self) -> str:
         return LABELS.get(self.name, self.name) + (", logit" if self.scale == "logit" else "")

@@ -67,8 +67,9 @@ def statistics_tables(analysis: Analysis, detailed: bool = False) -> Iterator[St
         yield from _variance(analysis, analysis.variance, detailed)
     if analysis.loss_fit:
         yield _lines(analysis, analysis.loss_fit, detailed)
-        if analysis.loss_fit.equal_loss.differences:
-            yield _equal_loss(analysis.loss_fit.equal_loss, detailed)
+        equal_loss = analysis.loss_fit.equal_loss
+        if equal_loss.differences or equal_loss.matched:
+            yield _equal_loss(analysis, equal_loss, detailed)
     if analysis.training:
         yield _training(analysis.training)
     if analysis.mediation:
@@ -193,32 +194,35 @@ def _number(value: float | None) -> str:
     return DASH if value is None or math.isnan(value) else minus(f"{value:.3f}")
 
 
-def _equal_loss(equal_loss: EqualLoss, detailed: bool) -> StatisticsTable:
-    matched = {(pair.first, pair.second): pair for pair in equal_loss.matched}
+def _equal_loss(analysis: Analysis, equal_loss: EqualLoss, detailed: bool) -> StatisticsTable:
+    by_fit, matched = (
+        {(pair.first, pair.second): pair for pair in pairs}
+        for pairs in (equal_loss.differences, equal_loss.matched)
+    )
 
-    def by_pairs(text: Callable[[Difference], str], without: str = DASH) -> Callable[[Any], str]:
-        """The cell of a difference by fit that shows the one by matched pairs."""
+    def of(pairs: Mapping[Any, Difference], text: Callable[[Difference], str], none: str = DASH):
+        """The cell of a pair's difference in one of the two comparisons."""
+        return lambda pair: text(pairs[pair]) if pair in pairs else none
 
-        def cell(by_fit: Difference) -> str:
-            pair = matched.get((by_fit.first, by_fit.second))
-            return text(pair) if pair else without
-
-        return cell
+    def claim_of(section: str) -> Callable[[Any], Claim | None]:
+        return lambda pair: find(analysis.claims, section, *pair)
 
     columns = [
-        _Column("pair", lambda by_fit: f"{by_fit.first} − {by_fit.second}"),
-        _Column("by fit", lambda by_fit: within(by_fit.difference, True)),
-        _Column("at loss", lambda by_fit: _figure(by_fit.loss), detailed=True),
-        _Column("p (Holm)", lambda by_fit: probability(by_fit.p)),
-        _Column("by matched pairs", by_pairs(lambda pair: within(pair.difference, True))),
-        _Column("pairs", by_pairs(lambda pair: str(pair.pairs), "0")),
-        _Column("Δ ln(loss)", by_pairs(_loss_apart), detailed=True),
+        _Column("pair", " − ".join),
+        _Column("by fit", of(by_fit, lambda pair: within(pair.difference, True))),
+        _Column("at loss", of(by_fit, lambda pair: _figure(pair.loss)), detailed=True),
+        *_decision(claim_of("equal loss")),
+        _Column("by matched pairs", of(matched, lambda pair: within(pair.difference, True))),
+        _Column("shown", lambda pair: _is_shown(claim_of("matched")(pair))),
+        _Column("pairs", of(matched, lambda pair: str(pair.pairs), "0")),
+        _Column("Δ ln(loss)", of(matched, _loss_apart), detailed=True),
     ]
     notes = []
     if equal_loss.loss is not None:
         loss = figure(equal_loss.loss)
         notes.append(f"At a loss of {loss}; matched runs differ by at most 0.1 in ln(loss).")
-    return _table("At equal loss", columns, equal_loss.differences, notes, detailed)
+    pairs = list(dict.fromkeys([*by_fit, *matched]))
+    return _table("At equal loss", columns, pairs, notes, detailed)
 
 
 def _figure(value: float | None) -> str:
@@ -238,8 +242,7 @@ def _training(training: Trajectory) -> StatisticsTable:
         _Column(f"loss, given {group}", lambda moment: bracketed(moment.given_group, percent)),
         _Column("ln ratio", lambda moment: within(moment.advantage, True)),
     ]
-    notes = [training.warning] if training.warning else []
-    return _table("Partial R² while training", columns, training.moments, notes)
+    return _table("Partial R² while training", columns, training.moments)
 
 
 def _penalty_and_flatness(analysis: Analysis, mediation: Mediation) -> Iterator[StatisticsTable]:
