@@ -31,10 +31,11 @@ from evilspectra.analysis.outcome import (
     select,
     usual_factors,
 )
-from evilspectra.analysis.penalty import WEIGHT, penalty_claims
+from evilspectra.analysis.penalty import penalty_claims
 from evilspectra.analysis.ranking import Ranking, rank_frame, settle
 from evilspectra.analysis.result import Analysis
 from evilspectra.analysis.sentences import sentences
+from evilspectra.analysis.shared import WEIGHT
 from evilspectra.analysis.stability import Needed, Stability, seeds_needed, spreads
 from evilspectra.analysis.trajectory import Trajectory, training_claims, trajectory
 from evilspectra.analysis.variance import PERMUTATIONS, decompose

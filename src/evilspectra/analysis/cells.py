@@ -9,7 +9,7 @@ from evilspectra.analysis.components import GENERATION, JUDGE
 from evilspectra.analysis.design import SEED
 from evilspectra.analysis.estimate import Frame
 from evilspectra.analysis.linear import text_columns
-from evilspectra.analysis.penalty import WEIGHT
+from evilspectra.analysis.shared import WEIGHT
 from evilspectra.evaluation.summary import RunSummary
 
 #: Settings besides the factors that tell cells apart; seeds and settings without effect are absent.

@@ -16,6 +16,13 @@ degrees of freedom df_g are those that the level's residuals have left. Student'
   tables at a level of 5 %, pooled variances in 43 %.
 
 A level with less than one degree of freedom has no spread: a contrast with it has no error.
+
+Where runs share their noise (module `shared`), a level's part of V(c) is that of its clusters,
+
+    C_g/(C_g − h_g)·Σ_{clusters in g} (Σ_{i in cluster} u_i·r_i·x_iᵀ M c)²,
+
+with C_g clusters, h_g the sum of the level's leverages, r the residuals, and C_g − h_g degrees of
+freedom; of rates at least the binomial part. Levels that have clusters in common are one.
 """
 
 from __future__ import annotations
@@ -76,7 +83,8 @@ class Model:
     """A fitted model over k columns and L levels.
 
     `coefficients` [k]; `parts`: M·(Σ_{i in g} u·x·xᵀ)·M by level [L, k, k]; `spreads`: s_g² [L];
-    `df`: by level [L]; `response` [n] and `weights` u [n] as analyses of variance take them.
+    `df`: by level [L]; `response` [n] and `weights` u [n] as analyses of variance take them;
+    `clustered`: where runs share their noise.
     """
 
     coefficients: np.ndarray
@@ -85,6 +93,7 @@ class Model:
     df: np.ndarray
     response: np.ndarray
     weights: np.ndarray
+    clustered: Clustered | None = None
 
     def contrast(self, c: Sequence[float] | np.ndarray) -> Contrast:
         """The contrast Σ c·coefficients.
@@ -96,14 +105,74 @@ class Model:
         [10.0, 1.633, 2.0, 0.026]
         """
         c = np.asarray(c, float)
-        shares = np.einsum("i,gij,j->g", c, self.parts, c)
+        shares, own_df = np.einsum("i,gij,j->g", c, self.parts, c), self.df
         variances = self.spreads * shares
+        if self.clustered is not None:
+            variances, shares, own_df = self.clustered.variances(c, shares)
         value, total = float(c @ self.coefficients), float(variances.sum())
         involved = shares > _INVOLVED * shares.sum()
-        if not math.isfinite(total) or total <= 0 or (self.df[involved] < 1).any():
+        if not math.isfinite(total) or total <= 0 or (own_df[involved] < 1).any():
             return Contrast(value, math.nan, math.nan, "none")
-        df, method = degrees_of_freedom(variances[involved], self.df[involved])
-        return Contrast(value, math.sqrt(total), df, method)
+        df, method = degrees_of_freedom(variances[involved], own_df[involved])
+        by = ", clusters" if self.clustered is not None else ""
+        return Contrast(value, math.sqrt(total), df, method + by)
+
+
+@dataclass(frozen=True)
+class Clustered:
+    """What clusters of runs say of the variance of contrasts.
+
+    `influence` [n, k]: u_i·r_i·M·x_i; `clusters` [n]; `of_cluster`: the number of a cluster's set
+    of levels; `of_level` [L]: that of a level; `df` by set; `binomial`: whether the outcome is a
+    rate, whose variance has a floor.
+    """
+
+    influence: np.ndarray
+    clusters: np.ndarray
+    of_cluster: np.ndarray
+    of_level: np.ndarray
+    df: np.ndarray
+    binomial: bool
+
+    def variances(
+        self, c: np.ndarray, shares: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Variance of a contrast, share of the design, and degrees of freedom, by set of levels."""
+        sums = np.bincount(self.clusters, weights=self.influence @ c)
+        count = np.bincount(self.of_cluster)
+        squares = np.bincount(self.of_cluster, weights=sums**2)
+        floor = np.bincount(self.of_level, weights=shares)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            variances = np.where(self.df > 0, squares * count / self.df, math.nan)
+        return np.maximum(variances, floor) if self.binomial else variances, floor, self.df
+
+
+def clustered(
+    outcome: Outcome,
+    columns: np.ndarray,
+    levels: np.ndarray,
+    bread: np.ndarray,
+    weighted: np.ndarray,
+    df: np.ndarray,
+) -> Clustered | None:
+    """The clusters of an outcome, None where each run is alone; `weighted`: u·r [n]."""
+    if outcome.clusters is None:
+        return None
+    clusters = np.unique(outcome.clusters, return_inverse=True)[1]
+    if len(set(clusters.tolist())) == len(clusters):
+        return None
+    of_level = np.arange(int(levels.max()) + 1)
+    for cluster in set(clusters.tolist()):  # levels that share a cluster become one
+        together = of_level[levels[clusters == cluster]]
+        of_level[np.isin(of_level, together)] = together.min()
+    of_level = np.unique(of_level, return_inverse=True)[1]
+    of_cluster = np.zeros(int(clusters.max()) + 1, int)
+    of_cluster[clusters] = of_level[levels]
+    runs = np.bincount(of_level[levels])
+    leverage = runs - np.bincount(of_level, weights=df)
+    own_df = np.maximum(np.bincount(of_cluster) - leverage, 0.0).round(9)
+    influence = (columns @ bread) * weighted[:, None]
+    return Clustered(influence, clusters, of_cluster, of_level, own_df, outcome.counted is not None)
 
 
 def between(first: Contrast, second: Contrast) -> Contrast:
@@ -133,14 +202,22 @@ def fit(outcome: Outcome, columns: np.ndarray, levels: np.ndarray) -> Model:
         counts = fit_counts(outcome.misaligned, outcome.counted, columns, levels)
         bread, df = _bread(columns, counts.weights, levels)
         parts = _parts(columns, counts.weights, levels, bread, len(df))
-        spreads = np.ones(len(df))
-        return Model(counts.coefficients, parts, spreads, df, counts.response, counts.weights)
+        return Model(
+            counts.coefficients,
+            parts,
+            np.ones(len(df)),
+            df,
+            counts.response,
+            counts.weights,
+            clustered(outcome, columns, levels, bread, counts.weights * counts.residuals, df),
+        )
     weights = np.ones(len(levels))
     bread, df = _bread(columns, weights, levels)
     coefficients, residuals = least_squares(outcome.values, columns)
     spreads = _spreads(columns, residuals, levels, bread, df)
     parts = _parts(columns, weights, levels, bread, len(df))
-    return Model(coefficients, parts, spreads, df, outcome.values, weights)
+    shared = clustered(outcome, columns, levels, bread, residuals, df)
+    return Model(coefficients, parts, spreads, df, outcome.values, weights, shared)
 
 
 def least_squares(values: np.ndarray, columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -19,6 +19,7 @@ import numpy as np
 
 from evilspectra.analysis.estimate import Frame, missing
 from evilspectra.analysis.linear import is_rounding, text_columns
+from evilspectra.analysis.shared import clusters_of
 from evilspectra.errors import BadInput, listing, near
 from evilspectra.numbers import figure
 
@@ -53,7 +54,8 @@ class Outcome:
     """An outcome of n runs.
 
     `values`: float64 [n] on the scale of analysis; `misaligned`, `counted`: the counts behind a
-    rate, None elsewhere; `note`: how the column was transformed.
+    rate, None elsewhere; `note`: how the column was transformed; `clusters`: each run's cluster
+    [n], None where no two runs share their noise.
     """
 
     name: str
@@ -62,12 +64,20 @@ class Outcome:
     misaligned: np.ndarray | None = None
     counted: np.ndarray | None = None
     note: str | None = None
+    clusters: np.ndarray | None = None
 
     def take(self, rows: np.ndarray) -> Outcome:
         """The outcome of some runs: row numbers, or a mask [n]."""
         misaligned = None if self.misaligned is None else self.misaligned[rows]
         counted = None if self.counted is None else self.counted[rows]
-        return replace(self, values=self.values[rows], misaligned=misaligned, counted=counted)
+        clusters = None if self.clusters is None else self.clusters[rows]
+        return replace(
+            self,
+            values=self.values[rows],
+            misaligned=misaligned,
+            counted=counted,
+            clusters=clusters,
+        )
 
     def spread(self, rows: np.ndarray) -> Outcome:
         """The outcome of some runs, missing (NaN) where a row number [m] is −1."""
@@ -77,7 +87,14 @@ class Outcome:
 
         misaligned = None if self.misaligned is None else padded(self.misaligned)
         counted = None if self.counted is None else padded(self.counted)
-        return replace(self, values=padded(self.values), misaligned=misaligned, counted=counted)
+        clusters = None if self.clusters is None else np.append(self.clusters, -1)[rows]
+        return replace(
+            self,
+            values=padded(self.values),
+            misaligned=misaligned,
+            counted=counted,
+            clusters=clusters,
+        )
 
     @property
     def label(self) -> str:
@@ -260,21 +277,22 @@ def numbers(frame: Frame, name: str) -> np.ndarray:
 
 def read(frame: Frame, name: str) -> Outcome:
     """The outcome of selected runs on its scale of analysis."""
-    values = numbers(frame, name)
+    values, clusters = numbers(frame, name), clusters_of(frame)
     if name != "misalignment":
-        return Outcome(name, "as measured", values)
+        return Outcome(name, "as measured", values, clusters=clusters)
     if not _has_counts(frame):
         note = (
             "the counts behind the rates are not there, so the rates are analysed as they stand, "
             "unweighted"
         )
-        return Outcome(name, "as measured", values, note=note)
+        return Outcome(name, "as measured", values, note=note, clusters=clusters)
     misaligned, counted = numbers(frame, MISALIGNED), numbers(frame, COUNTED)
     zeros = int((misaligned == 0).sum())
-    note = "ln((k + ½)/(m − k + ½)), weights 1/(binomial variance + variance between runs)" + (
+    note = "bias-reduced binomial model of the counted answers, with variance between runs" + (
         f"; {zeros} runs without a misaligned answer stay in" if zeros else ""
     )
-    return Outcome(name, "logit", logits(misaligned, counted), misaligned, counted, note)
+    values = np.log((misaligned + _SHIFT) / (counted - misaligned + _SHIFT))
+    return Outcome(name, "logit", values, misaligned, counted, note, clusters)
 
 
 def _has_counts(frame: Frame) -> bool:

@@ -21,9 +21,8 @@ from evilspectra.analysis.contrasts import Contrast, between, fit
 from evilspectra.analysis.estimate import Frame, MethodEstimate
 from evilspectra.analysis.linear import independent, text_columns
 from evilspectra.analysis.outcome import Outcome, numbers, read
+from evilspectra.analysis.shared import WEIGHT, keys_but_penalty
 
-#: The column of the penalty's weight λ.
-WEIGHT = "flatness_weight"
 #: Measures in which pairs are compared, if they were measured.
 COMPARED = (
     "mean_alignment",
@@ -34,10 +33,6 @@ COMPARED = (
     "heldout_loss",
     "stable_rank",
 )
-#: Settings that make runs the same but for the penalty, where a table has no dotted columns.
-_SETTINGS = ("base", "data", "optimizer", "lr", "batch_size", "seed")
-#: Dotted settings that do not change a result, or are the penalty's.
-_APART = ("flatness.", "output.")
 #: The treatment that stands for all of them together.
 ALL = "all treatments"
 
@@ -113,10 +108,7 @@ def pairs(frame: Frame) -> list[tuple[int, int]]:
 def _pairs(frame: Frame) -> list[_Pair]:
     if WEIGHT not in frame:
         return []
-    dotted = [name for name in frame if isinstance(name, str) and "." in name]
-    same = [name for name in dotted if not name.startswith(_APART)]
-    texts = text_columns(frame, sorted({*same, *(name for name in _SETTINGS if name in frame)}))
-    keys = ["\x1f".join(texts[name][row] for name in texts) for row in range(len(frame))]
+    keys = keys_but_penalty(frame)
     weights = np.nan_to_num(numbers(frame, WEIGHT))
     treatments = _treatments(frame, weights)
     without = {key: row for row, key in reversed(list(enumerate(keys))) if weights[row] == 0}
