@@ -171,14 +171,14 @@ def test_results_like_the_papers_contradict_nothing():
 def test_an_order_against_the_paper_s_is_reported():
     texts = contradictions(sweep(effects={"adamw": 0.0, "lion": 9.0, "muon": -9.0, "sgd": 0.0}))
     assert any(
-        text.startswith("This contradicts the paper: lion stays more aligned than muon here")
+        text.startswith("This contradicts the paper: lion stays more aligned than muon")
         for text in texts
     )
 
 
 def test_a_loss_with_the_opposite_slope_is_reported():
     assert any(
-        "this contradicts the paper, where a lower loss goes with less alignment" in text
+        "this contradicts the paper, where runs with a lower loss are less aligned" in text
         for text in contradictions(sweep(slope=-12))
     )
 
@@ -199,8 +199,11 @@ def test_a_rate_has_the_opposite_direction():
 
 def test_what_explains_more_at_the_last_checkpoint():
     for late, text in (
-        (4.0, "optimizer says more than the loss, as the paper has it"),
-        (0.0, "this contradicts the paper, where after enough training the optimiser says more"),
+        (4.0, "optimizer explains more than the loss, as in the paper"),
+        (
+            0.0,
+            "this contradicts the paper, where after enough training the optimiser explains more",
+        ),
     ):
         steps = trajectories(late)
         analysis = analyse(steps[steps["step"] == 20], checkpoints=steps, permutations=0)
@@ -256,7 +259,8 @@ def test_the_penalty_as_the_only_factor_is_reported_by_optimizer():
     analysis = analyse(both, factors=["flatness_weight"], permutations=0)
     assert analysis.group == "flatness_weight"
     assert {
-        (effect.optimizer, effect.weight, effect.pairs) for effect in analysis.mediation.effects
+        (effect.optimizer, effect.weight, effect.pairs)
+        for effect in analysis.mediation.penalty.effects
     } == {("adamw", 0.3, 24)}
 
 
@@ -281,7 +285,7 @@ def test_noise_alone_shows_nothing():
     texts = [sentence.text for sentence in analyse(frame, permutations=0).sentences]
     assert any("no two are shown to differ" in text for text in texts)
     assert any(
-        text.startswith("The factor optimizer is not shown to go with any") for text in texts
+        text.startswith("The factor optimizer is not shown to explain any") for text in texts
     )
     assert any("that mean alignment changes with the loss is not shown" in text for text in texts)
 

@@ -17,7 +17,7 @@ from evilspectra.analysis.design import describe
 from evilspectra.analysis.estimate import noncentrality
 from evilspectra.analysis.linear import lay_out
 from evilspectra.analysis.outcome import Outcome, binomial_weights, logits, read
-from evilspectra.analysis.variance import decompose, exchanged
+from evilspectra.analysis.variance import decompose, exchanged, weighted
 from tests.reference.variance import (
     lmg_by_orders,
     noncentrality_by_root,
@@ -75,18 +75,14 @@ def test_weighted_anova_agrees_with_statsmodels():
     frame = unbalanced()
     counted = np.random.default_rng(1).integers(50, 200, len(frame)).astype(float)
     misaligned = np.random.default_rng(2).binomial(counted.astype(int), 0.2).astype(float)
-    outcome = Outcome("misalignment", "logit", logits(misaligned, counted), misaligned, counted)
-    layout = lay_out({"optimizer": frame["optimizer"], "data": frame["data"]}, 1)
-    weights = outcome.weights(
-        lambda weights: np.linalg.qr(
-            np.hstack([np.ones((layout.n, 1)), *layout.columns.values()])
-            * np.sqrt(weights)[:, None]
-        )[0]
-    )
+    rates = misaligned / counted
+    outcome = Outcome("misalignment", "logit", rates, misaligned, counted)
+    values = {name: list(frame[name]) for name in ("optimizer", "data")}
+    response, layout = weighted(outcome, values, 1, lay_out(values, 1))
     parts = decompose(frame, outcome, ["optimizer", "data"], 1, permutations=0)
     theirs = sm.stats.anova_lm(
         smf.wls(
-            "z ~ C(optimizer) + C(data)", frame.assign(z=outcome.values), weights=weights
+            "z ~ C(optimizer) + C(data)", frame.assign(z=response), weights=layout.root**2
         ).fit(),
         typ=2,
     )

@@ -10,35 +10,41 @@ from dataclasses import replace
 
 import numpy as np
 
-from evilspectra.analysis.components import JUDGE, Components, components
+from evilspectra.analysis.cells import cell_columns, cells_of, unlisted
+from evilspectra.analysis.claims import Claim, decide
+from evilspectra.analysis.components import JUDGE, Components, components, judge_effect
+from evilspectra.analysis.contrasts import fit
+from evilspectra.analysis.counts import fit_counts
 from evilspectra.analysis.design import SEED, describe
 from evilspectra.analysis.estimate import Frame
-from evilspectra.analysis.linear import text_columns
-from evilspectra.analysis.loss import LossFit, fit_loss
-from evilspectra.analysis.mediation import WEIGHT, mediation
+from evilspectra.analysis.linear import lay_out, text_columns
+from evilspectra.analysis.loss import LossFit, fit_loss, loss_claims, why_no_fit
+from evilspectra.analysis.mediation import flatness_claims, mediation
 from evilspectra.analysis.outcome import (
     COUNTED,
-    MISALIGNED,
     Outcome,
     check_factors,
     choose,
-    logits,
+    constants,
     numbers,
     read,
     select,
     usual_factors,
 )
+from evilspectra.analysis.penalty import penalty_claims
+from evilspectra.analysis.ranking import Ranking, rank_frame, settle
 from evilspectra.analysis.result import Analysis
 from evilspectra.analysis.sentences import sentences
-from evilspectra.analysis.stability import Needed, Ranking, Stability, seeds_needed, spreads
-from evilspectra.analysis.trajectory import Trajectory, trajectory
+from evilspectra.analysis.shared import WEIGHT
+from evilspectra.analysis.stability import Needed, Stability, seeds_needed, spreads
+from evilspectra.analysis.trajectory import Trajectory, training_claims, trajectory
 from evilspectra.analysis.variance import PERMUTATIONS, decompose
-from evilspectra.analysis.variants import JUDGED, judged_rows, ranking_of, variants
+from evilspectra.analysis.variants import JUDGED, judged_rows, variants
 from evilspectra.errors import BadInput, near
 from evilspectra.evaluation.run_rates import MAIN_DEFINITION
 
-#: Settings besides the factors that tell cells apart; seeds and settings without effect are absent.
-_CELL = ("base", "data", "optimizer", "lr", "batch_size", WEIGHT, "arm")
+#: Parts that need an outcome that varies.
+_PARTS = ("variance", "components", "loss", "training")
 #: Columns within whose levels runs are matched at equal loss.
 _STRATA = ("base", "data", "batch_size", WEIGHT)
 
@@ -55,12 +61,14 @@ def analyse(
     at: float | None = None,
     differences: Sequence[float] = (),
     permutations: int = PERMUTATIONS,
+    margin: float | None = None,
 ) -> Analysis:
     """Every part for one outcome of the runs of a frame (columns as of `tidy.runs_frame`).
 
     `checkpoints`: rows of runs by step (`tidy.checkpoints_frame`); `rates`: rows by judge and
     definition (`tidy.rates_frame`); `blocks`: a column within whose levels permutations exchange;
-    `at`: the loss to compare at; `differences`: those whose power is to be found.
+    `at`: the loss to compare at; `differences`: those whose power is to be found; `margin`: the
+    largest difference between two groups that is of no importance, on the scale of analysis.
 
     Raises:
         BadInput: an unknown outcome, factor or loss, an outcome that is not a number, a constant
@@ -85,16 +93,21 @@ def analyse(
         raise BadInput(f"there is no loss '{loss}': name a column with --loss.{near(loss, runs)}")
     measured = read(runs, name)
     group = _group(chosen)
+    factors_of_design = chosen
     reasons: dict[str, str] = {}
+    constant = measured.constant
+    if constant is not None:
+        chosen, group, checkpoints = (), None, None
+        reasons = dict.fromkeys(_PARTS, constant)
     variance = decompose(runs, measured, chosen, order, blocks, permutations) if chosen else None
-    if variance is None:
+    if variance is None and constant is None:
         reasons["variance"] = (
             "no factor varies between these runs and repeats: vary the optimiser, the data or the "
             "base, or name one with --factor"
         )
     cell = cell_columns(runs, chosen)
-    parts = _components(runs, measured, cell, rates)
-    if parts is None:
+    parts = _components(runs, measured, cell, rates) if constant is None else None
+    if parts is None and constant is None:
         reasons["components"] = "the table has no column 'seed'"
     levelled = [*chosen]
     if "optimizer" in runs and "optimizer" not in chosen:
@@ -109,18 +122,48 @@ def analyse(
         loss=loss,
         runs=len(runs),
         left_out=left_out,
-        design=describe(runs, chosen, order),
+        design=describe(runs, factors_of_design, order),
+        unlisted=tuple(unlisted(runs, cell)) if SEED in runs else (),
+        constant=constants(frame, name) if outcome is None else {},
         variance=variance,
         components=parts,
-        loss_fit=_loss(runs, measured, loss, group, at, reasons),
-        training=_training(checkpoints, runs, name, loss, group, reasons),
-        mediation=mediation(runs, name, measured.values, loss) if name != loss else None,
-        stability=_stability(runs, measured, group, chosen, cell, rates, differences),
+        loss_fit=_loss(runs, measured, loss, group, at, reasons) if constant is None else None,
+        training=(
+            _training(checkpoints, runs, name, loss, group, reasons) if constant is None else None
+        ),
+        mediation=mediation(runs, measured, loss) if name != loss and constant is None else None,
+        stability=Stability.without(constant)
+        if constant is not None
+        else _stability(runs, measured, group, chosen, cell, rates, differences, margin),
         reasons=reasons,
         levels={
             factor: tuple(sorted(set(text_columns(runs, [factor])[factor]))) for factor in levelled
         },
     )
+    return _decided(analysis)
+
+
+def _decided(analysis: Analysis) -> Analysis:
+    """The analysis with its claims decided over the page, and the sentences on them."""
+    ranking = analysis.stability.ranking
+    claims: list[Claim] = []
+    if ranking is not None:
+        claims += ranking.claims
+    if analysis.variance is not None:
+        claims += [
+            claim for claim in analysis.variance.claims if claim.subject != (analysis.group,)
+        ]
+    if analysis.loss_fit is not None:
+        claims += loss_claims(analysis.loss_fit)
+    if analysis.training is not None:
+        claims += training_claims(analysis.training)
+    if analysis.mediation is not None:
+        claims += flatness_claims(analysis.mediation)
+        claims += penalty_claims(analysis.mediation.penalty, analysis.outcome)
+    analysis = replace(analysis, claims=decide(claims))
+    if ranking is not None:
+        stability = replace(analysis.stability, ranking=settle(ranking, analysis.claims))
+        analysis = replace(analysis, stability=stability)
     return replace(analysis, sentences=sentences(analysis))
 
 
@@ -131,21 +174,16 @@ def _group(factors: Sequence[str]) -> str | None:
     return factors[0] if factors else None
 
 
-def cell_columns(frame: Frame, factors: Sequence[str]) -> list[str]:
-    """The columns that are equal between replicates.
-
-    The factors, and every setting but seeds, folders and the arm's name.
-    """
-    dotted = [
-        column
-        for column in frame
-        if isinstance(column, str)
-        and "." in column
-        and not column.endswith("seed")
-        and not column.startswith("output.")
-    ]
-    usual = [column for column in _CELL if column in frame]
-    return list(dict.fromkeys([*factors, *usual, *dotted]))
+def _by_cell(outcome: Outcome, cells: Sequence[str]) -> tuple[np.ndarray, np.ndarray | None]:
+    """Values [n] and weights for the spread within cells; of rates their working response."""
+    if outcome.misaligned is None or outcome.counted is None:
+        return outcome.values, None
+    names = sorted(set(cells))
+    member = np.eye(len(names))[[names.index(cell) for cell in cells]]
+    model = fit_counts(
+        outcome.misaligned, outcome.counted, member, np.zeros(len(cells), int), sampling=True
+    )
+    return model.response, model.weights
 
 
 def _components(
@@ -160,24 +198,23 @@ def _components(
     """
     if SEED not in runs:
         return None
-    parts = components(runs, outcome.values, cell)
+    values, weights = _by_cell(outcome, cells_of(runs, cell))
+    parts = components(runs, values, cell, weights=weights)
     rows = judged_rows(runs, outcome.name, rates)
     if rows is None or parts.judge is not None:
         return parts
     rows = rows[rows["definition"] == MAIN_DEFINITION]
-    stale = [column for column in rows if column in runs and column != "folder"]
-    long = runs.drop(columns=stale).merge(rows, on="folder")
-    if long["judge_id"].nunique() < 2 or long["folder"].duplicated().sum() < 2:
+    if rows["judge_id"].nunique() < 2 or rows["folder"].duplicated().sum() < 2:
         return parts
-    values = numbers(long, outcome.name)
-    if outcome.scale == "logit":
-        values = logits(numbers(long, MISALIGNED), numbers(long, "counted"))
-    judged = components(long.assign(**{JUDGE: long["judge_id"]}), values, cell)
-    return replace(
-        parts,
-        judge=judged.judge,
-        reasons={part: reason for part, reason in parts.reasons.items() if part != JUDGE},
-    )
+    table = rows.assign(**{COUNTED: rows["counted"]}) if outcome.scale == "logit" else rows
+    folders, judges = list(rows["folder"]), list(rows["judge_id"])
+    main = lay_out({"run": folders, "judge": judges}, 1)
+    model = fit(read(table, outcome.name), main.basis(main.terms), np.zeros(len(rows), int))
+    effect = judge_effect(model.response, folders, judges, model.weights)
+    if effect is None:
+        return parts
+    reasons = {part: reason for part, reason in parts.reasons.items() if part != JUDGE}
+    return replace(parts, judge=effect, reasons=reasons)
 
 
 def _loss(
@@ -205,24 +242,13 @@ def _loss(
     strata = np.asarray(
         ["|".join(texts[column][row] for column in strata_columns) for row in range(len(runs))]
     )
-    fit = None
-    if usable.any():
-        fit = fit_loss(
-            outcome.values[usable],
-            losses[usable],
-            names[usable].tolist(),
-            strata[usable].tolist(),
-            at,
-            group,
-        )
-    if fit is None:
-        reasons["loss"] = (
-            f"a line needs three runs at two losses in each of two groups of {group}: train with "
-            "more seeds, data sets or learning rates"
-        )
+    own, own_losses, own_names = outcome.take(usable), losses[usable], names[usable].tolist()
+    if (reason := why_no_fit(own, own_losses, own_names, group)) is not None:
+        reasons["loss"] = reason
         return None
+    fit = fit_loss(own, own_losses, own_names, strata[usable].tolist(), at, group)
     left = int((~usable).sum())
-    if not left:
+    if fit is None or not left:
         return fit
     return replace(fit, notes=(*fit.notes, f"{left} runs without a loss above 0 are left out"))
 
@@ -247,17 +273,14 @@ def _training(
         return None
     groups = dict(zip(runs[key], text_columns(runs, [group])[group], strict=True))
     rows = checkpoints[checkpoints[key].isin(list(groups)) & (checkpoints["step"] > 0)]
-    values = numbers(rows, name)
-    if name == "misalignment" and {MISALIGNED, COUNTED} <= set(rows):
-        values = logits(numbers(rows, MISALIGNED), numbers(rows, COUNTED))
-    finite = np.isfinite(values)
-    steps, keys = sorted(set(rows["step"][finite])), list(groups)
-    outcomes, losses = (np.full((len(keys), len(steps)), np.nan) for _ in range(2))
-    columns = zip(rows[key], rows["step"], values, numbers(rows, loss), finite, strict=True)
-    for run, step, value, at_loss, has_value in columns:
-        if has_value:
-            cell = keys.index(run), steps.index(step)
-            outcomes[cell], losses[cell] = value, at_loss
+    rows = rows[np.isfinite(numbers(rows, name))]
+    measured = read(rows, name)
+    steps, keys = sorted(set(rows["step"])), list(groups)
+    row_of = np.full((len(keys), len(steps)), -1)
+    for row, (run, step) in enumerate(zip(rows[key], rows["step"], strict=True)):
+        row_of[keys.index(run), steps.index(step)] = row
+    outcomes = [measured.spread(row_of[:, column]) for column in range(len(steps))]
+    losses = np.where(row_of < 0, np.nan, np.append(numbers(rows, loss), np.nan)[row_of])
     path = trajectory(
         [float(step) for step in steps], outcomes, losses, [groups[run] for run in keys], group
     )
@@ -277,25 +300,21 @@ def _stability(
     cell: Sequence[str],
     rates: Frame | None,
     differences: Sequence[float],
+    margin: float | None,
 ) -> Stability:
     reasons: dict[str, str] = {}
-    texts = text_columns(runs, cell)
-    varying = [column for column in cell if len(set(texts[column])) > 1]
-    cells = [
-        ", ".join(texts[column][row] for column in varying) or "all" for row in range(len(runs))
-    ]
-    seeds, pooled = spreads(outcome.values, cells) if SEED in runs else ((), None)
+    cells = cells_of(runs, cell)
+    values, weights = _by_cell(outcome, cells)
+    seeds, pooled = spreads(values, cells, weights) if SEED in runs else ((), None)
     if pooled is None:
         reasons["seeds"] = (
             "no two runs differ in the seed alone: add seeds to the sweep"
             if SEED in runs
             else "the table has no column 'seed'"
         )
-    ranking = ranking_of(runs, outcome, group, factors)
+    ranking = rank_frame(runs, outcome, group, factors, margin)
     if ranking is None:
-        reasons["ranking"] = (
-            "there are no groups to rank, or nothing is left to estimate the error from"
-        )
+        reasons["ranking"] = "there are no groups to rank"
     ways = (
         variants(runs, outcome.name, rates, group, factors) if rates is not None and group else ()
     )

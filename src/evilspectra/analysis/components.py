@@ -9,6 +9,10 @@
 | judge | partial η² of the judge, adjusted for the run | noncentral F |
 
 The modified large sample interval is Ting et al.'s (1990), on run means where unbalanced.
+
+Rates come as working responses with the weights of their binomial model (module `counts`), so that
+a run counts by how much its answers say; weights have mean 1, and a spread is that of a run of
+average weight.
 """
 
 from __future__ import annotations
@@ -51,10 +55,12 @@ def components(
     values: np.ndarray,
     cell: Sequence[str],
     seed: str = "seed",
+    weights: np.ndarray | None = None,
 ) -> Components:
-    """Components of the values [n] of a frame's rows.
+    """Components of the values [n] of a frame's rows, with weights [n].
 
-    A row is a run, or a run × generation seed × judge where there are columns of those names.
+    A row is a run, or a run × generation seed × judge where there are columns of those names;
+    without such a column, rows that are alike in everything are repeats.
 
     >>> import pandas as pd
     >>> frame = pd.DataFrame({"optimizer": list("aabb"), "seed": [0, 1, 0, 1]})
@@ -67,26 +73,32 @@ def components(
         frame, [name for name in (*cell, seed, GENERATION, JUDGE) if name in frame]
     )
     cells = ["|".join(texts[name][row] for name in cell) for row in range(len(frame))]
+    w = np.ones(len(values)) if weights is None else weights / weights.mean()
+    several = [name for name in (GENERATION, JUDGE) if name in texts]
     runs = [
-        f"{label}|{texts[seed][row]}" if seed in texts else str(row)
+        f"{label}|{texts[seed][row]}" if several and seed in texts else str(row)
         for row, label in enumerate(cells)
     ]
-    means, at = _means(values, runs)
+    means, of_each, at = _means(values, w, runs)
     of_run = [cells[row] for row in at]
     sd = portion = generation = beyond = judge = None
     replicated = sum(of_run.count(label) > 1 for label in set(of_run))
     if not replicated:
         reasons["training seeds"] = "no cell has two runs: train at least two seeds a cell"
     else:
-        ss, df = _within(means, of_run)
+        ss, df = _within(means, of_each, of_run)
         sd = spread_interval(ss, df)
-        portion = share_within(means, of_run)
-    if len(runs) == len(at):
+        portion = share_within(means, of_run, of_each)
+    if GENERATION not in texts and len(set(texts.get(JUDGE, ()))) < 2:
+        reasons["generation seeds"] = (
+            f"the table has no column '{GENERATION}': sample with a second generation seed"
+        )
+    elif len(runs) == len(at):
         reasons["generation seeds"] = (
             "every run was sampled once: sample with a second generation seed"
         )
     elif JUDGE in texts and len(set(texts[JUDGE])) > 1:
-        judge = _judge(values, runs, texts[JUDGE])
+        judge = judge_effect(values, runs, texts[JUDGE], w)
         reasons["generation seeds"] = "rows of one run differ by judge"
     else:
         generation, beyond = nested(values, runs, cells)
@@ -95,48 +107,58 @@ def components(
     return Components(len(set(of_run)), replicated, sd, portion, generation, beyond, judge, reasons)
 
 
-def _means(values: np.ndarray, groups: Sequence[str]) -> tuple[np.ndarray, list[int]]:
-    """Means by group, and the first row of each."""
+def _means(
+    values: np.ndarray, weights: np.ndarray, groups: Sequence[str]
+) -> tuple[np.ndarray, np.ndarray, list[int]]:
+    """Weighted means by group, mean weights of its rows, and the first row of each."""
     _, first, codes = np.unique(np.asarray(groups), return_index=True, return_inverse=True)
-    return np.bincount(codes, weights=values) / np.bincount(codes), first.tolist()
+    sums = np.bincount(codes, weights=weights)
+    means = np.bincount(codes, weights=weights * values) / sums
+    return means, sums / np.bincount(codes), first.tolist()
 
 
-def _within(values: np.ndarray, groups: Sequence[str]) -> tuple[float, int]:
-    """Sum of squares within groups, and its degrees of freedom."""
+def _within(values: np.ndarray, weights: np.ndarray, groups: Sequence[str]) -> tuple[float, int]:
+    """Weighted sum of squares within groups, and its degrees of freedom."""
     codes = np.unique(np.asarray(groups), return_inverse=True)[1]
-    means = np.bincount(codes, weights=values) / np.bincount(codes)
-    return float(((values - means[codes]) ** 2).sum()), len(values) - len(means)
+    means = np.bincount(codes, weights=weights * values) / np.bincount(codes, weights=weights)
+    squares = weights * (values - means[codes]) ** 2
+    return float(squares.sum()), len(values) - len(means)
 
 
-def share_within(values: np.ndarray, cells: Sequence[str]) -> MethodEstimate | None:
+def share_within(
+    values: np.ndarray, cells: Sequence[str], weights: np.ndarray | None = None
+) -> MethodEstimate | None:
     """The share of variance within cells: 1 − λ/(λ + n) of the one-way analysis.
 
-    The estimate is 1 − ω², at most 1. None for one cell.
+    The estimate is 1 − ω², at most 1. None for one cell, and where nothing varies within cells.
     """
-    within, df = _within(values, cells)
+    w = np.ones(len(values)) if weights is None else weights
+    within, df = _within(values, w, cells)
     n, between_df = len(values), len(set(cells)) - 1
-    between = float(((values - values.mean()) ** 2).sum()) - within
+    between = _within(values, w, ["all"] * n)[0] - within
     if between_df < 1 or df < 1 or within <= 0:
         return None
     low, high = shares(between / between_df / (within / df), between_df, df, n)
     mse = within / df
     value = min(1.0, 1 - (between - between_df * mse) / (between + (n - between_df) * mse))
-    return MethodEstimate(value, float(1 - high), float(1 - low), "noncentral F")
+    ends = min(float(1 - high), value), max(float(1 - low), value)
+    return MethodEstimate(value, *ends, "noncentral F")
 
 
 def nested(
     values: np.ndarray, runs: Sequence[str], cells: Sequence[str]
 ) -> tuple[MethodEstimate | None, MethodEstimate | None]:
     """Variance within runs, and the excess between a cell's runs; None without data for it."""
-    within, df = _within(values, runs)
+    ones = np.ones(len(values))
+    within, df = _within(values, ones, runs)
     if df < 1:
         return None, None
     spread = spread_interval(within, df)
     generation = MethodEstimate(
         spread.value**2, spread.low and spread.low**2, spread.high and spread.high**2, "χ²"
     )
-    means, at = _means(values, runs)
-    ss, run_df = _within(means, [cells[row] for row in at])
+    means, _, at = _means(values, ones, runs)
+    ss, run_df = _within(means, np.ones(len(means)), [cells[row] for row in at])
     if run_df < 1:
         return generation, None
     counts = np.unique(np.asarray(runs), return_counts=True)[1]
@@ -174,10 +196,17 @@ def difference_of_squares(
     )
 
 
-def _judge(values: np.ndarray, runs: Sequence[str], judges: Sequence[str]) -> Effect | None:
-    layout = lay_out({"run": runs, "judge": judges}, 1)
+def judge_effect(
+    values: np.ndarray,
+    runs: Sequence[str],
+    judges: Sequence[str],
+    weights: np.ndarray | None = None,
+) -> Effect | None:
+    """The judge's effect on values [n], adjusted for the run's; None if no residual is left."""
+    layout = lay_out({"run": runs, "judge": judges}, 1, weights)
     unit, others = (("judge",),), [("run",)]
-    _, _, rss, df = statistics(layout, values, unit, others)
+    y = layout.weighted(values - values.mean())
+    _, _, rss, df = statistics(layout, y, unit, others)
     if df < 1:
         return None
-    return effect_of(layout, values, unit, others, float(rss), df, None, 0)
+    return effect_of(layout, y, unit, others, float(rss), df, None, 0)

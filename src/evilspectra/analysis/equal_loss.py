@@ -1,26 +1,54 @@
-"""Comparison of groups at equal loss, by their own fitted lines and by matched pairs of runs."""
+"""Comparison of groups at equal loss, by their own fitted lines and by matched pairs of runs.
+
+By fit, each group has its own line and spread. By matched pairs, runs of two groups and of one
+stratum whose ln(loss) differ by at most a caliper are paired, each used once. What is left of a
+pair's difference in ln(loss) is taken off at the slope that all groups have in common (Abadie and
+Imbens 2011). The error of the mean of n differences d, with Δ their mean distance in ln(loss), is
+
+    √(s²_d/n + Δ²·se²(slope)),  t with the smaller of n − 1 and the slope's degrees of freedom.
+
+The paired differences of rates would need logits of single runs, of which one without a misaligned
+answer has none: there the matched runs of two groups are one binomial model of group, ln(loss) and
+stratum, with a spread for each group.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 
 import numpy as np
-from scipy import special
 from scipy.optimize import linear_sum_assignment
 
-from evilspectra.analysis.estimate import MethodEstimate, mean_interval, t_interval
-from evilspectra.analysis.lines import Line, fit_line, group_means
+from evilspectra.analysis.contrasts import Contrast, fit
+from evilspectra.analysis.estimate import MethodEstimate, t_interval
+from evilspectra.analysis.linear import coded, independent, is_rounding
+from evilspectra.analysis.lines import (
+    EXACT,
+    OwnLines,
+    common_slope,
+    losses_vary,
+    own_lines,
+)
+from evilspectra.analysis.outcome import Outcome
 
 #: Runs are matched at equal loss if their ln(loss) differ by at most this.
 CALIPER = 0.1
+#: Fewest matched pairs from which their spread is estimated.
+FEWEST_PAIRS = 3
+#: Crossed pairs are as close in all as pairs in order: this share of their squared distance more
+#: decides for those in order, so that the pairs do not depend on the order of runs.
+_CROSSED = 1e-3
+#: Of a pair of groups: no loss is within the ranges of both.
+APART = "their losses do not overlap"
+_TOO_FEW = f"fewer than {FEWEST_PAIRS} pairs"
+_PAIRED, _COUNTED = "paired t", "binomial, matched runs"
 
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """`first` minus `second`; `p` adjusted by Holm over all pairs.
+    """`first` minus `second`; `loss` where they are compared at one.
 
     `pairs` and `loss_apart` where runs were matched: how many, and mean difference in ln(loss).
     """
@@ -28,8 +56,7 @@ class Difference:
     first: str
     second: str
     difference: MethodEstimate
-    loss: float | None
-    p: float | None = None
+    loss: float | None = None
     pairs: int | None = None
     loss_apart: float | None = None
 
@@ -38,7 +65,8 @@ class Difference:
 class EqualLoss:
     """Groups compared at one loss: `means` there on the groups' own lines, and differences.
 
-    `loss` is None, with a `reason`, if no loss is common to all groups.
+    `loss` is None, with a `reason`, if groups cannot all be compared at the loss that was asked
+    for, or at any; `common`: the range of loss that all have.
     """
 
     loss: float | None
@@ -50,7 +78,7 @@ class EqualLoss:
 
 
 def equal_loss(
-    y: np.ndarray,
+    outcome: Outcome,
     loss: np.ndarray,
     names: np.ndarray,
     strata: np.ndarray | None = None,
@@ -59,167 +87,142 @@ def equal_loss(
 ) -> EqualLoss:
     """Compare groups at the loss `at`, or at the middle (of ln) of the range that all have.
 
-    Never outside a group's own range. By fit: each group's own line, one residual variance, t
-    intervals. By matched pairs: runs of two groups, of one stratum, whose ln(loss) differ by at
-    most `caliper`, each used once, as close as possible in all; the rest of a pair's difference in
-    ln(loss) is taken off at the common slope (Abadie and Imbens 2011); Student's interval of the
-    pairs' differences.
+    Never outside a group's own range: an `at` outside the common one compares nothing by fit; if
+    there is no common range and no `at`, pairs are compared in the middle of their own. Every group
+    has three runs at two losses.
     """
     x = np.log(loss)
-    lines = _own_lines(y, x, names)
+    lines = own_lines(outcome, x, names)
     low = max(low for low, _ in lines.ranges.values())
     high = min(high for _, high in lines.ranges.values())
     common = (math.exp(low), math.exp(high)) if low <= high else None
-    wanted = None if at is None else math.log(at)
-    reason = None
-    if common is None:
+    pairs = list(combinations(lines.names, 2))
+    at_x, reason = None, None
+    if at is None and common is not None:
+        at_x = (low + high) / 2
+    elif at is None:
         reason = (
-            "no loss is common to all groups: pairs are compared in the middle of their own common "
-            "range"
+            "no loss is common to all groups, so each pair is compared in the middle of the range "
+            "that the two share"
         )
-    elif wanted is not None and not low - 1e-12 <= wanted <= high + 1e-12:
+    elif common is None:
+        reason = f"nothing is compared at a loss of {at:g}: no loss is common to all groups"
+    elif low - 1e-12 <= math.log(at) <= high + 1e-12:
+        at_x = math.log(at)
+    else:
         reason = (
-            f"a loss of {at:g} lies outside the range that all groups have ({common[0]:.4g} to "
-            f"{common[1]:.4g}): lines are not drawn on beyond their runs"
+            f"nothing is compared at a loss of {at:g}, because all groups have losses only from "
+            f"{common[0]:.4g} to {common[1]:.4g} and no line is drawn on beyond its runs"
         )
-    at_x = None
-    if reason is None:
-        at_x = (low + high) / 2 if wanted is None else wanted
-    means = {} if at_x is None else {name: lines.mean(name, at_x) for name in lines.own}
-    differences = [
-        lines.difference(first, second, at_x, common is None)
-        for first, second in combinations(lines.own, 2)
-    ]
-    inside = x - group_means(x, names)
-    slope = float(inside @ y / (inside @ inside))
+    differences: tuple[Difference, ...] = ()
+    if at_x is not None or at is None:
+        differences = tuple(_by_fit(lines, first, second, at_x) for first, second in pairs)
+    slope = common_slope(outcome, x, names)
     matched = [
-        _matched(y, x, names, strata, first, second, caliper, slope)
-        for first, second in combinations(lines.own, 2)
+        _matched(outcome, x, names, strata, (first, second), caliper, slope)
+        for first, second in pairs
     ]
     return EqualLoss(
         None if at_x is None else math.exp(at_x),
-        means,
-        holm(differences),
+        {} if at_x is None else {name: lines.mean(name, at_x) for name in lines.names},
+        differences,
         tuple(difference for difference in matched if difference),
         common,
         reason,
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _OwnLines:
-    """A line per group with one residual variance; `x`, `ranges`: of ln(loss), by group."""
-
-    own: dict[str, Line]
-    x: dict[str, np.ndarray]
-    ranges: dict[str, tuple[float, float]]
-    df: int
-    variance: float
-
-    def at(self, name: str, at_x: float) -> tuple[float, float]:
-        """A group's mean at a value of ln(loss), and the variance of its error."""
-        line, x = self.own[name], self.x[name]
-        sxx = float(((x - x.mean()) ** 2).sum())
-        error = self.variance * (1 / len(x) + (at_x - x.mean()) ** 2 / sxx)
-        return line.intercept.value + line.slope.value * at_x, error
-
-    def mean(self, name: str, at_x: float) -> MethodEstimate:
-        value, error = self.at(name, at_x)
-        return t_interval(value, math.sqrt(error), self.df)
-
-    def difference(
-        self,
-        first: str,
-        second: str,
-        at_x: float | None,
-        in_own_range: bool,
-    ) -> Difference:
-        """The difference of two groups at `at_x`.
-
-        Without `at_x` in the middle of the range that the two have, if `in_own_range`.
-        """
-        low = max(self.ranges[first][0], self.ranges[second][0])
-        high = min(self.ranges[first][1], self.ranges[second][1])
-        if at_x is None and in_own_range and low <= high:
-            at_x = (low + high) / 2
-        if at_x is None:
-            estimate = MethodEstimate(math.nan, None, None, "t", "their losses do not overlap")
-            return Difference(first, second, estimate, None)
-        (a, error_a), (b, error_b) = self.at(first, at_x), self.at(second, at_x)
-        error = math.sqrt(error_a + error_b)
-        p = None
-        if self.df > 0 and error > 0:
-            p = float(2 * special.stdtr(self.df, -abs(a - b) / error))
-        return Difference(first, second, t_interval(a - b, error, self.df), math.exp(at_x), p)
-
-
-def _own_lines(y: np.ndarray, x: np.ndarray, names: np.ndarray) -> _OwnLines:
-    """Each group's line; groups in sorted order."""
-    groups = sorted(set(names.tolist()))
-    by_group = {name: x[names == name] for name in groups}
-    own = {name: fit_line(y[names == name], by_group[name], name) for name in groups}
-    residual = 0.0
-    for name, line in own.items():
-        rest = y[names == name] - line.intercept.value - line.slope.value * by_group[name]
-        residual += float((rest**2).sum())
-    df = len(y) - 2 * len(groups)
-    return _OwnLines(
-        own=own,
-        x=by_group,
-        ranges={name: (float(own_x.min()), float(own_x.max())) for name, own_x in by_group.items()},
-        df=df,
-        variance=residual / df if df > 0 else math.nan,
+def slope_differences(lines: OwnLines) -> tuple[Difference, ...]:
+    """The pairs of groups' slopes."""
+    return tuple(
+        Difference(first, second, lines.slopes(first, second))
+        for first, second in combinations(lines.names, 2)
     )
 
 
+def _by_fit(
+    lines: OwnLines,
+    first: str,
+    second: str,
+    at_x: float | None,
+) -> Difference:
+    """The difference of two lines at `at_x`, or else in the middle of the range that they share."""
+    low = max(lines.ranges[first][0], lines.ranges[second][0])
+    high = min(lines.ranges[first][1], lines.ranges[second][1])
+    if at_x is None and low > high:
+        return Difference(first, second, MethodEstimate(math.nan, None, None, "t", APART))
+    at_x = (low + high) / 2 if at_x is None else at_x
+    return Difference(first, second, lines.difference(first, second, at_x), math.exp(at_x))
+
+
 def _matched(
-    y: np.ndarray,
+    outcome: Outcome,
     x: np.ndarray,
     names: np.ndarray,
     strata: np.ndarray | None,
-    first: str,
-    second: str,
+    groups: tuple[str, str],
     caliper: float,
-    slope: float,
+    slope: Contrast,
 ) -> Difference | None:
     """The difference of two groups over matched pairs of runs; None if no two match."""
-    here, there = np.flatnonzero(names == first), np.flatnonzero(names == second)
+    here, there = (np.flatnonzero(names == group) for group in groups)
     apart = np.abs(x[here][:, None] - x[there][None, :])
     barred = apart > caliper
     if strata is not None:
         barred |= strata[here][:, None] != strata[there][None, :]
-    rows, columns = linear_sum_assignment(np.where(barred, 1e6, apart))
-    pairs = [
-        (here[row], there[column])
-        for row, column in zip(rows, columns, strict=True)
-        if not barred[row, column]
-    ]
-    if not pairs:
+    cost = apart + _CROSSED * apart**2
+    rows, columns = linear_sum_assignment(np.where(barred, 1 + 2 * len(x) * cost.max(), cost))
+    allowed = ~barred[rows, columns]
+    left, right = here[rows[allowed]], there[columns[allowed]]
+    if not len(left):
         return None
-    left, right = (np.array(side) for side in zip(*pairs, strict=True))
-    return Difference(
-        first,
-        second,
-        mean_interval(y[left] - y[right] - slope * (x[left] - x[right]), "paired t"),
-        None,
-        None,
-        len(pairs),
-        float((x[left] - x[right]).mean()),
-    )
+    if outcome.counted is None:
+        estimate = _paired(outcome.values, x, left, right, slope)
+    else:
+        within = None if strata is None else strata[np.concatenate([left, right])]
+        estimate = _counted(outcome, x, left, right, within)
+    return Difference(*groups, estimate, None, len(left), float((x[left] - x[right]).mean()))
 
 
-def holm(differences: Sequence[Difference]) -> tuple[Difference, ...]:
-    """The differences with their p-values adjusted by Holm's (1979) step-down rule."""
-    tested = sorted(
-        (difference.p, position)
-        for position, difference in enumerate(differences)
-        if difference.p is not None
-    )
-    adjusted, reached = {}, 0.0
-    for rank, (p, position) in enumerate(tested):
-        reached = max(reached, min(1.0, p * (len(tested) - rank)))
-        adjusted[position] = reached
-    return tuple(
-        replace(difference, p=adjusted.get(position))
-        for position, difference in enumerate(differences)
-    )
+def _paired(
+    y: np.ndarray,
+    x: np.ndarray,
+    left: np.ndarray,
+    right: np.ndarray,
+    slope: Contrast,
+) -> MethodEstimate:
+    """The mean of the pairs' differences in y, at equal x."""
+    distance = x[left] - x[right]
+    d = y[left] - y[right] - slope.value * distance
+    mean, count = float(d.mean()), len(d)
+    if count < FEWEST_PAIRS:
+        return MethodEstimate(mean, None, None, _PAIRED, _TOO_FEW)
+    if is_rounding(d - mean, y[left]) or slope.p is None:
+        return MethodEstimate(mean, None, None, _PAIRED, EXACT)
+    error = math.hypot(d.std(ddof=1) / math.sqrt(count), distance.mean() * slope.error)
+    return t_interval(mean, error, min(count - 1.0, slope.df), _PAIRED)
+
+
+def _counted(
+    outcome: Outcome,
+    x: np.ndarray,
+    left: np.ndarray,
+    right: np.ndarray,
+    strata: np.ndarray | None,
+) -> MethodEstimate:
+    """The difference of two groups' logits over their matched runs, at equal x and stratum."""
+    rows = np.concatenate([left, right])
+    levels = np.repeat([0, 1], [len(left), len(right)])
+    columns = [np.eye(2)[levels]]
+    if strata is not None:
+        columns.append(coded(strata.tolist()))
+    if losses_vary(np.exp(x[rows])):
+        columns.append((x[rows] - x[rows].mean())[:, None])
+    unlike = independent(np.hstack(columns))
+    model = fit(outcome.take(rows), unlike, levels)
+    contrast = np.zeros(unlike.shape[1])
+    contrast[:2] = 1.0, -1.0
+    estimate = replace(model.contrast(contrast).estimate, method=_COUNTED)
+    if len(left) < FEWEST_PAIRS:
+        return MethodEstimate(estimate.value, None, None, _COUNTED, _TOO_FEW)
+    return estimate

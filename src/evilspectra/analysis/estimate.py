@@ -36,7 +36,8 @@ class MethodEstimate(Estimate):
     """An estimate with the method of its interval.
 
     `method`: the kind of interval, as docs/statistics.md names it. `note`: why there is no
-    interval, where there is none.
+    interval, where there is none. `p`: two-sided p-value of no effect of this estimate alone, where
+    it has one; what a page shows is decided over all its claims (module `claims`).
 
     >>> MethodEstimate(0.2, None, None, "t", "one run").clear_of()
     False
@@ -44,6 +45,7 @@ class MethodEstimate(Estimate):
 
     method: str
     note: str | None = None
+    p: float | None = None
 
 
 def missing(value: Any) -> bool:
@@ -62,18 +64,19 @@ def t_interval(
     df: float,
     method: str = "t",
 ) -> MethodEstimate:
-    """value ± t(0.975, df)·error; no interval where df < 1 or the error is unknown.
+    """value ± t(0.975, df)·error and its p-value; none where df < 1 or the error is unknown.
 
     >>> estimate = t_interval(1.0, 0.5, 10)
-    >>> round(estimate.low, 4), round(estimate.high, 4)
-    (-0.1141, 2.1141)
+    >>> round(estimate.low, 4), round(estimate.high, 4), round(estimate.p, 4)
+    (-0.1141, 2.1141, 0.0734)
     """
     if df < 1 or not math.isfinite(error):
         return MethodEstimate(
             float(value), None, None, method, "nothing is left to estimate the error from"
         )
     half = float(special.stdtrit(df, 1 - TAIL)) * error
-    return MethodEstimate(float(value), float(value - half), float(value + half), method)
+    p = float(2 * special.stdtr(df, -abs(value) / error)) if error > 0 else None
+    return MethodEstimate(float(value), float(value - half), float(value + half), method, None, p)
 
 
 def mean_interval(values: Sequence[float] | np.ndarray, method: str = "t") -> MethodEstimate:
@@ -154,14 +157,15 @@ def share(
 ) -> MethodEstimate:
     """A share of variance with its interval, from the F statistic that tests it.
 
-    No interval where the fit is exact or no residual is left.
+    No interval where the fit is exact or no residual is left. Where F is smaller than chance alone
+    makes likely, both ends of the inversion are 0; the interval then reaches to the value itself.
     """
     if df1 < 1 or df2 < 1 or not math.isfinite(f):
         return MethodEstimate(
             value, None, None, method, "nothing is left to estimate the error from"
         )
     low, high = shares(f, df1, df2, n)
-    return MethodEstimate(value, float(low), float(high), method)
+    return MethodEstimate(value, min(float(low), value), max(float(high), value), method)
 
 
 def f_tail(f: float, df1: int, df2: int) -> float | None:
@@ -177,7 +181,7 @@ def plain(value: Any) -> Any:
     Dataclasses become objects, tuples lists, keys text, NaN and infinities null.
 
     >>> plain({("a", "b"): (MethodEstimate(float("nan"), None, None, "t"),)})
-    {'a:b': [{'value': None, 'low': None, 'high': None, 'method': 't', 'note': None}]}
+    {'a:b': [{'value': None, 'low': None, 'high': None, 'method': 't', 'note': None, 'p': None}]}
     """
     if is_dataclass(value) and not isinstance(value, type):
         return {field.name: plain(getattr(value, field.name)) for field in fields(value)}

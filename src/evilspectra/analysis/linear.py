@@ -22,6 +22,8 @@ from evilspectra.analysis.estimate import Frame, missing
 Term: TypeAlias = tuple[str, ...]
 #: A direction whose length falls below this share of its column is already in the others.
 TOLERANCE = 1e-8
+#: Differences of n values below n·ε times the values are rounding.
+_EPSILON = float(np.finfo(float).eps)
 
 
 def coded(values: Sequence[Any]) -> np.ndarray:
@@ -50,6 +52,22 @@ def orthonormal(columns: np.ndarray, against: np.ndarray | None = None) -> np.nd
         return np.zeros((len(columns), 0))
     left, values, _ = np.linalg.svd(rest, full_matrices=False)
     return left[:, values > TOLERANCE]
+
+
+def independent(columns: np.ndarray) -> np.ndarray:
+    """The columns [n, k] that add something to those before them.
+
+    >>> independent(np.array([[1.0, 1.0, 0.0], [1.0, 1.0, 1.0]])).tolist()
+    [[1.0, 0.0], [1.0, 1.0]]
+    """
+    kept: list[int] = []
+    basis = np.zeros((len(columns), 0))
+    for number in range(columns.shape[1]):
+        added = orthonormal(columns[:, [number]], basis)
+        if added.shape[1]:
+            kept.append(number)
+            basis = np.hstack([basis, added])
+    return columns[:, kept]
 
 
 @dataclass
@@ -124,6 +142,16 @@ def lay_out(
     }
     w = np.ones(n) if weights is None else np.asarray(weights, float)
     return Layout(n, columns, np.sqrt(w / w.mean()))
+
+
+def is_rounding(differences: np.ndarray, values: np.ndarray) -> bool:
+    """Whether differences [n] are no more than the rounding of values: SSE ≤ (nε)²·‖y‖².
+
+    >>> is_rounding(np.array([1e-16, -1e-16]), np.array([1.0, 1.0]))
+    True
+    """
+    bound = (len(values) * _EPSILON) ** 2 * float(values @ values)
+    return float(differences @ differences) <= bound
 
 
 def squares(basis: np.ndarray, weighted: np.ndarray) -> Any:

@@ -1,41 +1,31 @@
-"""Flatness as a mediator: partial correlations, and the effect of the flatness penalty.
+"""Flatness as a mediator: partial correlations with the outcome, and the penalty's effect.
 
 A partial correlation is that of the residuals of both after a regression on ln(loss) and the
 groups; its interval is Fisher's, tanh(artanh r ± 1.96/√(n − k − 3)), k being the number of columns
-projected out. It does not show cause. The penalty is an intervention, set and not observed: pairs
-of runs that differ only in `flatness.*`, with equal seeds, show its effect on the outcome.
+projected out. Fisher's interval needs one spread for all runs; whether a correlation is shown is
+decided by the slope of the outcome on the measure in the same model, in which every group has a
+spread of its own (module `contrasts`). It does not show cause; the penalty's effect (module
+`penalty`) does.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from evilspectra.analysis.estimate import Frame, MethodEstimate, f_tail, mean_interval
-from evilspectra.analysis.linear import lay_out, text_columns
-from evilspectra.analysis.outcome import numbers
+from evilspectra.analysis.claims import Claim
+from evilspectra.analysis.contrasts import fit
+from evilspectra.analysis.estimate import Frame, MethodEstimate
+from evilspectra.analysis.linear import independent, is_rounding, orthonormal, text_columns
+from evilspectra.analysis.outcome import Outcome, numbers
+from evilspectra.analysis.penalty import Penalty, penalty
 from evilspectra.rates.calibrate import cosine
 
-#: Measures of flatness, and the column of the penalty's weight λ.
+#: Measures of flatness.
 SPECTRAL = ("stable_rank", "spectral_entropy", "frobenius_nuclear", "condition_number")
-WEIGHT = "flatness_weight"
-#: Measures in which the penalty's pairs are compared, if they were measured.
-COMPARED = (
-    "mean_alignment",
-    "misalignment",
-    "drift",
-    "capability",
-    "train_loss",
-    "heldout_loss",
-    "stable_rank",
-)
-#: Settings that make runs the same but for the penalty, where a table has no dotted columns.
-_SETTINGS = ("base", "data", "optimizer", "lr", "batch_size", "seed")
-#: Dotted settings that do not change a result, or are the penalty's.
-_APART = ("flatness.", "output.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,84 +43,88 @@ class Beyond:
 
 
 @dataclass(frozen=True, slots=True)
-class Paired:
-    """Mean of with − without over pairs of one optimiser and λ.
-
-    `weight`: λ; None for all of them, pairs of one baseline averaged.
-    """
-
-    measure: str
-    optimizer: str
-    weight: float | None
-    pairs: int
-    difference: MethodEstimate
-
-
-@dataclass(frozen=True, slots=True)
 class Mediation:
     """Association and effect of flatness.
 
-    `beyond`: by measure; `effects`: by measure, optimiser and λ; `heterogeneity`: measure → (F, p)
-    of equal effects under all optimisers. `reasons`: part → why it could not be estimated.
+    `beyond`: by measure; `penalty`: its effects. `reasons`: part → why it could not be estimated.
     """
 
     beyond: tuple[Beyond, ...]
-    effects: tuple[Paired, ...]
-    heterogeneity: dict[str, tuple[float, float | None]]
+    penalty: Penalty
     reasons: dict[str, str]
 
 
 def mediation(
     frame: Frame,
-    outcome: str,
-    values: np.ndarray,
+    outcome: Outcome,
     loss: str,
     group: str = "optimizer",
 ) -> Mediation:
-    """Both arms for the outcome's values [n] of the frame's runs."""
+    """Both for the outcome of the frame's runs."""
     reasons: dict[str, str] = {}
     beyond = []
     for measure in SPECTRAL:
-        if measure == outcome or measure not in frame:
+        if measure == outcome.name or measure not in frame:
             continue
         x = numbers(frame, measure)
         if measure == "condition_number":
             x = np.log(np.maximum(x, 1.0))
         losses = numbers(frame, loss) if loss in frame else np.full(len(frame), np.nan)
-        usable = np.isfinite(x) & np.isfinite(values) & np.isfinite(losses) & (losses > 0)
-        if len(set(x[usable].tolist())) > 1:
-            groups: dict[str, list[str]] = {}
-            if group in frame and frame[usable][group].nunique() > 1:
-                groups = text_columns(frame[usable], [group])
-            beyond.append(
-                _beyond(measure, values[usable], x[usable], np.log(losses[usable]), groups)
-            )
+        usable = np.isfinite(x) & np.isfinite(losses) & (losses > 0)
+        if usable.sum() and not is_rounding(x[usable] - x[usable].mean(), x[usable]):
+            groups = text_columns(frame[usable], [group])[group] if group in frame else None
+            own = outcome.take(usable)
+            beyond.append(_beyond(measure, own, x[usable], np.log(losses[usable]), group, groups))
     if not beyond:
         reasons["flatness beyond loss"] = "no run has its loss, its spectrum and the outcome"
-    effects, heterogeneity = intervention(frame, group)
-    if not effects:
+    effects = penalty(frame, group)
+    if not effects.effects:
         reasons["flatness penalty"] = (
             "no two runs differ in the penalty alone: train the same settings and seed with and "
             "without it"
         )
-    return Mediation(tuple(beyond), effects, heterogeneity, reasons)
+    return Mediation(tuple(beyond), effects, reasons)
+
+
+def flatness_claims(result: Mediation) -> Iterator[Claim]:
+    """The claims that a measure of flatness says something beyond the loss and the groups."""
+    for beyond in result.beyond:
+        partial = beyond.partial
+        yield Claim(
+            "flatness", (beyond.measure,), partial.value, partial.p, partial.method, partial.note
+        )
 
 
 def _beyond(
     measure: str,
-    y: np.ndarray,
+    outcome: Outcome,
     x: np.ndarray,
     log_loss: np.ndarray,
-    groups: Mapping[str, Sequence[str]],
+    group: str,
+    groups: Sequence[str] | None,
 ) -> Beyond:
-    layout = lay_out(groups, 1, numbers={"loss": log_loss})
-    basis = layout.basis(layout.terms)
+    names = sorted(set(groups or ()))
+    several = len(names) > 1
+    levels = np.array([names.index(name) for name in groups or ()] if several else [0] * len(x))
+    member = np.eye(len(names))[levels] if several else np.ones((len(x), 1))
+    columns = independent(np.hstack([member, log_loss[:, None], x[:, None] / x.std()]))
+    given = ("ln(loss)", *((group,) if several else ()))
+    if columns.shape[1] < member.shape[1] + 2 or len(x) <= columns.shape[1]:
+        note = "the groups and the loss already determine it"
+        none = MethodEstimate(math.nan, None, None, "Fisher z", note)
+        return Beyond(measure, given, len(x), none, none)
+    model = fit(outcome, columns, levels)
+    slope = model.contrast(np.eye(columns.shape[1])[-1])
+    root = np.sqrt(model.weights)
+    y, weighted_x = root * (model.response - model.response.mean()), root * x
+    ones, others = root[:, None], root[:, None] * columns[:, :-1]
+    partial = partial_correlation(weighted_x, y, orthonormal(others))
     return Beyond(
         measure,
-        ("ln(loss)", *groups),
-        len(y),
-        partial_correlation(x, y, layout.basis([])),
-        partial_correlation(x, y, basis),
+        given,
+        len(x),
+        partial_correlation(weighted_x, y, orthonormal(ones)),
+        replace(partial, p=slope.p if partial.low is not None else None),
     )
 
 
@@ -156,97 +150,3 @@ def partial_correlation(x: np.ndarray, y: np.ndarray, basis: np.ndarray) -> Meth
     half = 1.959963984540054 / math.sqrt(len(x) - taken - 3)
     z = math.atanh(r)
     return MethodEstimate(r, math.tanh(z - half), math.tanh(z + half), "Fisher z")
-
-
-def pairs(frame: Frame) -> list[tuple[int, int]]:
-    """Rows (with, without) whose settings and seed are equal but for the flatness penalty."""
-    if WEIGHT not in frame:
-        return []
-    dotted = [
-        name
-        for name in frame
-        if isinstance(name, str) and "." in name and not name.startswith(_APART)
-    ]
-    texts = text_columns(frame, sorted({*dotted, *(name for name in _SETTINGS if name in frame)}))
-    keys = ["\x1f".join(texts[name][row] for name in texts) for row in range(len(frame))]
-    weights = np.nan_to_num(numbers(frame, WEIGHT))
-    without = {key: row for row, key in reversed(list(enumerate(keys))) if weights[row] == 0}
-    return [
-        (row, without[key]) for row, key in enumerate(keys) if weights[row] != 0 and key in without
-    ]
-
-
-def intervention(
-    frame: Frame, group: str = "optimizer"
-) -> tuple[tuple[Paired, ...], dict[str, tuple[float, float | None]]]:
-    """Paired effects by measure, optimiser and λ, and whether they differ between optimisers."""
-    matched = pairs(frame)
-    if not matched:
-        return (), {}
-    effects: list[Paired] = []
-    heterogeneity: dict[str, tuple[float, float | None]] = {}
-    names = text_columns(frame, [group])[group] if group in frame else ["all"] * len(frame)
-    weights = np.nan_to_num(numbers(frame, WEIGHT))
-    for measure in COMPARED:
-        if measure not in frame:
-            continue
-        values = numbers(frame, measure)
-        differences = [
-            (a, b, float(values[a] - values[b]))
-            for a, b in matched
-            if np.isfinite(values[a] - values[b])
-        ]
-        averages: list[list[float]] = []
-        for name in sorted({names[a] for a, _, _ in differences}):
-            mine = [
-                (float(weights[a]), b, difference)
-                for a, b, difference in differences
-                if names[a] == name
-            ]
-            by_weight, average = _effects(measure, name, mine)
-            effects += by_weight
-            averages.append(average)
-        if (test := _equal(averages)) is not None:
-            heterogeneity[measure] = test
-    return tuple(effects), heterogeneity
-
-
-def _effects(
-    measure: str,
-    optimizer: str,
-    differences: Sequence[tuple[float, int, float]],
-) -> tuple[list[Paired], list[float]]:
-    """Effects under one optimiser, by λ and over all λ; and each baseline's average difference.
-
-    `differences`: λ, the row of the baseline, with − without.
-    """
-    effects = []
-    lambdas = sorted({weight for weight, _, _ in differences})
-    for weight in lambdas:
-        some = [difference for own, _, difference in differences if own == weight]
-        effects.append(
-            Paired(measure, optimizer, weight, len(some), mean_interval(some, "paired t"))
-        )
-    by_baseline: dict[int, list[float]] = {}
-    for _, baseline, difference in differences:
-        by_baseline.setdefault(baseline, []).append(difference)
-    averages = [float(np.mean(some)) for some in by_baseline.values()]
-    if len(lambdas) > 1:
-        interval = mean_interval(averages, "paired t")
-        effects.append(Paired(measure, optimizer, None, len(averages), interval))
-    return effects, averages
-
-
-def _equal(groups: Sequence[Sequence[float]]) -> tuple[float, float | None] | None:
-    """F and p of a one-way analysis of variance.
-
-    None if no group has two values, or there is one group.
-    """
-    every = np.concatenate([np.asarray(values) for values in groups]) if groups else np.zeros(0)
-    df, residual_df = len(groups) - 1, len(every) - len(groups)
-    within = sum(float(((np.asarray(values) - np.mean(values)) ** 2).sum()) for values in groups)
-    if df < 1 or residual_df < 1 or within <= 0:
-        return None
-    between = float(((every - every.mean()) ** 2).sum()) - within
-    f = between / df / (within / residual_df)
-    return f, f_tail(f, df, residual_df)

@@ -13,13 +13,15 @@ Paule and Mandel's (1982) equation. If τ² is 0 the weights are the binomial on
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from evilspectra.analysis.estimate import Frame, missing
-from evilspectra.analysis.linear import text_columns
+from evilspectra.analysis.linear import is_rounding, text_columns
+from evilspectra.analysis.shared import clusters_of
 from evilspectra.errors import BadInput, listing, near
+from evilspectra.numbers import figure
 
 #: Outcome → its name in tables, in the order in which one is chosen if none is named.
 LABELS = {
@@ -52,7 +54,8 @@ class Outcome:
     """An outcome of n runs.
 
     `values`: float64 [n] on the scale of analysis; `misaligned`, `counted`: the counts behind a
-    rate, None elsewhere; `note`: how the column was transformed.
+    rate, None elsewhere; `note`: how the column was transformed; `clusters`: each run's cluster
+    [n], None where no two runs share their noise.
     """
 
     name: str
@@ -61,6 +64,37 @@ class Outcome:
     misaligned: np.ndarray | None = None
     counted: np.ndarray | None = None
     note: str | None = None
+    clusters: np.ndarray | None = None
+
+    def take(self, rows: np.ndarray) -> Outcome:
+        """The outcome of some runs: row numbers, or a mask [n]."""
+        misaligned = None if self.misaligned is None else self.misaligned[rows]
+        counted = None if self.counted is None else self.counted[rows]
+        clusters = None if self.clusters is None else self.clusters[rows]
+        return replace(
+            self,
+            values=self.values[rows],
+            misaligned=misaligned,
+            counted=counted,
+            clusters=clusters,
+        )
+
+    def spread(self, rows: np.ndarray) -> Outcome:
+        """The outcome of some runs, missing (NaN) where a row number [m] is −1."""
+
+        def padded(values: np.ndarray) -> np.ndarray:
+            return np.append(values, np.nan)[rows]
+
+        misaligned = None if self.misaligned is None else padded(self.misaligned)
+        counted = None if self.counted is None else padded(self.counted)
+        clusters = None if self.clusters is None else np.append(self.clusters, -1)[rows]
+        return replace(
+            self,
+            values=padded(self.values),
+            misaligned=misaligned,
+            counted=counted,
+            clusters=clusters,
+        )
 
     @property
     def label(self) -> str:
@@ -69,6 +103,27 @@ class Outcome:
     @property
     def better(self) -> int:
         return BETTER.get(self.name, 0)
+
+    @property
+    def constant(self) -> str | None:
+        """That nothing varies, as a clause; None if something does.
+
+        Numbers vary if they differ by more than rounding; rates unless none or all of the counted
+        answers are misaligned.
+
+        >>> Outcome("drift", "as measured", np.full(3, 0.1) + [0, 1e-17, 0]).constant
+        'nothing varies: it is 0.1 in all 3 runs'
+        """
+        runs = len(self.values)
+        if self.misaligned is not None and self.counted is not None:
+            bad, every = int(self.misaligned.sum()), int(self.counted.sum())
+            if 0 < bad < every:
+                return None
+            which = "none is" if bad == 0 else "all are"
+            return f"nothing varies: of {every} counted answers in {runs} runs {which} misaligned"
+        if not is_rounding(self.values - self.values.mean(), self.values):
+            return None
+        return f"nothing varies: it is {figure(float(self.values.mean()))} in all {runs} runs"
 
     def weights(self, project: Callable[[np.ndarray], np.ndarray]) -> np.ndarray | None:
         """Weights [n] under a model; None if all runs weigh the same.
@@ -125,7 +180,7 @@ def binomial_weights(
 def choose(frame: Frame, name: str | None = None) -> str:
     """The named outcome, or else the first usable one of LABELS.
 
-    Usable is an outcome that at least FEWEST runs have and that differs between them.
+    Usable is an outcome that at least FEWEST runs have; one that differs between them comes first.
 
     Raises:
         BadInput: no such column, or none to choose.
@@ -138,15 +193,32 @@ def choose(frame: Frame, name: str | None = None) -> str:
                 f"{listing(numeric, 8) or 'none here'}.{near(name, frame)}"
             )
         return name
+    measured = []
     for column in LABELS:
         if column in frame:
             values = [value for value in frame[column] if not missing(value)]
             if len(values) >= FEWEST and len(set(values)) > 1:
                 return column
+            if len(values) >= FEWEST:
+                measured.append(column)
+    if measured:
+        return measured[0]
     raise BadInput(
         f"no outcome was measured on {FEWEST} runs or more: evaluate the runs, or name a column "
         f"with --outcome; looked for {listing(LABELS)}."
     )
+
+
+def constants(frame: Frame, chosen: str) -> dict[str, str]:
+    """The outcomes before the chosen one that were measured and do not vary, and how."""
+    named = {}
+    for column in list(LABELS)[: list(LABELS).index(chosen)] if chosen in LABELS else ():
+        if column not in frame or frame[column].notna().sum() < FEWEST:
+            continue
+        clause = read(select(frame, column)[0], column).constant
+        if clause is not None:
+            named[column] = clause
+    return named
 
 
 def select(frame: Frame, name: str, needed: Sequence[str] = ()) -> tuple[Frame, dict[str, int]]:
@@ -205,21 +277,22 @@ def numbers(frame: Frame, name: str) -> np.ndarray:
 
 def read(frame: Frame, name: str) -> Outcome:
     """The outcome of selected runs on its scale of analysis."""
-    values = numbers(frame, name)
+    values, clusters = numbers(frame, name), clusters_of(frame)
     if name != "misalignment":
-        return Outcome(name, "as measured", values)
+        return Outcome(name, "as measured", values, clusters=clusters)
     if not _has_counts(frame):
         note = (
             "the counts behind the rates are not there, so the rates are analysed as they stand, "
             "unweighted"
         )
-        return Outcome(name, "as measured", values, note=note)
+        return Outcome(name, "as measured", values, note=note, clusters=clusters)
     misaligned, counted = numbers(frame, MISALIGNED), numbers(frame, COUNTED)
     zeros = int((misaligned == 0).sum())
-    note = "ln((k + ½)/(m − k + ½)), weights 1/(binomial variance + variance between runs)" + (
+    note = "bias-reduced binomial model of the counted answers, with variance between runs" + (
         f"; {zeros} runs without a misaligned answer stay in" if zeros else ""
     )
-    return Outcome(name, "logit", logits(misaligned, counted), misaligned, counted, note)
+    values = np.log((misaligned + _SHIFT) / (counted - misaligned + _SHIFT))
+    return Outcome(name, "logit", values, misaligned, counted, note, clusters)
 
 
 def _has_counts(frame: Frame) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from evilspectra.analysis.claims import Claim
 from evilspectra.analysis.components import Components
 from evilspectra.analysis.design import Design
 from evilspectra.analysis.estimate import plain
@@ -35,7 +36,10 @@ class Analysis:
 
     `scale`: as measured, or logit; `better`: +1 if more of the outcome is better, −1 if less is,
     else 0. `left_out`: reason → runs. `group`: the factor whose levels are compared at equal loss
-    and ranked. `levels`: factor → its levels.
+    and ranked. `levels`: factor → its levels. `unlisted`: columns that vary between repeats though
+    nobody named them; `constant`: outcomes that come before this one and do not vary, and how.
+    `claims`: everything that the page may show, decided over the whole page; sentences, tables and
+    figures take their decisions from there.
     """
 
     outcome: str
@@ -48,6 +52,8 @@ class Analysis:
     runs: int
     left_out: dict[str, int]
     design: Design
+    unlisted: tuple[str, ...]
+    constant: dict[str, str]
     variance: Decomposition | None
     components: Components | None
     loss_fit: LossFit | None
@@ -56,7 +62,13 @@ class Analysis:
     stability: Stability
     reasons: dict[str, str]
     levels: dict[str, tuple[str, ...]]
+    claims: tuple[Claim, ...] = ()
     sentences: tuple[Sentence, ...] = ()
+
+    @property
+    def is_constant(self) -> bool:
+        """Whether nothing varies between the runs, so that nothing can be said to explain it."""
+        return self.reasons.get("variance", "").startswith("nothing varies")
 
     def to_dict(self) -> dict[str, Any]:
         """All of it in JSON's types."""

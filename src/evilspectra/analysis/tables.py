@@ -12,15 +12,28 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from evilspectra.analysis.claims import Claim, find
 from evilspectra.analysis.equal_loss import Difference, EqualLoss
 from evilspectra.analysis.loss import LossFit
 from evilspectra.analysis.mediation import Mediation
+from evilspectra.analysis.ranking import Ranking
 from evilspectra.analysis.result import Analysis
 from evilspectra.analysis.sentences import within
-from evilspectra.analysis.stability import Ranking, Stability
+from evilspectra.analysis.sentences.flatness import effect_claim
+from evilspectra.analysis.sentences.variance import term_is_shown
+from evilspectra.analysis.stability import Stability
 from evilspectra.analysis.trajectory import Trajectory
 from evilspectra.analysis.variance import Decomposition
-from evilspectra.numbers import DASH, bracketed, figure, minus, number, percent, probability
+from evilspectra.numbers import (
+    DASH,
+    bracketed,
+    figure,
+    minus,
+    number,
+    p_value,
+    percent,
+    probability,
+)
 
 
 @dataclass(frozen=True)
@@ -51,17 +64,19 @@ def statistics_tables(analysis: Analysis, detailed: bool = False) -> Iterator[St
     `detailed`: with sums of squares, adjusted R², ranges of loss, counts of pairs and every note.
     """
     if analysis.variance:
-        yield from _variance(analysis.variance, detailed)
+        yield from _variance(analysis, analysis.variance, detailed)
     if analysis.loss_fit:
         yield _lines(analysis, analysis.loss_fit, detailed)
-        if analysis.loss_fit.equal_loss.differences:
-            yield _equal_loss(analysis.loss_fit.equal_loss, detailed)
+        equal_loss = analysis.loss_fit.equal_loss
+        if equal_loss.differences or equal_loss.matched:
+            yield _equal_loss(analysis, equal_loss, detailed)
     if analysis.training:
         yield _training(analysis.training)
     if analysis.mediation:
-        yield from _penalty_and_flatness(analysis.mediation)
+        yield from _penalty_and_flatness(analysis, analysis.mediation)
     if analysis.stability.ranking:
         yield _ranking(analysis.stability.ranking)
+        yield _pairs(analysis, analysis.stability.ranking)
     if analysis.stability.variants:
         yield _variants(analysis.stability, analysis.group, detailed)
 
@@ -93,7 +108,28 @@ def _table(
     )
 
 
-def _variance(variance: Decomposition, detailed: bool) -> Iterator[StatisticsTable]:
+def _adjusted_p(claim: Claim | None) -> str:
+    """A claim's p-value over the page, or why there is none."""
+    if claim is None or claim.adjusted is None:
+        return "not tested"
+    return p_value(claim.adjusted, ".3f")
+
+
+def _is_shown(claim: Claim | None) -> str:
+    return _yes(claim is not None and claim.shown)
+
+
+def _decision(of: Callable[[Any], Claim | None]) -> list[_Column]:
+    """The two columns of a decision over the page."""
+    return [
+        _Column("adjusted p", lambda record: _adjusted_p(of(record))),
+        _Column("shown", lambda record: _is_shown(of(record))),
+    ]
+
+
+def _variance(
+    analysis: Analysis, variance: Decomposition, detailed: bool
+) -> Iterator[StatisticsTable]:
     adjusted = _adjusted(variance.r2_adjusted) if detailed else ""
     notes = [f"R² {variance.r2:.3f}{adjusted}, {variance.residual_df} degrees of freedom left."]
     notes += [f"{text[0].upper()}{text[1:]}." for text in variance.notes]
@@ -104,15 +140,21 @@ def _variance(variance: Decomposition, detailed: bool) -> Iterator[StatisticsTab
         _Column("df", lambda effect: str(effect.df)),
         _Column("SS", lambda effect: figure(effect.ss), detailed=True),
         _Column("F", lambda effect: DASH if effect.p is None else figure(effect.f)),
-        _Column("p", lambda effect: probability(effect.p)),
-        _Column("p by permutation", lambda effect: probability(effect.permutation)),
+        _Column("p, equal spreads", lambda effect: probability(effect.p), detailed=True),
+        _Column("p by permutation", lambda effect: probability(effect.permutation), detailed=True),
         _Column("partial η²", lambda effect: bracketed(effect.eta, percent)),
         _Column("partial ω²", lambda effect: _number(effect.omega)),
     ]
     share = _Column("LMG share", lambda effect: _share(variance.lmg, effect.term))
-    yield _table("Variance, type II", [*effects, share], variance.type2, notes, detailed)
+    decision = _Column("shown", lambda effect: _yes(term_is_shown(analysis, effect.term)))
+    columns = [*effects, share, decision]
+    yield _table("Variance, type II", columns, variance.type2, notes, detailed)
     if variance.type3:
         yield _table("Variance, type III", effects, variance.type3, detailed=detailed)
+
+
+def _yes(value: bool) -> str:
+    return "yes" if value else "no"
 
 
 def _share(shares: Mapping[str, float], term: str) -> str:
@@ -152,32 +194,35 @@ def _number(value: float | None) -> str:
     return DASH if value is None or math.isnan(value) else minus(f"{value:.3f}")
 
 
-def _equal_loss(equal_loss: EqualLoss, detailed: bool) -> StatisticsTable:
-    matched = {(pair.first, pair.second): pair for pair in equal_loss.matched}
+def _equal_loss(analysis: Analysis, equal_loss: EqualLoss, detailed: bool) -> StatisticsTable:
+    by_fit, matched = (
+        {(pair.first, pair.second): pair for pair in pairs}
+        for pairs in (equal_loss.differences, equal_loss.matched)
+    )
 
-    def by_pairs(text: Callable[[Difference], str], without: str = DASH) -> Callable[[Any], str]:
-        """The cell of a difference by fit that shows the one by matched pairs."""
+    def of(pairs: Mapping[Any, Difference], text: Callable[[Difference], str], none: str = DASH):
+        """The cell of a pair's difference in one of the two comparisons."""
+        return lambda pair: text(pairs[pair]) if pair in pairs else none
 
-        def cell(by_fit: Difference) -> str:
-            pair = matched.get((by_fit.first, by_fit.second))
-            return text(pair) if pair else without
-
-        return cell
+    def claim_of(section: str) -> Callable[[Any], Claim | None]:
+        return lambda pair: find(analysis.claims, section, *pair)
 
     columns = [
-        _Column("pair", lambda by_fit: f"{by_fit.first} − {by_fit.second}"),
-        _Column("by fit", lambda by_fit: within(by_fit.difference, True)),
-        _Column("at loss", lambda by_fit: _figure(by_fit.loss), detailed=True),
-        _Column("p (Holm)", lambda by_fit: probability(by_fit.p)),
-        _Column("by matched pairs", by_pairs(lambda pair: within(pair.difference, True))),
-        _Column("pairs", by_pairs(lambda pair: str(pair.pairs), "0")),
-        _Column("Δ ln(loss)", by_pairs(_loss_apart), detailed=True),
+        _Column("pair", " − ".join),
+        _Column("by fit", of(by_fit, lambda pair: within(pair.difference, True))),
+        _Column("at loss", of(by_fit, lambda pair: _figure(pair.loss)), detailed=True),
+        *_decision(claim_of("equal loss")),
+        _Column("by matched pairs", of(matched, lambda pair: within(pair.difference, True))),
+        _Column("shown", lambda pair: _is_shown(claim_of("matched")(pair))),
+        _Column("pairs", of(matched, lambda pair: str(pair.pairs), "0")),
+        _Column("Δ ln(loss)", of(matched, _loss_apart), detailed=True),
     ]
     notes = []
     if equal_loss.loss is not None:
         loss = figure(equal_loss.loss)
         notes.append(f"At a loss of {loss}; matched runs differ by at most 0.1 in ln(loss).")
-    return _table("At equal loss", columns, equal_loss.differences, notes, detailed)
+    pairs = list(dict.fromkeys([*by_fit, *matched]))
+    return _table("At equal loss", columns, pairs, notes, detailed)
 
 
 def _figure(value: float | None) -> str:
@@ -197,23 +242,21 @@ def _training(training: Trajectory) -> StatisticsTable:
         _Column(f"loss, given {group}", lambda moment: bracketed(moment.given_group, percent)),
         _Column("ln ratio", lambda moment: within(moment.advantage, True)),
     ]
-    notes = [training.warning] if training.warning else []
-    return _table("Partial R² while training", columns, training.moments, notes)
+    return _table("Partial R² while training", columns, training.moments)
 
 
-def _penalty_and_flatness(mediation: Mediation) -> Iterator[StatisticsTable]:
-    if mediation.effects:
+def _penalty_and_flatness(analysis: Analysis, mediation: Mediation) -> Iterator[StatisticsTable]:
+    if mediation.penalty.effects:
         columns = [
             _Column(
                 "outcome",
-                lambda paired: (
-                    f"{paired.optimizer}, λ {_weight(paired.weight)}: {_plain(paired.measure)}"
-                ),
+                lambda paired: f"{paired.optimizer}, {paired.treatment}: {_plain(paired.measure)}",
             ),
             _Column("pairs", lambda paired: str(paired.pairs)),
             _Column("difference", lambda paired: within(paired.difference, True)),
+            *_decision(lambda paired: effect_claim(analysis, paired)),
         ]
-        yield _table("Flatness penalty, with − without", columns, mediation.effects)
+        yield _table("Flatness penalty, with − without", columns, mediation.penalty.effects)
     if mediation.beyond:
         columns = [
             _Column("measure", lambda beyond: _plain(beyond.measure)),
@@ -221,12 +264,9 @@ def _penalty_and_flatness(mediation: Mediation) -> Iterator[StatisticsTable]:
             _Column("alone", lambda beyond: within(beyond.simple, True)),
             _Column("partial", lambda beyond: within(beyond.partial, True)),
             _Column("given", lambda beyond: ", ".join(map(spelled, beyond.given))),
+            *_decision(lambda beyond: find(analysis.claims, "flatness", beyond.measure)),
         ]
         yield _table("Flatness and outcome, correlations", columns, mediation.beyond)
-
-
-def _weight(weight: float | None) -> str:
-    return number(weight, "g", "all")
 
 
 def _ranking(ranking: Ranking) -> StatisticsTable:
@@ -241,6 +281,26 @@ def _ranking(ranking: Ranking) -> StatisticsTable:
         ),
     ]
     return _table(f"Ranking by {factor}", columns, ranking.groups)
+
+
+def _pairs(analysis: Analysis, ranking: Ranking) -> StatisticsTable:
+    """Each pair's difference, and with a margin whether it is shown to be smaller than that."""
+    columns = [
+        _Column("pair", " − ".join),
+        _Column("difference", lambda pair: within(ranking.differences[pair], True)),
+        _Column("method", lambda pair: ranking.differences[pair].method, detailed=True),
+        *_decision(lambda pair: find(analysis.claims, "ranking", *pair)),
+    ]
+    if ranking.margin is not None:
+        heading = f"less than {figure(ranking.margin)}"
+        columns.append(_Column(heading, lambda pair: _yes(pair in ranking.equal)))
+    notes = [f"Adjusted over the {_family(analysis)} claims of this page."]
+    title = f"Differences between levels of {spelled(ranking.factor)}"
+    return _table(title, columns, list(ranking.differences), notes)
+
+
+def _family(analysis: Analysis) -> int:
+    return max((claim.family for claim in analysis.claims), default=0)
 
 
 def _variants(stability: Stability, group: str | None, detailed: bool) -> StatisticsTable:

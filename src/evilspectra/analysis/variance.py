@@ -25,16 +25,25 @@ from typing import Any
 
 import numpy as np
 
+from evilspectra.analysis.claims import Claim
+from evilspectra.analysis.contrasts import fit
 from evilspectra.analysis.design import Confounded, aliases
 from evilspectra.analysis.estimate import Frame, MethodEstimate, f_tail, share
-from evilspectra.analysis.linear import Layout, Term, lay_out, spelled, squares, text_columns
+from evilspectra.analysis.linear import (
+    Layout,
+    Term,
+    is_rounding,
+    lay_out,
+    spelled,
+    squares,
+    text_columns,
+)
 from evilspectra.analysis.outcome import Outcome
+from evilspectra.analysis.terms import term_claim
 
 #: Draws of a permutation test: p-values are multiples of 1/2000.
 PERMUTATIONS = 1999
 _SEED = 0
-#: A residual below this share of the outcome's own sum of squares is rounding.
-_EXACT = 1e-20
 _BATCH = 500
 
 
@@ -82,6 +91,7 @@ class Decomposition:
     dropped: tuple[str, ...]
     blocks: str | None
     notes: tuple[str, ...] = ()
+    claims: tuple[Claim, ...] = ()
 
     def effect(self, term: str) -> Effect | None:
         """The type II effect of a term, given by its name."""
@@ -110,21 +120,23 @@ def decompose(
     values = text_columns(frame, factors)
     notes = [outcome.note] if outcome.note else []
     requested = order = min(order, len(factors))
-    layout = weighted_layout(values, order, outcome)
+    layout = lay_out(values, order)
     while order > 1 and layout.n - layout.basis(layout.terms).shape[1] < 1:
         order -= 1
-        layout = weighted_layout(values, order, outcome)
+        layout = lay_out(values, order)
     if order < requested:
         notes.append(
             f"terms of order {requested} leave no residual (nothing is replicated), so order "
             f"{order} was fitted, and what is left holds the interactions above it"
         )
-    y = layout.weighted(outcome.values)
+    response, layout = weighted(outcome, values, order, layout)
+    y = layout.weighted(response - response.mean())
     full = layout.basis(layout.terms)
     mean = layout.basis([])
-    residual_df, rss = layout.n - full.shape[1], float(y @ y - squares(full, y))
+    residual_df = layout.n - full.shape[1]
+    residual = y - full @ (full.T @ y)
     total = float(y @ y - squares(mean, y))
-    rss = 0.0 if rss <= _EXACT * max(total, 1e-300) else rss
+    rss = 0.0 if is_rounding(residual, layout.weighted(response)) else float(residual @ residual)
     groups, dropped = aliases(layout)
     units = units_of(layout, groups, dropped)
     exchange = None if blocks is None else [str(value) for value in frame[blocks]]
@@ -162,6 +174,11 @@ def decompose(
         dropped=tuple(map(spelled, dropped)),
         blocks=blocks,
         notes=tuple(notes),
+        claims=tuple(
+            term_claim(outcome, values, lay_out(values, order), unit, effect.eta.value)
+            for unit, effect in zip(units, type2, strict=True)
+            if residual_df > 0 and rss > 0
+        ),
     )
 
 
@@ -171,17 +188,21 @@ def _why_no_type3(values: Mapping[str, Sequence[str]], order: int, confounded: b
     return "terms are confounded" if confounded else None
 
 
-def weighted_layout(values: Mapping[str, Sequence[Any]], order: int, outcome: Outcome) -> Layout:
-    """The layout of the factors with the outcome's weights under that same model."""
-    plain_layout = lay_out(values, order)
+def weighted(
+    outcome: Outcome, values: Mapping[str, Sequence[str]], order: int, layout: Layout
+) -> tuple[np.ndarray, Layout]:
+    """The response [n] that is decomposed and the layout with its weights.
 
-    def project(weights: np.ndarray) -> np.ndarray:
-        return Layout(plain_layout.n, plain_layout.columns, np.sqrt(weights)).basis(
-            plain_layout.terms
-        )
-
-    weights = outcome.weights(project)
-    return plain_layout if weights is None else lay_out(values, order, weights)
+    A rate is decomposed by the working response of its binomial model with all terms of the layout;
+    runs of one level of the first factor have one variance between them.
+    """
+    if outcome.misaligned is None or outcome.counted is None:
+        return outcome.values, layout
+    first = next(iter(values.values()))
+    names = sorted(set(first))
+    levels = np.array([names.index(level) for level in first])
+    model = fit(outcome, layout.basis(layout.terms), levels)
+    return model.response, lay_out(values, order, model.weights)
 
 
 def units_of(

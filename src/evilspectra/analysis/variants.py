@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from evilspectra.analysis.claims import decide
 from evilspectra.analysis.estimate import Frame
-from evilspectra.analysis.linear import text_columns
-from evilspectra.analysis.outcome import COUNTED, FEWEST, MISALIGNED, Outcome, read
-from evilspectra.analysis.stability import Ranking, Variant, rank_frame
-from evilspectra.analysis.variance import decompose, weighted_layout
+from evilspectra.analysis.outcome import COUNTED, FEWEST, MISALIGNED, read
+from evilspectra.analysis.ranking import rank_frame, settle
+from evilspectra.analysis.stability import Variant
+from evilspectra.analysis.variance import decompose
 
 #: Outcomes that depend on the judge.
 JUDGED = ("misalignment", "mean_alignment")
@@ -24,22 +25,6 @@ def judged_rows(runs: Frame, name: str, rates: Frame | None) -> Frame | None:
     rows = rates[rates["folder"].isin(list(runs["folder"])) & (rates["step"] > 0)]
     rows = rows[rows["step"] == rows.groupby(["folder", "judge_id"])["step"].transform("max")]
     return rows[rows[name].notna() & (rows["counted"] > 0)]
-
-
-def ranking_of(
-    runs: Frame,
-    outcome: Outcome,
-    group: str | None,
-    factors: Sequence[str],
-) -> Ranking | None:
-    """The ranking of a factor's groups by an outcome, weighted if it is a rate with counts."""
-    if group is None:
-        return None
-    weights = None
-    if outcome.counted is not None:
-        layout = weighted_layout(text_columns(runs, factors), 1, outcome)
-        weights = layout.root**2
-    return rank_frame(runs, outcome.values, group, factors, outcome.better, weights)
 
 
 def variants(
@@ -84,17 +69,18 @@ def _variant(
     if len(table) < FEWEST or group not in usable or table[name].nunique() < 2:
         return None
     outcome = read(table, name)
-    ranking = ranking_of(table, outcome, group, usable)
+    ranking = rank_frame(table, outcome, group, usable)
     parts = decompose(table, outcome, usable, 1, permutations=0)
     effect = next((effect for effect in parts.type2 if group in effect.term), None)
     if ranking is None or effect is None:
         return None
+    ranking = settle(ranking, decide(ranking.claims))
     means = {ranked.group: ranked.mean.value for ranked in ranking.groups}
     return Variant(
         label,
         len(table),
         tuple(means),
-        tuple(ranking.clear_pairs()),
+        ranking.shown,
         effect.eta,
         means,
     )

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from evilspectra.analysis.mediation import Beyond, Paired
+from evilspectra.analysis.claims import Claim, find
+from evilspectra.analysis.mediation import Beyond
+from evilspectra.analysis.penalty import ALL, Paired
 from evilspectra.analysis.result import Analysis, Sentence
 from evilspectra.analysis.sentences.wording import (
     PAPER_OUTCOMES,
+    adjusted,
     measure_name,
     outcome_name,
     paper_name,
     within,
 )
-from evilspectra.numbers import figure, probability, signed_figure
+from evilspectra.numbers import signed_figure
 
 #: The penalty's effect on mean alignment in the paper (section on the regulariser), in points.
 PAPER_PENALTY = {"adam": 6.6, "lion": 8.0, "muon": 2.1, "sgd": -3.5}
@@ -30,21 +33,19 @@ def flatness_sentences(analysis: Analysis) -> Iterator[Sentence]:
 def _on_measure(analysis: Analysis, beyond: Beyond) -> Sentence:
     adjusted_for = " and ".join(beyond.given)
     measure, name = measure_name(beyond.measure), outcome_name(analysis)
-    if beyond.partial.low is None:
+    claim = find(analysis.claims, "flatness", beyond.measure)
+    if claim is None or claim.p is None:
         return Sentence(
             "flatness",
-            f"Whether {measure} says something of {name} beyond {adjusted_for} cannot be said: "
-            f"{beyond.partial.note}.",
+            f"Whether {measure} is related to {name} beyond {adjusted_for} cannot be said: "
+            f"{beyond.partial.note or 'a group has too few runs'}.",
             False,
         )
-    numbers = (
-        f"partial correlation {within(beyond.partial, plus=True)} "
-        f"(alone {within(beyond.simple, plus=True)})"
-    )
-    if not beyond.partial.clear_of():
+    numbers = f"partial correlation {within(beyond.partial, plus=True)}, {adjusted(claim)}"
+    if not claim.shown:
         return Sentence(
             "flatness",
-            f"Beyond {adjusted_for}, that {measure} goes with {name} is not shown: {numbers}.",
+            f"Beyond {adjusted_for}, {measure} is not shown to be related to {name} ({numbers}).",
             False,
         )
     flatter = 1 if beyond.measure in ("stable_rank", "spectral_entropy") else -1
@@ -56,7 +57,8 @@ def _on_measure(analysis: Analysis, beyond: Beyond) -> Sentence:
         tail += "; this contradicts the paper's reading of flatness" if against else ""
     return Sentence(
         "flatness",
-        f"Beyond {adjusted_for}, {measure} goes with {name}: {numbers}{tail}. This shows no cause.",
+        f"Beyond {adjusted_for}, {measure} is related to {name} ({numbers}){tail}. "
+        "This shows no cause.",
         True,
         against,
     )
@@ -67,38 +69,58 @@ def penalty_sentences(analysis: Analysis) -> Iterator[Sentence]:
     mediation = analysis.mediation
     if mediation is None:
         return
-    if not mediation.effects:
-        if "flatness penalty" in mediation.reasons:
-            yield Sentence(
-                "penalty",
-                "What the flatness penalty does cannot be said: "
-                f"{mediation.reasons['flatness penalty']}.",
-            )
+    if not mediation.penalty.effects:
+        yield Sentence(
+            "penalty",
+            "What the flatness penalty does cannot be said: "
+            f"{mediation.reasons['flatness penalty']}.",
+        )
         return
-    for effect in mediation.effects:
+    for effect in mediation.penalty.effects:
         if effect.measure in (analysis.outcome, "train_loss", "capability"):
-            yield _on_effect(effect)
-    for measure, (f, p) in mediation.heterogeneity.items():
-        if measure == analysis.outcome:
-            is_shown = p is not None and p < 0.05
-            yield Sentence(
-                "penalty",
-                f"That its effect on {measure_name(measure)} differs between optimisers is "
-                f"{'shown' if is_shown else 'not shown'} (F = {figure(f)}, {probability(p)}).",
-                is_shown,
-            )
+            yield _on_effect(analysis, effect)
+    yield from _between_optimisers(analysis)
 
 
-def _on_effect(effect: Paired) -> Sentence:
-    weight = " over all λ" if effect.weight is None else f" with λ = {effect.weight:g}"
-    where = f"under {effect.optimizer}{weight}"
+def _between_optimisers(analysis: Analysis) -> Iterator[Sentence]:
+    """Whether the penalty's effect on the outcome differs between optimisers."""
+    claims = [claim for claim in analysis.claims if claim.section == "penalty differs"]
+    tested = [claim for claim in claims if claim.p is not None]
+    if not tested:
+        return
+    name = measure_name(analysis.outcome)
+    shown = [claim for claim in tested if claim.shown]
+    if shown:
+        listed = "; ".join(
+            f"{' − '.join(claim.subject)} {signed_figure(claim.value)} ({adjusted(claim)})"
+            for claim in shown
+        )
+        text = f"The penalty's effect on {name} differs between optimisers: {listed}."
+    else:
+        text = f"The penalty's effect on {name} is not shown to differ between optimisers."
+    yield Sentence("penalty", text, bool(shown))
+
+
+def effect_claim(analysis: Analysis, effect: Paired) -> Claim | None:
+    """The claim on an effect of the penalty."""
+    section = "penalty" if effect.measure == analysis.outcome else "penalty, other measures"
+    return find(analysis.claims, section, effect.optimizer, effect.treatment, effect.measure)
+
+
+def _on_effect(analysis: Analysis, effect: Paired) -> Sentence:
+    claim = effect_claim(analysis, effect)
+    which = "over all treatments" if effect.treatment == ALL else f"with {effect.treatment}"
+    where = f"under {effect.optimizer} {which}"
     measure = measure_name(effect.measure)
+    of_rate = " in log odds" if effect.measure == "misalignment" else ""
     pairs = f"{effect.pairs} pair{'' if effect.pairs == 1 else 's'}"
-    number = f"{within(effect.difference, plus=True)}, {pairs}"
-    if not effect.difference.clear_of():
+    if effect.baselines < effect.pairs:
+        pairs += f" on {effect.baselines} baseline{'' if effect.baselines == 1 else 's'}"
+    number = f"{within(effect.difference, plus=True)}{of_rate}, {pairs}"
+    if claim is None or not claim.shown:
         return Sentence(
             "penalty",
-            f"That the penalty changes {measure} {where} is not shown ({number}).",
+            f"The penalty is not shown to change {measure} {where} ({number}).",
             False,
         )
     paper = None
@@ -111,5 +133,8 @@ def _on_effect(effect: Paired) -> Sentence:
         which = "this contradicts the paper, which has" if against else "the paper has"
         tail = f"; {which} {signed_figure(paper)} points of mean alignment there"
     return Sentence(
-        "penalty", f"The penalty changes {measure} {where} by {number}{tail}.", True, against
+        "penalty",
+        f"The penalty changes {measure} {where} by {number}, {adjusted(claim)}{tail}.",
+        True,
+        against,
     )

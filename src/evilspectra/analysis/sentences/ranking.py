@@ -2,49 +2,72 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
+from evilspectra.analysis.claims import Claim, find
 from evilspectra.analysis.estimate import MethodEstimate
+from evilspectra.analysis.ranking import Ranked, Ranking
 from evilspectra.analysis.result import Analysis, Sentence
-from evilspectra.analysis.sentences.wording import PAPER_OUTCOMES, outcome_name, paper_name, within
-from evilspectra.analysis.stability import Ranked, Ranking
-from evilspectra.numbers import figure
+from evilspectra.analysis.sentences.wording import (
+    PAPER_OUTCOMES,
+    adjusted,
+    capitalised,
+    outcome_name,
+    paper_name,
+    within,
+)
+from evilspectra.numbers import figure, percent
 
 #: The paper's order of misalignment, least first (abstract).
 PAPER_ORDER = ("muon", "adam", "lion")
 
 
 def ranking_sentences(analysis: Analysis) -> Iterator[Sentence]:
-    """The order of the groups, and each pair of optimisers against the paper's order."""
+    """The order of the groups, pairs shown to be equal, and the paper's order of optimisers."""
     ranking = analysis.stability.ranking
     if ranking is None:
         return
-    order = ", ".join(_in_order(ranking.factor, ranked) for ranked in ranking.groups)
-    direction = {
-        1: "highest first, which is best",
-        -1: "lowest first, which is best",
-        0: "highest first",
-    }[ranking.better]
-    pairs = ranking.differences
-    clear = sum(difference.clear_of() for difference in pairs.values())
-    verdict = (
-        f"{clear} of {len(pairs)} pairs are shown to differ"
-        if clear
-        else "no two are shown to differ"
-    )
+    order = ", ".join(_in_order(analysis, ranked) for ranked in ranking.groups)
+    direction = {1: "best first", -1: "best first", 0: "highest first"}[ranking.better]
+    name = capitalised(outcome_name(analysis))
     yield Sentence(
-        "ranking",
-        f"By {outcome_name(analysis)}, {direction}: {order}; {verdict} "
-        "(95 % for all pairs at once).",
-        bool(clear),
+        "ranking", f"{name}, {direction}: {order}; {_verdict(ranking)}.", bool(ranking.shown)
     )
+    if ranking.margin is not None:
+        yield _on_equivalence(ranking)
     if ranking.factor == "optimizer" and analysis.outcome in PAPER_OUTCOMES:
-        yield from _against_paper(ranking, analysis.better)
+        yield from _against_paper(analysis, ranking)
 
 
-def _in_order(factor: str, ranked: Ranked) -> str:
+def _verdict(ranking: Ranking) -> str:
+    pairs = len(ranking.differences)
+    if not ranking.shown:
+        return "no two are shown to differ" if pairs > 1 else "they are not shown to differ"
+    if pairs == 1:
+        return "they differ"
+    return f"{len(ranking.shown)} of {pairs} pairs are shown to differ"
+
+
+def _on_equivalence(ranking: Ranking) -> Sentence:
+    pairs = len(ranking.differences)
+    margin = f"less than {figure(ranking.margin or 0.0)}"
+    if len(ranking.equal) == pairs:
+        text = f"All groups of {ranking.factor} differ by {margin}, the margin that was declared."
+    elif ranking.equal:
+        named = ", ".join(" and ".join(pair) for pair in ranking.equal)
+        text = f"By {margin}, the margin that was declared, differ: {named}; not shown of the rest."
+    else:
+        text = f"No pair is shown to differ by {margin}, the margin that was declared."
+    return Sentence("ranking", text, bool(ranking.equal))
+
+
+def _in_order(analysis: Analysis, ranked: Ranked) -> str:
     rank = f"{ranked.low}" if ranked.low == ranked.high else f"{ranked.low} to {ranked.high}"
-    return f"{_level(factor, ranked.group)} {figure(ranked.mean.value)} (rank {rank})"
+    factor = analysis.stability.ranking.factor if analysis.stability.ranking else ""
+    mean = ranked.mean.value
+    text = percent(1 / (1 + math.exp(-mean))) if analysis.scale == "logit" else figure(mean)
+    return f"{_level(factor, ranked.group)} {text} (rank {rank})"
 
 
 def _level(factor: str, group: str) -> str:
@@ -57,36 +80,38 @@ def _level(factor: str, group: str) -> str:
     return f"{factor} = {group}:" if digits.isdigit() else group
 
 
-def _against_paper(ranking: Ranking, better: int) -> Iterator[Sentence]:
-    for (first, second), difference in ranking.differences.items():
-        names = [paper_name(first), paper_name(second)]
-        if set(names) <= set(PAPER_ORDER) and names[0] != names[1]:
-            yield _on_pair(first, second, difference, better)
+def _against_paper(analysis: Analysis, ranking: Ranking) -> Iterator[Sentence]:
+    for pair, difference in ranking.differences.items():
+        names = [paper_name(name) for name in pair]
+        claim = find(analysis.claims, "ranking", *pair)
+        if set(names) <= set(PAPER_ORDER) and names[0] != names[1] and claim is not None:
+            yield _on_pair(claim, difference, analysis.better)
 
 
-def _on_pair(first: str, second: str, difference: MethodEstimate, better: int) -> Sentence:
+def _on_pair(claim: Claim, difference: MethodEstimate, better: int) -> Sentence:
     """A sentence on two optimisers whose order the paper reports."""
-    in_order = sorted((first, second), key=lambda name: PAPER_ORDER.index(paper_name(name)))
-    safer, worse = in_order
+    first, second = claim.subject
+    safer, worse = sorted(claim.subject, key=lambda name: PAPER_ORDER.index(paper_name(name)))
     ours = (difference.value if safer == first else -difference.value) * better
-    text = f"{first} − {second}: {within(difference, plus=True)}"
-    if not difference.clear_of():
+    numbers = f"{first} − {second} {within(difference, plus=True)}"
+    if not claim.shown:
         return Sentence(
             "ranking",
-            f"That {safer} stays more aligned than {worse}, as in the paper, is not shown here "
-            f"({text}).",
+            f"The paper has {safer} more aligned than {worse}; neither that nor the opposite is "
+            f"shown here ({numbers}, {adjusted(claim)}).",
             False,
         )
     if ours > 0:
         return Sentence(
             "ranking",
-            f"As in the paper, {safer} stays more aligned than {worse} ({text}).",
+            f"As in the paper, {safer} stays more aligned than {worse} "
+            f"({numbers}, {adjusted(claim)}).",
             True,
         )
     return Sentence(
         "ranking",
-        f"This contradicts the paper: {worse} stays more aligned than {safer} here ({text}); "
-        f"the paper has {safer} more aligned.",
+        f"This contradicts the paper: {worse} stays more aligned than {safer} "
+        f"({numbers}, {adjusted(claim)}).",
         True,
         True,
     )

@@ -31,6 +31,8 @@ def seed_sentences(analysis: Analysis) -> Iterator[Sentence]:
             "that the run leaves (partial η²).",
             eta.low is not None and eta.low > 0,
         )
+    if analysis.is_constant:
+        return
     if stability.pooled is None:
         reason = stability.reasons["seeds"]
         yield Sentence("seeds", f"Whether differences survive the seed cannot be said: {reason}.")

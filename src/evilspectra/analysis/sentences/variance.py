@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from evilspectra.analysis.claims import find
+from evilspectra.analysis.outcome import LABELS
 from evilspectra.analysis.result import Analysis, Sentence
 from evilspectra.analysis.sentences.wording import (
     PAPER_OUTCOMES,
@@ -12,7 +14,8 @@ from evilspectra.analysis.sentences.wording import (
     paper_name,
 )
 from evilspectra.analysis.variance import Effect
-from evilspectra.numbers import bracketed, figure, percent, probability
+from evilspectra.errors import listing
+from evilspectra.numbers import bracketed, percent
 
 
 def design_sentences(analysis: Analysis) -> Iterator[Sentence]:
@@ -22,6 +25,16 @@ def design_sentences(analysis: Analysis) -> Iterator[Sentence]:
     if analysis.left_out:
         reasons = "; ".join(f"{count} {reason}" for reason, count in analysis.left_out.items())
         yield Sentence("design", f"Left out: {reasons}.")
+    for outcome, clause in analysis.constant.items():
+        label = LABELS[outcome].split(" (")[0]
+        yield Sentence("design", f"{capitalised(label)} is not the outcome here, since {clause}.")
+    if analysis.unlisted:
+        names = listing(analysis.unlisted)
+        yield Sentence(
+            "design",
+            f"Repeats differ not in the seed alone but in {names}, which nobody named as a factor: "
+            "what it changes counts as spread between repeats.",
+        )
     parts = analysis.variance or analysis.design
     for confounded in parts.confounded:
         yield Sentence("design", f"{capitalised(confounded.sentence)}.")
@@ -32,7 +45,7 @@ def variance_sentences(analysis: Analysis) -> Iterator[Sentence]:
     if analysis.variance is None:
         yield Sentence(
             "variance",
-            f"What goes with {outcome_name(analysis)} cannot be said: "
+            f"What explains {outcome_name(analysis)} cannot be said: "
             f"{analysis.reasons['variance']}.",
         )
         return
@@ -42,32 +55,37 @@ def variance_sentences(analysis: Analysis) -> Iterator[Sentence]:
 
 def _on_term(analysis: Analysis, effect: Effect, residual_df: int) -> Sentence:
     name = outcome_name(analysis)
-    test = "not tested"
-    if effect.p is not None:
-        test = f"F({effect.df}, {residual_df}) = {figure(effect.f)}, {probability(effect.p)}"
-    if effect.permutation is not None:
-        test += f", by permutation {probability(effect.permutation)}"
+    kind, share = _kind(effect.term), bracketed(effect.eta, percent)
     if effect.eta.low is None:
         text = f"The share of {effect.term} in the variance of {name} cannot be said"
         return Sentence("variance", f"{text}: {effect.eta.note}.", False)
-    if not effect.eta.low > 0:
-        kind = "The interaction" if "×" in effect.term else "The factor"
+    if not term_is_shown(analysis, effect.term):
         return Sentence(
             "variance",
-            f"{kind} {effect.term} is not shown to go with any of the variance of {name}: "
-            f"partial η² {bracketed(effect.eta, percent)}, {test}.",
+            f"{kind} {effect.term} is not shown to explain any of the variance of {name} "
+            f"(partial η² {share}).",
             False,
         )
     against = ""
     if _is_size_under_adam(analysis, effect.term):
         against = "; this contradicts the paper, where size and family mattered little under Adam"
+    rest = " left by the other terms" if len(analysis.factors) > 1 else ""
     return Sentence(
         "variance",
-        f"{_kind(effect.term)} {effect.term} goes with {bracketed(effect.eta, percent)} of the "
-        f"variance of {name} that the other terms leave (partial η², {test}){against}.",
+        f"{kind} {effect.term} explains {share} of the variance of {name}{rest} "
+        f"(partial η²){against}.",
         True,
         bool(against),
     )
+
+
+def term_is_shown(analysis: Analysis, term: str) -> bool:
+    """Whether a term is shown to explain anything: the ranked factor where one of its pairs is."""
+    ranking = analysis.stability.ranking
+    if term == analysis.group:
+        return ranking is not None and bool(ranking.shown)
+    claim = find(analysis.claims, "variance", term)
+    return claim is not None and claim.shown
 
 
 def _kind(term: str) -> str:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from evilspectra.analysis.claims import Claim
 from evilspectra.analysis.estimate import MethodEstimate
 from evilspectra.analysis.outcome import LABELS
 from evilspectra.analysis.result import Analysis
-from evilspectra.numbers import bracketed, brackets, figure, signed_figure
+from evilspectra.numbers import bracketed, brackets, figure, probability, signed_figure
 
 #: Outcomes on which the paper makes a claim.
 PAPER_OUTCOMES = ("mean_alignment", "misalignment")
@@ -27,6 +28,15 @@ def within(estimate: MethodEstimate, plus: bool = False) -> str:
     form = signed_figure if plus else figure
     reason = "" if brackets(estimate, form) else f" (no interval: {estimate.note})"
     return f"{bracketed(estimate, form)}{reason}"
+
+
+def adjusted(claim: Claim) -> str:
+    """A claim's p-value over the page, within a sentence.
+
+    >>> adjusted(Claim("ranking", ("a", "b"), 1.0, 0.001, "t", adjusted=0.004, family=4))
+    'adjusted p = 0.004'
+    """
+    return f"adjusted {probability(claim.adjusted)}" if claim.adjusted is not None else "not tested"
 
 
 def outcome_name(analysis: Analysis) -> str:

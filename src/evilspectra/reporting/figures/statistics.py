@@ -118,8 +118,8 @@ def partial_r2(tables: Tables) -> Figure | None:
     what = outcome.short if outcome else "outcome"
     caption = (
         f"How much of what is left of the {what} over runs the one explains once the other is"
-        " known, at every measured step; bands: 95 % intervals. Where the solid line is above the"
-        " dashed one and the bands do not overlap, the optimiser says more than the loss."
+        " known, at every measured step; bands: 95 % intervals. Whether the optimiser explains more"
+        " than the loss is tested once, at the last step, and stated in the text."
     )
     panel = Panel("Partial R²", alt.layer(area, line, dots, labels), 340)
     return Figure("partial", TITLES["partial"], caption, (panel,), 1)
