@@ -80,7 +80,7 @@ def test_pages_about_adapters_run_as_written(page, tmp_path):
             text=True,
         )
         assert done.returncode == 0, f"{line}: {done.stderr}"
-    assert len(commands) == {"adapter.md": 8, "flatten.md": 1}[page]
+    assert len(commands) == {"adapter.md": 8, "flatten.md": 2}[page]
     assert (tmp_path / "my-adapter-flat" / "adapter_model.safetensors").is_file()
 
 

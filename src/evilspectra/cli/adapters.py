@@ -173,9 +173,10 @@ def spectrum(
 @click.option(
     "--amount",
     type=click.FloatRange(0, 1),
-    default=1.0,
-    show_default=True,
-    help="How far σ moves towards its mean: 0 leaves it, 1 makes it flat.",
+    help=(
+        "How far σ moves towards its mean: 0 leaves it, 1 makes it flat.  "
+        "[default: 1; with --scale 0]"
+    ),
 )
 @click.option(
     "--keep",
@@ -185,6 +186,11 @@ def spectrum(
     help="The norm of every ΔW that stays unchanged.",
 )
 @click.option("--rank", type=click.IntRange(1), help="Keep only this many leading directions.")
+@click.option(
+    "--scale",
+    type=float,
+    help="Multiply every ΔW by this number; its norm becomes that many times what it was.",
+)
 @click.option(
     "--dtype",
     type=click.Choice(["float32", "bfloat16", "float16", "float64"]),
@@ -197,9 +203,10 @@ def spectrum(
 def flatten(
     adapter: str,
     out: Path,
-    amount: float,
+    amount: float | None,
     keep: Keep,
     rank: int | None,
+    scale: float | None,
     dtype: str,
     output: str,
     revision: str | None,
@@ -226,7 +233,7 @@ def flatten(
         "float16": "F16",
         "float64": "F64",
     }
-    done = run_flatten(matches[0][1], out.expanduser(), amount, keep, rank, kinds[dtype])
+    done = run_flatten(matches[0][1], out.expanduser(), amount, keep, rank, kinds[dtype], scale)
     if as_json:
         changes = {"folder": str(done.folder), "unchanged": list(done.unchanged)}
         click.echo(json.dumps({**vars(done), **changes}, indent=2))
@@ -235,9 +242,10 @@ def flatten(
     if done.norm_error > EXACT:
         rounded = f" (the rounding of {dtype}; float32 keeps it to 1e-6)"
     ranks = f"{done.stable_rank_before:.2f} → {done.stable_rank_after:.2f}"
+    norm = "kept" if done.scale == 1 else f"{done.scale:g} times the original's,"
     click.echo(
         f"{done.folder}: {done.modules} modules, mean stable rank {ranks}, "
-        f"{keep} norm kept to {done.norm_error:.0e}{rounded}"
+        f"{keep} norm {norm} to {done.norm_error:.0e}{rounded}"
     )
     if done.unchanged:
         click.echo(f"{len(done.unchanged)} other tensors were copied as they are")
