@@ -147,9 +147,10 @@ class Flattened(Result, _Flattened):
     @property
     def headline(self) -> str:
         ranks = f"{self.stable_rank_before:.2f} → {self.stable_rank_after:.2f}"
+        norm = "kept" if self.scale == 1 else f"{self.scale:g} times the original's,"
         return (
             f"{self.folder}: {self.modules} modules, mean stable rank {ranks}, "
-            f"{self.keep} norm kept to {self.norm_error:.0e}"
+            f"{self.keep} norm {norm} to {self.norm_error:.0e}"
         )
 
     def rows(self) -> list[dict[str, Any]]:
@@ -234,9 +235,10 @@ def flatten(
     adapter: PathLike,
     out: PathLike,
     *,
-    amount: float = 1.0,
+    amount: float | None = None,
     keep: Keep = "frobenius",
     rank: int | None = None,
+    scale: float | None = None,
     dtype: str = "float32",
     output: PathLike = "runs",
     revision: str | None = None,
@@ -251,9 +253,11 @@ def flatten(
     Args:
         adapter: as for `spectrum`, a single one.
         out: the new adapter's folder; it must not exist, or be empty.
-        amount: how far σ moves towards its mean, from 0 (unchanged) to 1 (flat).
+        amount: how far σ moves towards its mean, from 0 (unchanged) to 1 (flat); None: 1, or 0
+            where there is a scale.
         keep: the norm of every ΔW that stays unchanged, frobenius or nuclear.
         rank: keep only this many leading directions; None: all.
+        scale: a factor of every ΔW, above 0; None: 1.
         dtype: number type of the factors: float32, bfloat16, float16 or float64; half precision
             does not preserve a norm to 1e-6.
         output: the store to look runs up in.
@@ -269,7 +273,10 @@ def flatten(
         print(flat.stable_rank_before, flat.stable_rank_after)
     """
     folder = file(out, "out")
-    real_number(amount, "amount")
+    if amount is not None:
+        real_number(amount, "amount")
+    if scale is not None:
+        real_number(scale, "scale")
     choice(keep, get_args(Keep), "keep")
     kind = DTYPES[choice(dtype, list(DTYPES), "dtype")]
     if rank is not None:
@@ -278,4 +285,4 @@ def flatten(
     matches = find_adapters([source], name(output, "output"), revision, local_files_only)
     if len(matches) > 1:
         raise BadInput(f"{source} holds {len(matches)} adapters: name one of them")
-    return Flattened(**vars(_flatten(matches[0][1], folder, amount, keep, rank, kind)))
+    return Flattened(**vars(_flatten(matches[0][1], folder, amount, keep, rank, kind, scale)))

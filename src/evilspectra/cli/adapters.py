@@ -161,9 +161,10 @@ def spectrum(
 @click.option(
     "--amount",
     type=click.FloatRange(0, 1),
-    default=1.0,
-    show_default=True,
-    help="How far σ moves towards its mean: 0 leaves it, 1 makes it flat.",
+    help=(
+        "How far σ moves towards its mean: 0 leaves it, 1 makes it flat.  "
+        "[default: 1; with --scale 0]"
+    ),
 )
 @click.option(
     "--keep",
@@ -173,6 +174,11 @@ def spectrum(
     help="The norm of every ΔW that stays unchanged.",
 )
 @click.option("--rank", type=click.IntRange(1), help="Keep only this many leading directions.")
+@click.option(
+    "--scale",
+    type=float,
+    help="Multiply every ΔW by this number; its norm becomes that many times what it was.",
+)
 @click.option(
     "--dtype",
     type=click.Choice(["float32", "bfloat16", "float16", "float64"]),
@@ -185,9 +191,10 @@ def spectrum(
 def flatten(
     adapter: str,
     out: Path,
-    amount: float,
+    amount: float | None,
     keep: Keep,
     rank: int | None,
+    scale: float | None,
     dtype: str,
     output: str,
     revision: str | None,
@@ -210,6 +217,7 @@ def flatten(
         amount=amount,
         keep=keep,
         rank=rank,
+        scale=scale,
         dtype=dtype,
         output=output,
         revision=revision,
