@@ -35,7 +35,7 @@ def drawn(seed, runs=20, rate=0.05, between=0.0):
 
 @pytest.mark.parametrize("seed", range(5))
 def test_coefficients_maximise_firths_penalised_likelihood(seed):
-    """Without variance between runs: log likelihood + ½·ln|information|, found by search."""
+    """Without variance between runs: log likelihood + ½·ln|information|, result by search."""
     misaligned, counted, columns = drawn(seed)
 
     def loss(beta):
@@ -62,11 +62,11 @@ def test_many_answers_give_the_binomial_model_of_statsmodels():
 
 @pytest.mark.parametrize("truth", [0.0, 0.3, 0.6])
 def test_the_variance_between_runs_is_found(truth):
-    found = []
+    result = []
     for seed in range(60):
         misaligned, counted, columns = drawn(seed, 40, 0.2, truth)
-        found.append(fit_counts(misaligned, counted, columns, np.zeros(40, int)).between[0])
-    assert np.sqrt(np.mean(found)) == pytest.approx(truth, abs=0.1)
+        result.append(fit_counts(misaligned, counted, columns, np.zeros(40, int)).between[0])
+    assert np.sqrt(np.mean(result)) == pytest.approx(truth, abs=0.1)
 
 
 @settings(max_examples=40, deadline=None)
@@ -75,10 +75,10 @@ def test_any_counts_give_finite_numbers(pairs):
     counted = np.array([float(most) for _, most in pairs])
     misaligned = np.minimum([float(bad) for bad, _ in pairs], counted)
     levels = np.arange(len(pairs)) % 2
-    found = fit_counts(misaligned, counted, np.eye(2)[levels], levels)
-    for part in (found.coefficients, found.weights, found.residuals, found.between):
+    result = fit_counts(misaligned, counted, np.eye(2)[levels], levels)
+    for part in (result.coefficients, result.weights, result.residuals, result.between):
         assert np.isfinite(part).all()
-    assert (found.between >= 0).all()
+    assert (result.between >= 0).all()
 
 
 def test_misaligned_and_aligned_may_change_places():
@@ -102,17 +102,17 @@ def test_two_groups_are_welchs_test(sizes):
     random = np.random.default_rng(sum(sizes))
     first, second = (random.standard_normal(size) * (1 + size) for size in sizes)
     levels = np.repeat([0, 1], sizes)
-    found = fit(measured([*first, *second]), np.eye(2)[levels], levels).contrast([1, -1])
+    result = fit(measured([*first, *second]), np.eye(2)[levels], levels).contrast([1, -1])
     theirs = stats.ttest_ind(first, second, equal_var=False)
-    assert (found.p, found.df) == pytest.approx((theirs.pvalue, theirs.df), rel=1e-9)
+    assert (result.p, result.df) == pytest.approx((theirs.pvalue, theirs.df), rel=1e-9)
 
 
 def test_few_runs_take_the_smallest_degrees_of_freedom():
     values, levels = [1.0, 2.0, 9.0, 11.0, 10.0, 12.0, 9.5, 8.0], np.repeat([0, 1], (2, 6))
-    found = fit(measured(values), np.eye(2)[levels], levels).contrast([1, -1])
+    result = fit(measured(values), np.eye(2)[levels], levels).contrast([1, -1])
     theirs = stats.ttest_ind(values[:2], values[2:], equal_var=False)
-    assert found.df == 1
-    assert abs(found.value / found.error) == pytest.approx(abs(theirs.statistic), rel=1e-9)
+    assert result.df == 1
+    assert abs(result.value / result.error) == pytest.approx(abs(theirs.statistic), rel=1e-9)
 
 
 def test_a_group_of_one_run_has_no_spread():

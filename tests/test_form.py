@@ -25,7 +25,8 @@ EMPTY_NAMES = {
 }
 #: Fields of records that are keys of outputs or of stored files, by class.
 KEYS_OF_OUTPUTS = {
-    *("Sentence.shown", "Beyond.given", "Variant.shown", "Import.place"),
+    *("Claim.shown", "Ranking.shown", "Sentence.shown", "Variant.shown"),
+    *("Beyond.given", "Import.place"),
 }
 
 

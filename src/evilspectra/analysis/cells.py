@@ -56,15 +56,15 @@ def unlisted(frame: Frame, cell: Sequence[str]) -> list[str]:
     >>> unlisted(frame, ["optimizer"])
     ['dose']
     """
-    known = {field.name for field in fields(RunSummary)} | set(cell) | set(_IDENTITY)
+    expected = {field.name for field in fields(RunSummary)} | set(cell) | set(_IDENTITY)
     cells = cells_of(frame, cell)
-    found = []
+    names = []
     for name in frame:
-        if not isinstance(name, str) or name in known or name.startswith("output."):
+        if not isinstance(name, str) or name in expected or name.startswith("output."):
             continue
         levels = text_columns(frame, [name])[name]
         if not 2 <= len(set(levels)) <= max(2, len(frame) // 2):
             continue
         if len(set(zip(cells, levels, strict=True))) > len(set(cells)):
-            found.append(name)
-    return found
+            names.append(name)
+    return names

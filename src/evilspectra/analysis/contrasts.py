@@ -120,7 +120,7 @@ class Model:
 
 @dataclass(frozen=True)
 class Clustered:
-    """What clusters of runs say of the variance of contrasts.
+    """The variance of contrasts by clusters of runs.
 
     `influence` [n, k]: u_i·r_i·M·x_i; `clusters` [n]; `of_cluster`: the number of a cluster's set
     of levels; `of_level` [L]: that of a level; `df` by set; `binomial`: whether the outcome is a

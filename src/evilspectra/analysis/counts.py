@@ -66,9 +66,10 @@ def fit_counts(
     between = np.zeros(int(levels.max()) + 1)
     start = np.log((misaligned + 0.5) / (counted - misaligned + 0.5))
     beta = np.linalg.lstsq(columns, start, rcond=None)[0]
+    fitted, w, u, h, r, _ = _parts(misaligned, counted, columns, between[levels], beta)
     for _ in range(_ROUNDS):
         beta = _solve(misaligned, counted, columns, between[levels], beta)
-        fitted, w, u, h, r = _parts(misaligned, counted, columns, between[levels], beta)
+        fitted, w, u, h, r, _ = _parts(misaligned, counted, columns, between[levels], beta)
         updated = np.array(
             [
                 _between(
@@ -89,15 +90,15 @@ def _parts(
     columns: np.ndarray,
     between: np.ndarray,
     beta: np.ndarray,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Fitted logits, w, u, leverages and working residuals."""
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Fitted logits, w, u, leverages, working residuals, and the inverse of the information."""
     fitted = np.clip(columns @ beta, -_FURTHEST, _FURTHEST)
     rate = 1 / (1 + np.exp(-fitted))
     w = np.maximum(counted * rate * (1 - rate), 1e-300)
     u = w / (1 + between * w)
-    root = np.sqrt(u)[:, None] * columns
-    basis = np.linalg.qr(root)[0]
-    return fitted, w, u, (basis**2).sum(axis=1), (misaligned - counted * rate) / w
+    inverse = np.linalg.pinv(columns.T @ (columns * u[:, None]), hermitian=True)
+    leverages = u * ((columns @ inverse) * columns).sum(axis=1)
+    return fitted, w, u, leverages, (misaligned - counted * rate) / w, inverse
 
 
 def _solve(
@@ -109,10 +110,10 @@ def _solve(
 ) -> np.ndarray:
     """The coefficients for given τ² of each run."""
     for _ in range(_STEPS):
-        fitted, _, u, h, r = _parts(misaligned, counted, columns, between, beta)
+        fitted, _, u, h, r, inverse = _parts(misaligned, counted, columns, between, beta)
         rate = 1 / (1 + np.exp(-fitted))
         score = columns.T @ (u * r + h * (0.5 - rate))
-        step = np.linalg.pinv(columns.T @ (columns * u[:, None]), hermitian=True) @ score
+        step = inverse @ score
         longest = float(np.abs(step).max(initial=0.0))
         beta = beta + step * min(1.0, _LONGEST / max(longest, 1e-300))
         if longest < 1e-9:

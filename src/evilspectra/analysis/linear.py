@@ -60,14 +60,14 @@ def independent(columns: np.ndarray) -> np.ndarray:
     >>> independent(np.array([[1.0, 1.0, 0.0], [1.0, 1.0, 1.0]])).tolist()
     [[1.0, 0.0], [1.0, 1.0]]
     """
-    kept: list[int] = []
+    numbers: list[int] = []
     basis = np.zeros((len(columns), 0))
     for number in range(columns.shape[1]):
         added = orthonormal(columns[:, [number]], basis)
         if added.shape[1]:
-            kept.append(number)
+            numbers.append(number)
             basis = np.hstack([basis, added])
-    return columns[:, kept]
+    return columns[:, numbers]
 
 
 @dataclass

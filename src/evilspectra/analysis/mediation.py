@@ -108,11 +108,11 @@ def _beyond(
     levels = np.array([names.index(name) for name in groups or ()] if several else [0] * len(x))
     member = np.eye(len(names))[levels] if several else np.ones((len(x), 1))
     columns = independent(np.hstack([member, log_loss[:, None], x[:, None] / x.std()]))
-    given = ("ln(loss)", *((group,) if several else ()))
+    adjusted = ("ln(loss)", *((group,) if several else ()))
     if columns.shape[1] < member.shape[1] + 2 or len(x) <= columns.shape[1]:
         note = "the groups and the loss already determine it"
         none = MethodEstimate(math.nan, None, None, "Fisher z", note)
-        return Beyond(measure, given, len(x), none, none)
+        return Beyond(measure, adjusted, len(x), none, none)
     model = fit(outcome, columns, levels)
     slope = model.contrast(np.eye(columns.shape[1])[-1])
     root = np.sqrt(model.weights)
@@ -121,7 +121,7 @@ def _beyond(
     partial = partial_correlation(weighted_x, y, orthonormal(others))
     return Beyond(
         measure,
-        given,
+        adjusted,
         len(x),
         partial_correlation(weighted_x, y, orthonormal(ones)),
         replace(partial, p=slope.p if partial.low is not None else None),

@@ -117,7 +117,9 @@ def _claims(
     """Claims that pairs differ; with a margin, also that they differ by less."""
     for pair, estimate in differences.items():
         yield Claim("ranking", pair, estimate.value, estimate.p, estimate.method, estimate.note)
-    for pair, contrast in contrasts.items() if margin is not None else ():
+    if margin is None:
+        return
+    for pair, contrast in contrasts.items():
         p = within_margin(contrast, margin)
         method = f"two one-sided tests, {contrast.method}"
         yield Claim(EQUIVALENCE, pair, contrast.value, p, method)
@@ -141,13 +143,13 @@ def settle(ranking: Ranking, claims: Iterable[Claim]) -> Ranking:
     ahead = {ranked.group: 0 for ranked in ranking.groups}
     behind = dict(ahead)
     sign = -1 if ranking.better < 0 else 1
-    shown: list[Pair] = []
+    apart: list[Pair] = []
     equal: list[Pair] = []
     for pair, difference in ranking.differences.items():
         claim = find(decided, "ranking", *pair)
         if claim is not None and claim.shown:
             larger, smaller = pair if difference.value > 0 else pair[::-1]
-            shown.append((larger, smaller))
+            apart.append((larger, smaller))
             winner, loser = (larger, smaller) if sign > 0 else (smaller, larger)
             ahead[loser] += 1
             behind[winner] += 1
@@ -160,7 +162,7 @@ def settle(ranking: Ranking, claims: Iterable[Claim]) -> Ranking:
         )
         for ranked in ranking.groups
     )
-    return replace(ranking, groups=groups, shown=tuple(shown), equal=tuple(equal))
+    return replace(ranking, groups=groups, shown=tuple(apart), equal=tuple(equal))
 
 
 def rank_frame(

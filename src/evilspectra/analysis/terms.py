@@ -88,8 +88,8 @@ def _of_interaction(
 def _basis(columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Columns [n, rank] that span the same, and the map [k, rank] from contrasts to theirs."""
     _, values, right = np.linalg.svd(columns, full_matrices=False)
-    kept = right[values > 1e-8 * values[0]].T
-    return columns @ kept, kept
+    directions = right[values > 1e-8 * values[0]].T
+    return columns @ directions, directions
 
 
 def _differences(values: Mapping[str, Sequence[str]], term: Term) -> Iterable[np.ndarray]:

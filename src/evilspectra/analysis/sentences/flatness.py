@@ -89,16 +89,16 @@ def _between_optimisers(analysis: Analysis) -> Iterator[Sentence]:
     if not tested:
         return
     name = measure_name(analysis.outcome)
-    shown = [claim for claim in tested if claim.shown]
-    if shown:
+    apart = [claim for claim in tested if claim.shown]
+    if apart:
         listed = "; ".join(
             f"{' − '.join(claim.subject)} {signed_figure(claim.value)} ({adjusted(claim)})"
-            for claim in shown
+            for claim in apart
         )
         text = f"The penalty's effect on {name} differs between optimisers: {listed}."
     else:
         text = f"The penalty's effect on {name} is not shown to differ between optimisers."
-    yield Sentence("penalty", text, bool(shown))
+    yield Sentence("penalty", text, bool(apart))
 
 
 def effect_claim(analysis: Analysis, effect: Paired) -> Claim | None:
