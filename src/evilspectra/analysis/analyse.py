@@ -22,6 +22,7 @@ from evilspectra.analysis.loss import LossFit, fit_loss, loss_claims, why_no_fit
 from evilspectra.analysis.mediation import flatness_claims, mediation
 from evilspectra.analysis.outcome import (
     COUNTED,
+    MARGINS,
     Outcome,
     check_factors,
     choose,
@@ -68,7 +69,8 @@ def analyse(
     `checkpoints`: rows of runs by step (`tidy.checkpoints_frame`); `rates`: rows by judge and
     definition (`tidy.rates_frame`); `blocks`: a column within whose levels permutations exchange;
     `at`: the loss to compare at; `differences`: those whose power is to be found; `margin`: the
-    largest difference between two groups that is of no importance, on the scale of analysis.
+    largest difference between two groups that is of no importance, on the scale of analysis;
+    without it that of MARGINS.
 
     Raises:
         BadInput: an unknown outcome, factor or loss, an outcome that is not a number, a constant
@@ -312,6 +314,7 @@ def _stability(
             if SEED in runs
             else "the table has no column 'seed'"
         )
+    margin = MARGINS.get(outcome.name) if margin is None else margin
     ranking = rank_frame(runs, outcome, group, factors, margin)
     if ranking is None:
         reasons["ranking"] = "there are no groups to rank"

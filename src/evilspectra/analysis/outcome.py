@@ -42,6 +42,18 @@ BETTER = {
     "heldout_loss": -1,
     "train_loss": -1,
 }
+#: The largest difference between two groups that is of no importance, if none is declared, on the
+#: scale of analysis (log odds of rates): about a third of the paper's smallest effect of alignment,
+#: and below what one seed changes elsewhere.
+MARGINS = {
+    "mean_alignment": 2.0,
+    "misalignment": 0.3,
+    "drift": 0.02,
+    "capability": 0.05,
+    "heldout_loss": 0.05,
+    "train_loss": 0.05,
+    "stable_rank": 0.5,
+}
 #: The counts behind the rate.
 MISALIGNED, COUNTED = "misaligned", "misalignment_counted"
 #: Fewest runs from which variance can be estimated.

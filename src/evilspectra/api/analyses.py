@@ -122,6 +122,7 @@ def analyze(
     blocks: str | None = None,
     permutations: int = 1999,
     differences: Sequence[float] = (),
+    margin: float | None = None,
     columns: Columns = (),
 ) -> Analysis:
     """Analyses what explains an outcome over runs, with intervals, and says what is shown.
@@ -143,6 +144,8 @@ def analyze(
         blocks: permutations exchange runs only within the levels of this column.
         permutations: draws of the permutation tests; 0: none.
         differences: how many seeds would show a difference of this size?
+        margin: the largest difference between two groups that is of no importance (log odds for
+            rates): pairs shown to differ by less are named; without it one for each outcome.
         columns: a table's columns under other names, ours to theirs:
             {"optimizer": "opt_name"}, or texts "optimizer=opt_name".
 
@@ -166,6 +169,8 @@ def analyze(
         _positive(size, "differences")
     if at_loss is not None:
         _positive(at_loss, "at_loss")
+    if margin is not None:
+        _positive(margin, "margin")
     names = [factors] if isinstance(factors, str) else list(factors or ())
     runs, checkpoints, rates, table = _frames(source, by_checkpoint)
     runs = renamed(runs, mapping_of(columns))
@@ -184,6 +189,7 @@ def analyze(
             at=at_loss,
             differences=sizes,
             permutations=permutations,
+            margin=margin,
         )
     )
 

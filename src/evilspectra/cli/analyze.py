@@ -81,6 +81,14 @@ if TYPE_CHECKING:
     multiple=True,
     help="How many seeds would show this difference? Repeatable.",
 )
+@click.option(
+    "--margin",
+    type=click.FloatRange(min=0, min_open=True),
+    help=(
+        "The largest difference between two groups that is of no importance (log odds for rates); "
+        "pairs shown to differ by less are named. Each outcome has a default."
+    ),
+)
 @COLUMNS
 @click.option(
     "--out", type=click.Path(path_type=Path), help="Write to this file instead of the terminal."

@@ -35,7 +35,7 @@ def ranking_sentences(analysis: Analysis) -> Iterator[Sentence]:
         "ranking", f"{name}, {direction}: {order}; {_verdict(ranking)}.", bool(ranking.shown)
     )
     if ranking.margin is not None:
-        yield _on_equivalence(ranking)
+        yield _on_equivalence(analysis, ranking)
     if ranking.factor == "optimizer" and analysis.outcome in PAPER_OUTCOMES:
         yield from _against_paper(analysis, ranking)
 
@@ -49,16 +49,17 @@ def _verdict(ranking: Ranking) -> str:
     return f"{len(ranking.shown)} of {pairs} pairs are shown to differ"
 
 
-def _on_equivalence(ranking: Ranking) -> Sentence:
+def _on_equivalence(analysis: Analysis, ranking: Ranking) -> Sentence:
     pairs = len(ranking.differences)
-    margin = f"less than {figure(ranking.margin or 0.0)}"
+    unit = " in log odds" if analysis.scale == "logit" else ""
+    margin = f"less than {figure(ranking.margin or 0.0)}{unit}, the margin of equivalence"
     if len(ranking.equal) == pairs:
-        text = f"All groups of {ranking.factor} differ by {margin}, the margin that was declared."
+        text = f"All levels of {ranking.factor} are shown to differ by {margin}."
     elif ranking.equal:
-        named = ", ".join(" and ".join(pair) for pair in ranking.equal)
-        text = f"By {margin}, the margin that was declared, differ: {named}; not shown of the rest."
+        listed = ", ".join(" and ".join(pair) for pair in ranking.equal)
+        text = f"Shown to differ by {margin}: {listed}."
     else:
-        text = f"No pair is shown to differ by {margin}, the margin that was declared."
+        text = f"No two levels of {ranking.factor} are shown to differ by {margin}."
     return Sentence("ranking", text, bool(ranking.equal))
 
 
