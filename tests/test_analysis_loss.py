@@ -13,7 +13,7 @@ from evilspectra.analysis.equal_loss import APART
 from evilspectra.analysis.lines import CONSTANT, EXACT
 from evilspectra.analysis.loss import fit_loss, loss_claims, why_no_fit
 from evilspectra.analysis.outcome import Outcome
-from evilspectra.analysis.trajectory import advantage, training_claims, trajectory
+from evilspectra.analysis.trajectory import RARE, advantage, training_claims, trajectory
 from tests.support.commands import command
 from tests.support.simulated_sweeps import POOLED, PUBLISHED, STRATIFIED, published_table, sweep
 
@@ -268,3 +268,14 @@ def test_an_exact_advantage_is_no_claim():
         assert estimates[0].note == estimates[2].note == EXACT
     almost = _drift([*np.repeat([1.0, 2, 4, 8], 4)[:-1], 9.0])
     assert advantage([almost], np.exp(x[:, :1]), names)[0].p is None
+
+
+def test_rates_of_hardly_any_misaligned_answer_say_nothing_on_the_advantage():
+    x, names = np.random.default_rng(0).standard_normal((16, 1)), np.repeat(list("abcd"), 4)
+    for total in (15, 16):
+        misaligned = np.array([total - 14.0, 0, *np.ones(14)])
+        counted = np.full(16, 400.0)
+        outcome = Outcome("misalignment", "logit", np.zeros(16), misaligned, counted)
+        (estimate,) = advantage([outcome], np.exp(x), names)
+        assert (estimate.p is None) == (total < 16)
+        assert estimate.note == (RARE if total < 16 else None)

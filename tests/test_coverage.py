@@ -314,7 +314,7 @@ def test_loss_and_outcome():
             ),
             None,
         )
-        if paired and paired.pairs and paired.pairs > 1:
+        if paired and paired.pairs and paired.pairs >= 3:
             truth["difference by matched pairs, paired t"] = holds(paired.difference, -10)
         for name, hit in truth.items():
             hits.setdefault(name, []).append(hit)

@@ -8,12 +8,14 @@ the outcome is a rate with its counts. The variance of a contrast c is a sum ove
 where s_g² is the level's own residual variance (1 for rates: their weights hold it already). Its
 degrees of freedom df_g are those that the level's residuals have left. Student's t then has
 
-- Satterthwaite's (Welch 1947) degrees of freedom, if every level involved has at least 3 of its own
-  (4 runs, where it has only a mean);
+- Satterthwaite's (Welch 1947) degrees of freedom, if every level involved has at least 8 of its own
+  (9 runs, where it has only a mean);
 - otherwise the smallest df_g of the levels involved: with it the test keeps its level for any ratio
   of spreads, and for noise that is a mixture of normal distributions (Bakirov 1998; Ibragimov and
   Müller 2016). Welch's does not there: with 2 runs in the widest of four groups it errs in 9 % of
-  tables at a level of 5 %, pooled variances in 43 %.
+  tables at a level of 5 %, pooled variances in 43 %. With 3 to 5 degrees of freedom and a ratio of
+  spreads of 6 to 10 it errs 2.4 to 5 times as often as it should at a level of 0.02 %, where claims
+  of a page are decided, and with 8 up to 1.8 times; the smallest df never more often.
 
 A level with less than one degree of freedom has no spread: a contrast with it has no error.
 
@@ -40,7 +42,7 @@ from evilspectra.analysis.linear import is_rounding
 from evilspectra.analysis.outcome import Outcome
 
 #: From so many degrees of freedom in every level on, Welch's method is used.
-WELCH_FROM = 3.0
+WELCH_FROM = 8.0
 #: A level with a smaller share of a contrast's variance is not involved in it.
 _INVOLVED = 1e-12
 
