@@ -342,5 +342,5 @@ def as_written(parameter: inspect.Parameter) -> str:
     if parameter.default is parameter.empty:
         return parameter.name
     default = parameter.default
-    value = f'"{default}"' if isinstance(default, str) else str(default)
+    value = repr(default).replace("'", '"')
     return f"{parameter.name}={NUMBERS.get(value, value)}"
