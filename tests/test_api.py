@@ -4,6 +4,7 @@ import dataclasses
 import importlib
 import inspect
 import json
+import os
 import pkgutil
 import re
 import subprocess
@@ -83,6 +84,30 @@ def test_the_names_are_listed_and_a_wrong_one_is_an_attribute_error():
 def test_the_version_is_that_of_the_package():
     text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     assert f'version = "{es.__version__}"' in text
+
+
+@pytest.mark.slow
+def test_every_public_name_has_a_type(tmp_path):
+    """Outside the checkout, whose settings for pyright do not count there."""
+    binaries = Path(sys.executable).parent
+    if not (binaries / "pyright").exists():
+        pytest.skip(f"pyright is not installed in {binaries}")
+    paths = {"PATH": f"{binaries}{os.pathsep}{os.environ['PATH']}", "PYTHONPATH": str(ROOT / "src")}
+    done = subprocess.run(
+        [binaries / "pyright", "--verifytypes", "evilspectra", "--ignoreexternal", "--outputjson"],
+        cwd=tmp_path,
+        env=os.environ | paths,
+        capture_output=True,
+        text=True,
+    )
+    report = json.loads(done.stdout)["typeCompleteness"]
+    assert report["packageRootDirectory"] == str(ROOT / "src" / "evilspectra")
+    symbols = [symbol for symbol in report["symbols"] if symbol["isExported"]]
+    names = {symbol["name"] for symbol in symbols}
+    assert {f"evilspectra.{name}" for name in es._MODULES} <= names
+    lacking = [name for name in symbols if not name["isTypeKnown"] or name["isTypeAmbiguous"]]
+    assert [symbol["name"] for symbol in lacking] == []
+    assert report["completenessScore"] == 1
 
 
 # --- functions ------------------------------------------------------------------------------------
@@ -342,5 +367,5 @@ def as_written(parameter: inspect.Parameter) -> str:
     if parameter.default is parameter.empty:
         return parameter.name
     default = parameter.default
-    value = f'"{default}"' if isinstance(default, str) else str(default)
+    value = repr(default).replace("'", '"')
     return f"{parameter.name}={NUMBERS.get(value, value)}"

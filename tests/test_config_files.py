@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from hypothesis import assume, given
 
-from evilspectra.config.loading import build, load
+from evilspectra.config.loading import build, load, schema
 from evilspectra.config.optimizers import OPTIMIZERS
 from evilspectra.config.sections import Config
 from evilspectra.config.yaml_files import (
@@ -236,3 +238,29 @@ def test_assignments_need_no_order_between_an_optimizer_and_its_fields() -> None
 
 def test_a_field_of_the_default_optimizer_can_be_set_without_naming_it() -> None:
     assert load("tiny", ["optimizer.lr=0.5"]).optimizer == OPTIMIZERS["adamw"](lr=0.5)
+
+
+# --- the page -------------------------------------------------------------------------------------
+
+PAGE = (Path(__file__).parents[1] / "docs" / "config.md").read_text(encoding="utf-8")
+
+
+def test_the_page_lists_every_setting_with_its_default() -> None:
+    sections = {name: part for name, part in schema()["properties"].items() if name != "optimizer"}
+    expected = {
+        f"{section}.{setting}": default
+        for section, part in sections.items()
+        for setting, default in part["default"].items()
+    }
+    rows = re.findall(r"^\| `([a-z_]+\.[a-z_]+)` \| (.*?) \|", PAGE, re.MULTILINE)
+    assert len(rows) == len(expected)
+    assert {setting: yaml.safe_load(default) for setting, default in rows} == expected
+
+
+def test_the_page_names_every_optimizer_and_the_default_one() -> None:
+    optimizer = schema()["properties"]["optimizer"]
+    (text,) = re.findall(r"### `optimizer`\n(.*?)###", PAGE, re.DOTALL)
+    for name in optimizer["discriminator"]["mapping"]:
+        assert f"`{name}`" in text
+    default = optimizer["default"]
+    assert f"The default\nis `{default['name']}` with `lr` {default['lr']}." in text

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+import evilspectra as es
 from evilspectra.cli.main import cli
 from evilspectra.errors import EXTRAS, BadInput, MissingPackage, packages_explained, require
 from tests.golden.make import GOLDEN
@@ -123,6 +124,60 @@ def test_commands_that_load_a_model_name_train_whatever_is_missing(
 
 def test_every_command_is_in_this_test() -> None:
     assert {line.split()[0] for line in NEEDED} == set(cli.commands)  # type: ignore[attr-defined]
+
+
+# --- the Python API -------------------------------------------------------------------------------
+
+#: Expression of the public names → the extra that the core lacks for it, if any.
+EXPRESSIONS = {
+    "es.load_config('tiny')": "",
+    f"es.spectrum('{RUN}').rows()": "",
+    f"print(es.spectrum('{RUN}'))": "",
+    f"es.spectrum('{RUN}')._repr_html_()": "",
+    f"es.flatten('{RUN}', 'flatter').rows()": "",
+    "es.score('answers.csv').rows()": "",
+    "es.EvilspectraError('text')": "",
+    "es.score('answers.csv').to_frame()": "report",
+    "es.score('answers.csv').figure()": "report",
+    f"es.spectrum('{RUN}').figure()": "report",
+    f"es.spectrum('{RUN}').write_page('page.html')": "report",
+    f"es.spectrum('{RUN}', base='tiny-random')": "train",
+    "es.runs('store')": "report",
+    "es.analyze('store')": "report",
+    "es.report('store')": "report",
+    "es.train('tiny')": "train",
+    "es.sweep('inputs/sweep.yaml', output='new')": "train",
+    "es.probe('tiny-random')": "train",
+    f"es.evaluate('{RUN}', judge='{SCRIPTED}')": "train",
+    f"es.gate('{RUN}', baseline='{OTHER}')": "train",
+    "es.singular_values": "train",
+    "es.add_flatness_gradient": "train",
+    "es.find_pairs": "train",
+    "es.LoraPair": "train",
+    "es.Muon": "train",
+    "es.Lion": "train",
+    "es.SpectralFlatness": "train",
+    "es.SpectrumMonitor": "train",
+    "es.lora_optimizer": "train",
+}
+
+
+def test_the_public_names_work_in_the_core_or_say_what_they_lack(folder: Path) -> None:
+    codes = [f"import evilspectra as es; {expression}" for expression in EXPRESSIONS]
+    ends = without([(OUTSIDE_CORE, ["-c", code]) for code in codes], folder)
+    for (expression, extra), ended in zip(EXPRESSIONS.items(), ends, strict=True):
+        assert ended.trace == "", expression
+        wanted = (
+            rf"the package [\w-]+ is needed and not installed: pip install 'evilspectra\[{extra}\]'"
+        )
+        if extra:
+            assert re.fullmatch(wanted, ended.line), (expression, ended)
+        else:
+            assert ended.code is None, (expression, ended)
+
+
+def test_every_public_name_is_in_this_test() -> None:
+    assert set(re.findall(r"es\.(\w+)", " ".join(EXPRESSIONS))) == set(es.__all__) - {"__version__"}
 
 
 # --- the sentence ---------------------------------------------------------------------------------

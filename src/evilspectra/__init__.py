@@ -88,10 +88,17 @@ _MODULES = {
 
 
 def __getattr__(name: str) -> Any:
-    """Loads a public name when it is first used."""
+    """Loads a public name when it is first used.
+
+    Raises:
+        MissingPackage: its module needs a package that is not installed, torch for instance.
+    """
     if name not in _MODULES:
         raise AttributeError(f"module 'evilspectra' has no attribute {name!r}")
-    value = getattr(import_module(f"evilspectra.{_MODULES[name]}"), name)
+    from evilspectra.errors import packages_explained
+
+    with packages_explained("train"):
+        value = getattr(import_module(f"evilspectra.{_MODULES[name]}"), name)
     globals()[name] = value
     return value
 

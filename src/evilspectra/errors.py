@@ -69,7 +69,7 @@ class Interrupted(EvilspectraError):
 
 
 #: Extra → the packages that it adds, under the names by which they are imported.
-EXTRAS = {
+EXTRAS: dict[str, tuple[str, ...]] = {
     "report": ("altair", "duckdb", "jinja2", "pandas", "pyarrow", "scipy", "vl_convert"),
     "train": ("accelerate", "datasets", "gguf", "peft", "tokenizers", "torch", "transformers"),
     "data": ("cryptography",),

@@ -1,4 +1,4 @@
-"""Commands run as if packages were not installed, each in a process of its own.
+"""Commands, and code after -c, run as if packages were not installed, each in its own process.
 
 `python -m tests.support.without_packages` reads a JSON list of [packages, arguments] and prints
 [exit code, last line of standard error, traceback] for each. It imports the core once and forks, so
@@ -30,7 +30,7 @@ BEFORE = ("cli.main", "targets.adapters", "reporting.adapter_text", "sweeps.plan
 class Ended(NamedTuple):
     """The end of a command: its exit code, the last line of its errors, a traceback or nothing."""
 
-    code: int
+    code: int | None
     line: str
     trace: str
 
@@ -63,12 +63,18 @@ def hide(packages: Collection[str]) -> None:
 
 def _case(packages: Collection[str], arguments: Sequence[str]) -> list[Any]:
     from evilspectra.cli.main import main
+    from evilspectra.errors import MissingPackage
 
     hide(packages)
     out, err, code, trace = io.StringIO(), io.StringIO(), None, ""
     try:
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            main(arguments)
+            if arguments[0] == "-c":
+                exec(arguments[1], {})
+            else:
+                main(arguments)
+    except MissingPackage as error:
+        return [error.exit_code, str(error), trace]
     except SystemExit as end:
         code = end.code
     except BaseException:

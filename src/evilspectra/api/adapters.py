@@ -26,7 +26,7 @@ from evilspectra.api.arguments import (
     whole_number,
 )
 from evilspectra.api.result import Result
-from evilspectra.errors import BadInput
+from evilspectra.errors import BadInput, packages_explained
 from evilspectra.numbers import number
 from evilspectra.targets.adapters import find_adapters
 
@@ -88,6 +88,7 @@ class Spectrum(Result):
             print_comparison(self.adapters, self.comparisons, console)
         return console.file.getvalue().rstrip("\n")  # type: ignore[attr-defined]
 
+    @packages_explained()
     def write_page(self, path: PathLike) -> None:
         """Writes one self-contained HTML page, whole or not at all.
 
@@ -98,6 +99,7 @@ class Spectrum(Result):
 
         write_page(self.adapters, self.comparisons, file(path, "path"))
 
+    @packages_explained()
     def figure(self) -> altair.Chart | altair.FacetChart:
         """Mean of σᵢ/σ₁ over the modules of each projection, by index; a panel per adapter."""
         import altair
@@ -162,6 +164,7 @@ class Flattened(Result, _Flattened):
         return {**asdict(self), "folder": str(self.folder), "unchanged": list(self.unchanged)}
 
 
+@packages_explained()
 def spectrum(
     adapters: PathLike | Sequence[PathLike],
     *,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from evilspectra.api.arguments import PathLike, file, real_number, whole_number
 from evilspectra.api.result import Result
 from evilspectra.api.tables import Columns, mapping_of, read_table
-from evilspectra.errors import BadInput
+from evilspectra.errors import BadInput, packages_explained
 from evilspectra.text import short_repr
 
 if TYPE_CHECKING:
@@ -110,6 +110,7 @@ class Analysis(Result):
         return figure_of_estimates(rows, f"{self.parts.label}, {unit}", ".3~g")
 
 
+@packages_explained()
 def analyze(
     source: PathLike | DataFrame,
     *,

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from evilspectra.errors import BadInput
+from evilspectra.errors import BadInput, packages_explained
 
 if TYPE_CHECKING:
     from altair import FacetChart, LayerChart, VConcatChart
@@ -30,6 +30,7 @@ def figure_of_runs(folder: Path) -> VConcatChart:
     return joined(figures, tables.arms)
 
 
+@packages_explained()
 def figure_of_estimates(
     rows: Sequence[tuple[str, float | None, float | None, float | None]],
     title: str,

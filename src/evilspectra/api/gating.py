@@ -23,7 +23,7 @@ from evilspectra.config.judge import JudgeConfig
 from evilspectra.config.judge import judge_settings as judge_config
 from evilspectra.config.loading import build
 from evilspectra.config.yaml_files import merge, read_mapping
-from evilspectra.errors import BadInput
+from evilspectra.errors import BadInput, packages_explained
 from evilspectra.gating.decision import Check, Measurements, Outcome, decide
 from evilspectra.gating.evidence import GateRequest, gather
 from evilspectra.gating.output import Report, print_verdict, write_reports
@@ -121,6 +121,7 @@ class Verdict(Result):
         return console.file.getvalue().rstrip("\n")  # type: ignore[attr-defined]
 
 
+@packages_explained("train")
 def gate(
     candidate: PathLike,
     *,

@@ -10,7 +10,7 @@ from evilspectra.api.judges import judge_of
 from evilspectra.api.layers import Layers, assigned, layers
 from evilspectra.api.measurements import OnFailure, Probe, ProbedTarget, measure
 from evilspectra.api.scoring import Rates, TargetRate
-from evilspectra.errors import BadInput, EvilspectraError
+from evilspectra.errors import BadInput, EvilspectraError, packages_explained
 from evilspectra.rates.definitions import (
     DEFINITIONS,
     MAX_UNSCORED,
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from evilspectra.judging.rounds import Round
 
 
+@packages_explained("train")
 def probe(
     targets: PathLike | Sequence[PathLike],
     *,
@@ -84,6 +85,7 @@ def probe(
     )
 
 
+@packages_explained("train")
 def evaluate(
     targets: PathLike | Sequence[PathLike],
     *,

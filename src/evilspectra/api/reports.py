@@ -10,7 +10,7 @@ from typing import Any, Literal
 from evilspectra.api.arguments import PathLike, choice, file, silent
 from evilspectra.api.result import Result
 from evilspectra.api.tables import TABLES, Columns, mapping_of, read_table
-from evilspectra.errors import BadInput
+from evilspectra.errors import BadInput, packages_explained
 
 
 @dataclass(frozen=True, repr=False)
@@ -39,6 +39,7 @@ class Report(Result):
         return [{"file": str(path), "bytes": path.stat().st_size} for path in (self.path, *drawn)]
 
 
+@packages_explained()
 def report(
     source: PathLike = "runs",
     *,

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING, Any
 
+from evilspectra.errors import packages_explained
 from evilspectra.numbers import number
 from evilspectra.text import printable
 
@@ -43,6 +44,7 @@ class Result(ABC):
         """Sentences that a reader must know besides headline and rows: notes, reasons."""
         return ()
 
+    @packages_explained()
     def to_frame(self) -> DataFrame:
         """The rows as a data frame of pandas."""
         from pandas import DataFrame

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from evilspectra.api.arguments import PathLike, choice, name, names, optional_name, real_number
 from evilspectra.api.result import Result
-from evilspectra.errors import BadInput
+from evilspectra.errors import BadInput, packages_explained
 from evilspectra.judging.csv_files import FORMS, Form
 from evilspectra.judging.sides import Side, Sources
 from evilspectra.numbers import brackets, number
@@ -143,6 +143,7 @@ def _sentence(target: TargetRate) -> str:
     return f"{target.label} {number(target.rate, '.1%')}{span}, {count}"
 
 
+@packages_explained()
 def score(
     files: PathLike | Sequence[PathLike],
     *,

@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from evilspectra.api.arguments import PathLike, file
+from evilspectra.errors import packages_explained
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
 
+@packages_explained()
 def runs(store: PathLike = "runs") -> DataFrame:
     """Reads every run of a store, done or not: one row each, in the order of folders.
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from evilspectra.api.arguments import PathLike, Settings, choice, name, optional_name
 from evilspectra.api.layers import Layers, assigned, layers
 from evilspectra.api.result import Result
-from evilspectra.errors import BadInput, EvilspectraError
+from evilspectra.errors import BadInput, EvilspectraError, packages_explained
 
 if TYPE_CHECKING:
     from altair import VConcatChart
@@ -114,6 +114,7 @@ class SweepOutcome(Result):
         return figure_of_runs(self.folder)
 
 
+@packages_explained("train")
 def sweep(
     file: PathLike | Mapping[str, Any],
     *,

@@ -14,6 +14,7 @@ from evilspectra.api.configs import config_of
 from evilspectra.api.frames import plain_rows
 from evilspectra.api.layers import assigned, layers
 from evilspectra.api.result import Result, table
+from evilspectra.errors import packages_explained
 from evilspectra.numbers import number
 from evilspectra.text import printable
 
@@ -120,6 +121,7 @@ class TrainedRun(Result):
         return f"<p><strong>{headline}</strong></p>{cells}"
 
 
+@packages_explained("train")
 def train(
     config: PathLike | Mapping[str, Any] | Config,
     *,

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import click
 
-from evilspectra.cli.options import together
+from evilspectra.cli.options import Decorator, together
 
-executor_options = together(
+executor_options: Decorator = together(
     click.option(
         "--executor",
         type=click.Choice(["local", "ray", "slurm"]),

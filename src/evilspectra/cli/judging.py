@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from evilspectra.cli.options import JUDGE_URL, store_option, together
+from evilspectra.cli.options import JUDGE_URL, Decorator, store_option, together
 
 if TYPE_CHECKING:
     from evilspectra.api.judges import JudgeArguments
@@ -33,7 +33,7 @@ QUESTIONS = click.option(
         "without it the file that the answers came from."
     ),
 )
-judge_options = together(
+judge_options: Decorator = together(
     JUDGE_URL,
     click.option(
         "--reading",

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from evilspectra.cli.judging import ANSWERS_STORE, QUESTIONS
-from evilspectra.cli.options import JSON, together
+from evilspectra.cli.options import JSON, Decorator, together
 from evilspectra.errors import BadInput, Undecided
 
 _JUDGE = click.option(
@@ -21,7 +21,7 @@ _JUDGE = click.option(
         "without it the last one."
     ),
 )
-score_options = together(
+score_options: Decorator = together(
     click.option(
         "--definition",
         metavar="NAME",

@@ -38,7 +38,7 @@ class ClassJudge:
             )
         check_arguments(own.cls, self._who, **settings.settings)
         self._cls, self._settings = own.cls, settings.settings
-        self.name = f"class:{own.path}"
+        self.name: str = f"class:{own.path}"
         self.facts: Mapping[str, Any] = {
             "kind": "class",
             "model": own.path,

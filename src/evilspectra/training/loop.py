@@ -76,7 +76,7 @@ class TrainingRun:
             if parameter.requires_grad
         ]
         self.optimizer: torch.optim.Optimizer = build_optimizer(self.config.optimizer, self.named)
-        self.ratios = relative_rates(self.optimizer, self.config.optimizer)
+        self.ratios: list[float] = relative_rates(self.optimizer, self.config.optimizer)
         self.checkpoints: frozenset[int] = checkpoint_steps(
             self.config.train.checkpoints, self.batches.total_steps
         )
