@@ -16,6 +16,8 @@ from evilspectra.evaluation.summary import RunSummary
 _CELL = ("base", "data", "optimizer", "lr", "batch_size", WEIGHT, "arm")
 #: Columns that say which run a row is, or that have a meaning of their own within a cell.
 _IDENTITY = (SEED, "train.seed", "folder", "run", "id", "experiment", "step", GENERATION, JUDGE)
+#: A column of fractions with more levels than this is a measurement.
+_MOST_LEVELS = 8
 
 
 def cell_columns(frame: Frame, factors: Sequence[str]) -> list[str]:
@@ -47,8 +49,8 @@ def cells_of(frame: Frame, columns: Sequence[str]) -> list[str]:
 def unlisted(frame: Frame, cell: Sequence[str]) -> list[str]:
     """Columns that vary within cells though nobody named them: repeats differ in more than a seed.
 
-    Measurements are not among them: fields of a run's summary, and columns of which most values
-    are unique.
+    Measurements are not among them: fields of a run's summary, columns of which most values are
+    unique, and fractions with many values.
 
     >>> import pandas as pd
     >>> columns = {"optimizer": list("aabb"), "seed": [0, 1, 0, 1], "dose": [1, 2, 1, 2]}
@@ -63,6 +65,8 @@ def unlisted(frame: Frame, cell: Sequence[str]) -> list[str]:
         if not isinstance(name, str) or name in expected or name.startswith("output."):
             continue
         levels = text_columns(frame, [name])[name]
+        if frame[name].dtype.kind == "f" and len(set(levels)) > _MOST_LEVELS:
+            continue
         if not 2 <= len(set(levels)) <= max(2, len(frame) // 2):
             continue
         if len(set(zip(cells, levels, strict=True))) > len(set(cells)):

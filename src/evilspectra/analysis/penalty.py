@@ -10,6 +10,7 @@ averaged first, so that one baseline is one difference however many treatments i
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -19,7 +20,7 @@ import numpy as np
 from evilspectra.analysis.claims import Claim
 from evilspectra.analysis.contrasts import Contrast, between, fit
 from evilspectra.analysis.estimate import Frame, MethodEstimate
-from evilspectra.analysis.linear import independent, text_columns
+from evilspectra.analysis.linear import independent, is_rounding, text_columns
 from evilspectra.analysis.outcome import Outcome, numbers, read
 from evilspectra.analysis.shared import WEIGHT, keys_but_penalty
 
@@ -33,6 +34,8 @@ COMPARED = (
     "heldout_loss",
     "stable_rank",
 )
+#: Why there is no interval where the penalty changes nothing.
+EQUAL = "all pairs are equal"
 #: The treatment that stands for all of them together.
 ALL = "all treatments"
 
@@ -163,7 +166,9 @@ def _paired(
 ) -> Paired:
     baselines = len({pair.without for pair in own})
     difference = _contrast(outcome, own).estimate
-    if difference.low is None and baselines == 1:
+    if difference.value == 0 and difference.low is None:
+        difference = MethodEstimate(0.0, None, None, "paired t", EQUAL)
+    elif difference.low is None and baselines == 1:
         note = "one baseline: no interval"
         difference = MethodEstimate(difference.value, None, None, "paired t", note)
     return Paired(outcome.name, optimizer, treatment, weight, len(own), baselines, difference)
@@ -187,6 +192,8 @@ def _contrast(outcome: Outcome, own: Sequence[_Pair]) -> Contrast:
         )
     both = Outcome(outcome.name, outcome.scale, values, misaligned, counted)
     count = len(baselines)
+    if counted is None and is_rounding(values[count:] - values[:count], values):
+        return Contrast(0.0, math.nan, math.nan, "none")
     columns = np.hstack([np.tile(np.eye(count), (2, 1)), np.repeat([[0.0], [1.0]], count, axis=0)])
     model = fit(both, independent(columns), np.zeros(2 * count, int))
     effect = model.contrast(np.eye(count + 1)[count])

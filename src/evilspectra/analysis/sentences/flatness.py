@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from evilspectra.analysis.claims import Claim, find
 from evilspectra.analysis.mediation import Beyond
-from evilspectra.analysis.penalty import ALL, Paired
+from evilspectra.analysis.penalty import ALL, EQUAL, Paired
 from evilspectra.analysis.result import Analysis, Sentence
 from evilspectra.analysis.sentences.wording import (
     PAPER_OUTCOMES,
@@ -117,6 +117,10 @@ def _on_effect(analysis: Analysis, effect: Paired) -> Sentence:
     if effect.baselines < effect.pairs:
         pairs += f" on {effect.baselines} baseline{'' if effect.baselines == 1 else 's'}"
     number = f"{within(effect.difference, plus=True)}{of_rate}, {pairs}"
+    if effect.difference.note == EQUAL:
+        return Sentence(
+            "penalty", f"With and without the penalty, {measure} is the same {where}, {pairs}."
+        )
     if claim is None or not claim.shown:
         return Sentence(
             "penalty",
