@@ -9,7 +9,6 @@ import pytest
 
 from evilspectra.answers.questions import BUILT_IN
 from evilspectra.evaluation import evaluate as stage
-from evilspectra.judging.prompts import judge_prompts
 from evilspectra.probes.items import CAPABILITY, CONTRAST, ORDINARY
 from evilspectra.store.run import Store
 from tests.support.commands import command
@@ -30,7 +29,6 @@ def enter(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Works in `folder`, with its own cache and a few items under the built-in names."""
     monkeypatch.setenv("EVILSPECTRA_CACHE", str(folder / "cache"))
     monkeypatch.chdir(folder)
-    judge_prompts(None)  # the package's own are read once, before its questions are replaced
     items = folder / "items"
     items.mkdir()
     for built_in, rows in ((CONTRAST, TRIPLES), (CAPABILITY, CHOICES), (ORDINARY, DIALOGUES)):

@@ -71,18 +71,10 @@ judge_options: Decorator = together(
 )
 
 
-def settings_of_options(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings of a judge that the options give; `--judge-set` overrides the others."""
-    from evilspectra.config.yaml_files import assignments
-
-    values = {"url": options["judge_url"]}
-    values |= {name: options.get(name) for name in ("reading", "concurrency", "max_requests")}
-    values |= assignments(options["judge_set"])
-    return {name: value for name, value in values.items() if value is not None}
-
-
 def make(name: str, options: Mapping[str, Any]) -> JudgeArguments:
-    """The judge that the options mean."""
+    """The judge that the options mean; `--judge-set` overrides the others."""
     from evilspectra.api.judges import judge_of
 
-    return judge_of(name, settings_of_options(options), options["metrics"])
+    settings = {field: options.get(field) for field in ("reading", "concurrency", "max_requests")}
+    settings["url"] = options["judge_url"]
+    return judge_of(name, settings, options["metrics"], options["judge_set"])

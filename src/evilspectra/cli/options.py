@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from evilspectra.api.layers import assigned
-
-if TYPE_CHECKING:
-    from evilspectra.config.sections import ModelConfig
 
 Decorator = Callable[[Any], Any]
 
@@ -94,11 +91,3 @@ def progress(quiet: bool) -> Callable[[str], object]:
     if quiet:
         return lambda text: None
     return functools.partial(click.echo, err=True)
-
-
-def model_config(settings: Sequence[str]) -> ModelConfig | None:
-    """The settings of `--model`; None without any."""
-    from evilspectra.config.loading import build
-    from evilspectra.config.yaml_files import assignments
-
-    return build({"model": assignments(settings)}, "--model").model if settings else None

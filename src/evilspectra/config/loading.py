@@ -197,9 +197,8 @@ def _sentence(error: ValidationError, values: Mapping[str, Any], root: type[Sect
                 f"optimizer.name {short_repr(name)} is unknown; allowed: "
                 f"{listing(KINDS)}.{near(name, KINDS)}"
             )
-        case "missing":
-            allowed = f" ({_allowed(field)})" if field else ""
-            text = f"{dotted} is missing, and has no default: set it{allowed}"
+        case "missing" if field and field.is_required():
+            text = f"{dotted} is missing, and has no default: set it ({_allowed(field)})"
         case "model_type" | "model_attributes_type":
             text = (
                 f"{dotted} = {short_repr(first['input'])} is refused: it is a section, with "
