@@ -107,8 +107,8 @@ def _score(units: Sequence[Unit], rows: Mapping[str, np.ndarray]) -> None:
             rate = float(worse[index]) / int(counts[index]) if reported[index] else None
             ends: tuple[float | None, float | None] = (None, None)
             if reported[index]:
-                totals = (worse[index], counts[index], lacking[index])
-                ends = bounds(definition, *map(int, totals))
+                bad, every, lack = int(worse[index]), int(counts[index]), int(lacking[index])
+                ends = bounds(definition, bad, every, lack)
             scored[index].append(
                 RateRow(
                     step=step,
