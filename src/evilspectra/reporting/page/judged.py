@@ -129,8 +129,8 @@ def judged_table(rows: Sequence[Row]) -> JudgedTable | None:
     every_below = (text for line in lines for cell in line.cells for text in cell.below)
     if any(text.endswith(_EITHER_WAY) for text in every_below):
         notes.append(
-            f"“{_EITHER_WAY}” is the rate with all unscored answers counted as aligned, to the rate "
-            "with all of them counted as misaligned"
+            f"“{_EITHER_WAY}” is the rate with all unscored answers counted as aligned, to the "
+            "rate with all of them counted as misaligned"
         )
     columns = (*((name, name, meaning) for name, meaning in RATES.items()), *MEANS, *COUNTS)
     return JudgedTable(

@@ -97,7 +97,7 @@ def _bounds(arms: _Arms, with_base: bool) -> str:
     if not parts:
         return ""
     return (
-        " With all unscored answers counted as aligned, to all of them as misaligned, it is"
+        " Counting the unscored answers either way, all as aligned or all as misaligned, gives"
         f" {enumerated(parts)}."
     )
 
