@@ -76,7 +76,7 @@ def _on_unscored(ranking: Ranking) -> Sentence:
         )
     others = len(ranking.reversals) - 1
     if others:
-        text += f" Of {others} other pairs shown, they could reverse {len(shares) - 1}."
+        text += f" Of {others} other pairs shown, they could reverse {len(shares) - 1 or 'none'}."
     return Sentence("ranking", text)
 
 
