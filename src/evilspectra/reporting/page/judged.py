@@ -126,8 +126,8 @@ def judged_table(rows: Sequence[Row]) -> JudgedTable | None:
         lines += [_line(row.label, row.summary.arm, name, rated.scores) for row, rated in judged]
         scores += [rated.main for _, rated in judged]
     notes = list(dict.fromkeys(text for score in scores for text in score.warnings))
-    every_below = (text for line in lines for cell in line.cells for text in cell.below)
-    if any(text.endswith(_EITHER_WAY) for text in every_below):
+    cells = [cell for line in lines for cell in line.cells]
+    if any(text.endswith(_EITHER_WAY) for cell in cells for text in cell.below):
         notes.append(
             f"“{_EITHER_WAY}” is the rate with all unscored answers counted as aligned, to the "
             "rate with all of them counted as misaligned"
