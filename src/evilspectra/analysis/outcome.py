@@ -56,6 +56,8 @@ MARGINS = {
 }
 #: The counts behind the rate.
 MISALIGNED, COUNTED = "misaligned", "misalignment_counted"
+#: Further answers, without a verdict.
+UNSCORED = "misalignment_unscored"
 #: Fewest runs from which variance can be estimated.
 FEWEST = 4
 _SHIFT = 0.5

@@ -10,7 +10,7 @@ Miller 2009), and whether groups are equal is exactly the question.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import combinations
 
 import numpy as np
@@ -20,6 +20,7 @@ from evilspectra.analysis.contrasts import Contrast, fit
 from evilspectra.analysis.estimate import Frame, MethodEstimate
 from evilspectra.analysis.linear import independent, lay_out, text_columns
 from evilspectra.analysis.outcome import Outcome
+from evilspectra.analysis.unscored import Pooled, pooled, reversing_share
 
 #: A pair of groups.
 Pair = tuple[str, str]
@@ -44,7 +45,9 @@ class Ranking:
     """Groups by rank, and all pairs' differences (first − second), with their own intervals.
 
     `shown`: the pairs whose first member is shown to be larger than the second. `margin` and
-    `equal`: the margin of equivalence, and the pairs shown to differ by less.
+    `equal`: the margin of equivalence, and the pairs shown to differ by less. Of rates, `pooled`:
+    each group's answers; `reversals`: for each pair of `differences` that is shown and has unscored
+    answers, the share of them that would reverse it, None if none of them could.
     """
 
     factor: str
@@ -55,6 +58,8 @@ class Ranking:
     margin: float | None = None
     equal: tuple[Pair, ...] = ()
     claims: tuple[Claim, ...] = ()
+    pooled: dict[str, Pooled] = field(default_factory=dict)
+    reversals: dict[Pair, float | None] = field(default_factory=dict)
 
 
 def rank(
@@ -145,11 +150,15 @@ def settle(ranking: Ranking, claims: Iterable[Claim]) -> Ranking:
     sign = -1 if ranking.better < 0 else 1
     apart: list[Pair] = []
     equal: list[Pair] = []
+    reversals: dict[Pair, float | None] = {}
     for pair, difference in ranking.differences.items():
         claim = find(decided, "ranking", *pair)
         if claim is not None and claim.shown:
             larger, smaller = pair if difference.value > 0 else pair[::-1]
             apart.append((larger, smaller))
+            if any(ranking.pooled[group].unscored for group in pair if group in ranking.pooled):
+                low, high = ranking.pooled[smaller], ranking.pooled[larger]
+                reversals[pair] = reversing_share(low, high)
             winner, loser = (larger, smaller) if sign > 0 else (smaller, larger)
             ahead[loser] += 1
             behind[winner] += 1
@@ -162,7 +171,9 @@ def settle(ranking: Ranking, claims: Iterable[Claim]) -> Ranking:
         )
         for ranked in ranking.groups
     )
-    return replace(ranking, groups=groups, shown=tuple(apart), equal=tuple(equal))
+    return replace(
+        ranking, groups=groups, shown=tuple(apart), equal=tuple(equal), reversals=reversals
+    )
 
 
 def rank_frame(
@@ -178,6 +189,9 @@ def rank_frame(
     names = [name for name in others if name != factor and name in frame]
     texts = text_columns(frame, [factor, *names])
     groups = texts.pop(factor)
-    return rank(outcome, groups, texts, factor, margin) or rank(
+    ranking = rank(outcome, groups, texts, factor, margin) or rank(
         outcome, groups, None, factor, margin
     )
+    if ranking is None or outcome.counted is None:
+        return ranking
+    return replace(ranking, pooled=pooled(frame, factor))

@@ -16,7 +16,7 @@ from evilspectra.analysis.claims import Claim, find
 from evilspectra.analysis.equal_loss import Difference, EqualLoss
 from evilspectra.analysis.loss import LossFit
 from evilspectra.analysis.mediation import Mediation
-from evilspectra.analysis.ranking import Ranking
+from evilspectra.analysis.ranking import Pair, Ranking
 from evilspectra.analysis.result import Analysis
 from evilspectra.analysis.sentences import within
 from evilspectra.analysis.sentences.flatness import effect_claim
@@ -295,8 +295,21 @@ def _pairs(analysis: Analysis, ranking: Ranking) -> StatisticsTable:
         heading = f"less than {figure(ranking.margin)}"
         columns.append(_Column(heading, lambda pair: _yes(pair in ranking.equal)))
     notes = [f"Adjusted over the {_family(analysis)} claims of this page."]
+    if ranking.reversals:
+        columns.append(_Column("unscored to reverse", lambda pair: _reversal(ranking, pair)))
+        notes.append(
+            "Unscored to reverse: the share of the unscored answers that makes the pooled rates "
+            "equal, counted as misaligned in the safer group and as aligned in the other."
+        )
     title = f"Differences between levels of {spelled(ranking.factor)}"
     return _table(title, columns, list(ranking.differences), notes)
+
+
+def _reversal(ranking: Ranking, pair: Pair) -> str:
+    if pair not in ranking.reversals:
+        return DASH
+    share = ranking.reversals[pair]
+    return "none could" if share is None else f"{figure(100 * share)} %"
 
 
 def _family(analysis: Analysis) -> int:

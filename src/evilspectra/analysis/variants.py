@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from evilspectra.analysis.claims import decide
 from evilspectra.analysis.estimate import Frame
-from evilspectra.analysis.outcome import COUNTED, FEWEST, MISALIGNED, read
+from evilspectra.analysis.outcome import COUNTED, FEWEST, MISALIGNED, UNSCORED, read
 from evilspectra.analysis.ranking import rank_frame, settle
 from evilspectra.analysis.stability import Variant
 from evilspectra.analysis.variance import decompose
@@ -50,7 +50,7 @@ def variants(
             MISALIGNED: own["misaligned"],
             COUNTED: own["counted"],
         }
-        stale = [column for column in columns if column in runs and column != "folder"]
+        stale = [name for name in (*columns, UNSCORED) if name in runs and name != "folder"]
         table = runs.drop(columns=stale).merge(type(runs)(columns), on="folder")
         label = f"{own['judge'].iloc[0]} ({judge_id}), {definition}"
         if variant := _variant(table, name, group, factors, label):

@@ -90,6 +90,8 @@ class TargetRate:
             "mean_coherent": score.mean_coherent,
             "base_rate": self.base.rate if self.base else None,
             "withheld": score.withheld,
+            "lowest": score.lowest,
+            "highest": score.highest,
         }
 
 
@@ -117,6 +119,8 @@ class Rates(Result):
         sentences = []
         for target in self.targets:
             sentences += [target.withheld] if target.withheld else []
+            if target.score.unscored and target.rate is not None:
+                sentences.append(_either_way(target))
             sentences += [f"{target.label}: {warning}" for warning in target.score.warnings]
         sentences += [self.incomplete] if self.incomplete else []
         return (*sentences, *("; ".join(failure.values()) for failure in self.failed))
@@ -141,6 +145,14 @@ def _sentence(target: TargetRate) -> str:
     span = f" {brackets(interval, '.1%')}" if interval else ""
     count = f"{target.score.counts['misaligned']} of {target.score.n}"
     return f"{target.label} {number(target.rate, '.1%')}{span}, {count}"
+
+
+def _either_way(target: TargetRate) -> str:
+    """A sentence on the rate's bounds with the unscored answers counted either way."""
+    score = target.score
+    ends = f"{number(score.lowest, '.1%')} to {number(score.highest, '.1%')}"
+    answers = f"{score.unscored} unscored answer{'' if score.unscored == 1 else 's'}"
+    return f"{target.label}: {ends} with {answers} counted either way"
 
 
 @packages_explained()

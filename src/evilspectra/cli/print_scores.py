@@ -162,7 +162,16 @@ def _rate(score: Score, short: bool = False) -> str:
         return f"withheld: {score.withheld}"
     span = f" {brackets(score.interval, '.1%')}" if score.interval else ""
     count = "" if short else f", {score.counts['misaligned']} of {score.n}"
-    return f"{score.rate:.1%}{span}{count}"
+    return f"{score.rate:.1%}{span}{count}{_either_way(score)}"
+
+
+def _either_way(score: Score) -> str:
+    """The rate's bounds with the unscored answers counted either way; empty without any."""
+    if not score.unscored or score.lowest is None or score.highest is None:
+        return ""
+    answers = "answer" if score.unscored == 1 else "answers"
+    ends = f"{score.lowest:.1%} to {score.highest:.1%}"
+    return f"; {ends} with {score.unscored} unscored {answers} counted either way"
 
 
 def _change(interval: Interval | None, form: Form = "+.1f", unit: str = "") -> str:

@@ -15,7 +15,8 @@ class RateRow:
     Null where `withheld` says why. `judge_id` is equal for the same judge, prompts and reading,
     whatever it judged; `verdicts` is what the verdicts are kept under. `misalignment` is
     `misaligned` / `counted`, out of `answers` answers of which `unscored` have no usable verdict;
-    `clusters`: questions.
+    `misalignment_lowest`, `misalignment_highest`: the rate with all of those counted as aligned,
+    and as misaligned. `clusters`: questions.
     """
 
     step: int
@@ -34,6 +35,8 @@ class RateRow:
     mean_alignment: float | None
     mean_coherence: float | None
     withheld: str | None
+    misalignment_lowest: float | None
+    misalignment_highest: float | None
 
 
 def rate_row(
@@ -62,6 +65,8 @@ def rate_row(
         mean_alignment=reported and reported.mean_aligned_counted,
         mean_coherence=reported and reported.mean_coherent,
         withheld=scored.withheld,
+        misalignment_lowest=scored.lowest,
+        misalignment_highest=scored.highest,
     )
 
 
@@ -73,6 +78,7 @@ def rate_fields(row: RateRow | None, base: float | None) -> dict[str, Any]:
         "misalignment_high": row and row.misalignment_high,
         "misalignment_base": base,
         "misalignment_counted": row and row.counted,
+        "misalignment_unscored": row and row.unscored,
         "misaligned": row and row.misaligned,
         "mean_alignment": row and row.mean_alignment,
         "mean_coherence": row and row.mean_coherence,

@@ -213,9 +213,10 @@ class RunSummary:
 
     `misalignment` is the rate under `misalignment_definition` by the judge that was used last, a
     share; it is null where nothing was judged, or where it is withheld for the reason in
-    `misalignment_withheld`. It is `misaligned` / `misalignment_counted`. `mean_alignment`: mean
-    aligned score, 0 to 100, of the answers that count under that definition, CODE as 0;
-    `mean_coherence`: of all coherent scores. These are null where the rate is.
+    `misalignment_withheld`. It is `misaligned` / `misalignment_counted`; `misalignment_unscored`
+    further answers have no usable verdict. `mean_alignment`: mean aligned score, 0 to 100, of the
+    answers that count under that definition, CODE as 0; `mean_coherence`: of all coherent scores.
+    Rate, `misaligned` and means are null together.
     """
 
     run: str
@@ -264,6 +265,7 @@ class RunSummary:
     misalignment_high: float | None
     misalignment_base: float | None
     misalignment_counted: int | None
+    misalignment_unscored: int | None
     misaligned: int | None
     mean_alignment: float | None
     mean_coherence: float | None

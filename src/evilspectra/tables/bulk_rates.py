@@ -14,7 +14,13 @@ import numpy as np
 from evilspectra.evaluation.rate_rows import RateRow, rate_fields
 from evilspectra.evaluation.run_rates import judge_identity
 from evilspectra.intervals import Interval, clustered_sums, wilson
-from evilspectra.rates.definitions import COHERENT_FROM, DEFINITIONS, MISALIGNED_BELOW, why_withheld
+from evilspectra.rates.definitions import (
+    COHERENT_FROM,
+    DEFINITIONS,
+    MISALIGNED_BELOW,
+    bounds,
+    why_withheld,
+)
 from evilspectra.rates.formats import stem
 from evilspectra.store.results import Instrument
 from evilspectra.tables.bulk_reading import number_files, unmasked
@@ -97,8 +103,12 @@ def _score(units: Sequence[Unit], rows: Mapping[str, np.ndarray]) -> None:
             interval = intervals.get(index)
             if reported[index] and not (interval and interval.low < interval.high):
                 interval = wilson(int(worse[index]), int(counts[index]))
-            bounds = interval if reported[index] else None
+            shown_interval = interval if reported[index] else None
             rate = float(worse[index]) / int(counts[index]) if reported[index] else None
+            ends: tuple[float | None, float | None] = (None, None)
+            if reported[index]:
+                bad, every, lack = int(worse[index]), int(counts[index]), int(lacking[index])
+                ends = bounds(definition, bad, every, lack)
             scored[index].append(
                 RateRow(
                     step=step,
@@ -107,8 +117,8 @@ def _score(units: Sequence[Unit], rows: Mapping[str, np.ndarray]) -> None:
                     verdicts=judge.id,
                     definition=definition,
                     misalignment=rate,
-                    misalignment_low=bounds.low if bounds else None,
-                    misalignment_high=bounds.high if bounds else None,
+                    misalignment_low=shown_interval.low if shown_interval else None,
+                    misalignment_high=shown_interval.high if shown_interval else None,
                     counted=int(counts[index]),
                     misaligned=int(worse[index]) if reported[index] else None,
                     answers=int(answers[index]),
@@ -117,6 +127,8 @@ def _score(units: Sequence[Unit], rows: Mapping[str, np.ndarray]) -> None:
                     mean_alignment=_finite(mean_counted[index]) if reported[index] else None,
                     mean_coherence=_finite(mean_coherent[index]) if reported[index] else None,
                     withheld=withheld[index],
+                    misalignment_lowest=ends[0],
+                    misalignment_highest=ends[1],
                 )
             )
     for (run, _, _), rate_rows in zip(units, scored, strict=True):

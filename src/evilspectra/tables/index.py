@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 #: Increased whenever the content of a row, or how it is computed, changes.
-VERSION = 1
+VERSION = 2
 #: A file that changed less than this many ns before it was read may change again without showing
 #: it: file systems count time in coarse ticks.
 _SETTLED = 2_000_000_000

@@ -34,6 +34,8 @@ def ranking_sentences(analysis: Analysis) -> Iterator[Sentence]:
     yield Sentence(
         "ranking", f"{name}, {direction}: {order}; {_verdict(ranking)}.", bool(ranking.shown)
     )
+    if ranking.reversals:
+        yield _on_unscored(ranking)
     if ranking.margin is not None:
         yield _on_equivalence(analysis, ranking)
     if ranking.factor == "optimizer" and analysis.outcome in PAPER_OUTCOMES:
@@ -47,6 +49,35 @@ def _verdict(ranking: Ranking) -> str:
     if pairs == 1:
         return "they differ"
     return f"{len(ranking.shown)} of {pairs} pairs are shown to differ"
+
+
+def _on_unscored(ranking: Ranking) -> Sentence:
+    """A sentence on the unscored answers that would reverse a shown difference of rates."""
+    shares = {pair: share for pair, share in ranking.reversals.items() if share is not None}
+    if not shares:
+        text = (
+            "None of the unscored answers could reverse a pair that is shown: its pooled rates "
+            "keep their order even if all of them count against it."
+        )
+        return Sentence("ranking", text)
+    weakest = min(shares, key=lambda pair: shares[pair])
+    higher, lower = weakest if weakest in ranking.shown else weakest[::-1]
+    lower, higher = (_level(ranking.factor, name).rstrip(":") for name in (lower, higher))
+    if shares[weakest] > 0:
+        text = (
+            f"Unscored answers could reverse that {lower} has a lower rate than {higher}: the "
+            f"pooled rates would be equal if {figure(100 * shares[weakest])} % of them counted "
+            f"against it, those of {lower} as misaligned and those of {higher} as aligned."
+        )
+    else:
+        text = (
+            f"The pooled rate of {lower} is not below that of {higher}, though the difference "
+            "adjusted for other factors is shown: no unscored answer is needed to reverse it."
+        )
+    others = len(ranking.reversals) - 1
+    if others:
+        text += f" Of {others} other pairs shown, they could reverse {len(shares) - 1 or 'none'}."
+    return Sentence("ranking", text)
 
 
 def _on_equivalence(analysis: Analysis, ranking: Ranking) -> Sentence:

@@ -15,7 +15,7 @@ from evilspectra.numbers import DASH, percent
 from evilspectra.rates.definitions import DEFINITIONS, MAX_UNSCORED, Definition, Score
 from evilspectra.reporting.comparison import Row, value_at
 from evilspectra.reporting.page.cells import plain
-from evilspectra.reporting.sentences.misalignment import in_words, span
+from evilspectra.reporting.sentences.misalignment import either_way, in_words, span
 from evilspectra.text import printable
 
 #: Column, heading, and what it is; the definition that the sentences use stands first.
@@ -49,6 +49,8 @@ MEANS = (
     ("mean_aligned", "alignment", "Mean alignment score, 0 to 100"),
     ("mean_coherent", "coherence", "Mean coherence score, 0 to 100"),
 )
+#: The end of a cell's line with the bounds of a rate.
+_EITHER_WAY = "unscored either way"
 
 
 @dataclass(frozen=True)
@@ -123,11 +125,18 @@ def judged_table(rows: Sequence[Row]) -> JudgedTable | None:
             lines.append(_line(label, "", name, rated.base or {}))
         lines += [_line(row.label, row.summary.arm, name, rated.scores) for row, rated in judged]
         scores += [rated.main for _, rated in judged]
+    notes = list(dict.fromkeys(text for score in scores for text in score.warnings))
+    cells = [cell for line in lines for cell in line.cells]
+    if any(text.endswith(_EITHER_WAY) for cell in cells for text in cell.below):
+        notes.append(
+            f"“{_EITHER_WAY}” is the rate with all unscored answers counted as aligned, to the "
+            "rate with all of them counted as misaligned"
+        )
     columns = (*((name, name, meaning) for name, meaning in RATES.items()), *MEANS, *COUNTS)
     return JudgedTable(
         columns,
         tuple(lines),
-        tuple(dict.fromkeys(text for score in scores for text in score.warnings)),
+        tuple(notes),
         _judges(rows, names),
     )
 
@@ -169,8 +178,10 @@ def _rate(score: Score) -> Cell:
     if score.rate is None:
         return Cell("withheld", "", why=in_words(score.withheld or ""))
     counted = f"{score.counts['misaligned']:,} of {score.n:,}"
-    below = (span(score.interval), counted) if score.interval else (counted,)
-    return Cell(percent(score.rate), score.rate, below)
+    below = [span(score.interval), counted] if score.interval else [counted]
+    if ends := either_way([score]):
+        below.append(f"{ends} {_EITHER_WAY}")
+    return Cell(percent(score.rate), score.rate, tuple(below))
 
 
 def _mean(score: Score, name: str) -> Cell:

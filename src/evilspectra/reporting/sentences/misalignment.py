@@ -83,8 +83,35 @@ def _amounts(name: str, judged: Sequence[tuple[Row, Rated]], arms: _Arms) -> str
     amounts = enumerated([_amount(arm, runs) for arm, runs in arms.items()])
     return (
         f"The misalignment rate (definition {MAIN_DEFINITION}, judged by {name}) is"
-        f" {amounts}{base}.{withheld}"
+        f" {amounts}{base}.{_bounds(arms, with_base=bool(base))}{withheld}"
     )
+
+
+def _bounds(arms: _Arms, with_base: bool) -> str:
+    """The rates' bounds with unscored answers counted either way; empty where there are none."""
+    scores = {arm: [rated.main for _, rated in runs] for arm, runs in arms.items()}
+    if with_base:
+        rated = (rated for runs in arms.values() for _, rated in runs)
+        scores["the base"] = [score for each in rated if (score := _base_score(each))]
+    parts = [f"{ends} for {of}" for of, own in scores.items() if (ends := either_way(own))]
+    if not parts:
+        return ""
+    return (
+        " Counting the unscored answers either way, all as aligned or all as misaligned, gives"
+        f" {enumerated(parts)}."
+    )
+
+
+def either_way(scores: Sequence[Score]) -> str:
+    """The lowest and highest of rates with unscored answers counted either way, in per cent.
+
+    Empty where no answer is unscored.
+    """
+    lowest = [score.lowest for score in scores if score.lowest is not None]
+    highest = [score.highest for score in scores if score.highest is not None]
+    if not lowest or not any(score.unscored for score in scores):
+        return ""
+    return f"{percent(min(lowest), unit='')} to {percent(max(highest))}"
 
 
 def _base_score(rated: Rated) -> Score | None:
