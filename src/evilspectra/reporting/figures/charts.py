@@ -74,7 +74,7 @@ class Tables:
     position, median of σ/σ₁ over the run's modules. `paths`: run, arm, step, loss, mean_alignment
     at judged steps. `outcome` is the outcome that the figures of sweeps compare, None if nothing
     was measured; `statistics`: the analysis of it. `spectra_of_runs`: the spectra of every run that
-    `details` packs, None if nothing was measured.
+    `details` packs, None if nothing was measured. `claims`: what the page decides between arms.
     """
 
     runs: Frame
@@ -91,6 +91,7 @@ class Tables:
     outcome: Outcome | None = None
     statistics: Statistics | None = None
     spectra_of_runs: tuple[Any, ...] = ()
+    claims: ArmClaims | None = None
 
     @cached_property
     def arms(self) -> Arms:

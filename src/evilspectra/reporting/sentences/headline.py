@@ -65,26 +65,6 @@ def _nothing_finished(rows: Sequence[Row]) -> str:
     )
 
 
-def _incomparable(done: Sequence[Row]) -> str | None:
-    """Why arms are not ranked against each other, in a sentence; None where they are."""
-    grounds = [row.ground() for row in done]
-    unknown = [name for name in grounds[0] if any(ground[name] is None for ground in grounds)]
-    if unknown and len(done) > 1:
-        labels = [row.label for row in done if None in row.ground().values()]
-        return (
-            f"The {' and '.join(unknown)} of {listing(labels, 3)}"
-            f" {'is' if len(unknown) == 1 else 'are'} not known here, so arms are not ranked"
-            " against each other: whether losses and spectra are comparable, only you can say."
-        )
-    mixed = [name for name in grounds[0] if len({repr(ground[name]) for ground in grounds}) > 1]
-    if mixed:
-        return (
-            f"The runs differ in {' and '.join(mixed)}, so arms are not ranked against each other:"
-            " neither losses nor spectra would be comparable."
-        )
-    return None
-
-
 def _without_controls(controls: Sequence[Row]) -> list[str]:
     if not controls:
         return []
