@@ -43,12 +43,12 @@ class Comparison:
     def ordered(self) -> tuple[str, str]:
         """Both, the larger first."""
         pair = (self.first, self.second)
-        return pair if self.claim.value > 0 else pair[::-1]
+        return pair if self.claim.value > 0 else (self.second, self.first)
 
 
 @dataclass(frozen=True)
 class ArmClaims:
-    """What a page compares between arms: pairs by measure, and the penalty's effects.
+    """The comparisons of a page between arms: pairs by measure, and the penalty's effects.
 
     `groups`: measure → what its pairs are of, where the analysis compares other groups than arms.
     `claims`: those that the analysis does not make itself. `all_claims`: those of the whole page,
@@ -74,12 +74,12 @@ class ArmClaims:
         """The pairs that can be tested: both sides have runs enough for a spread."""
         return [pair for pair in self.pairs.get(measure, ()) if pair.claim.p is not None]
 
-    def shown(self, measure: str) -> list[tuple[str, str]]:
+    def differing(self, measure: str) -> list[tuple[str, str]]:
         """The pairs shown to differ, the larger first."""
         return [pair.ordered for pair in self.tested(measure) if pair.claim.shown]
 
     def noun(self, measure: str) -> str:
-        """What the pairs of a measure are of, in the plural."""
+        """The name of the things that a measure's pairs are of, in the plural."""
         return (self.groups or {}).get(measure, "arms")
 
     def of_effect(self, effect: Paired) -> Claim | None:
@@ -92,9 +92,7 @@ def _settled(claim: Claim, page: Sequence[Claim]) -> Claim:
     return find(page, claim.section, *claim.subject) or claim
 
 
-def arm_claims(
-    rows: Sequence[Row], runs: Frame, analysis: Analysis | None = None
-) -> ArmClaims:
+def arm_claims(rows: Sequence[Row], runs: Frame, analysis: Analysis | None = None) -> ArmClaims:
     """The claims between arms of finished runs that are no controls, not decided yet.
 
     `runs`: the frame of `outcomes.runs_table`, a row per run; `analysis`: that of the same page.
@@ -111,11 +109,10 @@ def arm_claims(
             groups[measure] = noun
         else:
             pairs[measure] = _of_measure(done, frame, measure, rows)
-    claims = [
-        pair.claim for some in pairs.values() for pair in some if pair.claim.section == "arms"
-    ]
+    compared = [pair.claim for some in pairs.values() for pair in some]
+    claims = [claim for claim in compared if claim.section == "arms"]
     effects, further = _effects(done, frame, analysis)
-    return ArmClaims(pairs, effects, groups, tuple([*claims, *further]))
+    return ArmClaims(pairs, effects, groups, (*claims, *further))
 
 
 def _of_analysis(frame: Frame, analysis: Analysis) -> tuple[str, tuple[Comparison, ...]]:
@@ -155,9 +152,14 @@ def _of_measure(
     ranking = rank_frame(part, outcome, "arm", others)
     if ranking is None:
         return ()
+    claims = {claim.subject: claim for claim in ranking.claims}
     return tuple(
-        Comparison(*claim.subject, replace(claim, section="arms", subject=(measure, *claim.subject)))
-        for claim in ranking.claims
+        Comparison(
+            first,
+            second,
+            replace(claims[first, second], section="arms", subject=(measure, first, second)),
+        )
+        for first, second in ranking.differences
     )
 
 

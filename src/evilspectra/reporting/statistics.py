@@ -64,7 +64,7 @@ class Fit:
 class Share:
     """A term's share of the outcome's variance, with its 95 % interval where there is one.
 
-    `what`: the kind of share; `shown`: what the page decided of the term.
+    `what`: the kind of share; `is_shown`: the page's decision on the term.
     """
 
     term: str
@@ -72,7 +72,7 @@ class Share:
     low: float | None
     high: float | None
     what: str
-    shown: bool = False
+    is_shown: bool = False
 
 
 @dataclass(frozen=True)
@@ -249,7 +249,7 @@ def shares_of(analysis: Analysis) -> tuple[Share, ...]:
 
 
 def _is_shown(analysis: Analysis, term: str) -> bool:
-    """What the page decided of a term: of the ranked group, whether any pair of it differs."""
+    """Whether the page shows a term: of the ranked group, whether any pair of it differs."""
     ranking = analysis.stability.ranking
     if ranking is not None and term == ranking.factor:
         return bool(ranking.shown)

@@ -27,7 +27,7 @@ def variance_shares(tables: Tables) -> Figure | None:
             for share in of_kind
         ]
         frame = _plain(pd.DataFrame(rows))
-        frame["shown"] = [share.shown for share in of_kind]
+        frame["is_shown"] = [share.is_shown for share in of_kind]
         y = alt.Y(
             "term:N",
             sort=terms,
@@ -52,7 +52,7 @@ def variance_shares(tables: Tables) -> Figure | None:
         ]
         bars = base.mark_bar(height={"band": 0.72}).encode(
             x=x,
-            color=alt.condition("datum.shown", alt.value(RAMP[4]), alt.value(RAMP[2])),
+            color=alt.condition("datum.is_shown", alt.value(RAMP[4]), alt.value(RAMP[2])),
             tooltip=tips,
         )
         rules = (
