@@ -9,7 +9,7 @@ here. What the analysis compares itself, its outcome and the penalty's effects, 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -18,7 +18,7 @@ from evilspectra.analysis.claims import Claim, decide, find
 from evilspectra.analysis.linear import text_columns
 from evilspectra.analysis.outcome import COUNTED, MISALIGNED, read, usual_factors
 from evilspectra.analysis.penalty import COMPARED, Paired, Penalty, penalty, penalty_claims
-from evilspectra.analysis.ranking import rank_frame
+from evilspectra.analysis.ranking import Ranking, rank_frame
 from evilspectra.analysis.result import Analysis
 from evilspectra.reporting.comparison import Row, by_judge, incomparable
 from evilspectra.reporting.figures.palette import Frame
@@ -27,8 +27,8 @@ from evilspectra.reporting.figures.palette import Frame
 MEASURES = ("drift", "misalignment", "stable_rank", "heldout_loss")
 #: Measures whose change by the penalty the page states.
 PENALISED = ("stable_rank", "heldout_loss")
-#: Factors that an arm consists of, so that no comparison of arms is adjusted for them.
-_OF_ARMS = ("optimizer", "flatness_weight", "arm")
+#: The columns that an arm consists of.
+_OF_ARMS = ("optimizer", "flatness_weight")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,7 @@ class Comparison:
 class ArmClaims:
     """The comparisons of a page between arms: pairs by measure, and the penalty's effects.
 
-    `groups`: measure → what its pairs are of, where the analysis compares other groups than arms.
+    `groups`: measure → what its pairs are of: arms, or the groups that the analysis ranks.
     `claims`: those that the analysis does not make itself. `all_claims`: those of the whole page,
     decided, once `settled`.
     """
@@ -100,67 +100,88 @@ def arm_claims(rows: Sequence[Row], runs: Frame, analysis: Analysis | None = Non
     done = [row for row in rows if row.summary.status == "done" and not row.summary.control]
     frame = runs.set_index("run", drop=False).loc[[row.label for row in done]]
     frame = frame.reset_index(drop=True)
+    effects, further = _effects(done, frame, analysis)
     pairs: dict[str, tuple[Comparison, ...]] = {}
     groups: dict[str, str] = {}
     comparable = bool(done) and incomparable(done) is None
     for measure in MEASURES if comparable else ():
-        if analysis is not None and analysis.outcome == measure:
-            noun, pairs[measure] = _of_analysis(frame, analysis)
-            groups[measure] = noun
-        else:
-            pairs[measure] = _of_measure(done, frame, measure, rows)
+        own = analysis is not None and analysis.outcome == measure
+        ranking = analysis.stability.ranking if analysis is not None and own else None
+        if not own:
+            ranking = _ranking(done, frame, measure, rows)
+        if ranking is not None:
+            names, groups[measure] = _names(frame, ranking.factor)
+            compared = _compared(ranking, names, None if own else measure)
+            pairs[measure] = tuple(_by_penalty(pair, frame, measure, effects) for pair in compared)
     compared = [pair.claim for some in pairs.values() for pair in some]
     claims = [claim for claim in compared if claim.section == "arms"]
-    effects, further = _effects(done, frame, analysis)
     return ArmClaims(pairs, effects, groups, (*claims, *further))
 
 
-def _of_analysis(frame: Frame, analysis: Analysis) -> tuple[str, tuple[Comparison, ...]]:
-    """The pairs of the analysis' ranking, by the names of arms where its groups are the arms."""
-    ranking = analysis.stability.ranking
-    if ranking is None:
-        return "arms", ()
-    levels = text_columns(frame, [ranking.factor])[ranking.factor]
-    names = dict(zip(levels, frame["arm"], strict=True))
-    same = len(set(zip(levels, frame["arm"], strict=True))) == len(names) == frame["arm"].nunique()
-    if not same or any(group.group not in names for group in ranking.groups):
-        names = {group.group: group.group for group in ranking.groups}
-    claims = [(pair, find(ranking.claims, "ranking", *pair)) for pair in ranking.differences]
-    compared = tuple(
-        Comparison(names[first], names[second], claim)
-        for (first, second), claim in claims
-        if claim is not None
-    )
-    noun = "optimisers" if ranking.factor == "optimizer" else f"levels of {ranking.factor}"
-    return "arms" if same else noun, compared
-
-
-def _of_measure(
+def _ranking(
     done: Sequence[Row], frame: Frame, measure: str, rows: Sequence[Row]
-) -> tuple[Comparison, ...]:
-    """All pairs of arms in a measure, each with the claim that they differ."""
+) -> Ranking | None:
+    """The optimisers ranked by a measure, as the analysis would; the arms where they are one."""
     values, further = _values(done, measure, rows)
     usable = np.isfinite(values)
     part = frame.assign(**{measure: values, **further})[usable].reset_index(drop=True)
-    sizes = Counter(part["arm"])
+    factors = usual_factors(part, measure)
+    group = "optimizer" if "optimizer" in factors else "arm"
+    sizes = Counter(part[group])
     if len(sizes) < 2 or max(sizes.values()) < 2:
-        return ()
+        return None
     outcome = read(part, measure)
     if outcome.constant is not None:
-        return ()
-    others = [name for name in usual_factors(part, measure) if name not in _OF_ARMS]
-    ranking = rank_frame(part, outcome, "arm", others)
-    if ranking is None:
-        return ()
-    claims = {claim.subject: claim for claim in ranking.claims}
-    return tuple(
-        Comparison(
-            first,
-            second,
-            replace(claims[first, second], section="arms", subject=(measure, first, second)),
-        )
-        for first, second in ranking.differences
-    )
+        return None
+    return rank_frame(part, outcome, group, [name for name in factors if name != "arm"])
+
+
+def _names(frame: Frame, factor: str) -> tuple[dict[str, str], str]:
+    """A name for each level of a factor, and what they are: arms where each level is one."""
+    levels = text_columns(frame, [factor])[factor]
+    together = set(zip(levels, frame["arm"], strict=True))
+    if len(together) == len(set(levels)) == frame["arm"].nunique():
+        return dict(together), "arms"
+    noun = "optimisers" if factor == "optimizer" else f"levels of {factor}"
+    return {level: level for level in levels}, noun
+
+
+def _compared(
+    ranking: Ranking, names: Mapping[str, str], measure: str | None
+) -> Iterator[Comparison]:
+    """The pairs of a ranking; with a measure, their claims are of this page alone."""
+    for pair in ranking.differences:
+        claim = find(ranking.claims, "ranking", *pair)
+        if claim is None:
+            continue
+        if measure is not None:
+            claim = replace(claim, section="arms", subject=(measure, *pair))
+        yield Comparison(*(names[level] for level in pair), claim)
+
+
+def _by_penalty(
+    pair: Comparison, frame: Frame, measure: str, effects: Sequence[Paired]
+) -> Comparison:
+    """The pair decided as the penalty's effect where it differs in the penalty alone."""
+    arms = frame.drop_duplicates("arm").set_index("arm")
+    sides = [name for name in (pair.first, pair.second) if name in arms.index]
+    if pair.claim.section != "arms" or len(sides) < 2:
+        return pair
+    optimizers, weights = ([arms.at[name, key] for name in sides] for key in _OF_ARMS)
+    if optimizers[0] != optimizers[1] or min(weights) > 0:
+        return pair
+    treated, plain = sides if weights[0] > 0 else sides[::-1]
+    for effect in effects:
+        if (effect.measure, effect.optimizer, effect.weight) == (
+            measure,
+            optimizers[0],
+            max(weights),
+        ):
+            subject = (effect.optimizer, effect.treatment, measure)
+            value, p = effect.difference.value, effect.difference.p
+            section = "penalty, other measures"
+            return Comparison(treated, plain, Claim(section, subject, value, p, ""))
+    return pair
 
 
 def _values(
@@ -199,10 +220,9 @@ def _effects(
 ) -> tuple[tuple[Paired, ...], list[Claim]]:
     """The penalty's effects, and their claims where the analysis has not made them."""
     if analysis is not None and analysis.mediation is not None:
-        effects = analysis.mediation.penalty.effects
-        return tuple(effect for effect in effects if effect.measure in PENALISED), []
-    known = [None not in row.ground().values() for row in done]
-    part = frame.assign(**{"ground.facts": [repr(row.ground()) for row in done]})[known]
+        return analysis.mediation.penalty.effects, []
+    with_facts = [None not in row.ground().values() for row in done]
+    part = frame.assign(**{"ground.facts": [repr(row.ground()) for row in done]})[with_facts]
     if not len(part):
         return (), []
     part = part.drop(columns=[name for name in COMPARED if name not in PENALISED and name in part])

@@ -14,17 +14,17 @@ MOST = 6  # arms or pairs that a sentence names
 
 def verdict_on(claims: ArmClaims, measure: str) -> str:
     """How many pairs are shown to differ in a measure, and which; some pairs can be tested."""
-    tested, shown = claims.tested(measure), claims.differing(measure)
+    tested, pairs = claims.tested(measure), claims.differing(measure)
     noun = claims.noun(measure)
-    if not shown:
-        verb = "the two are" if len(tested) == 1 else f"no two {noun} are"
-        return f"{verb} not shown to differ" if len(tested) == 1 else f"{verb} shown to differ"
+    if not pairs:
+        alone = len(tested) == 1
+        return "the two are not shown to differ" if alone else f"no two {noun} are shown to differ"
     if len(tested) == 1:
-        return f"{shown[0][0]} is shown to lie above {shown[0][1]}"
-    more = f" and {len(shown) - MOST} more" if len(shown) > MOST else ""
-    pairs = "; ".join(f"{first} above {second}" for first, second in shown[:MOST])
-    verb = "is" if len(shown) == 1 else "are"
-    return f"{len(shown)} of {len(tested)} pairs of {noun} {verb} shown to differ: {pairs}{more}"
+        return f"{pairs[0][0]} is shown to lie above {pairs[0][1]}"
+    more = f" and {len(pairs) - MOST} more" if len(pairs) > MOST else ""
+    listed = "; ".join(f"{first} above {second}" for first, second in pairs[:MOST])
+    verb = "is" if len(pairs) == 1 else "are"
+    return f"{len(pairs)} of {len(tested)} pairs of {noun} {verb} shown to differ: {listed}{more}"
 
 
 def by_chance(intervals: int) -> str:

@@ -308,14 +308,12 @@ def order(trained: dict[str, list[Row]], claims: ArmClaims) -> list[str]:
         return [f"{text}."]
     text = f"{text}; {verdict_on(claims, 'drift')}."
     further = claims.differing("drift")
-    if claims.noun("drift") != "arms":
-        return [text]
     parts = []
     for field, name, claim in (
-        ("stable_rank", "stable rank", "the flatter arm drifted less"),
-        ("heldout_loss", "held-out loss", "the arm with the lower loss drifted further"),
+        ("stable_rank", "stable rank", "the flatter drifted less"),
+        ("heldout_loss", "held-out loss", "the one with the lower loss drifted further"),
     ):
-        other = claims.differing(field)
+        other = claims.differing(field) if claims.noun(field) == claims.noun("drift") else []
         both = [pair for pair in further if pair in other or pair[::-1] in other]
         agree = sum(pair[::-1] in other for pair in both)
         pairs = "the 1 pair" if len(both) == 1 else f"the {len(both)} pairs"

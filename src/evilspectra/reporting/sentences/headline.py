@@ -14,7 +14,7 @@ from evilspectra.analysis.penalty import ALL, Paired
 from evilspectra.analysis.sentences.wording import adjusted, capitalised
 from evilspectra.errors import listing
 from evilspectra.numbers import bracketed, signed
-from evilspectra.reporting.arm_claims import MEASURES, ArmClaims, page_claims
+from evilspectra.reporting.arm_claims import MEASURES, PENALISED, ArmClaims, page_claims
 from evilspectra.reporting.comparison import Row, arms_of, by_arm, incomparable
 from evilspectra.reporting.outcomes import runs_table
 from evilspectra.reporting.sentences.decisions import verdict_on
@@ -99,9 +99,9 @@ def flattest(done: Sequence[Row], claims: ArmClaims) -> str:
         )
     listed = listing([f"{name} ({fmean(values[name]):.2f})" for name in ranked], MOST_ARMS)
     flat = f", where {rank} would be flat" if rank else ""
-    shown = set(claims.differing("stable_rank"))
+    differing_pairs = set(claims.differing("stable_rank"))
     verdict = f"; {verdict_on(claims, 'stable_rank')}" if claims.tested("stable_rank") else ""
-    if all((first, other) in shown for other in others):
+    if all((first, other) in differing_pairs for other in others):
         verdict = f"; {first}’s are shown to be the flattest"
     entropy = by_arm(done, "spectral_entropy")
     by_entropy = max(entropy, key=lambda name: fmean(entropy[name])) if entropy else first
@@ -115,6 +115,8 @@ def penalties(done: Sequence[Row], claims: ArmClaims) -> list[str]:
     """The effect of the flatness penalty, from runs that are otherwise equal."""
     by_treatment: dict[tuple[str, str], dict[str, Paired]] = {}
     for effect in claims.effects:
+        if effect.measure not in PENALISED:
+            continue
         own = by_treatment.setdefault((effect.optimizer, effect.treatment), {})
         own[effect.measure] = effect
     if any(row.summary.flatness_weight for row in done) and not by_treatment:
@@ -192,7 +194,7 @@ def order(done: Sequence[Row], claims: ArmClaims) -> list[str]:
     lower = sum(pair[::-1] in flatter for pair in both)
     pairs = "the 1 pair" if len(both) == 1 else f"the {len(both)} pairs"
     return [
-        f"{text}. Of {pairs} shown to differ in stable rank too, the flatter arm has the lower loss"
+        f"{text}. Of {pairs} shown to differ in stable rank too, the flatter has the lower loss"
         f" in {lower}."
     ]
 

@@ -136,7 +136,8 @@ def _difference(runs: Sequence[tuple[Row, Rated]]) -> str:
 
 def _between(arms: _Arms, claims: ArmClaims) -> list[str]:
     """Between which arms a difference is shown; controls are ranked with nobody."""
-    trained = [rated for runs in arms.values() for rated in runs if not rated[0].summary.control]
+    every = [judged for runs in arms.values() for judged in runs]
+    trained = [(row, rated) for row, rated in every if not row.summary.control]
     if len({row.summary.arm for row, _ in trained}) < 2:
         return []
     if len({rated.judge.id for _, rated in trained}) > 1:
