@@ -156,7 +156,7 @@ def _compared(
             continue
         if measure is not None:
             claim = replace(claim, section="arms", subject=(measure, *pair))
-        yield Comparison(*(names[level] for level in pair), claim)
+        yield Comparison(names[pair[0]], names[pair[1]], claim)
 
 
 def _by_penalty(
