@@ -26,7 +26,7 @@ DECIDES = re.compile(
     r"lie above|shown to differ: |are shown to be the flattest|raises|lowers|a lower rate is shown"
 )
 #: Pages whose headline alone is read, and pages with an analysis.
-PAGES, ANALYSED = 200, 40
+PAGES, ANALYSED = 120, 20
 
 
 def store(root: Path, optimizers: Sequence[str], seeds: int, weights: Sequence[float]) -> None:
