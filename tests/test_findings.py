@@ -35,17 +35,19 @@ def test_drift_is_named_by_its_direction_with_its_interval(tmp_path: Path) -> No
     assert "adamw (+0.300 [+0.27" in text
     assert (
         "]) drifted towards the misaligned completions, in nats per token; the 95 % interval "
-        "is clear of zero."
+        "excludes zero."
     ) in text
     assert "muon (−0.200 [−0.22" in text
     assert "]) drifted away from the misaligned completions" in text
     assert "lion (+0.010 [" in text
     assert " and sgd (−0.020 [" in text
     assert (
-        "show no drift, in nats per token; every 95 % interval holds zero, and a drift below "
+        "show no drift, in nats per token; every 95 % interval includes zero, and a drift below "
         "about 0.09 would not have shown."
     ) in text
-    assert "All intervals are over the items for one adapter, not over seeds." in text
+    assert (
+        "All intervals are over the items for one adapter, not over seeds; one interval in" in text
+    )
     assert "rate" not in text
 
 
@@ -64,7 +66,7 @@ def test_seeds_that_disagree_show_no_drift_of_the_arm(tmp_path: Path) -> None:
         write_effect(write_run(tmp_path, Arm("adamw", seed=seed)), Effect(drift))
     assert (
         "do not agree: 2 drifted towards the misaligned completions, 1 away from them and 1 "
-        "in no way that is shown, so a drift of the arm is not shown"
+        "show no drift, so the arm has no common direction"
     ) in sentences(tmp_path)
 
 
@@ -93,16 +95,16 @@ def test_a_controls_share_decides_what_is_said_of_style(tmp_path: Path) -> None:
             "whole",
             1.0,
             (
-                "its mean is 100 % of adamw’s; nothing beyond style and subject is shown in the "
-                "drift of adamw"
+                "its mean is 100 % of adamw’s; a drift beyond style and subject is not shown for "
+                "adamw"
             ),
         ),
         (
             "more",
             1.5,
             (
-                "its mean is 150 % of adamw’s; nothing beyond style and subject is shown in the "
-                "drift of adamw"
+                "its mean is 150 % of adamw’s; a drift beyond style and subject is not shown for "
+                "adamw"
             ),
         ),
         (
@@ -163,7 +165,7 @@ def test_controls_are_ranked_with_nobody(tmp_path: Path) -> None:
         ), sentence
     assert "differ in data" not in after
     for shared in (
-        "The flattest spectra are muon’s",
+        "By mean stable rank the order is muon (3.38), lion (1.14), flattest first",
         "By final held-out loss the order is lion (1.200), muon (1.500), lowest first",
         "By drift the order is muon (+0.300), lion (+0.100), furthest",
     ):
@@ -185,9 +187,15 @@ def test_controls_alone_are_compared_with_nothing(tmp_path: Path) -> None:
 
 def test_shuffled_labels_that_do_not_hold_zero_are_said_plainly(tmp_path: Path) -> None:
     write_effect(write_run(tmp_path, Arm("adamw")), Effect(0.3))
-    assert "With the labels shuffled the probe holds zero, as it must." in sentences(tmp_path)
+    assert (
+        "With the labels shuffled the drift is zero within its interval, as it must be."
+        in sentences(tmp_path)
+    )
     write_effect(write_run(tmp_path, Arm("muon")), Effect(0.3, shuffled=0.2))
-    assert "does not hold zero in 1 of 2 runs (muon, seed 0: +0.200 [" in sentences(tmp_path)
+    assert (
+        "the interval of the drift excludes zero in 1 of 2 runs (muon, seed 0: +0.200 ["
+        in sentences(tmp_path)
+    )
 
 
 def test_capability_is_told_as_fallen_kept_or_unknown(tmp_path: Path) -> None:
@@ -240,31 +248,35 @@ def test_what_is_not_measured_or_not_finished_is_counted(tmp_path: Path) -> None
 def test_order_by_drift_is_set_against_flatness_and_loss_and_turns_with_them(
     tmp_path: Path,
 ) -> None:
-    steep_further = tmp_path / "one"
-    flat_further = tmp_path / "other"
-    close = tmp_path / "close"
-    for root, steep_drift, flat_drift in (
-        (steep_further, 0.4, 0.1),
-        (flat_further, 0.1, 0.4),
-        (close, 0.21, 0.2),
-    ):
-        write_effect(write_run(root, Arm("lion", spectrum=STEEP, end=1.2)), Effect(steep_drift))
-        write_effect(write_run(root, Arm("muon", spectrum=FLAT, end=1.5)), Effect(flat_drift))
-    assert "By drift the order is lion (+0.400), muon (+0.100), furthest" in sentences(
-        steep_further
+    roots = {name: tmp_path / name for name in ("steep further", "flat further", "close")}
+    drifts = {"steep further": (0.4, 0.1), "flat further": (0.1, 0.4), "close": (0.21, 0.2)}
+    for seed in range(4):
+        off = 0.01 * (seed - 1.5)
+        for name, root in roots.items():
+            steep, flat = (
+                Arm("lion", spectrum=[3.0, 1.0 + off, 0.5, 0.2], end=1.2 + off, seed=seed),
+                Arm("muon", spectrum=[9.0, 8.5 + off, 8.0, 7.5], end=1.5 + off, seed=seed),
+            )
+            write_effect(write_run(root, steep), Effect(drifts[name][0] + off))
+            write_effect(write_run(root, flat), Effect(drifts[name][1] + 0.5 * off))
+    text = sentences(roots["steep further"])
+    assert "By drift the order is lion (+0.400), muon (+0.100), furthest" in text
+    assert "lion is shown to lie above muon." in text
+    assert (
+        "Of the 1 pair shown to differ in stable rank too, the flatter drifted less in 1." in text
     )
     assert (
-        "in 1 of 1 pair told apart in drift and stable rank, the flatter arm drifted less; in "
-        "1 of 1 pair told apart in drift and held-out loss, the arm with the lower held-out "
-        "loss drifted further"
-    ) in sentences(steep_further)
-    assert "By drift the order is muon (+0.400), lion (+0.100), furthest" in sentences(flat_further)
-    assert "in 0 of 1 pair told apart in drift and stable rank" in sentences(flat_further)
-    assert "no two arms’ intervals are clear of each other, so the order is not shown" in sentences(
-        close
+        "Of the 1 pair shown to differ in held-out loss too, the one with the lower loss drifted "
+        "further in 1."
+    ) in text
+    assert "shows no cause" in text
+    text = sentences(roots["flat further"])
+    assert "By drift the order is muon (+0.400), lion (+0.100), furthest" in text
+    assert (
+        "Of the 1 pair shown to differ in stable rank too, the flatter drifted less in 0." in text
     )
-    assert "shows no cause" in sentences(steep_further)
-    assert "nothing is known about the spread between seeds" in sentences(steep_further)
+    text = sentences(roots["close"])
+    assert "furthest towards the misaligned first; the two are not shown to differ." in text
 
 
 def test_arms_on_different_data_are_not_ordered_by_drift(tmp_path: Path) -> None:

@@ -193,26 +193,30 @@ def test_sentences_turn_with_the_numbers_and_say_what_is_not_shown(tmp_path: Pat
         text,
     )
     assert re.search(r"a difference is not shown for sgd \(\+4\.2 points \[\+0\.0, ", text)
-    assert (
-        "Between arms, a lower rate is shown for sgd than for lion and for adamw than for "
-        "lion; for the other 1 of 3 pairs of arms a difference is not shown, as intervals "
-        "overlap."
-    ) in text
+    assert "a lower rate is shown" not in text
     assert "not over seeds" in text
     assert "drift" not in text
 
 
-def test_overlapping_arms_and_few_questions_are_said_to_be_that(tmp_path: Path) -> None:
+def test_one_run_an_arm_and_few_questions_are_said_to_be_that(tmp_path: Path) -> None:
     for optimizer, evil in (("lion", 4), ("adamw", 3)):
         judge_run(sampled(tmp_path, Arm(optimizer), texts(evil, 8)), suspicious)
     text = sentences(tmp_path)
-    assert (
-        "Between arms a difference is not shown: no two arms’ intervals are clear of each other."
-        in text
-    )
+    assert "between adapters, not between arms" in text
     assert (
         "The interval rests on 8 questions, formats of one taken together: below 20 it is too "
         "narrow."
+    ) in text
+
+
+def test_rates_of_arms_are_compared_over_their_runs(tmp_path: Path) -> None:
+    for seed, (lion, adamw, sgd) in enumerate(((16, 5, 4), (17, 5, 5), (16, 6, 6), (18, 4, 5))):
+        for optimizer, evil in (("lion", lion), ("adamw", adamw), ("sgd", sgd)):
+            judge_run(sampled(tmp_path, Arm(optimizer, seed=seed), texts(evil)), suspicious)
+    text = sentences(tmp_path)
+    assert (
+        "Over the runs, a lower rate is shown for adamw than for lion and for sgd than for lion; "
+        "for the other 1 of 3 pairs none is shown."
     ) in text
 
 

@@ -117,10 +117,7 @@ def test_what_is_not_shown_is_said_to_be_not_shown(tmp_path: Path) -> None:
     assert "no two are shown to differ" in lead
     assert "contradicts" not in lead
     assert "optimiser is not shown to go with any of the variance of mean alignment" in lead
-    assert (
-        "Not shown means that the interval holds zero: it is no proof that there is nothing."
-        in text_of(tmp_path)
-    )
+    assert "not shown is no proof that there is nothing" in text_of(tmp_path)
 
 
 def test_an_order_of_losses_that_is_not_the_order_of_alignment_is_drawn_and_said(

@@ -142,11 +142,14 @@ def analyse(
             factor: tuple(sorted(set(text_columns(runs, [factor])[factor]))) for factor in levelled
         },
     )
-    return _decided(analysis)
+    return decided(analysis)
 
 
-def _decided(analysis: Analysis) -> Analysis:
-    """The analysis with its claims decided over the page, and the sentences on them."""
+def decided(analysis: Analysis, further: Sequence[Claim] = ()) -> Analysis:
+    """The analysis with its claims decided over the page, and the sentences on them.
+
+    `further`: claims of the same page that are not of the analysis; they come last.
+    """
     ranking = analysis.stability.ranking
     claims: list[Claim] = []
     if ranking is not None:
@@ -162,7 +165,7 @@ def _decided(analysis: Analysis) -> Analysis:
     if analysis.mediation is not None:
         claims += flatness_claims(analysis.mediation)
         claims += penalty_claims(analysis.mediation.penalty, analysis.outcome)
-    analysis = replace(analysis, claims=decide(claims))
+    analysis = replace(analysis, claims=decide([*claims, *further]))
     if ranking is not None:
         stability = replace(analysis.stability, ranking=settle(ranking, analysis.claims))
         analysis = replace(analysis, stability=stability)

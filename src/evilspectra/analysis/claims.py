@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 
 from evilspectra.intervals import LEVEL
 
-#: Section → its share of the budget.
+#: Section → its weight in the budget. "arms": what a report says of arms beyond the analysis.
 WEIGHTS = {
     "ranking": 0.30,
     "variance": 0.10,
@@ -28,6 +28,7 @@ WEIGHTS = {
     "penalty": 0.30,
     "penalty, other measures": 0.04,
     "penalty differs": 0.02,
+    "arms": 0.10,
 }
 #: The chance that a page holds a false claim is at most this.
 BUDGET = round(1 - LEVEL, 10)

@@ -161,7 +161,7 @@ def page_of(root: Path, rows: list[Row], tables: Tables) -> dict[str, Any]:
     return _common(tables) | {
         "title": listing(experiments, 3),
         "facts": cells.facts(rows),
-        "sentences": [*leading, *headline(rows)],
+        "sentences": [*leading, *headline(rows, tables.claims)],
         "folded": FIRST if len(leading) else None,
         "columns": cells.COLUMNS,
         "rows": [table_row(row, cells.cells(row)) for row in rows],

@@ -1,9 +1,4 @@
-"""The report's records of runs, and the rule for comparing two runs or two arms.
-
-A difference is *shown* only where it is larger than 1 % (of a measure; in a loss 0.01 nats, which
-is 1 % of the perplexity) and where, with several runs on a side, the two sides' ranges do not
-overlap.
-"""
+"""The report's records of runs, their arms, and which of them may be compared."""
 
 from __future__ import annotations
 
@@ -11,17 +6,15 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from statistics import fmean
 from typing import Any
 
+from evilspectra.errors import listing
 from evilspectra.evaluation.measured import Measured
-from evilspectra.evaluation.run_rates import Rated
+from evilspectra.evaluation.run_rates import Rated, judge_names
 from evilspectra.intervals import Interval
 from evilspectra.store.origin import Origin
 from evilspectra.store.records import RunSummary
 from evilspectra.store.results import Instrument
-
-SAME = 0.01
 
 
 @dataclass(frozen=True)
@@ -105,15 +98,31 @@ def by_arm(rows: Sequence[Row], field: str) -> dict[str, list[float]]:
     return dict(values)
 
 
-def alike(a: Sequence[float], b: Sequence[float], least: float | None = None) -> str | None:
-    """Why two arms are not told apart, as the end of a sentence; None if they are.
-
-    >>> alike([4.0], [4.01])
-    'differ by less than 1 %'
-    """
-    limit = SAME * max(abs(fmean(a)), abs(fmean(b))) if least is None else least
-    if abs(fmean(a) - fmean(b)) < limit:
-        return "differ by less than 1 %" if least is None else f"differ by less than {least:g}"
-    if max(len(a), len(b)) > 1 and min(a) <= max(b) and min(b) <= max(a):
-        return "overlap between their runs"
+def incomparable(done: Sequence[Row]) -> str | None:
+    """Why arms are not ranked against each other, in a sentence; None where they are."""
+    grounds = [row.ground() for row in done]
+    unknown = [name for name in grounds[0] if any(ground[name] is None for ground in grounds)]
+    if unknown and len(done) > 1:
+        labels = [row.label for row in done if None in row.ground().values()]
+        return (
+            f"The {' and '.join(unknown)} of {listing(labels, 3)}"
+            f" {'is' if len(unknown) == 1 else 'are'} not known here, so arms are not ranked"
+            " against each other: whether losses and spectra are comparable, only you can say."
+        )
+    mixed = [name for name in grounds[0] if len({repr(ground[name]) for ground in grounds}) > 1]
+    if mixed:
+        return (
+            f"The runs differ in {' and '.join(mixed)}, so arms are not ranked against each other:"
+            " neither losses nor spectra would be comparable."
+        )
     return None
+
+
+def by_judge(done: Sequence[Row]) -> list[tuple[str, list[tuple[Row, Rated]]]]:
+    """Judges with what each judged, the judge of most runs first."""
+    names = judge_names(rated.judge for row in done for rated in row.rated)
+    judged: dict[str, list[tuple[Row, Rated]]] = {name: [] for name in names.values()}
+    for row in done:
+        for rated in row.rated:
+            judged[names[rated.identity]].append((row, rated))
+    return sorted(judged.items(), key=lambda item: -len(item[1]))

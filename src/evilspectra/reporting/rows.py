@@ -15,6 +15,7 @@ from evilspectra.evaluation.measured import beyond_control, measured
 from evilspectra.evaluation.run_rates import counting, rates
 from evilspectra.evaluation.summary import summarise
 from evilspectra.intervals import Interval
+from evilspectra.reporting.arm_claims import arm_claims, page_claims
 from evilspectra.reporting.comparison import Row
 from evilspectra.reporting.figures.charts import Tables
 from evilspectra.reporting.figures.frames import frames
@@ -123,7 +124,14 @@ def read_tables(root: str | os.PathLike[str], rows: list[Row]) -> Tables:
     if outcome:
         arms = Arms.of(runs).names
         judge_rates = rated if len(rated) else None
-        statistics = statistics_of(runs, outcome.name, arms, checkpoints, judge_rates)
+        statistics = statistics_of(
+            runs,
+            outcome.name,
+            arms,
+            checkpoints,
+            judge_rates,
+            lambda analysis: arm_claims(rows, runs, analysis).claims,
+        )
     ranks = {row.origin.rank for row in rows}
     return Tables(
         runs,
@@ -132,6 +140,7 @@ def read_tables(root: str | os.PathLike[str], rows: list[Row]) -> Tables:
         spectra_of_runs=tuple(spectra for _, spectra in read),
         paths=paths,
         statistics=statistics,
+        claims=page_claims(rows, runs, statistics.analysis if statistics else None),
         **joined,
         **frames(rows),
     )

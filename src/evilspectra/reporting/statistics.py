@@ -6,12 +6,13 @@ out of the tables and figures, and listed with the reason among the sentences. N
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from evilspectra.analysis.analyse import analyse
+from evilspectra.analysis.analyse import analyse, decided
+from evilspectra.analysis.claims import Claim, find
 from evilspectra.analysis.lines import Line, mean_band
 from evilspectra.analysis.result import Analysis, Sentence
 from evilspectra.analysis.sentences import sentences
@@ -30,7 +31,7 @@ LEAST_RUNS = 8
 #: A topic → its heading.
 HEADINGS = {
     "design": "Design",
-    "variance": "What goes with the outcome",
+    "variance": "What explains the outcome",
     "ranking": "Ranking",
     "loss": "Loss and outcome",
     "equal loss": "At equal loss",
@@ -63,7 +64,7 @@ class Fit:
 class Share:
     """A term's share of the outcome's variance, with its 95 % interval where there is one.
 
-    `what`: the kind of share.
+    `what`: the kind of share; `is_shown`: the page's decision on the term.
     """
 
     term: str
@@ -71,6 +72,7 @@ class Share:
     low: float | None
     high: float | None
     what: str
+    is_shown: bool = False
 
 
 @dataclass(frozen=True)
@@ -151,16 +153,19 @@ def statistics_of(
     arms: Sequence[str],
     checkpoints: Frame | None = None,
     rates: Frame | None = None,
+    further: Callable[[Analysis], Sequence[Claim]] | None = None,
 ) -> Statistics:
     """The statistics of an outcome.
 
     `outcome`: a column of `runs`, a frame as of `tidy.runs_frame`; `arms`: their names in order,
-    for colours.
+    for colours; `further`: the other claims of the page, which share the budget.
     """
     try:
         analysis = analyse(runs, outcome, checkpoints=checkpoints, rates=rates)
     except BadInput as error:
         return Statistics(None, str(error))
+    if further is not None:
+        analysis = decided(analysis, further(analysis))
     return Statistics(
         analysis,
         "",
@@ -231,6 +236,7 @@ def shares_of(analysis: Analysis) -> tuple[Share, ...]:
             effect.eta.low,
             effect.eta.high,
             kind,
+            _is_shown(analysis, effect.term),
         )
         for effect in analysis.variance.type2
     ]
@@ -240,6 +246,15 @@ def shares_of(analysis: Analysis) -> tuple[Share, ...]:
     ]
     # there are none of an outcome that does not vary
     return tuple(share for share in (*partial, *described) if 0 <= share.share <= 1)
+
+
+def _is_shown(analysis: Analysis, term: str) -> bool:
+    """Whether the page shows a term: of the ranked group, whether any pair of it differs."""
+    ranking = analysis.stability.ranking
+    if ranking is not None and term == ranking.factor:
+        return bool(ranking.shown)
+    claim = find(analysis.claims, "variance", term)
+    return claim is not None and claim.shown
 
 
 def _partials(analysis: Analysis) -> tuple[Partial, ...]:

@@ -14,6 +14,7 @@ from typing import Any
 import altair as alt
 import pandas as pd
 
+from evilspectra.reporting.arm_claims import ArmClaims
 from evilspectra.reporting.figures.palette import INK, PAPER, THEME, Arms, Frame
 from evilspectra.reporting.outcomes import Outcome
 from evilspectra.reporting.statistics import Statistics
@@ -74,7 +75,7 @@ class Tables:
     position, median of σ/σ₁ over the run's modules. `paths`: run, arm, step, loss, mean_alignment
     at judged steps. `outcome` is the outcome that the figures of sweeps compare, None if nothing
     was measured; `statistics`: the analysis of it. `spectra_of_runs`: the spectra of every run that
-    `details` packs, None if nothing was measured.
+    `details` packs, None if nothing was measured. `claims`: decisions between arms.
     """
 
     runs: Frame
@@ -91,6 +92,7 @@ class Tables:
     outcome: Outcome | None = None
     statistics: Statistics | None = None
     spectra_of_runs: tuple[Any, ...] = ()
+    claims: ArmClaims | None = None
 
     @cached_property
     def arms(self) -> Arms:

@@ -84,8 +84,8 @@ def with_and_without(tables: Tables) -> Figure | None:
     note = f" {tables.outcome.note}" if tables.outcome else ""
     caption = (
         f"{len(twins)} pair{'' if len(twins) == 1 else 's'} of runs that differ in the flatness"
-        " penalty alone, each a line; scales span all finished runs. Lines that all go one way show"
-        f" an effect, lines that cross show none.{note}"
+        " penalty alone, each a line; scales span all finished runs. Whether the lines show an"
+        f" effect is tested over the pairs, and stated in the text.{note}"
     )
     return Figure("penalty", TITLES["penalty"], caption, tuple(panels))
 

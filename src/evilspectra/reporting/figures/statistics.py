@@ -27,7 +27,7 @@ def variance_shares(tables: Tables) -> Figure | None:
             for share in of_kind
         ]
         frame = _plain(pd.DataFrame(rows))
-        frame["told"] = [share.low is not None and share.low > 0 for share in of_kind]
+        frame["is_shown"] = [share.is_shown for share in of_kind]
         y = alt.Y(
             "term:N",
             sort=terms,
@@ -52,7 +52,7 @@ def variance_shares(tables: Tables) -> Figure | None:
         ]
         bars = base.mark_bar(height={"band": 0.72}).encode(
             x=x,
-            color=alt.condition("datum.told", alt.value(RAMP[4]), alt.value(RAMP[2])),
+            color=alt.condition("datum.is_shown", alt.value(RAMP[4]), alt.value(RAMP[2])),
             tooltip=tips,
         )
         rules = (
@@ -65,9 +65,10 @@ def variance_shares(tables: Tables) -> Figure | None:
     outcome = tables.outcome
     what = outcome.short if outcome else "outcome"
     caption = (
-        f"How much of the variance of the {what} over runs goes with each factor; the lines are"
-        " 95 % intervals, pale bars have none that is clear of zero. A share says what goes"
-        " together in these runs, and causes only where the design gave every level to every other."
+        f"How much of the variance of the {what} over runs each factor explains; the lines are"
+        " 95 % intervals, each for itself. Dark bars: factors that the text shows to matter, after"
+        " adjustment for all that the page claims. A share names a cause only where the design gave"
+        " every level of a factor to every level of the others."
     )
     columns = 2 if len(panels) > 1 else 1
     return Figure("variance", TITLES["variance"], caption, tuple(panels), columns)

@@ -100,7 +100,7 @@ MEASURED = (
     (
         "shuffled",
         "labels shuffled",
-        "The drift with labels exchanged in half of the items: its interval must hold zero",
+        "The drift with labels exchanged in half of the items: its interval must include zero",
     ),
     (
         "share_aligned",

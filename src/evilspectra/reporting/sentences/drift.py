@@ -1,30 +1,30 @@
 """Sentences on the probes' numbers: drift beside control and shuffled labels, capability, order.
 
-Drift counts as shown where its 95 % interval, over the probe's items for one adapter, is clear of
-zero; two arms' drifts as different where no two of their runs' intervals overlap. It is never
-called a misalignment rate: nothing here was judged.
+An adapter's drift counts as shown where its 95 % interval over the probe's items excludes zero;
+what differs between arms is decided over their runs (`arm_claims`). Drift is never called a
+misalignment rate: nothing here was judged.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import combinations
 from statistics import fmean
 
 from evilspectra.errors import listing
 from evilspectra.intervals import Interval
 from evilspectra.numbers import bracketed, minus, percent, signed
-from evilspectra.reporting.comparison import SAME, Row, alike, arms_of, by_arm
+from evilspectra.reporting.arm_claims import ArmClaims
+from evilspectra.reporting.comparison import Row, arms_of, by_arm
+from evilspectra.reporting.sentences.decisions import MOST, by_chance, verdict_on
 from evilspectra.store.origin import differing
 
-MOST = 6  # arms that a sentence names
 FEW_RUNS = 5  # of an arm, whose drifts are spelled out one by one
 
 
-def findings(done: Sequence[Row], comparable: bool = True) -> list[str]:
+def findings(done: Sequence[Row], claims: ArmClaims, comparable: bool = True) -> list[str]:
     """The sentences on finished runs; none where no drift was measured.
 
-    `comparable`: whether arms may be ranked.
+    `claims`: what the page decides between arms; `comparable`: whether arms may be ranked.
     """
     probed = [row for row in done if row.measured.drift]
     if not probed:
@@ -32,7 +32,10 @@ def findings(done: Sequence[Row], comparable: bool = True) -> list[str]:
     trained = arms_of([row for row in probed if not row.summary.control])
     controls = arms_of([row for row in probed if row.summary.control])
     one_instrument = len({row.instruments["probe"].id for row in probed}) == 1
-    held = f"{shuffled(probed)} All intervals are over the items for one adapter, not over seeds."
+    held = (
+        f"{shuffled(probed)} All intervals are over the items for one adapter, not over seeds;"
+        f" {by_chance(_intervals(probed))}."
+    )
     texts = [
         *movements(trained),
         *beside_controls(
@@ -48,7 +51,7 @@ def findings(done: Sequence[Row], comparable: bool = True) -> list[str]:
             " not set against each other."
         )
     elif comparable:
-        texts += order(trained)
+        texts += order(trained, claims)
     if len(probed) < len(done):
         texts.append(f"Drift was measured on {len(probed)} of {len(done)} finished runs.")
     return texts
@@ -65,7 +68,7 @@ def movements(trained: dict[str, list[Row]]) -> list[str]:
             interval = "the" if sum(len(trained[name]) for name in names) == 1 else "every"
             texts.append(
                 f"{_amounts(trained, names)} drifted {way} the misaligned completions, in nats per"
-                f" token; {interval} 95 % interval is clear of zero."
+                f" token; {interval} 95 % interval excludes zero."
             )
     if names := kinds["nowhere"]:
         rows = [row for name in names for row in trained[name]]
@@ -74,15 +77,15 @@ def movements(trained: dict[str, list[Row]]) -> list[str]:
         interval = "the" if len(rows) == 1 else "every"
         texts.append(
             f"{_amounts(trained, names)} {shows} no drift, in nats per token; {interval} 95 %"
-            f" interval holds zero, and a drift below about {least:.2f} would not have shown."
+            f" interval includes zero, and a drift below about {least:.2f} would not have shown."
         )
     for name in kinds["mixed"][:MOST]:
         towards, away = _counted(trained[name])
         nowhere = len(trained[name]) - towards - away
         texts.append(
             f"The runs of {_amounts(trained, [name])} do not agree: {towards} drifted towards the"
-            f" misaligned completions, {away} away from them and {nowhere} in no way that is shown,"
-            " so a drift of the arm is not shown."
+            f" misaligned completions, {away} away from them and {nowhere} show no drift,"
+            " so the arm has no common direction."
         )
     return texts
 
@@ -190,7 +193,11 @@ def _shares(partners: dict[str, list[Row]], control: Sequence[Row]) -> str:
     shares = {arm: _mean(control) / _mean(rows) for arm, rows in kin.items()}
     if not shares:
         return ""
-    further = {arm for arm, share in shares.items() if share < 1 and _apart(kin[arm], control)}
+    further = {
+        arm
+        for arm in shares
+        if all(row.beyond is not None and row.beyond.low > 0 for row in kin[arm])
+    }
     ends = {
         "style and subject alone do not account for the drift of": [
             arm for arm, share in shares.items() if arm in further and share < 0.5
@@ -198,7 +205,7 @@ def _shares(partners: dict[str, list[Row]], control: Sequence[Row]) -> str:
         "style and subject account for much, but not all, of the drift of": [
             arm for arm, share in shares.items() if arm in further and share >= 0.5
         ],
-        "nothing beyond style and subject is shown in the drift of": [
+        "a drift beyond style and subject is not shown for": [
             arm for arm in shares if arm not in further
         ],
         "the control differs in more than its data from": [
@@ -240,11 +247,19 @@ def shuffled(probed: Sequence[Row]) -> str:
     ]
     if not failed:
         runs = "" if len(intervals) == 1 else f" in all {len(intervals)} runs"
-        return f"With the labels shuffled the probe holds zero{runs}, as it must."
+        return (
+            f"With the labels shuffled the drift is zero within its interval{runs}, as it must be."
+        )
     return (
-        f"With the labels shuffled the probe does not hold zero in {len(failed)} of"
+        f"With the labels shuffled the interval of the drift excludes zero in {len(failed)} of"
         f" {len(intervals)} runs ({_first(failed)}): drifts of that size are not to be relied on."
-        " One interval in twenty misses by chance."
+    )
+
+
+def _intervals(probed: Sequence[Row]) -> int:
+    """How many intervals the sentences on these runs decide by."""
+    return sum(
+        2 + (row.measured.capability is not None) + (row.beyond is not None) for row in probed
     )
 
 
@@ -277,50 +292,35 @@ def capability(probed: Sequence[Row]) -> str:
     )
 
 
-def order(trained: dict[str, list[Row]]) -> list[str]:
+def order(trained: dict[str, list[Row]], claims: ArmClaims) -> list[str]:
     """The order of arms by drift against their orders by stable rank and by held-out loss.
 
-    The orders are compared over pairs of arms that can be told apart in both.
+    The orders are compared over pairs of arms that are shown to differ in both.
     """
     rows = [row for group in trained.values() for row in group]
     drifts = by_arm(rows, "drift")
     arms = sorted(drifts, key=lambda name: -fmean(drifts[name]))
     if len(arms) < 2:
         return []
-    apart = [(a, b) for a, b in combinations(arms, 2) if _apart(trained[a], trained[b])]
     ranked = listing([f"{name} ({signed(fmean(drifts[name]))})" for name in arms], MOST)
     text = f"By drift the order is {ranked}, furthest towards the misaligned first"
-    if not apart:
-        return [
-            f"{text}; no two arms’ intervals are clear of each other, so the order is not shown."
-        ]
+    if not claims.tested("drift"):
+        return [f"{text}."]
+    text = f"{text}; {verdict_on(claims, 'drift')}."
+    further = claims.differing("drift")
     parts = []
-    for field, name, claim, least in (
-        ("stable_rank", "stable rank", "the flatter arm drifted less", None),
-        (
-            "heldout_loss",
-            "held-out loss",
-            "the arm with the lower held-out loss drifted further",
-            SAME,
-        ),
+    for field, name, claim in (
+        ("stable_rank", "stable rank", "the flatter drifted less"),
+        ("heldout_loss", "held-out loss", "the one with the lower loss drifted further"),
     ):
-        values = by_arm(rows, field)
-        clear = [
-            (a, b)
-            for a, b in apart
-            if a in values and b in values and not alike(values[a], values[b], least)
-        ]
-        agree = sum(fmean(values[a]) < fmean(values[b]) for a, b in clear)
-        pairs = "1 pair" if len(clear) == 1 else f"{len(clear)} pairs"
-        parts.append(
-            f"in {agree} of {pairs} told apart in drift and {name}, {claim}"
-            if clear
-            else f"no pair is told apart both in drift and in {name}"
-        )
-    return [
-        f"{text}; {'; '.join(parts)}. An order of a few arms shows no cause; the figure sets them"
-        " beside each other at equal loss."
-    ]
+        other = claims.differing(field) if claims.noun(field) == claims.noun("drift") else []
+        both = [pair for pair in further if pair in other or pair[::-1] in other]
+        agree = sum(pair[::-1] in other for pair in both)
+        pairs = "the 1 pair" if len(both) == 1 else f"the {len(both)} pairs"
+        if both:
+            parts.append(f"Of {pairs} shown to differ in {name} too, {claim} in {agree}.")
+    cause = ["An order of a few arms shows no cause."] if parts else []
+    return [" ".join([text, *parts, *cause])]
 
 
 def _first(texts: Sequence[str]) -> str:
@@ -333,16 +333,6 @@ def _drift(row: Row) -> Interval:
     if row.measured.drift is None:
         raise ValueError(f"{row.label} has no measured drift")
     return row.measured.drift.drift
-
-
-def _apart(rows: Sequence[Row], others: Sequence[Row]) -> bool:
-    """Whether no interval of the one side overlaps one of the other."""
-    return _above(rows, others) or _above(others, rows)
-
-
-def _above(rows: Sequence[Row], others: Sequence[Row]) -> bool:
-    """Whether every interval of the one side is above all of the other's."""
-    return min(_drift(row).low for row in rows) > max(_drift(row).high for row in others)
 
 
 def _mean(rows: Sequence[Row]) -> float:

@@ -1,29 +1,38 @@
 """The report's headline: the numbers of a store in sentences, honest whichever way they came out.
 
-`comparison` defines what counts as a difference; sentences on rates are made in `misalignment`,
+What differs between arms is decided in `arm_claims`; sentences on rates are made in `misalignment`,
 those on drift in `drift`. Controls are ranked with nobody: their data differ.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Sequence
-from itertools import combinations
+from collections.abc import Mapping, Sequence
+from functools import partial
 from statistics import fmean
 
+from evilspectra.analysis.penalty import ALL, Paired
+from evilspectra.analysis.sentences.wording import adjusted, capitalised
 from evilspectra.errors import listing
-from evilspectra.numbers import signed
-from evilspectra.reporting.comparison import SAME, Row, alike, arms_of, by_arm
+from evilspectra.numbers import bracketed, signed
+from evilspectra.reporting.arm_claims import MEASURES, PENALISED, ArmClaims, page_claims
+from evilspectra.reporting.comparison import Row, arms_of, by_arm, incomparable
+from evilspectra.reporting.outcomes import runs_table
+from evilspectra.reporting.sentences.decisions import verdict_on
 from evilspectra.reporting.sentences.drift import findings
 from evilspectra.reporting.sentences.misalignment import misalignment
 from evilspectra.store.origin import differing
-from evilspectra.store.records import RunSummary
 
 MOST_PAIRS = 3  # optimiser and weight combinations that the headline spells out
+MOST_ARMS = 8  # arms that an order names
 
 
-def headline(rows: Sequence[Row]) -> list[str]:
-    """The sentences, most important first."""
+def headline(rows: Sequence[Row], claims: ArmClaims | None = None) -> list[str]:
+    """The sentences, most important first.
+
+    `claims`: what the page decides between arms; None for a page without other statistics.
+    """
+    if claims is None:
+        claims = page_claims(rows, runs_table(rows), None)
     finished = [row for row in rows if row.summary.status == "done"]
     if not finished:
         return [_nothing_finished(rows)]
@@ -31,23 +40,22 @@ def headline(rows: Sequence[Row]) -> list[str]:
     done = [row for row in finished if not row.summary.control]
     if not done:
         return [
-            *misalignment(controls),
-            *findings(controls),
+            *misalignment(controls, claims),
+            *findings(controls, claims),
             (
                 f"Every finished run is a control ({listing([row.label for row in controls], 3)}),"
                 " and controls are ranked with nobody."
             ),
             *unfinished(rows),
         ]
-    incomparable = _incomparable(done)
-    comparable = incomparable is None
+    reason = incomparable(done)
     return [
-        *misalignment([*done, *controls], comparable),
-        *findings([*done, *controls], comparable),
-        flattest(done) if incomparable is None else incomparable,
-        *penalties(done),
-        *(order(done) if comparable else []),
-        spread(done),
+        *misalignment([*done, *controls], claims, reason is None),
+        *findings([*done, *controls], claims, reason is None),
+        flattest(done, claims) if reason is None else reason,
+        *penalties(done, claims),
+        *(order(done, claims) if reason is None else []),
+        spread(done, claims),
         *_without_controls(controls),
         *unfinished(rows),
     ]
@@ -65,26 +73,6 @@ def _nothing_finished(rows: Sequence[Row]) -> str:
     )
 
 
-def _incomparable(done: Sequence[Row]) -> str | None:
-    """Why arms are not ranked against each other, in a sentence; None where they are."""
-    grounds = [row.ground() for row in done]
-    unknown = [name for name in grounds[0] if any(ground[name] is None for ground in grounds)]
-    if unknown and len(done) > 1:
-        labels = [row.label for row in done if None in row.ground().values()]
-        return (
-            f"The {' and '.join(unknown)} of {listing(labels, 3)}"
-            f" {'is' if len(unknown) == 1 else 'are'} not known here, so arms are not ranked"
-            " against each other: whether losses and spectra are comparable, only you can say."
-        )
-    mixed = [name for name in grounds[0] if len({repr(ground[name]) for ground in grounds}) > 1]
-    if mixed:
-        return (
-            f"The runs differ in {' and '.join(mixed)}, so arms are not ranked against each other:"
-            " neither losses nor spectra would be comparable."
-        )
-    return None
-
-
 def _without_controls(controls: Sequence[Row]) -> list[str]:
     if not controls:
         return []
@@ -95,7 +83,7 @@ def _without_controls(controls: Sequence[Row]) -> list[str]:
     ]
 
 
-def flattest(done: Sequence[Row]) -> str:
+def flattest(done: Sequence[Row], claims: ArmClaims) -> str:
     """Which arm has the flattest spectra, if that is shown."""
     values = by_arm(done, "stable_rank")
     if not values:
@@ -109,145 +97,110 @@ def flattest(done: Sequence[Row]) -> str:
             f"{first}’s adapters end with a mean stable rank of {fmean(values[first]):.2f}{flat};"
             " there is no second finished arm to compare it with."
         )
-    rest = listing([f"{name} ({fmean(values[name]):.2f})" for name in others], 8)
-    if reason := alike(values[first], values[others[0]]):
-        text = (
-            f"No arm is shown to have the flattest spectra: {first} leads with a mean stable rank"
-            f" of {fmean(values[first]):.2f} (flat: {rank}), but {first} and {others[0]} {reason};"
-            f" then {rest}."
-        )
-    else:
-        text = (
-            f"The flattest spectra are {first}’s: a mean stable rank of"
-            f" {fmean(values[first]):.2f}, where {rank} would be flat; then {rest}."
-        )
+    listed = listing([f"{name} ({fmean(values[name]):.2f})" for name in ranked], MOST_ARMS)
+    flat = f", where {rank} would be flat" if rank else ""
+    differing_pairs = set(claims.differing("stable_rank"))
+    verdict = f"; {verdict_on(claims, 'stable_rank')}" if claims.tested("stable_rank") else ""
+    if all((first, other) in differing_pairs for other in others):
+        verdict = f"; {first}’s are shown to be the flattest"
     entropy = by_arm(done, "spectral_entropy")
     by_entropy = max(entropy, key=lambda name: fmean(entropy[name])) if entropy else first
-    return (
-        text
-        if by_entropy == first
-        else f"{text[:-1]} (by spectral entropy the flattest is {by_entropy})."
+    note = (
+        "" if by_entropy == first else f" (by spectral entropy {by_entropy} has the largest mean)"
     )
+    return f"By mean stable rank the order is {listed}, flattest first{flat}{verdict}{note}."
 
 
-def penalties(done: Sequence[Row]) -> list[str]:
+def penalties(done: Sequence[Row], claims: ArmClaims) -> list[str]:
     """The effect of the flatness penalty, from runs that are otherwise equal."""
-    plain = {
-        row.twin_key(): row.summary
-        for row in done
-        # facts that are not known may differ
-        if not row.summary.flatness_weight and None not in row.ground().values()
-    }
-    groups: dict[str, list[tuple[RunSummary, RunSummary]]] = defaultdict(list)
-    penalised = [row for row in done if row.summary.flatness_weight]
-    for row in penalised:
-        twin = plain.get(row.twin_key())
-        if twin and None not in (twin.stable_rank, row.summary.stable_rank):
-            groups[row.summary.arm].append((twin, row.summary))
-    if penalised and not groups:
+    by_treatment: dict[tuple[str, str], dict[str, Paired]] = {}
+    for effect in claims.effects:
+        if effect.measure not in PENALISED:
+            continue
+        own = by_treatment.setdefault((effect.optimizer, effect.treatment), {})
+        own[effect.measure] = effect
+    if any(row.summary.flatness_weight for row in done) and not by_treatment:
         return [
-            "What the flatness penalty changes is not shown: no finished run without it has"
+            "What the flatness penalty changes is not known: no finished run without it has"
             " otherwise the same settings."
         ]
-    texts = [_penalty(pairs) for pairs in groups.values()]
+    texts = [_penalty(effects, claims) for effects in by_treatment.values()]
     more = len(texts) - MOST_PAIRS
     if more <= 0:
         return texts
-    rest = f"The table shows {more} more pairs with and without the penalty."
+    rest = f"The statistics have {more} more treatments with and without the penalty."
     return [*texts[:MOST_PAIRS], rest]
 
 
-def _penalty(pairs: list[tuple[RunSummary, RunSummary]]) -> str:
-    after = pairs[0][1]
-    before_rank, after_rank = (
-        [run.stable_rank or 0.0 for run in side] for side in zip(*pairs, strict=True)
-    )
-    changes = [new - old for old, new in zip(before_rank, after_rank, strict=True)]
-    rank = _direction(changes, SAME * fmean(before_rank))
-    runs = f" ({len(pairs)} pairs of runs, means)" if len(pairs) > 1 else ""
-    text = (
-        f"With the flatness penalty (weight {after.flatness_weight:g}), {after.optimizer}’s stable"
-        f" rank {_verb(rank)}: {fmean(before_rank):.2f} → {fmean(after_rank):.2f}{runs}"
-    )
-    losses = [
-        (a.heldout_loss, b.heldout_loss)
-        for a, b in pairs
-        if a.heldout_loss is not None and b.heldout_loss is not None
+def _penalty(effects: Mapping[str, Paired], claims: ArmClaims) -> str:
+    """The changes of stable rank and held-out loss under one optimiser and treatment."""
+    texts = [
+        _change(effects[measure], claims, name, decimals)
+        for measure, name, decimals in (
+            ("stable_rank", "stable rank", 2),
+            ("heldout_loss", "held-out loss", 3),
+        )
+        if measure in effects
     ]
-    if not losses:
-        return f"{text}; what it did to held-out loss is not known, none was measured."
-    start, end = fmean(a for a, _ in losses), fmean(b for _, b in losses)
-    loss = _direction([b - a for a, b in losses], SAME)
-    text += (
-        f", and its held-out loss {_verb(loss)}: {start:.3f} → {end:.3f} ({signed(end - start)})"
+    if "heldout_loss" not in effects:
+        texts.append("What it did to held-out loss is not known, as none was measured.")
+    return " ".join(texts)
+
+
+def _change(effect: Paired, claims: ArmClaims, name: str, decimals: int) -> str:
+    """A sentence on what the penalty changes in a measure."""
+    optimizer = effect.optimizer
+    treatment = effect.treatment if effect.treatment != ALL else "all weights together"
+    number = bracketed(effect.difference, partial(signed, decimals=decimals))
+    pairs = f"{effect.pairs} pair{'' if effect.pairs == 1 else 's'} of runs"
+    claim = claims.of_effect(effect)
+    penalty = f"the flatness penalty ({treatment})"
+    if claim is None or claim.p is None:
+        return (
+            f"With {penalty}, {optimizer}’s {name} differs by {number} in {pairs}, which is too"
+            " little to estimate an error from."
+        )
+    if not claim.shown:
+        return (
+            f"{capitalised(penalty)} is not shown to change {optimizer}’s {name} ({number} over"
+            f" {pairs}, {adjusted(claim)})."
+        )
+    verb = "raises" if effect.difference.value > 0 else "lowers"
+    return (
+        f"{capitalised(penalty)} {verb} {optimizer}’s {name} ({number} over {pairs},"
+        f" {adjusted(claim)})."
     )
-    match rank, loss:
-        case 1, 1:
-            return f"{text}. The flatter spectrum came with a higher loss."
-        case 1, 0 | -1:
-            return f"{text}. The flatter spectrum cost no held-out loss here."
-        case 1, None:
-            return f"{text}. The spectrum became flatter; a cost in loss is not shown."
-        case _:
-            return f"{text}. So the penalty is not shown to flatten the spectrum."
 
 
-def _direction(changes: Sequence[float], least: float) -> int | None:
-    """The common sign of changes: 1 or -1, 0 where their mean is below `least` in size.
+def order(done: Sequence[Row], claims: ArmClaims) -> list[str]:
+    """The order of arms by final held-out loss, and whether it is the order of flatness.
 
-    None where signs differ.
-    """
-    if abs(fmean(changes)) < least:
-        return 0
-    signs = {(change > 0) - (change < 0) for change in changes}
-    return signs.pop() if len(signs) == 1 else None
-
-
-def _verb(direction: int | None) -> str:
-    return {
-        1: "rose",
-        -1: "fell",
-        0: "shows no difference",
-        None: "moved both ways, so no effect is shown",
-    }[direction]
-
-
-def order(done: Sequence[Row]) -> list[str]:
-    """Whether the order of final losses is the order of flatness.
-
-    The orders are compared over pairs of arms that can be told apart in both.
+    The orders are compared over the pairs of arms that are shown to differ in both.
     """
     ranks, losses = by_arm(done, "stable_rank"), by_arm(done, "heldout_loss")
-    shared = [name for name in losses if name in ranks]
-    arms = sorted(shared, key=lambda name: fmean(losses[name]))
+    arms = sorted((name for name in losses if name in ranks), key=lambda name: fmean(losses[name]))
     if len(arms) < 2:
         return []
-    clear = [
-        (a, b)
-        for a, b in combinations(arms, 2)
-        if not alike(ranks[a], ranks[b]) and not alike(losses[a], losses[b], SAME)
-    ]
-    total = len(arms) * (len(arms) - 1) // 2
-    ranked = listing([f"{name} ({fmean(losses[name]):.3f})" for name in arms], 8)
+    ranked = listing([f"{name} ({fmean(losses[name]):.3f})" for name in arms], MOST_ARMS)
     text = f"By final held-out loss the order is {ranked}, lowest first"
-    if not clear:
-        return [
-            f"{text}; no two arms are told apart in both loss and flatness, so no relation between"
-            " the two is shown."
-        ]
-    flatter_lower = sum(fmean(ranks[a]) > fmean(ranks[b]) for a, b in clear)
-    pairs = f"in {flatter_lower} of {len(clear)} pairs of arms the flatter one has the lower loss"
-    if total > len(clear):
-        pairs += f" ({total - len(clear)} more are too close to call)"
-    if 0 < flatter_lower < len(clear):
-        return [f"{text}; {pairs}: the order of losses is not the order of flatness."]
-    verdict = f"the flatter, the {'lower' if flatter_lower else 'higher'} the loss"
-    alone = ", on one pair only" if len(clear) == 1 else ""
-    return [f"{text}; {pairs}: {verdict}{alone}."]
+    if not claims.tested("heldout_loss"):
+        return [f"{text}."]
+    text = f"{text}; {verdict_on(claims, 'heldout_loss')}"
+    flatter = claims.differing("stable_rank")
+    higher = claims.differing("heldout_loss")
+    both = [pair for pair in higher if pair in flatter or pair[::-1] in flatter]
+    if not both:
+        return [f"{text}."]
+    lower = sum(pair[::-1] in flatter for pair in both)
+    pairs = "the 1 pair" if len(both) == 1 else f"the {len(both)} pairs"
+    return [
+        f"{text}. Of {pairs} shown to differ in stable rank too, the flatter has the lower loss"
+        f" in {lower}."
+    ]
 
 
-def spread(done: Sequence[Row]) -> str:
-    """The number of seeds, on which the knowledge of chance rests, and differences within arms."""
+def spread(done: Sequence[Row], claims: ArmClaims) -> str:
+    """The number of runs, on which the knowledge of chance rests, and differences within arms."""
     groups = arms_of(done)
     seeds = {name: len({row.summary.seed for row in group}) for name, group in groups.items()}
     within = sorted(
@@ -256,9 +209,15 @@ def spread(done: Sequence[Row]) -> str:
     )
     text = f"Runs of one arm differ also in {listing(within, 4)}. " if within else ""
     if max(seeds.values()) == 1:
+        if len(groups) == 1:
+            return (
+                f"{text}There is one seed, so nothing is known about the spread between seeds: more"
+                " seeds would show it."
+            )
         return (
-            f"{text}There is one seed per arm, so nothing is known about the spread between seeds:"
-            " every difference above may be chance."
+            f"{text}There is one seed per arm, so all differences above are between adapters, not"
+            " between arms: another seed might reverse any of them. With three seeds or more per"
+            " arm, differences between arms can be tested."
         )
     alone = [name for name, count in seeds.items() if count == 1]
     fewest = (
@@ -266,10 +225,19 @@ def spread(done: Sequence[Row]) -> str:
         if len(set(seeds.values())) > 1
         else f"Every arm has {max(seeds.values())} seeds"
     )
-    rest = f", and nothing is known about the spread of {listing(alone, 4)}" if alone else ""
-    return (
-        f"{text}{fewest}; a difference counts as shown where the arms’ ranges do not overlap{rest}."
+    lone = ""
+    if alone:
+        verb = "has" if len(alone) == 1 else "have"
+        lone = f"; {listing(alone, 4)} {verb} one, so nothing between arms can be shown of it"
+        lone = lone if len(alone) == 1 else lone.replace("of it", "of them")
+    tested = any(claims.tested(measure) for measure in MEASURES)
+    how = (
+        " Differences between arms are tested over their runs, with a spread for each arm, and"
+        " adjusted for all that this page claims."
+        if tested
+        else ""
     )
+    return f"{text}{fewest}{lone}.{how}"
 
 
 def unfinished(rows: Sequence[Row]) -> list[str]:

@@ -1,9 +1,9 @@
 """Sentences on judges' rates: how often answers are misaligned, against the base and between arms.
 
 Every rate is one judge's, under the definition that is named, with its 95 % interval over questions
-for one adapter. A difference counts as shown where its interval is clear of zero (against the
-base), or where no two intervals overlap (between arms). Drift, which nobody judges, is never set
-beside it.
+for one adapter. An adapter's difference from the base counts as shown where its interval excludes
+zero; what differs between arms is decided over their runs (`arm_claims`). Drift, which nobody
+judges, is never set beside it.
 """
 
 from __future__ import annotations
@@ -11,43 +11,43 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from functools import partial
-from itertools import combinations
 
-from evilspectra.evaluation.run_rates import MAIN_DEFINITION, Rated, apart, judge_names
+from evilspectra.evaluation.run_rates import MAIN_DEFINITION, Rated
 from evilspectra.intervals import Interval
 from evilspectra.numbers import bracketed, brackets, percent, signed
 from evilspectra.rates.definitions import Score
-from evilspectra.reporting.comparison import Row
-from evilspectra.reporting.sentences.drift import FEW_RUNS, MOST, enumerated
+from evilspectra.reporting.arm_claims import ArmClaims
+from evilspectra.reporting.comparison import Row, by_judge
+from evilspectra.reporting.sentences.decisions import MOST, by_chance
+from evilspectra.reporting.sentences.drift import FEW_RUNS, enumerated
 
 _Arms = dict[str, list[tuple[Row, Rated]]]
 
 
-def misalignment(done: Sequence[Row], comparable: bool = True) -> list[str]:
+def misalignment(done: Sequence[Row], claims: ArmClaims, comparable: bool = True) -> list[str]:
     """The sentences on finished runs; none where nothing was judged.
 
     The judge of most runs has all sentences, a second one a single sentence; all judges are in the
-    table. `comparable`: whether arms may be ranked.
+    table. `claims`: what the page decides between arms; `comparable`: whether they may be ranked.
     """
-    names = judge_names(rated.judge for row in done for rated in row.rated)
-    by_judge: dict[str, list[tuple[Row, Rated]]] = {name: [] for name in names.values()}
-    for row in done:
-        for rated in row.rated:
-            by_judge[names[rated.identity]].append((row, rated))
+    judges = by_judge(done)
     texts = []
-    for number, name in enumerate(sorted(by_judge, key=lambda name: -len(by_judge[name]))[:2]):
-        judged = by_judge[name]
+    for number, (name, judged) in enumerate(judges[:2]):
         arms = _rated_arms(judged)
         texts.append(_amounts(name, judged, arms))
         if number > 0 or not arms:
             continue
-        further = [_against_base(arms), *(_between(arms) if comparable else []), *_caveats(arms)]
+        further = [
+            _against_base(arms),
+            *(_between(arms, claims) if comparable else []),
+            *_caveats(arms),
+        ]
         if len(judged) < len(done):
             further.append(f"{name} judged {len(judged)} of {len(done)} finished runs.")
         texts.append(" ".join(further))
-    if len(names) > 1:
+    if len(judges) > 1:
         texts.append(
-            f"{len(names)} judges were asked: judges differ in what they call misaligned, so rates"
+            f"{len(judges)} judges were asked: judges differ in what they call misaligned, so rates"
             " of two judges are not set against each other."
         )
     return texts
@@ -161,52 +161,38 @@ def _difference(runs: Sequence[tuple[Row, Rated]]) -> str:
     return f" ({_points(change)})" if len(runs) == 1 and change else ""
 
 
-def _between(arms: _Arms) -> list[str]:
+def _between(arms: _Arms, claims: ArmClaims) -> list[str]:
     """Between which arms a difference is shown; controls are ranked with nobody."""
-    trained = {arm: runs for arm, runs in arms.items() if not runs[0][0].summary.control}
-    if len(trained) < 2:
+    every = [judged for runs in arms.values() for judged in runs]
+    trained = [(row, rated) for row, rated in every if not row.summary.control]
+    if len({row.summary.arm for row, _ in trained}) < 2:
         return []
-    if len({rated.judge.id for runs in trained.values() for _, rated in runs}) > 1:
+    if len({rated.judge.id for _, rated in trained}) > 1:
         return [
             "The runs did not answer the same questions under the same settings, so arms are not"
             " set against each other."
         ]
-    ranked = sorted(trained, key=lambda arm: _highest(trained[arm]))
-    lower = [
-        (low, high)
-        for low, high in combinations(ranked, 2)
-        if _all_clear(trained[low], trained[high])
-    ]
-    total = len(ranked) * (len(ranked) - 1) // 2
+    tested = claims.tested("misalignment")
+    if not tested:
+        return []
+    lower = [pair[::-1] for pair in claims.differing("misalignment")]
     if not lower:
-        return [
-            "Between arms a difference is not shown: no two arms’ intervals are clear of each"
-            " other."
-        ]
+        pairs = "the two arms" if len(tested) == 1 else f"any of the {len(tested)} pairs of arms"
+        return [f"Over the runs, no difference is shown between {pairs}."]
     rest = ""
-    if len(lower) < total:
-        rest = (
-            f"; for the other {total - len(lower)} of {total} pairs of arms a difference is not"
-            " shown, as intervals overlap"
-        )
+    if len(lower) < len(tested):
+        rest = f"; for the other {len(tested) - len(lower)} of {len(tested)} pairs none is shown"
     more = f", and {len(lower) - MOST} more" if len(lower) > MOST else ""
     pairs = enumerated([f"for {low} than for {high}" for low, high in lower[:MOST]])
-    return [f"Between arms, a lower rate is shown {pairs}{more}{rest}."]
-
-
-def _all_clear(runs: Sequence[tuple[Row, Rated]], others: Sequence[tuple[Row, Rated]]) -> bool:
-    """Whether no interval of the one side overlaps one of the other."""
-    return all(_clear(rated, other) for _, rated in runs for _, other in others)
-
-
-def _clear(rated: Rated, other: Rated) -> bool:
-    a, b = rated.main.interval, other.main.interval
-    return a is not None and b is not None and apart(a, b)
+    return [f"Over the runs, a lower rate is shown {pairs}{more}{rest}."]
 
 
 def _caveats(arms: _Arms) -> list[str]:
     """The meaning of the intervals, and the first warning on them, if there is one."""
-    texts = ["Intervals are over the questions for one adapter, not over seeds."]
+    intervals = sum(len(runs) for runs in arms.values())
+    texts = [
+        f"Intervals are over the questions for one adapter, not over seeds; {by_chance(intervals)}."
+    ]
     scores = [rated.main for runs in arms.values() for _, rated in runs]
     warning = next((text for score in scores for text in score.warnings), None)
     return [*texts, f"{warning[0].upper()}{warning[1:]}."] if warning else texts
