@@ -230,7 +230,7 @@ def test_a_judge_is_its_model_endpoint_reading_and_prompts_and_nothing_else(tmp_
     [
         (
             {"judge": None},
-            "no judge is named: choose one with --judge (openai:…, local:…, scripted:…)",
+            "no judge is named: choose one with --judge (openai:…, local:…, scripted:…, class:…)",
         ),
         ({"judge": "gpt-4o"}, "'gpt-4o' is no judge; allowed: openai:…"),
         ({"judge": "opena:gpt-4o"}, "Did you mean 'openai'?"),
@@ -272,8 +272,9 @@ def test_settings_that_are_refused(values: dict[str, Any], text: str) -> None:
 
 def test_every_kind_of_judge_has_settings() -> None:
     for kind in KINDS:
-        settings = judge_settings({"judge": f"{kind}:a:b/c"})
-        assert (settings.kind, settings.model) == (kind, "a:b/c")
+        name = "a.b:C" if kind == "class" else "a:b/c"
+        settings = judge_settings({"judge": f"{kind}:{name}"})
+        assert (settings.kind, settings.model) == (kind, name)
 
 
 @pytest.mark.parametrize(
