@@ -1,4 +1,4 @@
-# make demo   fine-tunes a real language model five ways and writes a report
+# make demo   fine-tunes a real language model six ways and writes a report
 # make test   style, types, and every test
 # make fast   the tests that need no language model and no browser and are not slow
 # Both make the virtual environment .venv if it is missing and install what they need into it.

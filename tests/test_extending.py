@@ -20,6 +20,7 @@ import pytest
 import torch
 import yaml
 
+from evilspectra.classes import in_store
 from evilspectra.config import loading
 from evilspectra.config.judge import judge_settings
 from evilspectra.errors import BadInput, EvilspectraError, Interrupted, RunFailed
@@ -566,3 +567,15 @@ def test_verdicts_are_journalled_and_resumed(folder):
     errors = [metric["error"] for metric in json.loads(calibrated.out)["metrics"]]
     expected = np.abs(60 - 10 * np.arange(9)).mean(), np.abs(60 - 50 - np.arange(9)).mean()
     assert errors == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("level", ["beside", "inside"])
+def test_a_trainers_output_makes_no_store_of_the_folder_around_it(tmp_path, level):
+    """A config beside `out/` is the user's own; one inside it came with the output."""
+    records = tmp_path / "out" / "evilspectra"
+    records.mkdir(parents=True)
+    for name in ("trainer.json", "status.json"):
+        (records / name).write_text("{}", encoding="utf-8")
+    config = (tmp_path if level == "beside" else tmp_path / "out") / "own.yaml"
+    config.write_text("", encoding="utf-8")
+    assert in_store(config) == (level == "inside")

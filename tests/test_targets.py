@@ -15,6 +15,7 @@ from evilspectra.errors import BadInput
 from evilspectra.model import base as bases
 from evilspectra.model.base import EMBEDDED
 from evilspectra.store.run import RunFolder, Status
+from evilspectra.targets.adapters import find_adapters
 from evilspectra.targets.find import embedded_name, find_targets, run_target
 from tests.support.commands import write_model
 from tests.support.small_items import one_target, write_adapter
@@ -428,3 +429,12 @@ def test_measurements_are_no_runs_and_runs_stay_what_they_are(store: Path) -> No
     one_target(run.checkpoint(2), store)
     assert len(find_targets([str(store)], str(store))) == 2
     assert tiny_config(store.parent).output.experiment == "test"
+
+
+def test_a_trainers_last_checkpoint_is_named(tmp_path):
+    for step in (5, 10):
+        folder = tmp_path / "out" / f"checkpoint-{step}"
+        folder.mkdir(parents=True)
+        (folder / "adapter_config.json").write_text("{}", encoding="utf-8")
+    with pytest.raises(BadInput, match=r"such as \S*checkpoint-10, or a folder of runs"):
+        list(find_adapters([str(tmp_path / "out")], "runs"))

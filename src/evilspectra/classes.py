@@ -83,9 +83,8 @@ def import_class(
     except ModuleNotFoundError as error:
         if error.name and f"{module_name}.".startswith(f"{error.name}."):
             raise BadInput(
-                f"{who}: there is no module '{error.name}' in the current folder, on PYTHONPATH "
-                "or among the installed packages of this process: start from the folder that "
-                "holds it, or install it (on every node)"
+                f"{who}: there is no module '{error.name}' {_searched()}: start from the folder "
+                "that holds it, or install it (on every node)"
             ) from None
         raise BadInput(f"{who} cannot be imported: {explained(error)}") from None
     except (Exception, SystemExit) as error:
@@ -162,10 +161,17 @@ def _is_store_or_within(path: Path) -> bool:
 def _holds_runs(folder: Path, most: int | None) -> bool:
     """Whether a folder is an experiment, which holds runs, or a store, which holds experiments.
 
-    `most`: of how many inner folders that is looked at; None for all.
+    What another trainer has written (`out/evilspectra`) is a run, but a folder that holds such an
+    output folder is no store: it may be anybody's working folder. `most`: of how many inner folders
+    that is looked at; None for all.
     """
-    inner = itertools.chain.from_iterable((path, *_folders(path)) for path in _folders(folder))
-    return any(is_run(Path(path)) for path in itertools.islice(inner, most))
+    inner = itertools.chain.from_iterable(
+        ((path, True), *((below, False) for below in _folders(path))) for path in _folders(folder)
+    )
+    return any(
+        is_run(Path(path)) and (direct or os.path.isfile(os.path.join(path, "config.yaml")))
+        for path, direct in itertools.islice(inner, most)
+    )
 
 
 def _folders(folder: str | Path) -> Iterator[str]:
@@ -183,6 +189,18 @@ def _search_current_folder() -> None:
         return  # it was removed
     if folder not in sys.path and "" not in sys.path and not in_store(Path(folder)):
         sys.path.append(folder)
+
+
+def _searched() -> str:
+    """The places in which a module was looked for, as a clause."""
+    others = "on PYTHONPATH or among the installed packages of this process"
+    try:
+        inside = in_store(Path(os.getcwd()))
+    except OSError:
+        return others
+    if inside:
+        return f"{others} (the current folder lies in a store of runs and is not searched)"
+    return f"in the current folder, {others}"
 
 
 def _qualified(cls: type) -> str | None:

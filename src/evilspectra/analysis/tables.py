@@ -294,7 +294,8 @@ def _pairs(analysis: Analysis, ranking: Ranking) -> StatisticsTable:
     if ranking.margin is not None:
         heading = f"less than {figure(ranking.margin)}"
         columns.append(_Column(heading, lambda pair: _yes(pair in ranking.equal)))
-    notes = [f"Adjusted over the {_family(analysis)} claims of this page."]
+    family = _family(analysis)
+    notes = [f"Adjusted over the {family} claims of this page."] if family > 1 else []
     if ranking.reversals:
         columns.append(_Column("unscored to reverse", lambda pair: _reversal(ranking, pair)))
         notes.append(

@@ -74,7 +74,7 @@ def cli() -> None:
     """Fine-tune LoRA adapters under any optimiser, and watch and flatten their spectra.
 
     The spectra are the singular values of the updates; probes and judges measure what else the
-    training changed. Start with `evilspectra demo`: a real language model, five ways to train it,
+    training changed. Start with `evilspectra demo`: a real language model, six ways to train it,
     a report to open.
     """
 

@@ -155,7 +155,7 @@ def print_comparison(
         )
     print_table(console, table)
     if not comparisons:
-        print_line(console, "no two of them adapt a module of the same name and shape")
+        print_line(console, "no two of them change a module of the same name and shape")
         return
     table = plain_table()
     for heading in ("adapter", "and"):
@@ -206,7 +206,7 @@ def facts(xray: Xray) -> str:
         f"alpha {printable(str(config['lora_alpha']), 20)}" if "lora_alpha" in config else "",
         kind,
         printable(init, 40) if isinstance(init, str) else "",
-        f"{numbers / 1e6:.1f} M numbers in {dtypes}",
+        f"{_amount(numbers)} numbers in {dtypes}",
         f"base {printable(base, 120)}" if isinstance(base, str) else "",
         "BA only" if xray.part == "BA only" else "",
     ]
@@ -236,6 +236,17 @@ def spectrum(modules: Sequence[ModuleXray]) -> np.ndarray:
         total[: len(values)] += values
         count[: len(values)] += 1
     return total / count
+
+
+def _amount(numbers: int) -> str:
+    """How many numbers, in thousands or millions.
+
+    >>> _amount(4_884_480), _amount(12_800), _amount(640)
+    ('4.9 M', '12.8 k', '640')
+    """
+    if numbers < 1000:
+        return str(numbers)
+    return f"{numbers / 1e6:.1f} M" if numbers >= 100_000 else f"{numbers / 1e3:.1f} k"
 
 
 def _rank(modules: Sequence[ModuleXray]) -> float:

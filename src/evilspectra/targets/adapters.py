@@ -64,12 +64,22 @@ def _folders(meaning: Meaning, output: str) -> Iterator[tuple[str, Path, str | N
         if not runs:
             raise BadInput(
                 f"{path} has no {CONFIG} and no finished run below it: name a folder that PEFT has "
-                "saved an adapter in, or a folder of runs"
+                f"saved an adapter in{_checkpoints(path)}, or a folder of runs"
             )
         for run in runs:
             yield run.name, run.adapter, None
     else:
         raise nothing(meaning.name, output, ADAPTERS)
+
+
+def _checkpoints(path: Path) -> str:
+    """The last checkpoint of a trainer's folder that holds an adapter, as a clause."""
+    saved = [
+        (int(config.parent.name.removeprefix("checkpoint-")), config.parent)
+        for config in path.glob(f"checkpoint-*/{CONFIG}")
+        if config.parent.name.removeprefix("checkpoint-").isdecimal()
+    ]
+    return f", such as {max(saved)[1]}" if saved else ""
 
 
 def _check_weights(path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from evilspectra.analysis.claims import Claim
 from evilspectra.analysis.estimate import MethodEstimate
 from evilspectra.analysis.outcome import LABELS
@@ -24,8 +26,12 @@ def within(estimate: MethodEstimate, plus: bool = False) -> str:
 
     >>> within(MethodEstimate(0.5, 0.25, 0.75, "t"), plus=True)
     '+0.5 [+0.25, +0.75]'
+    >>> within(MethodEstimate(math.nan, None, None, "t", "one run"))
+    'none (one run)'
     """
     form = signed_figure if plus else figure
+    if math.isnan(estimate.value):
+        return f"none ({estimate.note})" if estimate.note else "none"
     reason = "" if brackets(estimate, form) else f" (no interval: {estimate.note})"
     return f"{bracketed(estimate, form)}{reason}"
 
