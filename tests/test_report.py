@@ -169,6 +169,14 @@ def test_one_pair_of_the_penalty_has_no_error(tmp_path: Path) -> None:
     ) in sentences(tmp_path)
 
 
+def test_pairs_of_the_penalty_that_agree_exactly_are_said_to(tmp_path: Path) -> None:
+    for seed, weight in itertools.product(range(3), (0, 3)):
+        write_run(tmp_path, Arm("adamw", weight, end=1.2 + 0.1 * bool(weight), seed=seed))
+    text = sentences(tmp_path)
+    assert "adamw’s stable rank is the same in all of 3 pairs of runs" in text
+    assert "adamw’s held-out loss differs by +0.100 in all of 3 pairs of runs" in text
+
+
 def test_penalty_needs_a_twin_with_equal_settings(tmp_path: Path) -> None:
     write_run(tmp_path, Arm("adamw", end=1.2))
     write_run(tmp_path, Arm("adamw", 3, end=1.2, settings={"optimizer": {"lr": 5e-4}}))

@@ -73,7 +73,7 @@ def sweep(
         )
         answers = ("Made-up answer.",) * 4
         write_effect(run, Effect(0.2, steps=(6,), tables=("answers",), answers=answers))
-        change = (weights or {}).get(optimizer, 0) * (weight > 0)
+        change = (weights or {}).get(optimizer, 0) * (weight > 0) * (1 + 0.03 * (seed - 1))
         score = means[optimizer] + (seed - 1) + change
         reply = {f"{int(score)}": 1 - score % 1, f"{int(score) + 1}": score % 1}
         judge_run(run, lambda prompt, reply=reply: scores(reply), base=False)
@@ -95,28 +95,22 @@ def lead_of(root: Path) -> str:
 def test_the_headline_says_where_results_contradict_the_paper(tmp_path: Path) -> None:
     sweep(tmp_path / "against", {"muon": 55.0, "lion": 85.0}, {"lion": -8.0, "muon": 0.0})
     lead = lead_of(tmp_path / "against")
-    assert "This contradicts the paper: lion stays more aligned than muon here" in lead
-    assert re.search(
-        (
-            r"The penalty changes mean alignment under lion with λ = 3 by −8 \[−8[.\d]*, −8\]|by "
-            r"−8 \[−8, −8\]"
-        ),
-        lead,
-    )
+    assert "This contradicts the paper: lion stays more aligned than muon (" in lead
+    assert re.search(r"The penalty changes mean alignment under lion with λ = 3 by −8 \[−8", lead)
     assert "this contradicts the paper, which has +8 points" in lead
-    assert "as in the paper" not in lead
+    assert "As in the paper, muon" not in lead
     sweep(tmp_path / "with", {"muon": 85.0, "lion": 55.0}, {"lion": 8.0, "muon": 0.0})
     lead = lead_of(tmp_path / "with")
     assert "contradicts" not in lead
-    assert "1 of 1 pairs are shown to differ" in lead
+    assert "muon 85 (rank 1), lion 59 (rank 2); they differ." in lead
 
 
 def test_what_is_not_shown_is_said_to_be_not_shown(tmp_path: Path) -> None:
     sweep(tmp_path, {"muon": 70.2, "lion": 70.0})
     lead = lead_of(tmp_path)
-    assert "no two are shown to differ" in lead
+    assert "they are not shown to differ" in lead
     assert "contradicts" not in lead
-    assert "optimiser is not shown to go with any of the variance of mean alignment" in lead
+    assert "optimiser is not shown to explain any of the variance of mean alignment" in lead
     assert "not shown is no proof that there is nothing" in text_of(tmp_path)
 
 
@@ -281,7 +275,7 @@ def test_a_table_of_other_tools_gets_a_report(tmp_path: Path) -> None:
     assert done.code == 0, done.err
     assert done.out.strip() == str(tmp_path / "theirs-report.html")
     text = (tmp_path / "theirs-report.html").read_text(encoding="utf-8")
-    assert "By mean alignment, highest first, which is best: muon" in text
+    assert "Mean alignment, best first: muon" in text
     assert "&lt;b&gt;adam&lt;/b&gt; 0" in text
     assert "<b>adam" not in re.sub(r"<script.*?</script>", "", text, flags=re.DOTALL)
     assert "needs measured spectra" in text

@@ -152,9 +152,16 @@ def _change(effect: Paired, claims: ArmClaims, name: str, decimals: int) -> str:
     optimizer = effect.optimizer
     treatment = effect.treatment if effect.treatment != ALL else "all weights together"
     number = bracketed(effect.difference, partial(signed, decimals=decimals))
+    zero = signed(0.0, decimals)
     pairs = f"{effect.pairs} pair{'' if effect.pairs == 1 else 's'} of runs"
     claim = claims.of_effect(effect)
     penalty = f"the flatness penalty ({treatment})"
+    if (claim is None or claim.p is None) and effect.baselines > 1:
+        same = f"differs by {number}" if number != zero else "is the same"
+        return (
+            f"With and without {penalty}, {optimizer}’s {name} {same} in all of {pairs}, so there"
+            " is no spread to test it against."
+        )
     if claim is None or claim.p is None:
         return (
             f"With {penalty}, {optimizer}’s {name} differs by {number} in {pairs}, which is too"
