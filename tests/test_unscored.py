@@ -25,7 +25,7 @@ from evilspectra.rates.definitions import DEFINITIONS, Definition, Judged, bound
 from evilspectra.rates.outcome import Reading
 from evilspectra.reporting.build import read_rows
 from evilspectra.reporting.page.judged import judged_table
-from evilspectra.reporting.sentences.misalignment import misalignment
+from evilspectra.reporting.sentences.headline import headline
 from evilspectra.tables.tidy import rates_frame, runs_frame
 from tests.support.shapes import runs
 from tests.support.synthetic_store import Arm, Effect, judge_run, scores, write_effect, write_run
@@ -137,7 +137,7 @@ def test_tables_count_the_unscored_and_bound_the_rates(store) -> None:
 
 def test_the_report_has_bounds_in_table_and_sentences(store) -> None:
     rows = read_rows(store)
-    text = " ".join(misalignment(rows))
+    text = " ".join(headline(rows))
     assert (
         "Counting the unscored answers either way, all as aligned or all as misaligned, gives "
         "25.0 to 29.2 % for"
