@@ -13,7 +13,7 @@ import pytest
 from evilspectra.analysis.claims import decide, find
 from evilspectra.analysis.equal_loss import CALIPER
 from evilspectra.analysis.loss import LossFit, fit_loss, loss_claims
-from evilspectra.analysis.outcome import Outcome, logits
+from evilspectra.analysis.outcome import Outcome
 from evilspectra.analysis.trajectory import advantage, trajectory
 
 NAMES = np.repeat(["adamw", "lion", "muon", "sgd"], [5, 6, 7, 3])
@@ -25,7 +25,7 @@ def measured(values: np.ndarray) -> Outcome:
 
 def counts(misaligned: np.ndarray, counted: np.ndarray) -> Outcome:
     k, m = np.asarray(misaligned, float), np.asarray(counted, float)
-    return Outcome("misalignment", "logit", logits(k, m), k, m)
+    return Outcome("misalignment", "logit", k / m, k, m)
 
 
 def table(seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -16,7 +16,7 @@ from evilspectra.analysis.components import components
 from evilspectra.analysis.design import describe
 from evilspectra.analysis.estimate import noncentrality
 from evilspectra.analysis.linear import lay_out
-from evilspectra.analysis.outcome import Outcome, binomial_weights, logits, read
+from evilspectra.analysis.outcome import Outcome, read
 from evilspectra.analysis.variance import decompose, exchanged, weighted
 from tests.reference.variance import (
     lmg_by_orders,
@@ -231,7 +231,7 @@ def test_permutations_stay_within_blocks():
     assert len({tuple(row) for row in drawn.tolist()}) == 8
 
 
-def test_rates_keep_runs_without_misaligned_answers_and_weigh_by_answers():
+def test_rates_keep_runs_without_misaligned_answers():
     frame = pd.DataFrame(
         {
             "misalignment": [0.0, 0.1, 0.2],
@@ -242,16 +242,14 @@ def test_rates_keep_runs_without_misaligned_answers_and_weigh_by_answers():
     outcome = read(frame, "misalignment")
     assert np.isfinite(outcome.values).all()
     assert "1 runs without a misaligned answer stay in" in outcome.note
+
+
+def test_rates_weigh_by_their_answers():
     counted = np.array([100.0, 400, 100, 400])
-    misaligned = counted * 0.2
-    values = logits(misaligned, counted)
-    weights, between = binomial_weights(
-        values,
-        counted,
-        lambda weights: (np.sqrt(weights) / np.linalg.norm(np.sqrt(weights)))[:, None],
-    )
-    assert between == 0
-    assert weights[1] / weights[0] == pytest.approx(4, rel=0.01)
+    rates = Outcome("misalignment", "logit", np.zeros(4), counted * 0.2, counted)
+    factors = {"optimizer": ["a", "a", "b", "b"]}
+    _, layout = weighted(rates, factors, 1, lay_out(factors, 1))
+    assert (layout.root[1] / layout.root[0]) ** 2 == pytest.approx(4)
 
 
 def test_shares_of_replicates_by_hand():

@@ -9,6 +9,7 @@ own, at the level of the function that makes it.
 from __future__ import annotations
 
 import math
+from functools import cache
 
 import numpy as np
 import pandas as pd
@@ -158,13 +159,12 @@ def test_contrasts_of_rates_as_counts(rate, between, size, counts):
     )
 
 
-@pytest.mark.parametrize("rate", [0.03, 0.2])
-@pytest.mark.parametrize("between", [0.0, 0.4])
-def test_variance_of_rates_as_counts(rate, between):
+@cache
+def decomposed(rate: float, between: float) -> tuple[list[bool], list[bool]]:
     """Counts of 100 to 300 answers, decomposed by the working response of their model.
 
-    The data set has no effect, so its F test holds its level; the optimiser has one, whose share
-    lies in its interval.
+    Whether the F test rejects that the data set, which has no effect, has one, and whether the
+    optimiser's share lies in its interval, by simulation.
     """
     factors, draw = design("unbalanced"), np.random.default_rng(2)
     layout = lay_out(factors, 1)
@@ -182,13 +182,38 @@ def test_variance_of_rates_as_counts(rate, between):
         response, own = weighted(drawn(draw, eta, between, counted), factors, 1, layout)
         y = own.weighted(response - response.mean())
         ss, df, rss, rest = statistics(own, y, [("data",)], [("optimizer",)])
-        rejected.append(stats.f.sf(ss / df / (rss / rest), df, rest) < 0.05)
+        rejected.append(bool(stats.f.sf(ss / df / (rss / rest), df, rest) < 0.05))
         ss, df, rss, rest = statistics(own, y, [("optimizer",)], [("data",)])
         low, high = shares(ss / df / (rss / rest), df, rest, layout.n)
         portions.append(bool(low <= squares / (squares + layout.n) <= high))
+    return rejected, portions
+
+
+#: A variance between runs for each optimiser, estimated from its few runs, makes weights that are
+#: too unlike: analyses of variance of rates describe, and no claim rests on them.
+TOO_UNLIKE = pytest.mark.xfail(strict=True, reason="weights of few runs an optimiser")
+
+
+@pytest.mark.parametrize(
+    ("rate", "between"),
+    [
+        (0.03, 0.0),
+        (0.2, 0.0),
+        pytest.param(0.03, 0.4, marks=TOO_UNLIKE),
+        pytest.param(0.2, 0.4, marks=TOO_UNLIKE),
+    ],
+)
+def test_f_test_of_rates(rate, between):
+    level(f"F test of rates, rate {rate:g}, between runs {between:g}", decomposed(rate, between)[0])
+
+
+@pytest.mark.parametrize(
+    ("rate", "between"),
+    [(0.03, 0.0), (0.2, 0.0), (0.03, 0.4), pytest.param(0.2, 0.4, marks=TOO_UNLIKE)],
+)
+def test_shares_of_variance_of_rates(rate, between):
     kind = f"rate {rate:g}, between runs {between:g}"
-    print(f"level | F test of rates, {kind} | {np.mean(rejected):.3f}")
-    print(f"coverage | partial η² of rates, noncentral F, {kind} | {np.mean(portions):.3f}")
+    covered(f"partial η² of rates, noncentral F, {kind}", decomposed(rate, between)[1])
 
 
 @pytest.mark.parametrize("heavy", [False, True])

@@ -123,12 +123,9 @@ def statements(analysis: Analysis) -> list[Statement]:
     With them, shown sentences of a topic none of whose claims is shown, that judges differ, and
     that ways of counting contradict each other.
     """
-    claims = getattr(analysis, "claims", None)
-    if claims is None:
-        return [*_before_claims(analysis), *_without_claims(analysis)]
     stated = [
         Statement(claim.section, tuple(map(str, claim.subject)), claim.value)
-        for claim in claims
+        for claim in analysis.claims
         if claim.shown
     ]
     sections = {statement.section for statement in stated}
@@ -147,53 +144,3 @@ def _without_claims(analysis: Analysis) -> Iterator[Statement]:
     pairs = {pair for variant in analysis.stability.variants for pair in variant.shown}
     if any(pair[::-1] in pairs for pair in pairs):
         yield Statement("counting", (), 1.0)
-
-
-def _before_claims(analysis: Analysis) -> Iterator[Statement]:
-    """The statements of an analysis without claims, by the rules of its sentences."""
-    for effect in analysis.variance.type2 if analysis.variance else ():
-        if effect.eta.low is not None and effect.eta.low > 0:
-            yield Statement("variance", (effect.term,), 1.0)
-    if analysis.stability.ranking:
-        for pair, difference in analysis.stability.ranking.differences.items():
-            if difference.clear_of():
-                yield Statement("ranking", pair, difference.value)
-    yield from _before_claims_on_loss(analysis)
-    if analysis.training:
-        last, change = analysis.training.moments[-1].advantage, analysis.training.change
-        if last.clear_of():
-            yield Statement("training", ("last",), last.value)
-        if change is not None and change.clear_of():
-            yield Statement("training", ("change",), change.value)
-    if analysis.mediation:
-        for beyond in analysis.mediation.beyond:
-            if beyond.partial.clear_of():
-                yield Statement("flatness", (beyond.measure,), beyond.partial.value)
-        for effect in analysis.mediation.effects:
-            written = effect.measure in (analysis.outcome, "train_loss", "capability")
-            if written and effect.difference.clear_of():
-                subject = (effect.optimizer, f"λ = {effect.weight}", effect.measure)
-                yield Statement("penalty", subject, effect.difference.value)
-        _, p = analysis.mediation.heterogeneity.get(analysis.outcome, (0.0, None))
-        if p is not None and p < 0.05:
-            yield Statement("penalty differs", (analysis.outcome,), 1.0)
-
-
-def _before_claims_on_loss(analysis: Analysis) -> Iterator[Statement]:
-    fit = analysis.loss_fit
-    if fit is None:
-        return
-    if fit.common_slope.clear_of():
-        yield Statement("slope", (fit.group,), fit.common_slope.value)
-    if fit.slopes_equal.p is not None and fit.slopes_equal.p < 0.05:
-        yield Statement("slopes", (fit.group,), 1.0)
-    lines_differ = fit.intercepts_equal.p is not None and fit.intercepts_equal.p < 0.05
-    if lines_differ or (fit.given_loss.low is not None and fit.given_loss.low > 0):
-        yield Statement("equal loss", (fit.group,), 1.0)
-    for section, pairs in (
-        ("equal loss", fit.equal_loss.differences),
-        ("matched", fit.equal_loss.matched),
-    ):
-        for pair in pairs:
-            if pair.difference.clear_of() and (pair.p is None or pair.p < 0.05):
-                yield Statement(section, (pair.first, pair.second), pair.difference.value)

@@ -1,18 +1,14 @@
-"""The outcome of an analysis: its column, scale and weights, and the runs that are left out.
+"""The outcome of an analysis: its column and scale, and the runs that are left out.
 
-A rate of misaligned answers is analysed on the logit scale. With k of m answers misaligned (Haldane
-1956; Anscombe 1956)
-
-    z = ln((k + ½)/(m − k + ½)),  var z = v + τ²,  v = 1/(m·p̂·(1 − p̂)),
-
-p̂ being the rate that the model fits, so that a run's weight does not depend on its own luck and
-runs with no misaligned answer stay in; τ² is the between-run variance beyond binomial sampling, by
-Paule and Mandel's (1982) equation. If τ² is 0 the weights are the binomial ones.
+A rate of misaligned answers is analysed on the logit scale by a binomial model of its counts
+(module `counts`). `Outcome.values` of a rate are ln((k + ½)/(m − k + ½)) of k of m answers
+(Haldane 1956; Anscombe 1956): finite in every run, but no estimate, because the ½ moves runs by how
+few answers were counted.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -138,57 +134,6 @@ class Outcome:
         if not is_rounding(self.values - self.values.mean(), self.values):
             return None
         return f"nothing varies: it is {figure(float(self.values.mean()))} in all {runs} runs"
-
-    def weights(self, project: Callable[[np.ndarray], np.ndarray]) -> np.ndarray | None:
-        """Weights [n] under a model; None if all runs weigh the same.
-
-        `project` returns the model's orthonormal basis for given weights.
-        """
-        if self.counted is None or self.misaligned is None:
-            return None
-        return binomial_weights(self.values, self.counted, project)[0]
-
-
-def logits(misaligned: np.ndarray, counted: np.ndarray) -> np.ndarray:
-    """ln((k + ½)/(m − k + ½)).
-
-    >>> logits(np.array([5.0, 0.0]), np.array([10.0, 10.0])).round(3).tolist()
-    [0.0, -3.045]
-    """
-    return np.log((misaligned + _SHIFT) / (counted - misaligned + _SHIFT))
-
-
-def binomial_weights(
-    values: np.ndarray, counted: np.ndarray, project: Callable[[np.ndarray], np.ndarray]
-) -> tuple[np.ndarray, float]:
-    """Weights 1/(v + τ²) [n] of logits, and τ².
-
-    `project(weights)`: the model's orthonormal basis [n, rank], rows multiplied by √weights.
-    """
-
-    def fit(weights: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
-        root, basis = np.sqrt(weights), project(weights)
-        fitted = basis @ (basis.T @ (root * values))
-        return fitted / root, root * values - fitted, len(values) - basis.shape[1]
-
-    smooth, _, df = fit(counted / counted.mean())
-    rate = np.clip(1 / (1 + np.exp(-smooth)), _SHIFT / (counted + 1), 1 - _SHIFT / (counted + 1))
-    binomial = 1 / (counted * rate * (1 - rate))
-    if df < 1:
-        return 1 / binomial, 0.0
-
-    def surplus(between: float) -> float:
-        return float((fit(1 / (binomial + between))[1] ** 2).sum()) - df
-
-    if surplus(0.0) <= 0:
-        return 1 / binomial, 0.0
-    low, high = 0.0, float(binomial.max())
-    while surplus(high) > 0:
-        high *= 4
-    for _ in range(24):
-        middle = (low + high) / 2
-        low, high = (middle, high) if surplus(middle) > 0 else (low, middle)
-    return 1 / (binomial + high), high
 
 
 def choose(frame: Frame, name: str | None = None) -> str:
