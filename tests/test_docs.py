@@ -28,6 +28,8 @@ from tests.support.pages import (
 
 README = ROOT / "README.md"
 BLOCKS = {page: blocks(page) for page in pages()}
+#: Pages whose blocks another test runs, with checks of its own: tests/test_extending.py.
+ELSEWHERE = ("docs/extending.md",)
 #: Pages whose verdicts rest on all of the package's items.
 ALL_ITEMS = ("docs/pipeline.md",)
 
@@ -80,7 +82,9 @@ AFTERWARDS = {"docs/sweeps.md": check_sweeps}
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("page", [page for page, content in BLOCKS.items() if content])
+@pytest.mark.parametrize(
+    "page", [page for page, content in BLOCKS.items() if content and page not in ELSEWHERE]
+)
 def test_the_page_does_as_it_says(
     page: str,
     reader: Path,

@@ -8,7 +8,7 @@ A fenced block is one of these:
 | `yaml` | a file, written under the name in its first line (`# name.yaml`) |
 | `python`, `sql` | run; the Python of one page shares its names |
 | `diff` | run twice, without the added lines and with them |
-| `text`, `json` | the output of the block above it, compared |
+| `text`, `json` | the output of the block above it, compared; or the signature of a public name |
 
 A line `<!-- not run: REASON -->` above the fence exempts a block; its commands must still exist,
 with the options that they have there. In an output `…` stands for the rest of a line or, alone, for
@@ -33,6 +33,7 @@ from typing import Any
 
 import click
 
+import evilspectra
 from evilspectra.cli.main import cli
 from tests.support.commands import command
 
@@ -41,6 +42,8 @@ FENCE = re.compile(r"^(?P<above>[^\n]*)\n```(?P<language>\w*)\n(?P<text>.*?)^```
 EXEMPT = re.compile(r"<!-- not run: (\S.*\S) -->")
 COMMANDS = ("bash", "sh")
 OUTPUTS = ("text", "json")
+#: A text block of one line, which shows how a public name is called; test_api compares arguments.
+SIGNATURE = re.compile(r"(\w+)\([^\n]*\)(?: -> [^\n]+)?\n")
 CODE = re.compile(r"\bexit (\d+)\b")
 
 #: A mask for each thing that differs between machines or adapters, in this order.
@@ -227,6 +230,8 @@ class Runner:
             import duckdb
 
             self.printed = str(duckdb.sql(block.text).fetchall())
+        elif signature := SIGNATURE.fullmatch(block.text):
+            assert signature[1] in evilspectra.__all__, f"{block}: no public name {signature[1]}"
         elif block.language in OUTPUTS:
             assert self.printed is not None, f"{block}: an output of nothing"
             fault = differs(shape(block.text, self.names), shape(self.printed, self.names))
