@@ -199,8 +199,10 @@ def _paired(
         return MethodEstimate(mean, None, None, _PAIRED, _TOO_FEW)
     if is_rounding(d - mean, y[left]) or slope.p is None:
         return MethodEstimate(mean, None, None, _PAIRED, EXACT)
-    error = math.hypot(d.std(ddof=1) / math.sqrt(count), distance.mean() * slope.error)
-    return t_interval(mean, error, min(count - 1.0, slope.df), _PAIRED)
+    by_slope = distance.mean() * slope.error
+    error = math.hypot(d.std(ddof=1) / math.sqrt(count), by_slope)
+    df = min(count - 1.0, slope.df) if by_slope else count - 1.0
+    return t_interval(mean, error, df, _PAIRED)
 
 
 def _counted(

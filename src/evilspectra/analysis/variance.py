@@ -193,14 +193,14 @@ def weighted(
 ) -> tuple[np.ndarray, Layout]:
     """The response [n] that is decomposed and the layout with its weights.
 
-    A rate is decomposed by the working response of its binomial model with all terms of the layout;
-    runs of one level of the first factor have one variance between them.
+    A rate is decomposed by the working response of its binomial model with all terms of the layout
+    and one variance between all runs, as an analysis of variance has one. (With a variance for each
+    level, from its few runs, weights become too unlike: F then rejects 14 to 20 % of true
+    hypotheses at a level of 5 % where runs differ by 0.4.)
     """
     if outcome.misaligned is None or outcome.counted is None:
         return outcome.values, layout
-    first = next(iter(values.values()))
-    names = sorted(set(first))
-    levels = np.array([names.index(level) for level in first])
+    levels = np.zeros(len(outcome.values), int)
     model = fit(outcome, layout.basis(layout.terms), levels)
     return model.response, lay_out(values, order, model.weights)
 
