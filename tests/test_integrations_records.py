@@ -191,7 +191,7 @@ def test_outside_runs_are_not_ranked(run, tmp_path):
         ),
         text,
     )
-    assert "is not shown: no finished run without it" in text
+    assert "is not known: no finished run without it" in text
     assert "The flattest spectra" not in text
 
 

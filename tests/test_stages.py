@@ -225,11 +225,11 @@ def test_a_local_judge_waits_until_everything_is_trained(
     monkeypatch.setattr(
         background,
         "make_judge",
-        lambda settings: Scripted(
+        lambda settings, files=(): Scripted(
             lambda request: (asked_when.append(len(adapters(tmp_path))), Reply(text="50"))[1]
         ),
     )
-    monkeypatch.setattr("evilspectra.sweeps.run.make_judge", lambda settings: None)
+    monkeypatch.setattr("evilspectra.sweeps.run.make_judge", lambda settings, files=(): None)
     loaded = replace(
         load_sweep(str(sampled(tmp_path, seeds=2))),
         judging=Judging(judge_settings({"judge": "local:some-model"})),
@@ -243,7 +243,7 @@ def test_the_command_says_that_verdicts_are_missing(
 ) -> None:
     with EndpointServer(lambda prompt, attempt: "401") as server:
         loaded = judged(sampled(tmp_path, seeds=2), server)
-        monkeypatch.setattr("evilspectra.cli.run_sweep.load", lambda file, settings: loaded)
+        monkeypatch.setattr("evilspectra.sweeps.file.load_sweep", lambda file, settings: loaded)
         done = command("sweep", tmp_path / "sweep.yaml", "--quiet")
         assert done.code == Undecided.exit_code == 3
         assert "2 runs: 2 trained, 0 done before, 0 failed, 2 without all verdicts" in done.out
