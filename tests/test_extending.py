@@ -65,6 +65,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     current = tmp_path / "here"
     current.mkdir()
     monkeypatch.chdir(current)
+    # Folders of other tests may lie beside this one and hold runs; those above home are no stores.
+    monkeypatch.setenv("HOME", str(tmp_path.parent))
     monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry])
     yield current
     forget(tmp_path)

@@ -312,7 +312,7 @@ def test_adapters_of_different_bases_are_shown_and_not_compared(tmp_path):
         written(tmp_path / name, graded_pair(2, width, 7))
     done = command("spectrum", tmp_path / "one", tmp_path / "other")
     assert done.code == 0
-    assert "no two of them adapt a module of the same name and shape" in done.out
+    assert "no two of them change a module of the same name and shape" in done.out
 
 
 def test_initial_factors_are_for_adapters_that_have_them(tmp_path):

@@ -51,6 +51,7 @@ MASKS = (
     (re.compile(r"\b([a-z][a-z-]*(?:-b\d+)?-s\d+)-[0-9a-f]{10}\b"), r"\1-id"),
     (re.compile(r"\bmodel\.layers\.\d+\.[\w.]+"), "module"),
     (re.compile(r"[▁-█]+"), "▁"),
+    (re.compile(r"(?<=\d )[kM](?= numbers)"), "M"),
     (re.compile(r"[+−-]?\d+(?:,\d{3})*(?:\.\d+)?(?:e[+-]?\d+)?"), "0"),
     (re.compile(r"[ \t]+"), " "),
 )

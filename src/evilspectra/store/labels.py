@@ -9,7 +9,8 @@ from evilspectra.config.sections import Config
 def arm(config: Config) -> str:
     """A short label of a run: optimiser, the penalty's weight if not 0, whether it is a control.
 
-    >>> arm(configs.build({"flatness": {"weight": 3}}))
+    >>> from evilspectra.config.loading import build
+    >>> arm(build({"flatness": {"weight": 3}}))
     'adamw + flatness 3'
     """
     flat = f" + flatness {config.flatness.weight:g}" if config.flatness.weight else ""
