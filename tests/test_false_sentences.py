@@ -1,7 +1,7 @@
 """False statements on simulated pages: the instrument itself, and rates of misaligned answers.
 
 The other shapes are in `test_false_sentences_groups` and `test_false_sentences_designs`;
-docs/statistics.md has the figures of 500 tables each, from `python -m tests.false_sentences`.
+`python -m tests.false_sentences --tables 500` measures more tables of each.
 """
 
 from __future__ import annotations
